@@ -1,0 +1,46 @@
+//! Builds the C++ bridge and, where the program runs without installing, tells it where libtorch is.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+fn main() {
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let libtorch = libtorch(&root);
+    bridge(&libtorch);
+    run_path(&libtorch);
+}
+
+/// The libtorch to build against: `LIBTORCH`, which .cargo/config.toml sets to `.libtorch` when nobody else does.
+fn libtorch(root: &Path) -> PathBuf {
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let given = env::var_os("LIBTORCH").map_or_else(|| root.join(".libtorch"), PathBuf::from);
+    let libtorch = if given.is_absolute() { given } else { root.join(given) };
+    if !libtorch.join("include").is_dir() {
+        panic!("no libtorch in {}: run deploy/libtorch first, or set LIBTORCH", libtorch.display());
+    }
+    libtorch
+}
+
+fn bridge(libtorch: &Path) {
+    let include = libtorch.join("include");
+    for file in ["bridge.h", "bridge.cpp"] {
+        println!("cargo:rerun-if-changed=src/torch/{file}");
+    }
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .flag("-isystem")
+        .flag(include.to_str().expect("a path in UTF-8"))
+        .flag("-isystem")
+        .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
+        .warnings(true)
+        .extra_warnings(true)
+        .file("src/torch/bridge.cpp")
+        .compile("camlens_bridge");
+}
+
+/// Where the dynamic linker looks: beside an installed binary (`bin/camlens`, `lib/*.so`), then where it was built.
+fn run_path(libtorch: &Path) {
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
+}

@@ -1,0 +1,3 @@
+//! Models as data: the graph, its importers, its description, layer names, the repository.
+
+pub mod description;

@@ -1,0 +1,1 @@
+//! From attribution maps to what goes over the wire: typed tensors, heat maps, overlays, encoded pictures.

@@ -1,0 +1,96 @@
+// The C face of libtorch's dispatcher, for Rust: look an operator up by name, read its schema, call it, and take the
+// gradient of one call. tch-rs has no such functions. Nothing else belongs here.
+//
+// Conventions
+//   - No C++ exception leaves these functions. Those that can fail return a status and, unless it is CAMLENS_OK, set
+//     `*error` to a text that the caller frees with `camlens_text_free`.
+//   - Tensors cross as `at::Tensor*`, the representation that tch-rs uses. A tensor that is given is borrowed; one that
+//     is returned belongs to the caller.
+//   - A stack holds arguments before a call and results after it. It belongs to the caller and to one thread at a time.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace at {
+class Tensor;
+}
+
+extern "C" {
+
+typedef struct camlens_operator camlens_operator;
+typedef struct camlens_stack camlens_stack;
+
+enum camlens_status {
+  CAMLENS_OK = 0,
+  CAMLENS_FAILED = 1,         // the operator, or libtorch, refused: shapes, types, ...
+  CAMLENS_OUT_OF_MEMORY = 2,  // no memory on the device or the host
+  CAMLENS_UNSUPPORTED = 3,    // a value of a kind that this bridge does not carry
+};
+
+enum camlens_kind {
+  CAMLENS_NONE = 0,
+  CAMLENS_TENSOR = 1,
+  CAMLENS_TENSORS = 2,  // a list whose elements may be undefined
+  CAMLENS_INT = 3,
+  CAMLENS_INTS = 4,
+  CAMLENS_FLOAT = 5,
+  CAMLENS_FLOATS = 6,
+  CAMLENS_BOOL = 7,
+  CAMLENS_BOOLS = 8,
+  CAMLENS_STRING = 9,
+  CAMLENS_OTHER = 10,
+};
+
+void camlens_text_free(char* text);
+
+// Operators. `find` gives null in `*found` when there is none of that name; that is not an error.
+int camlens_operator_find(const char* name, const char* overload, camlens_operator** found, char** error);
+void camlens_operator_free(camlens_operator* op);
+int camlens_operator_call(const camlens_operator* op, camlens_stack* stack, bool record_gradient, char** error);
+
+// Schema. Texts that are returned live as long as the operator, except `argument_type`'s, which the caller frees.
+size_t camlens_operator_argument_count(const camlens_operator* op);
+size_t camlens_operator_return_count(const camlens_operator* op);
+const char* camlens_operator_argument_name(const camlens_operator* op, size_t index);
+char* camlens_operator_argument_type(const camlens_operator* op, size_t index);
+// 0: no alias; 1: may alias; 2: is written. Arguments first, then returns.
+int camlens_operator_argument_alias(const camlens_operator* op, size_t index);
+int camlens_operator_return_alias(const camlens_operator* op, size_t index);
+// Pushes the default value of an argument; `*has` is false when it has none.
+int camlens_operator_push_default(const camlens_operator* op, size_t index, camlens_stack* stack, bool* has, char** error);
+
+// Stacks.
+camlens_stack* camlens_stack_new();
+void camlens_stack_free(camlens_stack* stack);
+size_t camlens_stack_size(const camlens_stack* stack);
+void camlens_stack_push_none(camlens_stack* stack);
+void camlens_stack_push_tensor(camlens_stack* stack, const at::Tensor* tensor);
+void camlens_stack_push_tensors(camlens_stack* stack, const at::Tensor* const* tensors, size_t count);
+void camlens_stack_push_optional_tensors(camlens_stack* stack, const at::Tensor* const* tensors, size_t count);
+void camlens_stack_push_int(camlens_stack* stack, int64_t value);
+void camlens_stack_push_ints(camlens_stack* stack, const int64_t* values, size_t count);
+void camlens_stack_push_float(camlens_stack* stack, double value);
+void camlens_stack_push_floats(camlens_stack* stack, const double* values, size_t count);
+void camlens_stack_push_bool(camlens_stack* stack, bool value);
+void camlens_stack_push_bools(camlens_stack* stack, const bool* values, size_t count);
+void camlens_stack_push_string(camlens_stack* stack, const char* text, size_t length);
+// A device: the CPU when `cuda_index` is negative.
+void camlens_stack_push_device(camlens_stack* stack, int cuda_index);
+
+int camlens_stack_kind(const camlens_stack* stack, size_t index);
+at::Tensor* camlens_stack_tensor(const camlens_stack* stack, size_t index);  // null when undefined
+size_t camlens_stack_length(const camlens_stack* stack, size_t index);       // of a list
+at::Tensor* camlens_stack_tensors_at(const camlens_stack* stack, size_t index, size_t element);
+int64_t camlens_stack_int(const camlens_stack* stack, size_t index);
+int64_t camlens_stack_ints_at(const camlens_stack* stack, size_t index, size_t element);
+double camlens_stack_float(const camlens_stack* stack, size_t index);
+double camlens_stack_floats_at(const camlens_stack* stack, size_t index, size_t element);
+bool camlens_stack_bool(const camlens_stack* stack, size_t index);
+bool camlens_stack_bools_at(const camlens_stack* stack, size_t index, size_t element);
+char* camlens_stack_string(const camlens_stack* stack, size_t index);  // the caller frees
+
+// d(outputs)/d(inputs) applied to `gradients` (null: that output is left out). `results` gets one tensor an input, null
+// where no output depends on it. The tape can be walked again.
+int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* gradients, size_t output_count,
+                     const at::Tensor* const* inputs, size_t input_count, at::Tensor** results, char** error);
+}

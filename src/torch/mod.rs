@@ -1,0 +1,14 @@
+//! The bridge to libtorch: everything unsafe and everything C++.
+//!
+//! tch gives tensors; this module adds what it lacks and a model graph needs: operators found by name in ATen's
+//! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
+//! call ([`Tape`]). A C++ exception becomes an [`OperatorError`].
+
+mod ffi;
+mod operator;
+mod tape;
+mod value;
+
+pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
+pub use tape::Tape;
+pub use value::Value;

@@ -1,0 +1,542 @@
+//! Operators of ATen's dispatcher, found by name and called with boxed values.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::fmt;
+use std::ptr::{self, NonNull};
+
+use tch::{Device, Tensor};
+use torch_sys::C_tensor;
+
+use super::{Value, ffi};
+
+/// Why an operator could not be found or run.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OperatorError {
+    #[error("operator {operator} is not in this libtorch")]
+    Unknown { operator: String },
+    #[error("operator {operator}: argument {argument}: {problem}")]
+    Argument { operator: String, argument: String, problem: String },
+    #[error("operator {operator}: {message}")]
+    Failed { operator: String, message: String },
+    #[error("operator {operator}: out of memory: {message}")]
+    OutOfMemory { operator: String, message: String },
+    #[error("operator {operator} gave a value of a kind that camlens does not carry")]
+    Unsupported { operator: String },
+}
+
+impl From<tch::TchError> for OperatorError {
+    /// An error of one of tch's own `f_…` functions.
+    fn from(error: tch::TchError) -> Self {
+        let message = error.to_string();
+        let first = message.lines().next().unwrap_or_default().to_owned();
+        if message.contains("can't allocate memory") || message.contains("out of memory") {
+            OperatorError::OutOfMemory { operator: "tch".into(), message: first }
+        } else {
+            OperatorError::Failed { operator: "tch".into(), message: first }
+        }
+    }
+}
+
+/// What an argument's type is, as far as passing a value needs to know. `optional` types take [`Value::None`] too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArgumentType {
+    Tensor,
+    Tensors,
+    OptionalTensors,
+    Int,
+    Ints,
+    Float,
+    Floats,
+    Bool,
+    Bools,
+    /// A number of any kind.
+    Scalar,
+    String,
+    Device,
+    /// A type that no exported vision model passes (a generator, a dimension name, a class).
+    Other,
+}
+
+impl ArgumentType {
+    /// From ATen's own notation, without the `?` of an optional: `Tensor`, `int[]`, `Tensor?[]`, …
+    fn parse(text: &str) -> Self {
+        match text {
+            "Tensor" => Self::Tensor,
+            "Tensor[]" => Self::Tensors,
+            "Tensor?[]" => Self::OptionalTensors,
+            "int" | "SymInt" => Self::Int,
+            "int[]" | "SymInt[]" => Self::Ints,
+            "float" => Self::Float,
+            "float[]" => Self::Floats,
+            "bool" => Self::Bool,
+            "bool[]" => Self::Bools,
+            "Scalar" | "number" => Self::Scalar,
+            "str" => Self::String,
+            "Device" => Self::Device,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What an operator does to the memory of an argument, or whose memory a result uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alias {
+    /// New memory, or only read.
+    None,
+    /// May be a view.
+    Shared,
+    /// Is written.
+    Written,
+}
+
+impl Alias {
+    fn from_code(code: c_int) -> Self {
+        match code {
+            0 => Self::None,
+            1 => Self::Shared,
+            _ => Self::Written,
+        }
+    }
+}
+
+/// One argument of an operator.
+#[derive(Debug, Clone)]
+pub struct Argument {
+    pub name: String,
+    pub kind: ArgumentType,
+    pub optional: bool,
+    pub alias: Alias,
+    /// The value when the caller gives none.
+    pub default: Option<Value>,
+}
+
+/// An operator's signature.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    pub arguments: Vec<Argument>,
+    pub returns: Vec<Alias>,
+}
+
+impl Schema {
+    /// The position of an argument.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.arguments.iter().position(|a| a.name == name)
+    }
+
+    /// The argument that is written, when the operator works in place.
+    pub fn written(&self) -> Option<&Argument> {
+        self.arguments.iter().find(|a| a.alias == Alias::Written)
+    }
+}
+
+/// An operator of ATen's dispatcher.
+pub struct Operator {
+    /// `aten::relu`.
+    name: String,
+    /// `default` is written as the empty string, as in ATen.
+    overload: String,
+    schema: Schema,
+    handle: NonNull<ffi::OperatorHandle>,
+}
+
+// SAFETY: the handle points to an immutable entry of the dispatcher's table, which lives as long as the process and may
+// be called from any thread.
+unsafe impl Send for Operator {}
+
+impl fmt::Debug for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_string())
+    }
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let overload = if self.overload.is_empty() { "default" } else { &self.overload };
+        write!(f, "{}.{overload}", self.name.replace("::", "."))
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `camlens_operator_find` and is freed once.
+        unsafe { ffi::camlens_operator_free(self.handle.as_ptr()) }
+    }
+}
+
+impl Operator {
+    /// Finds an operator: `find("aten::add", "Tensor")`. The overload `default` is the empty string.
+    pub fn find(name: &str, overload: &str) -> Result<Self, OperatorError> {
+        let shown = format!("{}.{}", name.replace("::", "."), if overload.is_empty() { "default" } else { overload });
+        let unknown = || OperatorError::Unknown { operator: shown.clone() };
+        let c_name = CString::new(name).map_err(|_| unknown())?;
+        let c_overload = CString::new(overload).map_err(|_| unknown())?;
+        let mut found = ptr::null_mut();
+        // SAFETY: both texts are NUL-terminated and outlive the call.
+        checked(&shown, |error| unsafe {
+            ffi::camlens_operator_find(c_name.as_ptr(), c_overload.as_ptr(), &raw mut found, error)
+        })?;
+        let handle = NonNull::new(found).ok_or_else(unknown)?;
+        let mut operator = Operator {
+            name: name.to_owned(),
+            overload: overload.to_owned(),
+            schema: Schema { arguments: Vec::new(), returns: Vec::new() },
+            handle,
+        };
+        operator.schema = operator.read_schema()?;
+        Ok(operator)
+    }
+
+    /// The name with its namespace, `aten::relu`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The overload; empty for `default`.
+    pub fn overload(&self) -> &str {
+        &self.overload
+    }
+
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Calls the operator without recording a gradient. `arguments` are by position, one for each of the schema's; a
+    /// number is converted to the argument's own kind where that loses nothing.
+    pub fn call(&self, arguments: &[Value]) -> Result<Vec<Value>, OperatorError> {
+        self.run(arguments, false)
+    }
+
+    /// As [`Operator::call`], recording what autograd needs; for use inside [`super::Tape::record`].
+    pub fn call_recording(&self, arguments: &[Value]) -> Result<Vec<Value>, OperatorError> {
+        self.run(arguments, true)
+    }
+
+    /// As [`Operator::call`], for the usual operator that returns one tensor.
+    pub fn call_tensor(&self, arguments: &[Value]) -> Result<Tensor, OperatorError> {
+        match self.call(arguments)?.into_iter().next() {
+            Some(Value::Tensor(tensor)) => Ok(tensor),
+            _ => Err(OperatorError::Unsupported { operator: self.to_string() }),
+        }
+    }
+
+    /// Puts named arguments in the schema's order and fills in its defaults.
+    pub fn arrange(&self, named: Vec<(String, Value)>) -> Result<Vec<Value>, OperatorError> {
+        let mut slots: Vec<Option<Value>> = self.schema.arguments.iter().map(|a| a.default.clone()).collect();
+        for (name, value) in named {
+            let position = self.schema.position(&name).ok_or_else(|| OperatorError::Argument {
+                operator: self.to_string(),
+                argument: name.clone(),
+                problem: "the operator has no such argument".into(),
+            })?;
+            slots[position] = Some(value);
+        }
+        slots
+            .into_iter()
+            .zip(&self.schema.arguments)
+            .map(|(slot, argument)| {
+                slot.ok_or_else(|| OperatorError::Argument {
+                    operator: self.to_string(),
+                    argument: argument.name.clone(),
+                    problem: "is missing and has no default".into(),
+                })
+            })
+            .collect()
+    }
+
+    fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
+        let shown = || self.to_string();
+        if arguments.len() != self.schema.arguments.len() {
+            return Err(OperatorError::Failed {
+                operator: shown(),
+                message: format!("takes {} arguments, got {}", self.schema.arguments.len(), arguments.len()),
+            });
+        }
+        let stack = Stack::new();
+        for (value, argument) in arguments.iter().zip(&self.schema.arguments) {
+            stack.push(value, argument).map_err(|problem| OperatorError::Argument {
+                operator: shown(),
+                argument: argument.name.clone(),
+                problem,
+            })?;
+        }
+        let mut error = ptr::null_mut();
+        // SAFETY: handle and stack are alive and owned by us; the stack holds one value an argument.
+        let status =
+            unsafe { ffi::camlens_operator_call(self.handle.as_ptr(), stack.0.as_ptr(), record, &raw mut error) };
+        if status != ffi::OK {
+            return Err(error_of(&shown(), status, error));
+        }
+        (0..stack.len()).map(|i| stack.get(i).ok_or_else(|| OperatorError::Unsupported { operator: shown() })).collect()
+    }
+
+    fn read_schema(&self) -> Result<Schema, OperatorError> {
+        let handle = self.handle.as_ptr();
+        let mut arguments = Vec::new();
+        // SAFETY: the handle is alive; indices stay below the counts; texts are NUL-terminated, and those that are ours
+        // to free are freed by `take_text`.
+        unsafe {
+            for i in 0..ffi::camlens_operator_argument_count(handle) {
+                let name =
+                    CStr::from_ptr(ffi::camlens_operator_argument_name(handle, i)).to_string_lossy().into_owned();
+                let text = take_text(ffi::camlens_operator_argument_type(handle, i));
+                let (kind, optional) = match text.strip_suffix('?') {
+                    Some(inner) => (inner, true),
+                    None => (text.as_str(), false),
+                };
+                let alias = Alias::from_code(ffi::camlens_operator_argument_alias(handle, i));
+                let stack = Stack::new();
+                let mut has = false;
+                checked(&self.name, |error| {
+                    ffi::camlens_operator_push_default(handle, i, stack.0.as_ptr(), &raw mut has, error)
+                })?;
+                let default = if has { stack.get(0) } else { None };
+                arguments.push(Argument { name, kind: ArgumentType::parse(kind), optional, alias, default });
+            }
+            let returns = (0..ffi::camlens_operator_return_count(handle))
+                .map(|i| Alias::from_code(ffi::camlens_operator_return_alias(handle, i)))
+                .collect();
+            Ok(Schema { arguments, returns })
+        }
+    }
+}
+
+/// Takes ownership of a text that the bridge allocated.
+///
+/// # Safety
+/// `text` is null or a NUL-terminated text from the bridge that nobody else frees.
+pub(super) unsafe fn take_text(text: *mut c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: by the contract above.
+    unsafe {
+        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
+        ffi::camlens_text_free(text);
+        copy
+    }
+}
+
+/// The typed error for a bridge function's status and text.
+pub(super) fn error_of(operator: &str, status: c_int, text: *mut c_char) -> OperatorError {
+    // SAFETY: a failing bridge function sets `text` to one that is ours to free.
+    let full = unsafe { take_text(text) };
+    let message = full.lines().next().unwrap_or_default().trim().to_owned();
+    let operator = operator.to_owned();
+    if status == ffi::OUT_OF_MEMORY {
+        OperatorError::OutOfMemory { operator, message }
+    } else {
+        OperatorError::Failed { operator, message }
+    }
+}
+
+fn checked(operator: &str, call: impl FnOnce(*mut *mut c_char) -> c_int) -> Result<(), OperatorError> {
+    let mut error = ptr::null_mut();
+    match call(&raw mut error) {
+        ffi::OK => Ok(()),
+        status => Err(error_of(operator, status, error)),
+    }
+}
+
+/// An owned stack of the bridge.
+struct Stack(NonNull<ffi::Stack>);
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: made by `camlens_stack_new`, freed once.
+        unsafe { ffi::camlens_stack_free(self.0.as_ptr()) }
+    }
+}
+
+impl Stack {
+    fn new() -> Self {
+        // SAFETY: no precondition. `new` in C++ gives no null (it would throw, and an empty vector needs no memory to
+        // speak of); an aborting process is the answer to that in Rust too.
+        let stack = unsafe { ffi::camlens_stack_new() };
+        Stack(NonNull::new(stack).expect("the allocator gave a stack"))
+    }
+
+    fn len(&self) -> usize {
+        // SAFETY: the stack is alive.
+        unsafe { ffi::camlens_stack_size(self.0.as_ptr()) }
+    }
+
+    /// Pushes a value as the kind that the argument wants.
+    fn push(&self, value: &Value, argument: &Argument) -> Result<(), String> {
+        use ArgumentType as T;
+        let stack = self.0.as_ptr();
+        // SAFETY (all pushes): the stack is alive, slices are passed with their own lengths, tensor pointers come from
+        // live `Tensor`s that outlive the call, and the bridge copies what it is given.
+        unsafe {
+            match (argument.kind, value) {
+                (_, Value::None) if argument.optional => ffi::camlens_stack_push_none(stack),
+                (T::Tensor, Value::Tensor(t)) => ffi::camlens_stack_push_tensor(stack, t.as_ptr()),
+                (T::Tensors, Value::Tensors(list)) => {
+                    if list.iter().any(Option::is_none) {
+                        return Err("an element of the list is absent".into());
+                    }
+                    let pointers = pointers(list);
+                    ffi::camlens_stack_push_tensors(stack, pointers.as_ptr(), pointers.len());
+                }
+                (T::OptionalTensors, Value::Tensors(list)) => {
+                    let pointers = pointers(list);
+                    ffi::camlens_stack_push_optional_tensors(stack, pointers.as_ptr(), pointers.len());
+                }
+                (T::Int | T::Scalar, Value::Int(v)) => ffi::camlens_stack_push_int(stack, *v),
+                (T::Int, Value::Bool(v)) => ffi::camlens_stack_push_int(stack, i64::from(*v)),
+                (T::Float | T::Scalar, Value::Float(v)) => ffi::camlens_stack_push_float(stack, *v),
+                (T::Float, Value::Int(v)) => ffi::camlens_stack_push_float(stack, *v as f64),
+                (T::Bool | T::Scalar, Value::Bool(v)) => ffi::camlens_stack_push_bool(stack, *v),
+                (T::Ints, Value::Ints(v)) => ffi::camlens_stack_push_ints(stack, v.as_ptr(), v.len()),
+                (T::Floats, Value::Floats(v)) => ffi::camlens_stack_push_floats(stack, v.as_ptr(), v.len()),
+                (T::Floats, Value::Ints(v)) => {
+                    let floats: Vec<f64> = v.iter().map(|&i| i as f64).collect();
+                    ffi::camlens_stack_push_floats(stack, floats.as_ptr(), floats.len());
+                }
+                (T::Bools, Value::Bools(v)) => ffi::camlens_stack_push_bools(stack, v.as_ptr(), v.len()),
+                (T::String, Value::String(v)) => ffi::camlens_stack_push_string(stack, v.as_ptr().cast(), v.len()),
+                (T::Device, Value::Device(device)) => {
+                    let index = match device {
+                        Device::Cuda(index) => c_int::try_from(*index).unwrap_or(0),
+                        _ => -1,
+                    };
+                    ffi::camlens_stack_push_device(stack, index);
+                }
+                (kind, value) => return Err(format!("takes {kind:?}, got {}", value.kind())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The value at a place; none when it is of a kind that [`Value`] does not carry.
+    fn get(&self, index: usize) -> Option<Value> {
+        let stack = self.0.as_ptr();
+        // SAFETY (all reads): the stack is alive, `index` is below its size, each read matches the kind that the bridge
+        // just named, element indices stay below the list's length, and returned tensors and texts are ours.
+        unsafe {
+            let length = || ffi::camlens_stack_length(stack, index);
+            Some(match ffi::camlens_stack_kind(stack, index) {
+                ffi::KIND_NONE => Value::None,
+                ffi::KIND_TENSOR => match own(ffi::camlens_stack_tensor(stack, index)) {
+                    Some(tensor) => Value::Tensor(tensor),
+                    None => Value::None,
+                },
+                ffi::KIND_TENSORS => {
+                    Value::Tensors((0..length()).map(|i| own(ffi::camlens_stack_tensors_at(stack, index, i))).collect())
+                }
+                ffi::KIND_INT => Value::Int(ffi::camlens_stack_int(stack, index)),
+                ffi::KIND_INTS => {
+                    Value::Ints((0..length()).map(|i| ffi::camlens_stack_ints_at(stack, index, i)).collect())
+                }
+                ffi::KIND_FLOAT => Value::Float(ffi::camlens_stack_float(stack, index)),
+                ffi::KIND_FLOATS => {
+                    Value::Floats((0..length()).map(|i| ffi::camlens_stack_floats_at(stack, index, i)).collect())
+                }
+                ffi::KIND_BOOL => Value::Bool(ffi::camlens_stack_bool(stack, index)),
+                ffi::KIND_BOOLS => {
+                    Value::Bools((0..length()).map(|i| ffi::camlens_stack_bools_at(stack, index, i)).collect())
+                }
+                ffi::KIND_STRING => Value::String(take_text(ffi::camlens_stack_string(stack, index))),
+                _ => return None,
+            })
+        }
+    }
+}
+
+fn pointers(list: &[Option<Tensor>]) -> Vec<*const C_tensor> {
+    list.iter().map(|t| t.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect()
+}
+
+/// A tensor that the bridge returned.
+///
+/// # Safety
+/// `pointer` is null or a tensor from the bridge that nobody else owns.
+pub(super) unsafe fn own(pointer: *mut C_tensor) -> Option<Tensor> {
+    // SAFETY: by the contract above.
+    (!pointer.is_null()).then(|| unsafe { Tensor::from_ptr(pointer) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Kind;
+
+    #[test]
+    fn an_operator_is_found_by_name_and_overload() {
+        let add = Operator::find("aten::add", "Tensor").unwrap();
+        assert_eq!(add.to_string(), "aten.add.Tensor");
+        let names: Vec<_> = add.schema().arguments.iter().map(|a| a.name.as_str()).collect();
+        assert_eq!(names, ["self", "other", "alpha"]);
+        assert!(matches!(add.schema().arguments[2].default, Some(Value::Int(1))));
+    }
+
+    #[test]
+    fn an_unknown_operator_is_named_in_the_error() {
+        let error = Operator::find("aten::no_such_thing", "").unwrap_err();
+        assert_eq!(error.to_string(), "operator aten.no_such_thing.default is not in this libtorch");
+    }
+
+    #[test]
+    fn a_call_gives_the_operators_result() {
+        let relu = Operator::find("aten::relu", "").unwrap();
+        let x = Tensor::from_slice(&[-1.0f32, 2.0]);
+        let y = relu.call_tensor(&[Value::Tensor(x)]).unwrap();
+        assert_eq!(Vec::<f32>::try_from(y).unwrap(), [0.0, 2.0]);
+    }
+
+    #[test]
+    fn an_exception_in_the_operator_becomes_an_error() {
+        let mm = Operator::find("aten::mm", "").unwrap();
+        let x = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+        let error = mm.call(&[Value::Tensor(x.shallow_clone()), Value::Tensor(x)]).unwrap_err();
+        assert!(error.to_string().contains("cannot be multiplied"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_refused_by_name() {
+        let relu = Operator::find("aten::relu", "").unwrap();
+        let error = relu.call(&[Value::Bool(true)]).unwrap_err();
+        assert_eq!(error.to_string(), "operator aten.relu.default: argument self: takes Tensor, got a boolean");
+    }
+
+    #[test]
+    fn lists_optional_lists_and_numbers_are_carried() {
+        let cat = Operator::find("aten::cat", "").unwrap();
+        let x = Tensor::from_slice(&[1i64, 2, 3]);
+        let list = Value::Tensors(vec![Some(x.shallow_clone()), Some(x.shallow_clone())]);
+        let y = cat.call_tensor(&[list, Value::Int(0)]).unwrap();
+        assert_eq!(y.size(), [6]);
+        let index = Operator::find("aten::index", "Tensor").unwrap();
+        let picked = index
+            .call_tensor(&[
+                Value::Tensor(y.view([2, 3])),
+                Value::Tensors(vec![None, Some(Tensor::from_slice(&[2i64]))]),
+            ])
+            .unwrap();
+        assert_eq!(Vec::<i64>::try_from(picked.view(-1)).unwrap(), [3, 3]);
+        let pad = Operator::find("aten::constant_pad_nd", "").unwrap();
+        let padded = pad.call_tensor(&[Value::Tensor(x), Value::Ints(vec![1, 0]), Value::Int(9)]).unwrap();
+        assert_eq!(Vec::<i64>::try_from(padded).unwrap(), [9, 1, 2, 3]);
+    }
+
+    #[test]
+    fn several_results_come_back_in_order() {
+        let topk = Operator::find("aten::topk", "").unwrap();
+        let x = Tensor::from_slice(&[1.0f32, 5.0, 3.0]);
+        let out = topk
+            .call(&topk.arrange(vec![("self".into(), Value::Tensor(x)), ("k".into(), Value::Int(2))]).unwrap())
+            .unwrap();
+        assert_eq!(Vec::<i64>::try_from(out[1].tensor().unwrap()).unwrap(), [1, 2]);
+        let chunk = Operator::find("aten::chunk", "").unwrap();
+        let x = Tensor::zeros([4, 2], (Kind::Float, Device::Cpu));
+        let out = chunk.call(&[Value::Tensor(x), Value::Int(2), Value::Int(0)]).unwrap();
+        assert!(matches!(&out[0], Value::Tensors(parts) if parts.len() == 2));
+    }
+
+    #[test]
+    fn a_schema_tells_what_is_written_and_what_may_be_a_view() {
+        let relu_ = Operator::find("aten::relu_", "").unwrap();
+        assert_eq!(relu_.schema().written().unwrap().name, "self");
+        let view = Operator::find("aten::view", "").unwrap();
+        assert_eq!(view.schema().returns, [Alias::Shared]);
+    }
+}
