@@ -378,7 +378,7 @@ impl Functionaliser {
     fn pure(&mut self, node: &RawNode) -> Result<(), ModelError> {
         let arguments = self.bind(&node.arguments)?;
         let operation = match &node.operation {
-            RawOperation::Aten(operator) => Operation::Aten(operator.duplicate()?),
+            RawOperation::Aten(operator) => Operation::Aten(operator.clone()),
             RawOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic),
         };
         let outputs: Vec<Option<ValueId>> =
@@ -411,7 +411,7 @@ impl Functionaliser {
         let arguments = self.bind(&node.arguments)?;
         let operation = match functional_twin(operator) {
             Some(twin) => Operation::Aten(twin),
-            None => Operation::ClonedInPlace { operator: operator.duplicate()?, written },
+            None => Operation::ClonedInPlace { operator: operator.clone(), written },
         };
         let value = self.fresh(output);
         self.push(&node.name, operation, arguments, vec![Some(value)], node);

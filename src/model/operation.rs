@@ -157,7 +157,7 @@ pub enum Size {
 }
 
 /// One view operator of a chain.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct View {
     pub operator: Operator,
     pub arguments: Vec<ViewArgument>,
@@ -166,7 +166,7 @@ pub struct View {
 }
 
 /// The chain of views through which an in-place write reached its base, outermost first.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WriteBack {
     pub views: Vec<View>,
 }
