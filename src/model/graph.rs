@@ -126,7 +126,7 @@ pub struct Rectifier {
 }
 
 /// A node: one operation on some values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     /// The name in the file.
     pub name: String,
