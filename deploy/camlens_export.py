@@ -41,7 +41,7 @@ import zipfile
 OLDEST_TORCH = (2, 9)
 EXAMPLE_BATCH = 2
 # Metadata of a node that a reader needs. The rest (stack traces above all) tells where the model was exported.
-KEPT_METADATA = ("nn_module_stack", "torch_fn")
+KEPT_METADATA = ("nn_module_stack",)
 # Token models cannot say their grid themselves: (name pattern, the `[explain]` table for an input of `side` pixels).
 TOKEN_MODELS = [
     (r"vit_[blh]_(?P<patch>\d+)", lambda m, side, layers: {
