@@ -69,7 +69,7 @@ impl Argument {
 }
 
 /// What a node computes. Running it is [`Operation::run`], in `operation.rs`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Operation {
     /// An operator of ATen that neither writes memory nor is random.
     Aten(Operator),

@@ -9,7 +9,7 @@ use super::graph::Operation;
 pub enum Symbolic {}
 
 /// The chain of views through which an in-place write reached its base.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WriteBack {}
 
 pub(super) fn run(operation: &Operation, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
