@@ -380,6 +380,9 @@ impl Stack {
             match (argument.kind, value) {
                 (_, Value::None) if argument.optional => ffi::camlens_stack_push_none(stack),
                 (T::Tensor, Value::Tensor(t)) => ffi::camlens_stack_push_tensor(stack, t.as_ptr()),
+                (T::Tensor, Value::Int(v)) => ffi::camlens_stack_push_wrapped_int(stack, *v),
+                (T::Tensor, Value::Float(v)) => ffi::camlens_stack_push_wrapped_float(stack, *v),
+                (T::Tensor, Value::Bool(v)) => ffi::camlens_stack_push_wrapped_bool(stack, *v),
                 (T::Tensors, Value::Tensors(list)) => {
                     if list.iter().any(Option::is_none) {
                         return Err("an element of the list is absent".into());
@@ -504,8 +507,17 @@ mod tests {
     #[test]
     fn a_value_of_the_wrong_kind_is_refused_by_name() {
         let relu = Operator::find("aten::relu", "").unwrap();
-        let error = relu.call(&[Value::Bool(true)]).unwrap_err();
-        assert_eq!(error.to_string(), "operator aten.relu.default: argument self: takes Tensor, got a boolean");
+        let error = relu.call(&[Value::String("x".into())]).unwrap_err();
+        assert_eq!(error.to_string(), "operator aten.relu.default: argument self: takes Tensor, got a string");
+    }
+
+    #[test]
+    fn a_number_in_place_of_a_tensor_does_not_widen_the_result() {
+        let mul = Operator::find("aten::mul", "Tensor").unwrap();
+        let x = Tensor::from_slice(&[1.5f32]).to_kind(Kind::Half);
+        let y = mul.call_tensor(&[Value::Tensor(x), Value::Float(2.0)]).unwrap();
+        assert_eq!(y.kind(), Kind::Half);
+        assert_eq!(y.double_value(&[0]), 3.0);
     }
 
     #[test]
