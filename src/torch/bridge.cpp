@@ -169,6 +169,13 @@ void camlens_stack_push_floats(camlens_stack* stack, const double* values, size_
   stack->values.emplace_back(std::move(list));
 }
 
+void camlens_stack_push_optional_numbers(camlens_stack* stack, const double* values, size_t count) {
+  c10::List<std::optional<at::Scalar>> list;
+  list.reserve(count);
+  for (size_t i = 0; i < count; ++i) list.push_back(at::Scalar(values[i]));
+  stack->values.emplace_back(std::move(list));
+}
+
 void camlens_stack_push_bool(camlens_stack* stack, bool value) { stack->values.emplace_back(value); }
 
 void camlens_stack_push_bools(camlens_stack* stack, const bool* values, size_t count) {

@@ -71,6 +71,8 @@ void camlens_stack_push_int(camlens_stack* stack, int64_t value);
 void camlens_stack_push_ints(camlens_stack* stack, const int64_t* values, size_t count);
 void camlens_stack_push_float(camlens_stack* stack, double value);
 void camlens_stack_push_floats(camlens_stack* stack, const double* values, size_t count);
+// `Scalar?[]`: a list of numbers whose elements may be absent.
+void camlens_stack_push_optional_numbers(camlens_stack* stack, const double* values, size_t count);
 void camlens_stack_push_bool(camlens_stack* stack, bool value);
 // A number where the schema says Tensor: a 0-dimensional tensor that takes part in type promotion as a number does.
 void camlens_stack_push_wrapped_int(camlens_stack* stack, int64_t value);

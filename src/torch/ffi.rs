@@ -63,6 +63,7 @@ unsafe extern "C" {
     pub(super) fn camlens_stack_push_ints(stack: *mut Stack, values: *const i64, count: usize);
     pub(super) fn camlens_stack_push_float(stack: *mut Stack, value: f64);
     pub(super) fn camlens_stack_push_floats(stack: *mut Stack, values: *const f64, count: usize);
+    pub(super) fn camlens_stack_push_optional_numbers(stack: *mut Stack, values: *const f64, count: usize);
     pub(super) fn camlens_stack_push_bool(stack: *mut Stack, value: bool);
     pub(super) fn camlens_stack_push_wrapped_int(stack: *mut Stack, value: i64);
     pub(super) fn camlens_stack_push_wrapped_float(stack: *mut Stack, value: f64);

@@ -52,6 +52,8 @@ pub enum ArgumentType {
     Bools,
     /// A number of any kind.
     Scalar,
+    /// A list of numbers, elements of which may be absent.
+    OptionalScalars,
     String,
     Device,
     /// A type that no exported vision model passes (a generator, a dimension name, a class).
@@ -72,6 +74,7 @@ impl ArgumentType {
             "bool" => Self::Bool,
             "bool[]" => Self::Bools,
             "Scalar" | "number" => Self::Scalar,
+            "Scalar?[]" | "number?[]" => Self::OptionalScalars,
             "str" => Self::String,
             "Device" => Self::Device,
             _ => Self::Other,
@@ -401,6 +404,9 @@ impl Stack {
                 (T::Bool | T::Scalar, Value::Bool(v)) => ffi::camlens_stack_push_bool(stack, *v),
                 (T::Ints, Value::Ints(v)) => ffi::camlens_stack_push_ints(stack, v.as_ptr(), v.len()),
                 (T::Floats, Value::Floats(v)) => ffi::camlens_stack_push_floats(stack, v.as_ptr(), v.len()),
+                (T::OptionalScalars, Value::Floats(v)) => {
+                    ffi::camlens_stack_push_optional_numbers(stack, v.as_ptr(), v.len());
+                }
                 (T::Floats, Value::Ints(v)) => {
                     let floats: Vec<f64> = v.iter().map(|&i| i as f64).collect();
                     ffi::camlens_stack_push_floats(stack, floats.as_ptr(), floats.len());
@@ -538,6 +544,29 @@ mod tests {
         let pad = Operator::find("aten::constant_pad_nd", "").unwrap();
         let padded = pad.call_tensor(&[Value::Tensor(x), Value::Ints(vec![1, 0]), Value::Int(9)]).unwrap();
         assert_eq!(Vec::<i64>::try_from(padded).unwrap(), [9, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_list_of_optional_numbers_is_carried() {
+        let convolution = Operator::find("mkldnn::_convolution_pointwise", "").unwrap();
+        let x = Tensor::from_slice(&[-5.0f32, 3.0, 30.0]).view([1, 1, 1, 3]);
+        let w = Tensor::from_slice(&[1.0f32]).view([1, 1, 1, 1]);
+        let one = || Value::Ints(vec![1, 1]);
+        let clamped = convolution
+            .call_tensor(&[
+                Value::Tensor(x),
+                Value::Tensor(w),
+                Value::None,
+                Value::Ints(vec![0, 0]),
+                one(),
+                one(),
+                Value::Int(1),
+                Value::String("hardtanh".into()),
+                Value::Floats(vec![0.0, 6.0]),
+                Value::None,
+            ])
+            .unwrap();
+        assert_eq!(Vec::<f32>::try_from(clamped.view(-1)).unwrap(), [0.0, 3.0, 6.0]);
     }
 
     #[test]
