@@ -8,6 +8,7 @@ use crate::explain::Mode;
 use crate::model::graph::{Argument, Dimension, Element, Graph, Node, Rectifier, ValueId};
 use crate::torch::Value;
 
+use super::passes::Draft;
 use super::rule::{Rule, Slot};
 use super::{PlanError, PlanSpec, lifetimes, reach, rules};
 
@@ -45,23 +46,18 @@ impl Plan {
     /// # Errors
     /// An operator that this libtorch lacks, or a constant that the device has no memory for.
     pub fn compile(graph: &Graph, spec: &PlanSpec) -> Result<Plan, PlanError> {
-        let mut nodes = needed(graph, spec);
+        let mut draft = Draft::new(graph, spec);
         if spec.guide_smooth {
-            for node in nodes.iter_mut().filter(|node| node.smooth_activation && node.rectifier.is_none()) {
+            for node in draft.nodes.iter_mut().filter(|node| node.smooth_activation && node.rectifier.is_none()) {
                 node.rectifier = Some(Rectifier { source: 0 });
             }
         }
-        let mut constants = BTreeMap::new();
-        for (id, tensor) in &graph.constants {
-            constants.insert(*id, tensor.shallow_clone());
-        }
         if spec.mode == Mode::Default {
-            super::passes::run(graph, spec, &mut nodes, &mut constants)?;
+            super::passes::run(&mut draft, spec)?;
         }
-        let read: HashSet<ValueId> = nodes.iter().flat_map(Node::uses).collect();
-        constants.retain(|id, _| read.contains(id));
+        draft.drop_unread_constants();
         if spec.device != Device::Cpu {
-            for tensor in constants.values_mut() {
+            for tensor in draft.constants.values_mut() {
                 *tensor = tensor.f_to_device(spec.device)?;
             }
         }
@@ -73,16 +69,18 @@ impl Plan {
         if spec.target_gradients {
             sources.extend(&spec.targets);
         }
-        let needed_gradients = reach::descendants(graph, &nodes, sources);
-        let back = reach::on_the_way_to(graph, &nodes, spec.score);
-        let below_targets = reach::descendants(graph, &nodes, spec.targets.iter().copied());
-        let needs_plain_reverse = reach::is_guided_between(graph, &nodes, &spec.targets, spec.score);
+        let needed_gradients = reach::descendants(&draft, sources);
+        let back = reach::on_the_way_to(&draft, spec.score);
+        let below_targets = reach::descendants(&draft, spec.targets.iter().copied());
+        let needs_plain_reverse = reach::is_guided_between(&draft, &spec.targets, spec.score);
         let produced: HashMap<ValueId, usize> =
-            nodes.iter().enumerate().flat_map(|(i, node)| node.defines().map(move |v| (v, i))).collect();
+            draft.nodes.iter().enumerate().flat_map(|(i, node)| node.defines().map(move |v| (v, i))).collect();
         let first_below_targets =
             spec.targets.iter().map(|target| produced.get(target).map_or(0, |i| i + 1)).min().unwrap_or(0);
         let keep: Vec<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
-        let releases = lifetimes::releases(&nodes, &keep, |v| constants.contains_key(&v));
+        let releases = lifetimes::releases(&draft.nodes, &keep, |v| draft.constants.contains_key(&v));
+        let value_count = draft.value_count();
+        let Draft { nodes, constants, .. } = draft;
         let steps = nodes
             .into_iter()
             .zip(releases)
@@ -102,7 +100,7 @@ impl Plan {
             input: graph.input.value,
             input_kind: graph.input.kind,
             input_shape: graph.input.shape,
-            value_count: graph.values.len(),
+            value_count,
             below_targets,
             first_below_targets,
             needs_plain_reverse,
@@ -119,24 +117,15 @@ impl Plan {
         &self.spec
     }
 
+    /// What each step computes, in order: the names of the nodes that it was made of, joined by `+`.
+    pub fn step_names(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().map(|step| step.name.as_str())
+    }
+
     /// How many steps a forward run takes.
     pub fn step_count(&self) -> usize {
         self.steps.len()
     }
-}
-
-/// The nodes that the score and the targets are computed from.
-fn needed(graph: &Graph, spec: &PlanSpec) -> Vec<Node> {
-    let mut wanted: HashSet<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
-    let mut nodes = Vec::new();
-    for node in graph.nodes.iter().rev() {
-        if node.defines().any(|v| wanted.contains(&v)) {
-            wanted.extend(node.uses());
-            nodes.push(node.clone());
-        }
-    }
-    nodes.reverse();
-    nodes
 }
 
 /// The places of a node where a value with a wanted gradient is read.

@@ -2,25 +2,27 @@
 
 use std::collections::HashSet;
 
-use crate::model::graph::{Graph, Node, ValueId};
+use crate::model::graph::ValueId;
+
+use super::passes::Draft;
 
 /// The values that `from` reaches through derivatives, themselves included.
-pub fn descendants(graph: &Graph, nodes: &[Node], from: impl IntoIterator<Item = ValueId>) -> HashSet<ValueId> {
+pub fn descendants(draft: &Draft, from: impl IntoIterator<Item = ValueId>) -> HashSet<ValueId> {
     let mut set: HashSet<ValueId> = from.into_iter().collect();
-    for node in nodes.iter().filter(|node| !node.no_grad) {
+    for node in draft.nodes.iter().filter(|node| !node.no_grad) {
         if node.uses().any(|v| set.contains(&v)) {
-            set.extend(node.defines().filter(|v| graph.value(*v).differentiable));
+            set.extend(node.defines().filter(|v| draft.is_differentiable(*v)));
         }
     }
     set
 }
 
 /// The values through which a gradient of `score` comes, itself included.
-pub fn on_the_way_to(graph: &Graph, nodes: &[Node], score: ValueId) -> HashSet<ValueId> {
+pub fn on_the_way_to(draft: &Draft, score: ValueId) -> HashSet<ValueId> {
     let mut set = HashSet::from([score]);
-    for node in nodes.iter().rev().filter(|node| !node.no_grad) {
+    for node in draft.nodes.iter().rev().filter(|node| !node.no_grad) {
         if node.defines().any(|v| set.contains(&v)) {
-            set.extend(node.uses().filter(|v| graph.value(*v).differentiable));
+            set.extend(node.uses().filter(|v| draft.is_differentiable(*v)));
         }
     }
     set
@@ -28,10 +30,10 @@ pub fn on_the_way_to(graph: &Graph, nodes: &[Node], score: ValueId) -> HashSet<V
 
 /// Whether a node that a guided run guides lies between `targets` and `score`, on any path. One whose output is the target
 /// does not.
-pub fn is_guided_between(graph: &Graph, nodes: &[Node], targets: &[ValueId], score: ValueId) -> bool {
-    let down = descendants(graph, nodes, targets.iter().copied());
-    let back = on_the_way_to(graph, nodes, score);
-    nodes.iter().any(|node| {
+pub fn is_guided_between(draft: &Draft, targets: &[ValueId], score: ValueId) -> bool {
+    let down = descendants(draft, targets.iter().copied());
+    let back = on_the_way_to(draft, score);
+    draft.nodes.iter().any(|node| {
         node.rectifier.is_some()
             && node.uses().any(|v| down.contains(&v))
             && node.defines().any(|v| back.contains(&v) && down.contains(&v))

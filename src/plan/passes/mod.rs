@@ -1,19 +1,21 @@
-//! Small passes over a plan's nodes, for the default mode.
+//! Small passes over a plan's nodes, for the default mode. Each leaves every target and the score what they were, but for
+//! rounding.
 
-use std::collections::BTreeMap;
+mod draft;
+mod fold_batch_norm;
+mod fuse_convolutions;
 
-use tch::Tensor;
-
-use crate::model::graph::{Graph, Node, ValueId};
+use tch::Device;
 
 use super::{PlanError, PlanSpec};
 
+pub use draft::Draft;
+
 /// Runs every pass.
-pub fn run(
-    _graph: &Graph,
-    _spec: &PlanSpec,
-    _nodes: &mut Vec<Node>,
-    _constants: &mut BTreeMap<ValueId, Tensor>,
-) -> Result<(), PlanError> {
+pub fn run(draft: &mut Draft, spec: &PlanSpec) -> Result<(), PlanError> {
+    fold_batch_norm::fold_batch_norm(draft)?;
+    if spec.device == Device::Cpu {
+        fuse_convolutions::fuse_convolutions(draft)?;
+    }
     Ok(())
 }

@@ -1,0 +1,120 @@
+//! A plan in the making: what passes rewrite.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tch::{Kind, Tensor};
+
+use crate::model::graph::{Argument, Graph, Node, ValueId};
+use crate::plan::PlanSpec;
+use crate::torch::Value;
+
+/// The nodes and constants of a plan, before each becomes a step.
+pub struct Draft<'g> {
+    graph: &'g Graph,
+    /// In an order in which each reads only values that are already there.
+    pub nodes: Vec<Node>,
+    /// What does not depend on the input. Passes add to it; nothing there is ever changed.
+    pub constants: BTreeMap<ValueId, Tensor>,
+    kept: HashSet<ValueId>,
+    value_count: usize,
+}
+
+impl<'g> Draft<'g> {
+    /// The nodes that the score and the targets are computed from.
+    pub fn new(graph: &'g Graph, spec: &PlanSpec) -> Self {
+        let kept: HashSet<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
+        let mut wanted = kept.clone();
+        let mut nodes = Vec::new();
+        for node in graph.nodes.iter().rev() {
+            if node.defines().any(|v| wanted.contains(&v)) {
+                wanted.extend(node.uses());
+                nodes.push(node.clone());
+            }
+        }
+        nodes.reverse();
+        let constants = graph.constants.iter().map(|(id, tensor)| (*id, tensor.shallow_clone())).collect();
+        Draft { graph, nodes, constants, kept, value_count: graph.values.len() }
+    }
+
+    /// How many values there are, those of the passes included.
+    pub fn value_count(&self) -> usize {
+        self.value_count
+    }
+
+    pub fn add_constant(&mut self, tensor: Tensor) -> ValueId {
+        let id = ValueId(self.value_count as u32);
+        self.value_count += 1;
+        self.constants.insert(id, tensor);
+        id
+    }
+
+    /// Whether a value depends on the input in a way that has a gradient.
+    pub fn is_differentiable(&self, value: ValueId) -> bool {
+        self.graph.values.get(value.index()).is_some_and(|info| info.differentiable)
+    }
+
+    /// A value's shape with the size that the model was exported with.
+    pub fn shape(&self, value: ValueId) -> Option<&[i64]> {
+        self.graph.values.get(value.index())?.shape.as_deref()
+    }
+
+    pub fn kind(&self, value: ValueId) -> Option<Kind> {
+        self.graph.values.get(value.index())?.kind
+    }
+
+    /// The constant that an argument reads.
+    pub fn constant(&self, argument: &Argument) -> Option<&Tensor> {
+        match argument {
+            Argument::Use(id) => self.constants.get(id),
+            _ => None,
+        }
+    }
+
+    /// Whether an argument is an absent tensor, or a constant one.
+    pub fn is_constant_or_none(&self, argument: &Argument) -> bool {
+        matches!(argument, Argument::Literal(Value::None)) || self.constant(argument).is_some()
+    }
+
+    /// Who reads what, as the nodes are now.
+    pub fn readers(&self) -> Readers {
+        let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            for value in node.uses() {
+                readers.entry(value).or_default().push(index);
+            }
+        }
+        Readers { readers, kept: self.kept.clone() }
+    }
+
+    /// Takes out the nodes that `gone` marks.
+    pub fn remove(&mut self, gone: &HashSet<usize>) {
+        let mut index = 0;
+        self.nodes.retain(|_| {
+            index += 1;
+            !gone.contains(&(index - 1))
+        });
+    }
+
+    /// Forgets constants that no node reads.
+    pub fn drop_unread_constants(&mut self) {
+        let read: HashSet<ValueId> = self.nodes.iter().flat_map(Node::uses).chain(self.kept.iter().copied()).collect();
+        self.constants.retain(|id, _| read.contains(id));
+    }
+}
+
+/// The nodes that read each value.
+pub struct Readers {
+    readers: HashMap<ValueId, Vec<usize>>,
+    kept: HashSet<ValueId>,
+}
+
+impl Readers {
+    /// The one place where a value is read. None when there are several, and when the value is a target or the score: it
+    /// must then stay as it is.
+    pub fn only_reader(&self, value: ValueId) -> Option<usize> {
+        match self.readers.get(&value).map(Vec::as_slice) {
+            Some([reader]) if !self.kept.contains(&value) => Some(*reader),
+            _ => None,
+        }
+    }
+}
