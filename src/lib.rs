@@ -1,7 +1,9 @@
 //! camlens: a gRPC sidecar that explains live what an image model looks at.
 
+pub mod explain;
 pub mod frame;
 pub mod model;
+pub mod plan;
 pub mod render;
 pub mod telemetry;
 pub mod torch;

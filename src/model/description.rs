@@ -2,7 +2,11 @@
 //!
 //! Every key has a default; an unknown key is an error that suggests the right one.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
+
+use super::ModelError;
 
 /// The whole of `model.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -117,4 +121,142 @@ pub struct ModelLimits {
     pub max_batch: Option<u32>,
     /// Targets of one frame at most.
     pub max_targets: Option<u32>,
+}
+
+/// A description with what it refers to.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// Where it was read from, for messages.
+    pub path: PathBuf,
+    pub description: Description,
+    /// In class order.
+    pub labels: Vec<String>,
+}
+
+/// A label file or `model.toml` beyond this size is none.
+const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+impl Description {
+    /// Reads `model.toml` of a version's directory, and the labels that it names. A missing file means the defaults.
+    pub fn load(directory: &Path) -> Result<Loaded, ModelError> {
+        let path = directory.join("model.toml");
+        let description = if path.exists() { Self::parse(&read_text(&path)?, &path)? } else { Description::default() };
+        let labels = match &description.output.labels_file {
+            Some(_) if !description.output.labels.is_empty() => {
+                return Err(ModelError::Description {
+                    path,
+                    problem: "output.labels and output.labels_file are both given; keep one".into(),
+                });
+            }
+            Some(file) => {
+                if Path::new(file).components().count() != 1 {
+                    let problem = format!("output.labels_file = {file:?} must be the name of a file beside model.toml");
+                    return Err(ModelError::Description { path, problem });
+                }
+                let text = read_text(&directory.join(file))?;
+                text.lines().map(|line| line.trim().to_owned()).collect()
+            }
+            None => description.output.labels.clone(),
+        };
+        Ok(Loaded { path, description, labels })
+    }
+
+    /// Parses `model.toml`; `path` is for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
+        let fail = |problem: String| ModelError::Description { path: path.to_owned(), problem };
+        let description: Description =
+            toml::from_str(text).map_err(|error| fail(with_suggestion(&error.to_string())))?;
+        description.check().map_err(fail)?;
+        Ok(description)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let size = |key: &str, value: u32| {
+            if value == 0 || value > 16384 { Err(format!("{key} = {value}: 1 to 16384 is allowed")) } else { Ok(()) }
+        };
+        match self.input.resize {
+            Some(Resize::Shorter(side)) => size("input.resize", side)?,
+            Some(Resize::Exact(sides)) => sides.iter().try_for_each(|&side| size("input.resize", side))?,
+            None => {}
+        }
+        self.input.crop.iter().flatten().try_for_each(|&side| size("input.crop", side))?;
+        if let Some(std) = self.input.std.iter().find(|s| !s.is_finite() || **s == 0.0) {
+            return Err(format!("input.std holds {std}: it is divided by, so it must be a number other than 0"));
+        }
+        if let Some(mean) = self.input.mean.iter().find(|m| !m.is_finite()) {
+            return Err(format!("input.mean holds {mean}: it must be a number"));
+        }
+        self.explain.token_grid.iter().flatten().try_for_each(|&side| size("explain.token_grid", side))?;
+        for (key, limit) in
+            [("limits.max_batch", self.limits.max_batch), ("limits.max_targets", self.limits.max_targets)]
+        {
+            if limit == Some(0) {
+                return Err(format!("{key} = 0: at least 1 is allowed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_text(path: &Path) -> Result<String, ModelError> {
+    let read = |source| ModelError::Read { path: path.to_owned(), source };
+    let length = std::fs::metadata(path).map_err(read)?.len();
+    if length > MAX_TEXT_BYTES {
+        let problem = format!("{length} bytes; at most {MAX_TEXT_BYTES} are read");
+        return Err(ModelError::Description { path: path.to_owned(), problem });
+    }
+    std::fs::read_to_string(path).map_err(read)
+}
+
+/// Adds the nearest allowed key to serde's message on an unknown one.
+fn with_suggestion(message: &str) -> String {
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let unknown = message.contains("unknown field");
+    match quoted.split_first() {
+        Some((wrong, allowed)) if unknown => {
+            let nearest = allowed.iter().min_by_key(|key| strsim::damerau_levenshtein(wrong, key));
+            let near = nearest.filter(|key| strsim::damerau_levenshtein(wrong, key) <= key.len().div_ceil(2));
+            near.map_or_else(|| message.to_owned(), |key| format!("{}\ndid you mean `{key}`?", message.trim_end()))
+        }
+        _ => message.trim_end().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Description, String> {
+        Description::parse(text, Path::new("model.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_description_means_the_defaults() {
+        assert_eq!(parse("").unwrap(), Description::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_suggests_the_right_one() {
+        let error = parse("[input]\nreszie = 256\n").unwrap_err();
+        assert!(error.contains("did you mean `resize`?"), "{error}");
+    }
+
+    #[test]
+    fn resize_takes_the_shorter_side_or_both() {
+        assert_eq!(parse("[input]\nresize = 256").unwrap().input.resize, Some(Resize::Shorter(256)));
+        assert_eq!(parse("[input]\nresize = [240, 320]").unwrap().input.resize, Some(Resize::Exact([240, 320])));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_key() {
+        for (text, key) in [
+            ("[input]\nstd = [0.0]", "input.std"),
+            ("[input]\nresize = 0", "input.resize"),
+            ("[limits]\nmax_batch = 0", "limits.max_batch"),
+            ("[explain]\ntoken_grid = [0, 14]", "explain.token_grid"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(key), "{error}");
+        }
+    }
 }

@@ -66,10 +66,31 @@ impl Argument {
             _ => None,
         }))
     }
+
+    /// The argument's value, given the values that it reads. None when one is missing or a list mixes kinds.
+    pub fn resolve(&self, value_of: impl Fn(ValueId) -> Option<Value>) -> Option<Value> {
+        match self {
+            Argument::Literal(value) => Some(value.clone()),
+            Argument::Use(id) => value_of(*id),
+            Argument::List(elements) => {
+                let values = elements
+                    .iter()
+                    .map(|element| match element {
+                        Element::Use(id) => value_of(*id),
+                        Element::None => Some(Value::None),
+                        Element::Int(v) => Some(Value::Int(*v)),
+                        Element::Float(v) => Some(Value::Float(*v)),
+                        Element::Bool(v) => Some(Value::Bool(*v)),
+                    })
+                    .collect::<Option<Vec<_>>>()?;
+                Value::from_list(values)
+            }
+        }
+    }
 }
 
 /// What a node computes. Running it is [`Operation::run`], in `operation.rs`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Operation {
     /// An operator of ATen that neither writes memory nor is random.
     Aten(Operator),
@@ -105,7 +126,7 @@ pub struct Rectifier {
 }
 
 /// A node: one operation on some values.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Node {
     /// The name in the file.
     pub name: String,
@@ -180,6 +201,27 @@ pub struct Graph {
     pub outputs: Vec<Output>,
     /// Layer names. See `layers.rs`.
     pub layers: super::layers::Layers,
+}
+
+impl Node {
+    /// A literal argument of an ATen operator, by name.
+    pub fn literal(&self, name: &str) -> Option<&Value> {
+        match self.argument(name)? {
+            Argument::Literal(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// An argument of an ATen operator, by name.
+    pub fn argument(&self, name: &str) -> Option<&Argument> {
+        let position = self.operation.aten()?.schema().position(name)?;
+        self.arguments.get(position)
+    }
+
+    /// `relu` of `aten::relu`; empty for what is no ATen operator.
+    pub fn operator_name(&self) -> &str {
+        self.operation.aten().map_or("", |operator| operator.name().trim_start_matches("aten::"))
+    }
 }
 
 impl Graph {

@@ -1,3 +1,27 @@
 //! Models as data: the graph, its importers, its description, layer names, the repository.
+//!
+//! A `.pt2` goes through `archive` (the zip), `weights` and `pt2` (names and in-place writes, as exported), `functional`
+//! (each value computed once), `load` (checks, folding, shapes) and is then a [`graph::Graph`] with [`layers`] that have
+//! names. What the file cannot say is in [`description`] (`model.toml`); what is told to users in [`Metadata`].
 
+pub mod archive;
 pub mod description;
+mod dtype;
+mod error;
+mod functional;
+pub mod graph;
+mod interpret;
+pub mod layers;
+mod load;
+mod metadata;
+pub mod operation;
+mod pt2;
+mod rectifier;
+mod repository;
+mod weights;
+
+pub use archive::LoadLimits;
+pub use error::{LayerError, ModelError};
+pub use load::Model;
+pub use metadata::{InputInfo, LabelError, LayerInfo, Metadata, OutputInfo};
+pub use repository::{Entry, Repository};

@@ -1,6 +1,7 @@
 #include "bridge.h"
 
 #include <ATen/ATen.h>
+#include <ATen/ScalarOps.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -56,6 +57,12 @@ int alias_of(const c10::Argument& argument) {
   const c10::AliasInfo* info = argument.alias_info();
   if (info == nullptr) return 0;
   return info->isWrite() ? 2 : 1;
+}
+
+at::Tensor wrapped(const c10::Scalar& number) {
+  at::Tensor tensor = c10::scalar_to_tensor(number);
+  tensor.unsafeGetTensorImpl()->set_wrapped_number(true);
+  return tensor;
 }
 
 at::Tensor* give(const at::Tensor& tensor) { return tensor.defined() ? new at::Tensor(tensor) : nullptr; }
@@ -171,6 +178,12 @@ void camlens_stack_push_bools(camlens_stack* stack, const bool* values, size_t c
   stack->values.emplace_back(std::move(list));
 }
 
+void camlens_stack_push_wrapped_int(camlens_stack* stack, int64_t value) { stack->values.emplace_back(wrapped(value)); }
+
+void camlens_stack_push_wrapped_float(camlens_stack* stack, double value) { stack->values.emplace_back(wrapped(value)); }
+
+void camlens_stack_push_wrapped_bool(camlens_stack* stack, bool value) { stack->values.emplace_back(wrapped(value)); }
+
 void camlens_stack_push_string(camlens_stack* stack, const char* text, size_t length) {
   stack->values.emplace_back(std::string(text, length));
 }
@@ -222,6 +235,11 @@ bool camlens_stack_bools_at(const camlens_stack* stack, size_t index, size_t ele
 }
 
 char* camlens_stack_string(const camlens_stack* stack, size_t index) { return copy_text(stack->values[index].toStringRef()); }
+
+void camlens_tensor_storage(const at::Tensor* tensor, uintptr_t* address, int64_t* offset) {
+  *address = tensor->has_storage() ? reinterpret_cast<uintptr_t>(tensor->storage().data()) : 0;
+  *offset = tensor->has_storage() ? tensor->storage_offset() : 0;
+}
 
 int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* gradients, size_t output_count,
                      const at::Tensor* const* inputs, size_t input_count, at::Tensor** results, char** error) {

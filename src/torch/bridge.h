@@ -72,6 +72,10 @@ void camlens_stack_push_ints(camlens_stack* stack, const int64_t* values, size_t
 void camlens_stack_push_float(camlens_stack* stack, double value);
 void camlens_stack_push_floats(camlens_stack* stack, const double* values, size_t count);
 void camlens_stack_push_bool(camlens_stack* stack, bool value);
+// A number where the schema says Tensor: a 0-dimensional tensor that takes part in type promotion as a number does.
+void camlens_stack_push_wrapped_int(camlens_stack* stack, int64_t value);
+void camlens_stack_push_wrapped_float(camlens_stack* stack, double value);
+void camlens_stack_push_wrapped_bool(camlens_stack* stack, bool value);
 void camlens_stack_push_bools(camlens_stack* stack, const bool* values, size_t count);
 void camlens_stack_push_string(camlens_stack* stack, const char* text, size_t length);
 // A device: the CPU when `cuda_index` is negative.
@@ -88,6 +92,9 @@ double camlens_stack_floats_at(const camlens_stack* stack, size_t index, size_t 
 bool camlens_stack_bool(const camlens_stack* stack, size_t index);
 bool camlens_stack_bools_at(const camlens_stack* stack, size_t index, size_t element);
 char* camlens_stack_string(const camlens_stack* stack, size_t index);  // the caller frees
+
+// Where a tensor's memory is: the address of its storage (0 when it is empty) and its offset there in elements.
+void camlens_tensor_storage(const at::Tensor* tensor, uintptr_t* address, int64_t* offset);
 
 // d(outputs)/d(inputs) applied to `gradients` (null: that output is left out). `results` gets one tensor an input, null
 // where no output depends on it. The tape can be walked again.

@@ -64,6 +64,9 @@ unsafe extern "C" {
     pub(super) fn camlens_stack_push_float(stack: *mut Stack, value: f64);
     pub(super) fn camlens_stack_push_floats(stack: *mut Stack, values: *const f64, count: usize);
     pub(super) fn camlens_stack_push_bool(stack: *mut Stack, value: bool);
+    pub(super) fn camlens_stack_push_wrapped_int(stack: *mut Stack, value: i64);
+    pub(super) fn camlens_stack_push_wrapped_float(stack: *mut Stack, value: f64);
+    pub(super) fn camlens_stack_push_wrapped_bool(stack: *mut Stack, value: bool);
     pub(super) fn camlens_stack_push_bools(stack: *mut Stack, values: *const bool, count: usize);
     pub(super) fn camlens_stack_push_string(stack: *mut Stack, text: *const c_char, length: usize);
     pub(super) fn camlens_stack_push_device(stack: *mut Stack, cuda_index: c_int);
@@ -79,6 +82,8 @@ unsafe extern "C" {
     pub(super) fn camlens_stack_bool(stack: *const Stack, index: usize) -> bool;
     pub(super) fn camlens_stack_bools_at(stack: *const Stack, index: usize, element: usize) -> bool;
     pub(super) fn camlens_stack_string(stack: *const Stack, index: usize) -> *mut c_char;
+
+    pub(super) fn camlens_tensor_storage(tensor: *const C_tensor, address: *mut usize, offset: *mut i64);
 
     pub(super) fn camlens_gradient(
         outputs: *const *const C_tensor,

@@ -6,9 +6,11 @@
 
 mod ffi;
 mod operator;
+mod storage;
 mod tape;
 mod value;
 
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
+pub use storage::Storage;
 pub use tape::Tape;
 pub use value::Value;

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
@@ -129,8 +130,11 @@ impl Schema {
     }
 }
 
-/// An operator of ATen's dispatcher.
-pub struct Operator {
+/// An operator of ATen's dispatcher. Cloning it is cheap.
+#[derive(Clone)]
+pub struct Operator(Arc<Entry>);
+
+struct Entry {
     /// `aten::relu`.
     name: String,
     /// `default` is written as the empty string, as in ATen.
@@ -140,8 +144,10 @@ pub struct Operator {
 }
 
 // SAFETY: the handle points to an immutable entry of the dispatcher's table, which lives as long as the process and may
-// be called from any thread.
-unsafe impl Send for Operator {}
+// be called from any thread; the schema is only read, and `read_schema` keeps no tensor in it.
+unsafe impl Send for Entry {}
+// SAFETY: as above.
+unsafe impl Sync for Entry {}
 
 impl fmt::Debug for Operator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -151,12 +157,12 @@ impl fmt::Debug for Operator {
 
 impl fmt::Display for Operator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let overload = if self.overload.is_empty() { "default" } else { &self.overload };
-        write!(f, "{}.{overload}", self.name.replace("::", "."))
+        let overload = if self.0.overload.is_empty() { "default" } else { &self.0.overload };
+        write!(f, "{}.{overload}", self.0.name.replace("::", "."))
     }
 }
 
-impl Drop for Operator {
+impl Drop for Entry {
     fn drop(&mut self) {
         // SAFETY: the handle came from `camlens_operator_find` and is freed once.
         unsafe { ffi::camlens_operator_free(self.handle.as_ptr()) }
@@ -176,28 +182,28 @@ impl Operator {
             ffi::camlens_operator_find(c_name.as_ptr(), c_overload.as_ptr(), &raw mut found, error)
         })?;
         let handle = NonNull::new(found).ok_or_else(unknown)?;
-        let mut operator = Operator {
+        let mut entry = Entry {
             name: name.to_owned(),
             overload: overload.to_owned(),
             schema: Schema { arguments: Vec::new(), returns: Vec::new() },
             handle,
         };
-        operator.schema = operator.read_schema()?;
-        Ok(operator)
+        entry.schema = entry.read_schema()?;
+        Ok(Operator(Arc::new(entry)))
     }
 
     /// The name with its namespace, `aten::relu`.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// The overload; empty for `default`.
     pub fn overload(&self) -> &str {
-        &self.overload
+        &self.0.overload
     }
 
     pub fn schema(&self) -> &Schema {
-        &self.schema
+        &self.0.schema
     }
 
     /// Calls the operator without recording a gradient. `arguments` are by position, one for each of the schema's; a
@@ -221,9 +227,9 @@ impl Operator {
 
     /// Puts named arguments in the schema's order and fills in its defaults.
     pub fn arrange(&self, named: Vec<(String, Value)>) -> Result<Vec<Value>, OperatorError> {
-        let mut slots: Vec<Option<Value>> = self.schema.arguments.iter().map(|a| a.default.clone()).collect();
+        let mut slots: Vec<Option<Value>> = self.0.schema.arguments.iter().map(|a| a.default.clone()).collect();
         for (name, value) in named {
-            let position = self.schema.position(&name).ok_or_else(|| OperatorError::Argument {
+            let position = self.0.schema.position(&name).ok_or_else(|| OperatorError::Argument {
                 operator: self.to_string(),
                 argument: name.clone(),
                 problem: "the operator has no such argument".into(),
@@ -232,7 +238,7 @@ impl Operator {
         }
         slots
             .into_iter()
-            .zip(&self.schema.arguments)
+            .zip(&self.0.schema.arguments)
             .map(|(slot, argument)| {
                 slot.ok_or_else(|| OperatorError::Argument {
                     operator: self.to_string(),
@@ -245,14 +251,14 @@ impl Operator {
 
     fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
         let shown = || self.to_string();
-        if arguments.len() != self.schema.arguments.len() {
+        if arguments.len() != self.0.schema.arguments.len() {
             return Err(OperatorError::Failed {
                 operator: shown(),
-                message: format!("takes {} arguments, got {}", self.schema.arguments.len(), arguments.len()),
+                message: format!("takes {} arguments, got {}", self.0.schema.arguments.len(), arguments.len()),
             });
         }
         let stack = Stack::new();
-        for (value, argument) in arguments.iter().zip(&self.schema.arguments) {
+        for (value, argument) in arguments.iter().zip(&self.0.schema.arguments) {
             stack.push(value, argument).map_err(|problem| OperatorError::Argument {
                 operator: shown(),
                 argument: argument.name.clone(),
@@ -262,13 +268,15 @@ impl Operator {
         let mut error = ptr::null_mut();
         // SAFETY: handle and stack are alive and owned by us; the stack holds one value an argument.
         let status =
-            unsafe { ffi::camlens_operator_call(self.handle.as_ptr(), stack.0.as_ptr(), record, &raw mut error) };
+            unsafe { ffi::camlens_operator_call(self.0.handle.as_ptr(), stack.0.as_ptr(), record, &raw mut error) };
         if status != ffi::OK {
             return Err(error_of(&shown(), status, error));
         }
         (0..stack.len()).map(|i| stack.get(i).ok_or_else(|| OperatorError::Unsupported { operator: shown() })).collect()
     }
+}
 
+impl Entry {
     fn read_schema(&self) -> Result<Schema, OperatorError> {
         let handle = self.handle.as_ptr();
         let mut arguments = Vec::new();
@@ -290,6 +298,8 @@ impl Operator {
                     ffi::camlens_operator_push_default(handle, i, stack.0.as_ptr(), &raw mut has, error)
                 })?;
                 let default = if has { stack.get(0) } else { None };
+                // A tensor is not to be shared between threads; no operator of ATen has one as a default.
+                let default = default.filter(|value| !matches!(value, Value::Tensor(_) | Value::Tensors(_)));
                 arguments.push(Argument { name, kind: ArgumentType::parse(kind), optional, alias, default });
             }
             let returns = (0..ffi::camlens_operator_return_count(handle))
@@ -370,6 +380,9 @@ impl Stack {
             match (argument.kind, value) {
                 (_, Value::None) if argument.optional => ffi::camlens_stack_push_none(stack),
                 (T::Tensor, Value::Tensor(t)) => ffi::camlens_stack_push_tensor(stack, t.as_ptr()),
+                (T::Tensor, Value::Int(v)) => ffi::camlens_stack_push_wrapped_int(stack, *v),
+                (T::Tensor, Value::Float(v)) => ffi::camlens_stack_push_wrapped_float(stack, *v),
+                (T::Tensor, Value::Bool(v)) => ffi::camlens_stack_push_wrapped_bool(stack, *v),
                 (T::Tensors, Value::Tensors(list)) => {
                     if list.iter().any(Option::is_none) {
                         return Err("an element of the list is absent".into());
@@ -494,8 +507,17 @@ mod tests {
     #[test]
     fn a_value_of_the_wrong_kind_is_refused_by_name() {
         let relu = Operator::find("aten::relu", "").unwrap();
-        let error = relu.call(&[Value::Bool(true)]).unwrap_err();
-        assert_eq!(error.to_string(), "operator aten.relu.default: argument self: takes Tensor, got a boolean");
+        let error = relu.call(&[Value::String("x".into())]).unwrap_err();
+        assert_eq!(error.to_string(), "operator aten.relu.default: argument self: takes Tensor, got a string");
+    }
+
+    #[test]
+    fn a_number_in_place_of_a_tensor_does_not_widen_the_result() {
+        let mul = Operator::find("aten::mul", "Tensor").unwrap();
+        let x = Tensor::from_slice(&[1.5f32]).to_kind(Kind::Half);
+        let y = mul.call_tensor(&[Value::Tensor(x), Value::Float(2.0)]).unwrap();
+        assert_eq!(y.kind(), Kind::Half);
+        assert_eq!(y.double_value(&[0]), 3.0);
     }
 
     #[test]

@@ -51,6 +51,35 @@ impl Value {
         }
     }
 
+    /// A list of values as one value: tensors (some may be absent), or numbers of one kind. None for a mixture.
+    pub fn from_list(elements: Vec<Value>) -> Option<Value> {
+        fn all<T>(elements: &[Value], one: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+            elements.iter().map(one).collect()
+        }
+        let ints = all(&elements, |v| if let Value::Int(i) = v { Some(*i) } else { None });
+        if let Some(ints) = ints {
+            return Some(Value::Ints(ints));
+        }
+        let bools = all(&elements, |v| if let Value::Bool(b) = v { Some(*b) } else { None });
+        if let Some(bools) = bools {
+            return Some(Value::Bools(bools));
+        }
+        let floats = all(&elements, |v| match v {
+            Value::Float(f) => Some(*f),
+            Value::Int(i) => Some(*i as f64),
+            _ => None,
+        });
+        if let Some(floats) = floats {
+            return Some(Value::Floats(floats));
+        }
+        all(&elements, |v| match v {
+            Value::Tensor(t) => Some(Some(t.shallow_clone())),
+            Value::None => Some(None),
+            _ => None,
+        })
+        .map(Value::Tensors)
+    }
+
     /// The kind of value, in words for an error message.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,0 +1,53 @@
+//! Why a frame could not be explained.
+
+use crate::model::{LayerError, ModelError};
+use crate::plan::PlanError;
+use crate::torch::OperatorError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error("class {class} does not exist: the model has {classes} classes, 0 to {}", classes - 1)]
+    Class { class: u32, classes: u32 },
+    #[error("top {count} is out of range: 1 to {classes} are allowed")]
+    Top { count: u32, classes: u32 },
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The layer exists, but Grad-CAM needs a map with two spatial axes.
+    #[error("layer {layer} has shape {shape:?}: {problem}; layers that are spatial: {candidates}")]
+    NotSpatial { layer: String, shape: Vec<i64>, problem: String, candidates: String },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The score is a class's logit, so logits must be `[N, classes]`.
+    #[error(
+        "the model's output has shape {shape:?}, and a classifier's logits are [N, classes]: name the right output as output.logits in model.toml"
+    )]
+    Output { shape: Vec<i64> },
+    #[error("the model gave a logit that is not a number; are the pixels and weights in range?")]
+    NotFinite,
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+}
+
+impl From<tch::TchError> for ExplainError {
+    fn from(error: tch::TchError) -> Self {
+        ExplainError::Operator(error.into())
+    }
+}
+
+impl ExplainError {
+    /// The device or the host had no memory left: a smaller batch may succeed.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            ExplainError::Operator(error) => matches!(error, OperatorError::OutOfMemory { .. }),
+            ExplainError::Plan(error) => error.is_out_of_memory(),
+            _ => false,
+        }
+    }
+
+    /// The run was stopped by its interrupt, which is no failure.
+    pub fn is_interrupted(&self) -> bool {
+        matches!(self, ExplainError::Plan(PlanError::Interrupted))
+    }
+}

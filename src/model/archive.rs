@@ -1,0 +1,225 @@
+//! The zip around an exported program: entries are found by structure and read within limits; nothing is unpacked to
+//! disk, and nothing pickled is ever opened.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::path::Path;
+
+use zip::ZipArchive;
+
+use super::ModelError;
+
+/// What loading a model may cost at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadLimits {
+    /// All weights and constants together.
+    pub max_weight_bytes: u64,
+    /// The graph's JSON.
+    pub max_graph_bytes: u64,
+    pub max_nodes: u64,
+}
+
+impl Default for LoadLimits {
+    fn default() -> Self {
+        LoadLimits { max_weight_bytes: 8 << 30, max_graph_bytes: 256 << 20, max_nodes: 200_000 }
+    }
+}
+
+/// Entries beyond this number are no exported program.
+const MAX_ENTRIES: usize = 200_000;
+
+const EXPORT_ADVICE: &str =
+    "export it with torch.export.export and torch.export.save of PyTorch 2.9 or later (deploy/export does)";
+const RESAVE_ADVICE: &str =
+    "save it again with PyTorch 2.9 or later: torch.export.save(torch.export.load(\"old.pt2\"), \"new.pt2\")";
+
+/// Anything that a zip can be read from.
+pub trait Source: Read + Seek {}
+impl<T: Read + Seek> Source for T {}
+
+/// An opened `.pt2`.
+pub struct Archive {
+    zip: ZipArchive<Box<dyn Source>>,
+    /// Entry name below the top folder → index.
+    entries: BTreeMap<String, usize>,
+    /// The program's name: `model` in `models/model.json`.
+    name: String,
+    limits: LoadLimits,
+    /// What may still be read as weights.
+    weight_budget: u64,
+}
+
+fn format(what: impl Into<String>, advice: &str) -> ModelError {
+    ModelError::Format { what: what.into(), advice: advice.to_owned() }
+}
+
+impl Archive {
+    pub fn open(path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
+        let read = |source| ModelError::Read { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(read)?;
+        if !file.metadata().map_err(read)?.is_file() {
+            return Err(read(io::Error::new(io::ErrorKind::InvalidInput, "is not a file")));
+        }
+        let mut magic = [0u8; 4];
+        let got = file.read(&mut magic).map_err(read)?;
+        file.rewind().map_err(read)?;
+        if got < 4 || &magic[..2] != b"PK" {
+            return Err(format(what_is(&magic[..got]), EXPORT_ADVICE));
+        }
+        Self::read(Box::new(io::BufReader::with_capacity(1 << 20, file)), limits)
+    }
+
+    pub fn read(source: Box<dyn Source>, limits: &LoadLimits) -> Result<Self, ModelError> {
+        // The archive begins where the file does: a search for its start would find the zips that lie inside it.
+        let whole = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
+        let mut zip = ZipArchive::with_config(whole, source)
+            .map_err(|error| ModelError::malformed("zip", format!("{error} (cut off while copying?)")))?;
+        if zip.len() > MAX_ENTRIES {
+            return Err(ModelError::malformed("zip", format!("{} entries", zip.len())));
+        }
+        let names: Vec<String> = (0..zip.len())
+            .map(|i| Ok(zip.by_index_raw(i)?.name()?.into_owned()))
+            .collect::<Result<_, zip::result::ZipError>>()
+            .map_err(|error| ModelError::malformed("zip", error.to_string()))?;
+        let top = recognise(&names)?;
+        let mut entries = BTreeMap::new();
+        for (index, name) in names.iter().enumerate() {
+            let Some(inner) = name.strip_prefix(top) else { continue };
+            if entries.insert(inner.to_owned(), index).is_some() {
+                return Err(ModelError::malformed("zip", format!("two entries are called {name}")));
+            }
+        }
+        let programs: Vec<&str> = entries
+            .keys()
+            .filter_map(|name| name.strip_prefix("models/")?.strip_suffix(".json"))
+            .filter(|name| !name.contains('/'))
+            .collect();
+        let name = match programs.as_slice() {
+            [one] => (*one).to_owned(),
+            [] => return Err(no_program(&entries)),
+            many => {
+                return Err(format(
+                    format!("the file holds {} programs: {}", many.len(), many.join(", ")),
+                    "save each one in a file of its own",
+                ));
+            }
+        };
+        let mut archive =
+            Archive { zip, entries, name, limits: limits.clone(), weight_budget: limits.max_weight_bytes };
+        archive.check_layout()?;
+        Ok(archive)
+    }
+
+    /// The graph's JSON.
+    pub fn graph(&mut self) -> Result<serde_json::Value, ModelError> {
+        let name = format!("models/{}.json", self.name);
+        let text = self.entry(&name, self.limits.max_graph_bytes, "the graph", "max_graph_bytes")?;
+        parse(&name, &text)
+    }
+
+    /// The description of the weights (`kind` is `weights`) or of the constants (`constants`).
+    pub fn payload_config(&mut self, kind: &str) -> Result<serde_json::Value, ModelError> {
+        let name = format!("data/{kind}/{}_{kind}_config.json", self.name);
+        if !self.entries.contains_key(&name) {
+            return Err(format(format!("the file has no {name}"), RESAVE_ADVICE));
+        }
+        let text = self.entry(&name, self.limits.max_graph_bytes, "the weights' description", "max_graph_bytes")?;
+        parse(&name, &text)
+    }
+
+    /// The bytes of one storage.
+    pub fn storage(&mut self, kind: &str, file: &str) -> Result<Vec<u8>, ModelError> {
+        let bytes =
+            self.entry(&format!("data/{kind}/{file}"), self.weight_budget, "the weights", "max_weight_bytes")?;
+        self.weight_budget -= bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    pub fn max_nodes(&self) -> u64 {
+        self.limits.max_nodes
+    }
+
+    fn check_layout(&mut self) -> Result<(), ModelError> {
+        if self.entries.keys().any(|name| {
+            name.strip_prefix("data/weights/").is_some_and(|file| file.ends_with(".pt") && !file.contains('/'))
+        }) {
+            return Err(format("the file was saved by PyTorch 2.8, with its weights in a pickle", RESAVE_ADVICE));
+        }
+        if self.entries.contains_key("byteorder") {
+            let order = self.entry("byteorder", 64, "byteorder", "fixed")?;
+            if order != b"little" {
+                return Err(format("the weights are big-endian", "save the model on a little-endian machine"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one entry whole, at most `limit` bytes whatever its header says.
+    fn entry(&mut self, name: &str, limit: u64, what: &str, option: &'static str) -> Result<Vec<u8>, ModelError> {
+        let index = *self.entries.get(name).ok_or_else(|| ModelError::malformed(name, "the entry is missing"))?;
+        let entry = self.zip.by_index(index).map_err(|error| ModelError::malformed(name, error.to_string()))?;
+        let too_large = |got| ModelError::Limit { what: what.to_owned(), got, limit, option };
+        if entry.size() > limit {
+            return Err(too_large(entry.size()));
+        }
+        let mut bytes = Vec::new();
+        let expected = entry.size().min(entry.compressed_size().saturating_mul(1100)) as usize;
+        bytes.try_reserve_exact(expected).map_err(|_| ModelError::malformed(name, "no memory for it"))?;
+        entry
+            .take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| ModelError::malformed(name, error.to_string()))?;
+        if bytes.len() as u64 > limit {
+            return Err(too_large(bytes.len() as u64));
+        }
+        Ok(bytes)
+    }
+}
+
+fn parse(name: &str, text: &[u8]) -> Result<serde_json::Value, ModelError> {
+    serde_json::from_slice(text).map_err(|error| ModelError::malformed(name, error.to_string()))
+}
+
+/// What a file that is no zip looks like.
+fn what_is(magic: &[u8]) -> String {
+    match magic {
+        [] => "the file is empty".into(),
+        [0x80, ..] => "the file is a pickle, such as torch.save writes for a state_dict".into(),
+        [0x08, ..] => "the file looks like ONNX, which camlens does not read yet".into(),
+        [b'v', b'e', b'r', b's'] => "the file is a Git LFS pointer, not the model itself".into(),
+        _ => "the file is no zip, and an exported program is one".into(),
+    }
+}
+
+/// The top folder, with its slash; or what else the zip is.
+fn recognise(names: &[String]) -> Result<&str, ModelError> {
+    let has = |suffix: &str| names.iter().any(|name| name.ends_with(suffix));
+    if has("serialized_exported_program.json") {
+        return Err(format("the file was saved by PyTorch 2.7 or earlier", RESAVE_ADVICE));
+    }
+    if has("/constants.pkl") || names.iter().any(|name| name.contains("/code/")) {
+        return Err(format("the file is TorchScript, which camlens does not read yet", EXPORT_ADVICE));
+    }
+    if has("/data.pkl") {
+        return Err(format("the file is a checkpoint of torch.save, with a pickle and no graph", EXPORT_ADVICE));
+    }
+    let top = names.first().and_then(|name| name.find('/').map(|at| &name[..=at]));
+    top.ok_or_else(|| format("the zip has no top folder, so it is no exported program", EXPORT_ADVICE))
+}
+
+fn no_program(entries: &BTreeMap<String, usize>) -> ModelError {
+    if entries.keys().any(|name| name.starts_with("data/aotinductor/")) {
+        return format(
+            "the file is compiled code of AOTInductor, without a graph",
+            "save the exported program itself: torch.export.save(exported, \"model.pt2\")",
+        );
+    }
+    if entries.keys().any(|name| name.starts_with("data/") || name == "archive_format") {
+        return format(
+            "the file holds no program (no models/*.json): torch.export.save did not finish",
+            "save it again, and look at the error that it gave",
+        );
+    }
+    format("the zip holds no models/*.json, so it is no exported program", EXPORT_ADVICE)
+}

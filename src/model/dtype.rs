@@ -1,0 +1,85 @@
+//! Numbers of dtypes, memory formats and layouts: the file's and ATen's.
+
+use tch::Kind;
+
+use super::ModelError;
+
+/// A dtype as the file numbers it.
+pub fn kind(number: i64) -> Result<Kind, ModelError> {
+    Ok(match number {
+        1 => Kind::Uint8,
+        2 => Kind::Int8,
+        3 => Kind::Int16,
+        4 => Kind::Int,
+        5 => Kind::Int64,
+        6 => Kind::Half,
+        7 => Kind::Float,
+        8 => Kind::Double,
+        9 => Kind::ComplexHalf,
+        10 => Kind::ComplexFloat,
+        11 => Kind::ComplexDouble,
+        12 => Kind::Bool,
+        13 => Kind::BFloat16,
+        29 => Kind::Float8e4m3fn,
+        30 => Kind::Float8e5m2,
+        31 => Kind::Float8e4m3fnuz,
+        32 => Kind::Float8e5m2fnuz,
+        other => {
+            return Err(ModelError::refused(
+                format!("the model uses a tensor of dtype number {other}"),
+                "export it with tensors of a common dtype (float32, float16, bfloat16, int64, …)",
+            ));
+        }
+    })
+}
+
+/// ATen's own number of a dtype (`c10::ScalarType`).
+pub fn scalar_type(kind: Kind) -> i64 {
+    match kind {
+        Kind::Uint8 => 0,
+        Kind::Int8 => 1,
+        Kind::Int16 => 2,
+        Kind::Int => 3,
+        Kind::Int64 => 4,
+        Kind::Half => 5,
+        Kind::Float => 6,
+        Kind::Double => 7,
+        Kind::ComplexHalf => 8,
+        Kind::ComplexFloat => 9,
+        Kind::ComplexDouble => 10,
+        Kind::Bool => 11,
+        Kind::QInt8 => 12,
+        Kind::QUInt8 => 13,
+        Kind::QInt32 => 14,
+        Kind::BFloat16 => 15,
+        Kind::Float8e5m2 => 23,
+        Kind::Float8e4m3fn => 24,
+        Kind::Float8e5m2fnuz => 25,
+        Kind::Float8e4m3fnuz => 26,
+    }
+}
+
+/// A memory format as the file numbers it → ATen's number.
+pub fn memory_format(number: i64) -> Result<i64, ModelError> {
+    match number {
+        1 => Ok(0), // contiguous
+        2 => Ok(2), // channels last
+        3 => Ok(3), // channels last, 3-D
+        4 => Ok(1), // preserve
+        other => Err(ModelError::malformed("graph", format!("memory format {other}"))),
+    }
+}
+
+/// A layout as the file numbers it → ATen's number.
+pub fn layout(number: i64) -> Result<i64, ModelError> {
+    match number {
+        7 => Ok(0), // strided
+        other => {
+            Err(ModelError::refused(format!("the model uses layout number {other}"), "export it with dense tensors"))
+        }
+    }
+}
+
+pub fn is_floating_point(kind: Kind) -> bool {
+    matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
+}

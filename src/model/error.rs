@@ -1,0 +1,77 @@
+//! Why a model cannot be loaded or a layer cannot be found.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::torch::OperatorError;
+
+/// Why a model cannot be loaded. Messages are for the person who has the model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// Another kind of file, or one that this reader does not take; `advice` says what to do.
+    #[error("{what}; {advice}")]
+    Format { what: String, advice: String },
+    /// The right kind of file, but broken.
+    #[error("the model file is damaged: {place}: {problem}")]
+    Malformed { place: String, problem: String },
+    #[error("the model file is too large: {what} is {got}, and {limit} is allowed ({option})")]
+    Limit { what: String, got: u64, limit: u64, option: &'static str },
+    /// A sound program that cannot be explained; `advice` says what would help.
+    #[error("{what}; {advice}")]
+    Refused { what: String, advice: String },
+    #[error("node {node}: {source}")]
+    Node { node: String, source: OperatorError },
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
+    /// `model.toml` or a file that it names.
+    #[error("{}: {problem}", path.display())]
+    Description { path: PathBuf, problem: String },
+    #[error("the model has no output {name}: it has {}", outputs.join(", "))]
+    NoOutput { name: String, outputs: Vec<String> },
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// No model where one was looked for.
+    #[error("{}: {problem}", path.display())]
+    Repository { path: PathBuf, problem: String },
+}
+
+impl From<tch::TchError> for ModelError {
+    fn from(error: tch::TchError) -> Self {
+        ModelError::Operator(error.into())
+    }
+}
+
+impl ModelError {
+    pub(super) fn malformed(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        ModelError::Malformed { place: place.into(), problem: problem.into() }
+    }
+
+    pub(super) fn refused(what: impl Into<String>, advice: impl Into<String>) -> Self {
+        ModelError::Refused { what: what.into(), advice: advice.into() }
+    }
+}
+
+/// Why a name means no layer, with those that do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LayerError {
+    #[error("there is no layer {name}{}; layers that are spatial: {candidates}", hint(suggestion.as_deref()))]
+    Unknown { name: String, suggestion: Option<String>, candidates: String },
+    #[error(
+        "layer {name} leaves nothing in the graph: it returns its input, or is never called; layers that are spatial: {candidates}"
+    )]
+    NoNode { name: String, candidates: String },
+    #[error("layer {name} is called {calls} times: {name}@0 is the first call, {name}@{} the last", calls - 1)]
+    NoSuchCall { name: String, calls: usize },
+    #[error("layer {name} hands out several values: name one of its nodes instead: {}", nodes.join(", "))]
+    Ambiguous { name: String, nodes: Vec<String> },
+    #[error(
+        "{problem}: name one as explain.target_layers in model.toml, or in the request; layers that are spatial: {candidates}"
+    )]
+    NoDefault { problem: String, candidates: String },
+}
+
+fn hint(suggestion: Option<&str>) -> String {
+    suggestion.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
+}

@@ -1,0 +1,429 @@
+//! From a directory to a model that is ready to be compiled.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tch::{Kind, Tensor};
+
+use super::archive::{Archive, LoadLimits};
+use super::description::Description;
+use super::functional::{self, Functional, Probe};
+use super::graph::{Argument, Dimension, Graph, Input, Node, Output, ValueId, ValueInfo};
+use super::interpret::Trace;
+use super::layers::Layers;
+use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
+use super::pt2::RawProgram;
+use super::{ModelError, dtype, rectifier};
+use crate::torch::Value;
+
+/// A constant that is folded at load takes this much memory at most.
+const MAX_FOLDED_BYTES: usize = 64 << 20;
+
+/// A loaded model. It is not bound to a device.
+pub struct Model {
+    pub graph: Graph,
+    pub description: Description,
+    pub metadata: Arc<Metadata>,
+}
+
+impl Model {
+    /// Loads `model.pt2` and `model.toml` of a version's directory, or a bare `.pt2` with the defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file or its description, in words for the person who has it.
+    pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
+        let (file, description) = if path.is_dir() {
+            (path.join("model.pt2"), Description::load(path)?)
+        } else {
+            (path.to_owned(), super::description::Loaded::default())
+        };
+        let graph = Graph::load(&file, limits)?;
+        let digest = digest(&file)?;
+        let model = Assembly { name, version, digest, graph, loaded: description }.finish()?;
+        Ok(model)
+    }
+}
+
+impl Graph {
+    /// Reads a `.pt2`, makes it functional, and checks that the functional form gives what the exported one gives.
+    pub fn load(file: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
+        let mut archive = Archive::open(file, limits)?;
+        Self::from_program(&RawProgram::read(&mut archive)?)
+    }
+
+    pub(super) fn from_program(program: &RawProgram) -> Result<Self, ModelError> {
+        let (kind, shape) = image_input(program)?;
+        let given = functional::example(kind, &shape)?;
+        let probe = Probe::run(program, given)?;
+        let functional = functional::functionalise(program, probe)?;
+        let output_values: Vec<ValueId> = functional.outputs.iter().filter_map(|(_, v)| *v).collect();
+        let layers = Layers::new(&functional.drafts, &functional.ghosts, &output_values, &program.paths);
+        let Functional { drafts, names, mut constants, input, outputs, probe, .. } = functional;
+        let mut nodes: Vec<Node> = drafts.into_iter().map(|draft| draft.node).collect();
+        let trace = Trace::run(&nodes, &constants, (input, &probe.given), names.len())?;
+        self_check(program, &outputs, &trace, &probe)?;
+        rectifier::mark(&mut nodes, &constants);
+        let nodes = fold(nodes, &mut constants, &trace);
+        let values = names
+            .into_iter()
+            .enumerate()
+            .map(|(index, name)| {
+                let id = ValueId(index as u32);
+                let tensor = trace.tensor(id);
+                ValueInfo {
+                    name,
+                    shape: tensor.map(Tensor::size),
+                    kind: tensor.and_then(|t| t.f_kind().ok()),
+                    differentiable: trace.is_differentiable(id),
+                }
+            })
+            .collect();
+        Ok(Graph {
+            values,
+            nodes,
+            constants,
+            input: Input { value: input, kind, shape },
+            outputs: outputs.into_iter().map(|(name, value)| Output { name, value }).collect(),
+            layers,
+        })
+    }
+
+    /// Rows that may run together: one when the batch is fixed, or when a row's result depends on the others.
+    fn max_rows(&self) -> Result<Option<u32>, ModelError> {
+        let [batch, ..] = self.input.shape;
+        if batch == Dimension::Fixed(1) {
+            return Ok(Some(1));
+        }
+        let input = functional::example(self.input.kind, &self.input.shape)?;
+        let run = |x: &Tensor| Trace::run(&self.nodes, &self.constants, (self.input.value, x), self.values.len());
+        let together = run(&input)?;
+        let alone = run(&input.f_narrow(0, 0, 1)?).map_err(|error| {
+            ModelError::refused(
+                format!("the model does not run with one row: {error}"),
+                "export it with a dynamic batch: dynamic_shapes=({0: torch.export.Dim.AUTO},)",
+            )
+        })?;
+        let rows = batch.example();
+        for output in self.outputs.iter().filter_map(|o| o.value) {
+            let (Some(all), Some(one)) = (together.tensor(output), alone.tensor(output)) else { continue };
+            let (all_size, one_size) = (all.size(), one.size());
+            if all_size.first() != Some(&rows) || one_size.first() != Some(&1) || all_size[1..] != one_size[1..] {
+                return Ok(Some(1));
+            }
+            let (a, b) = (all.f_narrow(0, 0, 1)?.f_to_kind(Kind::Double)?, one.f_to_kind(Kind::Double)?);
+            let difference = a.f_sub(&b)?.f_norm()?.f_double_value(&[])?;
+            let size = b.f_norm()?.f_double_value(&[])?;
+            let tolerance = if self.input.kind == Kind::Float || self.input.kind == Kind::Double { 1e-3 } else { 0.1 };
+            if difference > tolerance * size.max(1e-6) {
+                return Ok(Some(1));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The one image that a model must take.
+fn image_input(program: &RawProgram) -> Result<(Kind, [Dimension; 4]), ModelError> {
+    let [input] = program.inputs.as_slice() else {
+        return Err(ModelError::refused(
+            format!("the model takes {} tensors, and camlens gives it one image", program.inputs.len()),
+            "export a wrapper whose forward takes the image alone",
+        ));
+    };
+    if !dtype::is_floating_point(input.kind) {
+        return Err(ModelError::refused(
+            format!("the model takes {:?} pixels, and a gradient needs floating-point ones", input.kind),
+            "export the model without its conversion from integers; model.toml describes preprocessing instead",
+        ));
+    }
+    let shape: [Dimension; 4] = input.shape.as_slice().try_into().map_err(|_| {
+        ModelError::refused(
+            format!("the model takes {} axes, and camlens gives it images, [N, C, H, W]", input.shape.len()),
+            "export a model that takes a batch of images",
+        )
+    })?;
+    if let Dimension::Fixed(batch) = shape[0]
+        && batch != 1
+    {
+        return Err(ModelError::refused(
+            format!("the batch was fixed to {batch} at export"),
+            "export with an example batch of 2 and dynamic_shapes=({0: torch.export.Dim.AUTO},)",
+        ));
+    }
+    if let Dimension::Dynamic { .. } = shape[1] {
+        return Err(ModelError::refused(
+            "the number of channels is dynamic",
+            "export with a fixed number of channels: only axes 0, 2 and 3 may be dynamic",
+        ));
+    }
+    Ok((input.kind, shape))
+}
+
+/// The functional form must give what the exported program gave, bit for bit.
+fn self_check(
+    program: &RawProgram,
+    outputs: &[(String, Option<ValueId>)],
+    trace: &Trace,
+    probe: &Probe,
+) -> Result<(), ModelError> {
+    for ((key, value), (_, name)) in outputs.iter().zip(&program.outputs) {
+        let (Some(value), Some(name)) = (value, name) else { continue };
+        let (Some(got), Some(Value::Tensor(want))) = (trace.tensor(*value), probe.value(name)) else {
+            return Err(ModelError::malformed("graph", format!("output {key} is not computed")));
+        };
+        let same = got.size() == want.size()
+            && (got.f_equal(want)? || got.f_ne_tensor(got)?.f_any()?.f_int64_value(&[])? != 0);
+        if !same {
+            return Err(ModelError::refused(
+                format!(
+                    "camlens could not follow an in-place write: output {key} of its functional form differs from the exported program's"
+                ),
+                "clone tensors before writing into them, and please report the model",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Turns what does not depend on the input into constants.
+fn fold(nodes: Vec<Node>, constants: &mut std::collections::BTreeMap<ValueId, Tensor>, trace: &Trace) -> Vec<Node> {
+    nodes
+        .into_iter()
+        .filter(|node| {
+            let made_of_constants = node.uses().all(|value| constants.contains_key(&value));
+            if !(made_of_constants || is_shapeless_factory(node)) {
+                return true;
+            }
+            let results: Option<Vec<(ValueId, Tensor)>> =
+                node.defines().map(|value| Some((value, trace.tensor(value)?.shallow_clone()))).collect();
+            match results {
+                Some(results) if results.iter().all(|(_, t)| bytes(t) <= MAX_FOLDED_BYTES) => {
+                    constants.extend(results);
+                    false
+                }
+                _ => true,
+            }
+        })
+        .collect()
+}
+
+/// `x.new_zeros([2, 3])`: reads only the dtype of its input.
+fn is_shapeless_factory(node: &Node) -> bool {
+    matches!(node.operator_name(), "new_zeros" | "new_ones" | "new_full" | "new_empty")
+        && matches!(node.argument("size"), Some(Argument::Literal(_)))
+        && node.operator_name() != "new_empty"
+}
+
+fn bytes(tensor: &Tensor) -> usize {
+    tensor.numel() * tensor.f_kind().map_or(8, Kind::elt_size_in_bytes)
+}
+
+fn digest(file: &Path) -> Result<String, ModelError> {
+    let read = |source| ModelError::Read { path: file.to_owned(), source };
+    let mut reader = File::open(file).map_err(read)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        let count = reader.read(&mut buffer).map_err(read)?;
+        if count == 0 {
+            break;
+        }
+        hash.update(&buffer[..count]);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+struct Assembly<'a> {
+    name: &'a str,
+    version: i64,
+    digest: String,
+    graph: Graph,
+    loaded: super::description::Loaded,
+}
+
+impl Assembly<'_> {
+    fn finish(self) -> Result<Model, ModelError> {
+        let Assembly { name, version, digest, graph, loaded } = self;
+        let description = loaded.description;
+        let score = graph.score(description.output.logits.as_deref())?;
+        let logits = graph.outputs.iter().find(|o| o.value == Some(score)).map(|o| o.name.clone()).unwrap_or_default();
+        let class_count = match graph.value(score).shape.as_deref() {
+            Some([_, classes]) => u32::try_from(*classes).ok(),
+            _ => None,
+        };
+        if let (Some(classes), labels) = (class_count, loaded.labels.len())
+            && labels != 0
+            && labels != classes as usize
+        {
+            return Err(ModelError::Description {
+                path: loaded.path,
+                problem: format!("{labels} labels for {classes} classes"),
+            });
+        }
+        for layer in &description.explain.target_layers {
+            graph.layer(layer).map_err(|error| ModelError::Description {
+                path: loaded.path.clone(),
+                problem: format!("explain.target_layers: {error}"),
+            })?;
+        }
+        let (default_target_layers, default_target_problem) = if description.explain.target_layers.is_empty() {
+            match graph.default_target(score) {
+                Ok(value) => (vec![graph.layer_name(value)], None),
+                Err(problem) => (Vec::new(), Some(problem.to_string())),
+            }
+        } else {
+            (description.explain.target_layers.clone(), None)
+        };
+        let has_grid = description.explain.token_grid.is_some();
+        let layers = graph
+            .layers()
+            .into_iter()
+            .filter_map(|(value, names)| {
+                let shape = graph.value(value).shape.clone()?;
+                let spatial = graph.is_spatial(value) || (has_grid && shape.len() == 3);
+                Some(LayerInfo { names, shape, spatial })
+            })
+            .collect();
+        let upstream = graph.ancestors(score);
+        let count = |test: fn(&Node) -> bool| {
+            graph.nodes.iter().filter(|n| test(n) && n.defines().any(|v| upstream.contains(&v))).count() as u32
+        };
+        let metadata = Metadata {
+            name: name.to_owned(),
+            version,
+            digest,
+            summary: description.summary.clone(),
+            license: description.license.clone(),
+            input: InputInfo {
+                name: graph.value(graph.input.value).name.clone(),
+                kind: graph.input.kind,
+                shape: graph.input.shape,
+            },
+            outputs: graph
+                .outputs
+                .iter()
+                .filter_map(|o| Some(OutputInfo { name: o.name.clone(), shape: graph.value(o.value?).shape.clone()? }))
+                .collect(),
+            logits,
+            class_count,
+            labels: loaded.labels,
+            layers,
+            default_target_layers,
+            default_target_problem,
+            rectifiers: count(|n| n.rectifier.is_some()),
+            smooth_activations: count(|n| n.smooth_activation),
+            guide_smooth_activations: description.explain.guide_smooth_activations,
+            exact: description.explain.exact,
+            preprocessing: description.input.clone(),
+            limits: description.limits.clone(),
+            max_rows: graph.max_rows()?,
+            node_count: graph.nodes.len() as u32,
+            parameter_count: graph.constants.values().map(|t| t.numel() as u64).sum(),
+            constant_bytes: graph.constants.values().map(|t| bytes(t) as u64).sum(),
+        };
+        Ok(Model { graph, description, metadata: Arc::new(metadata) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn fixture(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pt2").join(path)
+    }
+
+    fn program(path: &str) -> Result<RawProgram, ModelError> {
+        RawProgram::read(&mut Archive::open(&fixture(path), &LoadLimits::default())?)
+    }
+
+    /// Runs a program as it was exported.
+    fn first_output(path: &str, input: &Tensor) -> Tensor {
+        let program = program(path).unwrap();
+        let probe = Probe::run(&program, input.shallow_clone()).unwrap();
+        let name = program.outputs.iter().find_map(|(_, name)| name.clone()).unwrap();
+        probe.value(&name).unwrap().tensor().unwrap().shallow_clone()
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+        assert_eq!(a.size(), b.size());
+        (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn files_of_every_supported_pytorch_load_and_give_the_stored_outputs() {
+        for version in ["2.9.1", "2.10.0", "2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0"] {
+            for (name, outputs) in [("A", &["logits"][..]), ("B", &["logits", "features"]), ("C", &["logits"])] {
+                let at = |suffix: &str| fixture(&format!("{version}/{name}.{suffix}"));
+                let graph = Graph::load(&at("pt2"), &LoadLimits::default())
+                    .unwrap_or_else(|error| panic!("{version}/{name}: {error}"));
+                let input = Tensor::read_npy(at("in.npy")).unwrap();
+                let trace = Trace::run(&graph.nodes, &graph.constants, (graph.input.value, &input), graph.values.len())
+                    .unwrap();
+                for output in outputs {
+                    let head = (outputs.len() > 1).then_some(*output);
+                    let got = trace.tensor(graph.score(head).unwrap()).unwrap();
+                    let want = Tensor::read_npy(at(&format!("{output}.npy"))).unwrap();
+                    assert!(largest_difference(got, &want) < 1e-5, "{version}/{name}.{output}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_older_pytorch_are_refused_with_the_line_that_saves_them_again() {
+        for version in ["2.6.0", "2.7.1", "2.8.0"] {
+            let error = program(&format!("{version}/A.pt2")).err().unwrap().to_string();
+            assert!(error.contains("torch.export.save(torch.export.load("), "{version}: {error}");
+        }
+    }
+
+    #[test]
+    fn storages_that_are_tied_sliced_transposed_or_expanded_are_read_right() {
+        for name in ["tied", "views", "noncontig", "chlast", "dtypes", "zero", "const"] {
+            let base = format!("edge/2.11.0/x_{name}");
+            let input = Tensor::read_npy(fixture(&format!("{base}.in.npy"))).unwrap();
+            let want = Tensor::read_npy(fixture(&format!("{base}.out.npy"))).unwrap();
+            let got = first_output(&format!("{base}.pt2"), &input);
+            assert!(largest_difference(&got, &want) < 1e-5, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_explained_is_refused_with_what_would_help() {
+        for (path, words) in [
+            ("edge/2.11.0/A.decomp.pt2", "run_decompositions"),
+            ("edge/2.11.0/z_cond.pt2", "graph within the graph"),
+            ("edge/2.9.1_failed_save_no_model_json.pt2", "did not finish"),
+            ("edge/2.11.0/z_multi.pt2", "programs"),
+        ] {
+            let error = Graph::load(&fixture(path), &LoadLimits::default()).err().map(|e| e.to_string());
+            assert!(error.as_ref().is_some_and(|e| e.contains(words)), "{path}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_half_precision_model_keeps_its_dtype() {
+        let graph = Graph::load(&fixture("edge/2.11.0/A.half.pt2"), &LoadLimits::default()).unwrap();
+        assert_eq!(graph.input.kind, Kind::Half);
+    }
+
+    #[test]
+    fn layers_have_the_names_that_users_know() {
+        let graph = Graph::load(&fixture("2.11.0/A.pt2"), &LoadLimits::default()).unwrap();
+        let score = graph.score(None).unwrap();
+        assert_eq!(graph.default_target(score).unwrap(), graph.layer("act").unwrap());
+        assert_ne!(
+            graph.layer("bn1").unwrap(),
+            graph.layer("relu").unwrap(),
+            "the value before an in-place change is kept"
+        );
+        let error = graph.layer("cnov1").unwrap_err().to_string();
+        assert!(error.contains("did you mean conv1?") && error.contains("relu"), "{error}");
+        assert_eq!(graph.nodes.iter().filter(|n| n.rectifier.is_some()).count(), 2);
+    }
+}

@@ -1,0 +1,128 @@
+//! What is told about a model: plain data, to be shared between threads.
+
+use tch::Kind;
+
+use super::description::{ModelLimits, Preprocessing};
+use super::graph::Dimension;
+
+/// A model as its users see it.
+#[derive(Debug, Clone)]
+pub struct Metadata {
+    pub name: String,
+    pub version: i64,
+    /// SHA-256 of the model file, in hexadecimal.
+    pub digest: String,
+    pub summary: String,
+    pub license: String,
+    pub input: InputInfo,
+    pub outputs: Vec<OutputInfo>,
+    /// Name of the output that holds the logits.
+    pub logits: String,
+    /// None when the logits are not `[N, classes]`.
+    pub class_count: Option<u32>,
+    /// In class order; empty when there are none.
+    pub labels: Vec<String>,
+    /// In the program's order.
+    pub layers: Vec<LayerInfo>,
+    /// Where Grad-CAM looks when a request names no layer; empty when there is no default.
+    pub default_target_layers: Vec<String>,
+    /// Why there is no default target layer.
+    pub default_target_problem: Option<String>,
+    /// How many rectifiers guided backpropagation guides; with none, its gradient is the plain one.
+    pub rectifiers: u32,
+    /// Smooth activations, guided only when the description asks for it.
+    pub smooth_activations: u32,
+    pub guide_smooth_activations: bool,
+    pub exact: bool,
+    pub preprocessing: Preprocessing,
+    pub limits: ModelLimits,
+    /// Rows that can run together; `Some(1)` when the batch is fixed or rows influence each other.
+    pub max_rows: Option<u32>,
+    pub node_count: u32,
+    pub parameter_count: u64,
+    /// Weights and other constants in memory.
+    pub constant_bytes: u64,
+}
+
+/// `[N, C, H, W]`.
+#[derive(Debug, Clone)]
+pub struct InputInfo {
+    pub name: String,
+    pub kind: Kind,
+    pub shape: [Dimension; 4],
+}
+
+#[derive(Debug, Clone)]
+pub struct OutputInfo {
+    pub name: String,
+    /// With the example size.
+    pub shape: Vec<i64>,
+}
+
+/// A value that may be named as a target layer.
+#[derive(Debug, Clone)]
+pub struct LayerInfo {
+    /// All mean the same value.
+    pub names: Vec<String>,
+    /// With the example size.
+    pub shape: Vec<i64>,
+    /// Whether Grad-CAM can look at it.
+    pub spatial: bool,
+}
+
+/// A label that no class has.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LabelError {
+    #[error("the model has no labels; name the class by its index")]
+    NoLabels,
+    #[error("no class is called {label:?}{}", suggestion(nearest))]
+    Unknown { label: String, nearest: Vec<String> },
+    #[error("{count} classes are called {label:?}: {indices:?}; name one by its index")]
+    Ambiguous { label: String, count: usize, indices: Vec<u32> },
+}
+
+fn suggestion(nearest: &[String]) -> String {
+    if nearest.is_empty() { String::new() } else { format!("; the nearest labels are {}", nearest.join(", ")) }
+}
+
+impl Metadata {
+    /// The label of a class; empty when there is none.
+    pub fn label(&self, class_index: u32) -> &str {
+        self.labels.get(class_index as usize).map_or("", String::as_str)
+    }
+
+    /// The class that a label names. Upper and lower case are equal when no label matches exactly.
+    pub fn class_of_label(&self, label: &str) -> Result<u32, LabelError> {
+        if self.labels.is_empty() {
+            return Err(LabelError::NoLabels);
+        }
+        let matching = |equal: &dyn Fn(&str) -> bool| -> Vec<u32> {
+            self.labels.iter().enumerate().filter(|(_, l)| equal(l)).map(|(i, _)| i as u32).collect()
+        };
+        let mut indices = matching(&|l| l == label);
+        if indices.is_empty() {
+            indices = matching(&|l| l.eq_ignore_ascii_case(label));
+        }
+        match indices.as_slice() {
+            [one] => Ok(*one),
+            [] => {
+                let wanted = label.to_lowercase();
+                let mut near: Vec<(usize, &String)> =
+                    self.labels.iter().map(|l| (strsim::damerau_levenshtein(&l.to_lowercase(), &wanted), l)).collect();
+                near.sort();
+                let nearest = near.into_iter().take(3).map(|(_, l)| l.clone()).collect();
+                Err(LabelError::Unknown { label: label.to_owned(), nearest })
+            }
+            many => Err(LabelError::Ambiguous { label: label.to_owned(), count: many.len(), indices: many.to_vec() }),
+        }
+    }
+
+    /// The names of the layers that are spatial, one for each value.
+    pub fn spatial_layers(&self) -> Vec<&str> {
+        self.layers
+            .iter()
+            .filter(|l| l.spatial)
+            .filter_map(|l| l.names.iter().map(String::as_str).min_by_key(|n| n.len()))
+            .collect()
+    }
+}

@@ -1,0 +1,143 @@
+//! Storages and the tensors that lie in them.
+//!
+//! A file in the archive is a whole storage. Several tensors may lie in one (tied weights, slices of a buffer), so sizes,
+//! strides and the offset say which part each is.
+
+use std::collections::BTreeMap;
+
+use tch::{Kind, Tensor};
+
+use super::archive::Archive;
+use super::{ModelError, dtype};
+
+/// Where a tensor lies.
+#[derive(Debug, Clone)]
+struct Placement {
+    /// Index of its storage; none for an empty tensor.
+    storage: Option<usize>,
+    kind: Kind,
+    size: Vec<i64>,
+    stride: Vec<i64>,
+    /// In elements.
+    offset: i64,
+}
+
+/// The weights or the constants of a program.
+pub struct Payload {
+    storages: Vec<Tensor>,
+    placements: BTreeMap<String, Result<Placement, String>>,
+}
+
+impl Payload {
+    /// Reads every storage of `kind` (`weights` or `constants`) once.
+    pub fn read(archive: &mut Archive, kind: &str) -> Result<Self, ModelError> {
+        let config = archive.payload_config(kind)?;
+        let entries = config
+            .get("config")
+            .and_then(|c| c.as_object())
+            .ok_or_else(|| ModelError::malformed(format!("data/{kind}"), "the description has no `config`"))?;
+        let mut storages = Vec::new();
+        let mut files: BTreeMap<String, usize> = BTreeMap::new();
+        let mut placements = BTreeMap::new();
+        for (name, entry) in entries {
+            let text = |key: &str| entry.get(key).and_then(|v| v.as_str());
+            if entry.get("use_pickle").and_then(serde_json::Value::as_bool) != Some(false) {
+                return Err(ModelError::Format {
+                    what: format!("{name} is stored as a pickle, which camlens never opens"),
+                    advice: "turn tensor subclasses and custom objects into plain tensors before exporting".into(),
+                });
+            }
+            let file = text("path_name").ok_or_else(|| ModelError::malformed(name, "no path_name"))?;
+            let storage = match files.get(file) {
+                Some(&index) => index,
+                None => {
+                    let bytes = archive.storage(kind, file)?;
+                    storages.push(Tensor::f_from_slice(&bytes)?);
+                    files.insert(file.to_owned(), storages.len() - 1);
+                    storages.len() - 1
+                }
+            };
+            let meta = entry.get("tensor_meta").ok_or_else(|| ModelError::malformed(name, "no tensor_meta"))?;
+            let bytes = storages[storage].numel() as u64;
+            let placement = match placement(name, meta, storage, bytes) {
+                Ok(placement) => Ok(placement),
+                // A dtype that is not known matters only when the tensor is used.
+                Err(ModelError::Refused { what, advice }) => Err(format!("{what}; {advice}")),
+                Err(error) => return Err(error),
+            };
+            placements.insert(name.clone(), placement);
+        }
+        Ok(Payload { storages, placements })
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        self.view(name, &self.storages)
+    }
+
+    /// A payload with memory of its own, in which tensors that were tied still are.
+    pub fn copy(&self) -> Result<Self, ModelError> {
+        let storages = self.storages.iter().map(Tensor::f_detach_copy).collect::<Result<_, tch::TchError>>()?;
+        Ok(Payload { storages, placements: self.placements.clone() })
+    }
+
+    fn view(&self, name: &str, storages: &[Tensor]) -> Result<Tensor, ModelError> {
+        let placement = self
+            .placements
+            .get(name)
+            .ok_or_else(|| ModelError::malformed(name, "the graph uses it, and the file does not hold it"))?;
+        let placement = placement.as_ref().map_err(|problem| ModelError::refused(name, problem.clone()))?;
+        let Some(storage) = placement.storage else {
+            return Ok(Tensor::f_empty_strided(
+                &placement.size,
+                &placement.stride,
+                (placement.kind, tch::Device::Cpu),
+            )?);
+        };
+        let bytes = &storages[storage];
+        let width = placement.kind.elt_size_in_bytes() as i64;
+        let whole = bytes.f_slice(0, 0, bytes.numel() as i64 / width * width, 1)?;
+        let typed = if placement.kind == Kind::Uint8 { whole } else { whole.f_view_dtype(placement.kind)? };
+        Ok(typed.f_as_strided(&placement.size, &placement.stride, placement.offset)?)
+    }
+}
+
+/// Reads and checks where a tensor lies: every element must be inside the storage of `bytes` bytes.
+fn placement(name: &str, meta: &serde_json::Value, storage: usize, bytes: u64) -> Result<Placement, ModelError> {
+    let bad = |problem: &str| ModelError::malformed(name, problem.to_owned());
+    let ints = |key: &str| -> Result<Vec<i64>, ModelError> {
+        meta.get(key)
+            .and_then(|v| v.as_array())
+            .ok_or_else(|| bad(&format!("no {key}")))?
+            .iter()
+            .map(|v| {
+                v.get("as_int")
+                    .and_then(|v| v.as_i64())
+                    .filter(|&v| v >= 0)
+                    .ok_or_else(|| bad(&format!("{key} is not a list of sizes")))
+            })
+            .collect()
+    };
+    let number = |v: Option<&serde_json::Value>| v.and_then(|v| v.as_i64());
+    let (size, stride) = (ints("sizes")?, ints("strides")?);
+    if size.len() != stride.len() || size.len() > 64 {
+        return Err(bad("sizes and strides differ in number"));
+    }
+    let offset = number(meta.get("storage_offset").and_then(|v| v.get("as_int"))).filter(|&o| o >= 0);
+    let offset = offset.ok_or_else(|| bad("no storage_offset"))?;
+    let kind = dtype::kind(number(meta.get("dtype")).ok_or_else(|| bad("no dtype"))?)?;
+    let elements = size.iter().try_fold(1i64, |n, &s| n.checked_mul(s)).ok_or_else(|| bad("its size overflows"))?;
+    if elements == 0 {
+        return Ok(Placement { storage: None, kind, size, stride, offset: 0 });
+    }
+    let last = size
+        .iter()
+        .zip(&stride)
+        .try_fold(offset, |at, (&s, &step)| at.checked_add((s - 1).checked_mul(step)?))
+        .ok_or_else(|| bad("its strides overflow"))?;
+    let available = bytes / kind.elt_size_in_bytes() as u64;
+    if last as u64 >= available {
+        return Err(bad(&format!("it reaches element {last} of a storage that has {available}")));
+    }
+    Ok(Placement { storage: Some(storage), kind, size, stride, offset })
+}

@@ -1,0 +1,170 @@
+//! From a graph to a row of steps.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use tch::{Device, Tensor};
+
+use crate::explain::Mode;
+use crate::model::graph::{Argument, Dimension, Element, Graph, Node, Rectifier, ValueId};
+use crate::torch::Value;
+
+use super::rule::{Rule, Slot};
+use super::{PlanError, PlanSpec, lifetimes, reach, rules};
+
+/// One node, ready to run.
+pub(super) struct Step {
+    pub name: String,
+    pub rule: Box<dyn Rule>,
+    pub arguments: Vec<Argument>,
+    pub outputs: Vec<Option<ValueId>>,
+    /// Where gradients may be asked for, and of which value.
+    pub wanted: Vec<(Slot, ValueId)>,
+    /// Values that nobody reads after this step.
+    pub release: Vec<ValueId>,
+}
+
+/// A graph compiled for a [`PlanSpec`].
+pub struct Plan {
+    pub(super) spec: PlanSpec,
+    pub(super) steps: Vec<Step>,
+    pub(super) constants: BTreeMap<ValueId, Tensor>,
+    pub(super) input: ValueId,
+    pub(super) input_kind: tch::Kind,
+    pub(super) input_shape: [Dimension; 4],
+    pub(super) value_count: usize,
+    /// Values through which a gradient reaches a target; a run until the targets takes no others.
+    pub(super) below_targets: HashSet<ValueId>,
+    /// The first step that such a run has to take back.
+    pub(super) first_below_targets: usize,
+    needs_plain_reverse: bool,
+}
+
+impl Plan {
+    /// Compiles a graph.
+    ///
+    /// # Errors
+    /// An operator that this libtorch lacks, or a constant that the device has no memory for.
+    pub fn compile(graph: &Graph, spec: &PlanSpec) -> Result<Plan, PlanError> {
+        let mut nodes = needed(graph, spec);
+        if spec.guide_smooth {
+            for node in nodes.iter_mut().filter(|node| node.smooth_activation && node.rectifier.is_none()) {
+                node.rectifier = Some(Rectifier { source: 0 });
+            }
+        }
+        let mut constants = BTreeMap::new();
+        for (id, tensor) in &graph.constants {
+            constants.insert(*id, tensor.shallow_clone());
+        }
+        if spec.mode == Mode::Default {
+            super::passes::run(graph, spec, &mut nodes, &mut constants)?;
+        }
+        let read: HashSet<ValueId> = nodes.iter().flat_map(Node::uses).collect();
+        constants.retain(|id, _| read.contains(id));
+        if spec.device != Device::Cpu {
+            for tensor in constants.values_mut() {
+                *tensor = tensor.f_to_device(spec.device)?;
+            }
+        }
+
+        let mut sources = Vec::new();
+        if spec.input_gradient {
+            sources.push(graph.input.value);
+        }
+        if spec.target_gradients {
+            sources.extend(&spec.targets);
+        }
+        let needed_gradients = reach::descendants(graph, &nodes, sources);
+        let back = reach::on_the_way_to(graph, &nodes, spec.score);
+        let below_targets = reach::descendants(graph, &nodes, spec.targets.iter().copied());
+        let needs_plain_reverse = reach::is_guided_between(graph, &nodes, &spec.targets, spec.score);
+        let produced: HashMap<ValueId, usize> =
+            nodes.iter().enumerate().flat_map(|(i, node)| node.defines().map(move |v| (v, i))).collect();
+        let first_below_targets =
+            spec.targets.iter().map(|target| produced.get(target).map_or(0, |i| i + 1)).min().unwrap_or(0);
+        let keep: Vec<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
+        let releases = lifetimes::releases(&nodes, &keep, |v| constants.contains_key(&v));
+        let steps = nodes
+            .into_iter()
+            .zip(releases)
+            .map(|(mut node, release)| {
+                let differentiable = !node.no_grad && node.defines().any(|v| back.contains(&v));
+                let wanted = if differentiable { wanted(&node, &needed_gradients) } else { Vec::new() };
+                place_on(spec.device, &mut node);
+                let rule = rules::rule_for(&node, spec.mode == Mode::Exact)
+                    .map_err(|source| PlanError::Node { node: node.name.clone(), source })?;
+                Ok(Step { name: node.name, rule, arguments: node.arguments, outputs: node.outputs, wanted, release })
+            })
+            .collect::<Result<Vec<_>, PlanError>>()?;
+        Ok(Plan {
+            spec: spec.clone(),
+            steps,
+            constants,
+            input: graph.input.value,
+            input_kind: graph.input.kind,
+            input_shape: graph.input.shape,
+            value_count: graph.values.len(),
+            below_targets,
+            first_below_targets,
+            needs_plain_reverse,
+        })
+    }
+
+    /// Whether a guided node lies between a target and the score, so that the gradient at the target must come from a
+    /// plain run of its own.
+    pub fn needs_plain_reverse(&self) -> bool {
+        self.needs_plain_reverse
+    }
+
+    pub fn spec(&self) -> &PlanSpec {
+        &self.spec
+    }
+
+    /// How many steps a forward run takes.
+    pub fn step_count(&self) -> usize {
+        self.steps.len()
+    }
+}
+
+/// The nodes that the score and the targets are computed from.
+fn needed(graph: &Graph, spec: &PlanSpec) -> Vec<Node> {
+    let mut wanted: HashSet<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
+    let mut nodes = Vec::new();
+    for node in graph.nodes.iter().rev() {
+        if node.defines().any(|v| wanted.contains(&v)) {
+            wanted.extend(node.uses());
+            nodes.push(node.clone());
+        }
+    }
+    nodes.reverse();
+    nodes
+}
+
+/// The places of a node where a value with a wanted gradient is read.
+fn wanted(node: &Node, needed: &HashSet<ValueId>) -> Vec<(Slot, ValueId)> {
+    let mut places = Vec::new();
+    for (argument, value) in node.arguments.iter().enumerate() {
+        match value {
+            Argument::Use(id) if needed.contains(id) => places.push((Slot { argument, element: None }, *id)),
+            Argument::List(elements) => {
+                for (index, element) in elements.iter().enumerate() {
+                    if let Element::Use(id) = element
+                        && needed.contains(id)
+                    {
+                        places.push((Slot { argument, element: Some(index) }, *id));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    places
+}
+
+/// A file's devices are placeholders: they mean the plan's.
+fn place_on(device: Device, node: &mut Node) {
+    for argument in &mut node.arguments {
+        if let Argument::Literal(Value::Device(place)) = argument {
+            *place = device;
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! ReLU and its relatives: the gradient passes where a gate is open.
+//!
+//! Where the result tells whether the gate was open, the result is what is saved: it is alive anyway. Elsewhere the gate
+//! itself is, at a byte an element.
+
+use tch::Tensor;
+
+use crate::torch::{Operator, OperatorError, Value};
+
+use super::single::Forward;
+use super::{first, number, optional_number};
+
+/// `relu(self)`.
+pub(super) fn relu(operator: Operator) -> Forward {
+    Box::new(move |arguments| {
+        let result = operator.call_tensor(arguments)?;
+        let gate = result.shallow_clone();
+        Ok((result, Box::new(move |given| Ok(gate.f_threshold_backward(given, 0)?))))
+    })
+}
+
+/// `relu6(self)`, which is open strictly between its bounds.
+pub(super) fn relu6(operator: Operator) -> Forward {
+    between(operator, |_| Ok((0.0, 6.0)))
+}
+
+/// `hardtanh(self, min_val, max_val)`, which is open strictly between its bounds.
+pub(super) fn hardtanh(operator: Operator) -> Forward {
+    between(operator, |arguments| Ok((number(arguments, 1)?, number(arguments, 2)?)))
+}
+
+fn between(
+    operator: Operator,
+    bounds: impl Fn(&[Value]) -> Result<(f64, f64), OperatorError> + Send + 'static,
+) -> Forward {
+    Box::new(move |arguments| {
+        let (low, high) = bounds(arguments)?;
+        let result = operator.call_tensor(arguments)?;
+        let gate = result.shallow_clone();
+        Ok((result, Box::new(move |given| Ok(gate.f_hardtanh_backward(given, low, high)?))))
+    })
+}
+
+/// `clamp(self, min?, max?)`, `clamp_min(self, min)`, which are open on their bounds too.
+pub(super) fn clamp(operator: Operator) -> Forward {
+    Box::new(move |arguments| {
+        let input = first(arguments)?;
+        let above = optional_number(arguments, 1)?.map(|low| input.f_ge(low)).transpose()?;
+        let below = optional_number(arguments, 2)?.map(|high| input.f_le(high)).transpose()?;
+        let gate = match (above, below) {
+            (Some(above), Some(below)) => above.f_logical_and(&below)?,
+            (Some(gate), None) | (None, Some(gate)) => gate,
+            (None, None) => input.f_ones_like()?.f_to_kind(tch::Kind::Bool)?,
+        };
+        let result = operator.call_tensor(arguments)?;
+        Ok((result, Box::new(move |given| Ok(given.f_where_scalarother(&gate, 0)?))))
+    })
+}
+
+/// `threshold(self, threshold, value)`.
+pub(super) fn threshold(operator: Operator) -> Forward {
+    Box::new(move |arguments| {
+        let (threshold, value) = (number(arguments, 1)?, number(arguments, 2)?);
+        let result = operator.call_tensor(arguments)?;
+        let gate = if value <= threshold { &result } else { first(arguments)? }.shallow_clone();
+        Ok((result, Box::new(move |given| Ok(gate.f_threshold_backward(given, threshold)?))))
+    })
+}
+
+/// `leaky_relu(self, negative_slope)`.
+pub(super) fn leaky_relu(operator: Operator) -> Forward {
+    Box::new(move |arguments| {
+        let slope = number(arguments, 1)?;
+        let result = operator.call_tensor(arguments)?;
+        let gate: Tensor = if slope >= 0.0 { &result } else { first(arguments)? }.shallow_clone();
+        Ok((result, Box::new(move |given| Ok(gate.f_leaky_relu_backward(given, slope, false)?))))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::Kind;
+
+    use super::*;
+    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+
+    /// Numbers on both sides of the bounds 0 and 6, and many that lie right on them.
+    fn around_the_bounds(layout: Layout, shape: &[i64], kind: Kind) -> Value {
+        (layout.random(shape, kind) * 6.0).round().clamp(-7.0, 7.0).into()
+    }
+
+    fn rectifier() -> impl Strategy<Value = (&'static str, Vec<(&'static str, Value)>)> {
+        let float = |v: f64| Value::Float(v);
+        prop::sample::select(vec![
+            ("aten::relu", vec![]),
+            ("aten::relu6", vec![]),
+            ("aten::hardtanh", vec![("min_val", Value::Int(0)), ("max_val", Value::Int(6))]),
+            ("aten::hardtanh", vec![("min_val", float(-1.5)), ("max_val", float(2.0))]),
+            ("aten::clamp", vec![("min", Value::Int(0)), ("max", float(6.0))]),
+            ("aten::clamp", vec![("min", float(0.0))]),
+            ("aten::clamp", vec![("max", float(6.0))]),
+            ("aten::clamp_min", vec![("min", Value::Int(0))]),
+            ("aten::threshold", vec![("threshold", Value::Int(0)), ("value", Value::Int(0))]),
+            ("aten::threshold", vec![("threshold", float(1.0)), ("value", float(-3.0))]),
+            ("aten::threshold", vec![("threshold", float(1.0)), ("value", float(20.0))]),
+            ("aten::leaky_relu", vec![("negative_slope", float(0.01))]),
+            ("aten::leaky_relu", vec![("negative_slope", float(0.0))]),
+            ("aten::leaky_relu", vec![("negative_slope", float(-0.5))]),
+        ])
+    }
+
+    proptest! {
+        #[test]
+        fn every_rectifier_agrees_with_its_tape(
+            (name, literals) in rectifier(),
+            shape in any::shape(),
+            kind in any::kind(),
+            input in any::layout(),
+            given in any::layout(),
+            is_rectifier: bool,
+        ) {
+            let mut named = vec![("self", around_the_bounds(input, &shape, kind))];
+            named.extend(literals);
+            let mut trial = Trial::new(name, "", named);
+            if is_rectifier {
+                trial = trial.rectifier();
+            }
+            trial.agrees(true, &[slot(0)], given, Within::Equal);
+        }
+    }
+
+    #[test]
+    fn a_guided_leaky_relu_keeps_its_own_slope_and_takes_positive_gradients_only() {
+        use crate::plan::rule::Gradient;
+        let x = Tensor::from_slice(&[-2.0f32, -2.0, 3.0, 3.0]);
+        let slope = ("negative_slope", Value::Float(0.25));
+        let trial = Trial::new("aten::leaky_relu", "", vec![("self", x.into()), slope]).rectifier();
+        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
+        let gradient = Some(Tensor::from_slice(&[4.0f32, -4.0, 4.0, -4.0]));
+        let found = saved.unwrap().reverse(&[gradient], Gradient::Guided).unwrap();
+        assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [1.0, 0.0, 4.0, 0.0]);
+    }
+
+    #[test]
+    fn a_clamp_that_is_no_rectifier_is_never_guided() {
+        use crate::plan::rule::Gradient;
+        let x = Tensor::from_slice(&[0.5f32, 2.0]);
+        let trial = Trial::new(
+            "aten::clamp",
+            "",
+            vec![("self", x.into()), ("min", Value::Float(-1.0)), ("max", Value::Float(1.0))],
+        );
+        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
+        let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[-3.0f32, -3.0]))], Gradient::Guided).unwrap();
+        assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [-3.0, 0.0]);
+    }
+}

@@ -1,0 +1,187 @@
+//! The rule that every operator has: autograd over this one node.
+
+use tch::Tensor;
+
+use crate::model::graph::Operation;
+use crate::plan::rule::{Gradient, Ran, Rule, Saved, Slot};
+use crate::torch::{OperatorError, Tape, Value};
+
+use super::canonical::canonical;
+
+/// Runs an operation forward as a tape of one node and takes gradients back through it.
+///
+/// It is the specification of every hand-written rule.
+#[derive(Debug)]
+pub struct TapeRule {
+    operation: Operation,
+    guided: bool,
+}
+
+impl TapeRule {
+    /// `guided` says whether the operation is a rectifier: in a guided reverse its derivative is then applied to
+    /// `max(gradient, 0)`.
+    pub fn new(operation: Operation, guided: bool) -> Self {
+        TapeRule { operation, guided }
+    }
+}
+
+impl Rule for TapeRule {
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
+        if wanted.is_empty() {
+            return Ok((flat(self.operation.run(arguments, false)?), None));
+        }
+        let inputs = wanted
+            .iter()
+            .map(|slot| Ok(slot.tensor(arguments)?.shallow_clone()))
+            .collect::<Result<Vec<_>, OperatorError>>()?;
+        let (results, tape) = Tape::record(&inputs, |leaves| {
+            let mut arguments = arguments.to_vec();
+            for (slot, leaf) in wanted.iter().zip(leaves) {
+                slot.put(&mut arguments, leaf.shallow_clone())?;
+            }
+            self.operation.run(&arguments, true)
+        })?;
+        Ok((flat(results), Some(Box::new(Recorded { tape, guided: self.guided }))))
+    }
+}
+
+struct Recorded {
+    tape: Tape,
+    guided: bool,
+}
+
+impl Saved for Recorded {
+    fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        let gradients = results
+            .iter()
+            .map(|given| {
+                given
+                    .as_ref()
+                    .map(|given| {
+                        let given = canonical(given)?;
+                        if self.guided && gradient == Gradient::Guided { Ok(given.f_clamp_min(0)?) } else { Ok(given) }
+                    })
+                    .transpose()
+            })
+            .collect::<Result<Vec<_>, OperatorError>>()?;
+        self.tape.gradients(&gradients.iter().map(Option::as_ref).collect::<Vec<_>>())
+    }
+}
+
+/// Results with a list of tensors counted one an element.
+pub(super) fn flat(results: Vec<Value>) -> Vec<Value> {
+    let mut flat = Vec::with_capacity(results.len());
+    for value in results {
+        match value {
+            Value::Tensors(list) => flat.extend(list.into_iter().map(|e| e.map_or(Value::None, Value::Tensor))),
+            other => flat.push(other),
+        }
+    }
+    flat
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::plan::rules::trial::{Trial, slot};
+
+    #[test]
+    fn a_value_used_twice_has_a_gradient_for_each_use() {
+        let x = Tensor::from_slice(&[2.0f32, -3.0]);
+        let trial = Trial::new("aten::mul", "Tensor", vec![("self", x.shallow_clone().into()), ("other", x.into())]);
+        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0), slot(1)]).unwrap();
+        let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[1.0f32, 10.0]))], Gradient::Plain).unwrap();
+        for gradient in found {
+            assert_eq!(Vec::<f32>::try_from(gradient.unwrap()).unwrap(), [2.0, -30.0]);
+        }
+    }
+
+    #[test]
+    fn an_element_of_a_list_has_its_own_gradient() {
+        let parts = vec![Some(Tensor::from_slice(&[1.0f32])), Some(Tensor::from_slice(&[2.0f32, 3.0]))];
+        let trial = Trial::new("aten::cat", "", vec![("tensors", Value::Tensors(parts)), ("dim", Value::Int(0))]);
+        let wanted = [Slot { argument: 0, element: Some(1) }];
+        let (_, saved) = trial.tape().forward(&trial.values, &wanted).unwrap();
+        let gradient = Tensor::from_slice(&[5.0f32, 6.0, 7.0]);
+        let found = saved.unwrap().reverse(&[Some(gradient)], Gradient::Plain).unwrap();
+        assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [6.0, 7.0]);
+    }
+
+    #[test]
+    fn results_of_a_list_are_flat_and_those_without_a_gradient_count_as_zero() {
+        let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0]);
+        let trial = Trial::new("aten::chunk", "", vec![("self", x.into()), ("chunks", Value::Int(2))]);
+        let (results, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        assert_eq!(results.len(), 2);
+        let gradient = Tensor::from_slice(&[5.0f32, 6.0]);
+        let found = saved.unwrap().reverse(&[None, Some(gradient)], Gradient::Plain).unwrap();
+        assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [0.0, 0.0, 5.0, 6.0]);
+    }
+
+    #[test]
+    fn detach_has_no_gradient() {
+        let trial = Trial::new("aten::detach", "", vec![("self", Tensor::from_slice(&[1.0f32]).into())]);
+        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[1.0f32]))], Gradient::Plain).unwrap();
+        assert!(found[0].is_none());
+    }
+
+    #[test]
+    fn nothing_is_saved_when_no_gradient_is_wanted() {
+        let trial = Trial::new("aten::exp", "", vec![("self", Tensor::from_slice(&[0.0f32]).into())]);
+        let (results, saved) = trial.tape().forward(&trial.values, &[]).unwrap();
+        assert!(saved.is_none() && !results[0].tensor().unwrap().requires_grad());
+    }
+
+    #[test]
+    fn a_tape_can_be_walked_plainly_and_guided_in_turn() {
+        let x = Tensor::from_slice(&[1.0f32, 1.0, -1.0]);
+        let trial = Trial::new("aten::relu", "", vec![("self", x.into())]).rectifier();
+        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        let saved = saved.unwrap();
+        let gradient = [Some(Tensor::from_slice(&[-4.0f32, 5.0, 6.0]))];
+        for (kind, expected) in [
+            (Gradient::Guided, [0.0, 5.0, 0.0]),
+            (Gradient::Plain, [-4.0, 5.0, 0.0]),
+            (Gradient::Guided, [0.0, 5.0, 0.0]),
+        ] {
+            let found = saved.reverse(&gradient, kind).unwrap();
+            assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), expected);
+        }
+    }
+
+    /// ATen's own batch_norm backward is off by more than its result here.
+    #[test]
+    fn batch_norm_of_one_row_reads_an_oddly_strided_gradient_rightly() {
+        tch::manual_seed(1);
+        let (c, h, w) = (12, 8, 8);
+        let options = (Kind::Float, Device::Cpu);
+        let x = Tensor::randn([1, c, h, w], options);
+        let trial = Trial::new(
+            "aten::batch_norm",
+            "",
+            vec![
+                ("input", x.into()),
+                ("weight", Tensor::randn([c], options).into()),
+                ("bias", Tensor::randn([c], options).into()),
+                ("running_mean", Tensor::randn([c], options).into()),
+                ("running_var", (Tensor::rand([c], options) + 0.5).into()),
+                ("training", Value::Bool(false)),
+                ("momentum", Value::Float(0.1)),
+                ("eps", Value::Float(1e-5)),
+                ("cudnn_enabled", Value::Bool(true)),
+            ],
+        );
+        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        let saved = saved.unwrap();
+        let rows = Tensor::randn([1, h * w, c], options);
+        let odd = rows.transpose(1, 2).view([1, c, h, w]);
+        assert_eq!(odd.stride(), [c, 1, w * c, c]);
+        let of = |g: Tensor| saved.reverse(&[Some(g)], Gradient::Plain).unwrap().remove(0).unwrap();
+        let (from_odd, from_plain) = (of(odd.shallow_clone()), of(odd.contiguous()));
+        let error = f64::try_from((&from_odd - &from_plain).norm() / from_plain.norm()).unwrap();
+        assert!(error < 1e-6, "relative error {error}");
+    }
+}

@@ -1,0 +1,25 @@
+//! What a plan is compiled for.
+
+use tch::Device;
+
+use crate::explain::Mode;
+use crate::model::graph::ValueId;
+
+/// The key of a plan, together with the model that its graph belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PlanSpec {
+    /// The logits.
+    pub score: ValueId,
+    /// Values whose activations, and gradients when `target_gradients`, are wanted.
+    pub targets: Vec<ValueId>,
+    pub mode: Mode,
+    /// Whether a reverse run may go back to the input.
+    pub input_gradient: bool,
+    /// Whether a reverse run may stop at the targets.
+    pub target_gradients: bool,
+    /// Guide smooth activations too.
+    pub guide_smooth: bool,
+    /// Height and width.
+    pub input_size: [i64; 2],
+    pub device: Device,
+}

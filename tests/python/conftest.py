@@ -1,0 +1,96 @@
+"""A server that runs the built binary, and stubs generated from the repository's own proto files.
+
+The client side knows nothing of camlens but the protocol: what works here works for any gRPC client.
+"""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_tools import protoc
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = pathlib.Path(os.environ.get("CAMLENS_BINARY", ROOT / "target/release/camlens"))
+MODELS = ROOT / "deploy/models"
+PHOTOGRAPHS = ROOT / "deploy/demo-assets/photographs"
+CLIP = ROOT / "deploy/demo-assets/clip"
+MESSAGE_LIMIT = 64 << 20
+
+
+def generate_stubs(out: pathlib.Path) -> None:
+    """What a user does once: python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. …"""
+    files = sorted(str(p.relative_to(ROOT / "proto")) for p in (ROOT / "proto/camlens").rglob("*.proto"))
+    include = pathlib.Path(protoc.__file__).parent / "_proto"
+    arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}", *files]
+    assert protoc.main(arguments) == 0, "protoc refused the proto files"
+
+
+_stubs = pathlib.Path(os.environ.get("CAMLENS_STUBS", ROOT / "target/python-stubs"))
+_stubs.mkdir(parents=True, exist_ok=True)
+generate_stubs(_stubs)
+sys.path.insert(0, str(_stubs))
+
+
+class Server:
+    """The real binary, serving on a Unix socket."""
+
+    def __init__(self, directory: pathlib.Path, *arguments: str, models: pathlib.Path = MODELS):
+        self.address = f"unix:{directory / 'camlens.sock'}"
+        self.log = open(directory / "server.log", "w+b")
+        command = [str(BINARY), "serve", "--models", str(models), "--listen", self.address, *arguments]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAMLENS_", "OTEL_"))}
+        self.process = subprocess.Popen(command, stderr=self.log, stdout=self.log, env=environment)
+        self.wait_until_serving()
+
+    def channel(self) -> grpc.Channel:
+        options = [("grpc.max_receive_message_length", MESSAGE_LIMIT), ("grpc.max_send_message_length", MESSAGE_LIMIT)]
+        return grpc.insecure_channel(self.address, options=options)
+
+    def wait_until_serving(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the server ended: {self.output()}"
+            try:
+                with self.channel() as channel:
+                    stub = health_pb2_grpc.HealthStub(channel)
+                    answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.RpcError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"the server is not serving after {seconds} s: {self.output()}")
+
+    def output(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")[-4000:]
+
+    def stop(self, with_signal: int = signal.SIGTERM, seconds: float = 30) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(with_signal)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"the server did not stop: {self.output()}")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    assert server.stop() == 0, server.output()
+
+
+@pytest.fixture
+def stub(server):
+    from camlens.v1 import explain_pb2_grpc
+
+    with server.channel() as channel:
+        yield explain_pb2_grpc.ExplainServiceStub(channel)
