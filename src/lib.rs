@@ -1,5 +1,6 @@
 //! camlens: a gRPC sidecar that explains live what an image model looks at.
 
+pub mod cli;
 pub mod explain;
 pub mod frame;
 pub mod model;
