@@ -5,6 +5,7 @@ pub mod explain;
 pub mod frame;
 pub mod model;
 pub mod plan;
+pub mod proto;
 pub mod render;
 pub mod telemetry;
 pub mod torch;

@@ -121,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_status_becomes_one_sentence_with_its_code() {
-        let status = Status::invalid_argument("options.targets[0].label: no label `expresso`;\n  did you mean `espresso`?");
+        let status =
+            Status::invalid_argument("options.targets[0].label: no label `expresso`;\n  did you mean `espresso`?");
         let failure = Failure::from_status("explain coffee.png", &status);
         assert_eq!(
             failure.to_string(),

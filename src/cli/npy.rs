@@ -24,7 +24,9 @@ pub enum NpyError {
     Magic,
     #[error("the header is damaged: {0}")]
     Header(&'static str),
-    #[error("elements are `{0}`; save the array as little-endian float32, row-major: numpy.ascontiguousarray(a, '<f4')")]
+    #[error(
+        "elements are `{0}`; save the array as little-endian float32, row-major: numpy.ascontiguousarray(a, '<f4')"
+    )]
     Elements(String),
     #[error("the array is larger than 1 GiB")]
     Size,
@@ -127,7 +129,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for (shape, data) in [(vec![2, 3], vec![0.0, -1.5, 2.0, f32::MAX, 1e-30, 6.0]), (vec![1], vec![7.0]), (vec![], vec![3.0])] {
+        for (shape, data) in
+            [(vec![2, 3], vec![0.0, -1.5, 2.0, f32::MAX, 1e-30, 6.0]), (vec![1], vec![7.0]), (vec![], vec![3.0])]
+        {
             let bytes = written(&shape, &data);
             assert_eq!((bytes.len() - data.len() * 4) % 64, 0);
             assert_eq!(read(&bytes[..]).expect("our own file"), Array { shape, data });

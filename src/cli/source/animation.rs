@@ -43,7 +43,9 @@ mod tests {
         let mut bytes = Vec::new();
         let picture = image::RgbImage::from_pixel(width, height, image::Rgb(colour));
         let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut bytes);
-        encoder.encode(picture.as_raw(), width, height, image::ExtendedColorType::Rgb8).expect("memory takes everything");
+        encoder
+            .encode(picture.as_raw(), width, height, image::ExtendedColorType::Rgb8)
+            .expect("memory takes everything");
         bytes
     }
 

@@ -67,7 +67,8 @@ impl Decoder {
     fn finish(mut self, input: &str, count: u64) -> Result<(), Failure> {
         let status = self.child.wait().map_err(|error| Failure::failed(format!("cannot wait for ffmpeg: {error}")))?;
         let said = self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
-        let because = if said.is_empty() { format!("ffmpeg ended with {status}") } else { format!("ffmpeg says: {said}") };
+        let because =
+            if said.is_empty() { format!("ffmpeg ended with {status}") } else { format!("ffmpeg says: {said}") };
         match (status.success(), count) {
             (true, 1..) => Ok(()),
             (true, 0) => Err(Failure::failed(format!("{input} holds no frame of video"))),
@@ -156,7 +157,13 @@ mod tests {
 
     #[test]
     fn a_pipe_that_is_no_pixmap_is_damage_and_takes_no_memory() {
-        for bytes in [&b"GIF89a..."[..], b"P6\n99999 99999\n255\n", b"P6\n0 1\n255\n", b"P6\n1 1\n65535\nabcdef", b"P6\n-1 1\n255\n"] {
+        for bytes in [
+            &b"GIF89a..."[..],
+            b"P6\n99999 99999\n255\n",
+            b"P6\n0 1\n255\n",
+            b"P6\n1 1\n65535\nabcdef",
+            b"P6\n-1 1\n255\n",
+        ] {
             let mut stream = bytes;
             let error = read_pixmap(&mut stream).expect_err("no pixmap");
             assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof), "{error}");
