@@ -259,8 +259,9 @@ pub(super) fn run(operation: &Operation, arguments: &[Value], record: bool) -> R
         }
         Operation::Symbolic(symbolic) => Ok(vec![symbolic.evaluate(arguments)?]),
         Operation::WriteBack(write_back) => {
-            let _guard = (!record).then(tch::no_grad_guard);
-            Ok(vec![Value::Tensor(write_back.apply(arguments)?)])
+            let mut apply = || write_back.apply(arguments);
+            let written = if record { tch::with_grad(&mut apply) } else { tch::no_grad(&mut apply) };
+            Ok(vec![Value::Tensor(written?)])
         }
     }
 }

@@ -45,8 +45,7 @@ mod tests {
 
     #[test]
     fn only_the_stride_of_a_single_row_changes() {
-        let x = Tensor::arange(24, (Kind::Float, Device::Cpu)).view([1, 6, 4]).transpose(1, 2).view([1, 4, 2, 3]);
-        assert_eq!(x.stride(), [24, 1, 12, 4]);
+        let x = Tensor::arange(24, (Kind::Float, Device::Cpu)).as_strided([1, 4, 2, 3], [24, 1, 12, 4], None);
         let odd = x.as_strided([1, 4, 2, 3], [4, 1, 12, 4], None);
         let fixed = canonical(&odd).unwrap();
         assert_eq!(fixed.stride(), [24, 1, 12, 4]);

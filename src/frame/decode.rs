@@ -1,0 +1,308 @@
+//! From a payload to upright pixels.
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::error::ImageError;
+use image::{ColorType, ImageDecoder};
+
+use super::jpeg::reaches_its_end;
+use super::raw::decode_raw;
+use super::{Channels, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
+
+/// A frame whose content has been read and found sound.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decoded {
+    Picture(Pixels),
+    /// A model input; nothing is left to prepare.
+    Tensor(InputTensor),
+}
+
+impl Decoded {
+    /// The picture, to draw on; a tensor has none.
+    pub fn picture(&self) -> Option<&Pixels> {
+        match self {
+            Decoded::Picture(pixels) => Some(pixels),
+            Decoded::Tensor(_) => None,
+        }
+    }
+}
+
+/// Reads a payload. Nothing of a picture's size is allocated before its header has passed `limits`.
+///
+/// Pictures become 8-bit grey or RGB and stand upright: the EXIF orientation is applied. As Pillow's `convert("RGB")`
+/// has it, alpha is dropped, palettes are looked up, CMYK is converted without a colour profile; of 16 bits the
+/// upper 8 are kept. Colour profiles and gamma are not applied.
+pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError> {
+    match payload {
+        Payload::Encoded { data, format } => decode_encoded(data, *format, limits).map(Decoded::Picture),
+        Payload::Raw { data, width, height, pixel_format, stride_bytes } => {
+            decode_raw(data, *width, *height, *pixel_format, *stride_bytes, limits).map(Decoded::Picture)
+        }
+        Payload::Tensor { data, shape } => InputTensor::read(data, shape).map(Decoded::Tensor),
+    }
+}
+
+const FIELD: &str = "frame.encoded.data";
+
+fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<Pixels, FrameError> {
+    if data.is_empty() {
+        return Err(FrameError::Empty { field: FIELD });
+    }
+    let bytes = data.len() as u64;
+    if bytes > limits.max_encoded_bytes {
+        return Err(FrameError::TooManyBytes { field: FIELD, bytes, limit: limits.max_encoded_bytes });
+    }
+    let format = agreed_format(data, declared)?;
+    // The decoders forbid unsafe code or keep it apart, and all their state is dropped here with them: after a panic
+    // nothing half-made is left. A picture must not take the worker that reads it along.
+    catch_unwind(AssertUnwindSafe(|| match format {
+        ImageFormat::Jpeg => decode_jpeg(data, limits),
+        ImageFormat::Png => decode_png(data, limits),
+        ImageFormat::WebP => {
+            let decoder = WebPDecoder::new(Cursor::new(data)).map_err(|error| refused(format, error))?;
+            decode_with(decoder, format, limits)
+        }
+    }))
+    .unwrap_or_else(|_| Err(FrameError::Malformed { format, reason: "its decoder gave up".to_owned() }))
+}
+
+fn agreed_format(data: &[u8], declared: Option<ImageFormat>) -> Result<ImageFormat, FrameError> {
+    let found = ImageFormat::sniff(data);
+    match (declared, found) {
+        (Some(declared), Some(found)) if declared == found => Ok(found),
+        (None, Some(found)) => Ok(found),
+        (Some(declared), found) => {
+            let found = found.map_or_else(|| other_content(data), |found| found.to_string());
+            Err(FrameError::FormatContradicted { declared, found })
+        }
+        (None, None) => Err(FrameError::UnknownFormat { found: other_content(data) }),
+    }
+}
+
+/// What content that is not read looks like.
+fn other_content(data: &[u8]) -> String {
+    match image::guess_format(data) {
+        Ok(format) => format!("{format:?}"),
+        Err(_) => {
+            let start: Vec<String> = data.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            format!("no picture that is known (it begins with {})", start.join(" "))
+        }
+    }
+}
+
+fn decode_jpeg(data: &[u8], limits: &Limits) -> Result<Pixels, FrameError> {
+    if !reaches_its_end(data) {
+        return Err(FrameError::TruncatedJpeg { bytes: data.len() as u64 });
+    }
+    let decoder = JpegDecoder::new(Cursor::new(data)).map_err(|error| refused(ImageFormat::Jpeg, error))?;
+    decode_with(decoder, ImageFormat::Jpeg, limits)
+}
+
+fn decode_png(data: &[u8], limits: &Limits) -> Result<Pixels, FrameError> {
+    // The decoder reads up to the first pixel data when it is made; the size is known long before.
+    if let (Some(b"IHDR"), Some(&[a, b, c, d, e, f, g, h])) = (data.get(12..16), data.get(16..24)) {
+        check_pixels(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]), limits)?;
+    }
+    let decoder = PngDecoder::with_limits(Cursor::new(data), decoder_limits(limits))
+        .map_err(|error| refused(ImageFormat::Png, error))?;
+    decode_with(decoder, ImageFormat::Png, limits)
+}
+
+/// Room for the largest picture allowed, 16-bit RGBA, and for its metadata.
+fn decoder_limits(limits: &Limits) -> image::Limits {
+    let mut bounds = image::Limits::no_limits();
+    bounds.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(16 << 20));
+    bounds
+}
+
+fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<(), FrameError> {
+    if u64::from(width) * u64::from(height) > limits.max_pixels {
+        return Err(FrameError::TooManyPixels { field: FIELD, width, height, limit: limits.max_pixels });
+    }
+    Ok(())
+}
+
+fn decode_with(mut decoder: impl ImageDecoder, format: ImageFormat, limits: &Limits) -> Result<Pixels, FrameError> {
+    let (width, height) = decoder.dimensions();
+    check_pixels(width, height, limits)?;
+    if width == 0 || height == 0 {
+        return Err(FrameError::Malformed { format, reason: format!("its header says {width}×{height} pixels") });
+    }
+    decoder.set_limits(decoder_limits(limits)).map_err(|error| refused(format, error))?;
+    // Metadata that cannot be read says nothing about the pixels.
+    let orientation =
+        decoder.orientation().map_or(Orientation::Upright, |orientation| Orientation::from_exif(orientation.to_exif()));
+    let color = decoder.color_type();
+    let mut samples = vec![0; decoder.total_bytes() as usize];
+    decoder.read_image(&mut samples).map_err(|error| refused(format, error))?;
+    let (channels, stored) = match color {
+        ColorType::L8 => (Channels::Gray, samples),
+        ColorType::La8 => (Channels::Gray, keep(&samples, 2, [0])),
+        ColorType::Rgb8 => (Channels::Rgb, samples),
+        ColorType::Rgba8 => (Channels::Rgb, keep(&samples, 4, [0, 1, 2])),
+        ColorType::L16 => (Channels::Gray, keep(&samples, 2, [HIGH])),
+        ColorType::La16 => (Channels::Gray, keep(&samples, 4, [HIGH])),
+        ColorType::Rgb16 => (Channels::Rgb, keep(&samples, 6, [HIGH, 2 + HIGH, 4 + HIGH])),
+        ColorType::Rgba16 => (Channels::Rgb, keep(&samples, 8, [HIGH, 2 + HIGH, 4 + HIGH])),
+        other => {
+            return Err(FrameError::UnsupportedVariant { format, reason: format!("pixels of {other:?}") });
+        }
+    };
+    Ok(Pixels::from_stored(width, height, channels, stored, orientation))
+}
+
+/// Which byte of a native 16-bit sample is the upper one.
+const HIGH: usize = if cfg!(target_endian = "little") { 1 } else { 0 };
+
+/// Keeps some bytes of each pixel of `pixel_bytes` bytes.
+fn keep<const N: usize>(samples: &[u8], pixel_bytes: usize, kept: [usize; N]) -> Vec<u8> {
+    samples.chunks_exact(pixel_bytes).flat_map(|pixel| kept.map(|at| pixel[at])).collect()
+}
+
+fn refused(format: ImageFormat, error: ImageError) -> FrameError {
+    match error {
+        ImageError::Unsupported(error) => FrameError::UnsupportedVariant { format, reason: error.to_string() },
+        error => FrameError::Malformed { format, reason: error.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::ErrorKind;
+    use bytes::Bytes;
+    use image::{DynamicImage, ImageBuffer, Luma, Rgb};
+    use proptest::prelude::*;
+
+    fn encoded(picture: &DynamicImage, format: image::ImageFormat) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        picture.write_to(&mut file, format).unwrap();
+        file.into_inner()
+    }
+
+    fn gradient() -> DynamicImage {
+        DynamicImage::ImageRgb8(ImageBuffer::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, (x + y) as u8])))
+    }
+
+    fn read(data: Vec<u8>, format: Option<ImageFormat>) -> Result<Pixels, FrameError> {
+        let payload = Payload::Encoded { data: Bytes::from(data), format };
+        match decode(&payload, &Limits::default())? {
+            Decoded::Picture(pixels) => Ok(pixels),
+            Decoded::Tensor(_) => panic!("a picture file gave a tensor"),
+        }
+    }
+
+    /// A PNG that ends after its header.
+    fn png_header(width: u32, height: u32) -> Vec<u8> {
+        let mut data = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+        data.extend(width.to_be_bytes());
+        data.extend(height.to_be_bytes());
+        data.extend([8, 2, 0, 0, 0, 0, 0, 0, 0]);
+        data
+    }
+
+    #[test]
+    fn a_lossless_file_gives_its_pixels_back() {
+        for format in [image::ImageFormat::Png, image::ImageFormat::WebP] {
+            let pixels = read(encoded(&gradient(), format), None).unwrap();
+            assert_eq!((pixels.width(), pixels.height(), pixels.channels()), (40, 30, Channels::Rgb));
+            assert_eq!(pixels.data(), gradient().as_bytes());
+        }
+    }
+
+    #[test]
+    fn of_sixteen_bits_the_upper_eight_are_kept() {
+        let gray: ImageBuffer<Luma<u16>, _> =
+            ImageBuffer::from_fn(3, 1, |x, _| Luma([[0x00FF, 0x1234, 0xFFFF][x as usize]]));
+        let pixels = read(encoded(&DynamicImage::ImageLuma16(gray), image::ImageFormat::Png), None).unwrap();
+        assert_eq!((pixels.channels(), pixels.data()), (Channels::Gray, &[0x00, 0x12, 0xFF][..]));
+    }
+
+    #[test]
+    fn a_declared_format_that_the_content_contradicts_is_refused_with_both() {
+        let error = read(encoded(&gradient(), image::ImageFormat::Png), Some(ImageFormat::Jpeg)).unwrap_err();
+        assert_eq!((error.field(), error.kind()), ("frame.encoded.format", ErrorKind::InvalidArgument));
+        assert!(error.to_string().contains("says JPEG, but frame.encoded.data is PNG"), "{error}");
+        assert!(read(encoded(&gradient(), image::ImageFormat::Png), Some(ImageFormat::Png)).is_ok());
+    }
+
+    #[test]
+    fn content_that_is_not_read_is_named() {
+        let error = read(b"GIF89a\x01\0\x01\0".to_vec(), None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.to_string(), "frame.encoded.data is Gif: JPEG, PNG and WebP are read");
+        let error = read(b"hello".to_vec(), None).unwrap_err();
+        assert!(error.to_string().contains("begins with 68 65 6c 6c"), "{error}");
+        assert_eq!(read(Vec::new(), None).unwrap_err(), FrameError::Empty { field: "frame.encoded.data" });
+    }
+
+    #[test]
+    fn a_header_of_a_giant_is_refused_with_its_size_and_the_limit() {
+        let error = read(png_header(50_000, 50_000), None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+        assert_eq!(
+            error.to_string(),
+            "frame.encoded.data is 50000×50000, 2500000000 pixels: the limit is 64000000 pixels"
+        );
+    }
+
+    #[test]
+    fn more_bytes_than_the_limit_are_refused() {
+        let limits = Limits { max_encoded_bytes: 10, ..Limits::default() };
+        let data = Bytes::from(encoded(&gradient(), image::ImageFormat::Png));
+        let error = decode(&Payload::Encoded { data, format: None }, &limits).unwrap_err();
+        assert_eq!((error.field(), error.kind()), ("frame.encoded.data", ErrorKind::ResourceExhausted));
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_an_error() {
+        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png] {
+            let whole = encoded(&gradient(), format);
+            assert!(read(whole.clone(), None).is_ok());
+            // A PNG's pixels may be complete before its last, empty chunk.
+            let least = if format == image::ImageFormat::Png { 12 } else { 1 };
+            for length in 0..=whole.len() - least {
+                let result = read(whole[..length].to_vec(), None);
+                assert!(result.is_err(), "{length} of {} bytes of {format:?} were read", whole.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_truncated_jpeg_says_so() {
+        let whole = encoded(&gradient(), image::ImageFormat::Jpeg);
+        let error = read(whole[..whole.len() / 2 + 200].to_vec(), None).unwrap_err();
+        assert_eq!((error.field(), error.kind()), ("frame.encoded.data", ErrorKind::InvalidArgument));
+        assert!(error.to_string().contains("truncated JPEG"), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn arbitrary_bytes_never_panic(start in 0usize..4, rest in prop::collection::vec(any::<u8>(), 0..600)) {
+            let magic: &[u8] = [&b""[..], b"\xFF\xD8\xFF", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8L"][start];
+            let data = Bytes::from([magic, &rest].concat());
+            let limits = Limits { max_pixels: 1 << 20, max_encoded_bytes: 1 << 20 };
+            if let Ok(Decoded::Picture(pixels)) = decode(&Payload::Encoded { data, format: None }, &limits) {
+                prop_assert!(u64::from(pixels.width()) * u64::from(pixels.height()) <= limits.max_pixels);
+            }
+        }
+
+        #[test]
+        fn a_damaged_file_never_panics(kind in 0usize..3, damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+            let format = [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP][kind];
+            let mut data = encoded(&gradient(), format);
+            for (at, byte) in damage {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            let limits = Limits { max_pixels: 1 << 20, max_encoded_bytes: 1 << 20 };
+            if let Ok(Decoded::Picture(pixels)) = decode(&Payload::Encoded { data: data.into(), format: None }, &limits) {
+                prop_assert!(u64::from(pixels.width()) * u64::from(pixels.height()) <= limits.max_pixels);
+            }
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! From upright pixels to the model's input, as torchvision does on Pillow images.
+
+use std::fmt;
+
+use super::resample::resample;
+use super::window::{Window, with_shorter_side};
+use super::{AffineTransform, Channels, Decoded, FrameError, Limits, ModelToFrame, Pixels};
+use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
+
+/// The input that a model takes: `[channels, height, width]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputSize {
+    pub channels: u32,
+    /// `None`: any.
+    pub height: Option<u32>,
+    /// `None`: any.
+    pub width: Option<u32>,
+}
+
+impl InputSize {
+    pub(super) fn takes(&self, height: u32, width: u32) -> bool {
+        self.height.is_none_or(|fixed| fixed == height) && self.width.is_none_or(|fixed| fixed == width)
+    }
+}
+
+impl fmt::Display for InputSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, ", self.channels)?;
+        match self.height {
+            Some(height) => write!(f, "{height}, ")?,
+            None => f.write_str("any height, ")?,
+        }
+        match self.width {
+            Some(width) => write!(f, "{width}]"),
+            None => f.write_str("any width]"),
+        }
+    }
+}
+
+/// Why a `model.toml` cannot prepare frames for its model. Found when the model is loaded.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PreparationError {
+    #[error(
+        "input.{key} of model.toml has {count} numbers: the model has {channels} channels; give one number, or one per channel"
+    )]
+    WrongCount { key: &'static str, count: usize, channels: u32 },
+    #[error("input.{key} of model.toml holds {value}: {allowed}")]
+    WrongValue { key: &'static str, value: String, allowed: &'static str },
+    #[error(
+        "input.color of model.toml is {color:?}, but the model takes {channels} channels: \"gray\" goes with 1, \"rgb\" and \"bgr\" with 3"
+    )]
+    Color { color: ColorOrder, channels: u32 },
+    #[error("input.{key} of model.toml makes {height}×{width} (height × width), but the model takes {allowed}")]
+    WrongSize { key: &'static str, height: u32, width: u32, allowed: String },
+}
+
+/// How one model's frames are prepared. Made once when the model is loaded, used for every frame.
+#[derive(Debug, Clone)]
+pub struct Preparation {
+    input: InputSize,
+    resize: Option<Resize>,
+    crop: Option<[u32; 2]>,
+    interpolation: Interpolation,
+    planes: Vec<Plane>,
+    max_pixels: u64,
+}
+
+/// One channel of the model's input.
+#[derive(Debug, Clone)]
+struct Plane {
+    source: Source,
+    /// The input's value for each byte: `(byte / 255 - mean) / std`, in f32 and in this order, as torchvision computes it.
+    values: Box<[f32; 256]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// 0 red, 1 green, 2 blue.
+    Channel(usize),
+    Luma,
+}
+
+/// What [`Preparation::prepare`] says about the input that it made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prepared {
+    pub height: u32,
+    pub width: u32,
+    pub model_to_frame: ModelToFrame,
+}
+
+impl Preparation {
+    /// Checks a description against the model's input. A model with one channel is fed luma, whatever `color` says; for a
+    /// model with neither 1 nor 3 channels, frames must be tensors.
+    ///
+    /// Of `limits`, `max_pixels` bounds what a free input size may grow to.
+    pub fn new(description: &Preprocessing, input: InputSize, limits: &Limits) -> Result<Self, PreparationError> {
+        let preparation = Preparation {
+            input,
+            resize: description.resize,
+            crop: description.crop,
+            interpolation: description.interpolation,
+            planes: planes(description, input.channels)?,
+            max_pixels: limits.max_pixels,
+        };
+        preparation.check_sizes()?;
+        Ok(preparation)
+    }
+
+    /// The model's input.
+    pub fn input(&self) -> InputSize {
+        self.input
+    }
+
+    /// Makes the model's input `[C, H, W]` in `out`, whose content is replaced.
+    pub fn prepare(&self, frame: &Decoded, out: &mut Vec<f32>) -> Result<Prepared, FrameError> {
+        match frame {
+            Decoded::Picture(pixels) => self.prepare_picture(pixels, out),
+            Decoded::Tensor(tensor) => {
+                tensor.check(&self.input)?;
+                out.clear();
+                out.extend_from_slice(tensor.values());
+                let [_, height, width] = tensor.shape();
+                let stays = AffineTransform::IDENTITY;
+                Ok(Prepared { height, width, model_to_frame: ModelToFrame { upright: stays, stored: stays } })
+            }
+        }
+    }
+
+    fn prepare_picture(&self, pixels: &Pixels, out: &mut Vec<f32>) -> Result<Prepared, FrameError> {
+        if self.planes.is_empty() {
+            return Err(FrameError::NoPictures { channels: self.input.channels });
+        }
+        let (columns, rows) = self.windows(pixels)?;
+        let visible = resample(pixels, columns, rows, self.interpolation);
+        let area = rows.made as usize * columns.made as usize;
+        out.clear();
+        out.resize(self.planes.len() * area, 0.0);
+        for (plane, values) in self.planes.iter().zip(out.chunks_exact_mut(area)) {
+            plane.fill(&visible, pixels.channels(), columns, rows, values);
+        }
+        let (scale_x, shift_x) = columns.to_source();
+        let (scale_y, shift_y) = rows.to_source();
+        let upright = AffineTransform::scale_shift(scale_x, shift_x, scale_y, shift_y);
+        let stored = upright.then(&pixels.upright_to_stored());
+        Ok(Prepared { height: rows.made, width: columns.made, model_to_frame: ModelToFrame { upright, stored } })
+    }
+
+    /// Columns and rows of the input that a picture of this size becomes.
+    fn windows(&self, pixels: &Pixels) -> Result<(Window, Window), FrameError> {
+        let (width, height) = (pixels.width(), pixels.height());
+        let too_large =
+            |width, height| FrameError::TooManyPixels { field: "frame", width, height, limit: self.max_pixels };
+        let (resized_width, resized_height) = match self.resize {
+            Some(Resize::Exact([height, width])) => (width, height),
+            Some(Resize::Shorter(shorter)) => {
+                with_shorter_side(width, height, shorter).ok_or_else(|| too_large(width, height))?
+            }
+            None => (self.input.width.unwrap_or(width), self.input.height.unwrap_or(height)),
+        };
+        let columns = Window::centred(width, resized_width, self.crop.map(|[_, width]| width));
+        let rows = Window::centred(height, resized_height, self.crop.map(|[height, _]| height));
+        if !self.input.takes(rows.made, columns.made) {
+            return Err(FrameError::DoesNotFit {
+                width,
+                height,
+                made_width: columns.made,
+                made_height: rows.made,
+                allowed: self.input.to_string(),
+            });
+        }
+        if u64::from(columns.made) * u64::from(rows.made) > self.max_pixels {
+            return Err(too_large(columns.made, rows.made));
+        }
+        Ok((columns, rows))
+    }
+
+    /// Finds what no frame could satisfy.
+    fn check_sizes(&self) -> Result<(), PreparationError> {
+        let zero = |key, value: String| PreparationError::WrongValue { key, value, allowed: "sizes begin at 1" };
+        match self.resize {
+            Some(Resize::Shorter(0)) => return Err(zero("resize", "0".to_owned())),
+            Some(Resize::Exact(size)) if size.contains(&0) => return Err(zero("resize", format!("{size:?}"))),
+            _ => {}
+        }
+        if let Some(size) = self.crop.filter(|size| size.contains(&0)) {
+            return Err(zero("crop", format!("{size:?}")));
+        }
+        let made = match (self.crop, self.resize) {
+            (Some(crop), _) => Some(("crop", crop)),
+            (None, Some(Resize::Exact(size))) => Some(("resize", size)),
+            _ => None,
+        };
+        match made {
+            Some((key, [height, width])) if !self.input.takes(height, width) => {
+                Err(PreparationError::WrongSize { key, height, width, allowed: self.input.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn planes(description: &Preprocessing, channels: u32) -> Result<Vec<Plane>, PreparationError> {
+    let sources: &[Source] = match (channels, description.color) {
+        (1, _) => &[Source::Luma],
+        (3, ColorOrder::Rgb) => &[Source::Channel(0), Source::Channel(1), Source::Channel(2)],
+        (3, ColorOrder::Bgr) => &[Source::Channel(2), Source::Channel(1), Source::Channel(0)],
+        (3, color @ ColorOrder::Gray) => return Err(PreparationError::Color { color, channels }),
+        _ => &[],
+    };
+    let mean = per_channel("mean", &description.mean, 0.0, channels)?;
+    let std = per_channel("std", &description.std, 1.0, channels)?;
+    if let Some(value) = std.iter().find(|value| **value == 0.0) {
+        let allowed = "a standard deviation is not 0";
+        return Err(PreparationError::WrongValue { key: "std", value: value.to_string(), allowed });
+    }
+    let plane = |((source, mean), std): ((&Source, f32), f32)| Plane {
+        source: *source,
+        values: Box::new(std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std)),
+    };
+    Ok(sources.iter().zip(mean).zip(std).map(plane).collect())
+}
+
+fn per_channel(key: &'static str, numbers: &[f32], default: f32, channels: u32) -> Result<Vec<f32>, PreparationError> {
+    if let Some(value) = numbers.iter().find(|value| !value.is_finite()) {
+        let allowed = "every number must be finite";
+        return Err(PreparationError::WrongValue { key, value: value.to_string(), allowed });
+    }
+    match numbers {
+        [] => Ok(vec![default; channels as usize]),
+        [one] => Ok(vec![*one; channels as usize]),
+        many if many.len() == channels as usize => Ok(many.to_vec()),
+        many => Err(PreparationError::WrongCount { key, count: many.len(), channels }),
+    }
+}
+
+impl Plane {
+    /// Fills `[H, W]` of the input: black where the crop reaches beyond the picture, then what each pixel stands for.
+    fn fill(&self, visible: &[u8], channels: Channels, columns: Window, rows: Window, out: &mut [f32]) {
+        let (made, shown) = (columns.made as usize, columns.visible as usize);
+        if made > shown || rows.made > rows.visible {
+            out.fill(self.values[0]);
+        }
+        let lines = out.chunks_exact_mut(made).skip(rows.before as usize);
+        for (line, pixels) in lines.zip(visible.chunks_exact(shown * channels.count())) {
+            let line = &mut line[columns.before as usize..][..shown];
+            match (channels, self.source) {
+                // One grey value is its own luma and serves every channel.
+                (Channels::Gray, _) => {
+                    line.iter_mut().zip(pixels).for_each(|(out, &gray)| *out = self.values[usize::from(gray)]);
+                }
+                (Channels::Rgb, Source::Channel(at)) => {
+                    let bytes = pixels.chunks_exact(3).map(|pixel| pixel[at]);
+                    line.iter_mut().zip(bytes).for_each(|(out, byte)| *out = self.values[usize::from(byte)]);
+                }
+                (Channels::Rgb, Source::Luma) => {
+                    let bytes = pixels.chunks_exact(3).map(|pixel| luma([pixel[0], pixel[1], pixel[2]]));
+                    line.iter_mut().zip(bytes).for_each(|(out, byte)| *out = self.values[usize::from(byte)]);
+                }
+            }
+        }
+    }
+}
+
+/// ITU-R 601 luma in Pillow's fixed-point form (`convert("L")`).
+fn luma([red, green, blue]: [u8; 3]) -> u8 {
+    ((u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471 + 0x8000) >> 16) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Orientation;
+
+    fn description(resize: Option<Resize>, crop: Option<[u32; 2]>) -> Preprocessing {
+        Preprocessing { resize, crop, ..Preprocessing::default() }
+    }
+
+    fn fixed(channels: u32, height: u32, width: u32) -> InputSize {
+        InputSize { channels, height: Some(height), width: Some(width) }
+    }
+
+    fn free(channels: u32) -> InputSize {
+        InputSize { channels, height: None, width: None }
+    }
+
+    fn prepare(
+        description: &Preprocessing,
+        input: InputSize,
+        pixels: Pixels,
+    ) -> Result<(Prepared, Vec<f32>), FrameError> {
+        let limits = Limits { max_pixels: 1_000_000, ..Limits::default() };
+        let mut out = vec![7.0; 5];
+        let preparation = Preparation::new(description, input, &limits).unwrap();
+        preparation.prepare(&Decoded::Picture(pixels), &mut out).map(|prepared| (prepared, out))
+    }
+
+    fn picture(width: u32, height: u32) -> Pixels {
+        Pixels::upright(width, height, Channels::Rgb, (0..width * height * 3).map(|i| i as u8).collect())
+    }
+
+    #[test]
+    fn without_a_resize_a_free_model_gets_the_picture_as_it_is() {
+        let (prepared, out) = prepare(&description(None, None), free(3), picture(3, 2)).unwrap();
+        assert_eq!((prepared.height, prepared.width), (2, 3));
+        assert_eq!(prepared.model_to_frame.stored, AffineTransform::IDENTITY);
+        let planes: Vec<u8> = (0..3).flat_map(|c| (0..6).map(move |i| i * 3 + c)).collect();
+        assert_eq!(out, planes.iter().map(|byte| f32::from(*byte) / 255.0).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn without_a_resize_a_fixed_model_gets_its_own_size() {
+        let (prepared, out) = prepare(&description(None, None), fixed(3, 4, 5), picture(30, 20)).unwrap();
+        assert_eq!((prepared.height, prepared.width, out.len()), (4, 5, 60));
+        let corner = prepared.model_to_frame.upright.apply(-0.5, -0.5);
+        assert_eq!(corner, (-0.5, -0.5));
+    }
+
+    #[test]
+    fn one_number_holds_for_every_channel_and_bgr_turns_the_planes() {
+        let mut steps = description(None, None);
+        steps.mean = vec![0.5];
+        steps.std = vec![0.25, 0.5, 1.0];
+        steps.color = ColorOrder::Bgr;
+        let pixel = Pixels::upright(1, 1, Channels::Rgb, vec![255, 0, 51]);
+        let (_, out) = prepare(&steps, free(3), pixel).unwrap();
+        assert_eq!(out, [(51.0 / 255.0 - 0.5) / 0.25, -1.0, 0.5]);
+    }
+
+    #[test]
+    fn a_model_with_one_channel_sees_luma_and_grey_serves_three() {
+        let red = Pixels::upright(1, 1, Channels::Rgb, vec![255, 0, 0]);
+        assert_eq!(prepare(&description(None, None), free(1), red).unwrap().1, [76.0 / 255.0]);
+        let gray = Pixels::upright(1, 1, Channels::Gray, vec![51]);
+        assert_eq!(prepare(&description(None, None), free(3), gray).unwrap().1, [0.2, 0.2, 0.2]);
+    }
+
+    #[test]
+    fn padding_is_black_before_normalisation() {
+        let mut steps = description(None, None);
+        steps.resize = Some(Resize::Exact([1, 1]));
+        steps.crop = Some([2, 3]);
+        steps.mean = vec![0.5];
+        let white = Pixels::upright(1, 1, Channels::Gray, vec![255]);
+        let (_, out) = prepare(&steps, free(1), white).unwrap();
+        assert_eq!(out, [-0.5, 0.5, -0.5, -0.5, -0.5, -0.5]);
+    }
+
+    #[test]
+    fn positions_map_back_through_crop_resize_and_every_orientation() {
+        let steps = description(Some(Resize::Shorter(10)), Some([10, 10]));
+        for orientation in Orientation::ALL {
+            // One white pixel block, big enough to survive the resize, at a place that no symmetry maps to itself.
+            let (width, height) = (60u32, 40u32);
+            let inside = |x: u32, y: u32| (16..20).contains(&x) && (28..32).contains(&y);
+            let stored = (0..width * height).map(|i| if inside(i % width, i / width) { 255 } else { 0 }).collect();
+            let pixels = Pixels::from_stored(width, height, Channels::Gray, stored, orientation);
+            let (prepared, out) = prepare(&steps, fixed(1, 10, 10), pixels).unwrap();
+            let brightest = (0..out.len()).max_by(|a, b| out[*a].total_cmp(&out[*b])).unwrap();
+            let (x, y) = ((brightest % 10) as f64, (brightest / 10) as f64);
+            let (stored_x, stored_y) = prepared.model_to_frame.stored.apply(x, y);
+            assert_eq!((stored_x, stored_y), (17.5, 29.5), "{orientation:?}");
+        }
+    }
+
+    #[test]
+    fn an_extreme_aspect_ratio_costs_no_more_than_its_crop() {
+        let steps = description(Some(Resize::Shorter(256)), Some([224, 224]));
+        let (prepared, out) = prepare(&steps, fixed(3, 224, 224), picture(1, 60_000)).unwrap();
+        assert_eq!((prepared.height, out.len()), (224, 3 * 224 * 224));
+        let steps = description(Some(Resize::Shorter(256)), None);
+        let error = prepare(&steps, free(3), picture(1, 60_000)).unwrap_err();
+        assert_eq!(error.kind(), crate::frame::ErrorKind::ResourceExhausted);
+        assert!(error.to_string().contains("256×15360000"), "{error}");
+    }
+
+    #[test]
+    fn a_frame_that_does_not_come_out_at_the_models_size_names_the_keys() {
+        let steps = description(Some(Resize::Shorter(8)), None);
+        assert!(prepare(&steps, fixed(3, 8, 8), picture(20, 20)).is_ok());
+        let error = prepare(&steps, fixed(3, 8, 8), picture(20, 10)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a frame of 20×10 becomes 16×8 by input.resize and input.crop of model.toml, but the model takes [3, 8, 8]"
+        );
+    }
+
+    #[test]
+    fn a_description_that_no_frame_could_satisfy_is_refused_at_once() {
+        let refused = |steps: &Preprocessing, input| {
+            Preparation::new(steps, input, &Limits::default()).map(|_| ()).unwrap_err().to_string()
+        };
+        let error = refused(&description(Some(Resize::Shorter(256)), Some([224, 225])), fixed(3, 224, 224));
+        assert_eq!(error, "input.crop of model.toml makes 224×225 (height × width), but the model takes [3, 224, 224]");
+        assert!(refused(&description(Some(Resize::Shorter(0)), None), free(3)).contains("input.resize"));
+        assert!(refused(&description(None, Some([0, 1])), free(3)).contains("input.crop"));
+        let mut steps = description(None, None);
+        steps.mean = vec![0.1, 0.2];
+        assert!(refused(&steps, free(3)).contains("input.mean"));
+        steps.mean = vec![f32::NAN];
+        assert!(refused(&steps, free(3)).contains("finite"));
+        steps.mean.clear();
+        steps.std = vec![0.0];
+        assert!(refused(&steps, free(3)).contains("input.std"));
+        steps.std.clear();
+        steps.color = ColorOrder::Gray;
+        assert!(refused(&steps, free(3)).contains("input.color"));
+    }
+
+    #[test]
+    fn a_model_with_other_channels_takes_tensors_only() {
+        let error = prepare(&description(None, None), free(4), picture(2, 2)).unwrap_err();
+        assert_eq!(error, FrameError::NoPictures { channels: 4 });
+    }
+}

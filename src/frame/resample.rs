@@ -1,0 +1,166 @@
+//! Resizing as Pillow does it: antialiased, in 8 bits, first along rows, then along columns.
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+use super::window::Window;
+use super::{Channels, Pixels};
+use crate::model::description::Interpolation;
+
+/// The visible part of a resized picture: `rows.visible · columns.visible` pixels, `[H, W, C]`.
+///
+/// Rows first, each pass rounded to 8 bits, is Pillow's order; the resizer's own order for bytes is the other one, so each
+/// pass is asked for alone. Each gets the exact place of the window, so that the result is the crop of the whole
+/// resized picture without that ever being made.
+pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpolation: Interpolation) -> Vec<u8> {
+    let Some(filter) = filter(interpolation) else { return nearest(pixels, columns, rows) };
+    let pixel_type = match pixels.channels() {
+        Channels::Gray => PixelType::U8,
+        Channels::Rgb => PixelType::U8x3,
+    };
+    let channels = pixels.channels().count();
+    let line_bytes = columns.source as usize * channels;
+    let (first_row, end_row) = rows_needed(rows);
+    let lines = &pixels.data()[first_row as usize * line_bytes..end_row as usize * line_bytes];
+    let line_count = end_row - first_row;
+
+    let narrowed = if columns.keeps_pixels() {
+        let (first, visible) = (columns.first as usize * channels, columns.visible as usize * channels);
+        lines.chunks_exact(line_bytes).flat_map(|line| &line[first..first + visible]).copied().collect()
+    } else {
+        let (left, width) = place(columns);
+        let part = Part { left, top: 0.0, width, height: f64::from(line_count) };
+        convolve(lines, columns.source, line_count, pixel_type, filter, part, columns.visible, line_count)
+    };
+    if rows.keeps_pixels() {
+        return narrowed;
+    }
+    let (top, height) = place(rows);
+    let part = Part { left: 0.0, top: top - f64::from(first_row), width: f64::from(columns.visible), height };
+    convolve(&narrowed, columns.visible, line_count, pixel_type, filter, part, columns.visible, rows.visible)
+}
+
+/// `None` stands for the nearest pixel, which no convolution gives.
+fn filter(interpolation: Interpolation) -> Option<FilterType> {
+    match interpolation {
+        Interpolation::Nearest => None,
+        Interpolation::Bilinear => Some(FilterType::Bilinear),
+        // Keys' cubic with a = -0.5, as Pillow's.
+        Interpolation::Bicubic => Some(FilterType::CatmullRom),
+        Interpolation::Lanczos => Some(FilterType::Lanczos3),
+    }
+}
+
+/// Where the window lies in the picture: start and length.
+fn place(window: Window) -> (f64, f64) {
+    let scale = f64::from(window.source) / f64::from(window.resized);
+    if window.visible == window.resized {
+        return (0.0, f64::from(window.source));
+    }
+    (f64::from(window.first) * scale, f64::from(window.visible) * scale)
+}
+
+/// How far Lanczos reaches to either side, in pixels of the smaller picture; the other filters reach less far.
+const WIDEST_SUPPORT: f64 = 3.0;
+
+/// The rows that any filter sees, from the first to one past the last.
+fn rows_needed(rows: Window) -> (u32, u32) {
+    if rows.keeps_pixels() {
+        return (rows.first, rows.first + rows.visible);
+    }
+    let scale = f64::from(rows.source) / f64::from(rows.resized);
+    let reach = WIDEST_SUPPORT * scale.max(1.0) + 1.0;
+    let (start, length) = place(rows);
+    let first = (start - reach).floor().max(0.0) as u32;
+    let end = (start + length + reach).ceil().min(f64::from(rows.source)) as u32;
+    (first, end)
+}
+
+/// A part of a picture, in pixels from its upper left corner.
+struct Part {
+    left: f64,
+    top: f64,
+    width: f64,
+    height: f64,
+}
+
+#[allow(clippy::too_many_arguments, reason = "a picture, a part of it, and a size: grouping them would name nothing")]
+fn convolve(
+    data: &[u8],
+    width: u32,
+    height: u32,
+    pixel_type: PixelType,
+    filter: FilterType,
+    part: Part,
+    made_width: u32,
+    made_height: u32,
+) -> Vec<u8> {
+    let source = ImageRef::new(width, height, data, pixel_type).expect("the bytes of a picture follow from its size");
+    let mut made = Image::new(made_width, made_height, pixel_type);
+    // `place` may end a rounding error beyond the picture.
+    let part_width = part.width.min(f64::from(width) - part.left);
+    let part_height = part.height.min(f64::from(height) - part.top);
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(filter))
+        .crop(part.left, part.top, part_width, part_height)
+        .use_alpha(false);
+    Resizer::new().resize(&source, &mut made, &options).expect("the part lies in the picture and the pixels agree");
+    made.into_vec()
+}
+
+/// The pixel under each centre, as Pillow's affine scaling takes it.
+fn nearest(pixels: &Pixels, columns: Window, rows: Window) -> Vec<u8> {
+    let channels = pixels.channels().count();
+    let line_bytes = columns.source as usize * channels;
+    let at = |window: Window| {
+        let scale = f64::from(window.source) / f64::from(window.resized);
+        (window.first..window.first + window.visible)
+            .map(move |made| ((((f64::from(made) + 0.5) * scale) as u32).min(window.source - 1)) as usize)
+    };
+    let columns: Vec<usize> = at(columns).map(|column| column * channels).collect();
+    let mut made = Vec::with_capacity(columns.len() * rows.visible as usize * channels);
+    for row in at(rows) {
+        let line = &pixels.data()[row * line_bytes..][..line_bytes];
+        for &column in &columns {
+            made.extend_from_slice(&line[column..column + channels]);
+        }
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_equals_that_part_of_the_whole_resized_picture() {
+        let (width, height) = (97u32, 61u32);
+        let data: Vec<u8> = (0..width * height * 3).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let pixels = Pixels::upright(width, height, Channels::Rgb, data);
+        for interpolation in
+            [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic, Interpolation::Lanczos]
+        {
+            for (resized_width, resized_height) in [(40, 30), (200, 150), (97, 30), (40, 61), (97, 61)] {
+                let all = resample(
+                    &pixels,
+                    Window::centred(width, resized_width, None),
+                    Window::centred(height, resized_height, None),
+                    interpolation,
+                );
+                let columns = Window::centred(width, resized_width, Some(21));
+                let rows = Window::centred(height, resized_height, Some(18));
+                let part = resample(&pixels, columns, rows, interpolation);
+                let expected: Vec<u8> = (rows.first..rows.first + rows.visible)
+                    .flat_map(|row| {
+                        let start = ((row * resized_width + columns.first) * 3) as usize;
+                        &all[start..start + columns.visible as usize * 3]
+                    })
+                    .copied()
+                    .collect();
+                let off = part.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
+                assert!(off <= Some(1), "{interpolation:?} {resized_width}×{resized_height}: off by {off:?}");
+                assert_eq!(part.len(), expected.len());
+            }
+        }
+    }
+}

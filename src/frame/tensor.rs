@@ -1,0 +1,95 @@
+//! Frames that are a model input already.
+
+use super::{FrameError, InputSize};
+
+/// A model input as its sender prepared it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputTensor {
+    shape: [u32; 3],
+    values: Vec<f32>,
+}
+
+impl InputTensor {
+    /// Reads little-endian f32, row-major. A leading dimension of 1 is dropped.
+    pub(super) fn read(data: &[u8], shape: &[u32]) -> Result<Self, FrameError> {
+        let &([channels, height, width] | [1, channels, height, width]) = shape else {
+            let allowed = "it must be [C, H, W] or [1, C, H, W]".to_owned();
+            return Err(FrameError::TensorShape { shape: shape.to_vec(), allowed });
+        };
+        let elements = u128::from(channels) * u128::from(height) * u128::from(width);
+        if elements == 0 {
+            let allowed = "no dimension may be 0".to_owned();
+            return Err(FrameError::TensorShape { shape: shape.to_vec(), allowed });
+        }
+        if elements * 4 != data.len() as u128 {
+            let needed = (elements * 4).to_string();
+            return Err(FrameError::TensorLength { bytes: data.len() as u64, shape: shape.to_vec(), needed });
+        }
+        let values: Vec<f32> =
+            data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(FrameError::NotFinite { index: index as u64, value: values[index] }),
+            None => Ok(InputTensor { shape: [channels, height, width], values }),
+        }
+    }
+
+    /// `[C, H, W]`, none of them 0.
+    pub fn shape(&self) -> [u32; 3] {
+        self.shape
+    }
+
+    /// `C · H · W` finite values, row-major.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Refuses a tensor that the model does not take.
+    pub(super) fn check(&self, input: &InputSize) -> Result<(), FrameError> {
+        let [channels, height, width] = self.shape;
+        if input.channels == channels && input.takes(height, width) {
+            return Ok(());
+        }
+        Err(FrameError::TensorShape { shape: self.shape.to_vec(), allowed: format!("the model takes {input}") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn values_arrive_untouched_and_a_leading_one_is_dropped() {
+        let values = [1.5, -0.0, f32::MIN_POSITIVE, 1e30];
+        for shape in [&[1, 2, 2][..], &[1, 1, 2, 2]] {
+            let tensor = InputTensor::read(&bytes(&values), shape).unwrap();
+            assert_eq!((tensor.shape(), tensor.values()), ([1, 2, 2], &values[..]));
+        }
+    }
+
+    #[test]
+    fn the_first_element_that_is_not_finite_is_named() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let error = InputTensor::read(&bytes(&[0.0, 0.0, bad, f32::NAN]), &[1, 2, 2]).unwrap_err();
+            assert_eq!(error.field(), "frame.tensor.data");
+            assert!(error.to_string().contains(&format!("{bad} at element 2")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_shape_that_does_not_fit_the_data_or_the_model_is_refused() {
+        let four = bytes(&[0.0; 4]);
+        for shape in [&[][..], &[4], &[2, 1, 2, 1], &[0, 4, 1]] {
+            assert_eq!(InputTensor::read(&four, shape).unwrap_err().field(), "frame.tensor.shape", "{shape:?}");
+        }
+        for shape in [[1, 2, 3], [u32::MAX; 3]] {
+            assert_eq!(InputTensor::read(&four, &shape).unwrap_err().field(), "frame.tensor.data", "{shape:?}");
+        }
+        let model = InputSize { channels: 1, height: Some(3), width: None };
+        let error = InputTensor::read(&four, &[1, 2, 2]).unwrap().check(&model).unwrap_err();
+        assert_eq!(error.to_string(), "frame.tensor.shape is [1, 2, 2]: the model takes [1, 3, any width]");
+    }
+}
