@@ -7,5 +7,6 @@ pub mod model;
 pub mod plan;
 pub mod proto;
 pub mod render;
+pub mod stream;
 pub mod telemetry;
 pub mod torch;
