@@ -13,6 +13,8 @@ pub struct Tally {
     /// Runs that name more open frames than they end, as when frames of different fates alternate.
     unsettled: Vec<Run>,
     last_ended: Option<u64>,
+    /// Once the server has said that it goes away: the last frame that it read, if any.
+    last_accepted: Option<Option<u64>>,
     pub sent: u64,
     pub answered: u64,
     /// By reason, in the protocol's words.
@@ -44,11 +46,6 @@ impl Tally {
         self.open.insert(sequence, now);
     }
 
-    /// Frames sent and not yet ended. A frame in an unsettled run has ended.
-    pub fn in_flight(&self) -> u64 {
-        self.open.len() as u64 - self.unsettled.iter().map(|run| run.count).sum::<u64>()
-    }
-
     pub fn answered(&mut self, sequence: u64, now: Instant) {
         self.answered += 1;
         if let Some(sent) = self.end(sequence) {
@@ -77,14 +74,20 @@ impl Tally {
         self.stages[index].1.record(duration);
     }
 
-    /// The server goes away and has read nothing beyond `last_accepted`.
-    pub fn went_away(&mut self, last_accepted: u64) {
-        let beyond = self.open.split_off(&last_accepted.saturating_add(1));
-        self.not_accepted += beyond.len() as u64;
+    /// The server goes away and reads nothing beyond `last_accepted`; none: nothing at all.
+    pub fn went_away(&mut self, last_accepted: Option<u64>) {
+        self.last_accepted = Some(last_accepted);
     }
 
     /// Frames that have no ending, after the stream's end; counts what runs claim beyond the frames there were.
     pub fn close(&mut self) -> BTreeSet<u64> {
+        // Only now: frames were still on their way when the server said so.
+        let unread = match self.last_accepted {
+            None => BTreeMap::new(),
+            Some(None) => std::mem::take(&mut self.open),
+            Some(Some(last)) => self.open.split_off(&last.saturating_add(1)),
+        };
+        self.not_accepted += unread.len() as u64;
         // The run that ends first has the fewest frames to choose from.
         self.unsettled.sort_by_key(|run| run.last);
         for run in std::mem::take(&mut self.unsettled) {
@@ -159,7 +162,6 @@ mod tests {
         tally.answered(1, Instant::now());
         tally.dropped(2, 4, 3, "REPLACED");
         tally.failed(5, "INVALID_ARGUMENT");
-        assert_eq!(tally.in_flight(), 1);
         tally.answered(6, Instant::now());
         assert!(tally.close().is_empty());
         assert_eq!((tally.answered, tally.dropped_total(), tally.failed_total()), (2, 3, 1));
@@ -190,7 +192,6 @@ mod tests {
         let mut tally = of(6);
         tally.dropped(1, 5, 3, "REPLACED");
         tally.dropped(2, 6, 2, "EXPIRED");
-        assert_eq!(tally.in_flight(), 1);
         tally.answered(4, Instant::now());
         assert!(tally.close().is_empty());
         assert_eq!(tally.unexpected, 0);
@@ -214,8 +215,9 @@ mod tests {
 
     #[test]
     fn frames_behind_a_going_away_were_not_accepted() {
-        let mut tally = of(5);
-        tally.went_away(3);
+        let mut tally = of(4);
+        tally.went_away(Some(3));
+        tally.sent(5, Instant::now());
         (1..=3).for_each(|sequence| tally.answered(sequence, Instant::now()));
         assert!(tally.close().is_empty());
         assert_eq!(tally.not_accepted, 2);

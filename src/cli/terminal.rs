@@ -30,6 +30,7 @@ impl Ink {
         Ink { colours: colours_on_stdout() }
     }
 
+    #[cfg(test)]
     pub fn plain() -> Self {
         Ink { colours: false }
     }

@@ -20,7 +20,7 @@ class Guided(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, f):
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x.clone())                        # an in-place rectifier overwrites x
         ctx.f = f
         return f(x)
 
@@ -96,7 +96,11 @@ class Rectifiers(TorchFunctionMode):
         self.count += 1
         value = x.detach().double()
         scale = float(value.square().mean().sqrt()) or 1.0
-        self.margin = min(self.margin, *(float((value - kink).abs().min()) / scale for kink in found.kinks))
+        for kink in found.kinks:
+            distance = (value - kink).abs()
+            distance = distance[distance > 0]       # exactly on the kink: a zero of the graph's own making, the same everywhere
+            if distance.numel():
+                self.margin = min(self.margin, float(distance.min()) / scale)
         if not self.guide:
             return func(*args, **kwargs)
         y = Guided.apply(x, lambda t: func(t.clone(), *rest, **kwargs))     # the clone takes any in-place write

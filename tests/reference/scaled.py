@@ -166,4 +166,4 @@ def vit_small():
 
 
 def swin_small():
-    return swin_transformer.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [3, 3], num_classes=CLASSES)
+    return swin_transformer.SwinTransformer([4, 4], 8, [2, 1], [2, 2], [3, 3], num_classes=CLASSES)

@@ -2,19 +2,28 @@
 
 pub mod tape;
 
+mod activations;
+mod arguments;
+mod arithmetic;
+mod blank;
+mod by_hand;
 mod canonical;
+mod convolution;
+mod linear;
+mod normalization;
+mod pieces;
+mod pooling;
 mod rectifiers;
-mod single;
 #[cfg(test)]
 mod trial;
+mod views;
 
-use tch::Tensor;
-
-use crate::model::graph::{Argument, Node};
+use crate::model::graph::Node;
 use crate::plan::rule::Rule;
-use crate::torch::{OperatorError, Value};
+use crate::torch::OperatorError;
 
-use single::{Forward, Guide, Single};
+use arguments::literal_number;
+use by_hand::{ByHand, Guide, Run, Single, single};
 use tape::TapeRule;
 
 /// The rule of a node: a hand-written one where there is one for its operator and its literals, else the tape.
@@ -32,17 +41,31 @@ fn tape(node: &Node) -> TapeRule {
     TapeRule::new(node.operation.clone(), node.rectifier.is_some())
 }
 
-fn hand_written(node: &Node, _exact: bool) -> Result<Option<Box<dyn Rule>>, OperatorError> {
-    let Some(operator) = node.operation.aten() else { return Ok(None) };
+fn hand_written(node: &Node, exact: bool) -> Result<Option<Box<dyn Rule>>, OperatorError> {
+    Ok(run_by_hand(node, exact)?.map(|run| Box::new(ByHand::new(run, tape(node))) as Box<dyn Rule>))
+}
+
+/// The table of hand-written rules. What is not in it, or is covered in part, runs on the tape.
+fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
+    let Some(operator) = node.operation.aten().cloned() else { return Ok(None) };
     let name = operator.to_string();
-    let Some(name) = name.strip_prefix("aten.") else { return Ok(None) };
-    let operator = operator.clone();
-
     let guided = |guide| if node.rectifier.is_some() { guide } else { Guide::No };
-    let single = |forward: Forward, guide| -> Box<dyn Rule> { Box::new(Single::new(forward, guide, tape(node))) };
-    let gate = |forward| single(forward, guided(Guide::After));
+    let plain = |forward: Single| single(forward, Guide::No);
+    let gate = |forward: Single| single(forward, guided(Guide::After));
+    let smooth = |forward: Single| single(forward, guided(Guide::Before));
 
-    Ok(Some(match name {
+    Ok(Some(match name.strip_prefix("aten.").unwrap_or_default() {
+        "conv1d.default" | "conv2d.default" | "conv3d.default" => plain(convolution::plain(operator)?),
+        "conv1d.padding" | "conv2d.padding" | "conv3d.padding" => plain(convolution::padded_in_words(operator)?),
+        "conv_transpose1d.default" | "conv_transpose2d.input" | "conv_transpose3d.input" => {
+            plain(convolution::transposed(operator)?)
+        }
+        "convolution.default" => plain(convolution::general(operator)?),
+        "linear.default" if !exact => plain(linear::linear(operator)),
+
+        "batch_norm.default" if !exact => plain(normalization::batch_norm(operator)),
+        "layer_norm.default" => plain(normalization::layer_norm()?),
+
         "relu.default" => gate(rectifiers::relu(operator)),
         "relu6.default" => gate(rectifiers::relu6(operator)),
         "hardtanh.default" => gate(rectifiers::hardtanh(operator)),
@@ -52,48 +75,50 @@ fn hand_written(node: &Node, _exact: bool) -> Result<Option<Box<dyn Rule>>, Oper
             let rises = literal_number(node, 1).is_some_and(|slope| slope >= 0.0);
             single(rectifiers::leaky_relu(operator), guided(if rises { Guide::After } else { Guide::Before }))
         }
+
+        "silu.default" => smooth(activations::silu(operator)),
+        "gelu.default" => smooth(activations::gelu(operator)),
+        "hardswish.default" => smooth(activations::hardswish(operator)),
+        "hardsigmoid.default" => smooth(activations::hardsigmoid(operator)),
+        "mish.default" => smooth(activations::mish(operator)),
+        "elu.default" => smooth(activations::elu(operator)),
+        "sigmoid.default" => smooth(activations::sigmoid(operator)),
+        "tanh.default" => smooth(activations::tanh(operator)),
+        "softmax.int" => plain(activations::softmax(operator)),
+
+        "max_pool2d.default" => plain(pooling::max_pool2d()?),
+        "avg_pool2d.default" => plain(pooling::avg_pool2d(operator)?),
+        "adaptive_avg_pool2d.default" => plain(pooling::adaptive_avg_pool2d(operator)),
+        "mean.dim" => plain(pooling::over_axes(operator, true)),
+        "sum.dim_IntList" => plain(pooling::over_axes(operator, false)),
+        "mean.default" => plain(pooling::over_all(operator, true)),
+        "sum.default" => plain(pooling::over_all(operator, false)),
+
+        "add.Tensor" | "add.Scalar" => arithmetic::add(operator),
+        "sub.Tensor" | "sub.Scalar" => arithmetic::sub(operator),
+        "rsub.Tensor" | "rsub.Scalar" => arithmetic::reversed_sub(operator),
+        "mul.Tensor" | "mul.Scalar" => arithmetic::mul(operator),
+        "div.Tensor" | "div.Scalar" => arithmetic::div(operator),
+
+        "cat.default" => pieces::cat(operator),
+        "stack.default" => pieces::stack(operator),
+        "chunk.default" | "split.Tensor" | "split_with_sizes.default" => pieces::split(operator),
+        "unbind.int" => pieces::unbind(operator),
+
+        "view.default" | "_unsafe_view.default" | "reshape.default" | "view_as.default" | "reshape_as.default" => {
+            plain(views::reshape(operator))
+        }
+        "flatten.using_ints" | "unflatten.int" => plain(views::reshape(operator)),
+        "squeeze.default" | "squeeze.dim" | "squeeze.dims" | "unsqueeze.default" => plain(views::reshape(operator)),
+        "contiguous.default" | "clone.default" | "alias.default" => plain(views::identity(operator)),
+        "to.dtype" | "_to_copy.default" | "type_as.default" => plain(views::cast(operator)),
+        "permute.default" => plain(views::permute(operator)),
+        "transpose.int" | "swapaxes.default" | "swapdims.default" => plain(views::transpose(operator)),
+        "t.default" => plain(views::matrix_transpose(operator)),
+        "expand.default" | "expand_as.default" => plain(views::expand(operator)),
+        "slice.Tensor" => plain(views::slice(operator)),
+        "narrow.default" => plain(views::narrow(operator)),
+        "select.int" => plain(views::select(operator)),
         _ => return Ok(None),
     }))
-}
-
-/// A number that the graph fixes.
-fn literal_number(node: &Node, argument: usize) -> Option<f64> {
-    match node.arguments.get(argument)? {
-        Argument::Literal(value) => as_number(value),
-        _ => None,
-    }
-}
-
-fn as_number(value: &Value) -> Option<f64> {
-    match value {
-        Value::Int(v) => Some(*v as f64),
-        Value::Float(v) => Some(*v),
-        Value::Bool(v) => Some(f64::from(u8::from(*v))),
-        _ => None,
-    }
-}
-
-/// The tensor that is the first argument.
-fn first(arguments: &[Value]) -> Result<&Tensor, OperatorError> {
-    arguments.first().and_then(Value::tensor).ok_or_else(|| unfit(0, "a tensor", arguments))
-}
-
-fn number(arguments: &[Value], at: usize) -> Result<f64, OperatorError> {
-    arguments.get(at).and_then(as_number).ok_or_else(|| unfit(at, "a number", arguments))
-}
-
-fn optional_number(arguments: &[Value], at: usize) -> Result<Option<f64>, OperatorError> {
-    match arguments.get(at) {
-        None | Some(Value::None) => Ok(None),
-        Some(_) => number(arguments, at).map(Some),
-    }
-}
-
-fn unfit(at: usize, wanted: &str, arguments: &[Value]) -> OperatorError {
-    let got = arguments.get(at).map_or("nothing", Value::kind);
-    OperatorError::Argument {
-        operator: "with a rule of its own".into(),
-        argument: format!("number {at}"),
-        problem: format!("takes {wanted}, got {got}"),
-    }
 }

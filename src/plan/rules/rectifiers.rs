@@ -7,42 +7,42 @@ use tch::Tensor;
 
 use crate::torch::{Operator, OperatorError, Value};
 
-use super::single::Forward;
-use super::{first, number, optional_number};
+use super::arguments::{first, number, optional_number};
+use super::by_hand::{Single, ran};
 
 /// `relu(self)`.
-pub(super) fn relu(operator: Operator) -> Forward {
+pub(super) fn relu(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let result = operator.call_tensor(arguments)?;
         let gate = result.shallow_clone();
-        Ok((result, Box::new(move |given| Ok(gate.f_threshold_backward(given, 0)?))))
+        ran(result, move |given| Ok(gate.f_threshold_backward(given, 0)?))
     })
 }
 
 /// `relu6(self)`, which is open strictly between its bounds.
-pub(super) fn relu6(operator: Operator) -> Forward {
+pub(super) fn relu6(operator: Operator) -> Single {
     between(operator, |_| Ok((0.0, 6.0)))
 }
 
 /// `hardtanh(self, min_val, max_val)`, which is open strictly between its bounds.
-pub(super) fn hardtanh(operator: Operator) -> Forward {
+pub(super) fn hardtanh(operator: Operator) -> Single {
     between(operator, |arguments| Ok((number(arguments, 1)?, number(arguments, 2)?)))
 }
 
 fn between(
     operator: Operator,
     bounds: impl Fn(&[Value]) -> Result<(f64, f64), OperatorError> + Send + 'static,
-) -> Forward {
+) -> Single {
     Box::new(move |arguments| {
         let (low, high) = bounds(arguments)?;
         let result = operator.call_tensor(arguments)?;
         let gate = result.shallow_clone();
-        Ok((result, Box::new(move |given| Ok(gate.f_hardtanh_backward(given, low, high)?))))
+        ran(result, move |given| Ok(gate.f_hardtanh_backward(given, low, high)?))
     })
 }
 
 /// `clamp(self, min?, max?)`, `clamp_min(self, min)`, which are open on their bounds too.
-pub(super) fn clamp(operator: Operator) -> Forward {
+pub(super) fn clamp(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let input = first(arguments)?;
         let above = optional_number(arguments, 1)?.map(|low| input.f_ge(low)).transpose()?;
@@ -53,27 +53,27 @@ pub(super) fn clamp(operator: Operator) -> Forward {
             (None, None) => input.f_ones_like()?.f_to_kind(tch::Kind::Bool)?,
         };
         let result = operator.call_tensor(arguments)?;
-        Ok((result, Box::new(move |given| Ok(given.f_where_scalarother(&gate, 0)?))))
+        ran(result, move |given| Ok(given.f_where_scalarother(&gate, 0)?))
     })
 }
 
 /// `threshold(self, threshold, value)`.
-pub(super) fn threshold(operator: Operator) -> Forward {
+pub(super) fn threshold(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let (threshold, value) = (number(arguments, 1)?, number(arguments, 2)?);
         let result = operator.call_tensor(arguments)?;
         let gate = if value <= threshold { &result } else { first(arguments)? }.shallow_clone();
-        Ok((result, Box::new(move |given| Ok(gate.f_threshold_backward(given, threshold)?))))
+        ran(result, move |given| Ok(gate.f_threshold_backward(given, threshold)?))
     })
 }
 
 /// `leaky_relu(self, negative_slope)`.
-pub(super) fn leaky_relu(operator: Operator) -> Forward {
+pub(super) fn leaky_relu(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let slope = number(arguments, 1)?;
         let result = operator.call_tensor(arguments)?;
         let gate: Tensor = if slope >= 0.0 { &result } else { first(arguments)? }.shallow_clone();
-        Ok((result, Box::new(move |given| Ok(gate.f_leaky_relu_backward(given, slope, false)?))))
+        ran(result, move |given| Ok(gate.f_leaky_relu_backward(given, slope, false)?))
     })
 }
 

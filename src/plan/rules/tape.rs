@@ -28,7 +28,7 @@ impl TapeRule {
 impl Rule for TapeRule {
     fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
         if wanted.is_empty() {
-            return Ok((flat(self.operation.run(arguments, false)?), None));
+            return Ok((self.operation.run(arguments, false)?, None));
         }
         let inputs = wanted
             .iter()
@@ -41,7 +41,7 @@ impl Rule for TapeRule {
             }
             self.operation.run(&arguments, true)
         })?;
-        Ok((flat(results), Some(Box::new(Recorded { tape, guided: self.guided }))))
+        Ok((results, Some(Box::new(Recorded { tape, guided: self.guided }))))
     }
 }
 
@@ -66,18 +66,6 @@ impl Saved for Recorded {
             .collect::<Result<Vec<_>, OperatorError>>()?;
         self.tape.gradients(&gradients.iter().map(Option::as_ref).collect::<Vec<_>>())
     }
-}
-
-/// Results with a list of tensors counted one an element.
-pub(super) fn flat(results: Vec<Value>) -> Vec<Value> {
-    let mut flat = Vec::with_capacity(results.len());
-    for value in results {
-        match value {
-            Value::Tensors(list) => flat.extend(list.into_iter().map(|e| e.map_or(Value::None, Value::Tensor))),
-            other => flat.push(other),
-        }
-    }
-    flat
 }
 
 #[cfg(test)]

@@ -1,0 +1,202 @@
+//! Pooling, and means and sums over axes: of their input, only the shape matters on the way back.
+
+use tch::Tensor;
+
+use crate::torch::{Operator, OperatorError, Value};
+
+use super::arguments::{axis, first, integers, is_true};
+use super::blank::Blank;
+use super::by_hand::{Single, ran};
+
+/// `max_pool2d(self, kernel_size, stride, padding, dilation, ceil_mode)`.
+pub(super) fn max_pool2d() -> Result<Single, OperatorError> {
+    let forward = Operator::find("aten::max_pool2d_with_indices", "")?;
+    let backward = Operator::find("aten::max_pool2d_with_indices_backward", "")?;
+    Ok(Box::new(move |arguments| {
+        let mut results = forward.call(arguments)?.into_iter();
+        let (Some(Value::Tensor(result)), Some(indices)) = (results.next(), results.next()) else {
+            return Err(OperatorError::Unsupported { operator: forward.to_string() });
+        };
+        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?), arguments[1..].to_vec());
+        ran(result, move |given| {
+            let mut arguments = vec![Value::Tensor(given.shallow_clone()), Value::Tensor(blank.tensor()?)];
+            arguments.extend(literals.iter().cloned());
+            arguments.push(indices.clone());
+            backward.call_tensor(&arguments)
+        })
+    }))
+}
+
+/// `avg_pool2d(self, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override?)`.
+pub(super) fn avg_pool2d(operator: Operator) -> Result<Single, OperatorError> {
+    let backward = Operator::find("aten::avg_pool2d_backward", "")?;
+    Ok(Box::new(move |arguments| {
+        let result = operator.call_tensor(arguments)?;
+        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?), arguments[1..].to_vec());
+        ran(result, move |given| {
+            let mut arguments = vec![Value::Tensor(given.shallow_clone()), Value::Tensor(blank.tensor()?)];
+            arguments.extend(literals.iter().cloned());
+            backward.call_tensor(&arguments)
+        })
+    }))
+}
+
+/// `adaptive_avg_pool2d(self, output_size)`; to one place it is a mean.
+pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let blank = Blank::of(first(arguments)?);
+        let result = operator.call_tensor(arguments)?;
+        let size = result.size();
+        if let [.., 1, 1] = size[..] {
+            let [.., height, width] = blank.shape()[..] else { return Ok(None) };
+            let count = height * width;
+            return ran(result, move |given| Ok(given.f_div_scalar(count)?.f_expand(blank.shape(), false)?));
+        }
+        ran(result, move |given| Ok(blank.tensor()?.f_internal_adaptive_avg_pool2d_backward(given)?))
+    })
+}
+
+/// `mean(self, dim?, keepdim, dtype?)`, `sum(…)`.
+pub(super) fn over_axes(operator: Operator, is_mean: bool) -> Single {
+    Box::new(move |arguments| reduced(&operator, arguments, &integers(arguments, 1)?, is_true(arguments, 2), is_mean))
+}
+
+/// `mean(self, dtype?)`, `sum(self, dtype?)`.
+pub(super) fn over_all(operator: Operator, is_mean: bool) -> Single {
+    Box::new(move |arguments| reduced(&operator, arguments, &[], false, is_mean))
+}
+
+fn reduced(
+    operator: &Operator,
+    arguments: &[Value],
+    axes: &[i64],
+    keep: bool,
+    is_mean: bool,
+) -> Result<Option<(Tensor, super::by_hand::Reverse)>, OperatorError> {
+    let input = first(arguments)?;
+    let (shape, kind) = (input.size(), input.kind());
+    let gone: Option<Vec<usize>> = match axes {
+        [] => Some((0..shape.len()).collect()),
+        axes => axes.iter().map(|&a| axis(a, shape.len())).collect(),
+    };
+    let Some(gone) = gone else { return Ok(None) };
+    let mut kept_shape = shape.clone();
+    for &axis in &gone {
+        kept_shape[axis] = 1;
+    }
+    let count: i64 = gone.iter().map(|&axis| shape[axis]).product();
+    let result = operator.call_tensor(arguments)?;
+    ran(result, move |given| {
+        let given = if keep { given.shallow_clone() } else { given.f_reshape(&kept_shape)? };
+        let given = if is_mean { given.f_div_scalar(count)? } else { given };
+        let given = if given.kind() == kind { given } else { given.f_to_kind(kind)? };
+        Ok(given.f_expand(&shape, false)?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::Kind;
+
+    use super::*;
+    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+
+    fn pair(a: i64, b: i64) -> Value {
+        Value::Ints(vec![a, b])
+    }
+
+    proptest! {
+        #[test]
+        fn max_pooling_agrees_with_its_tape(
+            (n, c, h, w) in (1..=3i64, 1..=6i64, 5..=9i64, 5..=9i64),
+            (kernel, stride, dilation) in (1..=3i64, 1..=3i64, 1..=2i64),
+            padded: bool,
+            ceil_mode: bool,
+            batched: bool,
+            kind in any::float(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let shape = if batched { vec![n, c, h, w] } else { vec![c, h, w] };
+            let named = vec![
+                ("self", input.random(&shape, kind).into()),
+                ("kernel_size", pair(kernel, kernel.min(2))),
+                ("stride", pair(stride, stride)),
+                ("padding", pair(if padded { kernel / 2 } else { 0 }, 0)),
+                ("dilation", pair(dilation, 1)),
+                ("ceil_mode", Value::Bool(ceil_mode)),
+            ];
+            Trial::new("aten::max_pool2d", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn average_pooling_agrees_with_its_tape(
+            (n, c, h, w) in (1..=3i64, 1..=6i64, 5..=9i64, 5..=9i64),
+            (kernel, stride) in (1..=3i64, 1..=3i64),
+            (padded, ceil_mode, count_include_pad) in any::<(bool, bool, bool)>(),
+            divisor in prop::option::of(1..=5i64),
+            kind in any::float(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let named = vec![
+                ("self", input.random(&[n, c, h, w], kind).into()),
+                ("kernel_size", pair(kernel, kernel)),
+                ("stride", pair(stride, stride)),
+                ("padding", pair(if padded { kernel / 2 } else { 0 }, 0)),
+                ("ceil_mode", Value::Bool(ceil_mode)),
+                ("count_include_pad", Value::Bool(count_include_pad)),
+                ("divisor_override", divisor.map_or(Value::None, Value::Int)),
+            ];
+            Trial::new("aten::avg_pool2d", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn adaptive_average_pooling_agrees_with_its_tape(
+            shape in any::picture(),
+            (height, width) in (1..=4i64, 1..=4i64),
+            batched: bool,
+            kind in any::float(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let shape = if batched { shape } else { shape[1..].to_vec() };
+            let named = vec![("self", input.random(&shape, kind).into()), ("output_size", pair(height, width))];
+            Trial::new("aten::adaptive_avg_pool2d", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn means_and_sums_agree_with_their_tapes(
+            shape in any::shape(),
+            axes in prop::collection::btree_set(0..4i64, 0..=3),
+            from_the_back: bool,
+            (is_mean, keep, widen) in any::<(bool, bool, bool)>(),
+            kind in any::float(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let rank = shape.len() as i64;
+            let axes = axes.into_iter().filter(|a| *a < rank).map(|a| if from_the_back { a - rank } else { a });
+            let named = vec![
+                ("self", input.random(&shape, kind).into()),
+                ("dim", Value::Ints(axes.collect())),
+                ("keepdim", Value::Bool(keep)),
+                ("dtype", if widen { Value::Int(7) } else { Value::None }),
+            ];
+            let (name, overload) = if is_mean { ("aten::mean", "dim") } else { ("aten::sum", "dim_IntList") };
+            Trial::new(name, overload, named).agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn means_and_sums_of_everything_agree_with_their_tapes(
+            shape in any::shape(),
+            is_mean: bool,
+            input in any::layout(),
+        ) {
+            let name = if is_mean { "aten::mean" } else { "aten::sum" };
+            let trial = Trial::new(name, "", vec![("self", input.random(&shape, Kind::Float).into())]);
+            trial.agrees(true, &[slot(0)], Layout::Contiguous, Within::Equal);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! The same numbers in another shape, order or part: their way back is another view.
+
+use tch::Tensor;
+
+use crate::torch::Operator;
+
+use super::arguments::{axis, first, integer, integers, optional_integer};
+use super::blank::Blank;
+use super::by_hand::{Single, ran};
+
+/// `view`, `reshape`, `flatten`, `squeeze`, `unsqueeze`, …: the elements keep their order.
+pub(super) fn reshape(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let shape = first(arguments)?.size();
+        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_reshape(&shape)?))
+    })
+}
+
+/// `contiguous`, `clone`, `alias`: nothing changes but where it lies.
+pub(super) fn identity(operator: Operator) -> Single {
+    Box::new(move |arguments| ran(operator.call_tensor(arguments)?, |given| Ok(given.shallow_clone())))
+}
+
+/// `to`, `_to_copy`, `type_as`: the gradient goes back to the input's dtype and device.
+pub(super) fn cast(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let (device, kind) = (first(arguments)?.device(), first(arguments)?.kind());
+        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_to_device(device)?.f_to_kind(kind)?))
+    })
+}
+
+/// `permute(self, dims)`.
+pub(super) fn permute(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let rank = first(arguments)?.dim();
+        let mut back = vec![0; rank];
+        for (to, &from) in integers(arguments, 1)?.iter().enumerate() {
+            let Some(from) = axis(from, rank) else { return Ok(None) };
+            back[from] = to as i64;
+        }
+        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_permute(&back)?))
+    })
+}
+
+/// `transpose(self, dim0, dim1)`.
+pub(super) fn transpose(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let (a, b) = (integer(arguments, 1)?, integer(arguments, 2)?);
+        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_transpose(a, b)?))
+    })
+}
+
+/// `t(self)`.
+pub(super) fn matrix_transpose(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        if first(arguments)?.dim() != 2 {
+            return Ok(None);
+        }
+        ran(operator.call_tensor(arguments)?, |given| Ok(given.f_transpose(0, 1)?))
+    })
+}
+
+/// `expand(self, size)`: what was repeated is summed.
+pub(super) fn expand(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let blank = Blank::of(first(arguments)?);
+        ran(operator.call_tensor(arguments)?, move |given| blank.fit(given.shallow_clone()))
+    })
+}
+
+/// `slice(self, dim, start?, end?, step)`.
+pub(super) fn slice(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let shape = first(arguments)?.size();
+        let (dim, step) = (integer(arguments, 1)?, integer(arguments, 4)?);
+        let start = optional_integer(arguments, 2)?.unwrap_or(0);
+        let end = optional_integer(arguments, 3)?.unwrap_or(i64::MAX);
+        let result = operator.call_tensor(arguments)?;
+        ran(result, move |given| Ok(Tensor::f_slice_backward(given, &shape, dim, start, end, step)?))
+    })
+}
+
+/// `narrow(self, dim, start, length)`.
+pub(super) fn narrow(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let shape = first(arguments)?.size();
+        let Some(dim) = axis(integer(arguments, 1)?, shape.len()) else { return Ok(None) };
+        let (Some(start), length) = (optional_integer(arguments, 2)?, integer(arguments, 3)?) else { return Ok(None) };
+        let start = if start < 0 { start + shape[dim] } else { start };
+        let result = operator.call_tensor(arguments)?;
+        ran(result, move |given| Ok(Tensor::f_slice_backward(given, &shape, dim as i64, start, start + length, 1)?))
+    })
+}
+
+/// `select(self, dim, index)`.
+pub(super) fn select(operator: Operator) -> Single {
+    Box::new(move |arguments| {
+        let shape = first(arguments)?.size();
+        let (dim, index) = (integer(arguments, 1)?, integer(arguments, 2)?);
+        let result = operator.call_tensor(arguments)?;
+        ran(result, move |given| Ok(Tensor::f_select_backward(given, &shape, dim, index)?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::Kind;
+
+    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::torch::Value;
+
+    fn int(value: i64) -> Value {
+        Value::Int(value)
+    }
+
+    /// An axis as a file may write it.
+    fn axis(at: prop::sample::Index, rank: usize, from_the_back: bool) -> i64 {
+        at.index(rank) as i64 - if from_the_back { rank as i64 } else { 0 }
+    }
+
+    proptest! {
+        #[test]
+        fn a_new_shape_agrees_with_its_tape(
+            which in 0..8,
+            mut shape in any::shape(),
+            (at, from_the_back) in any::<(prop::sample::Index, bool)>(),
+            kind in any::kind(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let dim = axis(at, shape.len(), from_the_back);
+            if which == 3 || which == 4 {
+                let last = shape.len() - 1;
+                shape[last] = 1;
+            }
+            let x = || -> Value { input.random(&shape, kind).into() };
+            let trial = match which {
+                0 => Trial::new("aten::reshape", "", vec![("self", x()), ("shape", Value::Ints(vec![shape[0], -1]))]),
+                1 => {
+                    let x = Layout::Contiguous.random(&shape, kind).into();
+                    Trial::new("aten::view", "", vec![("self", x), ("size", Value::Ints(vec![-1]))])
+                }
+                2 => Trial::new("aten::flatten", "using_ints", vec![("self", x()), ("start_dim", int(dim))]),
+                3 => Trial::new("aten::squeeze", "dim", vec![("self", x()), ("dim", int(-1))]),
+                4 => Trial::new("aten::squeeze", "", vec![("self", x())]),
+                5 => Trial::new("aten::unsqueeze", "", vec![("self", x()), ("dim", int(dim))]),
+                6 => Trial::new("aten::unflatten", "int", vec![("self", x()), ("dim", int(dim)), ("sizes", Value::Ints(vec![-1, 1]))]),
+                _ => Trial::new("aten::squeeze", "dims", vec![("self", x()), ("dim", Value::Ints(vec![dim]))]),
+            };
+            trial.agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn a_copy_or_a_cast_agrees_with_its_tape(
+            which in 0..5,
+            shape in any::shape(),
+            kind in any::kind(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let x: Value = input.random(&shape, kind).into();
+            let trial = match which {
+                0 => Trial::new("aten::contiguous", "", vec![("self", x)]),
+                1 => Trial::new("aten::clone", "", vec![("self", x)]),
+                2 => Trial::new("aten::alias", "", vec![("self", x)]),
+                3 => Trial::new("aten::_to_copy", "", vec![("self", x), ("dtype", int(7))]),
+                _ => Trial::new("aten::to", "dtype", vec![("self", x), ("dtype", int(6))]),
+            };
+            trial.agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn a_new_order_agrees_with_its_tape(
+            which in 0..3,
+            order in Just(vec![0i64, 1, 2, 3]).prop_shuffle(),
+            shape in any::picture(),
+            (a, b, from_the_back) in any::<(prop::sample::Index, prop::sample::Index, bool)>(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let x = input.random(&shape, Kind::Float);
+            let trial = match which {
+                0 => {
+                    let dims = order.into_iter().map(|d| if from_the_back { d - 4 } else { d }).collect();
+                    Trial::new("aten::permute", "", vec![("self", x.into()), ("dims", Value::Ints(dims))])
+                }
+                1 => {
+                    let (a, b) = (axis(a, 4, from_the_back), axis(b, 4, false));
+                    Trial::new("aten::transpose", "int", vec![("self", x.into()), ("dim0", int(a)), ("dim1", int(b))])
+                }
+                _ => Trial::new("aten::t", "", vec![("self", x.select(0, 0).select(0, 0).into())]),
+            };
+            trial.agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn an_expansion_agrees_with_its_tape(
+            mut shape in any::shape(),
+            at: prop::sample::Index,
+            times in 1..=4i64,
+            rows in prop::option::of(1..=3i64),
+            kind in any::kind(),
+            given in any::layout(),
+        ) {
+            let axis = at.index(shape.len());
+            shape[axis] = 1;
+            let mut size: Vec<i64> = rows.into_iter().chain(shape.iter().map(|_| -1)).collect();
+            let last = size.len() - shape.len() + axis;
+            size[last] = times;
+            let x = Layout::Contiguous.random(&shape, kind);
+            let trial = Trial::new("aten::expand", "", vec![("self", x.into()), ("size", Value::Ints(size))]);
+            trial.agrees(true, &[slot(0)], given, Within::Equal);
+        }
+
+        #[test]
+        fn a_part_agrees_with_its_tape(
+            which in 0..3,
+            shape in any::shape(),
+            (at, from_the_back) in any::<(prop::sample::Index, bool)>(),
+            (start, end) in (prop::option::of(-7..=7i64), prop::option::of(-7..=7i64)),
+            step in 1..=3i64,
+            kind in any::kind(),
+            input in any::layout(),
+            given in any::layout(),
+        ) {
+            let dim = int(axis(at, shape.len(), from_the_back));
+            let size = shape[at.index(shape.len())];
+            let x: Value = input.random(&shape, kind).into();
+            let optional = |v: Option<i64>| v.map_or(Value::None, Value::Int);
+            let inside = start.unwrap_or(0).rem_euclid(size);
+            let counted = if from_the_back { inside - size } else { inside };
+            let trial = match which {
+                0 => Trial::new("aten::slice", "Tensor", vec![
+                    ("self", x), ("dim", dim), ("start", optional(start)), ("end", optional(end)), ("step", int(step)),
+                ]),
+                1 => Trial::new("aten::select", "int", vec![("self", x), ("dim", dim), ("index", int(counted))]),
+                _ => Trial::new("aten::narrow", "", vec![
+                    ("self", x), ("dim", dim), ("start", int(counted)), ("length", int(size - inside)),
+                ]),
+            };
+            trial.agrees(true, &[slot(0)], given, Within::Equal);
+        }
+    }
+}
