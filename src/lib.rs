@@ -7,6 +7,7 @@ pub mod model;
 pub mod plan;
 pub mod proto;
 pub mod render;
+pub mod schedule;
 pub mod stream;
 pub mod telemetry;
 pub mod torch;
