@@ -8,5 +8,6 @@ pub mod plan;
 pub mod proto;
 pub mod render;
 pub mod schedule;
+pub mod stream;
 pub mod telemetry;
 pub mod torch;

@@ -127,7 +127,7 @@ pub enum ConventionName {
 pub enum Colors {
     Turbo,
     Viridis,
-    Inferno,
+    Jet,
 }
 
 /// A picture to write.
@@ -192,7 +192,7 @@ impl ExplainArgs {
         let colors = match self.colors {
             Colors::Turbo => v1::ColorMap::Turbo,
             Colors::Viridis => v1::ColorMap::Viridis,
-            Colors::Inferno => v1::ColorMap::Inferno,
+            Colors::Jet => v1::ColorMap::Jet,
         };
         let coloured = matches!(picture, PictureKind::Overlay | PictureKind::HeatMap);
         v1::PictureOutput {

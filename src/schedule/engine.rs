@@ -1,254 +1,263 @@
-//! The engine: models, queue and threads.
+//! The handle by which everyone else uses the device.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use tch::{Device, Kind, Tensor};
+use super::admission::{Admission, AdmissionError, Budget};
+use super::clock::Clock;
+use super::device::Device;
+use super::finish::finish;
+use super::job::{Ending, Job, StreamKey};
+use super::line::{Line, NextBatch};
+use super::pool::{Pool, Tasks};
+use super::prepare::{Chosen, prepare};
+use super::served::Served;
+use super::ticket::Ticket;
+use super::worker;
+use crate::telemetry::Stage;
 
-use crate::explain::{ExplainError, Explainer, Maps, Method, Target};
-use crate::frame::{Limits, Payload, PreparationError};
-use crate::model::{LoadLimits, Model, ModelError, Repository};
-use crate::plan::Never;
-
-use super::former::{self, Batch, Handover};
-use super::job::Running;
-use super::models::{self, ModelHandle};
-use super::queue::{Bounds, Queue};
-use super::worker::{self, Computed};
-use super::{Busy, Job, Ticket, UnknownModel, rendering};
-
-/// How the engine runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// Rows that run together at most.
-    pub max_batch: usize,
-    /// Frames that wait for the device at most, all streams together.
-    pub max_waiting_frames: usize,
-    /// Their bytes.
-    pub max_waiting_bytes: u64,
-    /// Threads inside an operator; 0: one a core.
-    pub intra_op_threads: usize,
-    /// Threads that decode, and threads that render; 0: half the cores, at least one.
-    pub pixel_threads: usize,
-    pub frame_limits: Limits,
-    pub load_limits: LoadLimits,
+/// What the engine may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Frames in work at once, over all streams, from their admission to their rendering.
+    pub queued_frames: usize,
+    /// Bytes of their payloads.
+    pub queued_bytes: u64,
+    /// Threads that decode, prepare and render.
+    pub frame_threads: usize,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            max_batch: 8,
-            max_waiting_frames: 1024,
-            max_waiting_bytes: 1 << 30,
-            intra_op_threads: 0,
-            pixel_threads: 0,
-            frame_limits: Limits::default(),
-            load_limits: LoadLimits::default(),
-        }
-    }
-}
-
-/// Why the engine could not start.
+/// The engine cannot be started.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    #[error("model {model}, version {version}: {source}")]
-    Load { model: String, version: i64, source: Box<ModelError> },
-    #[error("model {model}, version {version}: {source}")]
-    Preparation { model: String, version: i64, source: PreparationError },
-    #[error("model {model}, version {version} loads but cannot be explained: {source}")]
-    WarmUp { model: String, version: i64, source: Box<ExplainError> },
-    #[error("no thread could be started: {0}")]
-    Thread(#[from] std::io::Error),
-    #[error("the device worker ended while it was starting")]
-    Lost,
+#[error("no thread could be started: {0}")]
+pub struct EngineError(#[from] io::Error);
+
+/// Explains frames. Cheap to clone; the threads end when [`Engine::stop`] is called.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    budget: Budget,
+    models: Arc<HashMap<(String, i64), usize>>,
+    served: Arc<[Arc<Served>]>,
+    next_stream: Arc<AtomicU64>,
+    threads: Arc<Mutex<Option<(JoinHandle<()>, Pool)>>>,
 }
 
-/// Loads models and explains frames with them. Cheap to clone; the threads end with [`Engine::shutdown`].
-#[derive(Clone)]
-pub struct Engine(Arc<Inner>);
+struct Shared {
+    state: Mutex<State>,
+    /// Something is prepared, or the end has come.
+    device: Condvar,
+    clock: Arc<dyn Clock>,
+}
 
-struct Inner {
-    models: Vec<ModelHandle>,
-    queue: Arc<Queue>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+#[derive(Default)]
+struct State {
+    line: Line,
+    next: NextBatch,
+    /// `None` once the engine has stopped.
+    tasks: Option<Tasks>,
+}
+
+/// A submitted frame, for whoever may end it.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    ticket: Ticket,
+    stream: StreamKey,
 }
 
 impl Engine {
-    /// Loads every model of a repository, all versions, runs each once from pixels to fused map, and starts serving.
+    /// Starts the threads. `device` is called on the device's own thread, with the models in the order of `served`.
     ///
     /// # Errors
-    /// The first model that does not load, or cannot be explained.
-    pub fn start(repository: &Repository, settings: &Settings) -> Result<Engine, EngineError> {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let or_cores = |given: usize, automatic: usize| if given == 0 { automatic.max(1) } else { given };
-        let intra_op = or_cores(settings.intra_op_threads, cores);
-        let pixel_threads = or_cores(settings.pixel_threads, cores / 2);
-        let queue = Arc::new(Queue::new(Bounds {
-            max_frames: settings.max_waiting_frames.max(1),
-            max_bytes: settings.max_waiting_bytes,
-        }));
-        let handover = Arc::new(Handover::default());
-        // No room at all: a batch is handed over when the device takes it, so exactly one is prefetched.
-        let (to_worker, batches) = sync_channel::<Batch>(0);
-        let (to_rendering, computed) = sync_channel::<Computed>(settings.max_batch.max(1) * 2);
-        let (started, start) = sync_channel(1);
-        let mut threads = Vec::new();
-        let mut spawn = |name: String, body: Box<dyn FnOnce() + Send>| -> std::io::Result<()> {
-            threads.push(thread::Builder::new().name(name).spawn(body)?);
-            Ok(())
+    /// When the system has no more threads.
+    pub fn start<D: Device + 'static>(
+        config: EngineConfig,
+        served: Vec<Arc<Served>>,
+        device: impl FnOnce() -> D + Send + 'static,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, EngineError> {
+        let pool = Pool::start(config.frame_threads)?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { tasks: Some(pool.tasks()), ..State::default() }),
+            device: Condvar::new(),
+            clock,
+        });
+        let models = served
+            .iter()
+            .enumerate()
+            .map(|(index, model)| ((model.metadata.name.clone(), model.metadata.version), index))
+            .collect();
+        let worker = {
+            let shared = Arc::clone(&shared);
+            thread::Builder::new().name("camlens-device".to_owned()).spawn(move || {
+                let shared = CloseAtEnd(shared);
+                device_loop(device(), &shared.0);
+            })?
         };
-        {
-            let (repository, settings, handover) = (repository.clone(), settings.clone(), handover.clone());
-            spawn(
-                "device".into(),
-                Box::new(move || {
-                    tch::set_num_threads(intra_op as i32);
-                    device_thread(&repository, &settings, &handover, &batches, &to_rendering, &started);
-                }),
-            )?;
-        }
-        {
-            let (queue, handover, max_batch) = (queue.clone(), handover, settings.max_batch.max(1));
-            spawn(
-                "former".into(),
-                Box::new(move || former::run(&queue, &handover, &to_worker, max_batch, pixel_threads)),
-            )?;
-        }
-        let computed = Arc::new(Mutex::new(computed));
-        for index in 0..pixel_threads {
-            let computed = computed.clone();
-            spawn(format!("render-{index}"), Box::new(move || rendering::run(&computed)))?;
-        }
-        drop(computed);
-        let engine = Engine(Arc::new(Inner {
-            models: match start.recv() {
-                Ok(Ok(models)) => models,
-                Ok(Err(error)) => {
-                    queue.close();
-                    return Err(error);
-                }
-                Err(_) => {
-                    queue.close();
-                    return Err(EngineError::Lost);
-                }
-            },
-            queue,
-            threads: Mutex::new(threads),
-        }));
-        Ok(engine)
+        Ok(Engine {
+            shared,
+            budget: Budget::new(config.queued_frames, config.queued_bytes),
+            models: Arc::new(models),
+            served: served.into(),
+            next_stream: Arc::default(),
+            threads: Arc::new(Mutex::new(Some((worker, pool)))),
+        })
     }
 
-    /// Every model that is served, by name and version.
-    pub fn models(&self) -> &[ModelHandle] {
-        &self.0.models
+    /// The models, in the order in which they were given.
+    pub fn served(&self) -> &[Arc<Served>] {
+        &self.served
     }
 
-    /// A model: without a name the only one, without a version the newest.
-    pub fn model(&self, name: Option<&str>, version: Option<i64>) -> Result<ModelHandle, UnknownModel> {
-        models::find(&self.0.models, name, version)
+    /// A line of its own for a stream, or for a single frame.
+    pub fn new_stream(&self) -> StreamKey {
+        StreamKey(self.next_stream.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Queues a frame.
-    ///
-    /// # Errors
-    /// [`Busy`] names the limit that is reached; the job's `done` is then not called.
-    pub fn submit(&self, job: Job) -> Result<Ticket, Busy> {
-        let bytes = match &job.payload {
-            Payload::Encoded { data, .. } | Payload::Raw { data, .. } | Payload::Tensor { data, .. } => data.len() as u64,
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
+    /// Room for a frame of `bytes`, now or not at all.
+    pub fn try_admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
+        self.budget.try_admit(bytes)
+    }
+
+    /// Room for a frame of `bytes`, as soon as there is some.
+    pub async fn admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
+        self.budget.admit(bytes).await
+    }
+
+    /// Puts a frame into its stream's line.
+    pub fn submit(&self, job: Job) -> Handle {
+        let Job { stream, model, method, targets, outputs, payload, mut timings, admission, reply } = job;
+        let ticket = Ticket::new();
+        let handle = Handle { ticket: ticket.clone(), stream };
+        timings.mark(Stage::Receive, self.shared.clock.now());
+        let key = (model.metadata.name.clone(), model.metadata.version);
+        let ending = Ending::new(ticket, reply);
+        // An unknown model, or an engine that has stopped: dropping the ending says so.
+        let Some(&model_index) = self.models.get(&key) else { return handle };
+        let chosen = Chosen { model_index, model, method, targets, outputs, payload, timings, admission, ending };
+        let mut state = self.shared.lock();
+        if state.tasks.is_some() {
+            state.line.push(stream, chosen);
+            self.shared.choose(&mut state);
+        } else {
+            drop(state);
+            drop(chosen);
+        }
+        handle
+    }
+
+    /// Ends a frame that has not been taken to the device. `true`: it is ended, and its reply will not be called.
+    pub fn replace(&self, handle: &Handle) -> bool {
+        let won = handle.ticket.replace();
+        if won {
+            self.shared.lock().line.sweep(handle.stream);
+        }
+        won
+    }
+
+    /// Ends a frame wherever it is. `true`: it is ended, and its reply will not be called.
+    pub fn cancel(&self, handle: &Handle) -> bool {
+        let won = handle.ticket.end();
+        if won {
+            self.shared.lock().line.sweep(handle.stream);
+        }
+        won
+    }
+
+    /// Stops: what waits ends with [`super::JobError::Stopped`], what runs is finished. Blocks until the threads have ended.
+    pub fn stop(&self) {
+        self.shared.close();
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((worker, pool)) = threads {
+            if worker.join().is_err() {
+                tracing::error!("the device's thread broke");
+            }
+            pool.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves whole values: every change is a push, a take or a count.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Fills the batch that is prepared ahead.
+    fn choose(self: &Arc<Self>, state: &mut State) {
+        let State { line, next, tasks, .. } = state;
+        let Some(tasks) = tasks else { return };
+        while let Some(chosen) = next.choose(line) {
+            let shared = Arc::clone(self);
+            tasks.run(move || shared.prepare(chosen));
+        }
+    }
+
+    /// On a thread of the pool.
+    fn prepare(self: &Arc<Self>, chosen: Chosen) {
+        // However it ends, the batch must not wait for it. A frame that breaks tells so as it is dropped.
+        let row = catch_unwind(AssertUnwindSafe(|| prepare(chosen, &*self.clock))).unwrap_or_else(|_| {
+            tracing::error!("a frame broke while it was prepared");
+            None
+        });
+        let mut state = self.lock();
+        let open = state.tasks.is_some();
+        let late = state.next.prepared(row, open);
+        self.choose(&mut state);
+        drop(state);
+        drop(late);
+        self.device.notify_one();
+    }
+
+    /// Ends everything that waits.
+    fn close(&self) {
+        let left = {
+            let mut state = self.lock();
+            state.tasks = None;
+            (std::mem::take(&mut state.line), std::mem::take(&mut state.next))
         };
-        let running = Running::new(job, bytes);
-        let ticket = Ticket { state: running.state.clone(), queue: self.0.queue.clone(), stream: running.stream };
-        match self.0.queue.push(running) {
-            Ok(()) => Ok(ticket),
-            Err((busy, refused)) => {
-                // Ended by the refusal, so that dropping it reports nothing.
-                refused.state.finish();
-                Err(busy)
+        // Replies are called as these go, without the lock.
+        drop(left);
+        self.device.notify_all();
+    }
+}
+
+/// Closes the engine when the device's thread ends, however it does: nothing may wait for a device that is gone.
+struct CloseAtEnd(Arc<Shared>);
+
+impl Drop for CloseAtEnd {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// The life of the device's thread.
+fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
+    loop {
+        let mut state = shared.lock();
+        let (rows, tasks) = loop {
+            let Some(tasks) = state.tasks.clone() else { return };
+            let rows = state.next.take();
+            if !rows.is_empty() {
+                // The next batch is prepared while this one runs.
+                shared.choose(&mut state);
+                break (rows, tasks);
             }
+            shared.choose(&mut state);
+            state = shared.device.wait(state).unwrap_or_else(PoisonError::into_inner);
+        };
+        drop(state);
+        for row in worker::run(&mut device, rows, &*shared.clock) {
+            let clock = Arc::clone(&shared.clock);
+            tasks.run(move || finish(row, &*clock));
         }
     }
-
-    /// Frames and bytes that wait.
-    pub fn waiting(&self) -> (usize, u64) {
-        self.0.queue.depth()
-    }
-
-    /// Takes no more frames, finishes those that wait, and ends the threads.
-    pub fn shutdown(&self) {
-        self.0.queue.close();
-        let threads = std::mem::take(&mut *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // A thread that panicked has reported its frames; there is nothing left to wait for.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// The device's thread: it loads the models, reports, and works.
-fn device_thread(
-    repository: &Repository,
-    settings: &Settings,
-    handover: &Handover,
-    batches: &Receiver<Batch>,
-    to_rendering: &SyncSender<Computed>,
-    started: &SyncSender<Result<Vec<ModelHandle>, EngineError>>,
-) {
-    let device = Device::Cpu;
-    match load_all(repository, settings, device) {
-        Ok((mut explainers, handles)) => {
-            if started.send(Ok(handles)).is_ok() {
-                worker::run(&mut explainers, device, handover, batches, to_rendering);
-            }
-        }
-        Err(error) => {
-            // Nobody waits any more when this fails.
-            let _ = started.send(Err(error));
-        }
-    }
-}
-
-fn load_all(
-    repository: &Repository,
-    settings: &Settings,
-    device: Device,
-) -> Result<(Vec<Explainer>, Vec<ModelHandle>), EngineError> {
-    let (mut explainers, mut handles) = (Vec::new(), Vec::new());
-    for entry in repository.entries() {
-        for (version, path) in &entry.versions {
-            let (model, version) = (entry.name.clone(), *version);
-            let loaded = Model::load(&model, version, path, &settings.load_limits).map_err(|source| EngineError::Load {
-                model: model.clone(),
-                version,
-                source: Box::new(source),
-            })?;
-            let handle = ModelHandle::new(explainers.len(), loaded.metadata.clone(), settings.frame_limits)
-                .map_err(|source| EngineError::Preparation { model: model.clone(), version, source })?;
-            let mut explainer = Explainer::new(loaded, device);
-            warm_up(&mut explainer, &handle).map_err(|source| EngineError::WarmUp {
-                model: model.clone(),
-                version,
-                source: Box::new(source),
-            })?;
-            tracing::info!(model, version, digest = %handle.metadata().digest, "model is ready");
-            explainers.push(explainer);
-            handles.push(handle);
-        }
-    }
-    Ok((explainers, handles))
-}
-
-/// Explains one black frame by the model's defaults: whatever is wrong shows before the first client does.
-fn warm_up(explainer: &mut Explainer, handle: &ModelHandle) -> Result<(), ExplainError> {
-    let metadata = handle.metadata();
-    let [height, width] = handle.example_size();
-    let channels = metadata.input.shape[1].example();
-    let has_target = !metadata.default_target_layers.is_empty();
-    let maps = Maps { guided_grad_cam: has_target, guided_backprop: true, grad_cam: has_target };
-    let method = Method { maps, ..Method::default() };
-    let input = Tensor::f_zeros([1, channels, height, width], (Kind::Float, Device::Cpu))?;
-    let forward = explainer.forward(&method, &input, &Never)?;
-    let classes = forward.classes(&[vec![Target::Top(1)]]).into_iter().collect::<Result<Vec<_>, _>>()?;
-    forward.reverse(&classes, &Never)?.fuse()?;
-    Ok(())
 }

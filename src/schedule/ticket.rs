@@ -1,68 +1,41 @@
-//! Who ends a frame: one compare-and-swap state.
+//! Who ends a frame.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::queue::Queue;
-
 const WAITING: u8 = 0;
-const ON_DEVICE: u8 = 1;
-const ENDED: u8 = 2;
+const TAKEN: u8 = 1;
+const OVER: u8 = 2;
 
-/// A frame's state: waiting (replaceable), on the device, or ended by whoever came first.
-#[derive(Debug, Default)]
-pub(super) struct FrameState(AtomicU8);
-
-impl FrameState {
-    fn step(&self, from: u8, to: u8) -> bool {
-        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-
-    /// The device takes the frame; from now on it cannot be replaced. False when it was taken back before.
-    pub fn claim(&self) -> bool {
-        self.step(WAITING, ON_DEVICE) || self.0.load(Ordering::Acquire) == ON_DEVICE
-    }
-
-    /// Ends the frame with an answer. False when it was taken back before.
-    pub fn finish(&self) -> bool {
-        self.0.swap(ENDED, Ordering::AcqRel) != ENDED
-    }
-
-    pub fn is_ended(&self) -> bool {
-        self.0.load(Ordering::Acquire) == ENDED
-    }
-
-    fn replace(&self) -> bool {
-        self.step(WAITING, ENDED)
-    }
-}
-
-/// A submitted frame, to take it back.
+/// A frame's state, shared by everyone who might end it. Whoever's call gives `true` has ended the frame and must say so;
+/// for all others it is over.
 #[derive(Debug, Clone)]
-pub struct Ticket {
-    pub(super) state: Arc<FrameState>,
-    pub(super) queue: Arc<Queue>,
-    pub(super) stream: u64,
-}
+pub struct Ticket(Arc<AtomicU8>);
 
 impl Ticket {
-    /// Takes the frame back unless the device has it. True: its `done` will never be called.
-    pub fn replace(&self) -> bool {
-        let taken = self.state.replace();
-        if taken {
-            self.queue.forget_ended(self.stream);
-        }
-        taken
+    /// A frame that waits.
+    pub(super) fn new() -> Self {
+        Ticket(Arc::new(AtomicU8::new(WAITING)))
     }
 
-    /// Takes the frame back at any stage; the device stops at the next step boundary. True: its `done` will never be
-    /// called. False: it has been called, or is about to be.
-    pub fn withdraw(&self) -> bool {
-        let taken = self.state.finish();
-        if taken {
-            self.queue.forget_ended(self.stream);
-        }
-        taken
+    /// Ends the frame unless it is being copied to the device or beyond.
+    pub fn replace(&self) -> bool {
+        self.0.compare_exchange(WAITING, OVER, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Ends the frame wherever it is.
+    pub fn end(&self) -> bool {
+        self.0.swap(OVER, Ordering::AcqRel) != OVER
+    }
+
+    /// Takes the frame to the device: from here on it cannot be replaced.
+    pub(super) fn take(&self) -> bool {
+        self.0.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether the frame has ended.
+    pub fn is_over(&self) -> bool {
+        self.0.load(Ordering::Acquire) == OVER
     }
 }
 
@@ -71,19 +44,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_on_the_device_is_not_replaced_but_can_be_withdrawn() {
-        let state = FrameState::default();
-        assert!(state.claim() && state.claim());
-        assert!(!state.replace());
-        assert!(state.finish());
-        assert!(!state.finish(), "only one ends it");
-        assert!(!state.claim());
+    fn a_frame_on_the_device_can_be_cancelled_but_not_replaced() {
+        let ticket = Ticket::new();
+        assert!(ticket.take());
+        assert!(!ticket.replace() && !ticket.is_over());
+        assert!(ticket.end() && ticket.is_over());
     }
 
     #[test]
-    fn a_replaced_frame_never_reaches_the_device() {
-        let state = FrameState::default();
-        assert!(state.replace());
-        assert!(!state.claim() && !state.finish() && state.is_ended());
+    fn a_frame_ends_once() {
+        let ticket = Ticket::new();
+        assert!(ticket.replace());
+        assert!(!ticket.end() && !ticket.take() && !ticket.replace());
+    }
+
+    #[test]
+    fn of_many_who_end_a_frame_at_once_one_has_done_it() {
+        for _ in 0..200 {
+            let ticket = Ticket::new();
+            let ends = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4)
+                    .map(|n| {
+                        let ticket = ticket.clone();
+                        scope.spawn(move || if n % 2 == 0 { ticket.replace() } else { ticket.end() })
+                    })
+                    .collect();
+                threads.into_iter().map(|t| t.join().expect("no panic")).filter(|won| *won).count()
+            });
+            assert_eq!(ends, 1);
+        }
     }
 }
