@@ -1,13 +1,37 @@
-//! Builds the C++ bridge and, where the program runs without installing, tells it where libtorch is.
+//! Generates the protocol, builds the C++ bridge and, where the program runs without installing, tells it where libtorch is.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+/// The protocol's files with a service; the others are imported.
+const FILES: [&str; 2] = ["explain.proto", "model.proto"];
 
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    protocol(&root);
     let libtorch = libtorch(&root);
     bridge(&libtorch);
     run_path(&libtorch);
+}
+
+/// Messages, services and clients from `proto/`, and the descriptors for reflection. No `protoc` is needed.
+fn protocol(root: &Path) {
+    let directory = root.join("proto");
+    println!("cargo:rerun-if-changed=proto");
+    let files = FILES.map(|file| directory.join("camlens/v1").join(file));
+    let descriptors = protox::compile(files, [&directory]).unwrap_or_else(|error| panic!("{error:?}"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    fs::write(out.join("camlens.bin"), descriptors.encode_to_vec()).expect("OUT_DIR can be written to");
+    tonic_prost_build::configure()
+        // Frames and maps are large: they are shared, never copied.
+        .bytes(".camlens.v1")
+        // An answer is much larger than what else a stream may say.
+        .boxed(".camlens.v1.ExplainStreamResponse.message.explanation")
+        .compile_fds(descriptors)
+        .expect("the protocol compiles");
 }
 
 /// The libtorch to build against: `LIBTORCH`, which .cargo/config.toml sets to `.libtorch` when nobody else does.

@@ -8,6 +8,7 @@ use crate::model::{Metadata, Model};
 use crate::plan::rule::Gradient;
 use crate::plan::{Gradients, Interrupt, Pass, PlanCache, PlanSpec, Until};
 
+use super::check::layout_of;
 use super::grad_cam::{self, Layout};
 use super::predictions::choose_classes;
 use super::{Convention, ExplainError, Method, Mode, Target};
@@ -30,7 +31,7 @@ struct TargetLayer {
 }
 
 impl Explainer {
-    /// Takes a model; nothing is compiled before the first frame or [`Explainer::warm_up`].
+    /// Takes a model; nothing is compiled before the first frame.
     pub fn new(model: Model, device: Device) -> Self {
         Explainer { model, device, plans: PlanCache::new(PLANS_KEPT) }
     }
@@ -39,18 +40,10 @@ impl Explainer {
         &self.model.metadata
     }
 
-    /// Checks that the method can be run, without running it.
-    ///
-    /// # Errors
-    /// [`ExplainError::Layer`] for a name that does not exist, [`ExplainError::NotSpatial`] for a layer without a map.
-    pub fn check(&self, method: &Method) -> Result<(), ExplainError> {
-        self.resolve(method, None).map(|_| ())
-    }
-
     /// Runs the model on `input`, `[N, C, H, W]` of f32.
     ///
     /// # Errors
-    /// As [`Explainer::check`], and those of the plan: a wrong input shape, out of memory, interrupted.
+    /// As [`super::check_method`], and those of the plan: a wrong input shape, out of memory, interrupted.
     pub fn forward(
         &mut self,
         method: &Method,
@@ -64,7 +57,7 @@ impl Explainer {
                 allowed: format!("{:?}", self.model.metadata.input.shape),
             }));
         };
-        let (spec, layers) = self.resolve(method, Some([height, width]))?;
+        let (spec, layers) = self.resolve(method, [height, width])?;
         let needs_layers = method.maps.needs_grad_cam();
         let plan = self.plans.get_or_compile(&self.model.graph, &spec)?;
         let pass = plan.forward(input.shallow_clone(), interrupt)?;
@@ -74,7 +67,7 @@ impl Explainer {
             if !needs_layers {
                 break;
             }
-            let layout = layout_of(&self.model, &name, &pass.activations(index).size())?;
+            let layout = layout_of(&self.model.metadata, &name, &pass.activations(index).size())?;
             targets.push(TargetLayer { name, layout });
         }
         let logits = pass.logits().f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
@@ -92,7 +85,7 @@ impl Explainer {
     }
 
     /// The plan's key and the target layers' names.
-    fn resolve(&self, method: &Method, size: Option<[i64; 2]>) -> Result<(PlanSpec, Vec<String>), ExplainError> {
+    fn resolve(&self, method: &Method, input_size: [i64; 2]) -> Result<(PlanSpec, Vec<String>), ExplainError> {
         let model = &self.model;
         let description = &model.description;
         let score = model.graph.score(description.output.logits.as_deref())?;
@@ -109,14 +102,9 @@ impl Explainer {
                 names.push(model.graph.layer_name(value));
             }
             for name in &names {
-                let value = model.graph.layer(name)?;
-                if let Some(shape) = &model.graph.value(value).shape {
-                    layout_of(model, name, shape)?;
-                }
-                targets.push(value);
+                targets.push(model.graph.layer(name)?);
             }
         }
-        let example = model.metadata.input.shape;
         let mode = if description.explain.exact { Mode::Exact } else { method.mode };
         let spec = PlanSpec {
             score,
@@ -125,23 +113,11 @@ impl Explainer {
             input_gradient: method.maps.needs_guided_gradient(),
             target_gradients: method.maps.needs_grad_cam(),
             guide_smooth: description.explain.guide_smooth_activations,
-            input_size: size.unwrap_or([example[2].example(), example[3].example()]),
+            input_size,
             device: self.device,
         };
         Ok((spec, names))
     }
-}
-
-fn layout_of(model: &Model, name: &str, shape: &[i64]) -> Result<Layout, ExplainError> {
-    let explain = &model.description.explain;
-    Layout::of(shape, explain.token_grid, explain.class_tokens, explain.channels_last).map_err(|problem| {
-        ExplainError::NotSpatial {
-            layer: name.to_owned(),
-            shape: shape.to_vec(),
-            problem,
-            candidates: model.graph.spatial_layers().join(", "),
-        }
-    })
 }
 
 /// A batch after its forward run.

@@ -10,12 +10,14 @@
 //!
 //! Nothing is normalised unless the convention says so ([`Convention`]).
 
+mod check;
 mod error;
 mod explainer;
 pub mod grad_cam;
 mod predictions;
 mod request;
 
+pub use check::check_method;
 pub use error::ExplainError;
 pub use explainer::{Explainer, Forward, Reversed, TargetMaps};
 pub use predictions::{Prediction, top_predictions};

@@ -101,6 +101,15 @@ fn split_call(name: &str) -> (&str, Option<usize>) {
     }
 }
 
+/// The known name that is closest to a mistaken one, if any is close.
+pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+    known
+        .map(|k| (strsim::damerau_levenshtein(name, k), k))
+        .min()
+        .filter(|(distance, k)| *distance <= k.len() / 3)
+        .map(|(_, k)| k.clone())
+}
+
 impl Graph {
     /// The value that a layer name means.
     ///
@@ -121,13 +130,20 @@ impl Graph {
         if self.layers.paths.contains(path) && !path.is_empty() {
             return Err(LayerError::NoNode { name: name.to_owned(), candidates });
         }
-        let known = self.layers.calls.keys().chain(self.layers.nodes.keys()).filter(|k| !k.is_empty());
-        let suggestion = known
-            .map(|k| (strsim::damerau_levenshtein(name, k), k))
-            .min()
-            .filter(|(distance, k)| *distance <= k.len() / 3)
-            .map(|(_, k)| k.clone());
+        let suggestion = nearest(name, self.layer_names().iter());
         Err(LayerError::Unknown { name: name.to_owned(), suggestion, candidates })
+    }
+
+    /// Every name that [`Graph::layer`] knows, right or wrong.
+    pub fn layer_names(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for (path, calls) in self.layers.calls.iter().filter(|(path, _)| !path.is_empty()) {
+            names.insert(path.clone());
+            names.extend((0..calls.len()).map(|index| format!("{path}@{index}")));
+        }
+        names.extend(self.layers.nodes.keys().cloned());
+        names.extend(self.layers.paths.iter().filter(|path| !path.is_empty()).cloned());
+        names
     }
 
     /// Of the values that a call handed out, the one that is meant.

@@ -1,5 +1,6 @@
 //! From a directory to a model that is ready to be compiled.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -16,7 +17,7 @@ use super::interpret::Trace;
 use super::layers::Layers;
 use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
 use super::pt2::RawProgram;
-use super::{ModelError, dtype, rectifier};
+use super::{LayerError, ModelError, dtype, rectifier};
 use crate::torch::Value;
 
 /// A constant that is folded at load takes this much memory at most.
@@ -189,7 +190,7 @@ fn self_check(
 }
 
 /// Turns what does not depend on the input into constants.
-fn fold(nodes: Vec<Node>, constants: &mut std::collections::BTreeMap<ValueId, Tensor>, trace: &Trace) -> Vec<Node> {
+fn fold(nodes: Vec<Node>, constants: &mut BTreeMap<ValueId, Tensor>, trace: &Trace) -> Vec<Node> {
     nodes
         .into_iter()
         .filter(|node| {
@@ -236,6 +237,14 @@ fn digest(file: &Path) -> Result<String, ModelError> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
+fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>> {
+    let shape = |name: &String| {
+        let value = graph.layer(name)?;
+        Ok(graph.value(value).shape.clone().unwrap_or_default())
+    };
+    graph.layer_names().into_iter().map(|name| (name.clone(), shape(&name))).collect()
+}
+
 struct Assembly<'a> {
     name: &'a str,
     version: i64,
@@ -272,7 +281,8 @@ impl Assembly<'_> {
         let (default_target_layers, default_target_problem) = if description.explain.target_layers.is_empty() {
             match graph.default_target(score) {
                 Ok(value) => (vec![graph.layer_name(value)], None),
-                Err(problem) => (Vec::new(), Some(problem.to_string())),
+                Err(LayerError::NoDefault { problem, .. }) => (Vec::new(), Some(problem)),
+                Err(other) => (Vec::new(), Some(other.to_string())),
             }
         } else {
             (description.explain.target_layers.clone(), None)
@@ -311,6 +321,10 @@ impl Assembly<'_> {
             class_count,
             labels: loaded.labels,
             layers,
+            layer_shapes: layer_shapes(&graph),
+            token_grid: description.explain.token_grid,
+            class_tokens: description.explain.class_tokens,
+            channels_last: description.explain.channels_last,
             default_target_layers,
             default_target_problem,
             rectifiers: count(|n| n.rectifier.is_some()),

@@ -1,7 +1,10 @@
 //! What is told about a model: plain data, to be shared between threads.
 
+use std::collections::BTreeMap;
+
 use tch::Kind;
 
+use super::LayerError;
 use super::description::{ModelLimits, Preprocessing};
 use super::graph::Dimension;
 
@@ -24,6 +27,13 @@ pub struct Metadata {
     pub labels: Vec<String>,
     /// In the program's order.
     pub layers: Vec<LayerInfo>,
+    /// Every name that may be asked for (module paths, their calls, nodes) → the value's shape, or why it means none.
+    pub layer_shapes: BTreeMap<String, Result<Vec<i64>, LayerError>>,
+    /// `[height, width]` of the token grid.
+    pub token_grid: Option<[u32; 2]>,
+    pub class_tokens: u32,
+    /// Layers give `[N, height, width, channels]`.
+    pub channels_last: bool,
     /// Where Grad-CAM looks when a request names no layer; empty when there is no default.
     pub default_target_layers: Vec<String>,
     /// Why there is no default target layer.
@@ -114,6 +124,25 @@ impl Metadata {
                 Err(LabelError::Unknown { label: label.to_owned(), nearest })
             }
             many => Err(LabelError::Ambiguous { label: label.to_owned(), count: many.len(), indices: many.to_vec() }),
+        }
+    }
+
+    /// The shape, with the example size, of the value that a layer name means.
+    ///
+    /// # Errors
+    /// As [`super::graph::Graph::layer`].
+    pub fn layer_shape(&self, name: &str) -> Result<&[i64], LayerError> {
+        match self.layer_shapes.get(name) {
+            Some(Ok(shape)) => Ok(shape),
+            Some(Err(error)) => Err(error.clone()),
+            None => {
+                let suggestion = super::layers::nearest(name, self.layer_shapes.keys());
+                Err(LayerError::Unknown {
+                    name: name.to_owned(),
+                    suggestion,
+                    candidates: self.spatial_layers().join(", "),
+                })
+            }
         }
     }
 

@@ -1,0 +1,79 @@
+//! `camlens doctor`: is this model file fit to be served?
+
+mod examination;
+mod findings;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::failure::{Exit, Failure};
+use super::terminal::{self, Ink};
+use crate::model::Repository;
+use examination::examine;
+use findings::Findings;
+
+/// Examine a model: load it, list its layers, run it forward and back, and say what is wrong
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  camlens doctor model.pt2
+  camlens doctor models/lite0/1 --layers
+  camlens doctor models --json
+
+What is checked: the file loads; it runs forward and back; logits and maps are numbers; rows of a batch do not influence
+each other; the fast plan agrees with the exact one; and, where check/input.npy and check/logits.npy lie beside the model
+(deploy/export writes them), that its logits are PyTorch's.")]
+pub struct DoctorCommand {
+    /// A .pt2 file, a model's folder (VERSION/model.pt2), one version's, or a folder of models
+    #[arg(value_name = "MODEL")]
+    model: PathBuf,
+
+    /// List every layer, not only those that Grad-CAM can look at
+    #[arg(long, env = "CAMLENS_LAYERS", value_parser = clap::builder::FalseyValueParser::new())]
+    layers: bool,
+
+    /// Runs that are timed
+    #[arg(long, env = "CAMLENS_RUNS", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+
+    /// Threads that the model runs on [default: as many as there are cores]
+    #[arg(long, env = "CAMLENS_THREADS", value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    threads: Option<i32>,
+
+    /// Print JSON instead of text
+    #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+}
+
+impl DoctorCommand {
+    pub fn run(self) -> Result<(), Failure> {
+        if let Some(threads) = self.threads {
+            tch::set_num_threads(threads);
+        }
+        let repository = Repository::open(&self.model).map_err(|error| Failure::usage(error.to_string()))?;
+        let mut all: Vec<Findings> = Vec::new();
+        for entry in repository.entries() {
+            let (version, path) = entry.newest();
+            let progress = terminal::progress(None, self.json);
+            progress.set_message(format!("examining {}@{version}", entry.name));
+            let findings = examine(&entry.name, version, path, self.runs);
+            progress.finish_and_clear();
+            if !self.json {
+                io::stdout().lock().write_all(findings.text(self.layers, Ink::for_stdout()).as_bytes())?;
+            }
+            all.push(findings);
+        }
+        if self.json {
+            let models: Value = all.iter().map(|findings| findings.json(self.layers)).collect();
+            writeln!(io::stdout().lock(), "{models:#}")?;
+        }
+        let unfit: Vec<&str> = all.iter().filter(|findings| !findings.fit()).map(|findings| findings.name()).collect();
+        match unfit.len() {
+            0 => Ok(()),
+            _ => Err(Failure::new(Exit::Partly, format!("not fit to be served: {}", unfit.join(", ")))),
+        }
+    }
+}

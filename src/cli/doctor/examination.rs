@@ -1,0 +1,312 @@
+//! The examination itself: every check in turn, as far as the model gets.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::findings::Findings;
+use crate::cli::npy;
+use crate::explain::{Convention, ExplainError, Explainer, Maps, Method, Mode, Target, TargetMaps};
+use crate::model::{LoadLimits, Metadata, Model};
+use crate::plan::Never;
+
+/// Rows of a batch may differ from single rows by the order of additions, no more.
+const ROWS_ALLOWED: f64 = 1e-4;
+/// Folding and fusing move logits by rounding alone.
+const FOLDED_LOGITS_ALLOWED: f64 = 1e-4;
+/// A rectifier that rounding tips over moves a map by more than rounding.
+const FOLDED_MAPS_ALLOWED: f64 = 1e-2;
+/// In exact mode the operators are PyTorch's own; another machine adds in another order.
+const PYTORCH_ALLOWED: f64 = 1e-4;
+
+const ALL_MAPS: Maps = Maps { guided_grad_cam: true, grad_cam: true, guided_backprop: true };
+const GUIDED: Maps = Maps { guided_grad_cam: false, grad_cam: false, guided_backprop: true };
+const NO_MAPS: Maps = Maps { guided_grad_cam: false, grad_cam: false, guided_backprop: false };
+
+/// Looks at `NAME/VERSION/` or a bare `.pt2`. What goes wrong is a finding, not an error.
+pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
+    let mut findings = Findings::new(format!("{name}@{version}"));
+    let began = Instant::now();
+    let model = match Model::load(name, version, path, &LoadLimits::default()) {
+        Ok(model) => model,
+        Err(error) => {
+            findings.bad("load", error.to_string(), "");
+            return findings;
+        }
+    };
+    findings.good(
+        "load",
+        format!("{:.1} s; the functional form gives what the exported one gives", began.elapsed().as_secs_f64()),
+    );
+    let metadata = model.metadata.as_ref().clone();
+    findings.describe(metadata.clone());
+    described(&mut findings, &metadata);
+    let mut patient = Patient { explainer: Explainer::new(model, Device::Cpu), maps: ALL_MAPS, metadata };
+    if patient.metadata.default_target_layers.is_empty() {
+        // Without a layer only the guided gradient can be taken.
+        patient.maps = GUIDED;
+    }
+    if let Err(error) = patient.run_all(path, runs, &mut findings) {
+        findings.bad("run", error.to_string(), "");
+    }
+    findings
+}
+
+/// What can be said without running it.
+fn described(findings: &mut Findings, model: &Metadata) {
+    match (model.class_count, model.labels.len()) {
+        (None, _) => findings.bad(
+            "classes",
+            "the output is not [N, classes]",
+            "name the output that holds the logits as output.logits in model.toml",
+        ),
+        (Some(classes), 0) => findings.note(
+            "labels",
+            format!("none for {classes} classes"),
+            "give output.labels or output.labels_file in model.toml, and answers will say what they mean",
+        ),
+        (Some(classes), labels) if classes as usize != labels => findings.bad(
+            "labels",
+            format!("{labels} labels for {classes} classes"),
+            "model.toml's labels must be in class order, one a class",
+        ),
+        (Some(classes), _) => findings.good("labels", format!("one for each of {classes} classes")),
+    }
+    match &model.default_target_problem {
+        Some(problem) => {
+            findings.note("target layer", problem.clone(), "name one as explain.target_layers in model.toml")
+        }
+        None => findings.good("target layer", model.default_target_layers.join(", ")),
+    }
+    if model.rectifiers == 0 {
+        let advice = if model.smooth_activations > 0 && !model.guide_smooth_activations {
+            "set explain.guide_smooth_activations = true in model.toml to guide its smooth activations"
+        } else {
+            ""
+        };
+        findings.note("rectifiers", "none: guided backpropagation is the plain gradient", advice);
+    }
+    if model.max_rows == Some(1) {
+        findings.note(
+            "batch",
+            "one row at a time: the batch is fixed, or rows influence each other",
+            "export it with a dynamic batch (deploy/export does) and frames can share the device",
+        );
+    }
+}
+
+struct Patient {
+    explainer: Explainer,
+    maps: Maps,
+    metadata: Metadata,
+}
+
+impl Patient {
+    fn run_all(&mut self, path: &Path, runs: u32, findings: &mut Findings) -> Result<(), ExplainError> {
+        let one = self.example(0)?;
+        let (logits, maps) = self.explain(Mode::Default, &one)?;
+        self.finite(findings, &logits, &maps)?;
+
+        let (exact_logits, exact_maps) = self.explain(Mode::Exact, &one)?;
+        let advice = "please report it with the model; until then set explain.exact = true in model.toml";
+        findings.compare("folded logits", relative(&logits, &exact_logits)?, FOLDED_LOGITS_ALLOWED, advice);
+        if let (Some(folded), Some(exact)) = (finest(&maps), finest(&exact_maps)) {
+            findings.compare("folded maps", relative(folded, exact)?, FOLDED_MAPS_ALLOWED, advice);
+        }
+        if self.metadata.max_rows != Some(1) {
+            self.rows(findings, &one, &logits)?;
+        }
+        if path.is_dir() {
+            self.as_pytorch(findings, &path.join("check"))?;
+        }
+        self.time(findings, &one, runs)
+    }
+
+    /// A picture-like input in the range of prepared pixels, another one for each `phase`.
+    fn example(&self, phase: i64) -> Result<Tensor, ExplainError> {
+        let [_, channels, height, width] = self.metadata.input.shape.map(|size| size.example());
+        let axis = |count: i64, waves: f64| -> Result<Tensor, tch::TchError> {
+            let steps = Tensor::f_arange(count, (Kind::Float, Device::Cpu))?;
+            steps.f_mul_scalar(waves / count as f64)?.f_add_scalar(phase as f64 * 0.7)?.f_sin()
+        };
+        let rows = axis(height, 11.0)?.f_view([1, height, 1])?;
+        let columns = axis(width, 17.0)?.f_view([1, 1, width])?;
+        let shades = axis(channels, 3.0)?.f_view([channels, 1, 1])?;
+        Ok(rows.f_add(&columns)?.f_add(&shades)?.f_unsqueeze(0)?.f_contiguous()?)
+    }
+
+    fn method(&self, mode: Mode, maps: Maps) -> Method {
+        Method { target_layers: Vec::new(), convention: Convention::Captum, maps, mode }
+    }
+
+    /// Logits `[N, classes]` and the maps of each row's top class.
+    fn explain(&mut self, mode: Mode, input: &Tensor) -> Result<(Tensor, Vec<TargetMaps>), ExplainError> {
+        let method = self.method(mode, self.maps);
+        let forward = self.explainer.forward(&method, input, &Never)?;
+        let logits = forward.logits().shallow_clone();
+        let rows = vec![vec![Target::Top(1)]; logits.size()[0] as usize];
+        let classes = forward.classes(&rows).into_iter().collect::<Result<Vec<_>, _>>()?;
+        let maps = forward.reverse(&classes, &Never)?.fuse()?;
+        Ok((logits, maps.into_iter().flatten().collect()))
+    }
+
+    fn finite(&self, findings: &mut Findings, logits: &Tensor, maps: &[TargetMaps]) -> Result<(), ExplainError> {
+        let finite = |tensor: &Tensor| -> Result<bool, ExplainError> {
+            Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1)
+        };
+        if finite(logits)? {
+            findings.good("forward", format!("logits {:?}, all finite", logits.size()));
+        } else {
+            findings.bad(
+                "forward",
+                "logits are not all finite",
+                "are the weights? try the model in PyTorch on a picture",
+            );
+        }
+        for map in maps {
+            for (name, tensor) in [("Grad-CAM", &map.grad_cam), ("guided gradient", &map.guided_backprop)] {
+                let Some(tensor) = tensor else { continue };
+                let largest = tensor.f_abs()?.f_max()?.f_double_value(&[])?;
+                if !finite(tensor)? {
+                    findings.bad(
+                        "reverse",
+                        format!("{name} is not finite"),
+                        "does an operator divide by something near zero?",
+                    );
+                } else if largest == 0.0 {
+                    let seen = format!("{name} is zero everywhere for a made-up picture");
+                    findings.note("reverse", seen, "try a real picture: camlens explain");
+                } else {
+                    findings.good("reverse", format!("{name} {:?}, at most {largest:.2e}", tensor.size()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Two different rows together give what each gives alone.
+    fn rows(&mut self, findings: &mut Findings, one: &Tensor, logits: &Tensor) -> Result<(), ExplainError> {
+        let other = self.example(1)?;
+        let (together, _) = self.explain(Mode::Default, &Tensor::f_cat(&[one, &other], 0)?)?;
+        let (other_logits, _) = self.explain(Mode::Default, &other)?;
+        let apart = Tensor::f_cat(&[logits, &other_logits], 0)?;
+        let advice = "rows influence each other: is a layer in training mode? set limits.max_batch = 1 in model.toml";
+        findings.compare("rows in a batch", relative(&together, &apart)?, ROWS_ALLOWED, advice);
+        Ok(())
+    }
+
+    /// The logits that the exporting PyTorch wrote down.
+    fn as_pytorch(&mut self, findings: &mut Findings, folder: &Path) -> Result<(), ExplainError> {
+        let (input, wanted) = (folder.join("input.npy"), folder.join("logits.npy"));
+        if !input.is_file() || !wanted.is_file() {
+            findings.note(
+                "PyTorch's logits",
+                "no check/input.npy and check/logits.npy to compare with",
+                "deploy/export writes them",
+            );
+            return Ok(());
+        }
+        let (input, wanted) = match (read_tensor(&input)?, read_tensor(&wanted)?) {
+            (Ok(input), Ok(wanted)) => (input, wanted),
+            (Err(problem), _) | (_, Err(problem)) => {
+                findings.bad("PyTorch's logits", problem, "export the model again");
+                return Ok(());
+            }
+        };
+        let method = self.method(Mode::Exact, NO_MAPS);
+        let got = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
+        if got.size() != wanted.size() {
+            let seen = format!("{:?} here, {:?} in check/logits.npy", got.size(), wanted.size());
+            findings.bad("PyTorch's logits", seen, "export the model again");
+            return Ok(());
+        }
+        let advice =
+            "the model answers otherwise than in PyTorch: export it again, and report it if that does not help";
+        findings.compare("PyTorch's logits", relative(&got, &wanted)?, PYTORCH_ALLOWED, advice);
+        Ok(())
+    }
+
+    fn time(&mut self, findings: &mut Findings, input: &Tensor, runs: u32) -> Result<(), ExplainError> {
+        let method = self.method(Mode::Default, NO_MAPS);
+        let (mut forward, mut explained) = (Vec::new(), Vec::new());
+        // The first round warms up; then both alternate, so that a busy moment hits both.
+        for round in 0..=runs {
+            let began = Instant::now();
+            self.explainer.forward(&method, input, &Never)?;
+            let between = Instant::now();
+            let explanation = self.explain(Mode::Default, input)?;
+            let ended = Instant::now();
+            drop(explanation);
+            if round > 0 {
+                forward.push(between.duration_since(began).as_secs_f64() * 1e3);
+                explained.push(ended.duration_since(between).as_secs_f64() * 1e3);
+            }
+        }
+        findings.time(median(&mut forward), median(&mut explained));
+        Ok(())
+    }
+}
+
+/// The map that depends on everything else.
+fn finest(maps: &[TargetMaps]) -> Option<&Tensor> {
+    let map = maps.first()?;
+    map.guided_grad_cam.as_ref().or(map.guided_backprop.as_ref())
+}
+
+/// `‖a − b‖ / ‖b‖`; 0 when both are zero.
+fn relative(a: &Tensor, b: &Tensor) -> Result<f64, ExplainError> {
+    let (a, b) = (a.f_to_kind(Kind::Double)?, b.f_to_kind(Kind::Double)?);
+    let difference = a.f_sub(&b)?.f_norm()?.f_double_value(&[])?;
+    let size = b.f_norm()?.f_double_value(&[])?;
+    Ok(if difference == 0.0 { 0.0 } else { difference / size })
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// The inner error is a finding: the file is not what it should be.
+fn read_tensor(path: &Path) -> Result<Result<Tensor, String>, ExplainError> {
+    let array = File::open(path).map_err(npy::NpyError::from).and_then(|file| npy::read(BufReader::new(file)));
+    match array {
+        Ok(array) => {
+            let shape: Vec<i64> = array.shape.iter().map(|&size| size as i64).collect();
+            Ok(Ok(Tensor::f_from_slice(&array.data)?.f_view(shape.as_slice())?))
+        }
+        Err(error) => Ok(Err(format!("{}: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_differences_are_relative_to_the_second() {
+        let tensor = |values: &[f32]| Tensor::from_slice(values);
+        let of = |a: &[f32], b: &[f32]| relative(&tensor(a), &tensor(b)).expect("equal shapes");
+        assert_eq!(of(&[0.0, 0.0], &[0.0, 0.0]), 0.0);
+        assert!((of(&[3.0, 0.0], &[2.0, 0.0]) - 0.5).abs() < 1e-12);
+        assert!(of(&[1.0], &[0.0]).is_infinite());
+    }
+
+    #[test]
+    fn a_file_that_is_no_model_is_a_finding() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("model.pt2");
+        std::fs::write(&path, b"not a zip").expect("a small file");
+        let findings = examine("net", 1, &path, 1);
+        assert!(!findings.fit());
+        let json = findings.json(false);
+        assert_eq!((&json["checks"][0]["check"], &json["model"]), (&"load".into(), &serde_json::Value::Null));
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+    }
+}

@@ -1,0 +1,195 @@
+//! What an examination found, for people and for machines.
+
+use serde_json::{Value, json};
+
+use crate::cli::terminal::Ink;
+use crate::model::Metadata;
+use crate::model::graph::Dimension;
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    /// Works, but not as most would expect.
+    Note,
+    Bad,
+}
+
+/// One check: what was looked at, what was seen, and what to do about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    pub seen: String,
+    /// Empty when there is nothing to do.
+    pub advice: String,
+}
+
+/// Everything about one model.
+#[derive(Debug)]
+pub struct Findings {
+    name: String,
+    metadata: Option<Metadata>,
+    checks: Vec<Check>,
+    /// Median times of one row, in milliseconds: forward alone, and forward with all maps.
+    times_ms: Option<(f64, f64)>,
+}
+
+impl Findings {
+    pub fn new(name: String) -> Self {
+        Findings { name, metadata: None, checks: Vec::new(), times_ms: None }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn describe(&mut self, metadata: Metadata) {
+        self.metadata = Some(metadata);
+    }
+
+    pub fn time(&mut self, forward_ms: f64, explained_ms: f64) {
+        self.times_ms = Some((forward_ms, explained_ms));
+    }
+
+    pub fn good(&mut self, name: &'static str, seen: impl Into<String>) {
+        self.checks.push(Check { name, verdict: Verdict::Good, seen: seen.into(), advice: String::new() });
+    }
+
+    pub fn note(&mut self, name: &'static str, seen: impl Into<String>, advice: impl Into<String>) {
+        self.checks.push(Check { name, verdict: Verdict::Note, seen: seen.into(), advice: advice.into() });
+    }
+
+    pub fn bad(&mut self, name: &'static str, seen: impl Into<String>, advice: impl Into<String>) {
+        self.checks.push(Check { name, verdict: Verdict::Bad, seen: seen.into(), advice: advice.into() });
+    }
+
+    /// A measured difference against what is allowed.
+    pub fn compare(&mut self, name: &'static str, difference: f64, allowed: f64, advice: &str) {
+        let seen = format!("relative difference {difference:.1e}, {allowed:.0e} is allowed");
+        // A difference that is not a number is none that is allowed.
+        if difference <= allowed { self.good(name, seen) } else { self.bad(name, seen, advice) }
+    }
+
+    /// Whether nothing is bad.
+    pub fn fit(&self) -> bool {
+        self.checks.iter().all(|check| check.verdict != Verdict::Bad)
+    }
+
+    pub fn text(&self, all_layers: bool, ink: Ink) -> String {
+        let mut lines = vec![ink.bold(&self.name)];
+        if let Some(model) = &self.metadata {
+            describe(model, all_layers, ink, &mut lines);
+        }
+        for check in &self.checks {
+            let mark = match check.verdict {
+                Verdict::Good => ink.good("ok  "),
+                Verdict::Note => ink.bold("note"),
+                Verdict::Bad => ink.bad("BAD "),
+            };
+            lines.push(format!("  {mark} {:<22} {}", check.name, check.seen));
+            if !check.advice.is_empty() {
+                lines.push(format!("       {:<22} {}", "", check.advice));
+            }
+        }
+        if let Some((forward, explained)) = self.times_ms {
+            let ratio = explained / forward;
+            lines.push(format!("  one row: forward {forward:.1} ms, with all maps {explained:.1} ms ({ratio:.1} ×)"));
+        }
+        lines.push(if self.fit() { ink.good("  fit to be served") } else { ink.bad("  not fit to be served") });
+        lines.push(String::new());
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    pub fn json(&self, all_layers: bool) -> Value {
+        let checks: Value = self
+            .checks
+            .iter()
+            .map(|check| {
+                let verdict = match check.verdict {
+                    Verdict::Good => "good",
+                    Verdict::Note => "note",
+                    Verdict::Bad => "bad",
+                };
+                json!({"check": check.name, "verdict": verdict, "seen": check.seen, "advice": check.advice})
+            })
+            .collect();
+        let model = self.metadata.as_ref().map(|model| {
+            let layers: Value = shown(model, all_layers)
+                .map(|layer| json!({"names": layer.names, "shape": layer.shape, "spatial": layer.spatial}))
+                .collect();
+            json!({
+                "name": model.name,
+                "version": model.version,
+                "digest": model.digest,
+                "class_count": model.class_count,
+                "label_count": model.labels.len(),
+                "rectifiers": model.rectifiers,
+                "parameters": model.parameter_count,
+                "default_target_layers": model.default_target_layers,
+                "layers": layers,
+            })
+        });
+        let times = self.times_ms.map(|(forward, explained)| json!({"forward": forward, "explained": explained}));
+        json!({"model": model, "name": self.name, "fit": self.fit(), "checks": checks, "times_ms": times})
+    }
+}
+
+fn describe(model: &Metadata, all_layers: bool, ink: Ink, lines: &mut Vec<String>) {
+    let sizes: Vec<String> = model.input.shape.iter().map(|&size| dimension(size)).collect();
+    lines.push(format!("  digest   {}", model.digest));
+    lines.push(format!("  input    {} [{}]", model.input.name, sizes.join(", ")));
+    for output in &model.outputs {
+        let logits = if output.name == model.logits { ", the logits" } else { "" };
+        lines.push(format!("  output   {} {:?}{logits}", output.name, output.shape));
+    }
+    lines.push(format!(
+        "  {} nodes, {:.1} million parameters, {} rectifiers, {} labels",
+        model.node_count,
+        model.parameter_count as f64 / 1e6,
+        model.rectifiers,
+        model.labels.len()
+    ));
+    let shown: Vec<_> = shown(model, all_layers).collect();
+    lines.push(format!("  layers   {} of {}", shown.len(), model.layers.len()));
+    for layer in shown {
+        lines.push(format!("    {:<44} {}", layer.names.join(", "), ink.faint(&format!("{:?}", layer.shape))));
+    }
+}
+
+fn dimension(size: Dimension) -> String {
+    match size {
+        Dimension::Fixed(size) => size.to_string(),
+        Dimension::Dynamic { example } => format!("{example} or other"),
+    }
+}
+
+fn shown(model: &Metadata, all: bool) -> impl Iterator<Item = &crate::model::LayerInfo> {
+    model.layers.iter().filter(move |layer| all || layer.spatial)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_check_makes_a_model_unfit_and_says_what_to_do() {
+        let mut findings = Findings::new("net@1".to_owned());
+        findings.good("load", "fine");
+        findings.note("rectifiers", "none", "expect the plain gradient");
+        assert!(findings.fit());
+        findings.compare("rows", 0.5, 1e-4, "export it in eval mode");
+        assert!(!findings.fit());
+        let text = findings.text(false, Ink::plain());
+        assert!(text.contains("BAD  rows") && text.contains("export it in eval mode"), "{text}");
+        assert!(text.contains("not fit to be served"), "{text}");
+        assert_eq!(findings.json(false)["checks"][2]["verdict"], "bad");
+    }
+
+    #[test]
+    fn a_difference_that_is_no_number_is_not_allowed() {
+        let mut findings = Findings::new("net@1".to_owned());
+        findings.compare("logits", f64::NAN, 1.0, "");
+        assert!(!findings.fit());
+    }
+}

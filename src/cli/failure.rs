@@ -1,0 +1,141 @@
+//! How a command fails: one sentence, often a hint, and an exit code.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use tonic::{Code, Status};
+
+use crate::telemetry::status_name;
+
+/// What the exit code says to a script. Clap's own usage errors exit with 2 as well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The command did not do what was asked.
+    Failed = 1,
+    /// What was asked makes no sense.
+    Usage = 2,
+    /// The server cannot be reached, or is not ready.
+    Unavailable = 3,
+    /// The command ran to its end; some frames or checks failed.
+    Partly = 4,
+}
+
+/// The table in `camlens --help`.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  the server cannot be reached or is not ready
+  4  ran to the end, but some frames or checks failed";
+
+/// A failure as a person reads it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    exit: Exit,
+    sentence: String,
+    hint: Option<String>,
+    /// Whoever read our output has gone: nothing is left to say.
+    silent: bool,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, sentence: impl Into<String>) -> Self {
+        Failure { exit, sentence: sentence.into(), hint: None, silent: false }
+    }
+
+    pub fn failed(sentence: impl Into<String>) -> Self {
+        Failure::new(Exit::Failed, sentence)
+    }
+
+    pub fn usage(sentence: impl Into<String>) -> Self {
+        Failure::new(Exit::Usage, sentence)
+    }
+
+    /// What to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A status that the server answered with; `asked` says what was asked, as in "explain coffee.png".
+    pub fn from_status(asked: &str, status: &Status) -> Self {
+        let exit = match status.code() {
+            Code::Unavailable => Exit::Unavailable,
+            Code::InvalidArgument | Code::NotFound | Code::OutOfRange => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        let code = status_name(status.code() as i32);
+        Failure::new(exit, format!("cannot {asked}: {} ({code})", one_line(status.message())))
+    }
+
+    /// Trouble with a file or directory.
+    pub fn from_io(doing: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Failure::failed(format!("cannot {doing} {}: {error}", path.display()))
+    }
+
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Says it on standard error and gives the process's exit code.
+    pub fn report(&self, colours: bool) -> ExitCode {
+        if self.silent {
+            return ExitCode::SUCCESS;
+        }
+        let (red, plain) = if colours { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
+        // Standard error may be closed as well; then nobody is there to tell.
+        let mut lines = format!("{red}error:{plain} {}\n", self.sentence);
+        if let Some(hint) = &self.hint {
+            lines.push_str(&format!("hint: {hint}\n"));
+        }
+        let _ = io::Write::write_all(&mut io::stderr().lock(), lines.as_bytes());
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+/// Trouble while writing to standard output: a closed pipe (`camlens models | head -1`) is no failure.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let mut failure = Failure::failed(format!("cannot write the output: {error}"));
+        failure.silent = error.kind() == io::ErrorKind::BrokenPipe;
+        failure
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.is_empty() { "the server gave no reason".to_owned() } else { line }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_becomes_one_sentence_with_its_code() {
+        let status =
+            Status::invalid_argument("options.targets[0].label: no label `expresso`;\n  did you mean `espresso`?");
+        let failure = Failure::from_status("explain coffee.png", &status);
+        assert_eq!(
+            failure.to_string(),
+            "cannot explain coffee.png: options.targets[0].label: no label `expresso`; did you mean `espresso`? (INVALID_ARGUMENT)"
+        );
+        assert_eq!(failure.exit(), Exit::Usage);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(failure.report(false), ExitCode::SUCCESS);
+        let full = Failure::from(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(full.report(false), ExitCode::from(1));
+    }
+}

@@ -1,0 +1,171 @@
+//! The command line: one file per subcommand.
+//!
+//! Commands that explain talk to a server as any client does ([`connection`]); nothing here takes a short cut to the engine
+//! but [`doctor`], which looks at a model file and nothing else.
+
+mod answer;
+mod client;
+mod connection;
+mod doctor;
+mod explain;
+mod failure;
+mod health;
+mod latency;
+mod models;
+mod names;
+mod npy;
+mod options;
+mod report;
+mod session;
+mod source;
+mod stream;
+mod summary;
+mod tally;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::telemetry::log::{self, LogFormat};
+use failure::{EXIT_CODES, Failure};
+
+/// Explains live what an image model looks at: Guided Grad-CAM for streamed frames, over gRPC
+#[derive(Debug, Parser)]
+#[command(name = "camlens", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Explain(explain::ExplainCommand),
+    Stream(stream::StreamCommand),
+    Models(models::ModelsCommand),
+    Doctor(doctor::DoctorCommand),
+    Health(health::HealthCommand),
+}
+
+#[derive(Debug, Args)]
+struct LogArgs {
+    /// What is logged to standard error: a level (error, warn, info, debug, trace, off), or TARGET=LEVEL,…
+    #[arg(long, env = "CAMLENS_LOG", value_name = "FILTER", global = true, help_heading = "Log")]
+    log: Option<String>,
+
+    /// How the log looks
+    #[arg(
+        long,
+        env = "CAMLENS_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value = "text",
+        global = true,
+        help_heading = "Log"
+    )]
+    log_format: LogFormatName,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatName {
+    Text,
+    Json,
+}
+
+impl LogArgs {
+    /// `usual`: the filter when none is given.
+    fn install(&self, usual: &str) -> Result<(), Failure> {
+        let format = match self.log_format {
+            LogFormatName::Text => LogFormat::Text,
+            LogFormatName::Json => LogFormat::Json,
+        };
+        log::install(self.log.as_deref().unwrap_or(usual), format).map_err(|error| Failure::usage(error.to_string()))
+    }
+}
+
+impl Command {
+    /// Commands speak for themselves: only what goes wrong behind their backs is logged.
+    fn usual_log(&self) -> &'static str {
+        "warn"
+    }
+
+    fn run(self) -> Result<(), Failure> {
+        match self {
+            Command::Explain(command) => command.run(),
+            Command::Stream(command) => command.run(),
+            Command::Models(command) => command.run(),
+            Command::Doctor(command) => command.run(),
+            Command::Health(command) => command.run(),
+        }
+    }
+}
+
+/// Reads the arguments, does what they say, and gives the process's exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let usual = cli.command.usual_log();
+    match cli.log.install(usual).and_then(|()| cli.command.run()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(terminal::colours_on_stderr()),
+    }
+}
+
+/// The runtime of a client's command.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start the client: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn each_option(command: &clap::Command, check: &mut dyn FnMut(&str, &clap::Arg)) {
+        for argument in command.get_arguments().filter(|a| !a.is_positional() && !is_builtin(a)) {
+            check(command.get_name(), argument);
+        }
+        command.get_subcommands().for_each(|sub| each_option(sub, check));
+    }
+
+    fn is_builtin(argument: &clap::Arg) -> bool {
+        matches!(argument.get_id().as_str(), "help" | "version")
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable_named_after_it() {
+        let mut count = 0;
+        each_option(&Cli::command(), &mut |command, option| {
+            let long = option.get_long().expect("options have a long name");
+            let variable = format!("CAMLENS_{}", long.replace('-', "_").to_uppercase());
+            let found = option.get_env().and_then(|name| name.to_str());
+            assert_eq!(found, Some(variable.as_str()), "{command} --{long}");
+            count += 1;
+        });
+        assert!(count > 20, "{count} options were looked at");
+    }
+
+    #[test]
+    fn every_option_and_command_is_explained() {
+        each_option(&Cli::command(), &mut |command, option| {
+            assert!(option.get_help().is_some(), "{command} --{}", option.get_id());
+        });
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(examples.contains("camlens "), "{} has no example", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `camlens models`: what is served, and what may be asked of it.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::answer::identity_json;
+use super::client;
+use super::connection::{ConnectArgs, Connection};
+use super::failure::Failure;
+use super::options::ModelName;
+use super::terminal::Ink;
+use crate::proto::v1;
+
+/// List models, or show one with its layers
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  camlens models
+  camlens models lite0
+  camlens models lite0@1 --layers --json")]
+pub struct ModelsCommand {
+    /// Show this model [default: list all]
+    #[arg(value_name = "NAME[@VERSION]")]
+    model: Option<ModelName>,
+
+    /// Show every layer, not only those that Grad-CAM can look at
+    #[arg(long, env = "CAMLENS_LAYERS", value_parser = clap::builder::FalseyValueParser::new())]
+    layers: bool,
+
+    /// Print JSON instead of text
+    #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+impl ModelsCommand {
+    pub fn run(self) -> Result<(), Failure> {
+        super::runtime()?.block_on(async {
+            let connection = Connection::open(&self.connect).await?;
+            let mut client = client::model_client(connection.channel());
+            let output = match &self.model {
+                Some(model) => {
+                    let request = v1::GetModelRequest { model: Some(model.selector()) };
+                    let response = client.get_model(request).await;
+                    let response =
+                        response.map_err(|status| Failure::from_status(&format!("show {}", model.name), &status))?;
+                    let metadata = response.into_inner().metadata.unwrap_or_default();
+                    if self.json {
+                        format!("{:#}\n", model_json(&metadata, self.layers))
+                    } else {
+                        model_text(&metadata, self.layers, Ink::for_stdout())
+                    }
+                }
+                None => {
+                    let response = client.list_models(v1::ListModelsRequest {}).await;
+                    let response = response.map_err(|status| Failure::from_status("list models", &status))?;
+                    let models = response.into_inner().models;
+                    if self.json {
+                        format!("{:#}\n", list_json(&models))
+                    } else {
+                        list_text(&models, Ink::for_stdout())
+                    }
+                }
+            };
+            Ok(io::stdout().lock().write_all(output.as_bytes())?)
+        })
+    }
+}
+
+fn list_text(models: &[v1::ModelSummary], ink: Ink) -> String {
+    if models.is_empty() {
+        return "no model is served\n".to_owned();
+    }
+    let line = |model: &v1::ModelSummary| {
+        let name = format!("{}@{}", model.name, model.version);
+        let classes = model.class_count.map_or_else(|| "?".to_owned(), |count| count.to_string());
+        let digest: String = model.digest.chars().take(12).collect();
+        format!(
+            "{}  {classes:>6} classes  {}  {}\n",
+            ink.bold(&format!("{name:<24}")),
+            ink.faint(&digest),
+            model.summary
+        )
+    };
+    models.iter().map(line).collect()
+}
+
+fn list_json(models: &[v1::ModelSummary]) -> Value {
+    let model = |model: &v1::ModelSummary| {
+        json!({
+            "name": model.name,
+            "version": model.version,
+            "digest": model.digest,
+            "summary": model.summary,
+            "class_count": model.class_count,
+        })
+    };
+    models.iter().map(model).collect()
+}
+
+fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
+    let identity = model.identity.clone().unwrap_or_default();
+    let mut lines = vec![ink.bold(&format!("{}@{}", identity.name, identity.version))];
+    let mut fact = |name: &str, value: String| lines.push(format!("  {name:<14} {value}"));
+    if !model.summary.is_empty() {
+        fact("summary", model.summary.clone());
+    }
+    fact("digest", identity.digest.clone());
+    if let Some(input) = &model.input {
+        fact("input", format!("{} {} {}", input.name, input.element_type, dimensions(&input.shape)));
+    }
+    for output in &model.outputs {
+        fact("output", format!("{} {}", output.name, dimensions(&output.shape)));
+    }
+    fact("classes", model.class_count.map_or_else(|| "unknown before the first frame".to_owned(), |c| c.to_string()));
+    fact("labels", if model.labels.is_empty() { "none".to_owned() } else { model.labels.len().to_string() });
+    fact(
+        "rectifiers",
+        match model.rectifier_count {
+            0 => "none: guided backpropagation is the plain gradient".to_owned(),
+            count => count.to_string(),
+        },
+    );
+    fact(
+        "target layer",
+        match model.default_target_layers.as_slice() {
+            [] => format!("none by default: {}", model.default_target_problem),
+            layers => layers.join(", "),
+        },
+    );
+    let shown: Vec<_> = model.layers.iter().filter(|layer| all_layers || layer.spatial).collect();
+    lines.push(format!("  layers ({} of {})", shown.len(), model.layers.len()));
+    for layer in shown {
+        let shape: Vec<String> = layer.shape.iter().map(ToString::to_string).collect();
+        lines.push(format!("    {:<44} {}", layer.names.join(", "), ink.faint(&format!("[{}]", shape.join(", ")))));
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn model_json(model: &v1::ModelMetadata, all_layers: bool) -> Value {
+    let tensor = |info: &v1::TensorInfo| {
+        let shape: Value = info.shape.iter().map(|d| json!({"size": d.size, "dynamic": d.dynamic})).collect();
+        json!({"name": info.name, "element_type": info.element_type, "shape": shape})
+    };
+    let layers: Value = model
+        .layers
+        .iter()
+        .filter(|layer| all_layers || layer.spatial)
+        .map(|layer| json!({"names": layer.names, "shape": layer.shape, "spatial": layer.spatial}))
+        .collect();
+    json!({
+        "identity": model.identity.as_ref().map(identity_json),
+        "summary": model.summary,
+        "input": model.input.as_ref().map(tensor),
+        "outputs": model.outputs.iter().map(tensor).collect::<Value>(),
+        "class_count": model.class_count,
+        "labels": model.labels,
+        "layers": layers,
+        "default_target_layers": model.default_target_layers,
+        "default_target_problem": model.default_target_problem,
+        "rectifier_count": model.rectifier_count,
+    })
+}
+
+fn dimensions(shape: &[v1::DimensionInfo]) -> String {
+    let sizes: Vec<String> =
+        shape.iter().map(|d| if d.dynamic { format!("{} or other", d.size) } else { d.size.to_string() }).collect();
+    format!("[{}]", sizes.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> v1::ModelMetadata {
+        let layer = |name: &str, spatial: bool| v1::LayerInfo {
+            names: vec![name.to_owned()],
+            shape: vec![1, 8, 7, 7],
+            spatial,
+        };
+        v1::ModelMetadata {
+            identity: Some(v1::ModelIdentity { name: "lite0".to_owned(), version: 1, ..Default::default() }),
+            input: Some(v1::TensorInfo {
+                name: "x".to_owned(),
+                element_type: "float32".to_owned(),
+                shape: vec![
+                    v1::DimensionInfo { size: 2, dynamic: true },
+                    v1::DimensionInfo { size: 3, dynamic: false },
+                ],
+            }),
+            layers: vec![layer("_swish", true), layer("_fc", false)],
+            default_target_layers: vec!["_swish".to_owned()],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_model_shows_the_layers_that_can_be_asked_for() {
+        let text = model_text(&model(), false, Ink::plain());
+        assert!(text.contains("input          x float32 [2 or other, 3]"), "{text}");
+        assert!(text.contains("target layer   _swish") && text.contains("layers (1 of 2)"), "{text}");
+        assert!(!text.contains("_fc"), "{text}");
+        assert!(model_text(&model(), true, Ink::plain()).contains("_fc"));
+    }
+
+    #[test]
+    fn a_model_without_a_default_layer_or_rectifier_says_so() {
+        let mut model = model();
+        model.default_target_layers.clear();
+        model.default_target_problem = "tokens have no spatial axes".to_owned();
+        let text = model_text(&model, false, Ink::plain());
+        assert!(text.contains("none by default: tokens have no spatial axes"), "{text}");
+        assert!(text.contains("rectifiers     none"), "{text}");
+    }
+
+    #[test]
+    fn a_list_has_a_line_a_model() {
+        let summary = |name: &str| v1::ModelSummary { name: name.to_owned(), version: 2, ..Default::default() };
+        let text = list_text(&[summary("a"), summary("b")], Ink::plain());
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.starts_with("a@2"), "{text}");
+        assert_eq!(list_json(&[summary("a")])[0]["name"], "a");
+        assert_eq!(list_text(&[], Ink::plain()), "no model is served\n");
+    }
+}

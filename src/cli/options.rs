@@ -1,0 +1,258 @@
+//! What is asked of each frame, as flags.
+
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+
+use crate::proto::v1;
+
+/// The flags of `explain` and `stream` that become the request's options.
+#[derive(Debug, Clone, Args)]
+pub struct ExplainArgs {
+    /// The model, as NAME or NAME@VERSION [default: the only one, newest version]
+    #[arg(long, env = "CAMLENS_MODEL", value_name = "NAME[@VERSION]")]
+    pub model: Option<ModelName>,
+
+    /// Which class to explain: a label, a class index, or top:K; may be repeated [default: top:1]
+    #[arg(long = "target", env = "CAMLENS_TARGET", value_name = "CLASS", value_delimiter = ';')]
+    pub targets: Vec<TargetClass>,
+
+    /// The layer that Grad-CAM looks at; may be repeated [default: the model's, see `camlens models NAME`]
+    #[arg(long = "layer", env = "CAMLENS_LAYER", value_name = "LAYER", value_delimiter = ';')]
+    pub layers: Vec<String>,
+
+    /// How many predictions to show
+    #[arg(long, env = "CAMLENS_TOP", value_name = "N", default_value_t = 5)]
+    pub top: u32,
+
+    /// Whose numbers the maps agree with
+    #[arg(long, env = "CAMLENS_CONVENTION", value_enum, default_value_t = ConventionName::Captum)]
+    pub convention: ConventionName,
+
+    /// Run operator by operator, as PyTorch does, instead of folded and fused
+    #[arg(long, env = "CAMLENS_EXACT", value_parser = clap::builder::FalseyValueParser::new())]
+    pub exact: bool,
+
+    /// The colours of heat maps and overlays
+    #[arg(long, env = "CAMLENS_COLORS", value_enum, default_value_t = Colors::Turbo)]
+    pub colors: Colors,
+
+    /// How much of an overlay is heat map, 0 to 1
+    #[arg(long, env = "CAMLENS_OPACITY", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    pub opacity: f32,
+}
+
+/// `NAME` or `NAME@VERSION`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelName {
+    pub name: String,
+    pub version: Option<i64>,
+}
+
+impl FromStr for ModelName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, version) = match text.rsplit_once('@') {
+            Some((name, version)) => {
+                let version = version.parse().map_err(|_| format!("`{version}` is no version: it is an integer"))?;
+                (name, Some(version))
+            }
+            None => (text, None),
+        };
+        if name.is_empty() {
+            return Err("a model has a name: NAME or NAME@VERSION".to_owned());
+        }
+        Ok(ModelName { name: name.to_owned(), version })
+    }
+}
+
+impl ModelName {
+    pub fn selector(&self) -> v1::ModelSelector {
+        v1::ModelSelector { name: self.name.clone(), version: self.version }
+    }
+}
+
+/// A class, as a person names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetClass {
+    Index(u32),
+    Label(String),
+    Top(u32),
+}
+
+impl FromStr for TargetClass {
+    type Err = String;
+
+    /// `967`, `class:967`, `top:3`, `label:967`; anything else is a label.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("`{digits}` is no whole number"));
+        if let Some(digits) = text.strip_prefix("top:") {
+            return number(digits).map(TargetClass::Top);
+        }
+        if let Some(digits) = text.strip_prefix("class:") {
+            return number(digits).map(TargetClass::Index);
+        }
+        let label = text.strip_prefix("label:");
+        match (label, text.parse()) {
+            (None, Ok(index)) => Ok(TargetClass::Index(index)),
+            (label, _) => match label.unwrap_or(text).trim() {
+                "" => Err("a class is a label, an index, or top:K".to_owned()),
+                label => Ok(TargetClass::Label(label.to_owned())),
+            },
+        }
+    }
+}
+
+impl TargetClass {
+    fn message(&self) -> v1::Target {
+        let kind = match self {
+            TargetClass::Index(index) => v1::target::Kind::ClassIndex(*index),
+            TargetClass::Label(label) => v1::target::Kind::Label(label.clone()),
+            TargetClass::Top(count) => v1::target::Kind::Top(*count),
+        };
+        v1::Target { kind: Some(kind) }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ConventionName {
+    /// Nothing normalised: Captum's GuidedGradCam with bilinear interpolation
+    Captum,
+    /// Grad-CAM scaled to 0–1: pytorch-grad-cam's
+    PytorchGradCam,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Colors {
+    Turbo,
+    Viridis,
+    Jet,
+}
+
+/// A picture to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PictureKind {
+    /// Grad-CAM in colours over the image
+    Overlay,
+    /// Grad-CAM in colours
+    HeatMap,
+    /// Guided Grad-CAM around a neutral grey
+    GuidedGradCam,
+    /// Guided backpropagation around a neutral grey
+    GuidedBackprop,
+}
+
+/// A map to write as numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MapKind {
+    GuidedGradCam,
+    GradCam,
+    GuidedBackprop,
+    /// The model's input as it was prepared
+    Input,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PictureFormat {
+    Jpeg,
+    Png,
+}
+
+impl ExplainArgs {
+    pub fn selector(&self) -> Option<v1::ModelSelector> {
+        self.model.as_ref().map(ModelName::selector)
+    }
+
+    /// The request's options for these flags, with the pictures and maps that a command wants.
+    pub fn options(&self, pictures: &[PictureKind], format: PictureFormat, maps: &[MapKind]) -> v1::ExplainOptions {
+        v1::ExplainOptions {
+            targets: self.targets.iter().map(TargetClass::message).collect(),
+            target_layers: self.layers.clone(),
+            convention: match self.convention {
+                ConventionName::Captum => v1::Convention::Captum,
+                ConventionName::PytorchGradCam => v1::Convention::PytorchGradCam,
+            } as i32,
+            tensors: maps.iter().map(|&map| tensor_output(map)).collect(),
+            pictures: pictures.iter().map(|&picture| self.picture_output(picture, format)).collect(),
+            top_predictions: Some(self.top),
+            precision: if self.exact { v1::Precision::Exact } else { v1::Precision::Unspecified } as i32,
+            predictions_only: (pictures.is_empty() && maps.is_empty()).then_some(true),
+            ..Default::default()
+        }
+    }
+
+    fn picture_output(&self, picture: PictureKind, format: PictureFormat) -> v1::PictureOutput {
+        let wire = match picture {
+            PictureKind::Overlay => v1::Picture::Overlay,
+            PictureKind::HeatMap => v1::Picture::HeatMap,
+            PictureKind::GuidedGradCam => v1::Picture::GuidedGradCam,
+            PictureKind::GuidedBackprop => v1::Picture::GuidedBackprop,
+        };
+        let colors = match self.colors {
+            Colors::Turbo => v1::ColorMap::Turbo,
+            Colors::Viridis => v1::ColorMap::Viridis,
+            Colors::Jet => v1::ColorMap::Jet,
+        };
+        let coloured = matches!(picture, PictureKind::Overlay | PictureKind::HeatMap);
+        v1::PictureOutput {
+            picture: wire as i32,
+            format: match format {
+                PictureFormat::Jpeg => v1::ImageFormat::Jpeg,
+                PictureFormat::Png => v1::ImageFormat::Png,
+            } as i32,
+            color_map: if coloured { colors as i32 } else { 0 },
+            opacity: (picture == PictureKind::Overlay).then_some(self.opacity),
+            ..Default::default()
+        }
+    }
+}
+
+fn tensor_output(map: MapKind) -> v1::TensorOutput {
+    let map = match map {
+        MapKind::GuidedGradCam => v1::Map::GuidedGradCam,
+        MapKind::GradCam => v1::Map::GradCam,
+        MapKind::GuidedBackprop => v1::Map::GuidedBackprop,
+        MapKind::Input => v1::Map::Input,
+    };
+    v1::TensorOutput { map: map as i32, ..Default::default() }
+}
+
+/// A number from 0 to 1.
+pub fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("a number from 0 to 1 is allowed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_is_named_by_index_label_or_rank() {
+        let cases = [
+            ("967", TargetClass::Index(967)),
+            ("class:0", TargetClass::Index(0)),
+            ("top:3", TargetClass::Top(3)),
+            ("espresso", TargetClass::Label("espresso".to_owned())),
+            ("label:7", TargetClass::Label("7".to_owned())),
+            ("tiger cat", TargetClass::Label("tiger cat".to_owned())),
+        ];
+        for (text, target) in cases {
+            assert_eq!(text.parse(), Ok(target), "{text}");
+        }
+        for text in ["", "top:", "top:x", "class:-1", "label:"] {
+            assert!(text.parse::<TargetClass>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_a_name_and_perhaps_a_version() {
+        assert_eq!("lite0".parse(), Ok(ModelName { name: "lite0".to_owned(), version: None }));
+        assert_eq!("lite0@3".parse(), Ok(ModelName { name: "lite0".to_owned(), version: Some(3) }));
+        assert!("lite0@new".parse::<ModelName>().is_err());
+        assert!("@3".parse::<ModelName>().is_err());
+    }
+}

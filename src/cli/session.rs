@@ -1,0 +1,193 @@
+//! One stream, from the client's side: frames out at their pace, endings in, and the account of both.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::failure::Failure;
+use super::names;
+use super::source::{Payload, SourceFrame};
+use super::tally::Tally;
+use crate::proto::v1;
+use crate::proto::v1::explain_service_client::ExplainServiceClient;
+use crate::proto::v1::explain_stream_request::Message as Request;
+use crate::proto::v1::explain_stream_response::Message as Response;
+use crate::telemetry::status_name;
+
+/// How frames are sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Frames per second; none: as fast as they are taken.
+    pub rate_hz: Option<f64>,
+    /// Whether to keep within the credit that the server grants. A camera does not.
+    pub within_credit: bool,
+}
+
+/// A stream and what is needed to run it.
+pub struct Session {
+    pub client: ExplainServiceClient<Channel>,
+    pub open: v1::Open,
+    pub pace: Pace,
+    /// Ends the sending; what was sent is still waited for.
+    pub stop: CancellationToken,
+}
+
+impl Session {
+    /// Runs the stream to its end. `event` sees each message of the server after it was counted.
+    pub async fn run(
+        mut self,
+        frames: mpsc::Receiver<SourceFrame>,
+        event: &mut dyn FnMut(&Response) -> Result<(), Failure>,
+    ) -> (Tally, Result<(), Failure>) {
+        let account = Arc::new(Mutex::new(Tally::default()));
+        let credit = Arc::new(Semaphore::new(0));
+        let (requests, outgoing) = mpsc::channel(1);
+        let sender = Sender {
+            requests,
+            credit: credit.clone(),
+            account: account.clone(),
+            pace: self.pace,
+            stop: self.stop.clone(),
+        };
+        let sending = tokio::spawn(sender.run(self.open, frames));
+        let result = match self.client.explain_stream(ReceiverStream::new(outgoing)).await {
+            Ok(response) => receive(response.into_inner(), &account, &credit, self.pace, &self.stop, event).await,
+            Err(status) => Err(Failure::from_status("open the stream", &status)),
+        };
+        self.stop.cancel();
+        credit.close();
+        // Its channel has no reader any more: it ends by itself.
+        if let Err(error) = sending.await {
+            tracing::warn!(%error, "the sending side of the stream broke");
+        }
+        let tally = std::mem::take(&mut *lock(&account));
+        (tally, result)
+    }
+}
+
+async fn receive(
+    mut responses: tonic::Streaming<v1::ExplainStreamResponse>,
+    account: &Mutex<Tally>,
+    credit: &Semaphore,
+    pace: Pace,
+    stop: &CancellationToken,
+    event: &mut dyn FnMut(&Response) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    loop {
+        let response =
+            responses.message().await.map_err(|status| Failure::from_status("go on with the stream", &status))?;
+        let Some(response) = response else { return Ok(()) };
+        let Some(message) = response.message else { continue };
+        let ended = count(&message, &mut lock(account));
+        match &message {
+            Response::Opened(opened) if pace.within_credit => credit.add_permits(opened.max_in_flight.max(1) as usize),
+            Response::Opened(_) if credit.available_permits() == 0 => credit.add_permits(Semaphore::MAX_PERMITS),
+            Response::GoingAway(_) => stop.cancel(),
+            // Never more than a server could have granted, whatever it says.
+            _ if pace.within_credit => credit.add_permits(ended.min(u64::from(u32::MAX)) as usize),
+            _ => {}
+        }
+        event(&message)?;
+    }
+}
+
+/// Counts a message; gives the number of frames that it ends.
+fn count(message: &Response, tally: &mut Tally) -> u64 {
+    match message {
+        Response::Opened(_) => 0,
+        Response::Explanation(answer) => {
+            tally.answered(answer.sequence, Instant::now());
+            for timing in &answer.timings {
+                tally.stage(&names::stage(timing.stage), Duration::from_nanos(timing.duration_ns));
+            }
+            1
+        }
+        Response::FrameError(error) => {
+            tally.failed(error.sequence, status_name(error.code));
+            1
+        }
+        Response::Dropped(run) => {
+            let reason = names::drop_reason(run.reason);
+            tally.dropped(run.first_sequence, run.last_sequence, run.count, &reason);
+            run.count
+        }
+        Response::GoingAway(going) => {
+            tally.went_away(going.last_accepted_sequence);
+            0
+        }
+    }
+}
+
+struct Sender {
+    requests: mpsc::Sender<v1::ExplainStreamRequest>,
+    credit: Arc<Semaphore>,
+    account: Arc<Mutex<Tally>>,
+    pace: Pace,
+    stop: CancellationToken,
+}
+
+impl Sender {
+    async fn run(self, open: v1::Open, mut frames: mpsc::Receiver<SourceFrame>) {
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.send(open, &mut frames) => {}
+        }
+        // Dropping the channel ends the request stream: the server finishes what it has and ends the call.
+    }
+
+    async fn send(&self, open: v1::Open, frames: &mut mpsc::Receiver<SourceFrame>) {
+        if self.requests.send(v1::ExplainStreamRequest { message: Some(Request::Open(open)) }).await.is_err() {
+            return;
+        }
+        let period = self.pace.rate_hz.map(|rate| Duration::from_secs_f64(1.0 / rate));
+        let mut due = tokio::time::Instant::now();
+        let mut sequence = 0;
+        while let Some(frame) = frames.recv().await {
+            // Granted by Opened, returned by each ending.
+            let Ok(permit) = self.credit.acquire().await else { return };
+            if self.pace.within_credit {
+                permit.forget();
+            }
+            if let Some(period) = period {
+                tokio::time::sleep_until(due).await;
+                // A source that fell behind goes on from now: cameras do not catch up.
+                due = (due + period).max(tokio::time::Instant::now());
+            }
+            let Ok(place) = self.requests.reserve().await else { return };
+            sequence += 1;
+            lock(&self.account).sent(sequence, Instant::now());
+            place.send(v1::ExplainStreamRequest { message: Some(Request::Frame(message(sequence, frame))) });
+        }
+    }
+}
+
+fn message(sequence: u64, frame: SourceFrame) -> v1::Frame {
+    use v1::frame::Payload as Wire;
+    let payload = match frame.payload {
+        Payload::Encoded(data) => Wire::Encoded(v1::EncodedImage { data, ..Default::default() }),
+        Payload::Rgb { width, height, data } => Wire::Raw(v1::RawImage {
+            data,
+            width,
+            height,
+            pixel_format: v1::PixelFormat::Rgb8 as i32,
+            ..Default::default()
+        }),
+    };
+    v1::Frame {
+        sequence,
+        capture_time: Some(SystemTime::now().into()),
+        tag: frame.name.into_bytes().into(),
+        payload: Some(payload),
+        ..Default::default()
+    }
+}
+
+fn lock(account: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    // Counting does not panic half-way; what was counted stands.
+    account.lock().unwrap_or_else(PoisonError::into_inner)
+}

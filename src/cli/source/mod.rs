@@ -1,0 +1,241 @@
+//! Where a stream's frames come from: pictures in a folder or a pattern, an animated WebP, a video.
+
+mod animation;
+mod order;
+mod video;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::failure::Failure;
+
+/// The endings of files that a folder is searched for.
+const PICTURE_ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+/// Larger picture files are not read: no camera makes them.
+const MAX_PICTURE_BYTES: u64 = 1 << 30;
+
+/// One frame, as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFrame {
+    /// The file's name, or the clip's and the frame's number; goes along as the frame's tag.
+    pub name: String,
+    pub payload: Payload,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// A picture file as it is.
+    Encoded(Bytes),
+    /// Rows of red, green, blue bytes without gaps.
+    Rgb { width: u32, height: u32, data: Bytes },
+}
+
+/// Where to read frames from, checked to exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Picture files in their natural order (`9.jpg` before `10.jpg`).
+    Pictures(Vec<PathBuf>),
+    AnimatedWebp(PathBuf),
+    /// Anything that ffmpeg opens: a file, a device, an address.
+    Video(String),
+}
+
+impl Source {
+    /// Finds out what `text` names: a folder, a file, a pattern such as `frames/*.jpg`, or an address such as `rtsp://…`.
+    pub fn open(text: &str) -> Result<Self, Failure> {
+        let path = Path::new(text);
+        if path.is_dir() {
+            return folder(path);
+        }
+        if path.exists() {
+            return file(path);
+        }
+        if text.contains("://") {
+            return Ok(Source::Video(text.to_owned()));
+        }
+        if text.contains(['*', '?', '[']) {
+            return pattern(text);
+        }
+        Err(Failure::usage(format!("there is no {text}"))
+            .hint("give a folder, a picture, a pattern in quotes ('frames/*.jpg'), or a video"))
+    }
+
+    /// How many frames there are, where that is known without reading them.
+    pub fn len(&self) -> Option<u64> {
+        match self {
+            Source::Pictures(paths) => Some(paths.len() as u64),
+            Source::AnimatedWebp(_) | Source::Video(_) => None,
+        }
+    }
+
+    /// Hands each frame to `take` until that says false. Blocks: reading, decoding a clip and waiting for ffmpeg.
+    pub fn read(&self, take: &mut dyn FnMut(SourceFrame) -> bool) -> Result<(), Failure> {
+        match self {
+            Source::Pictures(paths) => {
+                for path in paths {
+                    if !take(SourceFrame { name: file_name(path), payload: Payload::Encoded(read_picture(path)?) }) {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Source::AnimatedWebp(path) => animation::read(path, take),
+            Source::Video(input) => video::read(input, take),
+        }
+    }
+}
+
+/// Reads a picture file whole.
+pub fn read_picture(path: &Path) -> Result<Bytes, Failure> {
+    let reading = |error: std::io::Error| Failure::from_io("read", path, &error);
+    let file = File::open(path).map_err(reading)?;
+    let mut data = Vec::new();
+    file.take(MAX_PICTURE_BYTES + 1).read_to_end(&mut data).map_err(reading)?;
+    if data.len() as u64 > MAX_PICTURE_BYTES {
+        return Err(Failure::failed(format!("{} is larger than 1 GiB", path.display())));
+    }
+    Ok(Bytes::from(data))
+}
+
+/// The last part of a path, for people and as a tag.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn folder(path: &Path) -> Result<Source, Failure> {
+    let listing = |error: std::io::Error| Failure::from_io("list", path, &error);
+    let mut pictures = Vec::new();
+    for entry in fs::read_dir(path).map_err(listing)? {
+        let path = entry.map_err(listing)?.path();
+        if is_picture_name(&path) && path.is_file() {
+            pictures.push(path);
+        }
+    }
+    in_order(pictures, || {
+        Failure::usage(format!("{} holds no picture", path.display()))
+            .hint(format!("a folder is searched for files that end in {}", PICTURE_ENDINGS.join(", ")))
+    })
+}
+
+fn pattern(text: &str) -> Result<Source, Failure> {
+    let matches = glob::glob(text).map_err(|error| Failure::usage(format!("{text} is no pattern: {error}")))?;
+    let mut pictures = Vec::new();
+    for path in matches {
+        let path = path.map_err(|error| Failure::from_io("read", error.path(), error.error()))?;
+        if path.is_file() {
+            pictures.push(path);
+        }
+    }
+    in_order(pictures, || Failure::usage(format!("no file matches {text}")))
+}
+
+fn in_order(mut pictures: Vec<PathBuf>, none: impl FnOnce() -> Failure) -> Result<Source, Failure> {
+    if pictures.is_empty() {
+        return Err(none());
+    }
+    pictures.sort_by(|a, b| order::natural(&a.to_string_lossy(), &b.to_string_lossy()));
+    Ok(Source::Pictures(pictures))
+}
+
+fn file(path: &Path) -> Result<Source, Failure> {
+    let mut start = [0; 32];
+    let mut length = 0;
+    let mut opened = File::open(path).map_err(|error| Failure::from_io("open", path, &error))?;
+    while length < start.len() {
+        match opened.read(&mut start[length..]).map_err(|error| Failure::from_io("read", path, &error))? {
+            0 => break,
+            read => length += read,
+        }
+    }
+    match image::guess_format(&start[..length]) {
+        Ok(image::ImageFormat::WebP) if animation::is_animated(path) => Ok(Source::AnimatedWebp(path.to_owned())),
+        Ok(image::ImageFormat::Jpeg | image::ImageFormat::Png | image::ImageFormat::WebP) => {
+            Ok(Source::Pictures(vec![path.to_owned()]))
+        }
+        // A damaged picture is a picture: the server says what is wrong with it.
+        _ if is_picture_name(path) => Ok(Source::Pictures(vec![path.to_owned()])),
+        _ => Ok(Source::Video(path.display().to_string())),
+    }
+}
+
+fn is_picture_name(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| PICTURE_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(source: &Source) -> Vec<String> {
+        let mut names = Vec::new();
+        source
+            .read(&mut |frame| {
+                names.push(frame.name);
+                true
+            })
+            .expect("readable pictures");
+        names
+    }
+
+    fn folder_of(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        files.iter().for_each(|file| fs::write(folder.path().join(file), file).expect("a small file"));
+        folder
+    }
+
+    #[test]
+    fn a_folder_gives_its_pictures_in_natural_order() {
+        let folder = folder_of(&["10.jpg", "9.JPG", "notes.txt", "2.png"]);
+        fs::create_dir(folder.path().join("0.png")).expect("a folder that looks like a picture");
+        let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
+        assert_eq!(source.len(), Some(3));
+        assert_eq!(names(&source), ["2.png", "9.JPG", "10.jpg"]);
+    }
+
+    #[test]
+    fn a_pattern_gives_what_it_matches_whatever_its_ending() {
+        let folder = folder_of(&["b1.dat", "a1.dat", "b2.png"]);
+        let source = Source::open(&folder.path().join("*1*").to_string_lossy()).expect("two matches");
+        assert_eq!(names(&source), ["a1.dat", "b1.dat"]);
+    }
+
+    #[test]
+    fn reading_stops_when_it_is_told_to() {
+        let folder = folder_of(&["1.png", "2.png", "3.png"]);
+        let mut taken = 0;
+        let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
+        source
+            .read(&mut |_| {
+                taken += 1;
+                taken < 2
+            })
+            .expect("readable pictures");
+        assert_eq!(taken, 2);
+    }
+
+    #[test]
+    fn a_damaged_picture_is_still_a_picture_and_an_unknown_file_is_a_video() {
+        let folder = folder_of(&["broken.jpg", "clip.mp4"]);
+        let open = |name: &str| Source::open(&folder.path().join(name).to_string_lossy()).expect("an existing file");
+        assert!(matches!(open("broken.jpg"), Source::Pictures(_)));
+        assert!(matches!(open("clip.mp4"), Source::Video(_)));
+        assert_eq!(Source::open("rtsp://camera/1").expect("an address"), Source::Video("rtsp://camera/1".to_owned()));
+    }
+
+    #[test]
+    fn what_is_not_there_or_empty_is_said() {
+        let folder = folder_of(&["notes.txt"]);
+        let missing = folder.path().join("missing");
+        for (text, said) in [
+            (missing.to_string_lossy().into_owned(), "there is no"),
+            (folder.path().to_string_lossy().into_owned(), "holds no picture"),
+            (folder.path().join("*.png").to_string_lossy().into_owned(), "no file matches"),
+        ] {
+            let failure = Source::open(&text).expect_err("nothing to read").to_string();
+            assert!(failure.contains(said), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Frames of a video, decoded by an installed ffmpeg and read from a pipe.
+//!
+//! ffmpeg is asked for portable pixmaps, since each says its own size: nothing has to be known about the video before.
+
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use bytes::Bytes;
+
+use super::{Payload, SourceFrame, file_name};
+use crate::cli::failure::Failure;
+
+/// The largest frame that is read, in bytes: beyond 16k × 16k pixels.
+const MAX_FRAME_BYTES: u64 = 1 << 30;
+
+pub fn read(input: &str, take: &mut dyn FnMut(SourceFrame) -> bool) -> Result<(), Failure> {
+    let mut decoder = Decoder::start("ffmpeg", input)?;
+    let clip = file_name(Path::new(input));
+    let mut count = 0;
+    loop {
+        let frame = match read_pixmap(&mut decoder.frames) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(Failure::failed(format!("cannot understand what ffmpeg makes of {input}: {error}")));
+            }
+            // The video ends inside a frame: ffmpeg's own words say why.
+            Err(_) => break,
+        };
+        count += 1;
+        if !take(SourceFrame { name: format!("{clip}#{count}"), payload: frame }) {
+            return Ok(());
+        }
+    }
+    decoder.finish(input, count)
+}
+
+/// A running ffmpeg; stopped when it is dropped.
+struct Decoder {
+    child: Child,
+    frames: BufReader<std::process::ChildStdout>,
+    complaints: Option<std::thread::JoinHandle<String>>,
+}
+
+impl Decoder {
+    fn start(program: &str, input: &str) -> Result<Self, Failure> {
+        let mut child = Command::new(program)
+            .args(["-nostdin", "-hide_banner", "-loglevel", "error", "-i", input])
+            .args(["-map", "0:v:0", "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| not_started(input, &error))?;
+        let (Some(frames), Some(complaints)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Failure::failed("ffmpeg was started without pipes"));
+        };
+        Ok(Decoder {
+            child,
+            frames: BufReader::with_capacity(1 << 20, frames),
+            // Read beside the frames: a full pipe would stop ffmpeg.
+            complaints: Some(std::thread::spawn(move || last_line(complaints))),
+        })
+    }
+
+    fn finish(mut self, input: &str, count: u64) -> Result<(), Failure> {
+        let status = self.child.wait().map_err(|error| Failure::failed(format!("cannot wait for ffmpeg: {error}")))?;
+        let said = self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let because =
+            if said.is_empty() { format!("ffmpeg ended with {status}") } else { format!("ffmpeg says: {said}") };
+        match (status.success(), count) {
+            (true, 1..) => Ok(()),
+            (true, 0) => Err(Failure::failed(format!("{input} holds no frame of video"))),
+            (false, 0) => Err(Failure::failed(format!("cannot read {input} as a video; {because}"))),
+            (false, _) => Err(Failure::failed(format!("{input} breaks off after {count} frames; {because}"))),
+        }
+    }
+}
+
+impl Drop for Decoder {
+    fn drop(&mut self) {
+        // Neither matters when it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn not_started(input: &str, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::NotFound {
+        Failure::failed(format!("reading {input} as a video needs ffmpeg, which is not installed")).hint(
+            "install it (Debian, Ubuntu: apt install ffmpeg), or give a folder of pictures or an animated WebP instead",
+        )
+    } else {
+        Failure::failed(format!("cannot start ffmpeg: {error}"))
+    }
+}
+
+fn last_line(stream: impl Read) -> String {
+    let mut last = String::new();
+    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+        if !line.trim().is_empty() {
+            last = line.trim().chars().take(400).collect();
+        }
+    }
+    last
+}
+
+/// Reads one binary pixmap (`P6`); none at the end of the pipe. Damage is `InvalidData`.
+fn read_pixmap(stream: &mut impl BufRead) -> io::Result<Option<Payload>> {
+    if stream.fill_buf()?.is_empty() {
+        return Ok(None);
+    }
+    let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    if word(stream)? != "P6" {
+        return Err(damaged("not a portable pixmap"));
+    }
+    let mut number = || word(stream)?.parse::<u32>().map_err(|_| damaged("a size that is no number"));
+    let (width, height, depth) = (number()?, number()?, number()?);
+    let length = u64::from(width) * u64::from(height) * 3;
+    if depth != 255 || length == 0 || length > MAX_FRAME_BYTES {
+        return Err(damaged(&format!("a frame of {width}×{height} with {depth} steps")));
+    }
+    let mut data = vec![0; length as usize];
+    stream.read_exact(&mut data)?;
+    Ok(Some(Payload::Rgb { width, height, data: Bytes::from(data) }))
+}
+
+/// One word of the header and the single blank behind it.
+fn word(stream: &mut impl BufRead) -> io::Result<String> {
+    let mut word = String::new();
+    loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        if byte[0].is_ascii_whitespace() {
+            return Ok(word);
+        }
+        if word.len() == 20 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a header that does not end"));
+        }
+        word.push(char::from(byte[0]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixmaps_are_read_one_after_the_other_whatever_their_size() {
+        let mut stream = &b"P6\n2 1\n255\nabcdefP6\n1 1\n255\nxyz"[..];
+        let rgb = |width, height, data: &'static [u8]| Payload::Rgb { width, height, data: Bytes::from_static(data) };
+        assert_eq!(read_pixmap(&mut stream).expect("a pixmap"), Some(rgb(2, 1, b"abcdef")));
+        assert_eq!(read_pixmap(&mut stream).expect("a pixmap"), Some(rgb(1, 1, b"xyz")));
+        assert_eq!(read_pixmap(&mut stream).expect("the end"), None);
+    }
+
+    #[test]
+    fn a_pipe_that_is_no_pixmap_is_damage_and_takes_no_memory() {
+        for bytes in [
+            &b"GIF89a..."[..],
+            b"P6\n99999 99999\n255\n",
+            b"P6\n0 1\n255\n",
+            b"P6\n1 1\n65535\nabcdef",
+            b"P6\n-1 1\n255\n",
+        ] {
+            let mut stream = bytes;
+            let error = read_pixmap(&mut stream).expect_err("no pixmap");
+            assert!(matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_ffmpeg_the_sentence_says_what_to_install() {
+        let failure = Decoder::start("camlens-test-no-such-program", "clip.mp4").err().expect("no such program");
+        assert!(failure.to_string().contains("needs ffmpeg, which is not installed"), "{failure}");
+    }
+
+    #[test]
+    fn ffmpegs_last_words_are_passed_on() {
+        assert_eq!(last_line(&b"[mov] moov atom not found\nclip.mp4: Invalid data\n\n"[..]), "clip.mp4: Invalid data");
+    }
+}

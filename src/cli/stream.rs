@@ -1,0 +1,407 @@
+//! `camlens stream`: the frames of a source, as they come.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{self, OutputFolder, class_name, identity_json};
+use super::client;
+use super::connection::{ConnectArgs, Connection};
+use super::failure::Failure;
+use super::names;
+use super::options::{ExplainArgs, PictureFormat, PictureKind};
+use super::report::{Clip, Figure, Report};
+use super::session::{Pace, Session};
+use super::source::{Source, SourceFrame};
+use super::summary::Summary;
+use super::terminal;
+use crate::proto::v1;
+use crate::proto::v1::explain_stream_response::Message as Response;
+use crate::telemetry::status_name;
+
+/// Explain the frames of a folder, a clip or a video, as a camera's client would
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  camlens stream frames/ --out out                          every frame, held back when it is too fast
+  camlens stream clip.webp --overflow latest --rate 30      like a camera: newer frames replace older ones
+  camlens stream video.mp4 --limit 200 --html report.html   a video needs an installed ffmpeg
+  camlens stream 'frames/*.jpg' --server unix:/run/camlens.sock --json
+
+A picture is written for each answer, numbered in order. Every frame is accounted for: answered, dropped with its
+reason, or failed. With --json there is one object a line; the last one is the summary.")]
+pub struct StreamCommand {
+    /// A folder of pictures, a pattern in quotes, an animated WebP, or anything that ffmpeg opens
+    #[arg(value_name = "SOURCE")]
+    source: String,
+
+    /// The folder that the pictures are written to
+    #[arg(long, env = "CAMLENS_OUT", value_name = "FOLDER", default_value = "camlens-out")]
+    out: PathBuf,
+
+    /// A picture to write for each frame; may be repeated [default: overlay]
+    #[arg(long = "picture", env = "CAMLENS_PICTURE", value_name = "KIND", value_enum, value_delimiter = ',')]
+    pictures: Vec<PictureKind>,
+
+    /// The format of the pictures
+    #[arg(long, env = "CAMLENS_FORMAT", value_enum, default_value = "jpeg")]
+    format: PictureFormat,
+
+    /// What happens to frames that come faster than they are explained
+    #[arg(long, env = "CAMLENS_OVERFLOW", value_enum, default_value = "block")]
+    overflow: Overflow,
+
+    /// Frames that the server keeps waiting [default: the server's for the policy]
+    #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
+    depth: u32,
+
+    /// Send this many frames per second [default: as fast as they are taken]
+    #[arg(long, env = "CAMLENS_RATE", value_name = "HZ", value_parser = rate)]
+    rate: Option<f64>,
+
+    /// Send at most this many frames
+    #[arg(long, env = "CAMLENS_LIMIT", value_name = "FRAMES")]
+    limit: Option<u64>,
+
+    /// Read the source this many times; 0: until interrupted
+    #[arg(long, env = "CAMLENS_REPEAT", value_name = "TIMES", default_value_t = 1)]
+    repeat: u64,
+
+    /// The stream's name in the server's logs and traces [default: the source]
+    #[arg(long, env = "CAMLENS_NAME", value_name = "NAME")]
+    name: Option<String>,
+
+    /// Also write a report, one HTML file to look at in a browser
+    #[arg(long, env = "CAMLENS_HTML", value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Print JSON, one object a line, instead of text
+    #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+
+    #[command(flatten)]
+    explain: ExplainArgs,
+
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Overflow {
+    /// Hold the source back: nothing is dropped
+    Block,
+    /// Replace the oldest waiting frame, as for cameras
+    Latest,
+    /// Refuse the frame with an error
+    Reject,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
+        _ => Err("a rate from 0.001 to 100000 frames per second is allowed".to_owned()),
+    }
+}
+
+/// Bytes of a stream's name that the protocol takes.
+const MAX_NAME_BYTES: usize = 256;
+/// Failing frames that are shown one by one; the summary counts them all.
+const FAILURES_SHOWN: usize = 10;
+
+impl StreamCommand {
+    pub fn run(self) -> Result<(), Failure> {
+        let source = Source::open(&self.source)?;
+        super::runtime()?.block_on(self.stream(source))
+    }
+
+    async fn stream(self, source: Source) -> Result<(), Failure> {
+        let connection = Connection::open(&self.connect).await?;
+        let stop = CancellationToken::new();
+        stop_when_interrupted(stop.clone());
+        let total = self.expected(&source);
+        let mut output = Output {
+            folder: OutputFolder::create(&self.out)?,
+            bar: terminal::progress(total, self.json),
+            json: self.json,
+            model: None,
+            clip: self.html.is_some().then(Clip::default),
+            failures: 0,
+        };
+        let (sender, frames) = mpsc::channel(2);
+        let (repeat, limit) = (self.repeat, self.limit);
+        let reading = std::thread::spawn(move || read(&source, repeat, limit, &sender));
+        let session = Session {
+            client: client::explain_client(connection.channel()),
+            open: self.open(),
+            pace: Pace { rate_hz: self.rate, within_credit: self.overflow == Overflow::Block },
+            stop,
+        };
+        let began = std::time::Instant::now();
+        let (tally, streamed) = session.run(frames, &mut |message| output.take(message)).await;
+        let took = began.elapsed();
+        output.bar.finish_and_clear();
+        let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("reading the source broke")));
+        let summary = Summary::new(tally, took);
+        if summary.sent() == 0 {
+            // What went wrong comes first: an empty account explains nothing.
+            read?;
+            streamed?;
+            return Err(Failure::failed(format!("{} gave no frame", self.source)));
+        }
+        self.finish(&summary, output)?;
+        streamed.and(read).and(summary.verdict())
+    }
+
+    fn open(&self) -> v1::Open {
+        let mut name = self.name.clone().unwrap_or_else(|| self.source.clone());
+        while name.len() > MAX_NAME_BYTES {
+            name.pop();
+        }
+        let pictures = if self.pictures.is_empty() { &[PictureKind::Overlay][..] } else { &self.pictures };
+        let overflow = match self.overflow {
+            Overflow::Block => v1::stream_policy::Overflow::Block,
+            Overflow::Latest => v1::stream_policy::Overflow::Latest,
+            Overflow::Reject => v1::stream_policy::Overflow::Reject,
+        };
+        v1::Open {
+            model: self.explain.selector(),
+            options: Some(self.explain.options(pictures, self.format, &[])),
+            policy: Some(v1::StreamPolicy { overflow: overflow as i32, depth: self.depth, ..Default::default() }),
+            source: name,
+        }
+    }
+
+    /// How many frames will be sent, where that is known.
+    fn expected(&self, source: &Source) -> Option<u64> {
+        let all = source.len().filter(|_| self.repeat > 0).map(|count| count.saturating_mul(self.repeat));
+        match (all, self.limit) {
+            (Some(all), Some(limit)) => Some(all.min(limit)),
+            (all, limit) => all.or(limit),
+        }
+    }
+
+    fn finish(&self, summary: &Summary, output: Output) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        if self.json {
+            writeln!(stdout, "{}", summary.json())?;
+        } else {
+            stdout.write_all(summary.text().as_bytes())?;
+            if summary.answered() > 0 {
+                writeln!(stdout, "pictures are in {}", output.folder.path().display())?;
+            }
+        }
+        if let (Some(path), Some(clip)) = (&self.html, output.clip) {
+            let mut facts = vec![("source".to_owned(), self.source.clone())];
+            if let Some(model) = &output.model {
+                facts.push(("model".to_owned(), format!("{} version {}", model.name, model.version)));
+                facts.push(("digest".to_owned(), model.digest.clone()));
+            }
+            facts.extend(summary.facts());
+            let stages = summary.stages().to_vec();
+            let report =
+                Report { title: "What the model looks at".to_owned(), facts, clip, stages, ..Default::default() };
+            std::fs::write(path, report.html()).map_err(|error| Failure::from_io("write", path, &error))?;
+            if !self.json {
+                writeln!(stdout, "the report is {}", path.display())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the source on a thread of its own, since that blocks.
+fn read(source: &Source, repeat: u64, limit: Option<u64>, frames: &mpsc::Sender<SourceFrame>) -> Result<(), Failure> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut round = 0;
+    let mut open = true;
+    while open && left > 0 && (repeat == 0 || round < repeat) {
+        let before = left;
+        source.read(&mut |frame| {
+            open = frames.blocking_send(frame).is_ok();
+            left -= u64::from(open);
+            open && left > 0
+        })?;
+        if left == before {
+            break;
+        }
+        round += 1;
+    }
+    Ok(())
+}
+
+/// The first Ctrl-C ends the sending and waits for what is on its way; the second ends the process.
+fn stop_when_interrupted(stop: CancellationToken) {
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.cancel();
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// Where a stream's messages go.
+struct Output {
+    folder: OutputFolder,
+    bar: ProgressBar,
+    json: bool,
+    model: Option<v1::ModelIdentity>,
+    clip: Option<Clip>,
+    failures: usize,
+}
+
+impl Output {
+    fn take(&mut self, message: &Response) -> Result<(), Failure> {
+        match message {
+            Response::Opened(opened) => {
+                self.model = opened.model.clone();
+                self.line(&json!({
+                    "event": "opened",
+                    "stream_id": opened.stream_id,
+                    "model": opened.model.as_ref().map(identity_json),
+                    "max_in_flight": opened.max_in_flight,
+                }))
+            }
+            Response::Explanation(answer) => self.answered(answer),
+            Response::Dropped(run) => {
+                self.bar.inc(run.count);
+                self.line(&json!({
+                    "event": "dropped",
+                    "first_sequence": run.first_sequence,
+                    "last_sequence": run.last_sequence,
+                    "count": run.count,
+                    "reason": names::drop_reason(run.reason),
+                }))
+            }
+            Response::FrameError(error) => self.failed(error),
+            Response::GoingAway(going) => {
+                let sentence = format!("the server goes away: {}", going.reason);
+                if !self.json {
+                    self.bar.suspend(|| writeln!(io::stderr().lock(), "{sentence}"))?;
+                }
+                self.line(&json!({"event": "going_away", "last_accepted_sequence": going.last_accepted_sequence, "reason": going.reason}))
+            }
+        }
+    }
+
+    fn answered(&mut self, answer: &v1::Explanation) -> Result<(), Failure> {
+        let tag = String::from_utf8_lossy(&answer.tag).into_owned();
+        let name =
+            tag.rsplit_once('.').filter(|(_, ending)| !ending.contains('#')).map_or(tag.as_str(), |(stem, _)| stem);
+        let stem = self.folder.stem(&format!("{:06}-{name}", answer.sequence));
+        let written = self.folder.write(&stem, answer)?;
+        if let Some(top) = answer.predictions.first() {
+            let class = class_name(&top.label, top.class_index);
+            self.bar.set_message(format!("{class} {:.0} %", top.probability * 100.0));
+            if let (Some(clip), Some(picture)) =
+                (&mut self.clip, answer.targets.first().and_then(|target| target.pictures.first()))
+            {
+                clip.push(Figure {
+                    caption: format!("{tag}: {class} {:.1} %", top.probability * 100.0),
+                    media_type: names::image_format(picture.format).1,
+                    data: picture.data.to_vec(),
+                });
+            }
+        }
+        self.bar.inc(1);
+        let mut event = answer::to_json(answer, &written);
+        event["event"] = "answered".into();
+        event["tag"] = tag.into();
+        self.line(&event)
+    }
+
+    fn failed(&mut self, error: &v1::FrameError) -> Result<(), Failure> {
+        self.bar.inc(1);
+        self.failures += 1;
+        let tag = String::from_utf8_lossy(&error.tag).into_owned();
+        if !self.json && self.failures <= FAILURES_SHOWN {
+            let line = format!("frame {} ({tag}): {} ({})", error.sequence, error.message, status_name(error.code));
+            self.bar.suspend(|| writeln!(io::stdout().lock(), "{line}"))?;
+        }
+        self.line(&json!({
+            "event": "failed",
+            "sequence": error.sequence,
+            "tag": tag,
+            "code": status_name(error.code),
+            "message": error.message,
+            "field": error.field,
+        }))
+    }
+
+    fn line(&self, event: &Value) -> Result<(), Failure> {
+        if self.json {
+            writeln!(io::stdout().lock(), "{event}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        command: StreamCommand,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<StreamCommand, clap::Error> {
+        Line::try_parse_from(["stream"].iter().chain(arguments)).map(|line| line.command)
+    }
+
+    #[test]
+    fn a_recording_is_held_back_and_a_camera_is_not() {
+        let open = parse(&["frames"]).expect("a source is enough").open();
+        let policy = open.policy.expect("a policy");
+        assert_eq!(policy.overflow(), v1::stream_policy::Overflow::Block);
+        assert_eq!(open.source, "frames");
+        let open =
+            parse(&["frames", "--overflow", "latest", "--name", "gate 7", "--depth", "2"]).expect("arguments").open();
+        let policy = open.policy.expect("a policy");
+        assert_eq!((policy.overflow(), policy.depth), (v1::stream_policy::Overflow::Latest, 2));
+        assert_eq!(open.source, "gate 7");
+    }
+
+    #[test]
+    fn a_long_name_is_cut_to_what_the_protocol_takes() {
+        let name = "é".repeat(200);
+        assert_eq!(parse(&["frames", "--name", &name]).expect("arguments").open().source, "é".repeat(128));
+    }
+
+    #[test]
+    fn rates_that_make_no_sense_are_refused() {
+        for text in ["0", "-1", "NaN", "inf", "fast"] {
+            assert!(parse(&["frames", "--rate", text]).is_err(), "{text}");
+        }
+        assert_eq!(parse(&["frames", "--rate", "29.97"]).expect("a rate").rate, Some(29.97));
+    }
+
+    fn read_all(repeat: u64, limit: Option<u64>) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["1.png", "2.png"] {
+            std::fs::write(folder.path().join(name), name).expect("a small file");
+        }
+        let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
+        let (sender, mut frames) = mpsc::channel(100);
+        read(&source, repeat, limit, &sender).expect("readable pictures");
+        drop(sender);
+        std::iter::from_fn(|| frames.blocking_recv()).map(|frame| frame.name).collect()
+    }
+
+    #[test]
+    fn a_source_is_read_as_often_as_asked_and_no_further_than_the_limit() {
+        assert_eq!(read_all(1, None), ["1.png", "2.png"]);
+        assert_eq!(read_all(2, Some(3)), ["1.png", "2.png", "1.png"]);
+        assert_eq!(read_all(0, Some(5)).len(), 5);
+        assert!(read_all(1, Some(0)).is_empty());
+    }
+}

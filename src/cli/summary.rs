@@ -1,0 +1,231 @@
+//! What became of a stream, in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::failure::{Exit, Failure};
+use super::latency::Latencies;
+use super::tally::Tally;
+
+/// A stream's closed account.
+#[derive(Debug)]
+pub struct Summary {
+    tally: Tally,
+    /// Sent, accepted, and without an ending.
+    missing: BTreeSet<u64>,
+    took: Duration,
+}
+
+impl Summary {
+    pub fn new(mut tally: Tally, took: Duration) -> Self {
+        let missing = tally.close();
+        Summary { tally, missing, took }
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.tally.sent
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.tally.answered
+    }
+
+    pub fn stages(&self) -> &[(String, Latencies)] {
+        &self.tally.stages
+    }
+
+    /// Frames answered in a second of the stream's life.
+    fn rate_hz(&self) -> f64 {
+        let seconds = self.took.as_secs_f64();
+        if seconds > 0.0 { self.tally.answered as f64 / seconds } else { 0.0 }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let tally = &self.tally;
+        let mut lines = vec![format!(
+            "{} frames sent: {} answered, {} dropped{}, {} failed{}",
+            tally.sent,
+            tally.answered,
+            tally.dropped_total(),
+            by_kind(&tally.dropped),
+            tally.failed_total(),
+            by_kind(&tally.failed),
+        )];
+        if tally.not_accepted > 0 {
+            lines.push(format!("{} not accepted: the server went away first", tally.not_accepted));
+        }
+        if self.is_sound() {
+            lines.push("every frame is accounted for".to_owned());
+        }
+        if tally.answered > 0 {
+            lines.push(format!(
+                "{:.1} frames/s; round trip p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
+                self.rate_hz(),
+                tally.round_trip.percentile_ms(0.5),
+                tally.round_trip.percentile_ms(0.99),
+                tally.round_trip.max_ms(),
+            ));
+        }
+        if !tally.stages.is_empty() {
+            lines.push(format!(
+                "{:<12} {:>8} {:>8} {:>8} {:>8} {:>8}",
+                "stage, in ms", "mean", "p50", "p90", "p99", "max"
+            ));
+        }
+        for (stage, latencies) in &tally.stages {
+            let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| latencies.percentile_ms(share));
+            let (mean, max) = (latencies.mean_ms(), latencies.max_ms());
+            lines.push(format!("{stage:<12} {mean:>8.2} {p50:>8.2} {p90:>8.2} {p99:>8.2} {max:>8.2}"));
+        }
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// For the head of a report: name and value.
+    pub fn facts(&self) -> Vec<(String, String)> {
+        let tally = &self.tally;
+        let dropped = format!("{}{}", tally.dropped_total(), by_kind(&tally.dropped));
+        let failed = format!("{}{}", tally.failed_total(), by_kind(&tally.failed));
+        [
+            ("frames", tally.sent.to_string()),
+            ("answered", tally.answered.to_string()),
+            ("dropped", dropped),
+            ("failed", failed),
+            ("rate", format!("{:.1} frames/s", self.rate_hz())),
+            ("round trip, p50", format!("{:.1} ms", tally.round_trip.percentile_ms(0.5))),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// For machines: the last line of `--json`.
+    pub fn json(&self) -> Value {
+        let tally = &self.tally;
+        let latency = |latencies: &Latencies| {
+            json!({
+                "count": latencies.count(),
+                "mean": latencies.mean_ms(),
+                "p50": latencies.percentile_ms(0.5),
+                "p90": latencies.percentile_ms(0.9),
+                "p99": latencies.percentile_ms(0.99),
+                "max": latencies.max_ms(),
+            })
+        };
+        let stages: serde_json::Map<_, _> =
+            tally.stages.iter().map(|(stage, latencies)| (stage.clone(), latency(latencies))).collect();
+        json!({
+            "event": "summary",
+            "sent": tally.sent,
+            "answered": tally.answered,
+            "dropped": tally.dropped,
+            "failed": tally.failed,
+            "not_accepted": tally.not_accepted,
+            "missing": self.missing.len(),
+            "unexpected": tally.unexpected,
+            "out_of_order": tally.out_of_order,
+            "accounted_for": self.is_sound(),
+            "seconds": self.took.as_secs_f64(),
+            "frames_per_second": self.rate_hz(),
+            "round_trip_ms": latency(&tally.round_trip),
+            "stages_ms": stages,
+        })
+    }
+
+    fn is_sound(&self) -> bool {
+        self.missing.is_empty() && self.tally.unexpected == 0 && self.tally.out_of_order == 0
+    }
+
+    /// Whether the stream went as promised: each frame one ending, in order, and none of them an error.
+    pub fn verdict(&self) -> Result<(), Failure> {
+        let tally = &self.tally;
+        if let Some(first) = self.missing.first() {
+            let count = self.missing.len();
+            return Err(Failure::failed(format!("{count} frames have no ending; the first is frame {first}")));
+        }
+        if !self.is_sound() {
+            return Err(Failure::failed(format!(
+                "the server broke its promise: {} endings of frames that were not open, {} out of order",
+                tally.unexpected, tally.out_of_order
+            )));
+        }
+        if tally.not_accepted > 0 {
+            return Err(Failure::new(
+                Exit::Unavailable,
+                format!("the server went away before it took {} frames", tally.not_accepted),
+            ));
+        }
+        match tally.failed_total() {
+            0 => Ok(()),
+            failed => Err(Failure::new(Exit::Partly, format!("{failed} of {} frames failed", tally.sent))),
+        }
+    }
+}
+
+/// ` (expired 2, replaced 5)`; empty for nothing.
+fn by_kind(counts: &BTreeMap<String, u64>) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    format!(" ({})", kinds.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn summary(sent: u64, fill: impl FnOnce(&mut Tally)) -> Summary {
+        let mut tally = Tally::default();
+        (1..=sent).for_each(|sequence| tally.sent(sequence, Instant::now()));
+        fill(&mut tally);
+        Summary::new(tally, Duration::from_secs(2))
+    }
+
+    #[test]
+    fn the_account_names_every_kind_of_ending() {
+        let summary = summary(5, |tally| {
+            tally.dropped(1, 2, 2, "replaced");
+            tally.answered(3, Instant::now());
+            tally.stage("forward", Duration::from_millis(40));
+            tally.failed(4, "INVALID_ARGUMENT");
+            tally.answered(5, Instant::now());
+        });
+        let text = summary.text();
+        assert!(
+            text.starts_with(
+                "5 frames sent: 2 answered, 2 dropped (replaced 2), 1 failed (INVALID_ARGUMENT 1)\nevery frame"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("1.0 frames/s") && text.contains("forward"), "{text}");
+        let json = summary.json();
+        assert_eq!((&json["accounted_for"], &json["dropped"]["replaced"]), (&true.into(), &2.into()));
+        assert_eq!(summary.verdict().expect_err("a frame failed").exit(), Exit::Partly);
+    }
+
+    #[test]
+    fn dropped_frames_are_no_failure_and_missing_ones_are() {
+        assert_eq!(summary(2, |tally| tally.dropped(1, 2, 2, "replaced")).verdict(), Ok(()));
+        let lost = summary(3, |tally| tally.answered(1, Instant::now()));
+        assert!(!lost.text().contains("every frame is accounted for"));
+        assert!(
+            lost.verdict()
+                .expect_err("two are missing")
+                .to_string()
+                .contains("2 frames have no ending; the first is frame 2")
+        );
+    }
+
+    #[test]
+    fn a_server_that_went_away_is_unavailable() {
+        let summary = summary(3, |tally| {
+            tally.went_away(Some(1));
+            tally.answered(1, Instant::now());
+        });
+        assert_eq!(summary.verdict().expect_err("two were not taken").exit(), Exit::Unavailable);
+    }
+}

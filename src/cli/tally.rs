@@ -1,0 +1,233 @@
+//! Counts what became of each frame of a stream, and notices when one is missing or ends twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::latency::Latencies;
+
+/// The account of one stream, kept by its client. Sequences are the client's own.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Sent and not yet ended, with the time of sending.
+    open: BTreeMap<u64, Instant>,
+    /// Runs that name more open frames than they end, as when frames of different fates alternate.
+    unsettled: Vec<Run>,
+    last_ended: Option<u64>,
+    /// Once the server has said that it goes away: the last frame that it read, if any.
+    last_accepted: Option<Option<u64>>,
+    pub sent: u64,
+    pub answered: u64,
+    /// By reason, in the protocol's words.
+    pub dropped: BTreeMap<String, u64>,
+    /// By status name.
+    pub failed: BTreeMap<String, u64>,
+    /// Never accepted, since the server went away first.
+    pub not_accepted: u64,
+    /// Endings of frames that were not open: ended twice, or never sent.
+    pub unexpected: u64,
+    /// Answers and errors that came before one of a lower sequence.
+    pub out_of_order: u64,
+    /// From sending a frame to reading its answer.
+    pub round_trip: Latencies,
+    /// By the server's stage names, in the order of first appearance.
+    pub stages: Vec<(String, Latencies)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: u64,
+    last: u64,
+    count: u64,
+}
+
+impl Tally {
+    pub fn sent(&mut self, sequence: u64, now: Instant) {
+        self.sent += 1;
+        self.open.insert(sequence, now);
+    }
+
+    pub fn answered(&mut self, sequence: u64, now: Instant) {
+        self.answered += 1;
+        if let Some(sent) = self.end(sequence) {
+            self.round_trip.record(now.saturating_duration_since(sent));
+        }
+    }
+
+    pub fn failed(&mut self, sequence: u64, status: &str) {
+        *self.failed.entry(status.to_owned()).or_default() += 1;
+        self.end(sequence);
+    }
+
+    /// `count` frames between `first` and `last`, both included, ended for one reason.
+    pub fn dropped(&mut self, first: u64, last: u64, count: u64, reason: &str) {
+        *self.dropped.entry(reason.to_owned()).or_default() += count;
+        self.unsettled.push(Run { first, last, count });
+        self.settle();
+    }
+
+    /// A stage of an answered frame.
+    pub fn stage(&mut self, name: &str, duration: Duration) {
+        let index = self.stages.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            self.stages.push((name.to_owned(), Latencies::default()));
+            self.stages.len() - 1
+        });
+        self.stages[index].1.record(duration);
+    }
+
+    /// The server goes away and reads nothing beyond `last_accepted`; none: nothing at all.
+    pub fn went_away(&mut self, last_accepted: Option<u64>) {
+        self.last_accepted = Some(last_accepted);
+    }
+
+    /// Frames that have no ending, after the stream's end; counts what runs claim beyond the frames there were.
+    pub fn close(&mut self) -> BTreeSet<u64> {
+        // Only now: frames were still on their way when the server said so.
+        let unread = match self.last_accepted {
+            None => BTreeMap::new(),
+            Some(None) => std::mem::take(&mut self.open),
+            Some(Some(last)) => self.open.split_off(&last.saturating_add(1)),
+        };
+        self.not_accepted += unread.len() as u64;
+        // The run that ends first has the fewest frames to choose from.
+        self.unsettled.sort_by_key(|run| run.last);
+        for run in std::mem::take(&mut self.unsettled) {
+            let ended: Vec<u64> = range(&self.open, run).take(run.count as usize).collect();
+            self.unexpected += run.count - ended.len() as u64;
+            for sequence in ended {
+                self.open.remove(&sequence);
+            }
+        }
+        std::mem::take(&mut self.open).into_keys().collect()
+    }
+
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+
+    pub fn failed_total(&self) -> u64 {
+        self.failed.values().sum()
+    }
+
+    fn end(&mut self, sequence: u64) -> Option<Instant> {
+        if self.last_ended.is_some_and(|last| sequence < last) {
+            self.out_of_order += 1;
+        }
+        self.last_ended = self.last_ended.max(Some(sequence));
+        let sent = self.open.remove(&sequence);
+        match sent {
+            Some(_) => self.settle(),
+            None => self.unexpected += 1,
+        }
+        sent
+    }
+
+    /// Ends the frames of each run that names exactly as many open frames as it counts.
+    fn settle(&mut self) {
+        let open = &mut self.open;
+        let mut unexpected = 0;
+        self.unsettled.retain(|&run| {
+            let named: Vec<u64> = range(open, run).collect();
+            if named.len() as u64 > run.count {
+                return true;
+            }
+            unexpected += run.count - named.len() as u64;
+            for sequence in named {
+                open.remove(&sequence);
+            }
+            false
+        });
+        self.unexpected += unexpected;
+    }
+}
+
+fn range(open: &BTreeMap<u64, Instant>, run: Run) -> impl Iterator<Item = u64> + '_ {
+    let valid = run.first <= run.last;
+    let bounds = if valid { run.first..=run.last } else { 1..=1 };
+    open.range(bounds).map(|(&sequence, _)| sequence).filter(move |_| valid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(count: u64) -> Tally {
+        let mut tally = Tally::default();
+        (1..=count).for_each(|sequence| tally.sent(sequence, Instant::now()));
+        tally
+    }
+
+    #[test]
+    fn every_frame_accounted_for_leaves_nothing_open() {
+        let mut tally = of(6);
+        tally.answered(1, Instant::now());
+        tally.dropped(2, 4, 3, "REPLACED");
+        tally.failed(5, "INVALID_ARGUMENT");
+        tally.answered(6, Instant::now());
+        assert!(tally.close().is_empty());
+        assert_eq!((tally.answered, tally.dropped_total(), tally.failed_total()), (2, 3, 1));
+        assert_eq!((tally.unexpected, tally.out_of_order), (0, 0));
+    }
+
+    #[test]
+    fn a_frame_without_an_ending_is_missing() {
+        let mut tally = of(3);
+        tally.answered(1, Instant::now());
+        tally.answered(3, Instant::now());
+        assert_eq!(tally.close(), BTreeSet::from([2]));
+    }
+
+    #[test]
+    fn a_frame_that_ends_twice_or_was_never_sent_is_unexpected() {
+        let mut tally = of(2);
+        tally.answered(1, Instant::now());
+        tally.answered(1, Instant::now());
+        tally.failed(9, "INTERNAL");
+        tally.dropped(1, 2, 2, "EXPIRED");
+        assert_eq!(tally.unexpected, 3);
+        assert!(tally.close().is_empty());
+    }
+
+    #[test]
+    fn runs_of_alternating_reasons_are_told_apart_at_the_end() {
+        let mut tally = of(6);
+        tally.dropped(1, 5, 3, "REPLACED");
+        tally.dropped(2, 6, 2, "EXPIRED");
+        tally.answered(4, Instant::now());
+        assert!(tally.close().is_empty());
+        assert_eq!(tally.unexpected, 0);
+    }
+
+    #[test]
+    fn an_answer_settles_the_run_around_it() {
+        let mut tally = of(3);
+        tally.dropped(1, 3, 2, "REPLACED");
+        tally.answered(2, Instant::now());
+        assert!(tally.open.is_empty() && tally.unsettled.is_empty());
+    }
+
+    #[test]
+    fn an_earlier_frame_behind_a_later_one_is_out_of_order() {
+        let mut tally = of(2);
+        tally.answered(2, Instant::now());
+        tally.answered(1, Instant::now());
+        assert_eq!(tally.out_of_order, 1);
+    }
+
+    #[test]
+    fn frames_behind_a_going_away_were_not_accepted() {
+        let mut tally = of(4);
+        tally.went_away(Some(3));
+        tally.sent(5, Instant::now());
+        (1..=3).for_each(|sequence| tally.answered(sequence, Instant::now()));
+        assert!(tally.close().is_empty());
+        assert_eq!(tally.not_accepted, 2);
+    }
+
+    #[test]
+    fn a_run_that_ends_before_it_begins_ends_nothing() {
+        let mut tally = of(2);
+        tally.dropped(2, 1, 1, "REPLACED");
+        assert_eq!(tally.unexpected, 1);
+        assert_eq!(tally.close().len(), 2);
+    }
+}

@@ -1,0 +1,87 @@
+//! What a person sees: colours and progress on a terminal, plain text everywhere else.
+
+use std::io::{self, IsTerminal};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Whether standard error may be coloured: a terminal, and `NO_COLOR` is not set.
+pub fn colours_on_stderr() -> bool {
+    io::stderr().is_terminal() && !no_color()
+}
+
+/// Whether standard output may be coloured: a terminal, and `NO_COLOR` is not set.
+pub fn colours_on_stdout() -> bool {
+    io::stdout().is_terminal() && !no_color()
+}
+
+/// <https://no-color.org>: present and not empty.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Emphasis for standard output.
+#[derive(Debug, Clone, Copy)]
+pub struct Ink {
+    colours: bool,
+}
+
+impl Ink {
+    pub fn for_stdout() -> Self {
+        Ink { colours: colours_on_stdout() }
+    }
+
+    #[cfg(test)]
+    pub fn plain() -> Self {
+        Ink { colours: false }
+    }
+
+    pub fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    pub fn faint(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    pub fn bad(self, text: &str) -> String {
+        self.paint("1;31", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colours { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+}
+
+/// A bar on standard error; hidden when that is no terminal, or when `quiet`. `total`: none when nobody knows.
+pub fn progress(total: Option<u64>, quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+    }
+    let template = match total {
+        Some(_) => "{bar:32} {pos}/{len} {msg} {elapsed}",
+        None => "{spinner} {pos} {msg} {elapsed}",
+    };
+    // The templates are constants; one that does not parse falls back to indicatif's own.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_ink_leaves_text_alone() {
+        assert_eq!(Ink::plain().bad("no"), "no");
+        assert_eq!(Ink { colours: true }.bold("yes"), "\u{1b}[1myes\u{1b}[0m");
+    }
+
+    #[test]
+    fn no_bar_is_drawn_where_nobody_looks() {
+        assert!(progress(Some(3), true).is_hidden());
+    }
+}

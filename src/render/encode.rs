@@ -1,0 +1,89 @@
+//! Pictures as files.
+
+use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
+use image::{ExtendedColorType, ImageEncoder};
+
+use super::RenderError;
+use crate::frame::{Channels, Pixels};
+
+/// JPEG quality when none is asked for.
+pub const DEFAULT_QUALITY: u32 = 90;
+
+/// The files that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PictureFormat {
+    Png,
+    /// `quality` is 1 to 100.
+    Jpeg {
+        quality: u32,
+    },
+}
+
+/// Writes an upright picture.
+pub fn encode(picture: &Pixels, format: PictureFormat) -> Result<Vec<u8>, RenderError> {
+    let (width, height) = (picture.width(), picture.height());
+    let color = match picture.channels() {
+        Channels::Gray => ExtendedColorType::L8,
+        Channels::Rgb => ExtendedColorType::Rgb8,
+    };
+    let mut file = Vec::new();
+    let written = match format {
+        PictureFormat::Png => PngEncoder::new(&mut file).write_image(picture.data(), width, height, color),
+        PictureFormat::Jpeg { quality } => {
+            if width.max(height) > u32::from(u16::MAX) {
+                return Err(RenderError::TooLargeForJpeg { width, height });
+            }
+            let level = u8::try_from(quality).ok().filter(|level| (1..=100).contains(level));
+            let level = level.ok_or(RenderError::Quality { quality })?;
+            JpegEncoder::new_with_quality(&mut file, level).write_image(picture.data(), width, height, color)
+        }
+    };
+    written.map_err(|error| RenderError::Encoder { reason: error.to_string() })?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Decoded, Limits, Payload, decode};
+
+    fn picture(channels: Channels) -> Pixels {
+        let data = (0..30 * 20 * channels.count()).map(|at| (at / 7) as u8).collect();
+        Pixels::upright(30, 20, channels, data)
+    }
+
+    fn read(file: Vec<u8>) -> Pixels {
+        match decode(&Payload::Encoded { data: file.into(), format: None }, &Limits::default()) {
+            Ok(Decoded::Picture(pixels)) => pixels,
+            other => panic!("no picture: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_png_gives_the_picture_back_and_a_jpeg_nearly() {
+        for channels in [Channels::Gray, Channels::Rgb] {
+            let picture = picture(channels);
+            assert_eq!(read(encode(&picture, PictureFormat::Png).unwrap()), picture);
+            let jpeg = read(encode(&picture, PictureFormat::Jpeg { quality: DEFAULT_QUALITY }).unwrap());
+            let off: u32 = jpeg.data().iter().zip(picture.data()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+            assert!(off < 6 * picture.data().len() as u32, "{channels:?}: off by {off}");
+        }
+    }
+
+    #[test]
+    fn lower_quality_is_smaller_and_what_is_no_quality_is_refused() {
+        let size = |quality| encode(&picture(Channels::Rgb), PictureFormat::Jpeg { quality }).map(|file| file.len());
+        assert!(size(1).unwrap() < size(100).unwrap());
+        for quality in [0, 101, 256 + 90] {
+            assert_eq!(size(quality), Err(RenderError::Quality { quality }));
+        }
+    }
+
+    #[test]
+    fn a_picture_too_large_for_jpeg_is_refused() {
+        let line = Pixels::upright(65_536, 1, Channels::Gray, vec![0; 65_536]);
+        let error = encode(&line, PictureFormat::Jpeg { quality: 90 }).unwrap_err();
+        assert_eq!(error.field(), Some("options.pictures.format"));
+        assert!(encode(&line, PictureFormat::Png).is_ok());
+    }
+}

@@ -1,0 +1,168 @@
+//! Tensors as they go over the wire.
+
+use half::f16;
+
+use super::RenderError;
+use super::map::check_length;
+
+/// How an element is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    F32,
+    /// Finite values beyond ±65504 become ±65504: a map is read by its shape, and one infinity would spoil every sum.
+    F16,
+    /// Affine, one scale for the whole tensor: `value = (q - zero_point) · scale`. Zero is exact.
+    U8,
+}
+
+/// Elements in wire form: row-major, little-endian.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WireTensor {
+    pub element_type: ElementType,
+    pub shape: Vec<u32>,
+    pub data: Vec<u8>,
+    /// Of [`ElementType::U8`] alone.
+    pub scale: Option<f32>,
+    /// Of [`ElementType::U8`] alone; 0 to 255.
+    pub zero_point: Option<i32>,
+}
+
+impl WireTensor {
+    /// Writes a tensor.
+    ///
+    /// # Errors
+    /// When the shape does not fit, or when values that are not finite are to be quantised.
+    pub fn encode(values: &[f32], shape: &[u32], element_type: ElementType) -> Result<Self, RenderError> {
+        check_length(values, shape)?;
+        let (data, scale, zero_point) = match element_type {
+            ElementType::F32 => (values.iter().flat_map(|value| value.to_le_bytes()).collect(), None, None),
+            ElementType::F16 => {
+                (values.iter().flat_map(|&value| saturating_f16(value).to_le_bytes()).collect(), None, None)
+            }
+            ElementType::U8 => {
+                let Quantisation { scale, zero_point } = Quantisation::of(values)?;
+                let step = f64::from(scale);
+                let quantised = values
+                    .iter()
+                    .map(|&value| ((f64::from(value) / step).round() + f64::from(zero_point)).clamp(0.0, 255.0) as u8)
+                    .collect();
+                (quantised, Some(scale), Some(zero_point))
+            }
+        };
+        Ok(WireTensor { element_type, shape: shape.to_vec(), data, scale, zero_point })
+    }
+
+    /// Reads the elements back, as a client does.
+    pub fn values(&self) -> Vec<f32> {
+        match self.element_type {
+            ElementType::F32 => {
+                self.data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
+            }
+            ElementType::F16 => {
+                self.data.chunks_exact(2).map(|two| f16::from_le_bytes([two[0], two[1]]).to_f32()).collect()
+            }
+            ElementType::U8 => {
+                let (scale, zero_point) = (self.scale.unwrap_or(1.0), self.zero_point.unwrap_or(0));
+                self.data.iter().map(|&q| (i32::from(q) - zero_point) as f32 * scale).collect()
+            }
+        }
+    }
+}
+
+fn saturating_f16(value: f32) -> f16 {
+    let rounded = f16::from_f32(value);
+    if rounded.is_infinite() && value.is_finite() { if value > 0.0 { f16::MAX } else { f16::MIN } } else { rounded }
+}
+
+struct Quantisation {
+    scale: f32,
+    zero_point: i32,
+}
+
+impl Quantisation {
+    /// 255 steps over the values' range, which zero always belongs to. An error of half a step follows, and of up to a
+    /// whole one for values at the range's ends, since zero must lie on a step.
+    fn of(values: &[f32]) -> Result<Self, RenderError> {
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(RenderError::NotFinite { index, value: values[index] });
+        }
+        let low = f64::from(values.iter().copied().fold(0.0, f32::min));
+        let high = f64::from(values.iter().copied().fold(0.0, f32::max));
+        if low == high {
+            return Ok(Quantisation { scale: 1.0, zero_point: 0 });
+        }
+        // The smallest scale is normal, lest it round to zero.
+        let scale = (((high - low) / 255.0) as f32).max(f32::MIN_POSITIVE);
+        let zero_point = (-low / f64::from(scale)).round().clamp(0.0, 255.0) as i32;
+        Ok(Quantisation { scale, zero_point })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn round_trip(values: &[f32], element_type: ElementType) -> Vec<f32> {
+        WireTensor::encode(values, &[values.len() as u32], element_type).unwrap().values()
+    }
+
+    #[test]
+    fn f32_is_exact_and_little_endian() {
+        let tensor = WireTensor::encode(&[1.0, -2.5], &[1, 2], ElementType::F32).unwrap();
+        assert_eq!(tensor.data, [0, 0, 0x80, 0x3F, 0, 0, 0x20, 0xC0]);
+        assert_eq!((tensor.shape.as_slice(), tensor.scale, tensor.zero_point), (&[1, 2][..], None, None));
+    }
+
+    #[test]
+    fn f16_saturates_instead_of_becoming_infinite() {
+        assert_eq!(round_trip(&[1e9, -1e9, 65504.0, 0.5], ElementType::F16), [65504.0, -65504.0, 65504.0, 0.5]);
+    }
+
+    #[test]
+    fn an_all_zero_map_stays_zero() {
+        for element_type in [ElementType::F32, ElementType::F16, ElementType::U8] {
+            assert_eq!(round_trip(&[0.0; 3], element_type), [0.0; 3]);
+        }
+        assert!(round_trip(&[], ElementType::U8).is_empty());
+    }
+
+    #[test]
+    fn very_wide_and_very_narrow_ranges_stay_finite() {
+        for values in [[f32::MAX / 2.0, f32::MIN / 2.0, 0.0], [1e-45, -1e-45, 0.0]] {
+            let back = round_trip(&values, ElementType::U8);
+            assert!(back.iter().all(|value| value.is_finite()), "{back:?}");
+            assert_eq!(back[2], 0.0);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_quantised_or_counted_is_refused() {
+        let error = WireTensor::encode(&[0.0, f32::NAN], &[2], ElementType::U8).unwrap_err();
+        assert!(error.to_string().contains("element 1 of the map is NaN"), "{error}");
+        let error = WireTensor::encode(&[0.0; 3], &[2, 2], ElementType::F32).unwrap_err();
+        assert_eq!(error.to_string(), "a tensor of shape [2, 2] has 4 elements, 3 are there");
+        assert!(WireTensor::encode(&[], &[u32::MAX; 9], ElementType::F32).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn quantised_values_come_back_within_a_step_and_zero_exactly(
+            mut values in prop::collection::vec(-1e6f32..1e6, 1..200), scale in -20i32..20,
+        ) {
+            let factor = 2f32.powi(scale);
+            values.iter_mut().for_each(|value| *value *= factor);
+            values.push(0.0);
+            let tensor = WireTensor::encode(&values, &[values.len() as u32], ElementType::U8).unwrap();
+            let step = tensor.scale.unwrap();
+            let (low, high) = values.iter().fold((0f32, 0f32), |(low, high), &v| (low.min(v), high.max(v)));
+            let back = tensor.values();
+            prop_assert_eq!(back.last(), Some(&0.0));
+            for (value, back) in values.iter().zip(back) {
+                let inside = *value > low + step && *value < high - step;
+                let bound = step * if inside { 0.5001 } else { 1.0001 };
+                prop_assert!((value - back).abs() <= bound, "{} came back as {}, step {}", value, back, step);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The real device: explainers on a libtorch device.
+
+use tch::{Kind, Tensor};
+
+use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
+use crate::explain::{ExplainError, Explainer, Method, TargetMaps, Reversed};
+use crate::model::Model;
+use crate::plan::Interrupt;
+use crate::telemetry::Stage;
+
+/// Every served model on one device.
+pub struct ExplainDevice {
+    explainers: Vec<Explainer>,
+    device: tch::Device,
+}
+
+impl ExplainDevice {
+    /// Takes the models in the order in which the engine knows them.
+    pub fn new(models: Vec<Model>, device: tch::Device) -> Self {
+        ExplainDevice { explainers: models.into_iter().map(|model| Explainer::new(model, device)).collect(), device }
+    }
+}
+
+impl Device for ExplainDevice {
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        interrupt: &dyn Interrupt,
+        ended: &mut dyn FnMut(Stage),
+    ) -> Result<Vec<RowResult>, ExplainError> {
+        let explainer = &mut self.explainers[batch.model];
+        let input = input(batch, explainer.metadata().input.kind, self.device)?;
+        ended(Stage::CopyIn);
+
+        let forward = explainer.forward(batch.method, &input, interrupt)?;
+        let targets: Vec<_> = batch.targets.iter().map(|targets| targets.to_vec()).collect();
+        let chosen = forward.classes(&targets);
+        let logits = (0..chosen.len()).map(|row| forward.row(row)).collect::<Result<Vec<_>, _>>()?;
+        ended(Stage::Forward);
+
+        // A row whose classes are wrong takes no part in what follows.
+        let classes: Vec<Vec<u32>> =
+            chosen.iter().map(|classes| classes.as_ref().map(Clone::clone).unwrap_or_default()).collect();
+        let reversed = forward.reverse(&classes, interrupt)?;
+        ended(Stage::Backward);
+        let maps = fuse(reversed, batch.method, &classes, &logits)?;
+        ended(Stage::Fuse);
+
+        let rows = maps
+            .into_iter()
+            .zip(logits)
+            .zip(chosen)
+            .map(|((maps, logits), chosen)| {
+                chosen?;
+                let targets = maps.into_iter().map(copy_out).collect::<Result<_, _>>()?;
+                Ok(RowMaps { logits, targets })
+            })
+            .collect();
+        ended(Stage::CopyOut);
+        Ok(rows)
+    }
+}
+
+/// `[N, C, H, W]` on the device.
+fn input(batch: &Batch<'_>, kind: Kind, device: tch::Device) -> Result<Tensor, ExplainError> {
+    let [channels, height, width] = batch.shape.map(i64::from);
+    let rows = batch
+        .inputs
+        .iter()
+        .map(|row| Ok(Tensor::f_from_slice(row)?.f_view([channels, height, width])?))
+        .collect::<Result<Vec<_>, ExplainError>>()?;
+    Ok(Tensor::f_stack(&rows, 0)?.f_to_device(device)?.f_to_kind(kind)?)
+}
+
+/// When no map is asked for there is nothing to fuse, but the classes and their scores are told all the same.
+fn fuse(
+    reversed: Reversed,
+    method: &Method,
+    classes: &[Vec<u32>],
+    logits: &[Vec<f32>],
+) -> Result<Vec<Vec<TargetMaps>>, ExplainError> {
+    if !method.maps.is_empty() {
+        return reversed.fuse();
+    }
+    let bare = |class_index: u32, logits: &[f32]| TargetMaps {
+        class_index,
+        score: logits[class_index as usize],
+        target_layer: String::new(),
+        no_positive_evidence: false,
+        layer_map: None,
+        grad_cam: None,
+        guided_backprop: None,
+        guided_grad_cam: None,
+    };
+    Ok(classes.iter().zip(logits).map(|(row, logits)| row.iter().map(|&c| bare(c, logits)).collect()).collect())
+}
+
+fn copy_out(maps: TargetMaps) -> Result<TargetValues, ExplainError> {
+    let TargetMaps {
+        class_index,
+        score,
+        target_layer,
+        no_positive_evidence,
+        layer_map,
+        grad_cam,
+        guided_backprop,
+        guided_grad_cam,
+    } = maps;
+    Ok(TargetValues {
+        class_index,
+        score,
+        target_layer,
+        no_positive_evidence,
+        layer_map: layer_map.as_ref().map(host).transpose()?,
+        grad_cam: grad_cam.as_ref().map(host).transpose()?,
+        guided_backprop: guided_backprop.as_ref().map(host).transpose()?,
+        guided_grad_cam: guided_grad_cam.as_ref().map(host).transpose()?,
+    })
+}
+
+fn host(tensor: &Tensor) -> Result<HostMap, ExplainError> {
+    let shape = tensor.size().into_iter().map(|side| u32::try_from(side).unwrap_or(0)).collect();
+    let flat = tensor.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_flatten(0, -1)?;
+    Ok(HostMap { values: Vec::try_from(&flat)?, shape })
+}

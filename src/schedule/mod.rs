@@ -1,0 +1,34 @@
+//! From accepted frames to answers: admission, a fair line across streams, batches, the device's thread.
+//!
+//! A frame is [`Engine::submit`]ted as a [`Job`]. It waits in the [`line`] of its stream until it is chosen for a batch; then a
+//! thread of the [`pool`] decodes and prepares it ([`prepare`]). When the device is free, its [`worker`] takes what is
+//! prepared, runs it, and posts each row to the pool, which renders it ([`finish`]) and calls the job's reply. While the
+//! device works, exactly one batch is prepared ahead.
+//!
+//! A frame's [`Ticket`] says who ends it: the answer, a newer frame, a cancel, the stream's death. It is one atomic value,
+//! so each frame ends once. Memory is bounded by [`Admission`]: frames and bytes, over all streams.
+
+mod admission;
+mod clock;
+mod device;
+mod engine;
+mod explain_device;
+mod finish;
+mod job;
+mod line;
+mod outputs;
+mod pool;
+mod prepare;
+mod served;
+mod ticket;
+mod worker;
+
+pub use admission::{Admission, AdmissionError};
+pub use clock::{Clock, SystemClock};
+pub use device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
+pub use engine::{Engine, EngineConfig, EngineError, Handle};
+pub use explain_device::ExplainDevice;
+pub use job::{Answer, Job, JobError, Outcome, PictureFile, Reply, StreamKey, TargetAnswer};
+pub use outputs::{MapKind, Outputs, PictureKind, PictureOutput, Resolution, TensorOutput};
+pub use served::{Served, ServedLimits};
+pub use ticket::Ticket;

@@ -1,0 +1,56 @@
+//! A model as it is served.
+
+use std::sync::Arc;
+
+use crate::frame::{InputSize, Limits, Preparation, PreparationError};
+use crate::model::Metadata;
+use crate::model::graph::Dimension;
+
+/// The server's limits for each model; a model's own can only tighten them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServedLimits {
+    /// Rows that run together.
+    pub max_batch: u32,
+    /// Targets of one frame.
+    pub max_targets: u32,
+    pub frame: Limits,
+}
+
+/// A model that frames may be explained with. Plain data, shared by all threads.
+#[derive(Debug)]
+pub struct Served {
+    pub metadata: Arc<Metadata>,
+    pub limits: ServedLimits,
+    pub(super) preparation: Preparation,
+}
+
+impl Served {
+    /// # Errors
+    /// When no frame could be prepared as the model's description says.
+    pub fn new(metadata: Arc<Metadata>, server: ServedLimits) -> Result<Self, PreparationError> {
+        let [_, channels, height, width] = metadata.input.shape;
+        let fixed = |dimension: Dimension| match dimension {
+            Dimension::Fixed(size) => Some(clamped(size)),
+            Dimension::Dynamic { .. } => None,
+        };
+        let input =
+            InputSize { channels: clamped(channels.example()), height: fixed(height), width: fixed(width) };
+        let preparation = Preparation::new(&metadata.preprocessing, input, &server.frame)?;
+        let tightest = |own: Option<u32>, server: u32| own.map_or(server, |own| own.min(server)).max(1);
+        let limits = ServedLimits {
+            max_batch: tightest(metadata.max_rows, tightest(metadata.limits.max_batch, server.max_batch)),
+            max_targets: tightest(metadata.limits.max_targets, server.max_targets),
+            frame: server.frame,
+        };
+        Ok(Served { metadata, limits, preparation })
+    }
+
+    /// `[C, H, W]` of the input; `None` for a side that varies.
+    pub fn input_size(&self) -> InputSize {
+        self.preparation.input()
+    }
+}
+
+fn clamped(size: i64) -> u32 {
+    u32::try_from(size).unwrap_or(0)
+}
