@@ -2,19 +2,20 @@
 
 use crate::model::graph::Graph;
 
-use super::{Plan, PlanError, PlanSpec};
+use super::{Plan, PlanError, PlanSpec, Weights};
 
 /// The plans of one model, the least recently used one thrown out first.
 pub struct PlanCache {
     capacity: usize,
     /// The most recently used one last.
     plans: Vec<Plan>,
+    weights: Weights,
 }
 
 impl PlanCache {
     /// `capacity` plans are kept; at least one.
     pub fn new(capacity: usize) -> Self {
-        PlanCache { capacity: capacity.max(1), plans: Vec::new() }
+        PlanCache { capacity: capacity.max(1), plans: Vec::new(), weights: Weights::default() }
     }
 
     /// The plan for a spec, compiled if it is not there.
@@ -25,9 +26,10 @@ impl PlanCache {
                 self.plans.push(plan);
             }
             None => {
-                let plan = Plan::compile(graph, spec)?;
+                let plan = Plan::compile_sharing(graph, spec, &mut self.weights)?;
                 if self.plans.len() == self.capacity {
                     self.plans.remove(0);
+                    self.weights.forget_unused();
                 }
                 self.plans.push(plan);
             }

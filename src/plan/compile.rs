@@ -6,11 +6,12 @@ use tch::{Device, Tensor};
 
 use crate::explain::Mode;
 use crate::model::graph::{Argument, Dimension, Element, Graph, Node, Rectifier, ValueId};
-use crate::torch::Value;
+use crate::torch::{OperatorError, Value};
 
 use super::passes::Draft;
 use super::rule::{Rule, Slot};
-use super::{PlanError, PlanSpec, lifetimes, reach, rules};
+use super::rules::prepacked::Prepacked;
+use super::{PlanError, PlanSpec, Weights, lifetimes, reach, rules};
 
 /// One node, ready to run.
 pub(super) struct Step {
@@ -46,6 +47,11 @@ impl Plan {
     /// # Errors
     /// An operator that this libtorch lacks, or a constant that the device has no memory for.
     pub fn compile(graph: &Graph, spec: &PlanSpec) -> Result<Plan, PlanError> {
+        Self::compile_sharing(graph, spec, &mut Weights::default())
+    }
+
+    /// As [`Plan::compile`], sharing rewritten weights with other plans of the same graph.
+    pub fn compile_sharing(graph: &Graph, spec: &PlanSpec, weights: &mut Weights) -> Result<Plan, PlanError> {
         let mut draft = Draft::new(graph, spec);
         if spec.guide_smooth {
             for node in draft.nodes.iter_mut().filter(|node| node.smooth_activation && node.rectifier.is_none()) {
@@ -53,12 +59,12 @@ impl Plan {
             }
         }
         if spec.mode == Mode::Default {
-            super::passes::run(&mut draft, spec)?;
+            super::passes::run(&mut draft, spec, weights)?;
         }
         draft.drop_unread_constants();
         if spec.device != Device::Cpu {
             for tensor in draft.constants.values_mut() {
-                *tensor = tensor.f_to_device(spec.device)?;
+                *tensor = weights.placed(tensor, spec.device)?;
             }
         }
 
@@ -88,7 +94,7 @@ impl Plan {
                 let differentiable = !node.no_grad && node.defines().any(|v| back.contains(&v));
                 let wanted = if differentiable { wanted(&node, &needed_gradients) } else { Vec::new() };
                 place_on(spec.device, &mut node);
-                let rule = rules::rule_for(&node, spec.mode == Mode::Exact)
+                let rule = rule(&node, spec, &constants, weights)
                     .map_err(|source| PlanError::Node { node: node.name.clone(), source })?;
                 Ok(Step { name: node.name, rule, arguments: node.arguments, outputs: node.outputs, wanted, release })
             })
@@ -126,6 +132,21 @@ impl Plan {
     pub fn step_count(&self) -> usize {
         self.steps.len()
     }
+}
+
+/// How a node runs.
+fn rule(
+    node: &Node,
+    spec: &PlanSpec,
+    constants: &BTreeMap<ValueId, Tensor>,
+    weights: &mut Weights,
+) -> Result<Box<dyn Rule>, OperatorError> {
+    if let Some((Argument::Use(weight), geometry)) = Prepacked::read(node)
+        && let Some(weight) = constants.get(weight)
+    {
+        return Ok(Box::new(Prepacked::new(node, geometry, weights.laid_out(weight, geometry))?));
+    }
+    rules::rule_for(node, spec.mode == Mode::Exact)
 }
 
 /// The places of a node where a value with a wanted gradient is read.

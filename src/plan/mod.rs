@@ -15,6 +15,7 @@ mod reach;
 pub mod rule;
 pub mod rules;
 mod spec;
+mod weights;
 
 pub use cache::PlanCache;
 pub use compile::Plan;
@@ -22,3 +23,4 @@ pub use error::PlanError;
 pub use interrupt::{Interrupt, Never};
 pub use pass::{Gradients, Pass, Until};
 pub use spec::PlanSpec;
+pub use weights::Weights;

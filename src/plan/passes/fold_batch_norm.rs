@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tch::{Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
-use crate::plan::PlanError;
+use crate::plan::{PlanError, Weights};
 use crate::torch::Value;
 
 use super::Draft;
@@ -19,7 +19,7 @@ const BIAS: usize = 2;
 /// `s · (b − running_mean) + bias`.
 ///
 /// A convolution whose own result is a target, the score, or read by anyone else keeps it.
-pub fn fold_batch_norm(draft: &mut Draft) -> Result<(), PlanError> {
+pub fn fold_batch_norm(draft: &mut Draft, weights: &mut Weights) -> Result<(), PlanError> {
     let producers: HashMap<ValueId, usize> =
         draft.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |v| (v, index))).collect();
     let readers = draft.readers();
@@ -34,7 +34,9 @@ pub fn fold_batch_norm(draft: &mut Draft) -> Result<(), PlanError> {
         if readers.only_reader(source) != Some(index) || !is_foldable(draft, &draft.nodes[producer], &norm) {
             continue;
         }
-        let Some((weight, bias)) = folded(draft, &draft.nodes[producer], &norm)? else { continue };
+        let Some(result) = norm.outputs.first().copied().flatten() else { continue };
+        let folded = weights.folded(result, || folded(draft, &draft.nodes[producer], &norm))?;
+        let Some((weight, bias)) = folded else { continue };
         let (weight, bias) = (draft.add_constant(weight), draft.add_constant(bias));
         let convolution = &mut draft.nodes[producer];
         convolution.arguments[WEIGHT] = Argument::Use(weight);

@@ -7,13 +7,13 @@ mod fuse_convolutions;
 
 use tch::Device;
 
-use super::{PlanError, PlanSpec};
+use super::{PlanError, PlanSpec, Weights};
 
 pub use draft::Draft;
 
 /// Runs every pass.
-pub fn run(draft: &mut Draft, spec: &PlanSpec) -> Result<(), PlanError> {
-    fold_batch_norm::fold_batch_norm(draft)?;
+pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
+    fold_batch_norm::fold_batch_norm(draft, weights)?;
     if spec.device == Device::Cpu {
         fuse_convolutions::fuse_convolutions(draft)?;
     }

@@ -12,8 +12,9 @@ mod convolution;
 mod linear;
 mod normalization;
 mod pieces;
+mod polyphase;
 mod pooling;
-mod prepacked;
+pub(in crate::plan) mod prepacked;
 mod rectifiers;
 #[cfg(test)]
 mod trial;
@@ -32,9 +33,6 @@ use tape::TapeRule;
 /// `exact` keeps to rules that give autograd's own numbers, bit for bit. A node with a [`Node::rectifier`] is guided in
 /// a guided reverse, whatever its operator; a smooth activation becomes one when its `rectifier` is set.
 pub fn rule_for(node: &Node, exact: bool) -> Result<Box<dyn Rule>, OperatorError> {
-    if let Some(rule) = prepacked::Prepacked::of(node)? {
-        return Ok(Box::new(rule));
-    }
     Ok(match hand_written(node, exact)? {
         Some(rule) => rule,
         None => Box::new(tape(node)),

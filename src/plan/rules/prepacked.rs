@@ -1,34 +1,128 @@
-//! Convolutions with their weights laid out for the processor once, and with what follows in the same call.
+//! Convolutions whose weights are laid out for the processor once, with what follows them.
 //!
 //! The operators are oneDNN's, as ATen carries them: `mkldnn::_convolution_pointwise` is a convolution and an activation,
-//! its overload `binary` adds another tensor before the activation. They have no derivative of their own. The gradient of
-//! the input is a transposed convolution whose weights are laid out as well.
-//!
-//! The plan's `fuse_convolutions` pass makes these nodes.
+//! its overload `binary` adds another tensor before the activation. They have no derivative of their own: the gradient
+//! to the input is a transposed convolution, with its weights laid out too. The plan's `fuse_convolutions` pass makes
+//! these nodes.
 
-use std::cell::OnceCell;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::Tensor;
 
-use crate::model::graph::Node;
+use crate::model::graph::{Argument, Node};
 use crate::plan::rule::{Gradient, Ran, Rule, Slot};
 use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, unfit};
+use super::polyphase::Phases;
 
-/// The positions of both overloads' arguments.
-#[derive(Debug, Clone, Copy)]
-struct Positions {
-    other: Option<usize>,
-    weight: usize,
-    bias: usize,
-    padding: usize,
-    activation: usize,
-    scalars: usize,
+/// How a two-dimensional convolution moves over its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::plan) struct Geometry {
+    pub padding: [i64; 2],
+    pub stride: [i64; 2],
+    pub dilation: [i64; 2],
+    pub groups: i64,
 }
 
-const UNARY: Positions = Positions { other: None, weight: 1, bias: 2, padding: 3, activation: 7, scalars: 8 };
-const BINARY: Positions = Positions { other: Some(1), weight: 2, bias: 3, padding: 4, activation: 10, scalars: 11 };
+impl Geometry {
+    /// The shape of the result for weights `[outputs, inputs, height, width]`, and how much of the input's lower and right
+    /// edge the kernel never reaches.
+    fn result(&self, input: &[i64], weight: &[i64]) -> ([i64; 4], [i64; 2]) {
+        let span = |axis: usize| self.dilation[axis] * (weight[axis + 2] - 1) + 1;
+        let room = |axis: usize| input[axis + 2] + 2 * self.padding[axis] - span(axis);
+        let steps = [0, 1].map(|axis| room(axis).div_euclid(self.stride[axis]));
+        let rest = [0, 1].map(|axis| room(axis) - steps[axis] * self.stride[axis]);
+        ([input[0], weight[0], steps[0] + 1, steps[1] + 1], rest)
+    }
+
+    fn values(&self) -> [Value; 4] {
+        [
+            Value::Ints(self.padding.to_vec()),
+            Value::Ints(self.stride.to_vec()),
+            Value::Ints(self.dilation.to_vec()),
+            Value::Int(self.groups),
+        ]
+    }
+}
+
+/// A convolution's weights, laid out at their first use. Plans of one model share them.
+///
+/// The layouts suit the input size that came first. They stay right for any other.
+pub(in crate::plan) struct LaidOut {
+    /// As the model has them, `[outputs, inputs / groups, height, width]`.
+    weight: Tensor,
+    geometry: Geometry,
+    forward: Option<Tensor>,
+    backward: Option<Backward>,
+}
+
+/// How the gradient of the result goes back to the input.
+enum Backward {
+    Transposed(Tensor),
+    Phases(Phases),
+}
+
+impl Clone for Backward {
+    fn clone(&self) -> Self {
+        match self {
+            Backward::Transposed(weight) => Backward::Transposed(weight.shallow_clone()),
+            Backward::Phases(phases) => Backward::Phases(phases.clone()),
+        }
+    }
+}
+
+impl LaidOut {
+    pub fn new(weight: &Tensor, geometry: Geometry) -> Self {
+        LaidOut { weight: weight.shallow_clone(), geometry, forward: None, backward: None }
+    }
+
+    /// Whether these are that tensor's.
+    pub fn are_of(&self, weight: &Tensor, geometry: &Geometry) -> bool {
+        self.geometry == *geometry && self.weight.data_ptr() == weight.data_ptr() && self.weight.size() == weight.size()
+    }
+
+    fn forward(&mut self, input: &[i64], operators: &Operators) -> Result<Tensor, OperatorError> {
+        if let Some(weight) = &self.forward {
+            return Ok(weight.shallow_clone());
+        }
+        let [padding, stride, dilation, groups] = self.geometry.values();
+        let plain = Value::Tensor(self.weight.shallow_clone());
+        let weight =
+            operators.reorder.call_tensor(&[plain, padding, stride, dilation, groups, Value::Ints(input.to_vec())])?;
+        Ok(self.forward.insert(weight).shallow_clone())
+    }
+
+    fn backward(&mut self, input: &[i64], operators: &Operators) -> Result<Backward, OperatorError> {
+        if let Some(backward) = &self.backward {
+            return Ok(backward.clone());
+        }
+        let size = self.weight.size();
+        let (result, rest) = self.geometry.result(input, &size);
+        let backward = if Phases::suit(&size, &self.geometry) {
+            Backward::Phases(Phases::new(&self.weight, &self.geometry, &result, &operators.reorder)?)
+        } else {
+            let [padding, stride, dilation, groups] = self.geometry.values();
+            let rest = Value::Ints(rest.to_vec());
+            let plain = Value::Tensor(self.weight.shallow_clone());
+            let result = Value::Ints(result.to_vec());
+            Backward::Transposed(
+                operators.reorder_transposed.call_tensor(&[plain, padding, rest, stride, dilation, groups, result])?,
+            )
+        };
+        Ok(self.backward.insert(backward).clone())
+    }
+}
+
+#[derive(Clone)]
+struct Operators {
+    convolution: Operator,
+    transposed: Operator,
+    reorder: Operator,
+    reorder_transposed: Operator,
+    add_relu: Operator,
+    contiguous: Operator,
+}
 
 /// What follows the convolution, as far as its result tells how to come back.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,143 +136,136 @@ enum Activation {
     },
 }
 
-/// The rule of `mkldnn::_convolution_pointwise` and its overload `binary` with `add`. The weight must be the same tensor
-/// at each run.
-pub(super) struct Prepacked {
-    operator: Operator,
+/// The rule of both operators. Tensors but for the input and what is added are taken from the weights that it was made
+/// with, not from the arguments.
+pub(in crate::plan) struct Prepacked {
     operators: Operators,
-    positions: Positions,
+    weights: Arc<Mutex<LaidOut>>,
+    weight_size: Vec<i64>,
+    geometry: Geometry,
+    /// Whether another tensor is added.
+    adds: bool,
+    activation: Activation,
     guided: bool,
-    packed: OnceCell<Packed>,
-}
-
-#[derive(Clone)]
-struct Operators {
-    reorder: Operator,
-    reorder_transposed: Operator,
-    transposed: Operator,
-    contiguous: Operator,
-}
-
-/// Weights for an input of a certain height and width, whatever its batch.
-struct Packed {
-    forward: Value,
-    transposed: Value,
-    output_padding: Value,
 }
 
 impl Prepacked {
-    /// The rule of a node of one of the two operators; none for any other.
-    pub(super) fn of(node: &Node) -> Result<Option<Self>, OperatorError> {
-        let Some(operator) = node.operation.aten().filter(|o| o.name() == "mkldnn::_convolution_pointwise") else {
-            return Ok(None);
+    /// Where a node of one of the two operators keeps its weight, and how it moves. None for other nodes.
+    pub fn read(node: &Node) -> Option<(&Argument, Geometry)> {
+        let operator = node.operation.aten().filter(|o| o.name() == "mkldnn::_convolution_pointwise")?;
+        let at = |name| node.arguments.get(operator.schema().position(name)?);
+        let pair = |name| match at(name)? {
+            Argument::Literal(Value::Ints(pair)) => <[i64; 2]>::try_from(pair.as_slice()).ok(),
+            _ => None,
         };
-        let find = |name| Operator::find(name, "");
-        Ok(Some(Prepacked {
-            operator: operator.clone(),
-            operators: Operators {
-                reorder: find("mkldnn::_reorder_convolution_weight")?,
-                reorder_transposed: find("mkldnn::_reorder_convolution_transpose_weight")?,
-                transposed: find("mkldnn::_convolution_transpose_pointwise")?,
-                contiguous: find("aten::contiguous")?,
-            },
-            positions: if operator.overload().is_empty() { UNARY } else { BINARY },
-            guided: node.rectifier.is_some(),
-            packed: OnceCell::new(),
-        }))
+        let Argument::Literal(Value::Int(groups)) = at("groups")? else { return None };
+        let (padding, stride, dilation) = (pair("padding")?, pair("stride")?, pair("dilation")?);
+        Some((at("W")?, Geometry { padding, stride, dilation, groups: *groups }))
     }
 
-    fn pack(&self, arguments: &[Value], input: &Tensor) -> Result<Packed, OperatorError> {
-        let at = |offset: usize| arguments[self.positions.padding + offset].clone();
-        let (padding, stride, dilation, groups) = (at(0), at(1), at(2), at(3));
-        let weight = &arguments[self.positions.weight];
-        let kernel = weight.tensor().ok_or_else(|| unfit(self.positions.weight, "a tensor", arguments))?.size();
-        let pair = |value: &Value, what| match value {
-            Value::Ints(pair) if pair.len() == 2 => Ok([pair[0], pair[1]]),
-            _ => Err(unfit(self.positions.padding, what, arguments)),
+    /// The rule of a node that can be [read](Prepacked::read).
+    pub fn new(node: &Node, geometry: Geometry, weights: Arc<Mutex<LaidOut>>) -> Result<Self, OperatorError> {
+        let find = |name| Operator::find(name, "");
+        let adds = node.operation.aten().is_some_and(|operator| operator.overload() == "binary");
+        let (activation, scalars) = if adds { ("unary_attr", "unary_scalars") } else { ("attr", "scalars") };
+        let activation = match (node.literal(activation), node.literal(scalars)) {
+            (Some(Value::String(name)), Some(Value::Floats(scalars))) => match (name.as_str(), scalars.as_slice()) {
+                ("none", []) => Some(Activation::None),
+                ("relu", []) => Some(Activation::Relu),
+                ("hardtanh", &[low, high]) => Some(Activation::Clamp { low, high }),
+                _ => None,
+            },
+            (Some(Value::None), _) => Some(Activation::None),
+            _ => None,
         };
-        let (p, s, d) =
-            (pair(&padding, "two paddings")?, pair(&stride, "two strides")?, pair(&dilation, "two dilations")?);
-        let size = input.size();
-        let spans = [0, 1].map(|axis| d[axis] * (kernel[axis + 2] - 1) + 1);
-        let result = [0, 1].map(|axis| (size[axis + 2] + 2 * p[axis] - spans[axis]) / s[axis] + 1);
-        let rest = [0, 1].map(|axis| size[axis + 2] - ((result[axis] - 1) * s[axis] - 2 * p[axis] + spans[axis]));
-        let output_padding = Value::Ints(rest.to_vec());
-        let forward = self.operators.reorder.call_tensor(&[
-            weight.clone(),
-            padding.clone(),
-            stride.clone(),
-            dilation.clone(),
-            groups.clone(),
-            Value::Ints(size.clone()),
-        ])?;
-        let transposed = self.operators.reorder_transposed.call_tensor(&[
-            weight.clone(),
+        let activation = activation.ok_or_else(|| OperatorError::Argument {
+            operator: node.name.clone(),
+            argument: "attr".into(),
+            problem: "takes none, relu or hardtanh".into(),
+        })?;
+        let weight_size = lock(&weights).weight.size();
+        Ok(Prepacked {
+            operators: Operators {
+                convolution: find("mkldnn::_convolution_pointwise")?,
+                transposed: find("mkldnn::_convolution_transpose_pointwise")?,
+                reorder: find("mkldnn::_reorder_convolution_weight")?,
+                reorder_transposed: find("mkldnn::_reorder_convolution_transpose_weight")?,
+                add_relu: Operator::find("aten::_add_relu_", "Tensor")?,
+                contiguous: find("aten::contiguous")?,
+            },
+            weights,
+            weight_size,
+            geometry,
+            adds,
+            activation,
+            guided: node.rectifier.is_some(),
+        })
+    }
+
+    fn convolve(&self, input: &Tensor, bias: &Value, activation: Activation) -> Result<Tensor, OperatorError> {
+        let (name, scalars) = match activation {
+            Activation::None => ("none", Vec::new()),
+            Activation::Relu => ("relu", Vec::new()),
+            Activation::Clamp { low, high } => ("hardtanh", vec![low, high]),
+        };
+        let weight = lock(&self.weights).forward(&input.size(), &self.operators)?;
+        let [padding, stride, dilation, groups] = self.geometry.values();
+        self.operators.convolution.call_tensor(&[
+            Value::Tensor(input.shallow_clone()),
+            Value::Tensor(weight),
+            bias.clone(),
             padding,
-            output_padding.clone(),
             stride,
             dilation,
             groups,
-            Value::Ints(vec![size[0], kernel[0], result[0], result[1]]),
-        ])?;
-        Ok(Packed { forward: Value::Tensor(forward), transposed: Value::Tensor(transposed), output_padding })
+            Value::String(name.into()),
+            Value::Floats(scalars),
+            Value::None,
+        ])
     }
 
-    fn activation(&self, arguments: &[Value]) -> Result<Activation, OperatorError> {
-        let position = self.positions.activation;
-        match (&arguments[position], &arguments[self.positions.scalars]) {
-            (Value::None, _) => Ok(Activation::None),
-            (Value::String(name), Value::Floats(scalars)) => match (name.as_str(), scalars.as_slice()) {
-                ("none", _) => Ok(Activation::None),
-                ("relu", _) => Ok(Activation::Relu),
-                ("hardtanh", &[low, high]) => Ok(Activation::Clamp { low, high }),
-                _ => Err(unfit(position, "none, relu or hardtanh", arguments)),
-            },
-            _ => Err(unfit(position, "none, relu or hardtanh", arguments)),
+    /// Adds first and activates then, in place. oneDNN's own fused addition was measured at more than twice the time.
+    fn convolve_and_add(&self, input: &Tensor, bias: &Value, other: &Tensor) -> Result<Tensor, OperatorError> {
+        let mut sum = self.convolve(input, bias, Activation::None)?;
+        let other = channels_last(&self.operators.contiguous, other)?;
+        if other.size() != sum.size() {
+            return Err(OperatorError::Argument {
+                operator: "mkldnn._convolution_pointwise.binary".into(),
+                argument: "other".into(),
+                problem: format!("has shape {:?}, and the convolution gives {:?}", other.size(), sum.size()),
+            });
+        }
+        match self.activation {
+            Activation::None => Ok(sum.f_add_(&other)?),
+            Activation::Relu => {
+                self.operators.add_relu.call_tensor(&[Value::Tensor(sum), Value::Tensor(other), Value::Int(1)])
+            }
+            Activation::Clamp { low, high } => Ok(sum.f_add_(&other)?.f_clamp_(low, high)?),
         }
     }
 }
 
 impl Rule for Prepacked {
     fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
-        let positions = self.positions;
-        let activation = self.activation(arguments)?;
-        let mut arguments = arguments.to_vec();
-        let input = channels_last(&self.operators.contiguous, first(&arguments)?)?;
-        arguments[0] = Value::Tensor(input.shallow_clone());
-        if let Some(other) = positions.other {
-            let tensor = arguments[other].tensor().ok_or_else(|| unfit(other, "a tensor", &arguments))?;
-            arguments[other] = Value::Tensor(channels_last(&self.operators.contiguous, tensor)?);
-        }
-        let packed = match self.packed.get() {
-            Some(packed) => packed,
-            None => {
-                let packed = self.pack(&arguments, &input)?;
-                self.packed.get_or_init(|| packed)
-            }
+        let input = channels_last(&self.operators.contiguous, first(arguments)?)?;
+        let other = if self.adds { arguments.get(1).and_then(Value::tensor) } else { None };
+        let bias = arguments.get(if self.adds { 3 } else { 2 }).ok_or_else(|| unfit(2, "a bias", arguments))?;
+        let result = match other {
+            Some(other) => self.convolve_and_add(&input, bias, other)?,
+            None => self.convolve(&input, bias, self.activation)?,
         };
-        arguments[positions.weight] = packed.forward.clone();
-        let result = self.operator.call_tensor(&arguments)?;
         if wanted.is_empty() {
             return Ok((vec![Value::Tensor(result)], None));
         }
+        let size = input.size();
         let back = Back {
             operators: self.operators.clone(),
-            arguments: vec![
-                Value::None,
-                packed.transposed.clone(),
-                Value::None,
-                arguments[positions.padding].clone(),
-                packed.output_padding.clone(),
-                arguments[positions.padding + 1].clone(),
-                arguments[positions.padding + 2].clone(),
-                arguments[positions.padding + 3].clone(),
-                Value::String("none".into()),
-                Value::Floats(Vec::new()),
-                Value::None,
-            ],
-            gate: (activation != Activation::None).then(|| result.shallow_clone()),
-            activation,
+            weights: lock(&self.weights).backward(&size, &self.operators)?,
+            rest: self.geometry.result(&size, &self.weight_size).1,
+            size,
+            geometry: self.geometry,
+            activation: self.activation,
+            result: result.shallow_clone(),
             guided: self.guided,
         };
         let wanted: Vec<usize> = wanted.iter().map(|slot| slot.argument).collect();
@@ -200,31 +287,55 @@ impl Rule for Prepacked {
 /// The way back of one run.
 struct Back {
     operators: Operators,
-    /// Of the transposed convolution, but for its input.
-    arguments: Vec<Value>,
+    weights: Backward,
+    /// The input's shape.
+    size: Vec<i64>,
+    rest: [i64; 2],
+    geometry: Geometry,
     activation: Activation,
-    /// The result, which tells where the gate was open.
-    gate: Option<Tensor>,
+    /// It tells where the gate was open.
+    result: Tensor,
     guided: bool,
 }
 
 impl Back {
     fn through_the_gate(&self, given: &Tensor, gradient: Gradient) -> Result<Tensor, OperatorError> {
         let given = channels_last(&self.operators.contiguous, given)?;
-        let Some(gate) = &self.gate else { return Ok(given) };
         let mut passed = match self.activation {
             Activation::None => return Ok(given),
-            Activation::Relu => gate.f_threshold_backward(&given, 0)?,
-            Activation::Clamp { low, high } => gate.f_hardtanh_backward(&given, low, high)?,
+            Activation::Relu => self.result.f_threshold_backward(&given, 0)?,
+            Activation::Clamp { low, high } => self.result.f_hardtanh_backward(&given, low, high)?,
         };
         Ok(if self.guided && gradient == Gradient::Guided { passed.f_relu_()? } else { passed })
     }
 
     fn through_the_convolution(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
-        let mut arguments = self.arguments.clone();
-        arguments[0] = Value::Tensor(given.shallow_clone());
-        self.operators.transposed.call_tensor(&arguments)
+        let weight = match &self.weights {
+            Backward::Phases(phases) => {
+                return phases.input_gradient(given, &self.size, &self.operators.convolution);
+            }
+            Backward::Transposed(weight) => weight,
+        };
+        let [padding, stride, dilation, groups] = self.geometry.values();
+        self.operators.transposed.call_tensor(&[
+            Value::Tensor(given.shallow_clone()),
+            Value::Tensor(weight.shallow_clone()),
+            Value::None,
+            padding,
+            Value::Ints(self.rest.to_vec()),
+            stride,
+            dilation,
+            groups,
+            Value::String("none".into()),
+            Value::Floats(Vec::new()),
+            Value::None,
+        ])
     }
+}
+
+/// Weights are whole even when a panic came between: they are written in one go.
+fn lock(weights: &Mutex<LaidOut>) -> std::sync::MutexGuard<'_, LaidOut> {
+    weights.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The tensor with its channels next to each other in memory; itself where it has them so.

@@ -1,0 +1,69 @@
+//! Weights that were rewritten for plans.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tch::{Device, Tensor};
+
+use crate::model::graph::ValueId;
+
+use super::rules::prepacked::{Geometry, LaidOut};
+
+/// What the plans of one model share, so that weights take their memory once however many plans there are.
+///
+/// All plans that are compiled with one of these must be of the same graph, which must outlive it.
+#[derive(Default)]
+pub struct Weights {
+    /// By the value that a batch normalisation gives: the weight and bias of the convolution that it was folded into.
+    folded: HashMap<ValueId, (Tensor, Tensor)>,
+    laid_out: Vec<Arc<Mutex<LaidOut>>>,
+    /// Copies on a device, by the tensor's address, shape and strides.
+    placed: HashMap<Placement, Tensor>,
+}
+
+type Placement = (usize, Vec<i64>, Vec<i64>, Device);
+
+impl Weights {
+    /// The folded weight and bias, computed when no plan has needed them before.
+    pub(super) fn folded<E>(
+        &mut self,
+        norm: ValueId,
+        fold: impl FnOnce() -> Result<Option<(Tensor, Tensor)>, E>,
+    ) -> Result<Option<(Tensor, Tensor)>, E> {
+        if !self.folded.contains_key(&norm) {
+            let Some(folded) = fold()? else { return Ok(None) };
+            self.folded.insert(norm, folded);
+        }
+        Ok(self.folded.get(&norm).map(|(weight, bias)| (weight.shallow_clone(), bias.shallow_clone())))
+    }
+
+    /// The layouts of a convolution's weight.
+    pub(super) fn laid_out(&mut self, weight: &Tensor, geometry: Geometry) -> Arc<Mutex<LaidOut>> {
+        let found = self
+            .laid_out
+            .iter()
+            .find(|laid_out| laid_out.lock().unwrap_or_else(PoisonError::into_inner).are_of(weight, &geometry));
+        if let Some(found) = found {
+            return Arc::clone(found);
+        }
+        let new = Arc::new(Mutex::new(LaidOut::new(weight, geometry)));
+        self.laid_out.push(Arc::clone(&new));
+        new
+    }
+
+    /// A constant's copy on a device.
+    pub(super) fn placed(&mut self, tensor: &Tensor, device: Device) -> Result<Tensor, tch::TchError> {
+        let key = (tensor.data_ptr() as usize, tensor.size(), tensor.stride(), device);
+        if let Some(copy) = self.placed.get(&key) {
+            return Ok(copy.shallow_clone());
+        }
+        let copy = tensor.f_to_device(device)?;
+        self.placed.insert(key, copy.shallow_clone());
+        Ok(copy)
+    }
+
+    /// Forgets layouts that no plan uses any more.
+    pub(super) fn forget_unused(&mut self) {
+        self.laid_out.retain(|laid_out| Arc::strong_count(laid_out) > 1);
+    }
+}
