@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
-use crate::explain::{ExplainError, Explainer, Method, TargetMaps, Reversed};
+use crate::explain::{ExplainError, Explainer, Method, Reversed, TargetMaps};
 use crate::model::Model;
 use crate::plan::Interrupt;
 use crate::telemetry::Stage;

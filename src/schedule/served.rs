@@ -33,8 +33,7 @@ impl Served {
             Dimension::Fixed(size) => Some(clamped(size)),
             Dimension::Dynamic { .. } => None,
         };
-        let input =
-            InputSize { channels: clamped(channels.example()), height: fixed(height), width: fixed(width) };
+        let input = InputSize { channels: clamped(channels.example()), height: fixed(height), width: fixed(width) };
         let preparation = Preparation::new(&metadata.preprocessing, input, &server.frame)?;
         let tightest = |own: Option<u32>, server: u32| own.map_or(server, |own| own.min(server)).max(1);
         let limits = ServedLimits {

@@ -27,11 +27,8 @@ pub(super) fn run<D: Device>(device: &mut D, mut rows: Vec<PreparedRow>, clock: 
         .filter_map(|(row, ran)| {
             let (result, batch_size) = ran?;
             let wants_input = row.about.outputs.tensors.iter().any(|tensor| tensor.map == MapKind::Input);
-            let input = if wants_input {
-                HostMap { values: row.input, shape: row.shape.to_vec() }
-            } else {
-                HostMap::default()
-            };
+            let input =
+                if wants_input { HostMap { values: row.input, shape: row.shape.to_vec() } } else { HostMap::default() };
             Some(DoneRow { about: row.about, input, result, batch_size })
         })
         .collect()
