@@ -182,12 +182,12 @@ mod tests {
             pictures: vec![v1::EncodedPicture {
                 picture: v1::Picture::Overlay as i32,
                 format: v1::ImageFormat::Png as i32,
-                data: vec![index as u8],
+                data: vec![index as u8].into(),
                 ..Default::default()
             }],
             tensors: vec![v1::MapTensor {
                 map: v1::Map::GradCam as i32,
-                tensor: Some(v1::Tensor { shape: vec![1, 2], data: vec![0; 8], ..Default::default() }),
+                tensor: Some(v1::Tensor { shape: vec![1, 2], data: vec![0; 8].into(), ..Default::default() }),
                 ..Default::default()
             }],
             ..Default::default()
@@ -222,7 +222,7 @@ mod tests {
         let out = OutputFolder::create(folder.path()).expect("a folder");
         let mut answer = answer(1);
         answer.targets[0].tensors[0].tensor =
-            Some(v1::Tensor { shape: vec![3], data: vec![0; 8], ..Default::default() });
+            Some(v1::Tensor { shape: vec![3], data: vec![0; 8].into(), ..Default::default() });
         let failure = out.write("cat", &answer).expect_err("12 bytes were promised").to_string();
         assert!(failure.contains("grad_cam"), "{failure}");
     }

@@ -88,7 +88,7 @@ pub async fn connect(address: &Address) -> Result<Channel, Failure> {
     };
     connected.map_err(|error| {
         Failure::new(Exit::Unavailable, format!("no server at {address}: {}", innermost(&error)))
-            .hint("start one with `camlens serve`, or leave --server away to explain without one")
+            .hint("is the server running, and does --server say where?")
     })
 }
 

@@ -88,7 +88,7 @@ impl ExplainCommand {
                     sequence: index as u64 + 1,
                     tag: name.clone().into_bytes().into(),
                     payload: Some(v1::frame::Payload::Encoded(v1::EncodedImage {
-                        data: image.clone().into(),
+                        data: image.clone(),
                         ..Default::default()
                     })),
                     ..Default::default()

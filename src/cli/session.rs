@@ -169,9 +169,9 @@ impl Sender {
 fn message(sequence: u64, frame: SourceFrame) -> v1::Frame {
     use v1::frame::Payload as Wire;
     let payload = match frame.payload {
-        Payload::Encoded(data) => Wire::Encoded(v1::EncodedImage { data: data.into(), ..Default::default() }),
+        Payload::Encoded(data) => Wire::Encoded(v1::EncodedImage { data, ..Default::default() }),
         Payload::Rgb { width, height, data } => Wire::Raw(v1::RawImage {
-            data: data.into(),
+            data,
             width,
             height,
             pixel_format: v1::PixelFormat::Rgb8 as i32,

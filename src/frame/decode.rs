@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_file_cut_anywhere_is_an_error() {
-        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png] {
+        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
             let whole = encoded(&gradient(), format);
             assert!(read(whole.clone(), None).is_ok());
             // A PNG's pixels may be complete before its last, empty chunk.
@@ -267,6 +267,10 @@ mod tests {
                 let result = read(whole[..length].to_vec(), None);
                 assert!(result.is_err(), "{length} of {} bytes of {format:?} were read", whole.len());
             }
+        }
+        let lossy = include_bytes!("../../tests/fixtures/preprocessing/lossy.webp");
+        for length in (0..lossy.len()).step_by(7) {
+            assert!(read(lossy[..length].to_vec(), None).is_err(), "{length} of {} bytes were read", lossy.len());
         }
     }
 

@@ -251,6 +251,7 @@ fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
                 shared.choose(&mut state);
                 break (rows, tasks);
             }
+            state.next.device_waits();
             shared.choose(&mut state);
             state = shared.device.wait(state).unwrap_or_else(PoisonError::into_inner);
         };

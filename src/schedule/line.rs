@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::job::StreamKey;
 use super::prepare::{Chosen, PreparedRow};
+use super::ticket::Ticket;
 use crate::explain::Method;
 
 /// Frames that are not chosen yet. Streams take turns, frame by frame; within a stream, the order is the stream's.
@@ -67,6 +68,10 @@ pub(super) struct NextBatch {
     key: Option<BatchKey>,
     /// Chosen and being decoded.
     preparing: usize,
+    /// Theirs, since the last time that there were none.
+    in_preparation: Vec<Ticket>,
+    /// The device has nothing to do.
+    device_waits: bool,
     rows: Vec<PreparedRow>,
 }
 
@@ -90,7 +95,20 @@ impl NextBatch {
         };
         self.key.get_or_insert_with(|| BatchKey { model: job.model_index, method: job.method.clone() });
         self.preparing += 1;
+        if self.device_waits {
+            job.ending.ticket.take();
+        }
+        self.in_preparation.push(job.ending.ticket.clone());
         Some(job)
+    }
+
+    /// The device has nothing to do: frames that are prepared now are its own from here on. Else a camera that is faster
+    /// than its frames are decoded would replace each of them before the device sees any.
+    pub(super) fn device_waits(&mut self) {
+        self.device_waits = true;
+        for ticket in &self.in_preparation {
+            ticket.take();
+        }
     }
 
     /// A chosen frame is prepared, or was refused. Gives it back when it comes too late: the engine has been closed.
@@ -99,6 +117,9 @@ impl NextBatch {
             return row;
         }
         self.preparing -= 1;
+        if self.preparing == 0 {
+            self.in_preparation.clear();
+        }
         self.rows.extend(row);
         None
     }
@@ -112,6 +133,7 @@ impl NextBatch {
             std::mem::take(&mut self.rows).into_iter().partition(|row| row.shape == shape);
         self.rows = later;
         now.retain(|row| row.about.ending.ticket.take());
+        self.device_waits = false;
         now
     }
 }

@@ -28,9 +28,12 @@ impl Ticket {
         self.0.swap(OVER, Ordering::AcqRel) != OVER
     }
 
-    /// Takes the frame to the device: from here on it cannot be replaced.
+    /// Takes the frame for the device: from here on it cannot be replaced. `false`: it has ended.
     pub(super) fn take(&self) -> bool {
-        self.0.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        match self.0.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(now) => now == TAKEN,
+        }
     }
 
     /// Whether the frame has ended.
@@ -46,7 +49,7 @@ mod tests {
     #[test]
     fn a_frame_on_the_device_can_be_cancelled_but_not_replaced() {
         let ticket = Ticket::new();
-        assert!(ticket.take());
+        assert!(ticket.take() && ticket.take());
         assert!(!ticket.replace() && !ticket.is_over());
         assert!(ticket.end() && ticket.is_over());
     }

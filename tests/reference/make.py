@@ -16,7 +16,7 @@ FIXTURES = write.HERE.parent / "fixtures" / "conformance"
 
 
 def shown(entry):
-    right = [peer for peer, found in entry["peers"].items() if not {"fails", "differs"} & found.keys()]
+    right = write.right_peers(entry)
     return f"{entry['name']} {entry['size'][0]}x{entry['size'][1]} reverses {entry['reverses']}" + (f" = {', '.join(right)}" if right else "")
 
 

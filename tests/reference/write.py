@@ -94,6 +94,11 @@ def measure(method, names, wanted):
     return (found, errors) if max(errors.values()) < NOT_RIGHT else (None, {"differs": errors})
 
 
+def right_peers(entry):
+    """The peers that follow the definition at a layer of case.json."""
+    return [peer for peer, found in entry["peers"].items() if not {"fails", "differs"} & found.keys()]
+
+
 def write_layer(folder, case, model, x, layer, first):
     """One layer's references; returns its entry of case.json."""
     e = oracle.explain(model, x, case.targets, layer, case.to_nchw, heads(case.head))

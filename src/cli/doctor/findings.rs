@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::terminal::Ink;
 use crate::model::Metadata;
+use crate::model::graph::Dimension;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +136,7 @@ impl Findings {
 }
 
 fn describe(model: &Metadata, all_layers: bool, ink: Ink, lines: &mut Vec<String>) {
-    let sizes: Vec<String> = model.input.shape.iter().map(|size| format!("{size:?}")).collect();
+    let sizes: Vec<String> = model.input.shape.iter().map(|&size| dimension(size)).collect();
     lines.push(format!("  digest   {}", model.digest));
     lines.push(format!("  input    {} [{}]", model.input.name, sizes.join(", ")));
     for output in &model.outputs {
@@ -153,6 +154,13 @@ fn describe(model: &Metadata, all_layers: bool, ink: Ink, lines: &mut Vec<String
     lines.push(format!("  layers   {} of {}", shown.len(), model.layers.len()));
     for layer in shown {
         lines.push(format!("    {:<44} {}", layer.names.join(", "), ink.faint(&format!("{:?}", layer.shape))));
+    }
+}
+
+fn dimension(size: Dimension) -> String {
+    match size {
+        Dimension::Fixed(size) => size.to_string(),
+        Dimension::Dynamic { example } => format!("{example} or other"),
     }
 }
 
