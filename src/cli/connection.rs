@@ -1,37 +1,94 @@
-//! The server that a command talks to.
+//! The server that a command talks to: one that runs, or one of the command's own.
+
+use std::path::PathBuf;
 
 use clap::Args;
 use tonic::transport::Channel;
 
 use super::client::{self, Address};
 use super::failure::Failure;
+use super::serve::start_failure;
+use crate::config::Config;
+use crate::server::{ListenAddress, Server, Shutdown};
+use crate::telemetry::Telemetry;
 
 /// Which server.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// The server: HOST:PORT, http://HOST:PORT or unix:/PATH
-    #[arg(
-        long,
-        env = "CAMLENS_SERVER",
-        value_name = "ADDRESS",
-        help_heading = "Server",
-        default_value = "localhost:8033"
-    )]
-    pub server: Address,
+    /// The server: HOST:PORT, http://HOST:PORT or unix:/PATH. Without it, one is started for the moment
+    #[arg(long, env = "CAMLENS_SERVER", value_name = "ADDRESS", help_heading = "Server")]
+    pub server: Option<Address>,
+
+    /// Where the models of a server of its own are [default: models]
+    #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH", help_heading = "Server")]
+    pub models: Option<PathBuf>,
 }
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
     channel: Channel,
+    /// Ends with the connection.
+    _own: Option<OwnServer>,
 }
 
 impl Connection {
+    /// Connects to the server that was named, or starts one on a private socket.
     pub async fn open(args: &ConnectArgs) -> Result<Self, Failure> {
-        Ok(Connection { channel: client::connect(&args.server).await? })
+        match &args.server {
+            Some(address) => Self::to(address).await,
+            None => {
+                let repository = args.models.clone().unwrap_or_else(|| Config::default().models.repository);
+                if !repository.exists() {
+                    let sentence = format!("no server was named, and there are no models at {}", repository.display());
+                    return Err(Failure::usage(sentence).hint("--server names a server, --models a directory of models"));
+                }
+                let (own, address) = OwnServer::start(repository).await?;
+                Ok(Connection { channel: client::connect(&address).await?, _own: Some(own) })
+            }
+        }
+    }
+
+    /// Connects to a server that runs.
+    pub async fn to(address: &Address) -> Result<Self, Failure> {
+        Ok(Connection { channel: client::connect(address).await?, _own: None })
     }
 
     pub fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+}
+
+/// A server inside this process; commands talk to it as they would to any other.
+#[derive(Debug)]
+struct OwnServer {
+    shutdown: Shutdown,
+    /// Holds the socket; removed at the end.
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.shutdown.request();
+    }
+}
+
+impl OwnServer {
+    async fn start(repository: PathBuf) -> Result<(Self, Address), Failure> {
+        let directory = tempfile::Builder::new()
+            .prefix("camlens-")
+            .tempdir()
+            .map_err(|error| Failure::failed(format!("cannot make a directory for a socket: {error}")))?;
+        let socket = directory.path().join("camlens.sock");
+        let mut config = Config::default();
+        config.models.repository = repository;
+        config.server.listen = vec![ListenAddress::Unix(socket.clone())];
+        config.server.unix_socket_mode = 0o600;
+        config.server.drain_timeout_s = 1;
+        let shutdown = Shutdown::new();
+        let server =
+            Server::start(&config, Telemetry::disabled(), shutdown.clone()).await.map_err(start_failure)?;
+        tokio::spawn(server.run());
+        Ok((OwnServer { shutdown, _directory: directory }, Address::Unix(socket)))
     }
 }

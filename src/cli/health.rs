@@ -7,7 +7,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::connection::{ConnectArgs, Connection};
+use super::client::Address;
+use super::connection::Connection;
 use super::failure::{Exit, Failure};
 
 /// Ask a server whether it is ready: exit code 0 when it is, 3 when it is not
@@ -25,8 +26,15 @@ pub struct HealthCommand {
     #[arg(long, env = "CAMLENS_WAIT", value_name = "SECONDS", default_value_t = 0)]
     wait: u32,
 
-    #[command(flatten)]
-    connect: ConnectArgs,
+    /// The server: HOST:PORT, http://HOST:PORT or unix:/PATH
+    #[arg(
+        long,
+        env = "CAMLENS_SERVER",
+        value_name = "ADDRESS",
+        help_heading = "Server",
+        default_value = "127.0.0.1:8033"
+    )]
+    server: Address,
 }
 
 const BETWEEN_ASKS: Duration = Duration::from_millis(100);
@@ -49,9 +57,9 @@ impl HealthCommand {
     }
 
     async fn ask(&self) -> Result<(), Failure> {
-        let address = &self.connect.server;
+        let address = &self.server;
         let unavailable = |why: String| Failure::new(Exit::Unavailable, format!("the server at {address} {why}"));
-        let connection = Connection::open(&self.connect).await?;
+        let connection = Connection::to(&self.server).await?;
         let request = HealthCheckRequest { service: self.service.clone() };
         let mut client = HealthClient::new(connection.channel());
         let answer = tokio::time::timeout(ANSWER_LIMIT, client.check(request))

@@ -16,6 +16,7 @@ mod names;
 mod npy;
 mod options;
 mod report;
+mod serve;
 mod session;
 mod source;
 mod stream;
@@ -43,6 +44,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Serve(serve::ServeCommand),
     Explain(explain::ExplainCommand),
     Stream(stream::StreamCommand),
     Models(models::ModelsCommand),
@@ -87,13 +89,18 @@ impl LogArgs {
 }
 
 impl Command {
-    /// Commands speak for themselves: only what goes wrong behind their backs is logged.
+    /// A server tells what it does; other commands speak for themselves, and only what goes wrong behind their backs is
+    /// logged.
     fn usual_log(&self) -> &'static str {
-        "warn"
+        match self {
+            Command::Serve(_) => "info",
+            _ => "warn",
+        }
     }
 
     fn run(self) -> Result<(), Failure> {
         match self {
+            Command::Serve(command) => command.run(),
             Command::Explain(command) => command.run(),
             Command::Stream(command) => command.run(),
             Command::Models(command) => command.run(),

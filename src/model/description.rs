@@ -209,7 +209,7 @@ fn read_text(path: &Path) -> Result<String, ModelError> {
 }
 
 /// Adds the nearest allowed key to serde's message on an unknown one.
-fn with_suggestion(message: &str) -> String {
+pub(crate) fn with_suggestion(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let unknown = message.contains("unknown field");
     match quoted.split_first() {

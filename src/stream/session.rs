@@ -121,6 +121,11 @@ impl<A, E> Session<A, E> {
         }
     }
 
+    /// Whether the stream is about to end, for whatever reason: nothing more is read.
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
     /// A frame was read. Hand it to the device, or its error to [`Session::answered`].
     ///
     /// # Errors

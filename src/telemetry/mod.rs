@@ -15,13 +15,16 @@ pub mod trace_context;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use exporter::{ExporterError, FlushError, TraceExporter};
 pub use frame_record::{FrameOutcome, FrameRecord, status_name};
 pub use sampling::{FrameTrace, Sampling};
 pub use stage::{Stage, StageTiming, Timings};
 
 /// What telemetry can be told to do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
     /// An OpenTelemetry collector, `http://HOST:PORT`; none: no traces.
     pub otlp_endpoint: Option<String>,

@@ -1,0 +1,220 @@
+//! `camlens serve`: the sidecar.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::failure::{Exit, Failure};
+use crate::config::Config;
+use crate::server::{Ended, ListenAddress, Server, Shutdown, StartError};
+use crate::telemetry::Telemetry;
+
+/// Serve models: explain the frames that clients send, until SIGTERM or SIGINT
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  camlens serve --models models
+  camlens serve --models models --listen unix:/run/camlens.sock --listen 127.0.0.1:8033
+  camlens serve --config /etc/camlens.toml --otlp-endpoint http://collector:4317
+
+What is given here wins over the environment, that over the file, that over the defaults. The first signal drains: what was
+accepted is answered. A second one stops at once.")]
+pub struct ServeCommand {
+    /// A camlens.toml
+    #[arg(long, env = "CAMLENS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Where the models are: a directory of NAME/VERSION/model.pt2, one model, or a .pt2 file [default: models]
+    #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH")]
+    models: Option<PathBuf>,
+
+    /// Where to listen: HOST:PORT or unix:/PATH; may be given again [default: 127.0.0.1:8033]
+    #[arg(long, env = "CAMLENS_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
+    listen: Vec<ListenAddress>,
+
+    /// Permission bits of a Unix socket, octal [default: 660]
+    #[arg(long, env = "CAMLENS_UNIX_SOCKET_MODE", value_name = "MODE", value_parser = octal)]
+    unix_socket_mode: Option<u32>,
+
+    /// Seconds that accepted frames have to finish after the first signal [default: 20]
+    #[arg(long, env = "CAMLENS_DRAIN_TIMEOUT", value_name = "SECONDS")]
+    drain_timeout: Option<u32>,
+
+    /// Threads that one operator may use; 0: one a core [default: 0]
+    #[arg(long, env = "CAMLENS_THREADS", value_name = "N")]
+    threads: Option<usize>,
+
+    /// Threads that decode, prepare and render; 0: one a core [default: 0]
+    #[arg(long, env = "CAMLENS_FRAME_THREADS", value_name = "N")]
+    frame_threads: Option<usize>,
+
+    /// Frames that run together at most [default: 8]
+    #[arg(long, env = "CAMLENS_MAX_BATCH", value_name = "N")]
+    max_batch: Option<u32>,
+
+    /// Bytes of a frame's payload at most [default: 33554432]
+    #[arg(long, env = "CAMLENS_MAX_FRAME_BYTES", value_name = "BYTES")]
+    max_frame_bytes: Option<u64>,
+
+    /// Frames of a stream in flight at most: its credit [default: 16]
+    #[arg(long, env = "CAMLENS_MAX_IN_FLIGHT", value_name = "N")]
+    max_in_flight: Option<u32>,
+
+    /// Where traces go: an OpenTelemetry collector's gRPC port, http://HOST:4317 [default: OTEL_EXPORTER_OTLP_ENDPOINT]
+    #[arg(long, env = "CAMLENS_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+
+    /// The share of frames that is traced when a client does not say, 0 to 1 [default: 1]
+    #[arg(long, env = "CAMLENS_TRACE_RATIO", value_name = "RATIO")]
+    trace_ratio: Option<f64>,
+}
+
+fn octal(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    u32::from_str_radix(digits, 8).map_err(|_| format!("`{text}` is no octal number such as 660"))
+}
+
+/// How long the last traces may take to reach their collector.
+const TRACE_FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+impl ServeCommand {
+    pub fn run(self) -> Result<(), Failure> {
+        let config = self.overlay(std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok())?;
+        config.check().map_err(|error| Failure::usage(error.to_string()))?;
+        // Exporters are built before the runtime and flushed after it: inside a busy one they have been seen to hang.
+        let telemetry = Telemetry::start(&config.telemetry).map_err(|error| Failure::usage(error.to_string()))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::failed(format!("cannot start the server: {error}")))?;
+        let ended = runtime.block_on(serve(&config, telemetry.clone()));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        if let Err(error) = telemetry.shutdown(TRACE_FLUSH_LIMIT) {
+            tracing::warn!(%error, "traces were lost at the end");
+        }
+        match ended? {
+            Ended::Drained => Ok(()),
+            Ended::Forced => Err(Failure::failed("stopped by a second signal before everything was answered")),
+        }
+    }
+
+    /// The file's configuration, or the defaults, with what was given here laid over.
+    fn overlay(self, standard_otlp_endpoint: Option<String>) -> Result<Config, Failure> {
+        let ServeCommand {
+            config,
+            models,
+            listen,
+            unix_socket_mode,
+            drain_timeout,
+            threads,
+            frame_threads,
+            max_batch,
+            max_frame_bytes,
+            max_in_flight,
+            otlp_endpoint,
+            trace_ratio,
+        } = self;
+        let mut out = match config {
+            Some(path) => Config::load(&path).map_err(|error| Failure::usage(error.to_string()))?,
+            None => Config::default(),
+        };
+        fn set<T>(place: &mut T, given: Option<T>) {
+            if let Some(given) = given {
+                *place = given;
+            }
+        }
+        set(&mut out.models.repository, models);
+        set(&mut out.server.listen, (!listen.is_empty()).then_some(listen));
+        set(&mut out.server.unix_socket_mode, unix_socket_mode);
+        set(&mut out.server.drain_timeout_s, drain_timeout);
+        set(&mut out.device.threads, threads);
+        set(&mut out.device.frame_threads, frame_threads);
+        set(&mut out.limits.max_batch, max_batch);
+        set(&mut out.limits.max_frame_bytes, max_frame_bytes);
+        set(&mut out.limits.max_in_flight, max_in_flight);
+        let endpoint = otlp_endpoint.or(standard_otlp_endpoint).filter(|url| !url.is_empty());
+        set(&mut out.telemetry.otlp_endpoint, endpoint.map(Some));
+        set(&mut out.telemetry.trace_ratio, trace_ratio);
+        Ok(out)
+    }
+}
+
+async fn serve(config: &Config, telemetry: Telemetry) -> Result<Ended, Failure> {
+    let shutdown =
+        Shutdown::on_signals().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
+    // Loading takes a while, and a signal must end it.
+    let server = tokio::select! {
+        server = Server::start(config, telemetry, shutdown.clone()) => server.map_err(start_failure)?,
+        () = shutdown.drain() => return Ok(Ended::Drained),
+    };
+    for address in server.addresses() {
+        tracing::info!(%address, "serving");
+    }
+    Ok(server.run().await)
+}
+
+/// Why a server does not start, with what to do.
+pub(super) fn start_failure(error: StartError) -> Failure {
+    let exit = match &error {
+        StartError::Config(_) | StartError::Repository(_) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, error.to_string());
+    match error {
+        StartError::Repository(_) => failure.hint("--models says where the models are"),
+        StartError::Model { .. } | StartError::Preparation { .. } => {
+            failure.hint("`camlens doctor` on the model says more")
+        }
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        command: ServeCommand,
+    }
+
+    fn overlay(arguments: &[&str], standard: Option<&str>) -> Config {
+        let line = Line::parse_from([&["camlens"], arguments].concat());
+        line.command.overlay(standard.map(str::to_owned)).expect("a configuration")
+    }
+
+    #[test]
+    fn what_is_given_wins_over_the_file_and_the_file_over_the_defaults() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("camlens.toml");
+        std::fs::write(&file, "[limits]\nmax_batch = 3\nmax_targets = 5\n").expect("a file");
+        let config = overlay(&["--config", file.to_str().expect("UTF-8"), "--max-batch", "4"], None);
+        assert_eq!((config.limits.max_batch, config.limits.max_targets), (4, 5));
+        assert_eq!(config.limits.max_in_flight, Config::default().limits.max_in_flight);
+    }
+
+    #[test]
+    fn the_standard_variable_names_the_collector_when_nothing_else_does() {
+        let standard = Some("http://collector:4317");
+        assert_eq!(overlay(&[], standard).telemetry.otlp_endpoint.as_deref(), standard);
+        let own = overlay(&["--otlp-endpoint", "http://mine:4317"], standard);
+        assert_eq!(own.telemetry.otlp_endpoint.as_deref(), Some("http://mine:4317"));
+    }
+
+    #[test]
+    fn a_socket_mode_is_octal() {
+        assert_eq!(overlay(&["--unix-socket-mode", "600"], None).server.unix_socket_mode, 0o600);
+        assert_eq!(octal("0o660"), Ok(0o660));
+        assert!(octal("999").is_err());
+    }
+
+    #[test]
+    fn several_addresses_may_be_given() {
+        let config = overlay(&["--listen", "127.0.0.1:0", "--listen", "unix:/tmp/x.sock"], None);
+        assert_eq!(config.server.listen.len(), 2);
+    }
+}

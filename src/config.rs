@@ -1,0 +1,243 @@
+//! The server's configuration, `camlens.toml`: one type, made of each part's.
+//!
+//! Every key has a default; an unknown key is an error that suggests the right one. The command line and the environment
+//! are laid over it before [`Config::check`].
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::description::with_suggestion;
+use crate::server::ServerConfig;
+use crate::telemetry::TelemetryConfig;
+
+/// The whole of `camlens.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub models: ModelsConfig,
+    pub device: DeviceConfig,
+    pub limits: LimitsConfig,
+    pub telemetry: TelemetryConfig,
+}
+
+/// `[models]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelsConfig {
+    /// `NAME/VERSION/model.pt2` below it; or one model's directory, one version's, or a bare `.pt2`.
+    pub repository: PathBuf,
+    /// Weights and constants of one model.
+    pub max_weight_bytes: u64,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        ModelsConfig { repository: PathBuf::from("models"), max_weight_bytes: 8 << 30 }
+    }
+}
+
+/// `[device]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// `cpu`.
+    pub name: String,
+    /// Threads that one operator may use. 0: as many as there are cores.
+    pub threads: usize,
+    /// Threads that decode, prepare and render. 0: as many as there are cores.
+    pub frame_threads: usize,
+}
+
+impl Default for DeviceConfig {
+    fn default() -> Self {
+        DeviceConfig { name: "cpu".to_owned(), threads: 0, frame_threads: 0 }
+    }
+}
+
+/// `[limits]`: a model's own, in its `model.toml`, can only tighten them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Bytes of a frame's payload.
+    pub max_frame_bytes: u64,
+    /// Width × height of a frame.
+    pub max_frame_pixels: u64,
+    /// Rows that run together.
+    pub max_batch: u32,
+    /// Targets of one frame.
+    pub max_targets: u32,
+    /// Target layers, tensors or pictures that one frame may ask for, each.
+    pub max_outputs: u32,
+    /// Frames of a stream that were accepted and not answered: its credit.
+    pub max_in_flight: u32,
+    /// Bytes of a stream's answers that its client has not read yet.
+    pub max_unsent_bytes: u64,
+    /// Frames in work at once, over all streams.
+    pub queued_frames: u32,
+    /// Bytes of their payloads.
+    pub queued_bytes: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            max_frame_bytes: 32 << 20,
+            max_frame_pixels: 64_000_000,
+            max_batch: 8,
+            max_targets: 16,
+            max_outputs: 16,
+            max_in_flight: 16,
+            max_unsent_bytes: 128 << 20,
+            queued_frames: 1024,
+            queued_bytes: 1 << 30,
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {problem}", path.display())]
+    Parse { path: PathBuf, problem: String },
+    /// A key, its value, and what is allowed.
+    #[error("{key} = {value}: {allowed}")]
+    Value { key: &'static str, value: String, allowed: String },
+}
+
+impl Config {
+    /// Reads `camlens.toml`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses `camlens.toml`; `path` is for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), problem: with_suggestion(&error.to_string()) })
+    }
+
+    /// Finds values that cannot be. Call it when everything has been laid over.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Config { server, models, device, limits, telemetry } = self;
+        server.check()?;
+        at_least_one("models.max_weight_bytes", models.max_weight_bytes)?;
+        if device.name != "cpu" {
+            return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
+        }
+        for (key, threads) in [("device.threads", device.threads), ("device.frame_threads", device.frame_threads)] {
+            if threads > MAX_THREADS {
+                return Err(value(key, threads, &format!("at most {MAX_THREADS}")));
+            }
+        }
+        limits.check()?;
+        if !(0.0..=1.0).contains(&telemetry.trace_ratio) {
+            return Err(value("telemetry.trace_ratio", telemetry.trace_ratio, "0 to 1"));
+        }
+        Ok(())
+    }
+}
+
+const MAX_THREADS: usize = 1024;
+/// What one gRPC message can hold, with room for what is around the payload.
+const MAX_FRAME_BYTES: u64 = 1 << 30;
+
+impl LimitsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let LimitsConfig {
+            max_frame_bytes,
+            max_frame_pixels,
+            max_batch,
+            max_targets,
+            max_outputs,
+            max_in_flight,
+            max_unsent_bytes,
+            queued_frames,
+            queued_bytes,
+        } = *self;
+        for (key, number) in [
+            ("limits.max_frame_bytes", max_frame_bytes),
+            ("limits.max_frame_pixels", max_frame_pixels),
+            ("limits.max_batch", max_batch.into()),
+            ("limits.max_targets", max_targets.into()),
+            ("limits.max_outputs", max_outputs.into()),
+            ("limits.max_in_flight", max_in_flight.into()),
+            ("limits.max_unsent_bytes", max_unsent_bytes),
+            ("limits.queued_frames", queued_frames.into()),
+            ("limits.queued_bytes", queued_bytes),
+        ] {
+            at_least_one(key, number)?;
+        }
+        if max_frame_bytes > MAX_FRAME_BYTES {
+            return Err(value("limits.max_frame_bytes", max_frame_bytes, &format!("at most {MAX_FRAME_BYTES}")));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn at_least_one(key: &'static str, number: u64) -> Result<(), ConfigError> {
+    if number == 0 { Err(value(key, 0, "at least 1")) } else { Ok(()) }
+}
+
+pub(crate) fn value(key: &'static str, value: impl ToString, allowed: &str) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), allowed: allowed.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::ListenAddress;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("camlens.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults_and_they_are_sound() {
+        let config = parse("").expect("nothing is required");
+        assert_eq!(config, Config::default());
+        config.check().expect("sound defaults");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_suggests_the_right_one() {
+        let error = parse("[limits]\nmax_frame_byte = 1\n").expect_err("a misspelt key");
+        assert!(error.contains("did you mean `max_frame_bytes`?"), "{error}");
+        let error = parse("[sever]\n").expect_err("a misspelt table");
+        assert!(error.contains("did you mean `server`?"), "{error}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_key() {
+        for (text, key) in [
+            ("[limits]\nmax_batch = 0", "limits.max_batch = 0"),
+            ("[limits]\nmax_frame_bytes = 5000000000", "limits.max_frame_bytes = 5000000000"),
+            ("[device]\nname = \"cuda\"", "device.name = \"cuda\""),
+            ("[telemetry]\ntrace_ratio = 2.0", "telemetry.trace_ratio = 2"),
+            ("[server]\nlisten = []", "server.listen = []"),
+            ("[server]\nunix_socket_mode = 511000", "server.unix_socket_mode"),
+        ] {
+            let error = parse(text).expect("it parses").check().expect_err(key).to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_parsed_where_they_stand() {
+        let config = parse("[server]\nlisten = [\"0.0.0.0:8033\", \"unix:/run/camlens.sock\"]").expect("two addresses");
+        assert_eq!(config.server.listen[1], ListenAddress::Unix("/run/camlens.sock".into()));
+        let error = parse("[server]\nlisten = [\"camlens\"]").expect_err("no address");
+        assert!(error.contains("HOST:PORT"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_survives_being_written_and_read() {
+        let text = toml::to_string(&Config::default()).expect("it can be written");
+        assert_eq!(parse(&text).expect("it can be read"), Config::default());
+    }
+}

@@ -1,0 +1,112 @@
+//! `ExplainService`: one frame, or the opening of a stream.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::proto::v1;
+use crate::proto::v1::explain_service_server::ExplainService;
+use crate::schedule::{Job, JobError, Outcome, Reply};
+use crate::telemetry::{FrameOutcome, Stage};
+
+use super::deadline;
+use super::frame_account::{FrameAccount, SourceName};
+use super::refusal::Refusal;
+use super::request::{frame, options, selector};
+use super::response::{self, Echo};
+use super::service::{Service, SubmittedFrame};
+use super::stream::StreamTask;
+
+/// Messages on their way to the transport: what is in here cannot be replaced any more, so it is as little as possible.
+const OUTBOUND_MESSAGES: usize = 1;
+
+#[tonic::async_trait]
+impl ExplainService for Service {
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        let call = self.clone().explain_one(request.into_inner());
+        let explanation = self.calls.track_future(call).await.map_err(Refusal::into_status)?;
+        Ok(Response::new(v1::ExplainResponse { explanation: Some(explanation) }))
+    }
+
+    type ExplainStreamStream = ReceiverStream<Result<v1::ExplainStreamResponse, Status>>;
+
+    async fn explain_stream(
+        &self,
+        request: Request<Streaming<v1::ExplainStreamRequest>>,
+    ) -> Result<Response<Self::ExplainStreamStream>, Status> {
+        self.refuse_while_draining().map_err(Refusal::into_status)?;
+        let timeout = deadline::timeout(request.metadata());
+        let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
+        self.calls.spawn(StreamTask::new(self.clone(), request.into_inner(), outbound, timeout).run());
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+impl Service {
+    fn refuse_while_draining(&self) -> Result<(), Refusal> {
+        if self.shutdown.is_draining() {
+            return Err(Refusal::new(Code::Unavailable, "", "the server is stopping; another one may take this call"));
+        }
+        Ok(())
+    }
+
+    async fn explain_one(self, request: v1::ExplainRequest) -> Result<v1::Explanation, Refusal> {
+        self.refuse_while_draining()?;
+        let clock = Arc::clone(self.engine.clock());
+        let accepted = clock.now();
+        let v1::ExplainRequest { model, options, frame } = request;
+        let model = Arc::clone(selector::select(self.engine.served(), model.as_ref())?);
+        let mut frame = frame.ok_or_else(|| Refusal::invalid("frame", "frame is missing"))?;
+        let name = SourceName::new("", "", &model.metadata);
+        let mut account = FrameAccount::open(&self.telemetry, &name, &frame, accepted);
+        let mut options = options.unwrap_or_default();
+        if let Some(own) = frame.options.take() {
+            options = options::overlay(&options, &own);
+        }
+        let result = async {
+            let asked = options::resolve(&options, &model, &self.limits)?;
+            let bytes = frame::payload_bytes(&frame);
+            let payload = frame::payload(&mut frame, self.limits.max_frame_bytes)?;
+            let admission = self.engine.try_admit(bytes)?;
+            let (reply, outcome) = oneshot::channel::<Outcome>();
+            let handle = self.engine.submit(Job {
+                stream: self.engine.new_stream(),
+                model: Arc::clone(&model),
+                method: asked.method.clone(),
+                targets: asked.targets.clone(),
+                outputs: asked.outputs.clone(),
+                payload,
+                timings: account.timings().clone(),
+                admission,
+                // Whoever asked may have gone.
+                reply: Reply::new(move |outcome| drop(reply.send(outcome))),
+            });
+            let guard = SubmittedFrame::new(&self.engine, handle);
+            let answer = outcome.await.unwrap_or(Err(JobError::Stopped)).map_err(|error| Refusal::from(&error))?;
+            drop(guard);
+            Ok::<_, Refusal>((answer, asked))
+        }
+        .await;
+        let (answer, asked) = match result {
+            Ok(result) => result,
+            Err(refusal) => {
+                let message = refusal.message.clone();
+                account.outcome(FrameOutcome::Failed { code: refusal.code as i32, message });
+                return Err(refusal);
+            }
+        };
+        account.answered(answer.timings.clone(), answer.batch_size);
+        account.mark(Stage::Deliver, &*clock);
+        let echo = Echo {
+            sequence: frame.sequence,
+            capture_time: frame.capture_time,
+            tag: frame.tag,
+            trace_id: account.trace().trace_id.to_string(),
+        };
+        let mut explanation = response::explanation(answer, echo, &asked, &model.metadata);
+        explanation.timings = response::timings(account.timings());
+        Ok(explanation)
+    }
+}

@@ -1,0 +1,26 @@
+//! The protocol's edge: tonic services, transports, health, reflection, drain.
+//!
+//! [`Server::start`] loads the models, binds the addresses and serves; [`Server::run`] waits for the end and drains.
+//! `explain` answers single frames, `stream` drives a [`crate::stream::Session`] for each stream, `models` tells what is
+//! served. `request` turns messages into jobs, `response` turns answers into messages, and [`Refusal`] is the one place
+//! where an error becomes a status. Generated types are known here and nowhere below.
+
+mod config;
+mod deadline;
+mod explain;
+mod frame_account;
+mod listen;
+mod models;
+mod refusal;
+mod request;
+mod response;
+mod service;
+mod shutdown;
+mod start;
+mod stream;
+
+pub use config::ServerConfig;
+pub use listen::{ListenAddress, ListenError};
+pub use refusal::Refusal;
+pub use shutdown::Shutdown;
+pub use start::{Ended, Server, StartError};

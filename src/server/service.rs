@@ -1,0 +1,50 @@
+//! What the services share.
+
+use tokio_util::task::TaskTracker;
+
+use crate::config::LimitsConfig;
+use crate::schedule::{Engine, Handle};
+use crate::telemetry::Telemetry;
+
+use super::shutdown::Shutdown;
+
+/// Behind every service; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) engine: Engine,
+    pub(super) telemetry: Telemetry,
+    pub(super) limits: LimitsConfig,
+    pub(super) drain_timeout: std::time::Duration,
+    pub(super) shutdown: Shutdown,
+    /// Calls that a drain waits for.
+    pub(super) calls: TaskTracker,
+}
+
+/// A frame that is with the engine. Dropping this ends it, when whoever wanted it has gone; once it has ended, nothing
+/// happens.
+pub(super) struct SubmittedFrame {
+    engine: Engine,
+    handle: Handle,
+}
+
+impl SubmittedFrame {
+    pub(super) fn new(engine: &Engine, handle: Handle) -> Self {
+        SubmittedFrame { engine: engine.clone(), handle }
+    }
+
+    /// Ends the frame unless it is on the device; whether it did.
+    pub(super) fn replace(&self) -> bool {
+        self.engine.replace(&self.handle)
+    }
+
+    /// Ends the frame wherever it is; whether it did.
+    pub(super) fn cancel(&self) -> bool {
+        self.engine.cancel(&self.handle)
+    }
+}
+
+impl Drop for SubmittedFrame {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

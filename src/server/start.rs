@@ -1,0 +1,329 @@
+//! From a configuration to a server that serves, and to its end.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::codegen::http;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::config::ServerConfig;
+use super::listen::{ListenAddress, ListenError, Listener};
+use super::service::Service;
+use super::shutdown::Shutdown;
+use crate::config::{Config, ConfigError};
+use crate::frame::{self, PreparationError};
+use crate::model::{LoadLimits, Model, ModelError, Repository};
+use crate::proto;
+use crate::proto::v1::explain_service_server::ExplainServiceServer;
+use crate::proto::v1::model_service_server::ModelServiceServer;
+use crate::schedule::{Engine, EngineConfig, EngineError, ExplainDevice, Served, ServedLimits, SystemClock};
+use crate::telemetry::Telemetry;
+
+/// What a message holds besides a frame's payload.
+const AROUND_PAYLOAD_BYTES: u64 = 1 << 20;
+/// How long connections have to close once every call has ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("model {name} version {version}: {source}")]
+    Model { name: String, version: i64, source: ModelError },
+    #[error("model {name} version {version}: {source}")]
+    Preparation { name: String, version: i64, source: PreparationError },
+    #[error(transparent)]
+    Repository(ModelError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that was accepted was answered or told why not.
+    Drained,
+    /// Somebody had no more time.
+    Forced,
+}
+
+/// A server that serves.
+pub struct Server {
+    addresses: Vec<ListenAddress>,
+    engine: Engine,
+    health: HealthReporter,
+    services: Vec<String>,
+    calls: TaskTracker,
+    shutdown: Shutdown,
+    drain_timeout: Duration,
+    /// Told to the transports once every call has ended.
+    close: CancellationToken,
+    transports: JoinSet<()>,
+}
+
+impl Server {
+    /// Binds the addresses, loads the models and serves. When this returns, the server is ready.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the configuration, an address or a model, in words for the person who starts it.
+    pub async fn start(config: &Config, telemetry: Telemetry, shutdown: Shutdown) -> Result<Self, StartError> {
+        config.check()?;
+        let listeners = bind(&config.server).await?;
+        let loading = config.clone();
+        let engine = match tokio::task::spawn_blocking(move || load(&loading)).await {
+            Ok(engine) => engine?,
+            Err(error) => resume_unwind(error.into_panic()),
+        };
+        Self::serve(config, engine, listeners, telemetry, shutdown).await
+    }
+
+    /// Serves with an engine of one's own.
+    pub async fn start_with(
+        config: &Config,
+        engine: Engine,
+        telemetry: Telemetry,
+        shutdown: Shutdown,
+    ) -> Result<Self, StartError> {
+        config.check()?;
+        let listeners = bind(&config.server).await?;
+        Self::serve(config, engine, listeners, telemetry, shutdown).await
+    }
+
+    async fn serve(
+        config: &Config,
+        engine: Engine,
+        listeners: Vec<(ListenAddress, Listener)>,
+        telemetry: Telemetry,
+        shutdown: Shutdown,
+    ) -> Result<Self, StartError> {
+        let drain_timeout = Duration::from_secs(config.server.drain_timeout_s.into());
+        let calls = TaskTracker::new();
+        let service = Service {
+            engine: engine.clone(),
+            telemetry,
+            limits: config.limits,
+            drain_timeout,
+            shutdown: shutdown.clone(),
+            calls: calls.clone(),
+        };
+        let health = HealthReporter::new();
+        let services = service_names(&engine);
+        for name in &services {
+            health.set_service_status(name, ServingStatus::Serving).await;
+        }
+        let routes = routes(service, &health, config.limits.max_frame_bytes)?;
+        let close = CancellationToken::new();
+        let mut transports = JoinSet::new();
+        let mut addresses = Vec::new();
+        for (address, listener) in listeners {
+            tracing::info!(%address, "listening");
+            addresses.push(address);
+            transports.spawn(transport(
+                config.server.clone(),
+                config.limits.max_frame_bytes,
+                routes.clone(),
+                listener,
+                close.clone(),
+            ));
+        }
+        Ok(Server { addresses, engine, health, services, calls, shutdown, drain_timeout, close, transports })
+    }
+
+    /// Where the server listens; ports that were asked for as 0 are the real ones.
+    pub fn addresses(&self) -> &[ListenAddress] {
+        &self.addresses
+    }
+
+    /// Serves until the shutdown that was given at the start is requested, then drains: readiness goes NOT_SERVING, each
+    /// stream is told, what was accepted is finished, then connections close.
+    pub async fn run(mut self) -> Ended {
+        let shutdown = self.shutdown.clone();
+        shutdown.drain().await;
+        let ended = tokio::select! {
+            () = self.drain() => Ended::Drained,
+            () = shutdown.force() => Ended::Forced,
+        };
+        let engine = self.engine.clone();
+        if ended == Ended::Drained && tokio::task::spawn_blocking(move || engine.stop()).await.is_err() {
+            tracing::error!("the engine broke while it stopped");
+        }
+        tracing::info!(?ended, "stopped");
+        ended
+    }
+
+    async fn drain(&mut self) {
+        tracing::info!(timeout_s = self.drain_timeout.as_secs(), "draining");
+        for name in &self.services {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        self.calls.close();
+        // Streams give up by themselves at the same time; the margin lets them say so.
+        if tokio::time::timeout(self.drain_timeout + CLOSE_TIMEOUT, self.calls.wait()).await.is_err() {
+            tracing::warn!("calls have not ended in time");
+        }
+        // Watches of health end with their status, or connections would stay open for them.
+        for name in &self.services {
+            self.health.clear_service_status(name).await;
+        }
+        self.close.cancel();
+        let closed = async { while self.transports.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
+            tracing::debug!("connections were still open at the end");
+        }
+    }
+}
+
+/// A message was larger than any that may hold a frame.
+pub(super) fn oversized(max_frame_bytes: u64) -> Status {
+    Status::resource_exhausted(format!(
+        "the message is too large: a frame's payload has at most {max_frame_bytes} bytes (limits.max_frame_bytes)"
+    ))
+}
+
+/// Above the frame's limit, so that a frame somewhat too large is that frame's error and not the stream's end.
+fn max_message_bytes(max_frame_bytes: u64) -> usize {
+    usize::try_from(max_frame_bytes + max_frame_bytes / 4 + AROUND_PAYLOAD_BYTES).unwrap_or(usize::MAX)
+}
+
+async fn bind(config: &ServerConfig) -> Result<Vec<(ListenAddress, Listener)>, ListenError> {
+    let mut listeners = Vec::new();
+    for asked in &config.listen {
+        let listener = Listener::bind(asked, config.unix_socket_mode).await?;
+        listeners.push((listener.address(asked), listener));
+    }
+    Ok(listeners)
+}
+
+/// Loads every version of every model and starts the engine.
+fn load(config: &Config) -> Result<Engine, StartError> {
+    let limits = config.limits;
+    let served_limits = ServedLimits {
+        max_batch: limits.max_batch,
+        max_targets: limits.max_targets,
+        frame: frame::Limits { max_pixels: limits.max_frame_pixels, max_encoded_bytes: limits.max_frame_bytes },
+    };
+    let load_limits = LoadLimits { max_weight_bytes: config.models.max_weight_bytes, ..LoadLimits::default() };
+    let repository = Repository::open(&config.models.repository).map_err(StartError::Repository)?;
+    let (mut models, mut served) = (Vec::new(), Vec::new());
+    for entry in repository.entries() {
+        for (version, path) in &entry.versions {
+            let (name, version) = (entry.name.clone(), *version);
+            tracing::info!(name, version, "loading");
+            let model = Model::load(&name, version, path, &load_limits).map_err(|source| StartError::Model {
+                name: name.clone(),
+                version,
+                source,
+            })?;
+            let metadata = Arc::clone(&model.metadata);
+            let one = Served::new(metadata, served_limits).map_err(|source| StartError::Preparation {
+                name,
+                version,
+                source,
+            })?;
+            served.push(Arc::new(one));
+            models.push(model);
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let or_cores = |threads: usize| if threads == 0 { cores } else { threads };
+    let operator_threads = or_cores(config.device.threads);
+    let engine_config = EngineConfig {
+        queued_frames: limits.queued_frames as usize,
+        queued_bytes: limits.queued_bytes,
+        frame_threads: or_cores(config.device.frame_threads),
+    };
+    let device = move || {
+        tch::set_num_threads(i32::try_from(operator_threads).unwrap_or(i32::MAX));
+        ExplainDevice::new(models, tch::Device::Cpu)
+    };
+    Ok(Engine::start(engine_config, served, device, Arc::new(SystemClock))?)
+}
+
+/// What health can be asked about: the whole server, each service, each model.
+fn service_names(engine: &Engine) -> Vec<String> {
+    let mut names = vec![
+        String::new(),
+        ExplainServiceServer::<Service>::NAME.to_owned(),
+        ModelServiceServer::<Service>::NAME.to_owned(),
+    ];
+    names.extend(engine.served().iter().map(|model| model.metadata.name.clone()));
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn routes(service: Service, health: &HealthReporter, max_frame_bytes: u64) -> Result<Routes, StartError> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let explain = ExplainServiceServer::new(service.clone())
+        .max_decoding_message_size(max_message_bytes(max_frame_bytes))
+        .max_encoding_message_size(usize::MAX);
+    let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
+    Ok(Routes::new(explain)
+        .add_service(ModelServiceServer::new(service))
+        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare())
+}
+
+/// Serves on one socket until `close`.
+async fn transport(
+    config: ServerConfig,
+    max_frame_bytes: u64,
+    routes: Routes,
+    listener: Listener,
+    close: CancellationToken,
+) {
+    let keep_alive = Duration::from_secs(config.keep_alive_s.into());
+    let name_the_limit = move |response: http::Response<_>| rename_oversized(response, max_frame_bytes);
+    let router = tonic::transport::Server::builder()
+        .initial_stream_window_size(config.stream_window_bytes)
+        .initial_connection_window_size(config.connection_window_bytes())
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .http2_keepalive_interval(Some(keep_alive))
+        .http2_keepalive_timeout(Some(keep_alive))
+        .layer(tower::util::MapResponseLayer::new(name_the_limit))
+        .add_routes(routes);
+    let served = match listener {
+        Listener::Tcp(listener) => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            router.serve_with_incoming_shutdown(incoming, close.cancelled_owned()).await
+        }
+        Listener::Unix(listener, _file) => {
+            router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), close.cancelled_owned()).await
+        }
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "a transport failed");
+    }
+}
+
+/// tonic says OUT_OF_RANGE for a message that it may not read, and nothing else here does.
+fn rename_oversized<B>(mut response: http::Response<B>, max_frame_bytes: u64) -> http::Response<B> {
+    let out_of_range = tonic::Code::OutOfRange as i32;
+    let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
+    if code.and_then(|code| code.parse().ok()) == Some(out_of_range) {
+        // It fails only for a message with control characters, and ours has none.
+        let _ = oversized(max_frame_bytes).add_header(response.headers_mut());
+    }
+    response
+}

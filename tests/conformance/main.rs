@@ -1,0 +1,420 @@
+//! The numbers: every case of `tests/fixtures/conformance`, and of the directory that `CAMLENS_REFERENCES` names (the
+//! full-size models of `deploy/test --full`, where references were made on the same machine and must agree to 1e-6).
+
+mod case;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use camlens::explain::{Convention, Explainer, Maps, Method, Mode, Target, TargetMaps};
+use camlens::model::{LoadLimits, Model};
+use camlens::plan::Never;
+use tch::{Device, Kind, Tensor};
+
+use case::{Case, Reference, cosine, largest_relative_to_largest, relative_l2, spearman};
+
+const ALL_MAPS: Maps = Maps { guided_grad_cam: true, grad_cam: true, guided_backprop: true };
+
+fn committed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance")
+}
+
+fn full_size() -> Option<PathBuf> {
+    std::env::var_os("CAMLENS_REFERENCES").map(PathBuf::from)
+}
+
+/// One thread a test: tests run side by side, and sums must not depend on how many there are.
+fn settle() {
+    tch::set_num_threads(1);
+}
+
+fn explainer(root: &Path, name: &str) -> Explainer {
+    let model = Model::load(name, 1, &root.join(name).join("1"), &LoadLimits::default())
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
+    Explainer::new(model, Device::Cpu)
+}
+
+fn method(layers: &[&str], convention: Convention, mode: Mode) -> Method {
+    Method { target_layers: layers.iter().map(|l| (*l).to_owned()).collect(), convention, maps: ALL_MAPS, mode }
+}
+
+/// Logits and, for each row, its first target's maps.
+fn explain(explainer: &mut Explainer, method: &Method, input: &Tensor, targets: &[u32]) -> (Tensor, Vec<TargetMaps>) {
+    let forward = explainer.forward(method, input, &Never).unwrap();
+    let logits = forward.logits().shallow_clone();
+    let classes: Vec<Vec<u32>> = targets.iter().map(|&class| vec![class]).collect();
+    let rows = forward.reverse(&classes, &Never).unwrap().fuse().unwrap();
+    (logits, rows.into_iter().map(|mut row| row.remove(0)).collect())
+}
+
+/// One kind of map of every row, `[N, …]`.
+fn stacked(rows: &[TargetMaps], which: impl Fn(&TargetMaps) -> &Option<Tensor>) -> Tensor {
+    Tensor::stack(&rows.iter().map(|row| which(row).as_ref().unwrap().shallow_clone()).collect::<Vec<_>>(), 0)
+}
+
+fn layer_map(row: &TargetMaps) -> &Option<Tensor> {
+    &row.layer_map
+}
+fn guided(row: &TargetMaps) -> &Option<Tensor> {
+    &row.guided_backprop
+}
+fn fused(row: &TargetMaps) -> &Option<Tensor> {
+    &row.guided_grad_cam
+}
+fn upsampled(row: &TargetMaps) -> &Option<Tensor> {
+    &row.grad_cam
+}
+
+/// How far a map may be from its reference.
+struct Allowance {
+    relative: f64,
+    /// `max|Δ| / max|reference|`.
+    largest: f64,
+    cosine: f64,
+}
+
+const EXACT: Allowance = Allowance { relative: 1e-4, largest: 5e-4, cosine: 0.999_999 };
+const SAME_MACHINE: Allowance = Allowance { relative: 1e-6, largest: 1e-5, cosine: 0.999_999 };
+const DEFAULT: Allowance = Allowance { relative: 1e-3, largest: 5e-3, cosine: 0.999_99 };
+/// Early layers, where plain gradients jump when a gate flips.
+const DEFAULT_EARLY: Allowance = Allowance { relative: 2e-2, largest: 1e-1, cosine: 0.999_9 };
+/// float16 and bfloat16 models, against references computed in that type throughout.
+const REDUCED: Allowance = Allowance { relative: 0.14, largest: 0.5, cosine: 0.99 };
+
+fn assert_close(what: &str, got: &Tensor, want: &Tensor, allowed: &Allowance) {
+    assert_eq!(got.size(), want.size(), "{what}: shapes");
+    assert_eq!(i64::try_from(got.isfinite().all()).unwrap(), 1, "{what}: a value is not finite");
+    let distance = relative_l2(got, want);
+    assert!(distance <= allowed.relative, "{what}: relative L2 {distance:.2e}");
+    let largest = largest_relative_to_largest(got, want);
+    assert!(largest <= allowed.largest, "{what}: largest difference {largest:.2e} of the largest value");
+    if want.abs().max().double_value(&[]) > 0.0 {
+        let cosine = cosine(got, want);
+        assert!(cosine >= allowed.cosine, "{what}: cosine {cosine}");
+    }
+}
+
+/// Runs `check` on every reference of every case; failures are gathered, so that one does not hide the others.
+fn for_each_reference(root: &Path, check: impl Fn(&Case, &Reference, &mut Explainer)) {
+    settle();
+    let mut failures = BTreeMap::new();
+    let mut count = 0;
+    for case in case::all(root) {
+        if case.refused.is_some() {
+            continue;
+        }
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut explainer = explainer(root, &case.name);
+            for reference in &case.references {
+                check(&case, reference, &mut explainer);
+            }
+        }));
+        count += 1;
+        if let Err(panic) = ran {
+            let message = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panicked".into());
+            failures.insert(case.name.clone(), message);
+        }
+    }
+    assert!(count > 0, "no case under {}", root.display());
+    assert!(failures.is_empty(), "{} of {count} cases fail:\n{failures:#?}", failures.len());
+}
+
+fn check_definition(
+    case: &Case,
+    reference: &Reference,
+    explainer: &mut Explainer,
+    mode: Mode,
+    allowed: impl Fn(bool) -> Allowance,
+) {
+    let input = reference.array("input");
+    for (index, layer) in case.layers.iter().enumerate() {
+        let is_last = layer.reverses == 1 || index == 0;
+        let allowed = if case.is_reduced() { REDUCED } else { allowed(is_last) };
+        let method = method(&[&layer.name], Convention::Captum, mode);
+        let (logits, rows) = explain(explainer, &method, &input, &case.targets);
+        let what = |map: &str| format!("{} {} {mode:?} {map}", case.name, layer.name);
+        assert_close(&what("logits"), &logits, &reference.array("logits"), &allowed);
+        let want_map = reference.array(&format!("{}/L", layer.directory)).squeeze_dim(1);
+        assert_close(&what("L"), &stacked(&rows, layer_map), &want_map, &allowed);
+        let want_guided = reference.array("R");
+        assert_close(&what("R"), &stacked(&rows, guided), &want_guided, &allowed);
+        if let Some(want) = reference.find(&format!("{}/F", layer.directory)) {
+            assert_close(&what("F"), &stacked(&rows, fused), &want, &allowed);
+        }
+        // F is R ⊙ U(L), whatever they are.
+        let product = stacked(&rows, guided) * stacked(&rows, upsampled).unsqueeze(1);
+        assert_eq!(product, stacked(&rows, fused), "{}", what("F = R ⊙ U(L)"));
+    }
+}
+
+#[test]
+fn exact_mode_gives_the_definition() {
+    for_each_reference(&committed(), |case, reference, explainer| {
+        check_definition(case, reference, explainer, Mode::Exact, |_| EXACT);
+    });
+}
+
+#[test]
+fn default_mode_stays_close_to_the_definition() {
+    for_each_reference(&committed(), |case, reference, explainer| {
+        check_definition(case, reference, explainer, Mode::Default, |last| if last { DEFAULT } else { DEFAULT_EARLY });
+    });
+}
+
+#[test]
+fn full_size_models_agree_with_pytorch_on_this_machine() {
+    let Some(root) = full_size() else { return };
+    for_each_reference(&root, |case, reference, explainer| {
+        check_definition(case, reference, explainer, Mode::Exact, |_| SAME_MACHINE);
+        check_definition(case, reference, explainer, Mode::Default, |last| if last { DEFAULT } else { DEFAULT_EARLY });
+        check_peers(case, reference, explainer, &SAME_MACHINE);
+        println!("{}: agrees", case.name);
+    });
+}
+
+/// Captum's and pytorch-grad-cam's own results, where they follow the definition.
+fn check_peers(case: &Case, reference: &Reference, explainer: &mut Explainer, allowed: &Allowance) {
+    let input = reference.array("input");
+    for layer in &case.layers {
+        let at = |file: &str| format!("{}/{file}", layer.directory);
+        if let Some(captum) = reference.find(&at("captum_own_F")) {
+            let method = method(&[&layer.name], Convention::Captum, Mode::Exact);
+            let (_, rows) = explain(explainer, &method, &input, &case.targets);
+            assert_close(&format!("{} {} Captum's F", case.name, layer.name), &stacked(&rows, fused), &captum, allowed);
+        }
+        let method = method(&[&layer.name], Convention::PytorchGradCam, Mode::Exact);
+        if let Some(own) = reference.find(&at("pytorch_grad_cam_own_L")) {
+            let (_, rows) = explain(explainer, &method, &input, &case.targets);
+            let what = format!("{} {} pytorch-grad-cam's map", case.name, layer.name);
+            assert_close(
+                &what,
+                &stacked(&rows, upsampled),
+                &own.squeeze_dim(1),
+                &Allowance { relative: allowed.relative.max(1e-5), ..EXACT },
+            );
+        }
+        if let Some(own) = reference.find(&at("pytorch_grad_cam_own_F")) {
+            let (_, rows) = explain(explainer, &method, &input, &case.targets);
+            let what = format!("{} {} pytorch-grad-cam's fused", case.name, layer.name);
+            let got = stacked(&rows[..1], fused);
+            assert_close(&what, &got, &own, &Allowance { relative: allowed.relative.max(1e-5), ..EXACT });
+        }
+    }
+}
+
+#[test]
+fn captum_and_pytorch_grad_cam_agree_where_they_are_right() {
+    for_each_reference(&committed(), |case, reference, explainer| check_peers(case, reference, explainer, &EXACT));
+}
+
+#[test]
+fn the_convention_of_pytorch_grad_cam_is_followed_for_one_layer_and_for_several() {
+    for_each_reference(&committed(), |case, reference, explainer| {
+        if case.is_reduced() {
+            return;
+        }
+        let input = reference.array("input");
+        let mut check = |layers: &[&str], want: Tensor| {
+            let method = method(layers, Convention::PytorchGradCam, Mode::Exact);
+            let (_, rows) = explain(explainer, &method, &input, &case.targets);
+            assert_close(
+                &format!("{} {layers:?}", case.name),
+                &stacked(&rows, upsampled),
+                &want.squeeze_dim(1),
+                &EXACT,
+            );
+            let product = reference.array("R") * want;
+            assert_close(&format!("{} {layers:?} fused", case.name), &stacked(&rows, fused), &product, &EXACT);
+        };
+        for layer in &case.layers {
+            if let Some(want) = reference.find(&format!("{}/pytorch_grad_cam_L", layer.directory)) {
+                check(&[&layer.name], want);
+            }
+        }
+        if let Some(want) = reference.find("pytorch_grad_cam_all_L") {
+            let names: Vec<&str> = case.layers.iter().map(|layer| layer.name.as_str()).collect();
+            check(&names, want);
+        }
+    });
+}
+
+#[test]
+fn a_batch_with_different_targets_equals_its_rows_one_by_one() {
+    for_each_reference(&committed(), |case, reference, explainer| {
+        let input = reference.array("input");
+        let allowed = if case.is_reduced() { REDUCED } else { EXACT };
+        for mode in [Mode::Exact, Mode::Default] {
+            let method = method(&[&case.layers[0].name], Convention::Captum, mode);
+            let (_, together) = explain(explainer, &method, &input, &case.targets);
+            for (row, &target) in case.targets.iter().enumerate() {
+                let (_, alone) = explain(explainer, &method, &input.narrow(0, row as i64, 1), &[target]);
+                let what = format!("{} {mode:?} row {row}", case.name);
+                assert_close(&what, &stacked(&together[row..=row], fused), &stacked(&alone, fused), &allowed);
+            }
+        }
+    });
+}
+
+#[test]
+fn several_targets_of_a_frame_equal_separate_requests_bit_for_bit() {
+    for_each_reference(&committed(), |case, reference, explainer| {
+        let input = reference.array("input").narrow(0, 0, 1);
+        let method = method(&[&case.layers[0].name], Convention::Captum, Mode::Exact);
+        let classes: Vec<u32> = (0..case.classes.min(3)).rev().collect();
+        let forward = explainer.forward(&method, &input, &Never).unwrap();
+        let mut rows = forward.reverse(&[classes.clone()], &Never).unwrap().fuse().unwrap();
+        for (together, &class) in rows.remove(0).iter().zip(&classes) {
+            assert_eq!(together.class_index, class);
+            let (_, alone) = explain(explainer, &method, &input, &[class]);
+            for (a, b) in [(fused(together), fused(&alone[0])), (layer_map(together), layer_map(&alone[0]))] {
+                assert_eq!(a, b, "{} class {class}", case.name);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_class_without_positive_evidence_gets_exactly_nothing() {
+    let mut rows_seen = 0;
+    settle();
+    for case in case::all(&committed()).into_iter().filter(|case| case.no_positive_evidence.is_some()) {
+        let mut explainer = explainer(&committed(), &case.name);
+        for convention in [Convention::Captum, Convention::PytorchGradCam] {
+            for mode in [Mode::Exact, Mode::Default] {
+                let method = method(&[&case.layers[0].name], convention, mode);
+                let (_, rows) = explain(&mut explainer, &method, &case.references[0].array("input"), &case.targets);
+                for (row, nothing) in rows.iter().zip(case.no_positive_evidence.as_ref().unwrap()) {
+                    assert_eq!(row.no_positive_evidence, *nothing, "{} {convention:?} {mode:?}", case.name);
+                    let all_zero =
+                        |map: &Option<Tensor>| map.as_ref().unwrap().count_nonzero(None::<i64>).int64_value(&[]) == 0;
+                    assert_eq!(
+                        all_zero(&row.grad_cam) && all_zero(&row.guided_grad_cam),
+                        *nothing,
+                        "{} {convention:?}",
+                        case.name
+                    );
+                    rows_seen += usize::from(*nothing);
+                }
+            }
+        }
+    }
+    assert!(rows_seen > 0, "no case has a row without evidence");
+}
+
+#[test]
+fn another_last_layer_gives_another_map() {
+    let mut pairs = 0;
+    settle();
+    let cases = case::all(&committed());
+    for case in &cases {
+        let Some(other) = &case.randomised else { continue };
+        let original = cases.iter().find(|c| c.name == other.model).unwrap();
+        for layer in &case.layers {
+            let map = |case: &Case| {
+                let method = method(&[&layer.name], Convention::Captum, Mode::Default);
+                let input = case.references[0].array("input");
+                stacked(&explain(&mut explainer(&committed(), &case.name), &method, &input, &case.targets).1, layer_map)
+            };
+            let (a, b) = (map(case), map(original));
+            for row in 0..a.size()[0] {
+                let rank = spearman(&a.get(row), &b.get(row));
+                assert!(rank < 0.5, "{} {} row {row}: rank correlation {rank}", case.name, layer.name);
+                pairs += 1;
+            }
+        }
+    }
+    assert!(pairs > 0, "no case has a randomised twin");
+}
+
+#[test]
+fn scaled_logits_scale_the_maps() {
+    let mut pairs = 0;
+    settle();
+    let cases = case::all(&committed());
+    for case in &cases {
+        let Some(scaled) = &case.scaled else { continue };
+        let original = cases.iter().find(|c| c.name == scaled.model).unwrap();
+        for layer in &case.layers {
+            let run = |case: &Case| {
+                let method = method(&[&layer.name], Convention::Captum, Mode::Exact);
+                let input = case.references[0].array("input");
+                explain(&mut explainer(&committed(), &case.name), &method, &input, &case.targets)
+            };
+            let ((y, a), (z, b)) = (run(case), run(original));
+            for which in [layer_map, guided] {
+                assert_close(&case.name, &stacked(&a, which), &(stacked(&b, which) * scaled.factor), &EXACT);
+            }
+            assert_eq!(y.argmax(1, false), z.argmax(1, false));
+            assert_eq!(stacked(&a, guided).sign(), stacked(&b, guided).sign());
+            pairs += 1;
+        }
+    }
+    assert!(pairs > 0, "no case is scaled");
+}
+
+#[test]
+fn metadata_says_what_the_model_is() {
+    settle();
+    for case in case::all(&committed()).into_iter().filter(|case| case.refused.is_none()) {
+        let path = committed().join(&case.name).join("1");
+        let model = Model::load(&case.name, 1, &path, &LoadLimits::default()).unwrap();
+        assert_eq!(model.metadata.rectifiers, case.rectifiers, "{}: rectifiers", case.name);
+        assert_eq!(model.metadata.class_count, Some(case.classes), "{}: classes", case.name);
+        if let Some(expected) = &case.default_target {
+            let score = model.graph.score(model.description.output.logits.as_deref()).unwrap();
+            let found = model.graph.default_target(score).unwrap();
+            assert_eq!(found, model.graph.layer(expected).unwrap(), "{}: default target", case.name);
+        }
+        for name in &case.ambiguous_layers {
+            let error = model.graph.layer(name).unwrap_err().to_string();
+            assert!(error.contains("several values"), "{}: {error}", case.name);
+        }
+        for layer in &case.layers {
+            assert!(model.graph.layer(&layer.name).is_ok(), "{}: {}", case.name, layer.name);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_explained_is_refused_when_it_is_loaded() {
+    let mut refused = 0;
+    for case in case::all(&committed()) {
+        let Some(word) = &case.refused else { continue };
+        let path = committed().join(&case.name).join("1");
+        let error = Model::load(&case.name, 1, &path, &LoadLimits::default()).err().map(|e| e.to_string());
+        assert!(error.as_ref().is_some_and(|e| e.contains(word.as_str())), "{}: {error:?}", case.name);
+        refused += 1;
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn a_layer_that_is_not_spatial_is_refused_with_those_that_are() {
+    settle();
+    let mut explainer = explainer(&committed(), "vgg");
+    let input = Tensor::zeros([1, 3, 33, 33], (Kind::Float, Device::Cpu));
+    let name = explainer.metadata().layers.iter().rev().find(|l| !l.spatial).unwrap().names[0].clone();
+    let method = method(&[&name], Convention::Captum, Mode::Default);
+    let error = explainer.forward(&method, &input, &Never).err().unwrap().to_string();
+    assert!(error.contains(&name) && error.contains("layers that are spatial"), "{error}");
+    let unknown = camlens::explain::check_method(
+        explainer.metadata(),
+        &Method { target_layers: vec!["no.such.layer".into()], maps: ALL_MAPS, ..Method::default() },
+    );
+    assert!(unknown.unwrap_err().to_string().contains("layers that are spatial"));
+}
+
+#[test]
+fn targets_are_the_highest_classes_or_named_ones() {
+    settle();
+    let case = case::all(&committed()).into_iter().find(|case| case.name == "resnet_basic").unwrap();
+    let mut explainer = explainer(&committed(), &case.name);
+    let input = case.references[0].array("input");
+    let method = method(&[], Convention::Captum, Mode::Default);
+    let forward = explainer.forward(&method, &input, &Never).unwrap();
+    let top = forward.logits().topk(2, 1, true, true).1;
+    let chosen = forward.classes(&[vec![Target::Top(2)], vec![Target::Class(99)]]);
+    let expected: Vec<u32> = (0..2).map(|i| top.int64_value(&[0, i]) as u32).collect();
+    assert_eq!(chosen[0].as_ref().unwrap(), &expected);
+    assert!(chosen[1].as_ref().unwrap_err().to_string().contains("10 classes"), "a bad row fails alone");
+}
