@@ -262,3 +262,7 @@ fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -124,6 +124,11 @@ impl NextBatch {
         None
     }
 
+    #[cfg(test)]
+    pub(super) fn is_preparing(&self) -> bool {
+        self.preparing > 0
+    }
+
     /// Takes the rows that can run together now: those of the first one's input size. Each is the device's from here
     /// on; those that have ended are left out.
     pub(super) fn take(&mut self) -> Vec<PreparedRow> {

@@ -13,6 +13,8 @@ mod clock;
 mod device;
 mod engine;
 mod explain_device;
+#[cfg(test)]
+mod fake;
 mod finish;
 mod job;
 mod line;

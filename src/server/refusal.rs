@@ -50,6 +50,9 @@ impl Refusal {
     /// Puts the field's path below another one, for options that came with a frame.
     pub(super) fn under(mut self, prefix: &str) -> Self {
         if !self.field.is_empty() && !prefix.is_empty() {
+            if self.message.starts_with(&self.field) {
+                self.message = format!("{prefix}.{}", self.message);
+            }
             self.field = format!("{prefix}.{}", self.field);
         }
         self
@@ -101,9 +104,11 @@ impl From<&ExplainError> for Refusal {
     fn from(error: &ExplainError) -> Self {
         let message = error.to_string();
         match error {
-            ExplainError::Class { .. } | ExplainError::Top { .. } => Refusal::invalid("options.targets", message),
+            ExplainError::Class { .. } | ExplainError::Top { .. } => {
+                Refusal::invalid("options.targets", format!("options.targets: {message}"))
+            }
             ExplainError::Layer(_) | ExplainError::NotSpatial { .. } => {
-                Refusal::invalid("options.target_layers", message)
+                Refusal::invalid("options.target_layers", format!("options.target_layers: {message}"))
             }
             ExplainError::Plan(PlanError::InputShape { .. }) => Refusal::invalid("frame", message),
             ExplainError::NotFinite => Refusal::new(Code::FailedPrecondition, "", message),

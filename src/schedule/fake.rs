@@ -1,0 +1,180 @@
+//! A device and a model for tests: what runs when is the test's decision.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use tch::Kind;
+
+use super::admission::Admission;
+use super::clock::SystemClock;
+use super::device::{Batch, Device, RowMaps, RowResult, TargetValues};
+use super::engine::{Engine, EngineConfig, Handle};
+use super::job::{Job, Outcome, Reply, StreamKey};
+use super::outputs::Outputs;
+use super::served::{Served, ServedLimits};
+use crate::explain::{ExplainError, Method, Target};
+use crate::frame::{Limits, Payload};
+use crate::model::description::{ModelLimits, Preprocessing};
+use crate::model::graph::Dimension;
+use crate::model::{InputInfo, Metadata};
+use crate::plan::{Interrupt, PlanError};
+use crate::telemetry::{Stage, Timings};
+use crate::torch::OperatorError;
+
+/// `[N, 1, any, any]`.
+pub(super) fn metadata(name: &str) -> Metadata {
+    let any = Dimension::Dynamic { example: 2 };
+    Metadata {
+        name: name.to_owned(),
+        version: 1,
+        digest: String::new(),
+        summary: String::new(),
+        license: String::new(),
+        input: InputInfo { name: "x".to_owned(), kind: Kind::Float, shape: [any, Dimension::Fixed(1), any, any] },
+        outputs: Vec::new(),
+        logits: "y".to_owned(),
+        class_count: Some(3),
+        labels: Vec::new(),
+        layers: Vec::new(),
+        layer_shapes: BTreeMap::new(),
+        token_grid: None,
+        class_tokens: 0,
+        channels_last: false,
+        default_target_layers: Vec::new(),
+        default_target_problem: None,
+        rectifiers: 1,
+        smooth_activations: 0,
+        guide_smooth_activations: false,
+        exact: false,
+        preprocessing: Preprocessing::default(),
+        limits: ModelLimits::default(),
+        max_rows: None,
+        node_count: 0,
+        parameter_count: 0,
+        constant_bytes: 0,
+    }
+}
+
+pub(super) fn served(name: &str, max_batch: u32) -> Arc<Served> {
+    let limits = ServedLimits { max_batch, max_targets: 4, frame: Limits::default() };
+    Arc::new(Served::new(Arc::new(metadata(name)), limits).expect("a model that takes tensors"))
+}
+
+/// What a batch does: given the first value of each of its rows.
+pub(super) type Behaviour = Box<dyn FnMut(&[f32], &dyn Interrupt) -> Result<(), ExplainError> + Send>;
+
+/// Runs a batch each time that the test says so, and writes down which.
+pub(super) struct FakeDevice {
+    go: Receiver<()>,
+    began: Sender<Vec<f32>>,
+    behaviour: Behaviour,
+}
+
+impl Device for FakeDevice {
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        interrupt: &dyn Interrupt,
+        ended: &mut dyn FnMut(Stage),
+    ) -> Result<Vec<RowResult>, ExplainError> {
+        let first: Vec<f32> = batch.inputs.iter().map(|row| row[0]).collect();
+        self.began.send(first.clone()).expect("the test listens");
+        self.go.recv().expect("the test says when");
+        ended(Stage::Forward);
+        (self.behaviour)(&first, interrupt)?;
+        let row = |value: f32| {
+            let target = TargetValues { class_index: 0, score: value, ..TargetValues::default() };
+            Ok(RowMaps { logits: vec![value, 0.0, 0.0], targets: vec![target] })
+        };
+        Ok(first.into_iter().map(row).collect())
+    }
+}
+
+/// An engine over a [`FakeDevice`], from the test's side.
+pub(super) struct Bench {
+    pub(super) engine: Engine,
+    go: Sender<()>,
+    began: Mutex<Receiver<Vec<f32>>>,
+    outcomes: Sender<(u32, Outcome)>,
+    ended: Mutex<Receiver<(u32, Outcome)>>,
+}
+
+impl Bench {
+    pub(super) fn new(models: &[Arc<Served>], behaviour: Behaviour) -> Self {
+        let (go, wait) = channel();
+        let (began_sender, began) = channel();
+        let device = FakeDevice { go: wait, began: began_sender, behaviour };
+        let config = EngineConfig { queued_frames: 100, queued_bytes: 1 << 20, frame_threads: 1 };
+        let engine =
+            Engine::start(config, models.to_vec(), move || device, Arc::new(SystemClock)).expect("threads start");
+        let (outcomes, ended) = channel();
+        Bench { engine, go, began: Mutex::new(began), outcomes, ended: Mutex::new(ended) }
+    }
+
+    /// Every batch works.
+    pub(super) fn sound(models: &[Arc<Served>]) -> Self {
+        Self::new(models, Box::new(|_, _| Ok(())))
+    }
+
+    pub(super) fn admission(&self) -> Admission {
+        self.engine.try_admit(4).expect("there is room")
+    }
+
+    /// Submits a frame of one pixel whose value is its number.
+    pub(super) fn submit(&self, model: &Arc<Served>, stream: StreamKey, number: u32) -> Handle {
+        self.submit_with(model, stream, number, Method::default(), [1, 1, 1])
+    }
+
+    pub(super) fn submit_with(
+        &self,
+        model: &Arc<Served>,
+        stream: StreamKey,
+        number: u32,
+        method: Method,
+        shape: [u32; 3],
+    ) -> Handle {
+        let outcomes = self.outcomes.clone();
+        let pixels = (shape[1] * shape[2]) as usize;
+        let data: Vec<u8> = std::iter::repeat_n((number as f32).to_le_bytes(), pixels).flatten().collect();
+        self.engine.submit(Job {
+            stream,
+            model: Arc::clone(model),
+            method,
+            targets: vec![Target::Top(1)],
+            outputs: Outputs { top_predictions: 1, ..Outputs::default() },
+            payload: Payload::Tensor { data: data.into(), shape: shape.to_vec() },
+            timings: Timings::start(std::time::Instant::now()),
+            admission: self.admission(),
+            reply: Reply::new(move |outcome| outcomes.send((number, outcome)).expect("the test listens")),
+        })
+    }
+
+    /// Waits until the device has begun a batch; gives its rows' numbers.
+    pub(super) fn began(&self) -> Vec<u32> {
+        let rows = self.began.lock().expect("one test").recv().expect("a batch begins");
+        rows.into_iter().map(|value| value as u32).collect()
+    }
+
+    /// Lets the batch that has begun end.
+    pub(super) fn go(&self) {
+        self.go.send(()).expect("the device waits");
+    }
+
+    /// Waits for a frame to end.
+    pub(super) fn ended(&self) -> (u32, Outcome) {
+        self.ended.lock().expect("one test").recv().expect("a frame ends")
+    }
+
+    /// Whether no frame has ended that was not asked for yet.
+    pub(super) fn nothing_ended(&self) -> bool {
+        self.ended.lock().expect("one test").try_recv().is_err()
+    }
+}
+
+pub(super) fn out_of_memory() -> ExplainError {
+    ExplainError::Plan(PlanError::Operator(OperatorError::OutOfMemory {
+        operator: "fake".to_owned(),
+        message: "expected by the test".to_owned(),
+    }))
+}

@@ -1,0 +1,13 @@
+//! The protocol as a client sees it: a server in this process, on a Unix socket, and the generated client.
+//!
+//! Each test is a rule of the protocol. Where the order of things matters, the device is one that the test holds back
+//! ([`server::Gate`]); elsewhere it is the real one with a small network.
+
+mod bad_frames;
+mod conversation;
+mod drain;
+mod edges;
+mod images;
+mod server;
+mod single;
+mod streams;
