@@ -41,7 +41,9 @@ impl Connection {
                 let repository = args.models.clone().unwrap_or_else(|| Config::default().models.repository);
                 if !repository.exists() {
                     let sentence = format!("no server was named, and there are no models at {}", repository.display());
-                    return Err(Failure::usage(sentence).hint("--server names a server, --models a directory of models"));
+                    return Err(
+                        Failure::usage(sentence).hint("--server names a server, --models a directory of models")
+                    );
                 }
                 let (own, address) = OwnServer::start(repository).await?;
                 Ok(Connection { channel: client::connect(&address).await?, _own: Some(own) })
@@ -86,8 +88,7 @@ impl OwnServer {
         config.server.unix_socket_mode = 0o600;
         config.server.drain_timeout_s = 1;
         let shutdown = Shutdown::new();
-        let server =
-            Server::start(&config, Telemetry::disabled(), shutdown.clone()).await.map_err(start_failure)?;
+        let server = Server::start(&config, Telemetry::disabled(), shutdown.clone()).await.map_err(start_failure)?;
         tokio::spawn(server.run());
         Ok((OwnServer { shutdown, _directory: directory }, Address::Unix(socket)))
     }

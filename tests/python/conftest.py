@@ -49,7 +49,12 @@ class Server:
         self.wait_until_serving()
 
     def channel(self) -> grpc.Channel:
-        options = [("grpc.max_receive_message_length", MESSAGE_LIMIT), ("grpc.max_send_message_length", MESSAGE_LIMIT)]
+        options = [
+            ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+            ("grpc.max_send_message_length", MESSAGE_LIMIT),
+            # On a Unix socket grpc names the socket's path as the authority, which HTTP/2 servers refuse.
+            ("grpc.default_authority", "localhost"),
+        ]
         return grpc.insecure_channel(self.address, options=options)
 
     def wait_until_serving(self, seconds: float = 60) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from conftest import PHOTOGRAPHS, ROOT
 
-from camlens.v1 import explain_pb2 as pb
+from protocol import pb
 
 EXPECTED = json.loads((ROOT / "tests/fixtures/photographs.json").read_text())
 

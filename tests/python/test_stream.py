@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import CLIP, PHOTOGRAPHS
 
-from camlens.v1 import explain_pb2 as pb
+from protocol import pb
 
 FRAMES = 200
 
