@@ -230,7 +230,7 @@ async fn what_is_not_built_is_refused_at_open_by_name() {
         stream.send(Request::Open(request)).await;
         let status = stream.status().await;
         assert_eq!(status.code(), Code::Unimplemented);
-        assert!(status.message().starts_with(field), "{status}");
+        assert!(status.message().starts_with(&format!("open.{field}")), "{status}");
     }
 }
 
