@@ -259,8 +259,8 @@ pub(super) fn run(operation: &Operation, arguments: &[Value], record: bool) -> R
         }
         Operation::Symbolic(symbolic) => Ok(vec![symbolic.evaluate(arguments)?]),
         Operation::WriteBack(write_back) => {
-            let mut apply = || write_back.apply(arguments);
-            let written = if record { tch::with_grad(&mut apply) } else { tch::no_grad(&mut apply) };
+            let apply = || write_back.apply(arguments);
+            let written = if record { tch::with_grad(apply) } else { tch::no_grad(apply) };
             Ok(vec![Value::Tensor(written?)])
         }
     }

@@ -1,6 +1,7 @@
 //! Weights that were rewritten for plans.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, Tensor};
@@ -30,11 +31,14 @@ impl Weights {
         norm: ValueId,
         fold: impl FnOnce() -> Result<Option<(Tensor, Tensor)>, E>,
     ) -> Result<Option<(Tensor, Tensor)>, E> {
-        if !self.folded.contains_key(&norm) {
-            let Some(folded) = fold()? else { return Ok(None) };
-            self.folded.insert(norm, folded);
-        }
-        Ok(self.folded.get(&norm).map(|(weight, bias)| (weight.shallow_clone(), bias.shallow_clone())))
+        let (weight, bias) = match self.folded.entry(norm) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => match fold()? {
+                Some(folded) => place.insert(folded),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some((weight.shallow_clone(), bias.shallow_clone())))
     }
 
     /// The layouts of a convolution's weight.

@@ -44,8 +44,11 @@ pub struct Engine {
     models: Arc<HashMap<(String, i64), usize>>,
     served: Arc<[Arc<Served>]>,
     next_stream: Arc<AtomicU64>,
-    threads: Arc<Mutex<Option<(JoinHandle<()>, Pool)>>>,
+    threads: Arc<Mutex<Option<Threads>>>,
 }
+
+/// The device's thread and the pool; taken when the engine stops.
+type Threads = (JoinHandle<()>, Pool);
 
 struct Shared {
     state: Mutex<State>,

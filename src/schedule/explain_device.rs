@@ -40,7 +40,7 @@ impl Device for ExplainDevice {
 
         // A row whose classes are wrong takes no part in what follows.
         let classes: Vec<Vec<u32>> =
-            chosen.iter().map(|classes| classes.as_ref().map(Clone::clone).unwrap_or_default()).collect();
+            chosen.iter().map(|classes| classes.as_ref().cloned().unwrap_or_default()).collect();
         let reversed = forward.reverse(&classes, interrupt)?;
         ended(Stage::Backward);
         let maps = fuse(reversed, batch.method, &classes, &logits)?;

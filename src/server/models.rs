@@ -17,7 +17,7 @@ use super::service::Service;
 #[tonic::async_trait]
 impl ModelService for Service {
     async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
-        let mut models: Vec<_> = self.engine.served().iter().map(|model| summary(model)).collect();
+        let mut models: Vec<_> = self.engine.served().iter().map(summary).collect();
         models.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
         Ok(Response::new(v1::ListModelsResponse { models }))
     }

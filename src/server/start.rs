@@ -42,11 +42,11 @@ pub enum StartError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("model {name} version {version}: {source}")]
-    Model { name: String, version: i64, source: ModelError },
+    Model { name: String, version: i64, source: Box<ModelError> },
     #[error("model {name} version {version}: {source}")]
     Preparation { name: String, version: i64, source: PreparationError },
     #[error(transparent)]
-    Repository(ModelError),
+    Repository(Box<ModelError>),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("reflection: {0}")]
@@ -218,7 +218,8 @@ fn load(config: &Config) -> Result<Engine, StartError> {
         frame: frame::Limits { max_pixels: limits.max_frame_pixels, max_encoded_bytes: limits.max_frame_bytes },
     };
     let load_limits = LoadLimits { max_weight_bytes: config.models.max_weight_bytes, ..LoadLimits::default() };
-    let repository = Repository::open(&config.models.repository).map_err(StartError::Repository)?;
+    let repository =
+        Repository::open(&config.models.repository).map_err(|error| StartError::Repository(Box::new(error)))?;
     let (mut models, mut served) = (Vec::new(), Vec::new());
     for entry in repository.entries() {
         for (version, path) in &entry.versions {

@@ -120,8 +120,11 @@ struct Held {
     frame: v1::Frame,
     read_at: Instant,
     /// Under `BLOCK`, when the server as a whole is full.
-    admission: Option<Pin<Box<dyn Future<Output = Result<Admission, AdmissionError>> + Send>>>,
+    admission: Option<Pin<Box<Admitting>>>,
 }
+
+/// Resolves when there is room.
+type Admitting = dyn Future<Output = Result<Admission, AdmissionError>> + Send;
 
 /// A stream after its `Open`.
 struct OpenStream {
