@@ -228,7 +228,7 @@ fn load(config: &Config) -> Result<Engine, StartError> {
             let model = Model::load(&name, version, path, &load_limits).map_err(|source| StartError::Model {
                 name: name.clone(),
                 version,
-                source,
+                source: Box::new(source),
             })?;
             let metadata = Arc::clone(&model.metadata);
             let one = Served::new(metadata, served_limits).map_err(|source| StartError::Preparation {
