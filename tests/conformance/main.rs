@@ -262,7 +262,7 @@ fn several_targets_of_a_frame_equal_separate_requests_bit_for_bit() {
         let method = method(&[&case.layers[0].name], Convention::Captum, Mode::Exact);
         let classes: Vec<u32> = (0..case.classes.min(3)).rev().collect();
         let forward = explainer.forward(&method, &input, &Never).unwrap();
-        let mut rows = forward.reverse(&[classes.clone()], &Never).unwrap().fuse().unwrap();
+        let mut rows = forward.reverse(std::slice::from_ref(&classes), &Never).unwrap().fuse().unwrap();
         for (together, &class) in rows.remove(0).iter().zip(&classes) {
             assert_eq!(together.class_index, class);
             let (_, alone) = explain(explainer, &method, &input, &[class]);
