@@ -219,7 +219,7 @@ impl<'e> Forward<'e> {
         Ok(Tensor::f_from_slice(&seed)?
             .f_view([rows, count])?
             .f_to_device(logits.device())?
-            .f_to_kind(logits.kind())?)
+            .f_to_kind(logits.f_kind()?)?)
     }
 }
 

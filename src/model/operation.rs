@@ -185,7 +185,7 @@ impl WriteBack {
         for view in &self.views {
             index = view.apply(index, arguments)?;
         }
-        let new = new.f_to_kind(base.kind())?.f_expand(index.size(), false)?.f_reshape([-1])?;
+        let new = new.f_to_kind(base.f_kind()?)?.f_expand(index.size(), false)?.f_reshape([-1])?;
         Ok(base.f_reshape([-1])?.f_scatter(0, &index.f_reshape([-1])?, &new)?.f_view(shape.as_slice())?)
     }
 }

@@ -63,7 +63,7 @@ impl Convolution {
         let weight = draft.constant(&node.arguments[1])?;
         let Argument::Use(input) = node.arguments[0] else { return None };
         let fits = weight.dim() == 4
-            && weight.kind() == Kind::Float
+            && weight.f_kind().is_ok_and(|kind| kind == Kind::Float)
             && draft.kind(input) == Some(Kind::Float)
             && draft.shape(input).is_some_and(|shape| shape.len() == 4)
             && draft.is_constant_or_none(&node.arguments[2]);

@@ -83,7 +83,7 @@ pub(super) fn softmax(operator: Operator) -> Single {
         if !matches!(arguments.get(2), None | Some(Value::None)) {
             return Ok(None);
         }
-        let (dim, kind) = (integer(arguments, 1)?, first(arguments)?.kind());
+        let (dim, kind) = (integer(arguments, 1)?, first(arguments)?.f_kind()?);
         let result = operator.call_tensor(arguments)?;
         let saved = result.shallow_clone();
         ran(result, move |given| Ok(Tensor::f_internal_softmax_backward_data(given, &saved, dim, kind)?))

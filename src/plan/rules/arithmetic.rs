@@ -97,7 +97,7 @@ fn rule(operator: Operator, part: impl Fn(&[Value], usize) -> Result<Part, Opera
         }
         let parts = wanted
             .iter()
-            .map(|slot| Ok((Blank::of(slot.tensor(arguments)?), part(arguments, slot.argument)?)))
+            .map(|slot| Ok((Blank::of(slot.tensor(arguments)?)?, part(arguments, slot.argument)?)))
             .collect::<Result<Vec<_>, OperatorError>>()?;
         let result = operator.call_tensor(arguments)?;
         let saved = move |results: &[Option<Tensor>], _: Gradient| {

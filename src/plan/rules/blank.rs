@@ -17,8 +17,8 @@ pub(super) struct Blank {
 }
 
 impl Blank {
-    pub(super) fn of(tensor: &Tensor) -> Self {
-        Blank { shape: tensor.size(), strides: tensor.stride(), kind: tensor.kind(), device: tensor.device() }
+    pub(super) fn of(tensor: &Tensor) -> Result<Self, OperatorError> {
+        Ok(Blank { shape: tensor.size(), strides: tensor.stride(), kind: tensor.f_kind()?, device: tensor.device() })
     }
 
     pub(super) fn shape(&self) -> &[i64] {
@@ -38,6 +38,6 @@ impl Blank {
     /// A gradient of a broadcast result, as one of the original: summed over what was broadcast, in its dtype.
     pub(super) fn fit(&self, gradient: Tensor) -> Result<Tensor, OperatorError> {
         let summed = if gradient.size() == self.shape { gradient } else { gradient.f_sum_to_size(&self.shape)? };
-        Ok(if summed.kind() == self.kind { summed } else { summed.f_to_kind(self.kind)? })
+        Ok(if summed.f_kind()? == self.kind { summed } else { summed.f_to_kind(self.kind)? })
     }
 }

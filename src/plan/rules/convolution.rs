@@ -103,7 +103,7 @@ fn rule(operator: Operator, geometry: ReadGeometry) -> Result<Single, OperatorEr
             _ => Value::None,
         };
         let result = operator.call_tensor(arguments)?;
-        let (backward, weight, blank) = (backward.clone(), weight.shallow_clone(), Blank::of(input));
+        let (backward, weight, blank) = (backward.clone(), weight.shallow_clone(), Blank::of(input)?);
         ran(result, move |given| input_gradient(&backward, given, blank.tensor()?, &weight, &bias, &geometry))
     }))
 }

@@ -21,7 +21,7 @@ pub(super) fn batch_norm(operator: Operator) -> Single {
             return Ok(None);
         }
         // In full precision, whatever the model runs in: it is one number a channel.
-        let full = if variance.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let full = if variance.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
         let scale = variance.f_to_kind(full)?.f_add_scalar(number(arguments, 7)?)?.f_rsqrt()?;
         let scale = match &arguments[1] {
             Value::Tensor(weight) => scale.f_mul(weight)?,
@@ -29,11 +29,11 @@ pub(super) fn batch_norm(operator: Operator) -> Single {
         };
         let mut a_channel = vec![1; input.dim()];
         a_channel[1] = -1;
-        let (scale, kind) = (scale.f_reshape(&a_channel)?, input.kind());
+        let (scale, kind) = (scale.f_reshape(&a_channel)?, input.f_kind()?);
         let result = operator.call_tensor(arguments)?;
         ran(result, move |given| {
             let gradient = given.f_mul(&scale)?;
-            Ok(if gradient.kind() == kind { gradient } else { gradient.f_to_kind(kind)? })
+            Ok(if gradient.f_kind()? == kind { gradient } else { gradient.f_to_kind(kind)? })
         })
     })
 }

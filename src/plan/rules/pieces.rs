@@ -50,7 +50,7 @@ fn together(operator: Operator, take: fn(&Tensor, i64, &Piece) -> Result<Tensor,
         let pieces = wanted
             .iter()
             .map(|slot| {
-                let kind = slot.tensor(arguments)?.kind();
+                let kind = slot.tensor(arguments)?.f_kind()?;
                 let number = slot.element.unwrap_or_default();
                 let (start, length) = starts[number];
                 Ok(Piece { number: number as i64, start, length, kind })
@@ -62,7 +62,7 @@ fn together(operator: Operator, take: fn(&Tensor, i64, &Piece) -> Result<Tensor,
                 .iter()
                 .map(|piece| {
                     let part = take(given, axis as i64, piece)?;
-                    Ok(Some(if part.kind() == piece.kind { part } else { part.f_to_kind(piece.kind)? }))
+                    Ok(Some(if part.f_kind()? == piece.kind { part } else { part.f_to_kind(piece.kind)? }))
                 })
                 .collect()
         };
@@ -87,7 +87,7 @@ fn apart(operator: Operator, dim: usize, join: fn(&[Tensor], i64) -> Result<Tens
         }
         let Some(axis) = axis(integer(arguments, dim)?, first(arguments)?.dim()) else { return Ok(None) };
         let Some(Value::Tensors(list)) = operator.call(arguments)?.into_iter().next() else { return Ok(None) };
-        let blanks: Vec<Blank> = list.iter().flatten().map(Blank::of).collect();
+        let blanks: Vec<Blank> = list.iter().flatten().map(Blank::of).collect::<Result<_, _>>()?;
         let saved = move |results: &[Option<Tensor>], _: Gradient| {
             if results.iter().all(Option::is_none) {
                 return Ok(vec![None]);

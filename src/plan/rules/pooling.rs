@@ -17,7 +17,7 @@ pub(super) fn max_pool2d() -> Result<Single, OperatorError> {
         let (Some(Value::Tensor(result)), Some(indices)) = (results.next(), results.next()) else {
             return Err(OperatorError::Unsupported { operator: forward.to_string() });
         };
-        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?), arguments[1..].to_vec());
+        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?)?, arguments[1..].to_vec());
         ran(result, move |given| {
             let mut arguments = vec![Value::Tensor(given.shallow_clone()), Value::Tensor(blank.tensor()?)];
             arguments.extend(literals.iter().cloned());
@@ -32,7 +32,7 @@ pub(super) fn avg_pool2d(operator: Operator) -> Result<Single, OperatorError> {
     let backward = Operator::find("aten::avg_pool2d_backward", "")?;
     Ok(Box::new(move |arguments| {
         let result = operator.call_tensor(arguments)?;
-        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?), arguments[1..].to_vec());
+        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?)?, arguments[1..].to_vec());
         ran(result, move |given| {
             let mut arguments = vec![Value::Tensor(given.shallow_clone()), Value::Tensor(blank.tensor()?)];
             arguments.extend(literals.iter().cloned());
@@ -44,7 +44,7 @@ pub(super) fn avg_pool2d(operator: Operator) -> Result<Single, OperatorError> {
 /// `adaptive_avg_pool2d(self, output_size)`; to one place it is a mean.
 pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
     Box::new(move |arguments| {
-        let blank = Blank::of(first(arguments)?);
+        let blank = Blank::of(first(arguments)?)?;
         let result = operator.call_tensor(arguments)?;
         let size = result.size();
         if let [.., 1, 1] = size[..] {
@@ -74,7 +74,7 @@ fn reduced(
     is_mean: bool,
 ) -> Result<Option<(Tensor, super::by_hand::Reverse)>, OperatorError> {
     let input = first(arguments)?;
-    let (shape, kind) = (input.size(), input.kind());
+    let (shape, kind) = (input.size(), input.f_kind()?);
     let gone: Option<Vec<usize>> = match axes {
         [] => Some((0..shape.len()).collect()),
         axes => axes.iter().map(|&a| axis(a, shape.len())).collect(),
@@ -89,7 +89,7 @@ fn reduced(
     ran(result, move |given| {
         let given = if keep { given.shallow_clone() } else { given.f_reshape(&kept_shape)? };
         let given = if is_mean { given.f_div_scalar(count)? } else { given };
-        let given = if given.kind() == kind { given } else { given.f_to_kind(kind)? };
+        let given = if given.f_kind()? == kind { given } else { given.f_to_kind(kind)? };
         Ok(given.f_expand(&shape, false)?)
     })
 }

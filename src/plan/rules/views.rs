@@ -24,7 +24,7 @@ pub(super) fn identity(operator: Operator) -> Single {
 /// `to`, `_to_copy`, `type_as`: the gradient goes back to the input's dtype and device.
 pub(super) fn cast(operator: Operator) -> Single {
     Box::new(move |arguments| {
-        let (device, kind) = (first(arguments)?.device(), first(arguments)?.kind());
+        let (device, kind) = (first(arguments)?.device(), first(arguments)?.f_kind()?);
         ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_to_device(device)?.f_to_kind(kind)?))
     })
 }
@@ -63,7 +63,7 @@ pub(super) fn matrix_transpose(operator: Operator) -> Single {
 /// `expand(self, size)`: what was repeated is summed.
 pub(super) fn expand(operator: Operator) -> Single {
     Box::new(move |arguments| {
-        let blank = Blank::of(first(arguments)?);
+        let blank = Blank::of(first(arguments)?)?;
         ran(operator.call_tensor(arguments)?, move |given| blank.fit(given.shallow_clone()))
     })
 }
