@@ -45,3 +45,30 @@ impl PlanCache {
         self.plans.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Mode;
+    use crate::plan::sketch::{Sketch, random, spec};
+
+    #[test]
+    fn the_plan_that_was_not_used_for_longest_goes_first() {
+        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
+        let values = [0; 3].map(|_| sketch.relu(sketch.input()));
+        let sum = sketch.add(values[0], values[1]);
+        let graph = sketch.finish(sum);
+        let specs = values.map(|target| spec(&graph, &[target], Mode::Exact));
+        let mut cache = PlanCache::new(2);
+        let mut use_plan = |i: usize| {
+            assert_eq!(cache.get_or_compile(&graph, &specs[i]).unwrap().spec(), &specs[i]);
+            let mut kept: Vec<usize> = (0..3).filter(|&i| cache.plans.iter().any(|p| *p.spec() == specs[i])).collect();
+            kept.sort();
+            kept
+        };
+        assert_eq!(use_plan(0), [0]);
+        assert_eq!(use_plan(1), [0, 1]);
+        assert_eq!(use_plan(0), [0, 1]);
+        assert_eq!(use_plan(2), [0, 2]);
+    }
+}

@@ -14,6 +14,8 @@ mod passes;
 mod reach;
 pub mod rule;
 pub mod rules;
+#[cfg(test)]
+mod sketch;
 mod spec;
 mod weights;
 

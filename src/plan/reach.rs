@@ -39,3 +39,65 @@ pub fn is_guided_between(draft: &Draft, targets: &[ValueId], score: ValueId) -> 
             && node.defines().any(|v| back.contains(&v) && down.contains(&v))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Mode;
+    use crate::plan::sketch::{Sketch, random, spec};
+
+    /// x → a = relu(x) → b = conv(a) → score = mean(b); a target at each value.
+    fn chain() -> (crate::model::graph::Graph, [ValueId; 4]) {
+        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
+        let x = sketch.input();
+        let a = sketch.relu(x);
+        let b = sketch.convolution(a, 2);
+        let score = sketch.pooled(b);
+        (sketch.finish(score), [x, a, b, score])
+    }
+
+    #[test]
+    fn a_rectifier_counts_below_its_input_but_not_below_its_result() {
+        let (graph, [x, a, b, score]) = chain();
+        let draft = Draft::new(&graph, &spec(&graph, &[], Mode::Exact));
+        assert!(is_guided_between(&draft, &[x], score));
+        assert!(!is_guided_between(&draft, &[a], score));
+        assert!(!is_guided_between(&draft, &[b], score));
+        assert!(is_guided_between(&draft, &[b, x], score), "one target is enough");
+    }
+
+    #[test]
+    fn a_rectifier_on_another_branch_does_not_count() {
+        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
+        let x = sketch.input();
+        let target = sketch.convolution(x, 2);
+        let other = sketch.relu(x);
+        let sum = sketch.add(target, other);
+        let score = sketch.pooled(sum);
+        let graph = sketch.finish(score);
+        let draft = Draft::new(&graph, &spec(&graph, &[target], Mode::Exact));
+        assert!(!is_guided_between(&draft, &[target], score));
+    }
+
+    #[test]
+    fn a_rectifier_that_does_not_lead_to_the_score_does_not_count() {
+        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
+        let target = sketch.convolution(sketch.input(), 2);
+        let aside = sketch.relu(target);
+        let score = sketch.pooled(target);
+        let graph = sketch.finish(score);
+        let draft = Draft::new(&graph, &spec(&graph, &[target, aside], Mode::Exact));
+        assert!(!is_guided_between(&draft, &[target], score));
+    }
+
+    #[test]
+    fn no_gradient_passes_a_node_that_ran_without() {
+        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
+        let x = sketch.input();
+        let a = sketch.relu(x);
+        let graph = sketch.no_grad().finish(a);
+        let draft = Draft::new(&graph, &spec(&graph, &[], Mode::Exact));
+        assert!(!descendants(&draft, [x]).contains(&a));
+        assert!(!on_the_way_to(&draft, a).contains(&x));
+    }
+}

@@ -4,24 +4,24 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tch::{Kind, Tensor};
 
-use crate::model::graph::{Argument, Graph, Node, ValueId};
+use crate::model::graph::{Argument, Graph, Node, ValueId, ValueInfo};
 use crate::plan::PlanSpec;
 use crate::torch::Value;
 
 /// The nodes and constants of a plan, before each becomes a step.
-pub struct Draft<'g> {
-    graph: &'g Graph,
+pub struct Draft {
+    /// What is known of the values, those of the graph first.
+    values: Vec<ValueInfo>,
     /// In an order in which each reads only values that are already there.
     pub nodes: Vec<Node>,
     /// What does not depend on the input. Passes add to it; nothing there is ever changed.
     pub constants: BTreeMap<ValueId, Tensor>,
     kept: HashSet<ValueId>,
-    value_count: usize,
 }
 
-impl<'g> Draft<'g> {
+impl Draft {
     /// The nodes that the score and the targets are computed from.
-    pub fn new(graph: &'g Graph, spec: &PlanSpec) -> Self {
+    pub fn new(graph: &Graph, spec: &PlanSpec) -> Self {
         let kept: HashSet<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
         let mut wanted = kept.clone();
         let mut nodes = Vec::new();
@@ -33,33 +33,50 @@ impl<'g> Draft<'g> {
         }
         nodes.reverse();
         let constants = graph.constants.iter().map(|(id, tensor)| (*id, tensor.shallow_clone())).collect();
-        Draft { graph, nodes, constants, kept, value_count: graph.values.len() }
+        Draft { values: graph.values.clone(), nodes, constants, kept }
     }
 
     /// How many values there are, those of the passes included.
     pub fn value_count(&self) -> usize {
-        self.value_count
+        self.values.len()
     }
 
     pub fn add_constant(&mut self, tensor: Tensor) -> ValueId {
-        let id = ValueId(self.value_count as u32);
-        self.value_count += 1;
+        let kind = tensor.f_kind().ok();
+        let id = self.add_value(ValueInfo {
+            name: "constant".into(),
+            shape: Some(tensor.size()),
+            kind,
+            differentiable: false,
+        });
         self.constants.insert(id, tensor);
+        id
+    }
+
+    /// A new value of which the same is known as of another.
+    pub fn add_value_like(&mut self, other: ValueId) -> ValueId {
+        let info = self.values[other.index()].clone();
+        self.add_value(info)
+    }
+
+    fn add_value(&mut self, info: ValueInfo) -> ValueId {
+        let id = ValueId(self.values.len() as u32);
+        self.values.push(info);
         id
     }
 
     /// Whether a value depends on the input in a way that has a gradient.
     pub fn is_differentiable(&self, value: ValueId) -> bool {
-        self.graph.values.get(value.index()).is_some_and(|info| info.differentiable)
+        self.values.get(value.index()).is_some_and(|info| info.differentiable)
     }
 
     /// A value's shape with the size that the model was exported with.
     pub fn shape(&self, value: ValueId) -> Option<&[i64]> {
-        self.graph.values.get(value.index())?.shape.as_deref()
+        self.values.get(value.index())?.shape.as_deref()
     }
 
     pub fn kind(&self, value: ValueId) -> Option<Kind> {
-        self.graph.values.get(value.index())?.kind
+        self.values.get(value.index())?.kind
     }
 
     /// The constant that an argument reads.

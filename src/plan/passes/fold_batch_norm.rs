@@ -96,3 +96,99 @@ fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<(Tens
     let weight = weight.f_mul(&scale.f_reshape(&a_filter)?)?;
     Ok(Some((weight.f_to_kind(kind)?, bias.f_to_kind(kind)?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Mode;
+    use crate::model::graph::Graph;
+    use crate::plan::sketch::{Sketch, random, spec};
+
+    fn folded(graph: &Graph, targets: &[ValueId]) -> Draft {
+        let mut draft = Draft::new(graph, &spec(graph, targets, Mode::Default));
+        fold_batch_norm(&mut draft, &mut Weights::default()).unwrap();
+        draft
+    }
+
+    fn operators(draft: &Draft) -> Vec<&str> {
+        draft.nodes.iter().map(Node::operator_name).collect()
+    }
+
+    /// The score of a draft, node by node.
+    fn run(graph: &Graph, draft: &Draft, x: &Tensor) -> Tensor {
+        let mut values: HashMap<ValueId, Tensor> =
+            draft.constants.iter().map(|(id, tensor)| (*id, tensor.shallow_clone())).collect();
+        values.insert(graph.input.value, x.shallow_clone());
+        for node in &draft.nodes {
+            let value = |id| values.get(&id).map(|t: &Tensor| Value::Tensor(t.shallow_clone()));
+            let arguments: Vec<Value> = node.arguments.iter().map(|a| a.resolve(value).unwrap()).collect();
+            let result = node.operation.run(&arguments, false).unwrap().remove(0);
+            values.insert(node.outputs[0].unwrap(), result.tensor().unwrap().shallow_clone());
+        }
+        values[&graph.outputs[0].value.unwrap()].shallow_clone()
+    }
+
+    #[test]
+    fn a_convolution_takes_in_the_normalisation_after_it() {
+        let mut sketch = Sketch::new(&random(&[2, 3, 5, 5]));
+        let y = sketch.convolution(sketch.input(), 4);
+        let y = sketch.batch_norm(y);
+        let score = sketch.pooled(y);
+        let graph = sketch.finish(score);
+        let draft = folded(&graph, &[]);
+        assert_eq!(operators(&draft), ["conv2d", "mean"]);
+        let x = random(&[2, 3, 5, 5]);
+        let unfolded = Draft::new(&graph, &spec(&graph, &[], Mode::Default));
+        let distance = crate::plan::sketch::distance(&run(&graph, &draft, &x), &run(&graph, &unfolded, &x));
+        assert!(distance < 1e-6, "{distance}");
+    }
+
+    #[test]
+    fn a_convolution_that_is_a_target_keeps_its_value() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
+        let y = sketch.convolution(sketch.input(), 4);
+        let z = sketch.batch_norm(y);
+        let score = sketch.pooled(z);
+        let graph = sketch.finish(score);
+        assert_eq!(operators(&folded(&graph, &[y])), ["conv2d", "batch_norm", "mean"]);
+        // The normalised value still exists after folding.
+        assert_eq!(operators(&folded(&graph, &[z])), ["conv2d", "mean"]);
+    }
+
+    #[test]
+    fn a_convolution_that_is_read_elsewhere_keeps_its_value() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
+        let y = sketch.convolution(sketch.input(), 4);
+        let z = sketch.batch_norm(y);
+        let sum = sketch.add(y, z);
+        let score = sketch.pooled(sum);
+        let graph = sketch.finish(score);
+        assert_eq!(operators(&folded(&graph, &[])), ["conv2d", "batch_norm", "add", "mean"]);
+    }
+
+    #[test]
+    fn a_normalisation_without_a_convolution_before_it_stays() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
+        let y = sketch.relu(sketch.input());
+        let y = sketch.batch_norm(y);
+        let score = sketch.pooled(y);
+        let graph = sketch.finish(score);
+        assert_eq!(operators(&folded(&graph, &[])), ["relu", "batch_norm", "mean"]);
+    }
+
+    #[test]
+    fn plans_of_one_graph_share_the_folded_weights() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
+        let y = sketch.convolution(sketch.input(), 4);
+        let y = sketch.batch_norm(y);
+        let score = sketch.pooled(y);
+        let graph = sketch.finish(score);
+        let mut weights = Weights::default();
+        let address = |weights: &mut Weights| {
+            let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Default));
+            fold_batch_norm(&mut draft, weights).unwrap();
+            draft.constant(&draft.nodes[0].arguments[WEIGHT]).unwrap().data_ptr()
+        };
+        assert_eq!(address(&mut weights), address(&mut weights));
+    }
+}

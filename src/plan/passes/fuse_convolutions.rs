@@ -228,3 +228,105 @@ impl Activation {
         Some(Activation { at, name, scalars })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::Mode;
+    use crate::model::graph::Graph;
+    use crate::plan::rule::Gradient;
+    use crate::plan::sketch::{Sketch, compile, distance, random, spec};
+    use crate::plan::{Never, Until};
+
+    fn names(graph: &Graph, targets: &[ValueId]) -> Vec<String> {
+        let mut draft = Draft::new(graph, &spec(graph, targets, Mode::Default));
+        fuse_convolutions(&mut draft).unwrap();
+        draft.nodes.into_iter().map(|node| node.name).collect()
+    }
+
+    /// Two convolutions whose results are added, and a rectifier: a residual block.
+    struct Block {
+        graph: Graph,
+        first: ValueId,
+        second: ValueId,
+        sum: ValueId,
+    }
+
+    fn block() -> Block {
+        let mut sketch = Sketch::new(&random(&[2, 3, 6, 6]));
+        let first = sketch.convolution(sketch.input(), 4);
+        let y = sketch.relu(first);
+        let second = sketch.convolution(y, 4);
+        let sum = sketch.add(second, y);
+        let z = sketch.relu(sum);
+        let score = sketch.pooled(z);
+        Block { graph: sketch.finish(score), first, second, sum }
+    }
+
+    #[test]
+    fn what_follows_a_convolution_is_taken_in() {
+        assert_eq!(names(&block().graph, &[]), ["conv2d_0+relu_1", "conv2d_2+add_3+relu_4", "mean_5"]);
+    }
+
+    #[test]
+    fn a_target_is_never_swallowed() {
+        let block = block();
+        assert_eq!(names(&block.graph, &[block.first]), ["conv2d_0", "relu_1", "conv2d_2+add_3+relu_4", "mean_5"]);
+        assert_eq!(names(&block.graph, &[block.second]), ["conv2d_0+relu_1", "conv2d_2", "add_3", "relu_4", "mean_5"]);
+        assert_eq!(names(&block.graph, &[block.sum]), ["conv2d_0+relu_1", "conv2d_2+add_3", "relu_4", "mean_5"]);
+    }
+
+    #[test]
+    fn of_two_convolutions_that_are_added_the_later_one_adds() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
+        let a = sketch.convolution(sketch.input(), 4);
+        let b = sketch.convolution(sketch.input(), 4);
+        let sum = sketch.add(a, b);
+        let score = sketch.pooled(sum);
+        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "conv2d_1+add_2", "mean_3"]);
+    }
+
+    #[test]
+    fn a_value_added_to_itself_is_left_alone() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
+        let a = sketch.convolution(sketch.input(), 4);
+        let sum = sketch.add(a, a);
+        let score = sketch.pooled(sum);
+        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
+    }
+
+    #[test]
+    fn what_is_spread_over_the_result_is_not_taken_in() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
+        let a = sketch.convolution(sketch.input(), 4);
+        let shift = sketch.constant(random(&[4, 1, 1]));
+        let sum = sketch.add(a, shift);
+        let score = sketch.pooled(sum);
+        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
+    }
+
+    #[test]
+    fn a_fused_block_gives_the_gradients_of_its_parts() {
+        let block = block();
+        let x = random(&[2, 3, 6, 6]);
+        for targets in [vec![], vec![block.first], vec![block.sum]] {
+            let [exact, fused] = [Mode::Exact, Mode::Default].map(|mode| compile(&block.graph, &targets, mode));
+            let [exact, fused] = [&exact, &fused].map(|plan| plan.forward(x.shallow_clone(), &Never).unwrap());
+            assert!(distance(fused.logits(), exact.logits()) < 1e-6);
+            let seed = random(&[2, 4]);
+            for gradient in [Gradient::Plain, Gradient::Guided] {
+                let [exact, fused] =
+                    [&exact, &fused].map(|pass| pass.reverse(&seed, gradient, Until::Input, &Never).unwrap());
+                let pairs = exact
+                    .targets
+                    .iter()
+                    .zip(&fused.targets)
+                    .chain([(&exact.input, &fused.input)].map(|(a, b)| (a.as_ref().unwrap(), b.as_ref().unwrap())));
+                for (exact, fused) in pairs {
+                    let distance = distance(fused, exact);
+                    assert!(distance < 1e-5, "{gradient:?} {distance}");
+                }
+            }
+        }
+    }
+}

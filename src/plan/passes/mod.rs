@@ -3,6 +3,7 @@
 
 mod draft;
 mod fold_batch_norm;
+mod free_views;
 mod fuse_convolutions;
 
 use tch::Device;
@@ -13,6 +14,7 @@ pub use draft::Draft;
 
 /// Runs every pass.
 pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
+    free_views::free_views(draft)?;
     fold_batch_norm::fold_batch_norm(draft, weights)?;
     if spec.device == Device::Cpu {
         fuse_convolutions::fuse_convolutions(draft)?;
