@@ -482,7 +482,7 @@ mod tests {
         let mut sum = input.conv2d(weight, bias, g.stride, g.padding, g.dilation, g.groups);
         let other = case.adds.then(|| leaf(1));
         if let Some(other) = &other {
-            sum = sum + other;
+            sum += other;
         }
         let result = match case.activation {
             ("relu", _) => sum.relu(),
