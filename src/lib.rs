@@ -13,7 +13,8 @@
 //! - [`cli`]: `serve`, `explain`, `stream`, `models`, `doctor`, `health`; [`config`] is `camlens.toml`.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only [`server`] and [`cli`] use them.
 //! - [`explain`], [`plan`], [`model`] and [`stream`] are pure: no async, no transport, no telemetry.
-//! - [`frame`] lies below [`render`], which draws on its pixels; otherwise each module depends on those after it.
+//! - Each depends only on those that come after it on the way of a frame; [`render`] also draws on the pixels of [`frame`],
+//!   and the description of a model's input, which [`frame`] follows, is [`model`]'s.
 
 pub mod cli;
 pub mod config;
