@@ -1,5 +1,7 @@
 //! What is asked of the explainer.
 
+pub use crate::plan::Mode;
+
 /// How the maps are scaled and fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Convention {
@@ -33,16 +35,6 @@ impl Maps {
     pub fn is_empty(self) -> bool {
         !(self.guided_grad_cam || self.grad_cam || self.guided_backprop)
     }
-}
-
-/// How the plan runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Mode {
-    /// Folded and fused.
-    #[default]
-    Default,
-    /// Operator by operator as PyTorch runs it, to compare with PyTorch.
-    Exact,
 }
 
 /// What the rows of a batch have in common: rows run together when this, the model and the input's size are equal.

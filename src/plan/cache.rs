@@ -49,7 +49,7 @@ impl PlanCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explain::Mode;
+    use crate::plan::Mode;
     use crate::plan::sketch::{Sketch, random, spec};
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tch::{Device, Tensor};
 
-use crate::explain::Mode;
 use crate::model::graph::{Argument, Dimension, Element, Graph, Node, Rectifier, ValueId};
+use crate::plan::Mode;
 use crate::torch::{OperatorError, Value};
 
 use super::passes::Draft;

@@ -24,5 +24,5 @@ pub use compile::Plan;
 pub use error::PlanError;
 pub use interrupt::{Interrupt, Never};
 pub use pass::{Gradients, Pass, Until};
-pub use spec::PlanSpec;
+pub use spec::{Mode, PlanSpec};
 pub use weights::Weights;

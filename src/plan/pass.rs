@@ -213,8 +213,8 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::explain::Mode;
     use crate::model::graph::Graph;
+    use crate::plan::Mode;
     use crate::plan::sketch::{Sketch, autograd, compile, random, spec};
     use crate::plan::{Never, PlanSpec};
 

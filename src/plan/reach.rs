@@ -43,7 +43,7 @@ pub fn is_guided_between(draft: &Draft, targets: &[ValueId], score: ValueId) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explain::Mode;
+    use crate::plan::Mode;
     use crate::plan::sketch::{Sketch, random, spec};
 
     /// x → a = relu(x) → b = conv(a) → score = mean(b); a target at each value.

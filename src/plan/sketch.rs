@@ -3,11 +3,11 @@
 use tch::{Kind, Tensor};
 
 use super::{Plan, PlanSpec};
-use crate::explain::Mode;
 use crate::model::graph::{
     Argument, Dimension, Element, Graph, Input, Node, Operation, Output, Rectifier, ValueId, ValueInfo,
 };
 use crate::model::layers::Layers;
+use crate::plan::Mode;
 use crate::torch::{Operator, Value};
 
 /// An argument of a node to be.

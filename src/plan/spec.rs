@@ -2,8 +2,17 @@
 
 use tch::Device;
 
-use crate::explain::Mode;
 use crate::model::graph::ValueId;
+
+/// How a plan runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Folded and fused.
+    #[default]
+    Default,
+    /// Operator by operator as PyTorch runs it, to compare with PyTorch.
+    Exact,
+}
 
 /// The key of a plan, together with the model that its graph belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -100,8 +100,8 @@ fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<(Tens
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explain::Mode;
     use crate::model::graph::Graph;
+    use crate::plan::Mode;
     use crate::plan::sketch::{Sketch, random, spec};
 
     fn folded(graph: &Graph, targets: &[ValueId]) -> Draft {

@@ -51,7 +51,7 @@ fn made_contiguous(contiguous: &Operator, before: &Node, source: ValueId, copy: 
 
 #[cfg(test)]
 mod tests {
-    use crate::explain::Mode;
+    use crate::plan::Mode;
     use crate::plan::sketch::{Of, Sketch, compile, random, spec};
     use crate::plan::{Never, Pass};
 

@@ -232,8 +232,8 @@ impl Activation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explain::Mode;
     use crate::model::graph::Graph;
+    use crate::plan::Mode;
     use crate::plan::rule::Gradient;
     use crate::plan::sketch::{Sketch, compile, distance, random, spec};
     use crate::plan::{Never, Until};
