@@ -32,7 +32,7 @@ class Case:
     targets: tuple = TARGETS
     explain: dict = field(default_factory=dict)         # model.toml's [explain]
     to_nchw: Callable = lambda t: t
-    float64: bool = False                   # references in float64 as well
+    float64: bool = True                    # references in float64 as well (of a float32 model)
     peers: bool = False                     # keep Captum's and pytorch-grad-cam's own arrays
     refused: Optional[str] = None           # the load must fail; what its message must mention
     ambiguous: list = field(default_factory=list)       # layer names that must be refused: they hand out several values
@@ -69,7 +69,8 @@ HAND_WRITTEN = {
     "max_zeros": Case(small.MaxZeros, (3, S, S), ["b", "a"], "maximum"),
     "clamps": Case(small.Clamps, (3, S, S), ["l.9", "l.4", "r6"]),
     "view_mutated": Case(small.ViewMutated, (3, S, S), ["b", "a"]),
-    "dropout_alias": Case(small.DropoutAlias, (3, S, S), ["b", "a"], "relu"),
+    # In float64 `.to(torch.float32)` copies, and the network is another one.
+    "dropout_alias": Case(small.DropoutAlias, (3, S, S), ["b", "a"], "relu", float64=False),
     "grey": Case(small.Grey, (1, 36, 28), ["f.2", "f.3", "f"], "f", peers=True),
     "dyn_hw": Case(small.DynamicSize, (3, 32, 24), ["r", "b", "a"], dynamic_size=True, more_sizes=[(27, 36)]),
     "heads_dict": Case(small.HeadsDict, (3, S, S), ["f", "f.3"], "f", head="species"),
@@ -97,9 +98,9 @@ HAND_WRITTEN = {
 
 SCALED = {
     "resnet_basic": Case(scaled.resnet_basic, (3, T, T), ["layer4", "layer3", "layer2"], "layer4", peers=True),
-    "resnet_bottleneck": Case(scaled.resnet_bottleneck, (3, T, T), ["layer4", "layer2", "layer4.0.bn3"], "layer4", float64=True),
+    "resnet_bottleneck": Case(scaled.resnet_bottleneck, (3, T, T), ["layer4", "layer2", "layer4.0.bn3"], "layer4"),
     # features.13 is the last convolution, .14 its batch-norm, .15 the in-place ReLU that overwrites it.
-    "vgg_bn": Case(scaled.vgg_bn, (3, T, T), ["features.15", "features.14", "features.13"], "features", float64=True),
+    "vgg_bn": Case(scaled.vgg_bn, (3, T, T), ["features.15", "features.14", "features.13"], "features"),
     "vgg": Case(scaled.vgg_plain, (3, T, T), ["features.10", "features.11"], "features"),
     "densenet": Case(scaled.densenet_small, (3, T, T), ["features", "features.denseblock2"]),
     "googlenet": Case(scaled.GoogLeNetLike, (3, T, T), ["inception4a", "inception3b"], "inception4a"),
@@ -107,7 +108,7 @@ SCALED = {
     "squeezenet": Case(scaled.squeezenet_small, (3, T, T), ["features.5", "features.3", "classifier.1"], "classifier.2"),
     "shufflenet": Case(scaled.shufflenet_small, (3, T, T), ["conv5", "stage3"], "conv5"),
     "regnet": Case(scaled.regnet_small, (3, T, T), ["trunk_output", "trunk_output.block2"], "trunk_output"),
-    "mobilenet_v2": Case(scaled.mobilenet_v2_small, (3, T, T), ["features.6", "features.3"], "features.6", float64=True),
+    "mobilenet_v2": Case(scaled.mobilenet_v2_small, (3, T, T), ["features.6", "features.3"], "features.6"),
     "mobilenet_v3": Case(scaled.mobilenet_v3_small, (3, T, T), ["features.4", "features.1"], "features.4"),
     "efficientnet": Case(scaled.efficientnet_small, (3, T, T), ["features.4", "features.2"], "features.4"),
     "convnext": Case(scaled.convnext_small, (3, T, T), ["features.5", "features.3"], "features.5"),

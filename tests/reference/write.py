@@ -99,7 +99,7 @@ def right_peers(entry):
     return [peer for peer, found in entry["peers"].items() if not {"fails", "differs"} & found.keys()]
 
 
-def write_layer(folder, case, model, x, layer, first):
+def write_layer(folder, case, model, model64, x, layer, first):
     """One layer's references; returns its entry of case.json."""
     e = oracle.explain(model, x, case.targets, layer, case.to_nchw, heads(case.head))
     save(folder / "L.npy", e.L)
@@ -118,8 +118,8 @@ def write_layer(folder, case, model, x, layer, first):
         if own and case.peers:
             save(folder / "pytorch_grad_cam_own_L.npy", own[0])
             save(folder / "pytorch_grad_cam_own_F.npy", own[1])
-    if case.float64:
-        wide = oracle.explain(copy.deepcopy(model).double(), x.double(), case.targets, layer, case.to_nchw, heads(case.head))
+    if model64:
+        wide = oracle.explain(model64, x.double(), case.targets, layer, case.to_nchw, heads(case.head))
         save(folder / "L64.npy", wide.L, torch.float64)
         if first:
             save(folder.parent / "R64.npy", wide.R, torch.float64)
@@ -127,13 +127,13 @@ def write_layer(folder, case, model, x, layer, first):
     return entry, e
 
 
-def write_reference(folder, name, case, model, size, tries):
+def write_reference(folder, name, case, model, model64, size, tries):
     x, targets = choose_input(model, case, size, tries)
     case = dataclasses.replace(case, targets=targets)
     save(folder / "input.npy", x)
     entries, heats = [], []
     for number, layer in enumerate(case.layers):
-        entry, e = write_layer(folder / str(number), case, model, x, layer, number == 0)
+        entry, e = write_layer(folder / str(number), case, model, model64, x, layer, number == 0)
         entries.append(entry)
         heats.append(e.L.float())
     save(folder / "logits.npy", e.logits)
@@ -172,7 +172,8 @@ def write_case(out, name, case: Case, tries=64, make=set_up):
     description = {"explain": dict(case.explain), "output": {"logits": case.head}, "input": {"color": "gray" if case.shape[0] == 1 else None}}
     camlens_export.export(make(case), folder / "1", list(case.shape), description=description, dynamic_size=case.dynamic_size, check=False)
     model = make(case)
-    facts = write_reference(folder / "reference", name, case, model, case.shape[1:], tries)
+    model64 = make(case).double() if case.float64 and case.dtype == torch.float32 else None
+    facts = write_reference(folder / "reference", name, case, model, model64, case.shape[1:], tries)
     for size in case.more_sizes:
-        write_reference(folder / f"reference_{size[0]}x{size[1]}", name, case, model, size, tries)
+        write_reference(folder / f"reference_{size[0]}x{size[1]}", name, case, model, model64, size, tries)
     return facts
