@@ -1,7 +1,5 @@
 //! The `camlens` program: reads its arguments and does what they say.
 
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
+fn main() {
     camlens::cli::main()
 }

@@ -24,11 +24,10 @@ mod summary;
 mod tally;
 mod terminal;
 
-use std::process::ExitCode;
-
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::log::{self, LogFormat};
+use crate::torch;
 use failure::{EXIT_CODES, Failure};
 
 /// Explains live what an image model looks at: Guided Grad-CAM for streamed frames, over gRPC
@@ -110,14 +109,16 @@ impl Command {
     }
 }
 
-/// Reads the arguments, does what they say, and gives the process's exit code.
-pub fn main() -> ExitCode {
+/// Reads the arguments, does what they say, and ends the process with its exit code.
+pub fn main() -> ! {
     let cli = Cli::parse();
     let usual = cli.command.usual_log();
-    match cli.log.install(usual).and_then(|()| cli.command.run()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match cli.log.install(usual).and_then(|()| cli.command.run()) {
+        Ok(()) => 0,
         Err(failure) => failure.report(terminal::colours_on_stderr()),
-    }
+    };
+    // A server that was told twice to stop, or while it loads, still has threads in libtorch.
+    torch::leave(code)
 }
 
 /// The runtime of a client's command.

@@ -163,7 +163,7 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     let failure = Failure::new(exit, error.to_string());
     match error {
         StartError::Repository(_) => failure.hint("--models says where the models are"),
-        StartError::Model { .. } | StartError::Preparation { .. } => {
+        StartError::Model { .. } | StartError::Preparation { .. } | StartError::WarmUp(_) => {
             failure.hint("`camlens doctor` on the model says more")
         }
         _ => failure,

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use super::failure::Failure;
 use super::names;
 use super::source::{Payload, SourceFrame};
-use super::tally::Tally;
+use super::tally::{Echo, Tally};
 use crate::proto::v1;
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::explain_stream_request::Message as Request;
@@ -100,6 +100,7 @@ fn count(message: &Response, tally: &mut Tally) -> u64 {
     match message {
         Response::Opened(_) => 0,
         Response::Explanation(answer) => {
+            tally.echoed(answer.sequence, |sent| sent.tag == answer.tag && sent.capture_time == answer.capture_time);
             tally.answered(answer.sequence, Instant::now());
             for timing in &answer.timings {
                 tally.stage(&names::stage(timing.stage), Duration::from_nanos(timing.duration_ns));
@@ -107,6 +108,8 @@ fn count(message: &Response, tally: &mut Tally) -> u64 {
             1
         }
         Response::FrameError(error) => {
+            // An error gives back no time.
+            tally.echoed(error.sequence, |sent| sent.tag == error.tag);
             tally.failed(error.sequence, status_name(error.code));
             1
         }
@@ -160,8 +163,10 @@ impl Sender {
             }
             let Ok(place) = self.requests.reserve().await else { return };
             sequence += 1;
-            lock(&self.account).sent(sequence, Instant::now());
-            place.send(v1::ExplainStreamRequest { message: Some(Request::Frame(message(sequence, frame))) });
+            let frame = message(sequence, frame);
+            let echo = Echo { tag: frame.tag.clone(), capture_time: frame.capture_time };
+            lock(&self.account).sent(sequence, echo, Instant::now());
+            place.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
         }
     }
 }

@@ -125,6 +125,7 @@ impl Summary {
             "missing": self.missing.len(),
             "unexpected": tally.unexpected,
             "out_of_order": tally.out_of_order,
+            "altered": tally.altered.len(),
             "accounted_for": self.is_sound(),
             "seconds": self.took.as_secs_f64(),
             "frames_per_second": self.rate_hz(),
@@ -134,7 +135,8 @@ impl Summary {
     }
 
     fn is_sound(&self) -> bool {
-        self.missing.is_empty() && self.tally.unexpected == 0 && self.tally.out_of_order == 0
+        let Tally { unexpected, out_of_order, altered, .. } = &self.tally;
+        self.missing.is_empty() && (*unexpected, *out_of_order) == (0, 0) && altered.is_empty()
     }
 
     /// Whether the stream went as promised: each frame one ending, in order, and none of them an error.
@@ -143,6 +145,12 @@ impl Summary {
         if let Some(first) = self.missing.first() {
             let count = self.missing.len();
             return Err(Failure::failed(format!("{count} frames have no ending; the first is frame {first}")));
+        }
+        if let Some(first) = tally.altered.first() {
+            let count = tally.altered.len();
+            return Err(Failure::failed(format!(
+                "the server gave back another tag or capture time than was sent with {count} frames; the first is frame {first}"
+            )));
         }
         if !self.is_sound() {
             return Err(Failure::failed(format!(
@@ -176,11 +184,12 @@ fn by_kind(counts: &BTreeMap<String, u64>) -> String {
 mod tests {
     use std::time::Instant;
 
+    use super::super::tally::Echo;
     use super::*;
 
     fn summary(sent: u64, fill: impl FnOnce(&mut Tally)) -> Summary {
         let mut tally = Tally::default();
-        (1..=sent).for_each(|sequence| tally.sent(sequence, Instant::now()));
+        (1..=sent).for_each(|sequence| tally.sent(sequence, Echo::default(), Instant::now()));
         fill(&mut tally);
         Summary::new(tally, Duration::from_secs(2))
     }
@@ -218,6 +227,20 @@ mod tests {
                 .to_string()
                 .contains("2 frames have no ending; the first is frame 2")
         );
+    }
+
+    #[test]
+    fn a_frame_that_came_back_altered_is_the_servers_fault() {
+        let altered = summary(2, |tally| {
+            for sequence in [1, 2] {
+                tally.echoed(sequence, |_| sequence == 1);
+                tally.answered(sequence, Instant::now());
+            }
+        });
+        assert_eq!((&altered.json()["altered"], &altered.json()["accounted_for"]), (&1.into(), &false.into()));
+        let failure = altered.verdict().expect_err("frame 2 is not what was sent");
+        assert_eq!(failure.exit(), Exit::Failed);
+        assert!(failure.to_string().ends_with("with 1 frames; the first is frame 2"), "{failure}");
     }
 
     #[test]

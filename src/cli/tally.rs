@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use prost_types::Timestamp;
+
 use super::latency::Latencies;
 
 /// The account of one stream, kept by its client. Sequences are the client's own.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Sent and not yet ended, with the time of sending.
-    open: BTreeMap<u64, Instant>,
+    /// Sent and not yet ended.
+    open: BTreeMap<u64, Sent>,
     /// Runs that name more open frames than they end, as when frames of different fates alternate.
     unsettled: Vec<Run>,
     last_ended: Option<u64>,
@@ -27,10 +30,25 @@ pub struct Tally {
     pub unexpected: u64,
     /// Answers and errors that came before one of a lower sequence.
     pub out_of_order: u64,
+    /// Frames whose tag or capture time came back changed.
+    pub altered: BTreeSet<u64>,
     /// From sending a frame to reading its answer.
     pub round_trip: Latencies,
     /// By the server's stage names, in the order of first appearance.
     pub stages: Vec<(String, Latencies)>,
+}
+
+/// What a server gives back untouched.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Echo {
+    pub tag: Bytes,
+    pub capture_time: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    at: Instant,
+    echo: Echo,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,15 +59,22 @@ struct Run {
 }
 
 impl Tally {
-    pub fn sent(&mut self, sequence: u64, now: Instant) {
+    pub fn sent(&mut self, sequence: u64, echo: Echo, now: Instant) {
         self.sent += 1;
-        self.open.insert(sequence, now);
+        self.open.insert(sequence, Sent { at: now, echo });
+    }
+
+    /// An ending gave something back, before it is counted: whether that is what was sent.
+    pub fn echoed(&mut self, sequence: u64, is_same: impl FnOnce(&Echo) -> bool) {
+        if self.open.get(&sequence).is_some_and(|sent| !is_same(&sent.echo)) {
+            self.altered.insert(sequence);
+        }
     }
 
     pub fn answered(&mut self, sequence: u64, now: Instant) {
         self.answered += 1;
         if let Some(sent) = self.end(sequence) {
-            self.round_trip.record(now.saturating_duration_since(sent));
+            self.round_trip.record(now.saturating_duration_since(sent.at));
         }
     }
 
@@ -108,7 +133,7 @@ impl Tally {
         self.failed.values().sum()
     }
 
-    fn end(&mut self, sequence: u64) -> Option<Instant> {
+    fn end(&mut self, sequence: u64) -> Option<Sent> {
         if self.last_ended.is_some_and(|last| sequence < last) {
             self.out_of_order += 1;
         }
@@ -140,7 +165,7 @@ impl Tally {
     }
 }
 
-fn range(open: &BTreeMap<u64, Instant>, run: Run) -> impl Iterator<Item = u64> + '_ {
+fn range(open: &BTreeMap<u64, Sent>, run: Run) -> impl Iterator<Item = u64> + '_ {
     let valid = run.first <= run.last;
     let bounds = if valid { run.first..=run.last } else { 1..=1 };
     open.range(bounds).map(|(&sequence, _)| sequence).filter(move |_| valid)
@@ -152,7 +177,7 @@ mod tests {
 
     fn of(count: u64) -> Tally {
         let mut tally = Tally::default();
-        (1..=count).for_each(|sequence| tally.sent(sequence, Instant::now()));
+        (1..=count).for_each(|sequence| tally.sent(sequence, Echo::default(), Instant::now()));
         tally
     }
 
@@ -214,10 +239,23 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_changed_is_noted() {
+        let mut tally = Tally::default();
+        for sequence in 1..=3 {
+            let echo = Echo { tag: sequence.to_string().into(), capture_time: None };
+            tally.sent(sequence, echo, Instant::now());
+        }
+        tally.echoed(1, |echo| echo.tag == "1" && echo.capture_time.is_none());
+        tally.echoed(2, |echo| echo.tag == "1");
+        tally.echoed(9, |_| false);
+        assert_eq!(tally.altered, BTreeSet::from([2]), "frame 9 was never sent: that is another mistake");
+    }
+
+    #[test]
     fn frames_behind_a_going_away_were_not_accepted() {
         let mut tally = of(4);
         tally.went_away(Some(3));
-        tally.sent(5, Instant::now());
+        tally.sent(5, Echo::default(), Instant::now());
         (1..=3).for_each(|sequence| tally.answered(sequence, Instant::now()));
         assert!(tally.close().is_empty());
         assert_eq!(tally.not_accepted, 2);

@@ -8,7 +8,7 @@ use image::error::ImageError;
 use image::{ColorType, ImageDecoder};
 
 use super::jpeg::reaches_its_end;
-use super::raw::decode_raw;
+use super::raw::{RawRows, decode_raw};
 use super::{Channels, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
 
 /// A frame whose content has been read and found sound.
@@ -26,6 +26,19 @@ impl Decoded {
             Decoded::Picture(pixels) => Some(pixels),
             Decoded::Tensor(_) => None,
         }
+    }
+}
+
+/// What can be said against a payload without reading its content: an empty or too large one, a file that is no picture or
+/// not the one declared, a size in a PNG's header or a raw frame's fields, a tensor's shape. [`decode`] finds the rest; what
+/// it accepts passes here.
+pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<(), FrameError> {
+    match payload {
+        Payload::Encoded { data, format } => check_encoded(data, *format, limits).map(|_| ()),
+        Payload::Raw { data, width, height, pixel_format, stride_bytes } => {
+            RawRows::check(data, *width, *height, *pixel_format, *stride_bytes, limits).map(|_| ())
+        }
+        Payload::Tensor { data, shape } => InputTensor::check_shape(data, shape).map(|_| ()),
     }
 }
 
@@ -47,14 +60,7 @@ pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError>
 const FIELD: &str = "frame.encoded.data";
 
 fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<Pixels, FrameError> {
-    if data.is_empty() {
-        return Err(FrameError::Empty { field: FIELD });
-    }
-    let bytes = data.len() as u64;
-    if bytes > limits.max_encoded_bytes {
-        return Err(FrameError::TooManyBytes { field: FIELD, bytes, limit: limits.max_encoded_bytes });
-    }
-    let format = agreed_format(data, declared)?;
+    let format = check_encoded(data, declared, limits)?;
     // The decoders forbid unsafe code or keep it apart, and all their state is dropped here with them: after a panic
     // nothing half-made is left. A picture must not take the worker that reads it along.
     catch_unwind(AssertUnwindSafe(|| match format {
@@ -66,6 +72,25 @@ fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -
         }
     }))
     .unwrap_or_else(|_| Err(FrameError::Malformed { format, reason: "its decoder gave up".to_owned() }))
+}
+
+/// The format of a file whose first bytes are in order.
+fn check_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<ImageFormat, FrameError> {
+    if data.is_empty() {
+        return Err(FrameError::Empty { field: FIELD });
+    }
+    let bytes = data.len() as u64;
+    if bytes > limits.max_encoded_bytes {
+        return Err(FrameError::TooManyBytes { field: FIELD, bytes, limit: limits.max_encoded_bytes });
+    }
+    let format = agreed_format(data, declared)?;
+    // A PNG's decoder reads up to the first pixel data when it is made; the size is known long before.
+    if let (ImageFormat::Png, Some(b"IHDR"), Some(&[a, b, c, d, e, f, g, h])) =
+        (format, data.get(12..16), data.get(16..24))
+    {
+        check_pixels(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]), limits)?;
+    }
+    Ok(format)
 }
 
 fn agreed_format(data: &[u8], declared: Option<ImageFormat>) -> Result<ImageFormat, FrameError> {
@@ -101,10 +126,6 @@ fn decode_jpeg(data: &[u8], limits: &Limits) -> Result<Pixels, FrameError> {
 }
 
 fn decode_png(data: &[u8], limits: &Limits) -> Result<Pixels, FrameError> {
-    // The decoder reads up to the first pixel data when it is made; the size is known long before.
-    if let (Some(b"IHDR"), Some(&[a, b, c, d, e, f, g, h])) = (data.get(12..16), data.get(16..24)) {
-        check_pixels(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]), limits)?;
-    }
     let decoder = PngDecoder::with_limits(Cursor::new(data), decoder_limits(limits))
         .map_err(|error| refused(ImageFormat::Png, error))?;
     decode_with(decoder, ImageFormat::Png, limits)
@@ -246,6 +267,22 @@ mod tests {
             error.to_string(),
             "frame.encoded.data is 50000×50000, 2500000000 pixels: the limit is 64000000 pixels"
         );
+    }
+
+    #[test]
+    fn what_a_header_shows_is_found_without_decoding_and_what_needs_decoding_is_not() {
+        let check = |data: Vec<u8>, format| {
+            check_header(&Payload::Encoded { data: data.into(), format }, &Limits::default()).map_err(|e| e.to_string())
+        };
+        let png = encoded(&gradient(), image::ImageFormat::Png);
+        assert_eq!(check(png.clone(), None), Ok(()));
+        assert_eq!(check(png[..200].to_vec(), None), Ok(()), "only decoding can tell");
+        assert!(check(png, Some(ImageFormat::Jpeg)).is_err_and(|error| error.contains("says JPEG")));
+        assert!(check(png_header(50_000, 50_000), None).is_err_and(|error| error.contains("2500000000 pixels")));
+        assert!(check(b"GIF89a".to_vec(), None).is_err_and(|error| error.contains("PNG and WebP are read")));
+        assert!(check(Vec::new(), None).is_err_and(|error| error.contains("empty")));
+        let tensor = Payload::Tensor { data: f32::NAN.to_le_bytes().to_vec().into(), shape: vec![1, 1, 1] };
+        assert!(check_header(&tensor, &Limits::default()).is_ok() && decode(&tensor, &Limits::default()).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A frame arrives as a [`Payload`]. [`decode`] makes upright 8-bit [`Pixels`] of it (or checks a tensor that is a model
 //! input already), within [`Limits`] that hold before anything is allocated. A [`Preparation`], made once for a model,
 //! turns those into the model's input as torchvision would, and says with [`ModelToFrame`] where each position came from.
+//! What a frame's first bytes and sizes betray is found by [`Preparation::check_header`], before the frame waits for anything.
 //! Everything here is pure: byte slices in, numbers out.
 
 mod decode;

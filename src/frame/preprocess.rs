@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use super::decode::check_header;
 use super::resample::resample;
 use super::window::{Window, with_shorter_side};
-use super::{AffineTransform, Channels, Decoded, FrameError, Limits, ModelToFrame, Pixels};
+use super::{AffineTransform, Channels, Decoded, FrameError, InputTensor, Limits, ModelToFrame, Payload, Pixels};
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
 
 /// The input that a model takes: `[channels, height, width]`.
@@ -20,6 +21,15 @@ pub struct InputSize {
 impl InputSize {
     pub(super) fn takes(&self, height: u32, width: u32) -> bool {
         self.height.is_none_or(|fixed| fixed == height) && self.width.is_none_or(|fixed| fixed == width)
+    }
+
+    /// Refuses a tensor `[C, H, W]` that the model does not take.
+    pub(super) fn check(&self, shape: [u32; 3]) -> Result<(), FrameError> {
+        let [channels, height, width] = shape;
+        if self.channels == channels && self.takes(height, width) {
+            return Ok(());
+        }
+        Err(FrameError::TensorShape { shape: shape.to_vec(), allowed: format!("the model takes {self}") })
     }
 }
 
@@ -111,12 +121,29 @@ impl Preparation {
         self.input
     }
 
+    /// What can be said against a frame for this model without reading its content.
+    pub fn check_header(&self, payload: &Payload, limits: &Limits) -> Result<(), FrameError> {
+        check_header(payload, limits)?;
+        match payload {
+            Payload::Tensor { data, shape } => self.input.check(InputTensor::check_shape(data, shape)?),
+            Payload::Encoded { .. } | Payload::Raw { .. } if self.planes.is_empty() => {
+                Err(FrameError::NoPictures { channels: self.input.channels })
+            }
+            Payload::Encoded { .. } | Payload::Raw { .. } => Ok(()),
+        }
+    }
+
+    /// Whether frames may be pictures; else they must be tensors.
+    pub fn takes_pictures(&self) -> bool {
+        !self.planes.is_empty()
+    }
+
     /// Makes the model's input `[C, H, W]` in `out`, whose content is replaced.
     pub fn prepare(&self, frame: &Decoded, out: &mut Vec<f32>) -> Result<Prepared, FrameError> {
         match frame {
             Decoded::Picture(pixels) => self.prepare_picture(pixels, out),
             Decoded::Tensor(tensor) => {
-                tensor.check(&self.input)?;
+                self.input.check(tensor.shape())?;
                 out.clear();
                 out.extend_from_slice(tensor.values());
                 let [_, height, width] = tensor.shape();

@@ -2,8 +2,51 @@
 
 use super::{Channels, FrameError, Limits, Orientation, PixelFormat, Pixels};
 
-/// Gathers the rows of a raw frame into a picture. The rows may be padded to `stride_bytes`; padding after the last row
-/// may be there or not.
+/// How the rows of a raw frame lie in its data. The rows may be padded; padding after the last row may be there or not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RawRows {
+    /// From one row's start to the next one's.
+    stride: u64,
+    row_bytes: u64,
+}
+
+impl RawRows {
+    /// Refuses sizes that are wrong in themselves, for the data, or beyond `limits`.
+    pub(super) fn check(
+        data: &[u8],
+        width: u32,
+        height: u32,
+        pixel_format: PixelFormat,
+        stride_bytes: Option<u32>,
+        limits: &Limits,
+    ) -> Result<Self, FrameError> {
+        for (field, value) in [("frame.raw.width", width), ("frame.raw.height", height)] {
+            if value == 0 {
+                return Err(FrameError::NoSize { field, value });
+            }
+        }
+        if u64::from(width) * u64::from(height) > limits.max_pixels {
+            return Err(FrameError::TooManyPixels { field: "frame.raw", width, height, limit: limits.max_pixels });
+        }
+        let row_bytes = u64::from(width) * u64::from(pixel_format.bytes_per_pixel());
+        let stride = stride_bytes.map_or(row_bytes, u64::from);
+        if stride < row_bytes {
+            // Only a stride that was given can be smaller than a row, and such a one fits its type.
+            let stride_bytes = stride as u32;
+            return Err(FrameError::StrideTooSmall { stride_bytes, width, pixel_format, row_bytes });
+        }
+        let needed = stride * (u64::from(height) - 1) + row_bytes;
+        let padded = stride * u64::from(height);
+        let bytes = data.len() as u64;
+        if bytes != needed && bytes != padded {
+            let stride_bytes = stride;
+            return Err(FrameError::RawLength { bytes, width, height, pixel_format, stride_bytes, needed, padded });
+        }
+        Ok(RawRows { stride, row_bytes })
+    }
+}
+
+/// Gathers the rows of a raw frame into a picture.
 pub(super) fn decode_raw(
     data: &[u8],
     width: u32,
@@ -12,27 +55,7 @@ pub(super) fn decode_raw(
     stride_bytes: Option<u32>,
     limits: &Limits,
 ) -> Result<Pixels, FrameError> {
-    for (field, value) in [("frame.raw.width", width), ("frame.raw.height", height)] {
-        if value == 0 {
-            return Err(FrameError::NoSize { field, value });
-        }
-    }
-    if u64::from(width) * u64::from(height) > limits.max_pixels {
-        return Err(FrameError::TooManyPixels { field: "frame.raw", width, height, limit: limits.max_pixels });
-    }
-    let row_bytes = u64::from(width) * u64::from(pixel_format.bytes_per_pixel());
-    let stride = stride_bytes.map_or(row_bytes, u64::from);
-    if stride < row_bytes {
-        // Only a stride that was given can be smaller than a row, and such a one fits its type.
-        let stride_bytes = stride as u32;
-        return Err(FrameError::StrideTooSmall { stride_bytes, width, pixel_format, row_bytes });
-    }
-    let needed = stride * (u64::from(height) - 1) + row_bytes;
-    let padded = stride * u64::from(height);
-    let bytes = data.len() as u64;
-    if bytes != needed && bytes != padded {
-        return Err(FrameError::RawLength { bytes, width, height, pixel_format, stride_bytes: stride, needed, padded });
-    }
+    let RawRows { stride, row_bytes } = RawRows::check(data, width, height, pixel_format, stride_bytes, limits)?;
     let mut rows = Vec::with_capacity((row_bytes * u64::from(height)) as usize);
     for row in data.chunks(stride as usize) {
         rows.extend_from_slice(&row[..row_bytes as usize]);

@@ -1,6 +1,6 @@
 //! Frames that are a model input already.
 
-use super::{FrameError, InputSize};
+use super::FrameError;
 
 /// A model input as its sender prepared it.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,8 +10,8 @@ pub struct InputTensor {
 }
 
 impl InputTensor {
-    /// Reads little-endian f32, row-major. A leading dimension of 1 is dropped.
-    pub(super) fn read(data: &[u8], shape: &[u32]) -> Result<Self, FrameError> {
+    /// `[C, H, W]` of data that has as many numbers. A leading dimension of 1 is dropped.
+    pub(super) fn check_shape(data: &[u8], shape: &[u32]) -> Result<[u32; 3], FrameError> {
         let &([channels, height, width] | [1, channels, height, width]) = shape else {
             let allowed = "it must be [C, H, W] or [1, C, H, W]".to_owned();
             return Err(FrameError::TensorShape { shape: shape.to_vec(), allowed });
@@ -25,11 +25,17 @@ impl InputTensor {
             let needed = (elements * 4).to_string();
             return Err(FrameError::TensorLength { bytes: data.len() as u64, shape: shape.to_vec(), needed });
         }
+        Ok([channels, height, width])
+    }
+
+    /// Reads little-endian f32, row-major.
+    pub(super) fn read(data: &[u8], shape: &[u32]) -> Result<Self, FrameError> {
+        let shape = Self::check_shape(data, shape)?;
         let values: Vec<f32> =
             data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
         match values.iter().position(|value| !value.is_finite()) {
             Some(index) => Err(FrameError::NotFinite { index: index as u64, value: values[index] }),
-            None => Ok(InputTensor { shape: [channels, height, width], values }),
+            None => Ok(InputTensor { shape, values }),
         }
     }
 
@@ -42,20 +48,12 @@ impl InputTensor {
     pub fn values(&self) -> &[f32] {
         &self.values
     }
-
-    /// Refuses a tensor that the model does not take.
-    pub(super) fn check(&self, input: &InputSize) -> Result<(), FrameError> {
-        let [channels, height, width] = self.shape;
-        if input.channels == channels && input.takes(height, width) {
-            return Ok(());
-        }
-        Err(FrameError::TensorShape { shape: self.shape.to_vec(), allowed: format!("the model takes {input}") })
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::InputSize;
 
     fn bytes(values: &[f32]) -> Vec<u8> {
         values.iter().flat_map(|value| value.to_le_bytes()).collect()
@@ -89,7 +87,7 @@ mod tests {
             assert_eq!(InputTensor::read(&four, &shape).unwrap_err().field(), "frame.tensor.data", "{shape:?}");
         }
         let model = InputSize { channels: 1, height: Some(3), width: None };
-        let error = InputTensor::read(&four, &[1, 2, 2]).unwrap().check(&model).unwrap_err();
+        let error = model.check([1, 2, 2]).unwrap_err();
         assert_eq!(error.to_string(), "frame.tensor.shape is [1, 2, 2]: the model takes [1, 3, any width]");
     }
 }

@@ -8,7 +8,7 @@ use tch::Kind;
 
 use super::admission::Admission;
 use super::clock::SystemClock;
-use super::device::{Batch, Device, RowMaps, RowResult, TargetValues};
+use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
 use super::engine::{Engine, EngineConfig, Handle};
 use super::job::{Job, Outcome, Reply, StreamKey};
 use super::outputs::Outputs;
@@ -84,7 +84,8 @@ impl Device for FakeDevice {
         ended(Stage::Forward);
         (self.behaviour)(&first, interrupt)?;
         let row = |value: f32| {
-            let target = TargetValues { class_index: 0, score: value, ..TargetValues::default() };
+            let map = HostMap { values: vec![value], shape: vec![1, 1, 1] };
+            let target = TargetValues { score: value, guided_backprop: Some(map), ..TargetValues::default() };
             Ok(RowMaps { logits: vec![value, 0.0, 0.0], targets: vec![target] })
         };
         Ok(first.into_iter().map(row).collect())

@@ -6,7 +6,7 @@
 //! device works, exactly one batch is prepared ahead.
 //!
 //! A frame's [`Ticket`] says who ends it: the answer, a newer frame, a cancel, the stream's death. It is one atomic value,
-//! so each frame ends once. Memory is bounded by [`Admission`]: frames and bytes, over all streams.
+//! so each frame ends once. Before the first frame of a client, [`warm_up`] explains one of its own with each model. Memory is bounded by [`Admission`]: frames and bytes, over all streams.
 
 mod admission;
 mod clock;
@@ -23,6 +23,7 @@ mod pool;
 mod prepare;
 mod served;
 mod ticket;
+mod warm_up;
 mod worker;
 
 pub use admission::{Admission, AdmissionError};
@@ -34,3 +35,4 @@ pub use job::{Answer, Job, JobError, Outcome, PictureFile, Reply, StreamKey, Tar
 pub use outputs::{MapKind, Outputs, PictureKind, PictureOutput, Resolution, TensorOutput};
 pub use served::{Served, ServedLimits};
 pub use ticket::Ticket;
+pub use warm_up::{WarmUpError, warm_up};

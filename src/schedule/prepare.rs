@@ -92,9 +92,7 @@ fn read(
     clock: &dyn Clock,
     input: &mut Vec<f32>,
 ) -> Result<(Decoded, frame::Prepared), JobError> {
-    if outputs.needs_picture() && matches!(payload, Payload::Tensor { .. }) {
-        return Err(JobError::NoPicture);
-    }
+    model.check_header(payload, outputs)?;
     let decoded = frame::decode(payload, &model.limits.frame)?;
     timings.mark(Stage::Decode, clock.now());
     let prepared = model.preparation.prepare(&decoded, input)?;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::frame::{InputSize, Limits, Preparation, PreparationError};
+use super::job::JobError;
+use super::outputs::Outputs;
+use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
 use crate::model::graph::Dimension;
 
@@ -42,6 +44,22 @@ impl Served {
             frame: server.frame,
         };
         Ok(Served { metadata, limits, preparation })
+    }
+
+    /// What can be said against a frame without reading its content, so that it can be refused before it waits.
+    ///
+    /// # Errors
+    /// As the frame would get later: [`JobError::NoPicture`] or [`JobError::Frame`].
+    pub fn check_header(&self, payload: &Payload, outputs: &Outputs) -> Result<(), JobError> {
+        if outputs.needs_picture() && matches!(payload, Payload::Tensor { .. }) {
+            return Err(JobError::NoPicture);
+        }
+        Ok(self.preparation.check_header(payload, &self.limits.frame)?)
+    }
+
+    /// Whether frames may be pictures; else they must be tensors.
+    pub fn takes_pictures(&self) -> bool {
+        self.preparation.takes_pictures()
     }
 
     /// `[C, H, W]` of the input; `None` for a side that varies.

@@ -1,12 +1,77 @@
-//! The deadline of a stream. tonic's own bounds only the head of a response, and calls it a cancellation.
+//! When a call must have been answered. tonic's own timer calls a deadline that passes a cancellation, and bounds only the
+//! head of a stream's response; ours runs out a little earlier, so that its status is the one that is sent.
 
-use std::time::Duration;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use tonic::metadata::MetadataMap;
+use tonic::Status;
+use tonic::codegen::{Service, http};
+
+/// Put into each request's extensions when its head arrives: before its messages have been read.
+#[derive(Debug, Clone, Copy)]
+struct Deadline(Instant);
+
+/// The call's deadline, when its client has set one.
+pub(super) fn of<T>(request: &tonic::Request<T>) -> Option<Instant> {
+    request.extensions().get().map(|Deadline(at)| *at)
+}
+
+/// What is said of a call whose deadline has passed.
+pub(super) const EXCEEDED: &str = "the deadline that the client set for the call has passed";
+
+/// Resolves at the deadline; never when there is none.
+pub(super) async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Gives each request its [`Deadline`], and ends it there when its response has not begun by then.
+#[derive(Debug, Clone)]
+pub(super) struct WithDeadline<S>(pub(super) S);
+
+impl<S, B, R> Service<http::Request<B>> for WithDeadline<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+    R: Default + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let deadline = timeout(request.headers()).and_then(|timeout| Instant::now().checked_add(ahead(timeout)));
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(Deadline(deadline));
+        }
+        let response = self.0.call(request);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                response = response => response,
+                () = passed(deadline) => Ok(Status::deadline_exceeded(EXCEEDED).into_http()),
+            }
+        })
+    }
+}
+
+/// As much of a timeout as is ours: the rest is for the way back, and to be earlier than tonic's timer and the client's.
+fn ahead(timeout: Duration) -> Duration {
+    timeout - (timeout / 10).min(Duration::from_millis(5))
+}
 
 /// How long the client wants to wait, from its `grpc-timeout`. One that is malformed counts as absent.
-pub(super) fn timeout(metadata: &MetadataMap) -> Option<Duration> {
-    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+fn timeout(headers: &http::HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -28,9 +93,10 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Option<Duration> {
-        let mut metadata = MetadataMap::new();
-        metadata.insert("grpc-timeout", text.parse().expect("a header value"));
-        timeout(&metadata)
+        timeout(&http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-timeout"),
+            text.parse().expect("a header value"),
+        )]))
     }
 
     #[test]
@@ -41,6 +107,13 @@ mod tests {
         for text in ["", "S", "123456789S", "1x", "-1S", "1 S"] {
             assert_eq!(parse(text), None, "{text:?}");
         }
-        assert_eq!(timeout(&MetadataMap::new()), None);
+        assert_eq!(timeout(&http::HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn the_servers_timer_is_the_earlier_one_by_a_little() {
+        assert_eq!(ahead(Duration::from_secs(10)), Duration::from_millis(9_995));
+        assert_eq!(ahead(Duration::from_millis(10)), Duration::from_millis(9));
+        assert_eq!(ahead(Duration::ZERO), Duration::ZERO);
     }
 }

@@ -1,6 +1,7 @@
 //! `ExplainService`: one frame, or the opening of a stream.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,7 +26,8 @@ const OUTBOUND_MESSAGES: usize = 1;
 #[tonic::async_trait]
 impl ExplainService for Service {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        let call = self.clone().explain_one(request.into_inner());
+        let deadline = deadline::of(&request);
+        let call = self.clone().explain_one(request.into_inner(), deadline);
         let explanation = self.calls.track_future(call).await.map_err(Refusal::into_status)?;
         Ok(Response::new(v1::ExplainResponse { explanation: Some(explanation) }))
     }
@@ -37,9 +39,9 @@ impl ExplainService for Service {
         request: Request<Streaming<v1::ExplainStreamRequest>>,
     ) -> Result<Response<Self::ExplainStreamStream>, Status> {
         self.refuse_while_draining().map_err(Refusal::into_status)?;
-        let timeout = deadline::timeout(request.metadata());
+        let deadline = deadline::of(&request);
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        self.calls.spawn(StreamTask::new(self.clone(), request.into_inner(), outbound, timeout).run());
+        self.calls.spawn(StreamTask::new(self.clone(), request.into_inner(), outbound, deadline).run());
         Ok(Response::new(ReceiverStream::new(messages)))
     }
 }
@@ -52,7 +54,11 @@ impl Service {
         Ok(())
     }
 
-    async fn explain_one(self, request: v1::ExplainRequest) -> Result<v1::Explanation, Refusal> {
+    async fn explain_one(
+        self,
+        request: v1::ExplainRequest,
+        deadline: Option<Instant>,
+    ) -> Result<v1::Explanation, Refusal> {
         self.refuse_while_draining()?;
         let clock = Arc::clone(self.engine.clock());
         let accepted = clock.now();
@@ -69,6 +75,7 @@ impl Service {
             let asked = options::resolve(&options, &model, &self.limits)?;
             let bytes = frame::payload_bytes(&frame);
             let payload = frame::payload(&mut frame, self.limits.max_frame_bytes)?;
+            model.check_header(&payload, &asked.outputs).map_err(|error| Refusal::from(&error))?;
             let admission = self.engine.try_admit(bytes)?;
             let (reply, outcome) = oneshot::channel::<Outcome>();
             let handle = self.engine.submit(Job {
@@ -84,7 +91,12 @@ impl Service {
                 reply: Reply::new(move |outcome| drop(reply.send(outcome))),
             });
             let guard = SubmittedFrame::new(&self.engine, handle);
-            let answer = outcome.await.unwrap_or(Err(JobError::Stopped)).map_err(|error| Refusal::from(&error))?;
+            // The guard goes with this: a frame that is too late is not worked on any further.
+            let outcome = tokio::select! {
+                outcome = outcome => outcome,
+                () = deadline::passed(deadline) => return Err(Refusal::new(Code::DeadlineExceeded, "", deadline::EXCEEDED)),
+            };
+            let answer = outcome.unwrap_or(Err(JobError::Stopped)).map_err(|error| Refusal::from(&error))?;
             drop(guard);
             Ok::<_, Refusal>((answer, asked))
         }

@@ -9,6 +9,7 @@ mod config;
 mod deadline;
 mod explain;
 mod frame_account;
+mod health;
 mod listen;
 mod models;
 mod refusal;

@@ -17,6 +17,10 @@ use crate::stream::OutOfOrder;
 /// When a full server may have room again: about a few frames later.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// Bytes of a status's message. It travels in the trailers three times over (as itself, and in the details), percent-encoded
+/// or in base64, and stock clients refuse trailers above 8 KiB with an error of their own.
+const MAX_STATUS_MESSAGE_BYTES: usize = 1200;
+
 /// Why a request, a stream or a frame is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -59,7 +63,13 @@ impl Refusal {
     }
 
     /// As a call's status, with a `google.rpc.BadRequest` for the field and a `google.rpc.RetryInfo` where it makes sense.
-    pub fn into_status(self) -> Status {
+    /// A long message is cut, so that its status arrives.
+    pub fn into_status(mut self) -> Status {
+        if self.message.len() > MAX_STATUS_MESSAGE_BYTES {
+            let end = (0..=MAX_STATUS_MESSAGE_BYTES).rev().find(|&end| self.message.is_char_boundary(end));
+            self.message.truncate(end.unwrap_or(0));
+            self.message.push_str(" …");
+        }
         let mut details = ErrorDetails::new();
         if !self.field.is_empty() {
             details.add_bad_request_violation(&self.field, &self.message);
@@ -174,6 +184,19 @@ mod tests {
         let violations = &details.bad_request().expect("a bad request").field_violations;
         assert_eq!((violations[0].field.as_str(), violations[0].description.as_str()), ("frame.raw.width", "too wide"));
         assert_eq!(details.retry_info().and_then(|info| info.retry_delay), Some(RETRY_AFTER));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_so_that_the_trailers_stay_within_what_clients_take() {
+        for letter in ["x", "é", "層"] {
+            let message = format!("options.target_layers: {}", letter.repeat(5000));
+            let status = Refusal::invalid("options.target_layers", message).into_status();
+            assert!(status.message().ends_with(" …") && status.message().contains(letter));
+            let mut headers = tonic::codegen::http::HeaderMap::new();
+            status.add_header(&mut headers).expect("no control characters");
+            let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+            assert!(bytes < 8000, "{letter}: {bytes} bytes");
+        }
     }
 
     #[test]

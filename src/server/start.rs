@@ -13,10 +13,11 @@ use tonic::codegen::http;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
+use tonic_health::pb::health_server::HealthServer;
 
 use super::config::ServerConfig;
+use super::deadline::WithDeadline;
+use super::health::HealthService;
 use super::listen::{ListenAddress, ListenError, Listener};
 use super::service::Service;
 use super::shutdown::Shutdown;
@@ -26,7 +27,9 @@ use crate::model::{LoadLimits, Model, ModelError, Repository};
 use crate::proto;
 use crate::proto::v1::explain_service_server::ExplainServiceServer;
 use crate::proto::v1::model_service_server::ModelServiceServer;
-use crate::schedule::{Engine, EngineConfig, EngineError, ExplainDevice, Served, ServedLimits, SystemClock};
+use crate::schedule::{
+    Engine, EngineConfig, EngineError, ExplainDevice, Served, ServedLimits, SystemClock, WarmUpError, warm_up,
+};
 use crate::telemetry::Telemetry;
 
 /// What a message holds besides a frame's payload.
@@ -49,6 +52,8 @@ pub enum StartError {
     Repository(Box<ModelError>),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    WarmUp(#[from] WarmUpError),
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -66,8 +71,7 @@ pub enum Ended {
 pub struct Server {
     addresses: Vec<ListenAddress>,
     engine: Engine,
-    health: HealthReporter,
-    services: Vec<String>,
+    health: HealthService,
     calls: TaskTracker,
     shutdown: Shutdown,
     drain_timeout: Duration,
@@ -77,7 +81,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the addresses, loads the models and serves. When this returns, the server is ready.
+    /// Binds the addresses, loads the models, explains a frame with each of them and serves. When this returns, the server
+    /// is ready.
     ///
     /// # Errors
     /// Everything that is wrong with the configuration, an address or a model, in words for the person who starts it.
@@ -92,7 +97,7 @@ impl Server {
         Self::serve(config, engine, listeners, telemetry, shutdown).await
     }
 
-    /// Serves with an engine of one's own.
+    /// Serves with an engine of one's own, which is taken to be warm.
     pub async fn start_with(
         config: &Config,
         engine: Engine,
@@ -121,12 +126,8 @@ impl Server {
             shutdown: shutdown.clone(),
             calls: calls.clone(),
         };
-        let health = HealthReporter::new();
-        let services = service_names(&engine);
-        for name in &services {
-            health.set_service_status(name, ServingStatus::Serving).await;
-        }
-        let routes = routes(service, &health, config.limits.max_frame_bytes)?;
+        let health = HealthService::serving(service_names(&engine));
+        let routes = routes(service, health.clone(), config.limits.max_frame_bytes)?;
         let close = CancellationToken::new();
         let mut transports = JoinSet::new();
         let mut addresses = Vec::new();
@@ -141,7 +142,7 @@ impl Server {
                 close.clone(),
             ));
         }
-        Ok(Server { addresses, engine, health, services, calls, shutdown, drain_timeout, close, transports })
+        Ok(Server { addresses, engine, health, calls, shutdown, drain_timeout, close, transports })
     }
 
     /// Where the server listens; ports that were asked for as 0 are the real ones.
@@ -168,18 +169,13 @@ impl Server {
 
     async fn drain(&mut self) {
         tracing::info!(timeout_s = self.drain_timeout.as_secs(), "draining");
-        for name in &self.services {
-            self.health.set_service_status(name, ServingStatus::NotServing).await;
-        }
+        self.health.drain();
         self.calls.close();
         // Streams give up by themselves at the same time; the margin lets them say so.
         if tokio::time::timeout(self.drain_timeout + CLOSE_TIMEOUT, self.calls.wait()).await.is_err() {
             tracing::warn!("calls have not ended in time");
         }
-        // Watches of health end with their status, or connections would stay open for them.
-        for name in &self.services {
-            self.health.clear_service_status(name).await;
-        }
+        self.health.end();
         self.close.cancel();
         let closed = async { while self.transports.join_next().await.is_some() {} };
         if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
@@ -209,7 +205,7 @@ async fn bind(config: &ServerConfig) -> Result<Vec<(ListenAddress, Listener)>, L
     Ok(listeners)
 }
 
-/// Loads every version of every model and starts the engine.
+/// Loads every version of every model, starts the engine and proves that it explains with each of them.
 fn load(config: &Config) -> Result<Engine, StartError> {
     let limits = config.limits;
     let served_limits = ServedLimits {
@@ -252,7 +248,12 @@ fn load(config: &Config) -> Result<Engine, StartError> {
         tch::set_num_threads(i32::try_from(operator_threads).unwrap_or(i32::MAX));
         ExplainDevice::new(models, tch::Device::Cpu)
     };
-    Ok(Engine::start(engine_config, served, device, Arc::new(SystemClock))?)
+    let engine = Engine::start(engine_config, served, device, Arc::new(SystemClock))?;
+    if let Err(error) = warm_up(&engine) {
+        engine.stop();
+        return Err(error.into());
+    }
+    Ok(engine)
 }
 
 /// What health can be asked about: the whole server, each service, each model.
@@ -263,12 +264,10 @@ fn service_names(engine: &Engine) -> Vec<String> {
         ModelServiceServer::<Service>::NAME.to_owned(),
     ];
     names.extend(engine.served().iter().map(|model| model.metadata.name.clone()));
-    names.sort();
-    names.dedup();
     names
 }
 
-fn routes(service: Service, health: &HealthReporter, max_frame_bytes: u64) -> Result<Routes, StartError> {
+fn routes(service: Service, health: HealthService, max_frame_bytes: u64) -> Result<Routes, StartError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -277,10 +276,9 @@ fn routes(service: Service, health: &HealthReporter, max_frame_bytes: u64) -> Re
     let explain = ExplainServiceServer::new(service.clone())
         .max_decoding_message_size(max_message_bytes(max_frame_bytes))
         .max_encoding_message_size(usize::MAX);
-    let health = tonic_health::server::HealthService::from_health_reporter(health.clone());
     Ok(Routes::new(explain)
         .add_service(ModelServiceServer::new(service))
-        .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+        .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare())
@@ -303,6 +301,7 @@ async fn transport(
         .http2_keepalive_interval(Some(keep_alive))
         .http2_keepalive_timeout(Some(keep_alive))
         .layer(tower::util::MapResponseLayer::new(name_the_limit))
+        .layer(tower::layer::layer_fn(WithDeadline))
         .add_routes(routes);
     let served = match listener {
         Listener::Tcp(listener) => {

@@ -45,6 +45,7 @@ pub struct OutOfOrder {
 enum State<A> {
     /// Not known to be on the device.
     Waiting,
+    /// Cannot be replaced any more.
     Taken,
     Answered {
         answer: A,
@@ -126,26 +127,29 @@ impl<A, E> Session<A, E> {
         self.closing.is_some()
     }
 
-    /// A frame was read. Hand it to the device, or its error to [`Session::answered`].
+    /// A frame was read and has passed its first checks. Hand it to the device.
     ///
     /// # Errors
     /// When the sequence does not increase. The stream must then end: [`Session::fail`].
     pub fn accept(&mut self, sequence: u64) -> Result<(), OutOfOrder> {
-        if let Some(last) = self.last_accepted
-            && sequence <= last
-        {
-            return Err(OutOfOrder { got: sequence, last });
-        }
-        self.last_accepted = Some(sequence);
+        self.advance(sequence)?;
         if self.policy.overflow == Overflow::Latest {
-            if self.in_flight() >= self.bounds.max_in_flight {
-                self.evict();
-            }
             let excess = (self.waiting().count() + 1).saturating_sub(self.policy.depth);
             let replaced: Vec<u64> = self.waiting().take(excess).collect();
             self.actions.extend(replaced.into_iter().map(|sequence| Action::Replace { sequence }));
         }
         self.places.push_back(Place::Frame { sequence, state: State::Waiting });
+        Ok(())
+    }
+
+    /// A frame was read and cannot be explained; its error goes to [`Session::answered`]. It takes its place in the order and
+    /// nobody else's: a frame that waits for the device is worth more.
+    ///
+    /// # Errors
+    /// As [`Session::accept`].
+    pub fn refuse(&mut self, sequence: u64) -> Result<(), OutOfOrder> {
+        self.advance(sequence)?;
+        self.places.push_back(Place::Frame { sequence, state: State::Taken });
         Ok(())
     }
 
@@ -295,6 +299,20 @@ impl<A, E> Session<A, E> {
             _ => 0,
         });
         held.sum::<usize>() + self.outbox.bytes()
+    }
+
+    /// Takes note of a frame that was read, and makes room for it where the policy has it so.
+    fn advance(&mut self, sequence: u64) -> Result<(), OutOfOrder> {
+        if let Some(last) = self.last_accepted
+            && sequence <= last
+        {
+            return Err(OutOfOrder { got: sequence, last });
+        }
+        self.last_accepted = Some(sequence);
+        if self.policy.overflow == Overflow::Latest && self.in_flight() >= self.bounds.max_in_flight {
+            self.evict();
+        }
+        Ok(())
     }
 
     fn waiting(&self) -> impl Iterator<Item = u64> {

@@ -59,6 +59,39 @@ fn a_frame_on_the_device_is_not_replaced_again() {
 }
 
 #[test]
+fn a_frame_that_is_refused_on_arrival_replaces_nobody_and_keeps_its_place() {
+    let mut session = latest();
+    accept(&mut session, [1, 2]);
+    assert_eq!(actions(&mut session), [Action::Replace { sequence: 1 }]);
+    session.taken(1);
+    session.refuse(3).expect("sequences increase");
+    session.answered(3, "error", 1);
+    assert_eq!(actions(&mut session), [], "frame 2 still waits");
+    assert_eq!(messages(&mut session), []);
+    session.answered(1, "answer", 1);
+    session.answered(2, "answer", 1);
+    let error = Message::Answer { sequence: 3, answer: "error" };
+    assert_eq!(messages(&mut session), [answer(1), answer(2), error]);
+    assert_eq!(session.refuse(3), Err(OutOfOrder { got: 3, last: 3 }));
+}
+
+#[test]
+fn refused_frames_are_bounded_like_others() {
+    let mut session = latest();
+    accept(&mut session, [1]);
+    let mut sequence = 1;
+    while session.wants_frames() {
+        sequence += 1;
+        session.refuse(sequence).expect("sequences increase");
+        session.answered(sequence, "error", 1);
+    }
+    assert_eq!(session.in_flight(), BOUNDS.max_in_flight + 1, "one more than the bound, as the newest frame may be");
+    session.answered(1, "answer", 1);
+    assert!(session.wants_frames());
+    assert_eq!(messages(&mut session).len() as u64, sequence);
+}
+
+#[test]
 fn replaced_frames_wait_for_their_place_and_become_one_notice() {
     let mut session = latest();
     accept(&mut session, [1]);
@@ -298,6 +331,7 @@ enum Step {
     /// The client sends a frame; read only when the session wants it.
     Frame {
         gap: u64,
+        refused: bool,
     },
     /// The device takes the n-th frame that waits for it.
     Take(usize),
@@ -321,7 +355,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (1u64..4).prop_map(|gap| Step::Frame { gap }),
+        8 => (1u64..4, prop::bool::weighted(0.2)).prop_map(|(gap, refused)| Step::Frame { gap, refused }),
         4 => (0usize..6).prop_map(Step::Take),
         6 => (0usize..6, 0usize..80).prop_map(|(index, bytes)| Step::Answer { index, bytes }),
         1 => (0u64..60).prop_map(Step::Cancel),
@@ -385,12 +419,17 @@ impl World {
 
     fn apply(&mut self, session: &mut TestSession, step: &Step, now: Instant) {
         match *step {
-            Step::Frame { gap } => {
+            Step::Frame { gap, refused } => {
                 if session.wants_frames() {
                     let sequence = self.accepted.last().map_or(0, |last| last + gap);
-                    session.accept(sequence).expect("it increases");
                     self.accepted.push(sequence);
-                    self.alive.insert(sequence, false);
+                    if refused {
+                        session.refuse(sequence).expect("it increases");
+                        session.answered(sequence, "error", 1);
+                    } else {
+                        session.accept(sequence).expect("it increases");
+                        self.alive.insert(sequence, false);
+                    }
                 }
             }
             Step::Take(index) => {

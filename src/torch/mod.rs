@@ -5,11 +5,13 @@
 //! call ([`Tape`]). A C++ exception becomes an [`OperatorError`].
 
 mod ffi;
+mod leave;
 mod operator;
 mod storage;
 mod tape;
 mod value;
 
+pub use leave::leave;
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use storage::Storage;
 pub use tape::Tape;

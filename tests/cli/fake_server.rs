@@ -114,9 +114,14 @@ fn explanation(frame: &v1::Frame, options: &v1::ExplainOptions) -> v1::Explanati
     }
 }
 
-/// What a tag asks for: `bad`, `old`, `lost`, `twice`, `bye`, or anything else for an answer.
+/// What a tag asks for: `bad`, `old`, `lost`, `twice`, `bye`, `mixed`, `late`, or anything else for an answer.
 fn responses(frame: &v1::Frame, options: &v1::ExplainOptions) -> Vec<Response> {
     let answer = || Response::Explanation(Box::new(explanation(frame, options)));
+    let altered = |change: &dyn Fn(&mut v1::Explanation)| {
+        let mut answer = explanation(frame, options);
+        change(&mut answer);
+        Response::Explanation(Box::new(answer))
+    };
     let tag = String::from_utf8_lossy(&frame.tag).into_owned();
     let kind: String = tag.chars().take_while(|c| c.is_alphabetic()).collect();
     match kind.as_str() {
@@ -135,6 +140,8 @@ fn responses(frame: &v1::Frame, options: &v1::ExplainOptions) -> Vec<Response> {
             reason: v1::dropped::Reason::Replaced as i32,
         })],
         "lost" => vec![],
+        "mixed" => vec![altered(&|answer| answer.tag = "of another frame".into())],
+        "late" => vec![altered(&|answer| answer.capture_time = None)],
         "twice" => vec![answer(), answer()],
         "bye" => vec![Response::GoingAway(v1::GoingAway {
             last_accepted_sequence: frame.sequence.checked_sub(1),

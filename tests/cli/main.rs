@@ -87,11 +87,13 @@ fn a_failing_frame_is_shown_and_makes_the_exit_code_4() {
 }
 
 #[test]
-fn a_frame_that_never_ends_or_ends_twice_is_the_servers_fault_and_noticed() {
+fn a_frame_that_never_ends_ends_twice_or_comes_back_altered_is_the_servers_fault_and_noticed() {
     let server = FakeServer::start();
     for (name, said) in [
         ("lost2.jpg", "1 frames have no ending; the first is frame 2"),
         ("twice2.jpg", "1 endings of frames that were not open"),
+        ("mixed2.jpg", "another tag or capture time than was sent with 1 frames; the first is frame 2"),
+        ("late2.jpg", "another tag or capture time than was sent with 1 frames; the first is frame 2"),
     ] {
         let frames = pictures(&["f1.jpg", name]);
         let out = frames.path().join("out");

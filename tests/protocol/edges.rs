@@ -32,7 +32,28 @@ async fn health_knows_the_server_its_services_and_its_models() {
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
     }
     let unknown = health.check(HealthCheckRequest { service: "large".to_owned() }).await;
-    assert_eq!(unknown.expect_err("no such service").code(), Code::NotFound);
+    let status = unknown.expect_err("no such service");
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(status.message().contains("there is no \"large\"") && status.message().contains(SMALL), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_an_unknown_name_says_so_and_stays_open_until_the_server_ends() {
+    let server = TestServer::start().await;
+    let mut health = HealthClient::new(server.channel().await);
+    let watch = |service: &str| HealthCheckRequest { service: service.to_owned() };
+    let mut unknown = health.watch(watch("large")).await.expect("a watch").into_inner();
+    let mut known = health.watch(watch(SMALL)).await.expect("a watch").into_inner();
+    let first = unknown.message().await.expect("a status").expect("one");
+    assert_eq!(first.status(), ServingStatus::ServiceUnknown);
+    assert_eq!(known.message().await.expect("a status").expect("one").status(), ServingStatus::Serving);
+    let more = tokio::time::timeout(Duration::from_millis(200), unknown.message()).await;
+    assert!(more.is_err(), "nothing changes, and nothing ends: {more:?}");
+    server.shutdown.request();
+    assert_eq!(known.message().await.expect("a status").expect("one").status(), ServingStatus::NotServing);
+    assert!(known.message().await.expect("the end").is_none());
+    assert!(unknown.message().await.expect("the end").is_none(), "it is as unknown as before");
+    server.ended().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +116,43 @@ async fn a_stream_has_the_deadline_that_its_client_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_single_call_past_its_deadline_says_so_and_is_not_worked_on() {
+    let (server, gate) = TestServer::gated(|config| config.limits.max_batch = 1).await;
+    let request = |timeout| {
+        let options = Some(super::conversation::predictions());
+        let mut request =
+            Request::new(v1::ExplainRequest { options, frame: Some(images::frame(1)), ..Default::default() });
+        request.set_timeout(timeout);
+        request
+    };
+    let patient = async || server.explain().await.explain(request(Duration::from_secs(60))).await;
+    let (mut client, first) = (server.explain().await, patient());
+    let waits = async {
+        gate.began().await;
+        // It waits in line behind the one on the device.
+        let late = client.explain(request(Duration::from_millis(500))).await.expect_err("the device is held back");
+        assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
+        gate.go();
+    };
+    let (answer, ()) = tokio::join!(first, waits);
+    answer.expect("its deadline is far away");
+    let next = async {
+        gate.began().await;
+        gate.go();
+    };
+    let (answer, ()) = tokio::join!(patient(), next);
+    answer.expect("the device went on with this one: nothing was left of the late one");
+
+    let runs = async {
+        gate.began().await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        gate.go();
+    };
+    let (late, ()) = tokio::join!(client.explain(request(Duration::from_millis(500))), runs);
+    assert_eq!(late.expect_err("the device is slower").code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_takes_its_frames_along() {
     let (server, gate) = TestServer::gated(|config| config.limits.max_batch = 1).await;
     let (leaving, _) = Conversation::open(&mut server.explain().await, open(Overflow::Block)).await;
@@ -141,6 +199,16 @@ async fn a_server_that_cannot_start_says_why() {
     std::fs::write(folder.path().join("nowhere/m/1/model.pt2"), b"no model").expect("a file");
     let error = start(config.clone()).await.to_string();
     assert!(error.starts_with("model m version 1: "), "{error}");
+    let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance/resnet_basic/1");
+    std::fs::copy(fixture.join("model.pt2"), folder.path().join("nowhere/m/1/model.pt2"))
+        .expect("the fixture is there");
+    // It loads, and looks at a layer that has no map.
+    let description = "[explain]\ntarget_layers = [\"fc\"]\n";
+    std::fs::write(folder.path().join("nowhere/m/1/model.toml"), description).expect("a file");
+    let error = start(config.clone()).await;
+    assert!(matches!(error, StartError::WarmUp(_)), "{error}");
+    let error = error.to_string();
+    assert!(error.starts_with("model m version 1 cannot explain a first frame: layer fc has shape"), "{error}");
     config.limits.max_batch = 0;
     assert!(matches!(start(config).await, StartError::Config(_)));
 }

@@ -1,7 +1,7 @@
 //! The protocol as a client sees it: a server in this process, on a Unix socket, and the generated client.
 //!
 //! Each test is a rule of the protocol. Where the order of things matters, the device is one that the test holds back
-//! ([`server::Gate`]); elsewhere it is the real one with a small network.
+//! ([`server::Gate`]); elsewhere it is the real one with a small network. [`signals`] alone runs the built binary.
 
 mod bad_frames;
 mod conversation;
@@ -9,5 +9,6 @@ mod drain;
 mod edges;
 mod images;
 mod server;
+mod signals;
 mod single;
 mod streams;

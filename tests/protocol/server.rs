@@ -87,15 +87,7 @@ impl TestServer {
     }
 
     pub async fn channel_with(&self, change: impl FnOnce(Endpoint) -> Endpoint) -> Channel {
-        let socket = self.socket.clone();
-        let dial = move |_| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        };
-        change(Endpoint::from_static("http://localhost"))
-            .connect_with_connector(tower::service_fn(dial))
-            .await
-            .expect("the server listens")
+        dial(self.socket.clone(), change).await
     }
 
     pub async fn explain(&self) -> ExplainServiceClient<Channel> {
@@ -110,6 +102,18 @@ impl TestServer {
     pub async fn ended(self) -> Ended {
         tokio::time::timeout(PATIENCE, self.running).await.expect("it ends").expect("it does not break")
     }
+}
+
+/// A connection to a Unix socket.
+pub async fn dial(socket: PathBuf, change: impl FnOnce(Endpoint) -> Endpoint) -> Channel {
+    let dial = move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    };
+    change(Endpoint::from_static("http://localhost"))
+        .connect_with_connector(tower::service_fn(dial))
+        .await
+        .expect("the server listens")
 }
 
 fn configuration(change: impl FnOnce(&mut Config)) -> (TempDir, Config) {

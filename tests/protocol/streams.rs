@@ -82,6 +82,38 @@ async fn a_newer_frame_replaces_the_waiting_one_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_is_refused_on_arrival_does_not_replace_the_waiting_one() {
+    let (server, gate) = TestServer::gated(|_| {}).await;
+    // Unordered, so that the errors are told while the device works.
+    let policy = v1::StreamPolicy { overflow: Overflow::Latest as i32, unordered: true, ..Default::default() };
+    let request = v1::Open { policy: Some(policy), ..open(Overflow::Latest) };
+    let (mut stream, _) = Conversation::open(&mut server.explain().await, request).await;
+    stream.frame(1).await;
+    assert_eq!(gate.began().await, 1);
+    stream.frame(2).await;
+    let layers = vec!["nowhere".to_owned()];
+    let tensors = vec![v1::TensorOutput { map: v1::Map::GradCam as i32, ..Default::default() }];
+    let options = v1::ExplainOptions { target_layers: layers, tensors, ..Default::default() };
+    let bad = [
+        images::encoded(3, b"GIF89a".to_vec()),
+        images::encoded(4, images::huge_png()),
+        images::tensor(5, [3, 1, 1], 0.0),
+        v1::Frame { options: Some(options), ..images::frame(6) },
+        v1::Frame { sequence: 7, ..Default::default() },
+    ];
+    for frame in bad {
+        let sequence = frame.sequence;
+        stream.send(Request::Frame(frame)).await;
+        assert_eq!(stream.frame_error().await.sequence, sequence);
+    }
+    gate.go();
+    assert_eq!(stream.explanation().await.sequence, 1);
+    gate.began().await;
+    gate.go();
+    assert_eq!(stream.explanation().await.sequence, 2, "it was still waiting");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn credit_is_what_opening_says_and_a_cancel_behind_it_is_read_at_once() {
     let (server, gate) = TestServer::gated(|config| config.limits.max_batch = 1).await;
     let policy = v1::StreamPolicy { overflow: Overflow::Block as i32, depth: 2, ..Default::default() };

@@ -1,12 +1,9 @@
 """What camlens says of real photographs."""
 
-import io
 import json
-import pathlib
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from conftest import PHOTOGRAPHS, ROOT
 

@@ -1,12 +1,9 @@
 """Frames streamed by a client that knows only the proto files."""
 
 import io
-import queue
 import threading
 import time
 
-import numpy as np
-import pytest
 from google.protobuf import timestamp_pb2
 from PIL import Image
 
@@ -52,24 +49,6 @@ def answered_sequences(answers) -> list[tuple[int, str]]:
             run = answer.dropped
             out.extend((run.first_sequence + i, kind) for i in range(run.count))
     return out
-
-
-class Conversation:
-    """A stream whose requests are sent one by one."""
-
-    def __init__(self, stub):
-        self.requests = queue.Queue()
-        self.answers = stub.ExplainStream(iter(self.requests.get, None), timeout=120)
-
-    def say(self, message) -> None:
-        self.requests.put(message)
-
-    def hear(self):
-        return next(self.answers)
-
-    def end(self) -> list:
-        self.requests.put(None)
-        return list(self.answers)
 
 
 def test_every_frame_of_a_real_clip_is_answered_in_order_with_its_time_and_tag(stub):

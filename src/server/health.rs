@@ -1,0 +1,105 @@
+//! `grpc.health.v1`: whether the server, one of its services or a model can be used.
+//!
+//! There is one answer for all of them: a server that serves has proved each of its models, and one that drains takes nothing
+//! new. `Check` and `Watch` differ on names that are not known, as the protocol has it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::Health;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use super::refusal::Refusal;
+
+/// Answers questions about health; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct HealthService {
+    names: Arc<BTreeSet<String>>,
+    readiness: Arc<watch::Sender<Readiness>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Readiness {
+    Serving,
+    Draining,
+    /// Watches end.
+    Over,
+}
+
+impl HealthService {
+    /// For a server that serves. `names` are what may be asked about; the empty one is the whole server.
+    pub(super) fn serving(names: impl IntoIterator<Item = String>) -> Self {
+        let readiness = Arc::new(watch::Sender::new(Readiness::Serving));
+        HealthService { names: Arc::new(names.into_iter().collect()), readiness }
+    }
+
+    /// NOT_SERVING from now on.
+    pub(super) fn drain(&self) {
+        self.readiness.send_replace(Readiness::Draining);
+    }
+
+    /// Ends every watch, or connections would stay open for them.
+    pub(super) fn end(&self) {
+        self.readiness.send_replace(Readiness::Over);
+    }
+}
+
+fn status(readiness: Readiness) -> ServingStatus {
+    match readiness {
+        Readiness::Serving => ServingStatus::Serving,
+        Readiness::Draining | Readiness::Over => ServingStatus::NotServing,
+    }
+}
+
+#[tonic::async_trait]
+impl Health for HealthService {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let name = request.into_inner().service;
+        if !self.names.contains(&name) {
+            let names: Vec<String> = self.names.iter().map(|name| format!("{name:?}")).collect();
+            let message = format!("service: there is no {name:?}; there is {}", names.join(", "));
+            return Err(Refusal::new(Code::NotFound, "service", message).into_status());
+        }
+        let status = status(*self.readiness.borrow()) as i32;
+        Ok(Response::new(HealthCheckResponse { status }))
+    }
+
+    type WatchStream = ReceiverStream<Result<HealthCheckResponse, Status>>;
+
+    /// A name that is not known is SERVICE_UNKNOWN, and the watch stays open.
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let known = self.names.contains(&request.into_inner().service);
+        let (watcher, statuses) = mpsc::channel(1);
+        tokio::spawn(tell(known, self.readiness.subscribe(), watcher));
+        Ok(Response::new(ReceiverStream::new(statuses)))
+    }
+}
+
+/// Tells a watcher each status that is new, until the server ends or nobody watches any more.
+async fn tell(
+    known: bool,
+    mut readiness: watch::Receiver<Readiness>,
+    watcher: mpsc::Sender<Result<HealthCheckResponse, Status>>,
+) {
+    let mut told = None;
+    loop {
+        let now = *readiness.borrow_and_update();
+        let status = if known { status(now) } else { ServingStatus::ServiceUnknown };
+        if told.replace(status) != Some(status)
+            && watcher.send(Ok(HealthCheckResponse { status: status as i32 })).await.is_err()
+        {
+            return;
+        }
+        if now == Readiness::Over {
+            return;
+        }
+        tokio::select! {
+            changed = readiness.changed() => if changed.is_err() { return },
+            () = watcher.closed() => return,
+        }
+    }
+}

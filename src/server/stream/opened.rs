@@ -1,0 +1,248 @@
+//! A stream after its `Open`: one loop over everything that may happen to it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tonic::{Code, Status, Streaming};
+
+use crate::proto::v1;
+use crate::schedule::{Outcome, Served, StreamKey};
+use crate::stream::{Action, DropReason, Overflow, Session};
+use crate::telemetry::FrameOutcome;
+
+use super::Outbound;
+use super::arrival::{Held, admission};
+use super::ending::Told;
+use crate::server::deadline;
+use crate::server::frame_account::{FrameAccount, SourceName};
+use crate::server::refusal::Refusal;
+use crate::server::request::options::{self, Asked};
+use crate::server::request::{policy, selector};
+use crate::server::response::{self, Echo};
+use crate::server::service::{Service, SubmittedFrame};
+
+/// The longest name of a source.
+const MAX_SOURCE_BYTES: usize = 256;
+
+/// A frame in work.
+pub(super) struct InWork {
+    pub(super) handle: Option<SubmittedFrame>,
+    pub(super) account: FrameAccount,
+    pub(super) echo: Echo,
+    pub(super) asked: Arc<Asked>,
+}
+
+/// A stream after its `Open`.
+pub(super) struct OpenStream {
+    pub(super) service: Service,
+    pub(super) key: StreamKey,
+    pub(super) model: Arc<Served>,
+    pub(super) name: SourceName,
+    /// As they were asked for, so that defaults stay defaults.
+    pub(super) options: v1::ExplainOptions,
+    pub(super) asked: Arc<Asked>,
+    pub(super) policy: v1::StreamPolicy,
+    pub(super) overflow: Overflow,
+    pub(super) session: Session<Box<Told>, Status>,
+    pub(super) in_work: HashMap<u64, InWork>,
+    pub(super) held: Option<Held>,
+    /// Bounded by the frames in flight: each posts at most one outcome.
+    pub(super) outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
+    posted: mpsc::UnboundedReceiver<(u64, Outcome)>,
+    /// Handed to the transport; its account closes when the transport has taken it.
+    pub(super) sending: Option<FrameAccount>,
+}
+
+impl OpenStream {
+    pub(super) fn new(service: Service, open: v1::Open) -> Result<(Self, v1::Opened), Refusal> {
+        let v1::Open { model, options, policy: asked_policy, source } = open;
+        if source.len() > MAX_SOURCE_BYTES {
+            let message = format!("source has {} bytes: at most {MAX_SOURCE_BYTES} are allowed", source.len());
+            return Err(Refusal::invalid("source", message));
+        }
+        let model = Arc::clone(selector::select(service.engine.served(), model.as_ref())?);
+        let options = options.unwrap_or_default();
+        let asked = options::resolve(&options, &model, &service.limits)?;
+        let (policy, effective_policy) = policy::resolve(&asked_policy.unwrap_or_default(), &service.limits)?;
+        options::check_response_size(&asked, &model, effective_policy.max_response_bytes)?;
+        let bounds = policy::bounds(&service.limits);
+        let stream_id = new_stream_id();
+        let opened = v1::Opened {
+            stream_id: stream_id.clone(),
+            model: Some(response::identity(&model.metadata, asked.precision)),
+            max_in_flight: u32::try_from(policy.credit(&bounds)).unwrap_or(u32::MAX),
+            max_frame_bytes: service.limits.max_frame_bytes,
+            max_frame_pixels: service.limits.max_frame_pixels,
+            effective_options: Some(asked.effective.clone()),
+            effective_policy: Some(effective_policy),
+        };
+        let (outcomes, posted) = mpsc::unbounded_channel();
+        let stream = OpenStream {
+            key: service.engine.new_stream(),
+            name: SourceName::new(&stream_id, &source, &model.metadata),
+            model,
+            options,
+            asked: Arc::new(asked),
+            policy: effective_policy,
+            overflow: policy.overflow,
+            session: Session::new(policy, bounds),
+            in_work: HashMap::new(),
+            held: None,
+            outcomes,
+            posted,
+            sending: None,
+            service,
+        };
+        tracing::debug!(stream_id, source, model = %stream.name.model, "stream opened");
+        Ok((stream, opened))
+    }
+
+    /// Runs to the end; gives the status to end with.
+    pub(super) async fn run(
+        mut self,
+        mut inbound: Streaming<v1::ExplainStreamRequest>,
+        outbound: Outbound,
+        deadline: Option<Instant>,
+    ) -> Result<(), Status> {
+        let shutdown = self.service.shutdown.clone();
+        let (mut draining, mut gone, mut late, mut reading) = (false, false, false, true);
+        loop {
+            self.settle();
+            if self.session.is_over() {
+                break;
+            }
+            let sends = !gone && (self.session.has_message() || self.sending.is_some());
+            // One message ahead of what is accepted: a Cancel behind a full credit is read at once.
+            let reads = reading && self.held.is_none() && !self.session.is_closing();
+            tokio::select! {
+                biased;
+                () = outbound.closed(), if !gone => {
+                    gone = true;
+                    self.sending = None;
+                    self.session.gone();
+                }
+                () = shutdown.drain(), if !draining => {
+                    draining = true;
+                    // It was read, but not accepted: the client finds it after the last accepted one.
+                    self.held = None;
+                    self.session.drain(self.now(), self.service.drain_timeout);
+                }
+                () = deadline::passed(deadline), if !late => {
+                    late = true;
+                    self.accept_held_as_it_is();
+                    self.session.fail(Status::deadline_exceeded(deadline::EXCEEDED));
+                }
+                () = deadline::passed(self.session.deadline()) => {
+                    let now = self.now();
+                    self.session.tick(now);
+                }
+                Some((sequence, outcome)) = self.posted.recv() => self.outcome(sequence, outcome),
+                permit = outbound.reserve(), if sends => {
+                    self.finish_sending();
+                    if let Ok(permit) = permit && let Some(message) = self.next_message() {
+                        permit.send(Ok(v1::ExplainStreamResponse { message: Some(message) }));
+                    }
+                }
+                admission = admission(&mut self.held) => self.admitted(admission),
+                message = inbound.message(), if reads => match message {
+                    Ok(Some(message)) => self.read(message),
+                    Ok(None) => {
+                        reading = false;
+                        self.session.half_close();
+                    }
+                    // The client has gone; the transport notices it on both sides, in any order.
+                    Err(status) if status.code() == Code::Cancelled => {
+                        reading = false;
+                        gone = true;
+                        self.session.gone();
+                    }
+                    Err(status) => {
+                        reading = false;
+                        self.session.fail(self.service.read_error(status));
+                    }
+                },
+            }
+        }
+        // The last answer is on its way; closing the account now costs its `send` stage nothing but the wait.
+        if self.sending.is_some() && outbound.reserve().await.is_ok() {
+            self.finish_sending();
+        }
+        self.session.into_ending()
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.service.engine.clock().now()
+    }
+
+    /// Accepts what may be accepted now, and carries out what the session has decided.
+    fn settle(&mut self) {
+        loop {
+            while let Some(action) = self.session.next_action() {
+                self.carry_out(action);
+            }
+            while let Some((_, mut told)) = self.session.next_evicted() {
+                told.account.outcome(FrameOutcome::Dropped { reason: DropReason::SlowReader.name() });
+            }
+            let waits_for_room = self.held.as_ref().is_none_or(Held::waits_for_server);
+            if waits_for_room || !self.session.wants_frames() {
+                return;
+            }
+            self.accept_held();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        let (sequence, reason) = match action {
+            Action::Replace { sequence } => (sequence, DropReason::Replaced),
+            Action::Abort { sequence, reason } => (sequence, reason),
+        };
+        let handle = self.in_work.get(&sequence).and_then(|frame| frame.handle.as_ref());
+        let ended = match (action, handle) {
+            (Action::Replace { .. }, Some(handle)) => handle.replace(),
+            (Action::Abort { .. }, Some(handle)) => handle.cancel(),
+            (_, None) => false,
+        };
+        if ended {
+            if let Some(mut frame) = self.in_work.remove(&sequence) {
+                frame.account.outcome(match reason {
+                    DropReason::Cancelled => FrameOutcome::Cancelled,
+                    other => FrameOutcome::Dropped { reason: other.name() },
+                });
+            }
+            self.session.dropped(sequence, reason);
+        } else if let Action::Replace { .. } = action {
+            self.session.taken(sequence);
+        }
+    }
+
+    pub(super) fn update(&mut self, update: v1::Update) -> Result<(), Refusal> {
+        let options = match &update.options {
+            Some(over) => options::overlay(&self.options, over),
+            None => self.options.clone(),
+        };
+        let wire_policy = match &update.policy {
+            Some(over) => policy::overlay(&self.policy, over)?,
+            None => self.policy,
+        };
+        let asked = options::resolve(&options, &self.model, &self.service.limits)?;
+        let (policy, effective_policy) = policy::resolve(&wire_policy, &self.service.limits)?;
+        options::check_response_size(&asked, &self.model, effective_policy.max_response_bytes)?;
+        self.options = options;
+        self.asked = Arc::new(asked);
+        self.policy = effective_policy;
+        self.overflow = policy.overflow;
+        self.session.update(policy);
+        Ok(())
+    }
+}
+
+/// Unlike any other of this process, and unlikely to be one of another's.
+fn new_stream_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{started:x}-{number}")
+}
