@@ -137,7 +137,8 @@ fn maps_at(
     (logits, rows)
 }
 
-fn check_layer(
+/// Logits and the layer's map.
+fn check_forward(
     what: &str,
     reference: &Reference,
     layer: &Layer,
@@ -147,6 +148,9 @@ fn check_layer(
     assert_close(&format!("{what} logits"), logits, &reference.array("logits"), allowed);
     let want_map = reference.array(&format!("{}/L", layer.directory)).squeeze_dim(1);
     assert_close(&format!("{what} L"), &stacked(rows, layer_map), &want_map, allowed);
+}
+
+fn check_guided(what: &str, reference: &Reference, layer: &Layer, rows: &[TargetMaps], allowed: &Allowance) {
     assert_close(&format!("{what} R"), &stacked(rows, guided), &reference.array("R"), allowed);
     if let Some(want) = reference.find(&format!("{}/F", layer.directory)) {
         assert_close(&format!("{what} F"), &stacked(rows, fused), &want, allowed);
@@ -158,39 +162,69 @@ fn check_exact(case: &Case, reference: &Reference, explainer: &mut Explainer, al
     let allowed = if case.is_reduced() { &REDUCED } else { allowed };
     for layer in &case.layers {
         let (logits, rows) = maps_at(case, reference, explainer, &layer.name, Mode::Exact);
-        check_layer(&format!("{} {} exact", case.name, layer.name), reference, layer, (&logits, &rows), allowed);
+        let what = format!("{} {} exact", case.name, layer.name);
+        check_forward(&what, reference, layer, (&logits, &rows), allowed);
+        check_guided(&what, reference, layer, &rows, allowed);
     }
 }
 
 /// Default mode: close at the last spatial layer; at every layer about as near to float64 as exact float32 is. (Plain
 /// gradients at an early layer jump when a gate flips, in float32 as much as here.)
-fn check_default(case: &Case, reference: &Reference, explainer: &mut Explainer) {
+///
+/// `chosen`: the input was chosen away from flips, so that the guided gradient is comparable with float32 too.
+fn check_default(case: &Case, reference: &Reference, explainer: &mut Explainer, chosen: bool) {
     let allowed = if case.is_reduced() { &REDUCED } else { &DEFAULT };
     for (index, layer) in case.layers.iter().enumerate() {
         let (logits, rows) = maps_at(case, reference, explainer, &layer.name, Mode::Default);
         let what = format!("{} {} default", case.name, layer.name);
         let wide = reference.find("R64");
         if wide.is_none() || layer.reverses == 1 || index == 0 {
-            check_layer(&what, reference, layer, (&logits, &rows), allowed);
+            check_forward(&what, reference, layer, (&logits, &rows), allowed);
+            if chosen {
+                check_guided(&what, reference, layer, &rows, allowed);
+            }
         }
         let Some(wide_guided) = wide else { continue };
         let map = |name: &str| reference.array(&format!("{}/{name}", layer.directory)).squeeze_dim(1);
-        for (name, got, exact, wide) in [
-            ("L", stacked(&rows, layer_map), map("L"), map("L64")),
-            ("R", stacked(&rows, guided), reference.array("R"), wide_guided),
+        let (wide_map, exact_map, exact_guided) = (map("L64"), map("L"), reference.array("R"));
+        let mut noisy = None;
+        for (name, got, exact, wide, which) in [
+            ("L", stacked(&rows, layer_map), exact_map, wide_map, layer_map as Which),
+            ("R", stacked(&rows, guided), exact_guided, wide_guided, guided as Which),
         ] {
             let (distance, of_exact) = (relative_l2(&got, &wide), relative_l2(&exact, &wide));
+            if distance <= FURTHER * of_exact + ROUNDING && (distance == 0.0 || cosine(&got, &wide) >= 0.9999) {
+                continue;
+            }
+            // One float32 run is one throw of the gates near zero. How far do others fall, of inputs that differ by rounding?
+            let noisy = noisy.get_or_insert_with(|| runs_of_noisy_inputs(case, reference, explainer, &layer.name));
+            let spread = noisy.iter().map(|rows| relative_l2(&stacked(rows, which), &wide)).fold(of_exact, f64::max);
             assert!(
-                distance <= FURTHER * of_exact + ROUNDING,
-                "{what} {name}: {distance:.2e} from float64, where exact float32 is {of_exact:.2e}"
-            );
-            let cosine = cosine(&got, &wide);
-            assert!(
-                wide.count_nonzero(None::<i64>).int64_value(&[]) == 0 || cosine >= 0.9999,
-                "{what} {name}: {cosine}"
+                distance <= FURTHER * spread,
+                "{what} {name}: {distance:.2e} from float64, where exact float32 is {of_exact:.2e}, at most {spread:.2e}"
             );
         }
     }
+}
+
+type Which = fn(&TargetMaps) -> &Option<Tensor>;
+
+/// Exact mode on inputs that differ from the reference's in their last bits.
+fn runs_of_noisy_inputs(
+    case: &Case,
+    reference: &Reference,
+    explainer: &mut Explainer,
+    layer: &str,
+) -> Vec<Vec<TargetMaps>> {
+    let input = reference.array("input");
+    let method = method(&[layer], Convention::Captum, Mode::Exact);
+    (0..8)
+        .map(|seed| {
+            tch::manual_seed(seed);
+            let noisy = &input * (Tensor::randn_like(&input) * f64::from(f32::EPSILON) + 1.0);
+            explain(explainer, &method, &noisy, &case.targets).1
+        })
+        .collect()
 }
 
 #[test]
@@ -202,7 +236,7 @@ fn exact_mode_gives_the_definition() {
 
 #[test]
 fn default_mode_stays_close_to_the_definition() {
-    for_each_reference(&committed(), check_default);
+    for_each_reference(&committed(), |case, reference, explainer| check_default(case, reference, explainer, true));
 }
 
 #[test]
@@ -210,7 +244,7 @@ fn full_size_models_agree_with_pytorch_on_this_machine() {
     let Some(root) = full_size() else { return };
     for_each_reference(&root, |case, reference, explainer| {
         check_exact(case, reference, explainer, &SAME_MACHINE);
-        check_default(case, reference, explainer);
+        check_default(case, reference, explainer, false);
         check_peers(case, reference, explainer, &SAME_MACHINE);
         println!("{}: agrees", case.name);
     });

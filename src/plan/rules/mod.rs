@@ -90,10 +90,10 @@ fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
 
         "max_pool2d.default" => plain(pooling::max_pool2d()?),
         "avg_pool2d.default" => plain(pooling::avg_pool2d(operator)?),
-        "adaptive_avg_pool2d.default" => plain(pooling::adaptive_avg_pool2d(operator)),
-        "mean.dim" => plain(pooling::over_axes(operator, true)),
+        "adaptive_avg_pool2d.default" if !exact => plain(pooling::adaptive_avg_pool2d(operator)),
+        "mean.dim" if !exact => plain(pooling::over_axes(operator, true)),
         "sum.dim_IntList" => plain(pooling::over_axes(operator, false)),
-        "mean.default" => plain(pooling::over_all(operator, true)),
+        "mean.default" if !exact => plain(pooling::over_all(operator, true)),
         "sum.default" => plain(pooling::over_all(operator, false)),
 
         "add.Tensor" | "add.Scalar" => arithmetic::add(operator),

@@ -42,6 +42,9 @@ pub(super) fn avg_pool2d(operator: Operator) -> Result<Single, OperatorError> {
 }
 
 /// `adaptive_avg_pool2d(self, output_size)`; to one place it is a mean.
+///
+/// A mean's gradient is the same value everywhere, and is not written out here. ATen's tape does write it, and kernels
+/// that read it (`silu_backward`) round differently by layout: no rule for exact mode.
 pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let blank = Blank::of(first(arguments)?)?;
@@ -56,7 +59,7 @@ pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
     })
 }
 
-/// `mean(self, dim?, keepdim, dtype?)`, `sum(…)`.
+/// `mean(self, dim?, keepdim, dtype?)`, `sum(…)`. A mean is not for exact mode either, see [`adaptive_avg_pool2d`].
 pub(super) fn over_axes(operator: Operator, is_mean: bool) -> Single {
     Box::new(move |arguments| reduced(&operator, arguments, &integers(arguments, 1)?, is_true(arguments, 2), is_mean))
 }
@@ -163,7 +166,7 @@ mod tests {
         ) {
             let shape = if batched { shape } else { shape[1..].to_vec() };
             let named = vec![("self", input.random(&shape, kind).into()), ("output_size", pair(height, width))];
-            Trial::new("aten::adaptive_avg_pool2d", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+            Trial::new("aten::adaptive_avg_pool2d", "", named).agrees(false, &[slot(0)], given, Within::Equal);
         }
 
         #[test]
@@ -185,7 +188,7 @@ mod tests {
                 ("dtype", if widen { Value::Int(7) } else { Value::None }),
             ];
             let (name, overload) = if is_mean { ("aten::mean", "dim") } else { ("aten::sum", "dim_IntList") };
-            Trial::new(name, overload, named).agrees(true, &[slot(0)], given, Within::Equal);
+            Trial::new(name, overload, named).agrees(false, &[slot(0)], given, Within::Equal);
         }
 
         #[test]
@@ -196,7 +199,7 @@ mod tests {
         ) {
             let name = if is_mean { "aten::mean" } else { "aten::sum" };
             let trial = Trial::new(name, "", vec![("self", input.random(&shape, Kind::Float).into())]);
-            trial.agrees(true, &[slot(0)], Layout::Contiguous, Within::Equal);
+            trial.agrees(false, &[slot(0)], Layout::Contiguous, Within::Equal);
         }
     }
 }
