@@ -6,6 +6,8 @@
 mod answer;
 mod client;
 mod connection;
+mod credentials;
+mod dial;
 mod doctor;
 mod explain;
 mod failure;
@@ -23,6 +25,7 @@ mod stream;
 mod summary;
 mod tally;
 mod terminal;
+mod transport_trouble;
 
 use std::process::ExitCode;
 
