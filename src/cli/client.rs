@@ -7,13 +7,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::codegen::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Endpoint, Uri};
 
 use super::credentials::{Bearer, TlsArgs};
-use super::dial::Socket;
+use super::dial::{LastWords, Socket};
 use super::failure::{Exit, Failure};
+pub use super::link::Link;
 use super::transport_trouble::{self, Trouble};
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::model_service_client::ModelServiceClient;
@@ -23,9 +22,6 @@ const MAX_MESSAGE_BYTES: usize = 1 << 30;
 /// Frames are large: one window holds several.
 const WINDOW_BYTES: u32 = 16 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A channel whose calls carry the client's token, if it has one.
-pub type Link = InterceptedService<Channel, Bearer>;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +65,14 @@ fn host_and_port(uri: &Uri) -> Option<(&str, u16)> {
 }
 
 impl Address {
+    /// The host, if TLS is spoken there.
+    pub fn tls_host(&self) -> Option<String> {
+        let Address::Tcp(url) = self else { return None };
+        let uri: Uri = url.parse().ok()?;
+        let (host, _) = host_and_port(&uri)?;
+        (uri.scheme_str() == Some("https")).then(|| host.to_owned())
+    }
+
     /// Whether others than this machine's users may read what is sent there.
     pub fn is_open_to_others(&self) -> bool {
         let Address::Tcp(url) = self else { return false };
@@ -90,33 +94,30 @@ impl std::fmt::Display for Address {
 
 /// Connects. The failure names the address and what to do.
 pub async fn connect(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Link, Failure> {
+    let tls = tls.config(address)?;
     let url = match address {
         // The authority that the server sees; a socket has none of its own.
         Address::Unix(_) => "http://localhost".to_owned(),
         Address::Tcp(url) => url.clone(),
     };
-    let refuse =
-        |error: tonic::transport::Error| Failure::usage(format!("cannot connect to {address}: {}", innermost(&error)));
-    let mut endpoint = Endpoint::from_shared(url)
-        .map_err(refuse)?
+    let refuse = |why: &dyn std::fmt::Display| Failure::usage(format!("cannot connect to {address}: {why}"));
+    let origin: Uri = url.parse().map_err(|error| refuse(&error))?;
+    // TLS is ours, so that its errors are; the transport below is told of http, and calls say https.
+    let endpoint = Endpoint::from_shared(url.replacen("https://", "http://", 1))
+        .map_err(|error| refuse(&error))?
+        .origin(origin)
         .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
-    let tls = tls.config(address)?;
-    let encrypted = tls.is_some();
-    if let Some(tls) = tls {
-        endpoint = endpoint.tls_config(tls.timeout(CONNECT_TIMEOUT)).map_err(refuse)?;
-    }
-    let place = address.clone();
+    let last_words = LastWords::default();
+    let (place, heard) = (address.clone(), last_words.clone());
     let dial = move |uri: Uri| {
-        let place = place.clone();
+        let (place, tls, heard) = (place.clone(), tls.clone(), heard.clone());
         async move {
-            let socket = match place {
-                Address::Unix(path) => UnixStream::connect(path).await.map(Socket::Unix),
-                Address::Tcp(_) => match host_and_port(&uri) {
-                    Some((host, port)) => Socket::tcp(host, port, encrypted).await,
-                    None => Err(io::ErrorKind::AddrNotAvailable.into()),
-                },
+            let socket = match (place, host_and_port(&uri)) {
+                (Address::Unix(path), _) => Socket::unix(&path, heard).await,
+                (Address::Tcp(_), Some((host, port))) => Socket::tcp(host, port, tls, heard).await,
+                (Address::Tcp(_), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
             };
             socket.map(TokioIo::new)
         }
@@ -132,7 +133,7 @@ pub async fn connect(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result
                     .hint("is the server running, and does --server say where?"),
             },
         )?;
-    Ok(InterceptedService::new(channel, bearer))
+    Ok(Link::new(channel, bearer, last_words))
 }
 
 pub fn explain_client(link: Link) -> ExplainServiceClient<Link> {

@@ -1,12 +1,13 @@
 //! What a client shows a server, and by what it knows the server.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-use tonic::{Request, Status};
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tonic::codegen::http::{HeaderMap, HeaderValue, header};
 
 use super::client::Address;
 use super::failure::Failure;
@@ -50,46 +51,69 @@ pub struct TokenArgs {
     pub insecure: bool,
 }
 
+/// What a TLS connection needs.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub config: Arc<ClientConfig>,
+    /// What the server's certificate must be for.
+    pub name: ServerName<'static>,
+}
+
 impl TlsArgs {
     /// What the connection to `address` needs. None: it is plaintext; the certificate and key are not needed then and may
     /// be there for others, since the server reads the same variables.
-    pub fn config(&self, address: &Address) -> Result<Option<ClientTlsConfig>, Failure> {
-        match address {
-            Address::Unix(_) => return Ok(None),
-            Address::Tcp(url) if !url.starts_with("https://") => {
-                let given =
-                    [("--tls-ca", self.tls_ca.is_some()), ("--tls-server-name", self.tls_server_name.is_some())];
-                return match given.into_iter().find(|(_, given)| *given) {
-                    Some((option, _)) => Err(Failure::usage(format!("{option} is given, and {address} is plaintext"))
-                        .hint("a server with TLS is named https://HOST:PORT")),
-                    None => Ok(None),
-                };
+    pub fn config(&self, address: &Address) -> Result<Option<ClientTls>, Failure> {
+        let Some(host) = address.tls_host() else {
+            let given = [("--tls-ca", self.tls_ca.is_some()), ("--tls-server-name", self.tls_server_name.is_some())];
+            return match (given.into_iter().find(|(_, given)| *given), address) {
+                (Some((option, _)), Address::Tcp(_)) => {
+                    Err(Failure::usage(format!("{option} is given, and {address} is plaintext"))
+                        .hint("a server with TLS is named https://HOST:PORT"))
+                }
+                _ => Ok(None),
+            };
+        };
+        let name = self.tls_server_name.clone().unwrap_or(host);
+        let name = ServerName::try_from(name.clone())
+            .map_err(|_| Failure::usage(format!("`{name}` is no name that a certificate can be for")))?;
+        let builder = ClientConfig::builder_with_provider(default_provider().into())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Failure::failed(format!("cannot speak TLS: {error}")))?
+            .with_root_certificates(self.authorities()?);
+        let mut config = match (&self.tls_certificate, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let chain =
+                    pem::certificates(certificate, &pem::read(certificate).map_err(unusable)?).map_err(unusable)?;
+                let secret = pem::private_key(key, &pem::read(key).map_err(unusable)?).map_err(unusable)?;
+                builder.with_client_auth_cert(chain, secret).map_err(|error| {
+                    let (certificate, key) = (certificate.display(), key.display());
+                    Failure::usage(format!("{certificate} and {key} cannot be shown to a server: {error}"))
+                })?
             }
-            Address::Tcp(_) => {}
-        }
-        let mut config = ClientTlsConfig::new();
-        config = match &self.tls_ca {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(_), None) => return Err(Failure::usage("--tls-certificate is given without --tls-key")),
+            (None, Some(_)) => return Err(Failure::usage("--tls-key is given without --tls-certificate")),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Some(ClientTls { config: config.into(), name }))
+    }
+
+    /// Those that were named and no others, or those of this machine.
+    fn authorities(&self) -> Result<RootCertStore, Failure> {
+        let mut roots = RootCertStore::empty();
+        match &self.tls_ca {
             Some(path) => {
                 let contents = pem::read(path).map_err(unusable)?;
-                pem::certificates(path, &contents).map_err(unusable)?;
-                config.ca_certificate(Certificate::from_pem(contents))
+                for certificate in pem::certificates(path, &contents).map_err(unusable)? {
+                    roots.add(certificate).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+                }
             }
-            None => config.with_native_roots(),
-        };
-        if let Some(name) = &self.tls_server_name {
-            config = config.domain_name(name);
-        }
-        match (&self.tls_certificate, &self.tls_key) {
-            (Some(certificate), Some(key)) => {
-                let (chain, secret) = (pem::read(certificate).map_err(unusable)?, pem::read(key).map_err(unusable)?);
-                pem::certificates(certificate, &chain).map_err(unusable)?;
-                pem::private_key(key, &secret).map_err(unusable)?;
-                Ok(Some(config.identity(Identity::from_pem(chain, secret))))
+            None => {
+                // A machine without any trusts nobody, and the connection says so.
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             }
-            (None, None) => Ok(Some(config)),
-            (Some(_), None) => Err(Failure::usage("--tls-certificate is given without --tls-key")),
-            (None, Some(_)) => Err(Failure::usage("--tls-key is given without --tls-certificate")),
         }
+        Ok(roots)
     }
 }
 
@@ -109,29 +133,27 @@ fn unusable(error: SecurityError) -> Failure {
     Failure::usage(error.to_string())
 }
 
-/// Adds the token, if there is one, to each call.
+/// The token that is sent with each call, if there is one.
 #[derive(Debug, Clone, Default)]
-pub struct Bearer(Option<MetadataValue<Ascii>>);
+pub struct Bearer(Option<HeaderValue>);
 
 impl Bearer {
     fn read(path: &Path) -> Result<Self, Failure> {
         let contents = pem::read(path).map_err(unusable)?;
         let tokens = token_file::parse(path, &contents).map_err(unusable)?;
-        let value = tokens.first().and_then(|token| format!("Bearer {}", token.secret()).parse().ok());
-        let mut value: MetadataValue<Ascii> =
+        let value = tokens.first().and_then(|token| HeaderValue::from_str(&format!("Bearer {}", token.secret())).ok());
+        let mut value =
             value.ok_or_else(|| Failure::usage(format!("{}: a token that cannot be sent", path.display())))?;
         // Neither logged nor kept in the connection's table of headers.
         value.set_sensitive(true);
         Ok(Bearer(Some(value)))
     }
-}
 
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+    /// Adds the token to a call.
+    pub fn join(&self, headers: &mut HeaderMap) {
         if let Some(value) = &self.0 {
-            request.metadata_mut().insert("authorization", value.clone());
+            headers.insert(header::AUTHORIZATION, value.clone());
         }
-        Ok(request)
     }
 }
 
@@ -150,10 +172,11 @@ mod tests {
         std::fs::write(&file, "camera-4: hush-hush\nother\n").expect("a file");
         let mut args = TokenArgs { token_file: Some(file), insecure: false };
         for safe in ["unix:/run/camlens.sock", "https://10.0.0.1:1", "127.0.0.1:1", "http://localhost:1", "[::1]:1"] {
-            let mut bearer = args.bearer(&address(safe)).expect(safe);
+            let bearer = args.bearer(&address(safe)).expect(safe);
             assert!(!format!("{bearer:?}").contains("hush"), "{bearer:?}");
-            let request = bearer.call(Request::new(())).expect("no refusal");
-            let sent = request.metadata().get("authorization").expect("a token").clone();
+            let mut headers = HeaderMap::new();
+            bearer.join(&mut headers);
+            let sent = headers.get("authorization").expect("a token");
             assert!(sent.is_sensitive());
             assert_eq!(sent.to_str().ok(), Some("Bearer hush-hush"));
         }
@@ -167,12 +190,12 @@ mod tests {
     #[test]
     fn what_makes_no_sense_together_is_refused() {
         let ca = TlsArgs { tls_ca: Some("ca.crt".into()), ..TlsArgs::default() };
-        assert!(ca.config(&address("localhost:1")).expect_err("plaintext").to_string().contains("--tls-ca"));
+        assert!(ca.config(&address("localhost:1")).err().expect("plaintext").to_string().contains("--tls-ca"));
         assert!(ca.config(&address("unix:/s")).expect("TLS is for TCP").is_none());
         let half = TlsArgs { tls_key: Some("tls.key".into()), ..TlsArgs::default() };
-        assert!(half.config(&address("https://h:1")).expect_err("half").to_string().contains("--tls-certificate"));
+        assert!(half.config(&address("https://h:1")).err().expect("half").to_string().contains("--tls-certificate"));
         assert!(half.config(&address("h:1")).expect("not needed").is_none());
-        let error = ca.config(&address("https://h:1")).expect_err("no such file").to_string();
+        let error = ca.config(&address("https://h:1")).err().expect("no such file").to_string();
         assert!(error.starts_with("cannot read ca.crt"), "{error}");
     }
 }

@@ -1,107 +1,112 @@
-//! Connections to a server's socket, below TLS and HTTP/2.
+//! Connections to a server, with TLS and below HTTP/2.
 
 use std::io;
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
+use super::credentials::ClientTls;
 use super::transport_trouble::SPEAKS_TLS;
 
 /// A TLS record that holds an alert begins with this; HTTP/2 never does, since it would be a first frame of over a megabyte.
 const TLS_ALERT: u8 = 21;
 
-/// A connected socket.
-pub enum Socket {
-    Unix(UnixStream),
-    /// Carries TLS.
-    Tls(TcpStream),
-    /// Carries plaintext; `heard`: whether the server has said something.
-    Plain {
-        stream: TcpStream,
-        heard: bool,
-    },
+/// Why the newest connection could not be read any further, if it could not.
+#[derive(Debug, Clone, Default)]
+pub struct LastWords(Arc<Mutex<Option<String>>>);
+
+impl LastWords {
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, words: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    }
+}
+
+/// A connection of either kind.
+trait Duplex: AsyncRead + AsyncWrite + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
+
+/// A connected socket that says why it broke.
+pub struct Socket {
+    stream: Pin<Box<dyn Duplex>>,
+    /// Plaintext of which nothing has been read.
+    unheard: bool,
+    last_words: LastWords,
 }
 
 impl Socket {
-    /// Connects to `host` and `port`.
-    pub async fn tcp(host: &str, port: u16, tls: bool) -> io::Result<Self> {
+    fn new(stream: impl Duplex + 'static, plaintext: bool, last_words: LastWords) -> Self {
+        last_words.set(None);
+        Socket { stream: Box::pin(stream), unheard: plaintext, last_words }
+    }
+
+    pub async fn unix(path: &Path, last_words: LastWords) -> io::Result<Self> {
+        Ok(Socket::new(UnixStream::connect(path).await?, true, last_words))
+    }
+
+    /// Connects to `host` and `port`, with a TLS handshake if that is wanted.
+    pub async fn tcp(host: &str, port: u16, tls: Option<ClientTls>, last_words: LastWords) -> io::Result<Self> {
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
-        Ok(if tls { Socket::Tls(stream) } else { Socket::Plain { stream, heard: false } })
+        let Some(ClientTls { config, name }) = tls else { return Ok(Socket::new(stream, true, last_words)) };
+        let stream = TlsConnector::from(config).connect(name, stream).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(io::Error::other("the server offers no HTTP/2 over TLS"));
+        }
+        Ok(Socket::new(stream, false, last_words))
     }
 }
 
 impl AsyncRead for Socket {
     /// A TLS server answers plaintext with an alert, which HTTP/2 would only find strange: it is named here.
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-            Socket::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
-            Socket::Plain { stream, heard: true } => Pin::new(stream).poll_read(context, buffer),
-            Socket::Plain { stream, heard } => {
-                let before = buffer.filled().len();
-                ready!(Pin::new(stream).poll_read(context, buffer))?;
-                let first = buffer.filled().get(before).copied();
-                *heard = first.is_some();
-                Poll::Ready(if first == Some(TLS_ALERT) { Err(io::Error::other(SPEAKS_TLS)) } else { Ok(()) })
-            }
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let mut read = ready!(self.stream.as_mut().poll_read(context, buffer));
+        if read.is_ok() && std::mem::take(&mut self.unheard) && buffer.filled().get(before) == Some(&TLS_ALERT) {
+            read = Err(io::Error::other(SPEAKS_TLS));
         }
-    }
-}
-
-impl Socket {
-    fn writer(self: Pin<&mut Self>) -> Writer<'_> {
-        match self.get_mut() {
-            Socket::Unix(stream) => Writer::Unix(Pin::new(stream)),
-            Socket::Tls(stream) | Socket::Plain { stream, .. } => Writer::Tcp(Pin::new(stream)),
+        if let Err(error) = &read {
+            self.last_words.set(Some(error.to_string()));
         }
+        Poll::Ready(read)
     }
-}
-
-enum Writer<'a> {
-    Unix(Pin<&'a mut UnixStream>),
-    Tcp(Pin<&'a mut TcpStream>),
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.writer() {
-            Writer::Unix(stream) => stream.poll_write(context, bytes),
-            Writer::Tcp(stream) => stream.poll_write(context, bytes),
-        }
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream.as_mut().poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.writer() {
-            Writer::Unix(stream) => stream.poll_write_vectored(context, slices),
-            Writer::Tcp(stream) => stream.poll_write_vectored(context, slices),
-        }
+        self.stream.as_mut().poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Socket::Unix(stream) => stream.is_write_vectored(),
-            Socket::Tls(stream) | Socket::Plain { stream, .. } => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.writer() {
-            Writer::Unix(stream) => stream.poll_flush(context),
-            Writer::Tcp(stream) => stream.poll_flush(context),
-        }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_flush(context)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.writer() {
-            Writer::Unix(stream) => stream.poll_shutdown(context),
-            Writer::Tcp(stream) => stream.poll_shutdown(context),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(context)
     }
 }

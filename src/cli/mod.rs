@@ -13,6 +13,7 @@ mod explain;
 mod failure;
 mod health;
 mod latency;
+mod link;
 mod models;
 mod names;
 mod npy;

@@ -63,8 +63,22 @@ fn a_server_with_mutual_tls_and_tokens_is_used_from_the_command_line() {
         assert!(hints.contains(hint) && hints.lines().count() == 1, "{stderr}");
         assert!(!stderr.contains("token-0123456789"), "{stderr}");
     }
+    assert!(server.log().contains("TRACE"), "secrets are looked for where everything is logged");
     let stderr = models(&server.url("http"), &[]).expect_err("plaintext");
     assert!(stderr.contains("it speaks TLS\nhint: name it https://HOST:PORT"), "{stderr}");
+}
+
+#[test]
+fn a_refused_client_always_learns_why() {
+    let (authority, clients) = (Authority::new("ours"), Authority::new("clients"));
+    let (ca, client_ca) = (authority.certificate(), clients.certificate());
+    let server = Server::with_tls(&authority.sign("server"), &["--tls-client-ca", text(&client_ca)]);
+    for _ in 0..20 {
+        let stderr = models(&server.url("https"), &["--tls-ca", text(&ca)]).expect_err("no certificate");
+        assert!(stderr.contains("it wants a client certificate"), "{stderr}");
+        let stderr = models(&server.url("http"), &[]).expect_err("plaintext");
+        assert!(stderr.contains("it speaks TLS"), "{stderr}");
+    }
 }
 
 #[test]

@@ -111,7 +111,6 @@ impl Drop for Server {
         let _ = self.process.wait();
         if !std::thread::panicking() {
             let log = self.log();
-            assert!(log.contains("TRACE"), "everything is in the log");
             let told = self.secrets.iter().find(|secret| log.contains(*secret));
             assert_eq!(told, None, "a secret is in the log");
         }

@@ -25,14 +25,15 @@ async fn a_client_that_trusts_the_authority_is_served_and_another_refuses() {
 async fn with_mutual_tls_a_client_must_show_a_certificate_of_the_right_authority() {
     let (authority, clients) = (Authority::new("ours"), Authority::new("clients"));
     let ca = clients.certificate();
-    let server = Server::with_tls(&authority.sign("server"), &["--tls-client-ca", ca.to_str().expect("UTF-8")]);
+    let mut server = Server::with_tls(&authority.sign("server"), &["--tls-client-ca", ca.to_str().expect("UTF-8")]);
     let known = clients.sign_as("camera", &["camera"], |_| {});
     ask(&server.url("https"), Some(tls(&authority, Some(&known)))).await.expect("a known client");
-    let error = ask(&server.url("https"), Some(tls(&authority, None))).await.expect_err("no certificate");
-    assert!(error.contains("CertificateRequired"), "{error}");
+    // Which words tonic has for it depends on who is faster; the tests of the command line hold the clear ones.
+    ask(&server.url("https"), Some(tls(&authority, None))).await.expect_err("no certificate");
+    server.wait_for_log("peer sent no certificates");
     let unknown = authority.sign_as("other", &["camera"], |_| {});
-    let error = ask(&server.url("https"), Some(tls(&authority, Some(&unknown)))).await.expect_err("another's");
-    assert!(error.contains("received fatal alert"), "{error}");
+    ask(&server.url("https"), Some(tls(&authority, Some(&unknown)))).await.expect_err("another's");
+    assert!(server.wait_for_log("invalid peer certificate").contains("UnknownIssuer"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,7 @@ async fn calls_need_a_token_of_the_file_as_it_is_now_and_health_needs_none() {
     refused(&list(&channel, None).await, "--token-file");
     refused(&list(&channel, Some(WRONG)).await, "none of this server's");
     list(&channel, Some(FIRST)).await.expect("the right token");
+    assert!(server.log().contains("TRACE"), "secrets are looked for where everything is logged");
     assert!(server.log().contains("admitted path=\"/camlens.v1.ModelService/ListModels\" token=line-4"));
     for result in others(&channel, None).await {
         refused(&result, "wants a token");

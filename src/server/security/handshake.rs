@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,6 +23,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_HANDSHAKES: usize = 128;
 /// When there are that many, the oldest must make room for a newcomer once it has had this long.
 const UNDISTURBED: Duration = Duration::from_secs(2);
+/// What a client that is refused has to read why.
+const PARTING: Duration = Duration::from_secs(1);
 /// Out of file descriptors, as a rule: trying again at once would only burn the processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -64,12 +67,29 @@ async fn handshake(acceptor: TlsAcceptor, connection: TcpStream, peer: SocketAdd
         tracing::debug!(%peer, %error, "the connection had gone before its handshake");
         return;
     }
-    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection)).await {
+    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection).into_fallible()).await {
         // When the server has stopped, nobody is there to take it.
         Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+        Ok(Err((error, connection))) => {
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+            part(connection).await;
+        }
         Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
     }
+}
+
+/// Closes so that the client reads the alert which says why: a socket closed with bytes unread would reset the
+/// connection, and the alert would be lost with it.
+async fn part(mut connection: TcpStream) {
+    let read_on = async {
+        let mut unread = [0; 1024];
+        // It has closed, or it has failed: there is no more to be done.
+        if connection.shutdown().await.is_ok() {
+            while connection.read(&mut unread).await.is_ok_and(|count| count > 0) {}
+        }
+    };
+    // One that keeps talking is cut off.
+    let _ = timeout(PARTING, read_on).await;
 }
 
 /// The handshakes that run; dropping them closes their connections.
