@@ -221,6 +221,9 @@ mod tests {
             ("[telemetry]\ntrace_ratio = 2.0", "telemetry.trace_ratio = 2"),
             ("[server]\nlisten = []", "server.listen = []"),
             ("[server]\nunix_socket_mode = 511000", "server.unix_socket_mode"),
+            ("[server.tls]\ncertificate = \"tls.crt\"", "server.tls.key = nothing"),
+            ("[server.tls]\nkey = \"tls.key\"", "server.tls.certificate = nothing"),
+            ("[server.tls]\nclient_ca = \"ca.crt\"", "beside server.tls.client_ca"),
         ] {
             let error = parse(text).expect("it parses").check().expect_err(key).to_string();
             assert!(error.contains(key), "{error}");

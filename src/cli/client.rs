@@ -1,14 +1,19 @@
 //! How the command line reaches a server.
 
+use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Endpoint, Uri};
 
+use super::credentials::{Bearer, TlsArgs};
+use super::dial::{LastWords, Socket};
 use super::failure::{Exit, Failure};
+pub use super::link::Link;
+use super::transport_trouble::{self, Trouble};
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::model_service_client::ModelServiceClient;
 
@@ -22,36 +27,60 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
-    /// `http://HOST:PORT`.
+    /// `http://HOST:PORT`, or `https://HOST:PORT` for TLS.
     Tcp(String),
 }
 
 impl FromStr for Address {
     type Err = String;
 
-    /// `unix:PATH`, `http://HOST:PORT` or `HOST:PORT`.
+    /// `unix:PATH`, `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             // gRPC also writes unix:///absolute/path.
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.is_empty() { Err(not_an_address(text)) } else { Ok(Address::Unix(path.into())) };
         }
-        if text.starts_with("https://") {
-            return Err(format!("{text}: TLS is not built yet; use http:// on a trusted network, or a Unix socket"));
-        }
-        let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let rest = url.strip_prefix("http://").ok_or_else(|| not_an_address(text))?.trim_end_matches('/');
-        let port =
-            rest.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none() || Endpoint::from_shared(format!("http://{rest}")).is_err() {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("http", text));
+        let rest = rest.trim_end_matches('/');
+        let url = format!("{scheme}://{rest}");
+        let uri = Endpoint::from_shared(url.clone()).map_err(|_| not_an_address(text))?;
+        let has_port = host_and_port(uri.uri()).is_some() && uri.uri().path() == "/" && !rest.contains('@');
+        if !["http", "https"].contains(&scheme) || !has_port {
             return Err(not_an_address(text));
         }
-        Ok(Address::Tcp(format!("http://{rest}")))
+        Ok(Address::Tcp(url))
     }
 }
 
 fn not_an_address(text: &str) -> String {
-    format!("`{text}` is no server address: give HOST:PORT, http://HOST:PORT or unix:/PATH")
+    format!("`{text}` is no server address: give HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH")
+}
+
+/// The host without the brackets of an IPv6 address, and the port.
+fn host_and_port(uri: &Uri) -> Option<(&str, u16)> {
+    let host = uri.host().filter(|host| !host.is_empty())?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, uri.port_u16()?))
+}
+
+impl Address {
+    /// The host, if TLS is spoken there.
+    pub fn tls_host(&self) -> Option<String> {
+        let Address::Tcp(url) = self else { return None };
+        let uri: Uri = url.parse().ok()?;
+        let (host, _) = host_and_port(&uri)?;
+        (uri.scheme_str() == Some("https")).then(|| host.to_owned())
+    }
+
+    /// Whether others than this machine's users may read what is sent there.
+    pub fn is_open_to_others(&self) -> bool {
+        let Address::Tcp(url) = self else { return false };
+        let Ok(uri) = url.parse::<Uri>() else { return true };
+        let host = host_and_port(&uri).map_or("", |(host, _)| host);
+        let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        !loopback && uri.scheme_str() != Some("https")
+    }
 }
 
 impl std::fmt::Display for Address {
@@ -64,42 +93,57 @@ impl std::fmt::Display for Address {
 }
 
 /// Connects. The failure names the address and what to do.
-pub async fn connect(address: &Address) -> Result<Channel, Failure> {
+pub async fn connect(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Link, Failure> {
+    let tls = tls.config(address)?;
     let url = match address {
         // The authority that the server sees; a socket has none of its own.
         Address::Unix(_) => "http://localhost".to_owned(),
         Address::Tcp(url) => url.clone(),
     };
-    let endpoint = Endpoint::from_shared(url)
-        .map_err(|error| Failure::usage(format!("{address} is no server address: {error}")))?
+    let refuse = |why: &dyn std::fmt::Display| Failure::usage(format!("cannot connect to {address}: {why}"));
+    let origin: Uri = url.parse().map_err(|error| refuse(&error))?;
+    // TLS is ours, so that its errors are; the transport below is told of http, and calls say https.
+    let endpoint = Endpoint::from_shared(url.replacen("https://", "http://", 1))
+        .map_err(|error| refuse(&error))?
+        .origin(origin)
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
-    let connected = match address.clone() {
-        Address::Tcp(_) => endpoint.connect().await,
-        Address::Unix(path) => {
-            let dial = move |_| {
-                let path = path.clone();
-                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    let last_words = LastWords::default();
+    let (place, heard) = (address.clone(), last_words.clone());
+    let dial = move |uri: Uri| {
+        let (place, tls, heard) = (place.clone(), tls.clone(), heard.clone());
+        async move {
+            let socket = match (place, host_and_port(&uri)) {
+                (Address::Unix(path), _) => Socket::unix(&path, heard).await,
+                (Address::Tcp(_), Some((host, port))) => Socket::tcp(host, port, tls, heard).await,
+                (Address::Tcp(_), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
             };
-            endpoint.connect_with_connector(tower::service_fn(dial)).await
+            socket.map(TokioIo::new)
         }
     };
-    connected.map_err(|error| {
-        Failure::new(Exit::Unavailable, format!("no server at {address}: {}", innermost(&error)))
-            .hint("is the server running, and does --server say where?")
-    })
+    let channel =
+        endpoint.connect_with_connector(tower::service_fn(dial)).await.map_err(
+            |error| match transport_trouble::find(&error) {
+                Some(Trouble { sentence, hint }) => {
+                    Failure::new(Exit::Unavailable, format!("cannot use the server at {address}: {sentence}"))
+                        .hint(hint)
+                }
+                None => Failure::new(Exit::Unavailable, format!("no server at {address}: {}", innermost(&error)))
+                    .hint("is the server running, and does --server say where?"),
+            },
+        )?;
+    Ok(Link::new(channel, bearer, last_words))
 }
 
-pub fn explain_client(channel: Channel) -> ExplainServiceClient<Channel> {
-    ExplainServiceClient::new(channel)
+pub fn explain_client(link: Link) -> ExplainServiceClient<Link> {
+    ExplainServiceClient::new(link)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-pub fn model_client(channel: Channel) -> ModelServiceClient<Channel> {
-    ModelServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+pub fn model_client(link: Link) -> ModelServiceClient<Link> {
+    ModelServiceClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// "transport error" helps nobody; its cause does.
@@ -123,11 +167,23 @@ mod tests {
             ("localhost:8033", "http://localhost:8033"),
             ("http://10.0.0.1:80/", "http://10.0.0.1:80"),
             ("[::1]:8033", "http://[::1]:8033"),
+            ("https://camlens.example:443/", "https://camlens.example:443"),
         ];
         for (text, address) in cases {
             assert_eq!(text.parse::<Address>().map(|a| a.to_string()).as_deref(), Ok(address));
         }
-        for text in ["", "localhost", ":8033", "localhost:http", "unix:", "ftp://host:1", "a b:1", "https://host:443"] {
+        for text in [
+            "",
+            "localhost",
+            ":8033",
+            "localhost:http",
+            "unix:",
+            "ftp://host:1",
+            "a b:1",
+            "https://host",
+            "http://host:1/path",
+            "me:secret@host:1",
+        ] {
             let error = text.parse::<Address>().expect_err("no address");
             assert!(error.contains(text), "{error}");
         }
@@ -137,7 +193,7 @@ mod tests {
     async fn nobody_listening_is_one_sentence_with_a_hint() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = Address::Unix(folder.path().join("none.sock"));
-        let failure = connect(&address).await.expect_err("no server");
+        let failure = connect(&address, &TlsArgs::default(), Bearer::default()).await.expect_err("no server");
         assert_eq!(failure.exit(), Exit::Unavailable);
         assert!(failure.to_string().starts_with(&format!("no server at {address}: No such file")), "{failure}");
     }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tonic::transport::Channel;
 
-use super::client::{self, Address};
+use super::client::{self, Address, Link};
+use super::credentials::{Bearer, TlsArgs, TokenArgs};
 use super::failure::Failure;
 use super::serve::start_failure;
 use crate::config::Config;
@@ -15,19 +15,25 @@ use crate::telemetry::Telemetry;
 /// Which server.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// The server: HOST:PORT, http://HOST:PORT or unix:/PATH. Without it, one is started for the moment
+    /// The server: HOST:PORT, https://HOST:PORT for TLS, or unix:/PATH. Without it, one is started for the moment
     #[arg(long, env = "CAMLENS_SERVER", value_name = "ADDRESS", help_heading = "Server")]
     pub server: Option<Address>,
 
     /// Where the models of a server of its own are [default: models]
     #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH", help_heading = "Server")]
     pub models: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub tls: TlsArgs,
+
+    #[command(flatten)]
+    pub token: TokenArgs,
 }
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Connection {
-    channel: Channel,
+    link: Link,
     /// Ends with the connection.
     _own: Option<OwnServer>,
 }
@@ -36,7 +42,7 @@ impl Connection {
     /// Connects to the server that was named, or starts one on a private socket.
     pub async fn open(args: &ConnectArgs) -> Result<Self, Failure> {
         match &args.server {
-            Some(address) => Self::to(address).await,
+            Some(address) => Self::to(address, &args.tls, args.token.bearer(address)?).await,
             None => {
                 let repository = args.models.clone().unwrap_or_else(|| Config::default().models.repository);
                 if !repository.exists() {
@@ -46,18 +52,19 @@ impl Connection {
                     );
                 }
                 let (own, address) = OwnServer::start(repository).await?;
-                Ok(Connection { channel: client::connect(&address).await?, _own: Some(own) })
+                let connection = Self::to(&address, &TlsArgs::default(), Bearer::default()).await?;
+                Ok(Connection { _own: Some(own), ..connection })
             }
         }
     }
 
     /// Connects to a server that runs.
-    pub async fn to(address: &Address) -> Result<Self, Failure> {
-        Ok(Connection { channel: client::connect(address).await?, _own: None })
+    pub async fn to(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Self, Failure> {
+        Ok(Connection { link: client::connect(address, tls, bearer).await?, _own: None })
     }
 
-    pub fn channel(&self) -> Channel {
-        self.channel.clone()
+    pub fn channel(&self) -> Link {
+        self.link.clone()
     }
 }
 

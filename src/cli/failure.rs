@@ -1,10 +1,12 @@
 //! How a command fails: one sentence, often a hint, and an exit code.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
 use tonic::{Code, Status};
 
+use super::transport_trouble::{self, Trouble};
 use crate::telemetry::status_name;
 
 /// What the exit code says to a script. Clap's own usage errors exit with 2 as well.
@@ -60,13 +62,21 @@ impl Failure {
 
     /// A status that the server answered with; `asked` says what was asked, as in "explain coffee.png".
     pub fn from_status(asked: &str, status: &Status) -> Self {
+        if let Some(Trouble { sentence, hint }) = status.source().and_then(transport_trouble::find) {
+            return Failure::new(Exit::Unavailable, format!("cannot {asked}: the server cannot be used, {sentence}"))
+                .hint(hint);
+        }
         let exit = match status.code() {
             Code::Unavailable => Exit::Unavailable,
             Code::InvalidArgument | Code::NotFound | Code::OutOfRange => Exit::Usage,
             _ => Exit::Failed,
         };
         let code = status_name(status.code() as i32);
-        Failure::new(exit, format!("cannot {asked}: {} ({code})", one_line(status.message())))
+        let failure = Failure::new(exit, format!("cannot {asked}: {} ({code})", one_line(status.message())));
+        if status.code() == Code::Unauthenticated {
+            return failure.hint("--token-file names a file with a token");
+        }
+        failure
     }
 
     /// Trouble with a file or directory.

@@ -9,6 +9,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::client::Address;
 use super::connection::Connection;
+use super::credentials::{Bearer, TlsArgs};
 use super::failure::{Exit, Failure};
 
 /// Ask a server whether it is ready: exit code 0 when it is, 3 when it is not
@@ -16,7 +17,8 @@ use super::failure::{Exit, Failure};
 #[command(after_help = "\
 Examples:
   camlens health
-  camlens health --server unix:/run/camlens.sock --wait 60")]
+  camlens health --server unix:/run/camlens.sock --wait 60
+  camlens health --server https://camlens.example:8033 --tls-ca ca.crt")]
 pub struct HealthCommand {
     /// Ask about one service or model [default: the whole server]
     #[arg(long, env = "CAMLENS_SERVICE", value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -26,7 +28,7 @@ pub struct HealthCommand {
     #[arg(long, env = "CAMLENS_WAIT", value_name = "SECONDS", default_value_t = 0)]
     wait: u32,
 
-    /// The server: HOST:PORT, http://HOST:PORT or unix:/PATH
+    /// The server: HOST:PORT, https://HOST:PORT for TLS, or unix:/PATH. Health needs no token
     #[arg(
         long,
         env = "CAMLENS_SERVER",
@@ -35,6 +37,9 @@ pub struct HealthCommand {
         default_value = "127.0.0.1:8033"
     )]
     server: Address,
+
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 const BETWEEN_ASKS: Duration = Duration::from_millis(100);
@@ -59,7 +64,7 @@ impl HealthCommand {
     async fn ask(&self) -> Result<(), Failure> {
         let address = &self.server;
         let unavailable = |why: String| Failure::new(Exit::Unavailable, format!("the server at {address} {why}"));
-        let connection = Connection::to(&self.server).await?;
+        let connection = Connection::to(&self.server, &self.tls, Bearer::default()).await?;
         let request = HealthCheckRequest { service: self.service.clone() };
         let mut client = HealthClient::new(connection.channel());
         let answer = tokio::time::timeout(ANSWER_LIMIT, client.check(request))

@@ -6,11 +6,14 @@
 mod answer;
 mod client;
 mod connection;
+mod credentials;
+mod dial;
 mod doctor;
 mod explain;
 mod failure;
 mod health;
 mod latency;
+mod link;
 mod models;
 mod names;
 mod npy;
@@ -23,6 +26,7 @@ mod stream;
 mod summary;
 mod tally;
 mod terminal;
+mod transport_trouble;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::failure::{Exit, Failure};
 use crate::config::Config;
-use crate::server::{Ended, ListenAddress, Server, Shutdown, StartError};
+use crate::server::{Ended, ListenAddress, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
 
 /// Serve models: explain the frames that clients send, until SIGTERM or SIGINT
@@ -16,6 +16,7 @@ use crate::telemetry::Telemetry;
 Examples:
   camlens serve --models models
   camlens serve --models models --listen unix:/run/camlens.sock --listen 127.0.0.1:8033
+  camlens serve --models models --listen 0.0.0.0:8033 --tls-certificate tls.crt --tls-key tls.key --token-file tokens
   camlens serve --config /etc/camlens.toml --otlp-endpoint http://collector:4317
 
 What is given here wins over the environment, that over the file, that over the defaults. The first signal drains: what was
@@ -36,6 +37,26 @@ pub struct ServeCommand {
     /// Permission bits of a Unix socket, octal [default: 660]
     #[arg(long, env = "CAMLENS_UNIX_SOCKET_MODE", value_name = "MODE", value_parser = octal)]
     unix_socket_mode: Option<u32>,
+
+    /// The server's certificate and those between it and its authority, PEM; every TCP address then speaks TLS
+    #[arg(long, env = "CAMLENS_TLS_CERTIFICATE", value_name = "FILE", help_heading = "Security")]
+    tls_certificate: Option<PathBuf>,
+
+    /// The certificate's private key, PEM. Both files are read again when they change
+    #[arg(long, env = "CAMLENS_TLS_KEY", value_name = "FILE", help_heading = "Security")]
+    tls_key: Option<PathBuf>,
+
+    /// Authorities of clients' certificates, PEM; TLS clients must then show a certificate
+    #[arg(long, env = "CAMLENS_TLS_CLIENT_CA", value_name = "FILE", help_heading = "Security")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Bearer tokens, TOKEN or NAME: TOKEN a line; every call but health checks must bring one. Read again when it changes
+    #[arg(long, env = "CAMLENS_TOKEN_FILE", value_name = "FILE", help_heading = "Security")]
+    token_file: Option<PathBuf>,
+
+    /// Serve TCP beyond loopback without TLS: anybody on the network can read along
+    #[arg(long, env = "CAMLENS_INSECURE", help_heading = "Security", value_parser = clap::builder::FalseyValueParser::new())]
+    insecure: bool,
 
     /// Seconds that accepted frames have to finish after the first signal [default: 20]
     #[arg(long, env = "CAMLENS_DRAIN_TIMEOUT", value_name = "SECONDS")]
@@ -106,6 +127,11 @@ impl ServeCommand {
             models,
             listen,
             unix_socket_mode,
+            tls_certificate,
+            tls_key,
+            tls_client_ca,
+            token_file,
+            insecure,
             drain_timeout,
             threads,
             frame_threads,
@@ -127,6 +153,11 @@ impl ServeCommand {
         set(&mut out.models.repository, models);
         set(&mut out.server.listen, (!listen.is_empty()).then_some(listen));
         set(&mut out.server.unix_socket_mode, unix_socket_mode);
+        set(&mut out.server.tls.certificate, tls_certificate.map(Some));
+        set(&mut out.server.tls.key, tls_key.map(Some));
+        set(&mut out.server.tls.client_ca, tls_client_ca.map(Some));
+        set(&mut out.server.token_file, token_file.map(Some));
+        set(&mut out.server.insecure, insecure.then_some(true));
         set(&mut out.server.drain_timeout_s, drain_timeout);
         set(&mut out.device.threads, threads);
         set(&mut out.device.frame_threads, frame_threads);
@@ -157,7 +188,10 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<Ended, Failure> 
 /// Why a server does not start, with what to do.
 pub(super) fn start_failure(error: StartError) -> Failure {
     let exit = match &error {
-        StartError::Config(_) | StartError::Repository(_) => Exit::Usage,
+        StartError::Config(_)
+        | StartError::Repository(_)
+        | StartError::Security(_)
+        | StartError::Listen(ListenError::Exposed { .. }) => Exit::Usage,
         _ => Exit::Failed,
     };
     let failure = Failure::new(exit, error.to_string());
@@ -203,6 +237,18 @@ mod tests {
         assert_eq!(overlay(&[], standard).telemetry.otlp_endpoint.as_deref(), standard);
         let own = overlay(&["--otlp-endpoint", "http://mine:4317"], standard);
         assert_eq!(own.telemetry.otlp_endpoint.as_deref(), Some("http://mine:4317"));
+    }
+
+    #[test]
+    fn security_is_given_by_flags_over_the_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("camlens.toml");
+        std::fs::write(&file, "[server]\ninsecure = true\n[server.tls]\ncertificate = \"a\"\nkey = \"b\"\n")
+            .expect("a file");
+        let server =
+            overlay(&["--config", file.to_str().expect("UTF-8"), "--tls-key", "c", "--token-file", "t"], None).server;
+        assert_eq!((server.tls.certificate, server.tls.key), (Some("a".into()), Some("c".into())));
+        assert_eq!((server.insecure, server.token_file, server.tls.client_ca), (true, Some("t".into()), None));
     }
 
     #[test]

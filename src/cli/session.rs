@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
+use super::client::Link;
 use super::failure::Failure;
 use super::names;
 use super::source::{Payload, SourceFrame};
@@ -29,7 +29,7 @@ pub struct Pace {
 
 /// A stream and what is needed to run it.
 pub struct Session {
-    pub client: ExplainServiceClient<Channel>,
+    pub client: ExplainServiceClient<Link>,
     pub open: v1::Open,
     pub pace: Pace,
     /// Ends the sending; what was sent is still waited for.

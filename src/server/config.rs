@@ -1,5 +1,7 @@
 //! `[server]` of `camlens.toml`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::listen::ListenAddress;
@@ -21,6 +23,36 @@ pub struct ServerConfig {
     pub stream_window_bytes: u32,
     /// Streams and calls on one connection at once; a connection's window covers all of them.
     pub max_streams_per_connection: u32,
+    /// Whether TCP addresses beyond loopback may be served without TLS.
+    pub insecure: bool,
+    /// Bearer tokens, one a line, one of which every call but health checks must bring. None: no call needs one.
+    pub token_file: Option<PathBuf>,
+    pub tls: TlsConfig,
+}
+
+/// `[server.tls]`: PEM files, read again when they change. With them, every TCP address speaks TLS; Unix sockets never do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The server's certificate, then those between it and its authority.
+    pub certificate: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// Authorities of clients' certificates. With them, a client must have a certificate (mutual TLS).
+    pub client_ca: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let TlsConfig { certificate, key, client_ca } = self;
+        let missing = |key, beside: &str| Err(value(key, "nothing", &format!("a file, beside server.tls.{beside}")));
+        match (certificate, key, client_ca) {
+            (Some(_), None, _) => missing("server.tls.key", "certificate"),
+            (None, Some(_), _) => missing("server.tls.certificate", "key"),
+            (None, None, Some(_)) => missing("server.tls.certificate", "client_ca"),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for ServerConfig {
@@ -32,6 +64,9 @@ impl Default for ServerConfig {
             keep_alive_s: 20,
             stream_window_bytes: 16 << 20,
             max_streams_per_connection: 64,
+            insecure: false,
+            token_file: None,
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -48,6 +83,9 @@ impl ServerConfig {
             keep_alive_s,
             stream_window_bytes,
             max_streams_per_connection,
+            insecure: _,
+            token_file: _,
+            tls,
         } = self;
         if listen.is_empty() {
             return Err(value("server.listen", "[]", "at least one address, HOST:PORT or unix:/PATH"));
@@ -55,6 +93,7 @@ impl ServerConfig {
         if *unix_socket_mode > 0o777 {
             return Err(value("server.unix_socket_mode", format!("0o{unix_socket_mode:o}"), "0o000 to 0o777"));
         }
+        tls.check()?;
         at_least_one("server.keep_alive_s", (*keep_alive_s).into())?;
         at_least_one("server.max_streams_per_connection", (*max_streams_per_connection).into())?;
         if !(65_535..=MAX_WINDOW_BYTES).contains(stream_window_bytes) {
@@ -62,6 +101,11 @@ impl ServerConfig {
             return Err(value("server.stream_window_bytes", stream_window_bytes, &allowed));
         }
         Ok(())
+    }
+
+    /// Whether TCP may be served beyond loopback: what is sent is encrypted, or somebody has said that it need not be.
+    pub(super) fn may_leave_the_machine(&self) -> bool {
+        self.insecure || self.tls.certificate.is_some()
     }
 
     /// Covers the windows of all of a connection's streams, so that they do not stall each other.

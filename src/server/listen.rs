@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream, lookup_host};
+
+use super::config::ServerConfig;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,6 +74,13 @@ pub enum ListenError {
     InUse { path: PathBuf },
     #[error("cannot listen on unix:{}: a file that is no socket lies there", path.display())]
     NoSocket { path: PathBuf },
+    #[error(
+        "refusing to serve {address} without TLS: whoever reaches {reached} could use the models, and everybody on the way could \
+         read and change frames and answers. Three ways out: listen where only this machine is, on 127.0.0.1:PORT or \
+         unix:/PATH (within a Kubernetes pod that is enough); give --tls-certificate and --tls-key; or say --insecure if \
+         the whole network is to be trusted"
+    )]
+    Exposed { address: ListenAddress, reached: SocketAddr },
 }
 
 /// A bound socket.
@@ -93,17 +103,31 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Binds. A socket file that a dead server left behind is replaced; one that is alive is not.
-    pub(super) async fn bind(address: &ListenAddress, unix_socket_mode: u32) -> Result<Self, ListenError> {
+    /// Binds. A socket file that a dead server left behind is replaced; one that is alive is not. TCP addresses beyond
+    /// loopback must be encrypted, or allowed not to be.
+    pub(super) async fn bind(address: &ListenAddress, config: &ServerConfig) -> Result<Self, ListenError> {
         let fail = |source| ListenError::Bind { address: address.clone(), source };
         match address {
-            ListenAddress::Tcp(host) => TcpListener::bind(host).await.map(Listener::Tcp).map_err(fail),
+            ListenAddress::Tcp(host) => {
+                let resolved: Vec<SocketAddr> = lookup_host(host).await.map_err(fail)?.collect();
+                let exposed = resolved.iter().find(|one| !one.ip().to_canonical().is_loopback());
+                if let Some(&reached) = exposed
+                    && !config.may_leave_the_machine()
+                {
+                    return Err(ListenError::Exposed { address: address.clone(), reached });
+                }
+                TcpListener::bind(resolved.as_slice()).await.map(Listener::Tcp).map_err(fail)
+            }
             ListenAddress::Unix(path) => {
                 remove_stale(path).await?;
-                let listener = UnixListener::bind(path).map_err(fail)?;
-                let file = SocketFile(path.clone());
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(unix_socket_mode)).map_err(fail)?;
-                Ok(Listener::Unix(listener, file))
+                let listener = match bind_unix(path, config.unix_socket_mode) {
+                    Ok(listener) => listener,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        return Err(ListenError::InUse { path: path.clone() });
+                    }
+                    Err(error) => return Err(fail(error)),
+                };
+                Ok(Listener::Unix(listener, SocketFile(path.clone())))
             }
         }
     }
@@ -117,6 +141,19 @@ impl Listener {
             Listener::Unix(..) => asked.clone(),
         }
     }
+}
+
+/// Binds a socket that has its permission bits before anybody can reach it: it is made in a directory that is ours alone
+/// and appears at `path` when it is ready, unless something lies there by then.
+fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Names are short: a socket's path has some 100 bytes at most. tempfile's directories are for their owner only.
+    let private = tempfile::Builder::new().prefix(".").rand_bytes(4).tempdir_in(parent)?;
+    let place = private.path().join("s");
+    let listener = UnixListener::bind(&place)?;
+    std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode))?;
+    std::fs::hard_link(&place, path)?;
+    Ok(listener)
 }
 
 /// Removes a socket that nobody answers.
@@ -141,6 +178,10 @@ async fn remove_stale(path: &Path) -> Result<(), ListenError> {
 mod tests {
     use super::*;
 
+    fn modes(unix_socket_mode: u32) -> ServerConfig {
+        ServerConfig { unix_socket_mode, ..ServerConfig::default() }
+    }
+
     #[test]
     fn addresses_are_read_and_written_back() {
         for text in ["127.0.0.1:0", "[::1]:8033", "localhost:80", "unix:/run/camlens.sock"] {
@@ -159,10 +200,10 @@ mod tests {
         let address = ListenAddress::Unix(path.clone());
         // Dropping a standard listener leaves its file, as a killed server does.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
-        let alive = Listener::bind(&address, 0o600).await.expect("the stale file is replaced");
+        let alive = Listener::bind(&address, &modes(0o600)).await.expect("the stale file is replaced");
         let mode = std::fs::metadata(&path).expect("the socket's file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(matches!(Listener::bind(&address, 0o600).await, Err(ListenError::InUse { .. })));
+        assert!(matches!(Listener::bind(&address, &modes(0o600)).await, Err(ListenError::InUse { .. })));
         drop(alive);
         assert!(!path.exists(), "the file goes with the server");
     }
@@ -172,7 +213,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("notes.txt");
         std::fs::write(&path, "mine").expect("a file");
-        let bound = Listener::bind(&ListenAddress::Unix(path.clone()), 0o600).await;
+        let bound = Listener::bind(&ListenAddress::Unix(path.clone()), &modes(0o600)).await;
         assert!(matches!(bound, Err(ListenError::NoSocket { .. })));
         assert_eq!(std::fs::read_to_string(&path).expect("still there"), "mine");
     }
@@ -180,8 +221,41 @@ mod tests {
     #[tokio::test]
     async fn port_0_becomes_the_port_that_was_taken() {
         let asked = ListenAddress::Tcp("127.0.0.1:0".to_owned());
-        let listener = Listener::bind(&asked, 0o600).await.expect("a free port");
+        let listener = Listener::bind(&asked, &modes(0o600)).await.expect("a free port");
         let bound = listener.address(&asked);
         assert_ne!(bound, asked);
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_its_mode_and_leaves_nothing_else_behind() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for mode in [0o600, 0o660, 0o666] {
+            let path = folder.path().join("camlens.sock");
+            let listener = Listener::bind(&ListenAddress::Unix(path.clone()), &modes(mode)).await.expect("a socket");
+            let metadata = std::fs::metadata(&path).expect("the socket's file");
+            assert_eq!(metadata.permissions().mode() & 0o777, mode);
+            assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1);
+            UnixStream::connect(&path).await.expect("it listens there");
+            drop(listener);
+        }
+        std::fs::write(folder.path().join("taken"), "").expect("a file");
+        let taken = bind_unix(&folder.path().join("taken"), 0o600).expect_err("what lies there is not replaced");
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[tokio::test]
+    async fn plaintext_stays_on_the_machine_unless_allowed() {
+        let bind = async |host: &str, insecure| {
+            let config = ServerConfig { insecure, ..ServerConfig::default() };
+            Listener::bind(&ListenAddress::Tcp(format!("{host}:0")), &config).await.map(drop)
+        };
+        for host in ["127.0.0.1", "127.0.0.2", "localhost"] {
+            bind(host, false).await.expect(host);
+        }
+        for host in ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "192.0.2.1"] {
+            let error = bind(host, false).await.expect_err(host);
+            assert!(matches!(error, ListenError::Exposed { .. }), "{error}");
+        }
+        bind("0.0.0.0", true).await.expect("it was allowed");
     }
 }

@@ -3,7 +3,7 @@
 //! [`Server::start`] loads the models, binds the addresses and serves; [`Server::run`] waits for the end and drains.
 //! `explain` answers single frames, `stream` drives a [`crate::stream::Session`] for each stream, `models` tells what is
 //! served. `request` turns messages into jobs, `response` turns answers into messages, and [`Refusal`] is the one place
-//! where an error becomes a status. Generated types are known here and nowhere below.
+//! where an error becomes a status. `security` has TLS and tokens. Generated types are known here and nowhere below.
 
 mod config;
 mod deadline;
@@ -15,13 +15,15 @@ mod models;
 mod refusal;
 mod request;
 mod response;
+pub(crate) mod security;
 mod service;
 mod shutdown;
 mod start;
 mod stream;
 
-pub use config::ServerConfig;
+pub use config::{ServerConfig, TlsConfig};
 pub use listen::{ListenAddress, ListenError};
 pub use refusal::Refusal;
+pub use security::SecurityError;
 pub use shutdown::Shutdown;
 pub use start::{Ended, Server, StartError};

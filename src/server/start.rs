@@ -19,6 +19,7 @@ use super::config::ServerConfig;
 use super::deadline::WithDeadline;
 use super::health::HealthService;
 use super::listen::{ListenAddress, ListenError, Listener};
+use super::security::{Security, SecurityError, handshakes};
 use super::service::Service;
 use super::shutdown::Shutdown;
 use crate::config::{Config, ConfigError};
@@ -44,6 +45,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     #[error("model {name} version {version}: {source}")]
     Model { name: String, version: i64, source: Box<ModelError> },
     #[error("model {name} version {version}: {source}")]
@@ -88,13 +91,14 @@ impl Server {
     /// Everything that is wrong with the configuration, an address or a model, in words for the person who starts it.
     pub async fn start(config: &Config, telemetry: Telemetry, shutdown: Shutdown) -> Result<Self, StartError> {
         config.check()?;
+        let security = Security::open(&config.server)?;
         let listeners = bind(&config.server).await?;
         let loading = config.clone();
         let engine = match tokio::task::spawn_blocking(move || load(&loading)).await {
             Ok(engine) => engine?,
             Err(error) => resume_unwind(error.into_panic()),
         };
-        Self::serve(config, engine, listeners, telemetry, shutdown).await
+        Self::serve(config, engine, listeners, security, telemetry, shutdown).await
     }
 
     /// Serves with an engine of one's own, which is taken to be warm.
@@ -105,14 +109,16 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         config.check()?;
+        let security = Security::open(&config.server)?;
         let listeners = bind(&config.server).await?;
-        Self::serve(config, engine, listeners, telemetry, shutdown).await
+        Self::serve(config, engine, listeners, security, telemetry, shutdown).await
     }
 
     async fn serve(
         config: &Config,
         engine: Engine,
         listeners: Vec<(ListenAddress, Listener)>,
+        security: Security,
         telemetry: Telemetry,
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
@@ -139,6 +145,7 @@ impl Server {
                 config.limits.max_frame_bytes,
                 routes.clone(),
                 listener,
+                security.clone(),
                 close.clone(),
             ));
         }
@@ -199,7 +206,7 @@ fn max_message_bytes(max_frame_bytes: u64) -> usize {
 async fn bind(config: &ServerConfig) -> Result<Vec<(ListenAddress, Listener)>, ListenError> {
     let mut listeners = Vec::new();
     for asked in &config.listen {
-        let listener = Listener::bind(asked, config.unix_socket_mode).await?;
+        let listener = Listener::bind(asked, config).await?;
         listeners.push((listener.address(asked), listener));
     }
     Ok(listeners)
@@ -290,6 +297,7 @@ async fn transport(
     max_frame_bytes: u64,
     routes: Routes,
     listener: Listener,
+    security: Security,
     close: CancellationToken,
 ) {
     let keep_alive = Duration::from_secs(config.keep_alive_s.into());
@@ -302,13 +310,17 @@ async fn transport(
         .http2_keepalive_timeout(Some(keep_alive))
         .layer(tower::util::MapResponseLayer::new(name_the_limit))
         .layer(tower::layer::layer_fn(WithDeadline))
+        .layer(security.gate())
         .add_routes(routes);
-    let served = match listener {
-        Listener::Tcp(listener) => {
+    let served = match (listener, security.tls) {
+        (Listener::Tcp(listener), Some(tls)) => {
+            router.serve_with_incoming_shutdown(handshakes(listener, tls), close.cancelled_owned()).await
+        }
+        (Listener::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             router.serve_with_incoming_shutdown(incoming, close.cancelled_owned()).await
         }
-        Listener::Unix(listener, _file) => {
+        (Listener::Unix(listener, _file), _) => {
             router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), close.cancelled_owned()).await
         }
     };

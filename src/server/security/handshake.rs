@@ -1,0 +1,160 @@
+//! A listener's connections, once their TLS handshakes are done.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::watch::Watched;
+
+/// What a client has for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes that run at once.
+const MAX_HANDSHAKES: usize = 128;
+/// When there are that many, the oldest must make room for a newcomer once it has had this long.
+const UNDISTURBED: Duration = Duration::from_secs(2);
+/// What a client that is refused has to read why.
+const PARTING: Duration = Duration::from_secs(1);
+/// Out of file descriptors, as a rule: trying again at once would only burn the processor.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The connections that completed a handshake. Each handshake uses the certificate of the moment in which it begins.
+/// Accepting ends when the stream is dropped.
+pub(in crate::server) fn handshakes(
+    listener: TcpListener,
+    config: Watched<ServerConfig>,
+) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+    let (ready, connections) = mpsc::channel(16);
+    tokio::spawn(accept(listener, config, ready));
+    ReceiverStream::new(connections)
+}
+
+type Ready = mpsc::Sender<io::Result<TlsStream<TcpStream>>>;
+
+async fn accept(listener: TcpListener, config: Watched<ServerConfig>, ready: Ready) {
+    let mut handshakes = Handshakes::default();
+    loop {
+        tokio::select! {
+            () = ready.closed() => return,
+            Some(_) = handshakes.running.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((connection, peer)) => {
+                    handshakes.make_room().await;
+                    let acceptor = TlsAcceptor::from(config.current());
+                    handshakes.start(handshake(acceptor, connection, peer, ready.clone()));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            },
+        }
+    }
+}
+
+async fn handshake(acceptor: TlsAcceptor, connection: TcpStream, peer: SocketAddr, ready: Ready) {
+    if let Err(error) = connection.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "the connection had gone before its handshake");
+        return;
+    }
+    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection).into_fallible()).await {
+        // When the server has stopped, nobody is there to take it.
+        Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
+        Ok(Err((error, connection))) => {
+            tracing::debug!(%peer, %error, "a TLS handshake failed");
+            part(connection).await;
+        }
+        Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+    }
+}
+
+/// Closes so that the client reads the alert which says why: a socket closed with bytes unread would reset the
+/// connection, and the alert would be lost with it.
+async fn part(mut connection: TcpStream) {
+    let read_on = async {
+        let mut unread = [0; 1024];
+        // It has closed, or it has failed: there is no more to be done.
+        if connection.shutdown().await.is_ok() {
+            while connection.read(&mut unread).await.is_ok_and(|count| count > 0) {}
+        }
+    };
+    // One that keeps talking is cut off.
+    let _ = timeout(PARTING, read_on).await;
+}
+
+/// The handshakes that run; dropping them closes their connections.
+#[derive(Default)]
+struct Handshakes {
+    running: JoinSet<()>,
+    /// Oldest first; those that have ended are dropped now and then.
+    order: VecDeque<(Instant, AbortHandle)>,
+}
+
+impl Handshakes {
+    fn start(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        if self.order.len() >= 2 * MAX_HANDSHAKES {
+            self.order.retain(|(_, handle)| !handle.is_finished());
+        }
+        let handle = self.running.spawn(handshake);
+        self.order.push_back((Instant::now(), handle));
+    }
+
+    /// Waits until one more may run: until one ends, or, so that clients that say nothing cannot keep others out, until
+    /// the oldest has had its time and is broken off.
+    async fn make_room(&mut self) {
+        while self.running.len() >= MAX_HANDSHAKES {
+            self.order.retain(|(_, handle)| !handle.is_finished());
+            let patience =
+                self.order.front().map_or(Duration::ZERO, |(began, _)| UNDISTURBED.saturating_sub(began.elapsed()));
+            if timeout(patience, self.running.join_next()).await.is_err() {
+                if let Some((_, oldest)) = self.order.pop_front() {
+                    oldest.abort();
+                }
+                self.running.join_next().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_of_too_many_makes_room_after_its_time() {
+        let mut handshakes = Handshakes::default();
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        struct Tell(usize, mpsc::UnboundedSender<usize>);
+        impl Drop for Tell {
+            fn drop(&mut self) {
+                // The test may have ended.
+                let _ = self.1.send(self.0);
+            }
+        }
+        for number in 0..MAX_HANDSHAKES {
+            let tell = Tell(number, ended.clone());
+            handshakes.start(async move {
+                let _tell = tell;
+                std::future::pending().await
+            });
+        }
+        let began = Instant::now();
+        handshakes.make_room().await;
+        assert!(began.elapsed() >= UNDISTURBED && began.elapsed() < UNDISTURBED * 2);
+        assert_eq!(handshakes.running.len(), MAX_HANDSHAKES - 1);
+        assert_eq!(ends.try_recv(), Ok(0));
+        handshakes.start(std::future::ready(()));
+        handshakes.make_room().await;
+        assert!(ends.try_recv().is_err(), "one that ends makes room for free");
+    }
+}

@@ -1,0 +1,89 @@
+//! TLS and mutual TLS.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::certificates::Authority;
+use super::server::{Server, ask, tls};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_trusts_the_authority_is_served_and_another_refuses() {
+    let authority = Authority::new("ours");
+    let server = Server::with_tls(&authority.sign("server"), &[]);
+    ask(&server.url("https"), Some(tls(&authority, None))).await.expect("it is served");
+    let stranger = Authority::new("another");
+    let error = ask(&server.url("https"), Some(tls(&stranger, None))).await.expect_err("an unknown authority");
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let misnamed = tls(&authority, None).domain_name("camlens.example");
+    let error = ask(&server.url("https"), Some(misnamed)).await.expect_err("another name");
+    assert!(error.contains("not valid for name"), "{error}");
+    ask(&server.url("http"), None).await.expect_err("plaintext");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_mutual_tls_a_client_must_show_a_certificate_of_the_right_authority() {
+    let (authority, clients) = (Authority::new("ours"), Authority::new("clients"));
+    let ca = clients.certificate();
+    let mut server = Server::with_tls(&authority.sign("server"), &["--tls-client-ca", ca.to_str().expect("UTF-8")]);
+    let known = clients.sign_as("camera", &["camera"], |_| {});
+    ask(&server.url("https"), Some(tls(&authority, Some(&known)))).await.expect("a known client");
+    // Which words tonic has for it depends on who is faster; the tests of the command line hold the clear ones.
+    ask(&server.url("https"), Some(tls(&authority, None))).await.expect_err("no certificate");
+    server.wait_for_log("peer sent no certificates");
+    let unknown = authority.sign_as("other", &["camera"], |_| {});
+    ask(&server.url("https"), Some(tls(&authority, Some(&unknown)))).await.expect_err("another's");
+    assert!(server.wait_for_log("invalid peer certificate").contains("UnknownIssuer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_are_stuck_keep_nobody_out() {
+    let authority = Authority::new("ours");
+    let server = Server::with_tls(&authority.sign("server"), &[]);
+    let mut stuck: Vec<TcpStream> = Vec::new();
+    for index in 0..200_u8 {
+        let mut connection = TcpStream::connect(("127.0.0.1", server.port())).expect("it listens");
+        if index % 2 == 0 {
+            // The beginning of a record that never ends.
+            connection.write_all(&[22, 3, 1, 1]).expect("it is read");
+        }
+        stuck.push(connection);
+    }
+    let began = Instant::now();
+    ask(&server.url("https"), Some(tls(&authority, None))).await.expect("it is served");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}: it waited for the others' time-out", began.elapsed());
+    // In the end the stuck ones are closed.
+    let last = stuck.last_mut().expect("a connection");
+    last.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    assert!(matches!(last.read(&mut [0; 64]), Ok(0) | Err(_)));
+    assert!(began.elapsed() < Duration::from_secs(20), "it was closed by the server");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_versions_of_tls_are_refused_and_1_2_is_not() {
+    use tokio_rustls::rustls::{
+        ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer, pki_types::pem::PemObject, version,
+    };
+    let authority = Authority::new("ours");
+    let server = Server::with_tls(&authority.sign("server"), &[]);
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).expect("PEM")).expect("a root");
+    let mut config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_protocol_versions(&[&version::TLS12])
+        .expect("1.2 is known")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let tcp = tokio::net::TcpStream::connect(("127.0.0.1", server.port())).await.expect("it listens");
+    let connection = connector.connect("localhost".try_into().expect("a name"), tcp).await.expect("1.2 is spoken");
+    assert_eq!(connection.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    // A ClientHello of TLS 1.1, by hand: version 3.2 throughout and one old cipher suite.
+    let hello: Vec<u8> = [&[1, 0, 0, 43, 3, 2][..], &[7; 32], &[0, 0, 4, 0xc0, 0x13, 0, 0x2f, 1, 0]].concat();
+    let mut old = TcpStream::connect(("127.0.0.1", server.port())).expect("it listens");
+    old.write_all(&[&[22, 3, 1, 0, hello.len() as u8][..], &hello].concat()).expect("it is read");
+    let mut answer = Vec::new();
+    old.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    old.read_to_end(&mut answer).expect("the server closes");
+    assert_eq!(answer.first(), Some(&21), "an alert, and no ServerHello: {answer:?}");
+}
