@@ -45,12 +45,24 @@ impl From<tch::TchError> for ModelError {
 
 impl ModelError {
     pub(super) fn malformed(place: impl Into<String>, problem: impl Into<String>) -> Self {
-        ModelError::Malformed { place: place.into(), problem: problem.into() }
+        ModelError::Malformed { place: shortened(place.into()), problem: shortened(problem.into()) }
     }
 
     pub(super) fn refused(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        ModelError::Refused { what: what.into(), advice: advice.into() }
+        ModelError::Refused { what: shortened(what.into()), advice: advice.into() }
     }
+}
+
+/// Names in a file may be of any length; a message that repeats them is not.
+const MAX_MESSAGE_BYTES: usize = 400;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > MAX_MESSAGE_BYTES {
+        let tail_at = text.ceil_char_boundary(text.len() - MAX_MESSAGE_BYTES / 2);
+        let head_to = text.floor_char_boundary(MAX_MESSAGE_BYTES / 2);
+        text.replace_range(head_to..tail_at, " … ");
+    }
+    text
 }
 
 /// Why a name means no layer, with those that do.

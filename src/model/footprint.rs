@@ -114,6 +114,10 @@ impl Call<'_> {
                 let step = self.real("step").unwrap_or(1.0).abs();
                 ((self.real("end").unwrap_or(0.0) - self.real("start").unwrap_or(0.0)).abs() / step).ceil() + 1.0
             }
+            "eye" => {
+                let (n, m) = (magnitude(&self.ints("n")), self.ints("m"));
+                n * if m.is_empty() { n } else { magnitude(&m) }
+            }
             "cat" | "concat" | "concatenate" | "stack" | "hstack" | "vstack" | "dstack" => total,
             "repeat_interleave" | "one_hot" | "bincount" => {
                 first.max(1.0) * (self.largest_value() + magnitude(&self.numbers()) + 1.0)
@@ -137,7 +141,6 @@ impl Call<'_> {
                 let widest = shapes.iter().map(|shape| product(shape)).product::<f64>();
                 widest * shapes.len() as f64
             }
-            "combinations" => first.powf(magnitude(&self.ints("r"))),
             "scaled_dot_product_attention" => {
                 let (keys, _) = matrix(shapes.get(1).map_or(&[], Vec::as_slice));
                 first / columns.max(1.0) * keys + together

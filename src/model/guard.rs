@@ -41,6 +41,7 @@ impl Guard {
             })?;
         }
         check_division(operator, arguments)?;
+        check_unchecked(operator, arguments)?;
         let elements = footprint::elements(operator, arguments);
         let width = arguments.iter().filter_map(Value::tensor).map(width).fold(4, usize::max);
         let bytes = elements * width as f64;
@@ -49,7 +50,13 @@ impl Guard {
     }
 
     /// Counts what a call gave, and checks that it is memory that other operators can read.
-    pub fn after(&mut self, node: &str, results: &[Value]) -> Result<(), OperatorError> {
+    pub fn after(&mut self, node: &str, names: usize, results: &[Value]) -> Result<(), OperatorError> {
+        if names > results.len() {
+            return Err(OperatorError::Failed {
+                operator: format!("of node {node}"),
+                message: format!("its {names} names stand for {} result(s)", results.len()),
+            });
+        }
         for tensor in results.iter().filter_map(Value::tensor) {
             let dense = !tensor.is_sparse() && !tensor.is_mkldnn() && tensor.f_kind().is_ok();
             if !dense || tensor.device() != Device::Cpu {
@@ -119,4 +126,77 @@ fn check_division(operator: &Operator, arguments: &[Value]) -> Result<(), Operat
         });
     }
     Ok(())
+}
+
+/// What these operators should look at themselves, and do not in libtorch 2.11: a step that is cut to 0 is divided by, and
+/// lists and tensors that are too short are read past their ends.
+fn check_unchecked(operator: &Operator, arguments: &[Value]) -> Result<(), OperatorError> {
+    let value = |name: &str| operator.schema().position(name).and_then(|at| arguments.get(at));
+    let refuse = |problem: String| Err(OperatorError::Failed { operator: operator.to_string(), message: problem });
+    match operator.name().trim_start_matches("aten::") {
+        "arange" | "range" => match (value("dtype"), value("step")) {
+            (Some(Value::Int(0..=4 | 11)), Some(Value::Float(step))) if step.abs() < 1.0 => {
+                refuse(format!("a step of {step} is cut to 0"))
+            }
+            _ => Ok(()),
+        },
+        "lstm" | "gru" | "rnn_tanh" | "rnn_relu" if operator.overload() == "data" => {
+            refuse("packed sequences are not run".into())
+        }
+        "lstm" | "gru" | "rnn_tanh" | "rnn_relu" => {
+            let flag = |name: &str| usize::from(matches!(value(name), Some(Value::Bool(true))));
+            let layers = match value("num_layers") {
+                Some(Value::Int(layers @ 1..=1024)) => *layers as usize,
+                _ => return refuse("num_layers: 1 to 1024 are allowed".into()),
+            };
+            let wanted = layers * (2 + 2 * flag("has_biases")) * (1 + flag("bidirectional"));
+            let axes = |tensor: &Option<Tensor>| tensor.as_ref().map_or(0, Tensor::dim);
+            let weights = match value("params") {
+                Some(Value::Tensors(list)) => list.iter().map(axes).collect(),
+                _ => Vec::new(),
+            };
+            let states = match value("hx") {
+                Some(Value::Tensors(list)) => list.iter().map(axes).collect(),
+                Some(Value::Tensor(state)) => vec![state.dim()],
+                _ => Vec::new(),
+            };
+            let states_wanted = if operator.name() == "aten::lstm" { 2 } else { 1 };
+            let whole = weights.len() == wanted && weights.iter().all(|axes| matches!(axes, 1 | 2));
+            if whole && states.len() == states_wanted && states.iter().all(|axes| *axes == 3) {
+                Ok(())
+            } else {
+                refuse(format!("takes {wanted} weights and {states_wanted} states, [layers, batch, features]"))
+            }
+        }
+        name @ ("reflection_pad1d" | "reflection_pad2d" | "reflection_pad3d" | "replication_pad1d"
+        | "replication_pad2d" | "replication_pad3d") => {
+            let wanted = if name.ends_with("1d") {
+                2
+            } else if name.ends_with("2d") {
+                4
+            } else {
+                6
+            };
+            match value("padding") {
+                Some(Value::Ints(padding)) if padding.len() == wanted => Ok(()),
+                _ => refuse(format!("padding takes {wanted} numbers")),
+            }
+        }
+        "_weight_norm" => {
+            let (Some(Value::Tensor(v)), Some(Value::Tensor(g)), Some(Value::Int(dim))) =
+                (value("v"), value("g"), value("dim"))
+            else {
+                return refuse("takes two tensors and an axis".into());
+            };
+            let sizes = v.size();
+            let size = usize::try_from(*dim).ok().and_then(|dim| sizes.get(dim));
+            let wanted = if *dim == -1 { Some(1) } else { size.map(|&size| size as usize) };
+            if v.numel() > 0 && wanted == Some(g.numel()) && v.f_kind()? == g.f_kind()? {
+                Ok(())
+            } else {
+                refuse(format!("g of shape {:?} does not scale axis {dim} of v, {sizes:?}", g.size()))
+            }
+        }
+        _ => Ok(()),
+    }
 }

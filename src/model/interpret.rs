@@ -85,7 +85,7 @@ impl Trace {
             })?;
             (results, Some(tape))
         };
-        guard.after(&node.name, &results)?;
+        guard.after(&node.name, node.outputs.len(), &results)?;
         let mut tensors = 0;
         for (index, result) in results.into_iter().enumerate() {
             let is_tensor = matches!(result, Value::Tensor(_));
@@ -120,7 +120,7 @@ pub fn outputs(
         let arguments = arguments(node, &values)?;
         check_before(node, &arguments, &guard)?;
         let results = node.operation.run(&arguments, false)?;
-        guard.after(&node.name, &results)?;
+        guard.after(&node.name, node.outputs.len(), &results)?;
         for (id, result) in node.outputs.iter().zip(results) {
             if let Some(id) = id {
                 values[id.index()] = Some(result);

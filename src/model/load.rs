@@ -55,7 +55,11 @@ impl Model {
 impl Graph {
     /// Reads a `.pt2`, makes it functional, and checks that the functional form gives what the exported one gives.
     pub fn load(file: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        Ok(Imported::load(&mut Archive::open(file, limits)?)?.graph)
+        Self::from_archive(&mut Archive::open(file, limits)?)
+    }
+
+    pub(super) fn from_archive(archive: &mut Archive) -> Result<Self, ModelError> {
+        Ok(Imported::load(archive)?.graph)
     }
 }
 

@@ -12,6 +12,8 @@ mod footprint;
 mod functional;
 pub mod graph;
 mod guard;
+#[cfg(test)]
+mod hostile_tests;
 mod interpret;
 pub mod layers;
 mod load;

@@ -114,7 +114,7 @@ impl Probe {
             }
             RawOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic).run(&arguments, false)?,
         };
-        guard.after(&node.name, &results)?;
+        guard.after(&node.name, node.outputs.len(), &results)?;
         for (name, result) in node.outputs.iter().zip(results) {
             if let Some(name) = name {
                 self.set(name, result);

@@ -216,6 +216,11 @@ fn argument(json: ArgumentJson, renaming: &Renaming, node: &str) -> Result<RawAr
             "camlens does not know it; export a model without it",
         ))
     };
+    let at_node = |error: ModelError| match error {
+        ModelError::Refused { what, advice } => ModelError::refused(format!("node {node}: {what}"), advice),
+        ModelError::Malformed { place, problem } => ModelError::malformed(place, format!("node {node}: {problem}")),
+        other => other,
+    };
     match json {
         ArgumentJson::Raw(RawArgument::Use(name)) => Ok(RawArgument::Use(renaming.apply(&name)?)),
         ArgumentJson::Raw(RawArgument::List(elements)) => elements
@@ -227,9 +232,9 @@ fn argument(json: ArgumentJson, renaming: &Renaming, node: &str) -> Result<RawAr
             .collect::<Result<_, _>>()
             .map(RawArgument::List),
         ArgumentJson::Raw(literal) => Ok(literal),
-        ArgumentJson::ScalarType(v) => number(dtype::scalar_type(dtype::kind(v)?)),
-        ArgumentJson::MemoryFormat(v) => number(dtype::memory_format(v)?),
-        ArgumentJson::Layout(v) => number(dtype::layout(v)?),
+        ArgumentJson::ScalarType(v) => number(dtype::scalar_type(dtype::kind(v).map_err(at_node)?)),
+        ArgumentJson::MemoryFormat(v) => number(dtype::memory_format(v).map_err(at_node)?),
+        ArgumentJson::Layout(v) => number(dtype::layout(v).map_err(at_node)?),
         ArgumentJson::Graph(_) => unknown("as_graph"),
         ArgumentJson::Unknown(kind) => unknown(&kind),
     }

@@ -18,7 +18,7 @@ const IGNORED: [&str; 5] = [
 const NO_GRADIENT_ADVICE: &str = "export with gradients enabled, not under torch.no_grad()";
 
 /// Operators that reach files, storages or other memory, or that change what a tensor is.
-const FORBIDDEN: [&str; 16] = [
+const FORBIDDEN: [&str; 24] = [
     "from_file",
     "set_",
     "set",
@@ -35,25 +35,44 @@ const FORBIDDEN: [&str; 16] = [
     "rename",
     "rename_",
     "pin_memory",
+    // These do not look at what they are given before they use it.
+    "align_as",
+    "align_tensors",
+    "align_to",
+    "batch_norm_update_stats",
+    "choose_qparams_optimized",
+    "combinations",
+    "promote_types",
+    "segment_reduce",
 ];
 
-/// Families of operators whose results are no dense tensors, or that only other back ends or autograd call.
-const FORBIDDEN_PARTS: [&str; 10] =
-    ["sparse", "mkldnn", "quantize", "fbgemm", "nested", "cudnn", "miopen", "mps", "thnn", "_backward"];
+/// Families of operators whose results are no dense tensors, that only other back ends, decompositions or autograd call,
+/// or that take their arguments unchecked (`slow_conv3d`) or any time (polynomials of any degree).
+const FORBIDDEN_PARTS: [&str; 14] = [
+    "sparse",
+    "mkldnn",
+    "quantize",
+    "fbgemm",
+    "nested",
+    "cudnn",
+    "miopen",
+    "mps",
+    "thnn",
+    "_backward",
+    "native_",
+    "fused_",
+    "slow_",
+    "polynomial",
+];
 
 /// Names with a leading underscore are ATen's own, and their arguments are not checked as those of public operators
 /// are. These are the ones that torch.export writes into a program before it is decomposed.
-const INTERNAL: [&str; 18] = [
+const INTERNAL: [&str; 13] = [
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
     "_convolution",
-    "_fft_c2c",
-    "_fft_c2r",
-    "_fft_r2c",
     "_local_scalar_dense",
     "_log_softmax",
-    "_native_batch_norm_legit_functional",
-    "_native_batch_norm_legit_no_training",
     "_softmax",
     "_to_copy",
     "_unique2",
@@ -64,7 +83,7 @@ const INTERNAL: [&str; 18] = [
     "_weight_norm",
 ];
 
-const RANDOM: [&str; 16] = [
+const RANDOM: [&str; 15] = [
     "rand",
     "randn",
     "rand_like",
@@ -80,7 +99,6 @@ const RANDOM: [&str; 16] = [
     "randperm",
     "rrelu_with_noise",
     "rrelu_with_noise_",
-    "native_dropout",
 ];
 
 const DROPOUT: [&str; 8] = [
