@@ -101,7 +101,7 @@ fn load(name: &str, bytes: &[u8]) -> Result<bool, TestCaseError> {
     let file = directory.join(name);
     std::fs::write(&file, bytes)?;
     let limits = LoadLimits { max_value_bytes: VALUE_BYTES, ..LoadLimits::default() };
-    // The kernel forgets the peak so far.
+    // Writing 5 makes the kernel forget the peak so far.
     std::fs::write("/proc/self/clear_refs", "5")?;
     let before = memory("VmRSS:")?;
     let start = Instant::now();
@@ -120,7 +120,7 @@ fn memory(key: &str) -> Result<u64, TestCaseError> {
     kilobytes.map(|v| v * 1024).map_err(|error| TestCaseError::fail(format!("{key} {line}: {error}")))
 }
 
-/// Damage to bytes: `at` and `from` are places in thousandths of a millionth of the length.
+/// Damage to bytes. `at` and `from` are places: how far along, of 2³².
 #[derive(Debug, Clone)]
 enum Damage {
     Flip { at: u32, bit: u8 },
@@ -142,7 +142,7 @@ fn damage() -> impl Strategy<Value = Damage> {
 }
 
 fn place(at: u32, length: usize) -> usize {
-    usize::try_from(u64::from(at) * length as u64 >> 32).expect("below the length")
+    usize::try_from((u64::from(at) * length as u64) >> 32).expect("below the length")
 }
 
 fn apply(bytes: &mut Vec<u8>, damage: &Damage) {

@@ -54,15 +54,17 @@ impl ModelError {
 }
 
 /// Names in a file may be of any length; a message that repeats them is not.
-const MAX_MESSAGE_BYTES: usize = 400;
+const MAX_MESSAGE_CHARS: usize = 400;
 
-fn shortened(mut text: String) -> String {
-    if text.len() > MAX_MESSAGE_BYTES {
-        let tail_at = text.ceil_char_boundary(text.len() - MAX_MESSAGE_BYTES / 2);
-        let head_to = text.floor_char_boundary(MAX_MESSAGE_BYTES / 2);
-        text.replace_range(head_to..tail_at, " … ");
+fn shortened(text: String) -> String {
+    let length = text.chars().count();
+    if length <= MAX_MESSAGE_CHARS {
+        return text;
     }
-    text
+    let half = MAX_MESSAGE_CHARS / 2;
+    let head: String = text.chars().take(half).collect();
+    let tail: String = text.chars().skip(length - half).collect();
+    format!("{head} … {tail}")
 }
 
 /// Why a name means no layer, with those that do.

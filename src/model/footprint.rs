@@ -110,7 +110,7 @@ impl Call<'_> {
             }
             "unfold" => first * magnitude(&self.ints("size")),
             _ if self.is_view() => first,
-            "arange" | "range" => {
+            "arange" => {
                 let step = self.real("step").unwrap_or(1.0).abs();
                 ((self.real("end").unwrap_or(0.0) - self.real("start").unwrap_or(0.0)).abs() / step).ceil() + 1.0
             }

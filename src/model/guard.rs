@@ -134,7 +134,7 @@ fn check_unchecked(operator: &Operator, arguments: &[Value]) -> Result<(), Opera
     let value = |name: &str| operator.schema().position(name).and_then(|at| arguments.get(at));
     let refuse = |problem: String| Err(OperatorError::Failed { operator: operator.to_string(), message: problem });
     match operator.name().trim_start_matches("aten::") {
-        "arange" | "range" => match (value("dtype"), value("step")) {
+        "arange" => match (value("dtype"), value("step")) {
             (Some(Value::Int(0..=4 | 11)), Some(Value::Float(step))) if step.abs() < 1.0 => {
                 refuse(format!("a step of {step} is cut to 0"))
             }

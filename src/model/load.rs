@@ -276,11 +276,8 @@ fn digest(file: &Path) -> Result<String, ModelError> {
 }
 
 fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>> {
-    let shape = |name: &String| {
-        let value = graph.layer(name)?;
-        Ok(graph.value(value).shape.clone().unwrap_or_default())
-    };
-    graph.layer_names().into_iter().map(|name| (name.clone(), shape(&name))).collect()
+    let shape = |value| graph.value(value).shape.clone().unwrap_or_default();
+    graph.layer_values().into_iter().map(|(name, value)| (name, value.map(shape))).collect()
 }
 
 struct Assembly<'a> {

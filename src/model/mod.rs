@@ -3,6 +3,10 @@
 //! A `.pt2` goes through `archive` (the zip), `weights` and `pt2` (names and in-place writes, as exported), `functional`
 //! (each value computed once), `load` (checks, folding, shapes) and is then a [`graph::Graph`] with [`layers`] that have
 //! names. What the file cannot say is in [`description`] (`model.toml`); what is told to users in [`Metadata`].
+//!
+//! Files are untrusted. `archive` bounds what is unpacked, `pt2` which operators may be named and what may be read,
+//! `functional` how far aliases are followed; and every call at load passes `guard`, which bounds its results by
+//! `footprint` before it runs. [`LoadLimits`] has the numbers.
 
 pub mod archive;
 pub mod description;

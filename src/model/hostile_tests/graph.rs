@@ -194,3 +194,56 @@ fn a_block_without_gradients_must_be_whole() {
     block(|b| b["inputs"].as_array_mut().unwrap().truncate(2)).is_refused(&["reads", "which nothing defines"]);
     block(|b| b["outputs"] = json!([])).is_refused(&["hands out 1 values under 0 names"]);
 }
+
+/// A node of the module `path`, which is added to the program's modules.
+fn in_module(module: &mut Json, mut node: Json, path: &str) -> Json {
+    module["module_call_graph"].as_array_mut().unwrap().push(json!({"fqn": path, "signature": null}));
+    node["metadata"]["nn_module_stack"] = json!(format!("L__self__,,M;L__{path},{path},M"));
+    node
+}
+
+#[test]
+fn a_module_that_only_computes_sizes_means_no_layer() {
+    let graph = Forge::plain()
+        .module(|module| {
+            let size = json!({"target": "torch.ops.aten.sym_size.int", "name": "s", "metadata": {},
+                "inputs": [{"name": "self", "arg": tensor("conv2d")}, {"name": "dim", "arg": {"as_int": 2}}],
+                "outputs": [{"as_sym_int": {"as_name": "s"}}]});
+            let size = in_module(module, size, "measure");
+            module["graph"]["nodes"].as_array_mut().unwrap().insert(1, size);
+        })
+        .load()
+        .unwrap();
+    let error = graph.layer("measure").unwrap_err().to_string();
+    assert!(error.contains("measure leaves nothing in the graph") && error.contains("conv1"), "{error}");
+    assert!(graph.layer_values()["measure"].is_err());
+}
+
+#[test]
+fn thousands_of_modules_take_seconds_and_messages_stay_short() {
+    let count = 5000;
+    let graph = Forge::plain()
+        .module(|module| {
+            let mut forged = Vec::new();
+            for i in 0..count {
+                // Each module hands out two maps, so that it means neither.
+                for half in ["a", "b"] {
+                    let name = format!("r{i}{half}");
+                    let relu = node("aten.relu.default", json!({"self": tensor("conv2d")}), &name);
+                    let mut relu = in_module(module, relu, &format!("m{i}"));
+                    relu["metadata"]["nn_module_stack"] = json!(format!("K,m{i},M"));
+                    forged.push(relu);
+                    forged.push(node("aten.relu.default", json!({"self": tensor(&name)}), &format!("o{i}{half}")));
+                }
+            }
+            module["graph"]["nodes"].as_array_mut().unwrap().splice(1..1, forged);
+        })
+        .load()
+        .unwrap();
+    let start = std::time::Instant::now();
+    let values = graph.layer_values();
+    assert!(start.elapsed().as_secs() < 20);
+    let error = values["m7"].as_ref().unwrap_err().to_string();
+    assert!(error.contains("m7 hands out several values"), "{error}");
+    assert!(graph.layer("nothing_like_it").unwrap_err().to_string().len() < 2000);
+}

@@ -45,6 +45,15 @@ fn refused_calls() -> Vec<(&'static str, Json, &'static str)> {
         ),
         ("aten.full.default", json!({"size": ints(&[1 << 31, 8]), "fill_value": int(0)}), "max_value_bytes"),
         ("aten.eye.default", json!({"n": int(1 << 20)}), "max_value_bytes"),
+        ("aten.eye.m", json!({"n": int(1 << 30), "m": int(1 << 30)}), "max_value_bytes"),
+        ("aten.linspace.default", json!({"start": int(0), "end": int(1), "steps": int(far)}), "argument steps"),
+        (
+            "aten.lstm.input",
+            json!({"input": x(), "hx": {"as_tensors": [{"name": "conv2d"}, {"name": "conv2d"}]}, "params": {"as_tensors": []},
+                "has_biases": {"as_bool": true}, "num_layers": int(1), "dropout": {"as_float": 0.0},
+                "train": {"as_bool": false}, "bidirectional": {"as_bool": false}, "batch_first": {"as_bool": true}}),
+            "takes 4 weights and 2 states",
+        ),
         ("aten.roll.default", json!({"self": x(), "shifts": ints(&[i64::MIN]), "dims": ints(&[0])}), "argument shifts"),
         ("aten.select.int", json!({"self": x(), "dim": int(i64::MIN), "index": int(0)}), "argument dim"),
         (

@@ -18,7 +18,7 @@ const IGNORED: [&str; 5] = [
 const NO_GRADIENT_ADVICE: &str = "export with gradients enabled, not under torch.no_grad()";
 
 /// Operators that reach files, storages or other memory, or that change what a tensor is.
-const FORBIDDEN: [&str; 24] = [
+const FORBIDDEN: [&str; 25] = [
     "from_file",
     "set_",
     "set",
@@ -43,6 +43,7 @@ const FORBIDDEN: [&str; 24] = [
     "choose_qparams_optimized",
     "combinations",
     "promote_types",
+    "range",
     "segment_reduce",
 ];
 
