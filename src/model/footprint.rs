@@ -352,3 +352,81 @@ impl Call<'_> {
             .product()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn zeros(size: &[i64]) -> Value {
+        Value::Tensor(Tensor::zeros(size, (Kind::Float, Device::Cpu)))
+    }
+
+    fn ints(list: &[i64]) -> Value {
+        Value::Ints(list.to_vec())
+    }
+
+    #[test]
+    fn no_result_is_larger_than_its_bound() {
+        let calls: Vec<(&str, &str, Vec<(&str, Value)>)> = vec![
+            ("add", "Tensor", vec![("self", zeros(&[4, 1])), ("other", zeros(&[3, 1, 5]))]),
+            ("expand", "", vec![("self", zeros(&[3, 1, 1])), ("size", ints(&[2, -1, 7, 9]))]),
+            ("repeat", "", vec![("self", zeros(&[3, 2])), ("repeats", ints(&[4, 5, 6]))]),
+            ("matmul", "", vec![("self", zeros(&[2, 1, 3, 4])), ("other", zeros(&[5, 4, 6]))]),
+            ("matmul", "", vec![("self", zeros(&[3, 4])), ("other", zeros(&[4]))]),
+            ("linear", "", vec![("input", zeros(&[2, 7, 4])), ("weight", zeros(&[9, 4]))]),
+            (
+                "einsum",
+                "",
+                vec![
+                    ("equation", Value::String("bik,bjk->bij".into())),
+                    (
+                        "tensors",
+                        Value::Tensors(vec![
+                            Some(Tensor::zeros([2, 3, 4], (Kind::Float, Device::Cpu))),
+                            Some(Tensor::zeros([2, 5, 4], (Kind::Float, Device::Cpu))),
+                        ]),
+                    ),
+                ],
+            ),
+            (
+                "conv2d",
+                "",
+                vec![("input", zeros(&[2, 3, 8, 8])), ("weight", zeros(&[5, 3, 1, 1])), ("padding", ints(&[6, 7]))],
+            ),
+            (
+                "conv_transpose2d",
+                "input",
+                vec![("input", zeros(&[2, 3, 4, 4])), ("weight", zeros(&[3, 5, 3, 3])), ("stride", ints(&[3, 3]))],
+            ),
+            ("constant_pad_nd", "", vec![("self", zeros(&[2, 3, 4])), ("pad", ints(&[1, 2, 3, 4]))]),
+            ("upsample_nearest2d", "", vec![("self", zeros(&[1, 2, 3, 3])), ("output_size", ints(&[10, 11]))]),
+            ("adaptive_avg_pool2d", "", vec![("self", zeros(&[1, 2, 3, 3])), ("output_size", ints(&[7, 5]))]),
+            (
+                "max_pool2d",
+                "",
+                vec![
+                    ("self", zeros(&[1, 2, 5, 5])),
+                    ("kernel_size", ints(&[3, 3])),
+                    ("stride", ints(&[1, 1])),
+                    ("padding", ints(&[1, 1])),
+                ],
+            ),
+            ("cdist", "", vec![("x1", zeros(&[6, 2])), ("x2", zeros(&[7, 2]))]),
+            ("outer", "", vec![("self", zeros(&[6])), ("vec2", zeros(&[7]))]),
+            ("diag_embed", "", vec![("self", zeros(&[3, 6]))]),
+            ("eye", "m", vec![("n", Value::Int(5)), ("m", Value::Int(9))]),
+            ("arange", "start_step", vec![("start", Value::Int(0)), ("end", Value::Int(10)), ("step", Value::Int(3))]),
+        ];
+        for (name, overload, named) in calls {
+            let operator = Operator::find(&format!("aten::{name}"), overload).unwrap();
+            let named = named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let arguments = operator.arrange(named).unwrap();
+            let bound = elements(&operator, &arguments);
+            let results = operator.call(&arguments).unwrap();
+            let actual: usize = results.iter().filter_map(Value::tensor).map(Tensor::numel).sum();
+            assert!(actual > 0 && actual as f64 <= bound, "{name}: {actual} elements, {bound} foreseen");
+            assert!(bound <= 40.0 * actual as f64, "{name}: {bound} elements foreseen for {actual}");
+        }
+    }
+}
