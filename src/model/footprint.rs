@@ -358,6 +358,9 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
+    /// Name, overload and named arguments.
+    type Case = (&'static str, &'static str, Vec<(&'static str, Value)>);
+
     fn zeros(size: &[i64]) -> Value {
         Value::Tensor(Tensor::zeros(size, (Kind::Float, Device::Cpu)))
     }
@@ -368,7 +371,7 @@ mod tests {
 
     #[test]
     fn no_result_is_larger_than_its_bound() {
-        let calls: Vec<(&str, &str, Vec<(&str, Value)>)> = vec![
+        let calls: Vec<Case> = vec![
             ("add", "Tensor", vec![("self", zeros(&[4, 1])), ("other", zeros(&[3, 1, 5]))]),
             ("expand", "", vec![("self", zeros(&[3, 1, 1])), ("size", ints(&[2, -1, 7, 9]))]),
             ("repeat", "", vec![("self", zeros(&[3, 2])), ("repeats", ints(&[4, 5, 6]))]),

@@ -9,6 +9,7 @@
 //! `footprint` before it runs. [`LoadLimits`] has the numbers.
 
 pub mod archive;
+mod assembly;
 pub mod description;
 mod dtype;
 mod error;
