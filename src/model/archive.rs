@@ -1,11 +1,16 @@
 //! The zip around an exported program: entries are found by structure and read within limits; nothing is unpacked to
 //! disk, and nothing pickled is ever opened.
+//!
+//! What an entry says of its own size is believed only as far as the file's length and its packed size allow it
+//! ([`MAX_RATIO`]), so a file of `n` bytes makes no buffer of more than `100 n` bytes plus 1 MiB, and all of them
+//! together stay within [`LoadLimits`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use zip::ZipArchive;
 
 use super::ModelError;
@@ -18,16 +23,29 @@ pub struct LoadLimits {
     /// The graph's JSON.
     pub max_graph_bytes: u64,
     pub max_nodes: u64,
+    /// All values of one run at load, with the size that the model was exported with.
+    pub max_value_bytes: u64,
 }
 
 impl Default for LoadLimits {
     fn default() -> Self {
-        LoadLimits { max_weight_bytes: 8 << 30, max_graph_bytes: 256 << 20, max_nodes: 200_000 }
+        LoadLimits {
+            max_weight_bytes: 8 << 30,
+            max_graph_bytes: 256 << 20,
+            max_nodes: 200_000,
+            max_value_bytes: 8 << 30,
+        }
     }
 }
 
 /// Entries beyond this number are no exported program.
 const MAX_ENTRIES: usize = 200_000;
+/// An entry of more than [`RATIO_FREE_BYTES`] may be this many times as large as it is packed. Weights hardly shrink, and
+/// JSON shrinks by a factor of 10 to 30; a deflated run of zeros, by 1000.
+const MAX_RATIO: u64 = 100;
+const RATIO_FREE_BYTES: u64 = 1 << 20;
+/// A longer name was not written by PyTorch.
+const MAX_NAME_BYTES: usize = 4096;
 
 const EXPORT_ADVICE: &str =
     "export it with torch.export.export and torch.export.save of PyTorch 2.9 or later (deploy/export does)";
@@ -46,6 +64,8 @@ pub struct Archive {
     /// The program's name: `model` in `models/model.json`.
     name: String,
     limits: LoadLimits,
+    /// Of the whole file.
+    length: u64,
     /// What may still be read as weights.
     weight_budget: u64,
 }
@@ -70,7 +90,10 @@ impl Archive {
         Self::read(Box::new(io::BufReader::with_capacity(1 << 20, file)), limits)
     }
 
-    pub fn read(source: Box<dyn Source>, limits: &LoadLimits) -> Result<Self, ModelError> {
+    pub fn read(mut source: Box<dyn Source>, limits: &LoadLimits) -> Result<Self, ModelError> {
+        let unreadable = |error: io::Error| ModelError::malformed("zip", error.to_string());
+        let length = source.seek(io::SeekFrom::End(0)).map_err(unreadable)?;
+        source.rewind().map_err(unreadable)?;
         // The archive begins where the file does: a search for its start would find the zips that lie inside it.
         let whole = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
         let mut zip = ZipArchive::with_config(whole, source)
@@ -78,10 +101,10 @@ impl Archive {
         if zip.len() > MAX_ENTRIES {
             return Err(ModelError::malformed("zip", format!("{} entries", zip.len())));
         }
-        let names: Vec<String> = (0..zip.len())
-            .map(|i| Ok(zip.by_index_raw(i)?.name()?.into_owned()))
-            .collect::<Result<_, zip::result::ZipError>>()
-            .map_err(|error| ModelError::malformed("zip", error.to_string()))?;
+        if zip.has_duplicate_names() {
+            return Err(ModelError::malformed("zip", "two entries have the same name"));
+        }
+        let names = names(&mut zip)?;
         let top = recognise(&names)?;
         let mut entries = BTreeMap::new();
         for (index, name) in names.iter().enumerate() {
@@ -106,26 +129,26 @@ impl Archive {
             }
         };
         let mut archive =
-            Archive { zip, entries, name, limits: limits.clone(), weight_budget: limits.max_weight_bytes };
+            Archive { zip, entries, name, limits: limits.clone(), length, weight_budget: limits.max_weight_bytes };
         archive.check_layout()?;
         Ok(archive)
     }
 
     /// The graph's JSON.
-    pub fn graph(&mut self) -> Result<serde_json::Value, ModelError> {
+    pub fn graph(&mut self) -> Result<Text, ModelError> {
         let name = format!("models/{}.json", self.name);
-        let text = self.entry(&name, self.limits.max_graph_bytes, "the graph", "max_graph_bytes")?;
-        parse(&name, &text)
+        let bytes = self.entry(&name, self.limits.max_graph_bytes, "the graph", "max_graph_bytes")?;
+        Ok(Text { name, bytes })
     }
 
     /// The description of the weights (`kind` is `weights`) or of the constants (`constants`).
-    pub fn payload_config(&mut self, kind: &str) -> Result<serde_json::Value, ModelError> {
+    pub fn payload_config(&mut self, kind: &str) -> Result<Text, ModelError> {
         let name = format!("data/{kind}/{}_{kind}_config.json", self.name);
         if !self.entries.contains_key(&name) {
             return Err(format(format!("the file has no {name}"), RESAVE_ADVICE));
         }
-        let text = self.entry(&name, self.limits.max_graph_bytes, "the weights' description", "max_graph_bytes")?;
-        parse(&name, &text)
+        let bytes = self.entry(&name, self.limits.max_graph_bytes, "the weights' description", "max_graph_bytes")?;
+        Ok(Text { name, bytes })
     }
 
     /// The bytes of one storage.
@@ -136,8 +159,8 @@ impl Archive {
         Ok(bytes)
     }
 
-    pub fn max_nodes(&self) -> u64 {
-        self.limits.max_nodes
+    pub fn limits(&self) -> &LoadLimits {
+        &self.limits
     }
 
     fn check_layout(&mut self) -> Result<(), ModelError> {
@@ -158,27 +181,60 @@ impl Archive {
     /// Reads one entry whole, at most `limit` bytes whatever its header says.
     fn entry(&mut self, name: &str, limit: u64, what: &str, option: &'static str) -> Result<Vec<u8>, ModelError> {
         let index = *self.entries.get(name).ok_or_else(|| ModelError::malformed(name, "the entry is missing"))?;
-        let entry = self.zip.by_index(index).map_err(|error| ModelError::malformed(name, error.to_string()))?;
-        let too_large = |got| ModelError::Limit { what: what.to_owned(), got, limit, option };
-        if entry.size() > limit {
-            return Err(too_large(entry.size()));
+        let bad = |problem: String| ModelError::malformed(name, problem);
+        let entry = self.zip.by_index(index).map_err(|error| bad(error.to_string()))?;
+        let (size, packed) = (entry.size(), entry.compressed_size());
+        if size > limit {
+            return Err(ModelError::Limit { what: what.to_owned(), got: size, limit, option });
+        }
+        if packed > self.length {
+            return Err(bad(format!("it says that it takes {packed} bytes of a file of {}", self.length)));
+        }
+        if size > RATIO_FREE_BYTES && size / MAX_RATIO > packed {
+            return Err(bad(format!(
+                "{packed} bytes unpack to {size}: {MAX_RATIO} times as much is allowed, and nothing in a model shrinks that well"
+            )));
         }
         let mut bytes = Vec::new();
-        let expected = entry.size().min(entry.compressed_size().saturating_mul(1100)) as usize;
-        bytes.try_reserve_exact(expected).map_err(|_| ModelError::malformed(name, "no memory for it"))?;
-        entry
-            .take(limit + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| ModelError::malformed(name, error.to_string()))?;
-        if bytes.len() as u64 > limit {
-            return Err(too_large(bytes.len() as u64));
+        let expected = usize::try_from(size).map_err(|_| bad("no memory for it".into()))?;
+        bytes.try_reserve_exact(expected).map_err(|_| bad("no memory for it".into()))?;
+        // One byte more than it says shows that it lies, and asks for the checksum at its end.
+        entry.take(size + 1).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
+        if bytes.len() as u64 != size {
+            return Err(bad(format!("it says that it has {size} bytes, and it has {} or more", bytes.len())));
         }
         Ok(bytes)
     }
 }
 
-fn parse(name: &str, text: &[u8]) -> Result<serde_json::Value, ModelError> {
-    serde_json::from_slice(text).map_err(|error| ModelError::malformed(name, error.to_string()))
+/// An entry that holds JSON.
+pub struct Text {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl Text {
+    /// Reads what `T` names of it.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
+        serde_json::from_slice(&self.bytes).map_err(|error| ModelError::malformed(&self.name, error.to_string()))
+    }
+}
+
+/// The entries' names, in order. Nothing is written to disk under them; one that would lead out of the archive is refused
+/// all the same, because no writer of models makes it.
+fn names(zip: &mut ZipArchive<Box<dyn Source>>) -> Result<Vec<String>, ModelError> {
+    (0..zip.len())
+        .map(|index| {
+            let entry = zip.by_index_raw(index).map_err(|error| ModelError::malformed("zip", error.to_string()))?;
+            let name = entry.name().map_err(|error| ModelError::malformed("zip", error.to_string()))?.into_owned();
+            let leads_out =
+                name.starts_with('/') || name.contains(['\\', '\0']) || name.split('/').any(|part| part == "..");
+            if leads_out || name.len() > MAX_NAME_BYTES {
+                return Err(ModelError::malformed("zip", format!("an entry is called {name:?}, which no model has")));
+            }
+            Ok(name)
+        })
+        .collect()
 }
 
 /// What a file that is no zip looks like.

@@ -259,4 +259,38 @@ mod tests {
             assert!(error.contains(key), "{error}");
         }
     }
+
+    #[test]
+    fn what_is_no_description_is_refused_with_its_place() {
+        let nested = format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for text in
+            ["\u{0}", "[input", "input = 3", "[input]\nresize = -1", "[input]\nresize = 1e99", "= =", nested.as_str()]
+        {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with("model.toml: ") && error.len() < 1 << 20, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_description_that_is_no_text_or_too_long_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("model.toml");
+        std::fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();
+        let error = Description::load(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("model.toml") && error.contains("UTF-8"), "{error}");
+        std::fs::write(&path, vec![b'#'; MAX_TEXT_BYTES as usize + 1]).unwrap();
+        let error = Description::load(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("at most 16777216 are read"), "{error}");
+    }
+
+    #[test]
+    fn a_labels_file_stays_beside_its_description() {
+        let directory = tempfile::tempdir().unwrap();
+        for file in ["../labels.txt", "/etc/hostname", "a/b"] {
+            let text = format!("[output]\nlabels_file = {file:?}\n");
+            std::fs::write(directory.path().join("model.toml"), text).unwrap();
+            let error = Description::load(directory.path()).unwrap_err().to_string();
+            assert!(error.contains("must be the name of a file beside model.toml"), "{file}: {error}");
+        }
+    }
 }

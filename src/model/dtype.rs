@@ -59,6 +59,11 @@ pub fn scalar_type(kind: Kind) -> i64 {
     }
 }
 
+/// Whether ATen numbers a dtype so, and camlens carries tensors of it.
+pub fn is_scalar_type(number: i64) -> bool {
+    matches!(number, 0..=11 | 15 | 23..=26)
+}
+
 /// A memory format as the file numbers it → ATen's number.
 pub fn memory_format(number: i64) -> Result<i64, ModelError> {
     match number {

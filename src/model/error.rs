@@ -45,12 +45,26 @@ impl From<tch::TchError> for ModelError {
 
 impl ModelError {
     pub(super) fn malformed(place: impl Into<String>, problem: impl Into<String>) -> Self {
-        ModelError::Malformed { place: place.into(), problem: problem.into() }
+        ModelError::Malformed { place: shortened(place.into()), problem: shortened(problem.into()) }
     }
 
     pub(super) fn refused(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        ModelError::Refused { what: what.into(), advice: advice.into() }
+        ModelError::Refused { what: shortened(what.into()), advice: advice.into() }
     }
+}
+
+/// Names in a file may be of any length; a message that repeats them is not.
+const MAX_MESSAGE_CHARS: usize = 400;
+
+fn shortened(text: String) -> String {
+    let length = text.chars().count();
+    if length <= MAX_MESSAGE_CHARS {
+        return text;
+    }
+    let half = MAX_MESSAGE_CHARS / 2;
+    let head: String = text.chars().take(half).collect();
+    let tail: String = text.chars().skip(length - half).collect();
+    format!("{head} … {tail}")
 }
 
 /// Why a name means no layer, with those that do.

@@ -1,20 +1,24 @@
 //! In-place writes become new values.
 //!
-//! The program is run once exactly as it was exported, and the memory that its tensors use tells which names alias,
-//! including what no schema says (dropout in evaluation mode returns its input; `reshape` may copy). Then each in-place
-//! operator becomes its functional twin and its names are bound to the new value; a write through a view is written back
-//! into the base, and other live views of it are derived again.
+//! A program that writes is run once exactly as it was exported (`probe`), and the memory that its tensors use tells
+//! which names alias, including what no schema says (dropout in evaluation mode returns its input; `reshape` may copy).
+//! Then each in-place operator becomes its functional twin and its names are bound to the new value (`in_place`); a write
+//! through a view is written back into the base, and other live views of it are derived again (`views`).
 
-use std::collections::BTreeMap;
+mod in_place;
+mod probe;
+mod views;
 
-use tch::{Device, Kind, Tensor};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::torch::{Operator, OperatorError, Storage, Value};
+use tch::Tensor;
 
 use super::ModelError;
-use super::graph::{Argument, Dimension, Element, Node, Operation, ValueId};
-use super::operation::{Size, View, ViewArgument, WriteBack, flat};
+use super::graph::{Argument, Element, Node, Operation, ValueId};
 use super::pt2::{Call, RawArgument, RawElement, RawNode, RawOperation, RawProgram, is_dropout};
+use probe::Geometry;
+pub use probe::{Probe, example};
+use views::Step;
 
 /// A node with the module calls that it is part of.
 pub struct Draft {
@@ -42,161 +46,16 @@ pub struct Functional {
     pub constants: BTreeMap<ValueId, Tensor>,
     pub input: ValueId,
     pub outputs: Vec<(String, Option<ValueId>)>,
-    pub probe: Probe,
 }
 
-/// The program's run as it was exported.
-pub struct Probe {
-    /// The input, as it was before the run.
-    pub given: Tensor,
-    env: BTreeMap<String, Value>,
-    geometry: BTreeMap<String, Geometry>,
-}
-
-/// Which memory a tensor uses, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Geometry {
-    storage: usize,
-    offset: i64,
-    size: Vec<i64>,
-    stride: Vec<i64>,
-}
-
-impl Geometry {
-    fn aliases(&self, other: &Geometry) -> bool {
-        self.storage != 0 && self.storage == other.storage
-    }
-}
-
-impl Probe {
-    /// Runs the program on `given`; every tensor is kept, so that no memory is used twice.
-    pub fn run(program: &RawProgram, given: Tensor) -> Result<Self, ModelError> {
-        let writes = program.nodes.iter().any(|node| node.written().is_some());
-        // In-place operators may write into buffers: they get copies, in which what was tied still is.
-        let (weights, tensors) =
-            if writes { (Some(program.weights.copy()?), Some(program.tensors.copy()?)) } else { (None, None) };
-        let weights = weights.as_ref().unwrap_or(&program.weights);
-        let tensors = tensors.as_ref().unwrap_or(&program.tensors);
-        let mut probe = Probe { given: given.f_detach_copy()?, env: BTreeMap::new(), geometry: BTreeMap::new() };
-        for (name, constant) in &program.constants {
-            let tensor = match constant {
-                super::pt2::Constant::Weight(key) => weights.tensor(key)?,
-                super::pt2::Constant::Constant(key) => tensors.tensor(key)?,
-            };
-            probe.set(name, Value::Tensor(tensor));
-        }
-        for input in &program.inputs {
-            probe.set(&input.name, Value::Tensor(given.shallow_clone()));
-        }
-        let _guard = tch::no_grad_guard();
-        for node in &program.nodes {
-            probe.step(node).map_err(|source| ModelError::Node { node: node.name.clone(), source })?;
-        }
-        Ok(probe)
-    }
-
-    pub fn value(&self, name: &str) -> Option<&Value> {
-        self.env.get(name)
-    }
-
-    fn set(&mut self, name: &str, value: Value) {
-        if let Value::Tensor(tensor) = &value {
-            let storage = Storage::of(tensor);
-            let geometry = Geometry {
-                storage: storage.address,
-                offset: storage.offset,
-                size: tensor.size(),
-                stride: tensor.stride(),
-            };
-            self.geometry.insert(name.to_owned(), geometry);
-        }
-        self.env.insert(name.to_owned(), value);
-    }
-
-    fn step(&mut self, node: &RawNode) -> Result<(), OperatorError> {
-        let missing = |name: &str| OperatorError::Failed {
-            operator: node.operator_name().to_owned(),
-            message: format!("reads {name}, which is not there"),
-        };
-        let read = |name: &str| self.env.get(name).cloned().ok_or_else(|| missing(name));
-        let arguments = node
-            .arguments
-            .iter()
-            .map(|argument| match argument {
-                RawArgument::Literal(value) => Ok(value.clone()),
-                RawArgument::Use(name) => read(name),
-                RawArgument::List(elements) => {
-                    let values = elements
-                        .iter()
-                        .map(|element| match element {
-                            RawElement::Use(name) => read(name),
-                            RawElement::None => Ok(Value::None),
-                            RawElement::Int(v) => Ok(Value::Int(*v)),
-                            RawElement::Float(v) => Ok(Value::Float(*v)),
-                            RawElement::Bool(v) => Ok(Value::Bool(*v)),
-                        })
-                        .collect::<Result<Vec<_>, _>>()?;
-                    Value::from_list(values).ok_or_else(|| missing("a list of mixed kinds"))
-                }
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let results = match &node.operation {
-            RawOperation::Aten(operator) => flat(operator.call(&arguments)?),
-            RawOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic).run(&arguments, false)?,
-        };
-        for (name, result) in node.outputs.iter().zip(results) {
-            if let Some(name) = name {
-                self.set(name, result);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// An input to probe with: noise of the sizes that the model was exported with.
-pub fn example(kind: Kind, shape: &[Dimension]) -> Result<Tensor, ModelError> {
-    tch::manual_seed(0);
-    let size: Vec<i64> = shape.iter().map(|d| d.example()).collect();
-    Ok(Tensor::f_randn(&size, (Kind::Float, Device::Cpu))?.f_to_kind(kind)?)
-}
-
-/// One view operator as it may be applied again to another base.
-#[derive(Debug, Clone)]
-struct Step {
-    /// Name and overload.
-    operator: (String, String),
-    arguments: Vec<RawArgument>,
-    /// The argument that is the base; none when the base is not one of its own.
-    slot: Option<usize>,
-    result: usize,
-}
-
-impl Step {
-    fn new(operator: &Operator, arguments: Vec<RawArgument>, parent: &str, result: usize) -> Self {
-        let slot = arguments.iter().position(|a| matches!(a, RawArgument::Use(name) if name == parent));
-        Step { operator: (operator.name().to_owned(), operator.overload().to_owned()), arguments, slot, result }
-    }
-}
-
-/// In-place operators that change a tensor's own shape and write no data.
-const METADATA: [&str; 7] = ["detach_", "squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_"];
-/// Functional twins that have no derivative.
-const NO_DERIVATIVE: [&str; 3] = ["copy", "resize", "normal_functional"];
-
-/// `aten::relu_` → `aten::relu`; none where ATen has none with the same arguments and a derivative.
-fn functional_twin(operator: &Operator) -> Option<Operator> {
-    let name = operator.name().strip_prefix("aten::")?;
-    let plain = name.strip_suffix('_').filter(|n| !n.ends_with('_'))?;
-    if name.starts_with("__") || NO_DERIVATIVE.contains(&plain) {
-        return None;
-    }
-    let twin = Operator::find(&format!("aten::{plain}"), operator.overload()).ok()?;
-    let names = |o: &Operator| o.schema().arguments.iter().map(|a| a.name.clone()).collect::<Vec<_>>();
-    (names(operator) == names(&twin)).then_some(twin)
-}
+/// Following aliases may take this many steps: a real model takes thousands, and a program made of views and writes alone
+/// could take the square of its length.
+const MAX_STEPS: u64 = 20_000_000;
 
 struct Functionaliser {
     geometry: BTreeMap<String, Geometry>,
+    /// Storage → the names that use it.
+    sharing: BTreeMap<usize, BTreeSet<String>>,
     /// Name → the value that it means now.
     current: BTreeMap<String, ValueId>,
     /// Name → the name that it is a view of, and how; no step when it is the same tensor.
@@ -206,10 +65,14 @@ struct Functionaliser {
     names: Vec<String>,
     drafts: Vec<Draft>,
     ghosts: Vec<Ghost>,
+    /// Of [`MAX_STEPS`].
+    steps: u64,
+    max_nodes: u64,
 }
 
-/// Turns a program into its functional form.
-pub fn functionalise(program: &RawProgram, probe: Probe) -> Result<Functional, ModelError> {
+/// Turns a program into its functional form. `probe` is its run as it was exported; a program that writes nothing needs
+/// none.
+pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Functional, ModelError> {
     let mut last_use = BTreeMap::new();
     for (index, node) in program.nodes.iter().enumerate() {
         for name in node.uses() {
@@ -220,14 +83,20 @@ pub fn functionalise(program: &RawProgram, probe: Probe) -> Result<Functional, M
         last_use.insert(name.clone(), program.nodes.len());
     }
     let mut f = Functionaliser {
-        geometry: probe.geometry.clone(),
+        geometry: BTreeMap::new(),
+        sharing: BTreeMap::new(),
         current: BTreeMap::new(),
         parent: BTreeMap::new(),
         last_use,
         names: Vec::new(),
         drafts: Vec::new(),
         ghosts: Vec::new(),
+        steps: 0,
+        max_nodes: program.limits.max_nodes,
     };
+    for (name, geometry) in probe.into_iter().flat_map(Probe::geometry) {
+        f.place(name, geometry.clone());
+    }
     let mut constants = BTreeMap::new();
     for (name, constant) in &program.constants {
         let id = f.fresh(name);
@@ -246,12 +115,12 @@ pub fn functionalise(program: &RawProgram, probe: Probe) -> Result<Functional, M
         .map(|(key, name)| Ok((key.clone(), name.as_ref().map(|n| f.value(n)).transpose()?)))
         .collect::<Result<Vec<_>, ModelError>>()?;
     let drafts = sweep(f.drafts, &outputs, &mut f.ghosts);
-    Ok(Functional { drafts, ghosts: f.ghosts, names: f.names, constants, input, outputs, probe })
+    Ok(Functional { drafts, ghosts: f.ghosts, names: f.names, constants, input, outputs })
 }
 
 /// Drops nodes made here that nothing reads (write-backs into bases that are only read through other views).
 fn sweep(drafts: Vec<Draft>, outputs: &[(String, Option<ValueId>)], ghosts: &mut [Ghost]) -> Vec<Draft> {
-    let mut wanted: std::collections::BTreeSet<ValueId> = outputs.iter().filter_map(|(_, v)| *v).collect();
+    let mut wanted: BTreeSet<ValueId> = outputs.iter().filter_map(|(_, v)| *v).collect();
     let keep: Vec<bool> = drafts
         .iter()
         .rev()
@@ -266,13 +135,38 @@ fn sweep(drafts: Vec<Draft>, outputs: &[(String, Option<ValueId>)], ghosts: &mut
         .into_iter()
         .rev()
         .collect();
+    let mut kept_before = Vec::with_capacity(keep.len() + 1);
+    kept_before.push(0);
+    for &kept in &keep {
+        kept_before.push(kept_before[kept_before.len() - 1] + usize::from(kept));
+    }
     for ghost in ghosts {
-        ghost.position = keep[..ghost.position].iter().filter(|&&k| k).count();
+        ghost.position = kept_before[ghost.position];
     }
     drafts.into_iter().zip(keep).filter_map(|(draft, keep)| keep.then_some(draft)).collect()
 }
 
 impl Functionaliser {
+    /// Notes which memory a name uses.
+    fn place(&mut self, name: &str, geometry: Geometry) {
+        if geometry.storage != 0 {
+            self.sharing.entry(geometry.storage).or_default().insert(name.to_owned());
+        }
+        self.geometry.insert(name.to_owned(), geometry);
+    }
+
+    /// Counts the steps that following an alias takes.
+    fn spend(&mut self, steps: usize) -> Result<(), ModelError> {
+        self.steps += steps as u64;
+        if self.steps > MAX_STEPS {
+            return Err(ModelError::refused(
+                "the program writes into so many views that following them takes too long",
+                "clone tensors before writing into them",
+            ));
+        }
+        Ok(())
+    }
+
     fn fresh(&mut self, name: &str) -> ValueId {
         self.names.push(name.to_owned());
         ValueId((self.names.len() - 1) as u32)
@@ -318,7 +212,13 @@ impl Functionaliser {
         arguments: Vec<Argument>,
         outputs: Vec<Option<ValueId>>,
         from: &RawNode,
-    ) {
+    ) -> Result<(), ModelError> {
+        // Views that are derived again come on top of the program's own nodes.
+        let limit = self.max_nodes.saturating_mul(2);
+        if self.drafts.len() as u64 >= limit {
+            let (what, got) = ("the functional form of the graph".into(), self.drafts.len() as u64 + 1);
+            return Err(ModelError::Limit { what, got, limit, option: "max_nodes" });
+        }
         let node = Node {
             name: name.to_owned(),
             operation,
@@ -329,18 +229,7 @@ impl Functionaliser {
             smooth_activation: false,
         };
         self.drafts.push(Draft { node, calls: from.calls.clone(), synthetic: false });
-    }
-
-    /// The base that a name is a view of, and the views in between, outermost first.
-    fn chain(&self, name: &str) -> (String, Vec<Step>) {
-        let mut steps = Vec::new();
-        let mut at = name.to_owned();
-        while let Some((parent, step)) = self.parent.get(&at) {
-            steps.extend(step.clone());
-            at.clone_from(parent);
-        }
-        steps.reverse();
-        (at, steps)
+        Ok(())
     }
 
     fn node(&mut self, index: usize, node: &RawNode) -> Result<(), ModelError> {
@@ -355,7 +244,10 @@ impl Functionaliser {
 
     /// A dropout in evaluation mode: the output is the input, and stays so.
     fn identity(&mut self, node: &RawNode) -> Result<(), ModelError> {
-        let source = node.uses().next().map(str::to_owned);
+        let source = match node.arguments.first() {
+            Some(RawArgument::Use(name)) => Some(name.clone()),
+            _ => None,
+        };
         let output = node.outputs.first().cloned().flatten();
         let (Some(source), Some(output)) = (source, output) else {
             return Err(ModelError::malformed("graph", format!("node {} has no input", node.name)));
@@ -363,7 +255,7 @@ impl Functionaliser {
         let value = self.value(&source)?;
         self.current.insert(output.clone(), value);
         if let Some(geometry) = self.geometry.get(&source).cloned() {
-            self.geometry.insert(output.clone(), geometry);
+            self.place(&output, geometry);
         }
         self.parent.insert(output, (source, None));
         self.ghosts.push(Ghost {
@@ -383,7 +275,7 @@ impl Functionaliser {
         };
         let outputs: Vec<Option<ValueId>> =
             node.outputs.iter().map(|name| name.as_ref().map(|n| self.fresh(n))).collect();
-        self.push(&node.name, operation, arguments, outputs.clone(), node);
+        self.push(&node.name, operation, arguments, outputs.clone(), node)?;
         for (result, (name, value)) in node.outputs.iter().zip(&outputs).enumerate() {
             let (Some(name), Some(value)) = (name, value) else { continue };
             self.current.insert(name.clone(), *value);
@@ -398,178 +290,4 @@ impl Functionaliser {
         }
         Ok(())
     }
-
-    fn in_place(&mut self, index: usize, node: &RawNode, written: usize) -> Result<(), ModelError> {
-        let RawOperation::Aten(operator) = &node.operation else { return Ok(()) };
-        let (Some(RawArgument::Use(target)), Some(Some(output))) = (node.arguments.get(written), node.outputs.first())
-        else {
-            return Err(ModelError::malformed("graph", format!("node {} writes no tensor", node.name)));
-        };
-        if METADATA.contains(&node.operator_name()) {
-            return self.metadata(index, node, operator, written, target, output);
-        }
-        let arguments = self.bind(&node.arguments)?;
-        let operation = match functional_twin(operator) {
-            Some(twin) => Operation::Aten(twin),
-            None => Operation::ClonedInPlace { operator: operator.clone(), written },
-        };
-        let value = self.fresh(output);
-        self.push(&node.name, operation, arguments, vec![Some(value)], node);
-
-        let (root, steps) = self.chain(target);
-        let mine = self.geometry.get(target).cloned();
-        let live: Vec<String> = self
-            .geometry
-            .iter()
-            .filter(|(name, geometry)| {
-                *name != target
-                    && *name != output
-                    && self.current.contains_key(*name)
-                    && mine.as_ref().is_some_and(|m| m.aliases(geometry))
-                    && self.last_use.get(*name).is_some_and(|&last| last > index)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        let (same, others): (Vec<_>, Vec<_>) = live.into_iter().partition(|n| self.geometry.get(n) == mine.as_ref());
-        for name in same {
-            self.current.insert(name, value);
-        }
-        if steps.is_empty() {
-            self.current.insert(root.clone(), value);
-        } else if !others.is_empty() {
-            // Written through a view: the base changes, …
-            let base = self.write_back(&root, &steps, value, node)?;
-            self.current.insert(root.clone(), base);
-        }
-        for name in others.iter().filter(|name| **name != root) {
-            // … then every other live view of it.
-            let (other_root, steps) = self.chain(name);
-            if other_root != root {
-                return Err(ModelError::refused(
-                    format!("node {} writes memory that {name} shares in a way that cannot be followed", node.name),
-                    "clone the tensor before writing into it",
-                ));
-            }
-            let derived = self.rederive(&root, &steps, node)?;
-            self.current.insert(name.clone(), derived);
-        }
-        self.current.insert(target.clone(), value);
-        self.current.insert(output.clone(), value);
-        self.parent.insert(output.clone(), (target.clone(), None));
-        if let Some(mine) = mine {
-            self.geometry.insert(output.clone(), mine);
-        }
-        Ok(())
-    }
-
-    /// `x.transpose_(…)` and the like.
-    fn metadata(
-        &mut self,
-        index: usize,
-        node: &RawNode,
-        operator: &Operator,
-        written: usize,
-        target: &str,
-        output: &str,
-    ) -> Result<(), ModelError> {
-        let plain = operator.name().trim_end_matches('_');
-        let overload = if plain == "aten::transpose" { "int" } else { operator.overload() };
-        let twin = Operator::find(plain, overload)?;
-        let arguments = self.bind(&node.arguments)?;
-        let value = self.fresh(output);
-        // The name as it was, so that chains still start at the root.
-        let old = format!("{target}#{index}");
-        if let Some(link) = self.parent.remove(target) {
-            self.parent.insert(old.clone(), link);
-        }
-        for link in self.parent.values_mut() {
-            if link.0 == target {
-                link.0.clone_from(&old);
-            }
-        }
-        if let (Some(value), Some(geometry)) = (self.current.get(target).copied(), self.geometry.get(target).cloned()) {
-            self.current.insert(old.clone(), value);
-            self.geometry.insert(old.clone(), geometry);
-        }
-        let mut step_arguments = node.arguments.clone();
-        step_arguments[written] = RawArgument::Use(old.clone());
-        let step = Step::new(&twin, step_arguments, &old, 0);
-        self.push(&node.name, Operation::Aten(twin), arguments, vec![Some(value)], node);
-        self.current.insert(target.to_owned(), value);
-        self.current.insert(output.to_owned(), value);
-        if let Some(geometry) = self.geometry.get(output).cloned() {
-            self.geometry.insert(target.to_owned(), geometry);
-        }
-        self.parent.insert(target.to_owned(), (old, Some(step)));
-        self.parent.insert(output.to_owned(), (target.to_owned(), None));
-        Ok(())
-    }
-
-    /// The steps' views of what `root` means now.
-    fn rederive(&mut self, root: &str, steps: &[Step], from: &RawNode) -> Result<ValueId, ModelError> {
-        let mut value = self.value(root)?;
-        for step in steps {
-            let slot = step.slot.ok_or_else(|| cannot_follow(from))?;
-            let mut arguments = self.bind(&step.arguments)?;
-            arguments[slot] = Argument::Use(value);
-            let view = self.fresh("view");
-            let mut outputs = vec![None; step.result];
-            outputs.push(Some(view));
-            let operator = Operator::find(&step.operator.0, &step.operator.1)?;
-            self.push(&format!("{}/view", from.name), Operation::Aten(operator), arguments, outputs, from);
-            self.mark_synthetic();
-            value = view;
-        }
-        Ok(value)
-    }
-
-    fn write_back(&mut self, root: &str, steps: &[Step], new: ValueId, from: &RawNode) -> Result<ValueId, ModelError> {
-        let mut arguments = vec![Argument::Use(self.value(root)?), Argument::Use(new)];
-        let mut views = Vec::new();
-        for step in steps {
-            let slot = step.slot.ok_or_else(|| cannot_follow(from))?;
-            let mut place = |f: &Self, name: &str| -> Result<usize, ModelError> {
-                arguments.push(Argument::Use(f.value(name)?));
-                Ok(arguments.len() - 1)
-            };
-            let mut view_arguments = Vec::new();
-            for (i, argument) in step.arguments.iter().enumerate() {
-                view_arguments.push(match argument {
-                    _ if i == slot => ViewArgument::Base,
-                    RawArgument::Literal(value) => ViewArgument::Literal(value.clone()),
-                    RawArgument::Use(name) => ViewArgument::Argument(place(self, name)?),
-                    RawArgument::List(elements) => ViewArgument::Sizes(
-                        elements
-                            .iter()
-                            .map(|element| match element {
-                                RawElement::Int(v) => Ok(Size::Int(*v)),
-                                RawElement::Use(name) => Ok(Size::Argument(place(self, name)?)),
-                                _ => Err(cannot_follow(from)),
-                            })
-                            .collect::<Result<_, _>>()?,
-                    ),
-                });
-            }
-            let operator = Operator::find(&step.operator.0, &step.operator.1)?;
-            views.push(View { operator, arguments: view_arguments, result: step.result });
-        }
-        let written = self.fresh(root);
-        let operation = Operation::WriteBack(WriteBack { views });
-        self.push(&format!("{}/write_back", from.name), operation, arguments, vec![Some(written)], from);
-        self.mark_synthetic();
-        Ok(written)
-    }
-
-    fn mark_synthetic(&mut self) {
-        if let Some(draft) = self.drafts.last_mut() {
-            draft.synthetic = true;
-        }
-    }
-}
-
-fn cannot_follow(node: &RawNode) -> ModelError {
-    ModelError::refused(
-        format!("node {} writes through a view that cannot be followed", node.name),
-        "clone the tensor before writing into it",
-    )
 }

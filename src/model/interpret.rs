@@ -1,13 +1,15 @@
-//! Runs a graph node by node and keeps every value: for the checks at load, not for frames.
+//! Runs a graph node by node, for the checks at load, not for frames: once with every value kept and what has a gradient
+//! found out ([`Trace`]), or for its outputs alone ([`outputs`]).
 
 use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-use crate::torch::{Tape, Value};
+use crate::torch::{OperatorError, Tape, Value};
 
 use super::ModelError;
-use super::graph::{Argument, Element, Node, ValueId};
+use super::graph::{Argument, Element, Node, Operation, ValueId};
+use super::guard::Guard;
 
 /// Every value of one run.
 pub struct Trace {
@@ -16,21 +18,19 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Runs `nodes` on `input`.
+    /// Runs `nodes` on `input`, within what `guard` allows.
     pub fn run(
         nodes: &[Node],
         constants: &BTreeMap<ValueId, Tensor>,
         input: (ValueId, &Tensor),
         value_count: usize,
+        mut guard: Guard,
     ) -> Result<Self, ModelError> {
-        let mut trace = Trace { values: vec![None; value_count], differentiable: vec![false; value_count] };
-        for (id, tensor) in constants {
-            trace.values[id.index()] = Some(Value::Tensor(tensor.shallow_clone()));
-        }
-        trace.values[input.0.index()] = Some(Value::Tensor(input.1.shallow_clone()));
+        let values = initial(constants, input, value_count);
+        let mut trace = Trace { values, differentiable: vec![false; value_count] };
         trace.differentiable[input.0.index()] = true;
         for node in nodes {
-            trace.step(node).map_err(|source| ModelError::Node { node: node.name.clone(), source })?;
+            trace.step(node, &mut guard).map_err(|source| ModelError::Node { node: node.name.clone(), source })?;
         }
         Ok(trace)
     }
@@ -48,16 +48,9 @@ impl Trace {
         self.differentiable.get(id.index()).copied().unwrap_or(false)
     }
 
-    fn step(&mut self, node: &Node) -> Result<(), crate::torch::OperatorError> {
-        let arguments = node
-            .arguments
-            .iter()
-            .map(|a| a.resolve(|id| self.value(id).cloned()))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| crate::torch::OperatorError::Failed {
-                operator: format!("{:?}", node.operation),
-                message: "reads a value that is not there".into(),
-            })?;
+    fn step(&mut self, node: &Node, guard: &mut Guard) -> Result<(), OperatorError> {
+        let arguments = arguments(node, &self.values)?;
+        check_before(node, &arguments, guard)?;
         // Where tensors that depend on the input are read.
         let mut places = Vec::new();
         if !node.no_grad {
@@ -92,6 +85,7 @@ impl Trace {
             })?;
             (results, Some(tape))
         };
+        guard.after(&node.name, node.outputs.len(), &results)?;
         let mut tensors = 0;
         for (index, result) in results.into_iter().enumerate() {
             let is_tensor = matches!(result, Value::Tensor(_));
@@ -104,6 +98,68 @@ impl Trace {
             tensors += usize::from(is_tensor);
         }
         Ok(())
+    }
+}
+
+/// The outputs of a run without gradients; each value is freed after its last use.
+pub fn outputs(
+    nodes: &[Node],
+    constants: &BTreeMap<ValueId, Tensor>,
+    input: (ValueId, &Tensor),
+    wanted: &[ValueId],
+    value_count: usize,
+    mut guard: Guard,
+) -> Result<Vec<Option<Tensor>>, ModelError> {
+    let mut values = initial(constants, input, value_count);
+    let mut last_use = vec![None; value_count];
+    for (index, node) in nodes.iter().enumerate() {
+        node.uses().for_each(|value| last_use[value.index()] = Some(index));
+    }
+    wanted.iter().for_each(|value| last_use[value.index()] = None);
+    let mut step = |index: usize, node: &Node| {
+        let arguments = arguments(node, &values)?;
+        check_before(node, &arguments, &guard)?;
+        let results = node.operation.run(&arguments, false)?;
+        guard.after(&node.name, node.outputs.len(), &results)?;
+        for (id, result) in node.outputs.iter().zip(results) {
+            if let Some(id) = id {
+                values[id.index()] = Some(result);
+            }
+        }
+        for value in node.uses().filter(|value| last_use[value.index()] == Some(index)) {
+            values[value.index()] = None;
+        }
+        Ok(())
+    };
+    for (index, node) in nodes.iter().enumerate() {
+        step(index, node).map_err(|source| ModelError::Node { node: node.name.clone(), source })?;
+    }
+    Ok(wanted.iter().map(|id| Some(values[id.index()].as_ref()?.tensor()?.shallow_clone())).collect())
+}
+
+/// The values that are there before the first node.
+fn initial(constants: &BTreeMap<ValueId, Tensor>, input: (ValueId, &Tensor), value_count: usize) -> Vec<Option<Value>> {
+    let mut values = vec![None; value_count];
+    for (id, tensor) in constants {
+        values[id.index()] = Some(Value::Tensor(tensor.shallow_clone()));
+    }
+    values[input.0.index()] = Some(Value::Tensor(input.1.shallow_clone()));
+    values
+}
+
+fn arguments(node: &Node, values: &[Option<Value>]) -> Result<Vec<Value>, OperatorError> {
+    let value_of = |id: ValueId| values.get(id.index()).cloned().flatten();
+    let arguments: Option<Vec<Value>> = node.arguments.iter().map(|argument| argument.resolve(value_of)).collect();
+    arguments.ok_or_else(|| OperatorError::Failed {
+        operator: format!("{:?}", node.operation),
+        message: "reads a value that is not there".into(),
+    })
+}
+
+fn check_before(node: &Node, arguments: &[Value], guard: &Guard) -> Result<(), OperatorError> {
+    match &node.operation {
+        Operation::Aten(operator) | Operation::ClonedInPlace { operator, .. } => guard.before(operator, arguments),
+        Operation::Symbolic(_) | Operation::WriteBack(_) => Ok(()),
     }
 }
 

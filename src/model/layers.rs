@@ -19,25 +19,36 @@ pub struct Layers {
     nodes: BTreeMap<String, ValueId>,
     /// Every module path, called or not.
     paths: BTreeSet<String>,
+    /// Value → which node of the program computed it.
+    makers: BTreeMap<ValueId, usize>,
 }
+
+/// Why a call does not mean one value.
+enum Unclear {
+    Nothing,
+    Several(Vec<ValueId>),
+}
+
+/// A message lists this many layers at most.
+const MAX_CANDIDATES: usize = 48;
 
 impl Layers {
     /// Reads names off the nodes' module calls, before any node is folded away.
     pub fn new(drafts: &[Draft], ghosts: &[Ghost], outputs: &[ValueId], paths: &BTreeSet<String>) -> Self {
-        let mut order: BTreeMap<String, Vec<&Call>> = BTreeMap::new();
+        let mut order = Order::default();
         let mut members: BTreeMap<&Call, Vec<usize>> = BTreeMap::new();
         let mut next_ghost = ghosts.iter().peekable();
         for (index, draft) in drafts.iter().enumerate() {
             while let Some(ghost) = next_ghost.next_if(|g| g.position <= index) {
-                note(&mut order, &ghost.calls);
+                order.note(&ghost.calls);
             }
-            note(&mut order, &draft.calls);
+            order.note(&draft.calls);
             for call in &draft.calls {
                 members.entry(call).or_default().push(index);
             }
         }
         for ghost in next_ghost {
-            note(&mut order, &ghost.calls);
+            order.note(&ghost.calls);
         }
         let mut users: BTreeMap<ValueId, Vec<usize>> = BTreeMap::new();
         for (index, draft) in drafts.iter().enumerate() {
@@ -45,11 +56,13 @@ impl Layers {
                 users.entry(value).or_default().push(index);
             }
         }
+        let outputs: BTreeSet<ValueId> = outputs.iter().copied().collect();
+        let vanished: BTreeMap<&Call, ValueId> =
+            ghosts.iter().flat_map(|ghost| ghost.calls.iter().map(|call| (call, ghost.value))).collect();
         let returned = |call: &Call| -> Vec<ValueId> {
             let Some(inside) = members.get(call) else {
                 // A module that is nothing but an identity.
-                let ghost = ghosts.iter().rev().find(|g| g.calls.contains(call));
-                return ghost.map(|g| g.value).into_iter().collect();
+                return vanished.get(call).copied().into_iter().collect();
             };
             let set: BTreeSet<usize> = inside.iter().copied().collect();
             let is_read_outside =
@@ -65,8 +78,11 @@ impl Layers {
                 out
             }
         };
-        let calls =
-            order.iter().map(|(path, calls)| (path.clone(), calls.iter().map(|c| returned(c)).collect())).collect();
+        let calls = order
+            .by_path
+            .iter()
+            .map(|(path, calls)| (path.clone(), calls.iter().map(|c| returned(c)).collect()))
+            .collect();
         let mut nodes = BTreeMap::new();
         for draft in drafts {
             let mut values = draft.node.defines();
@@ -77,15 +93,28 @@ impl Layers {
         for ghost in ghosts {
             nodes.entry(ghost.name.clone()).or_insert(ghost.value);
         }
-        Layers { calls, nodes, paths: paths.clone() }
+        let makers = drafts
+            .iter()
+            .enumerate()
+            .flat_map(|(index, draft)| draft.node.defines().map(move |v| (v, index)))
+            .collect();
+        Layers { calls, nodes, paths: paths.clone(), makers }
     }
 }
 
-fn note<'a>(order: &mut BTreeMap<String, Vec<&'a Call>>, calls: &'a [Call]) {
-    for call in calls {
-        let known = order.entry(call.path.clone()).or_default();
-        if !known.contains(&call) {
-            known.push(call);
+/// The calls of each module, in the order in which they are met.
+#[derive(Default)]
+struct Order<'a> {
+    by_path: BTreeMap<String, Vec<&'a Call>>,
+    seen: BTreeSet<&'a Call>,
+}
+
+impl<'a> Order<'a> {
+    fn note(&mut self, calls: &'a [Call]) {
+        for call in calls {
+            if self.seen.insert(call) {
+                self.by_path.entry(call.path.clone()).or_default().push(call);
+            }
         }
     }
 }
@@ -116,22 +145,41 @@ impl Graph {
     /// # Errors
     /// Names the layers that exist, or the calls, or the nodes to choose from.
     pub fn layer(&self, name: &str) -> Result<ValueId, LayerError> {
+        self.find_layer(name, || self.candidates())
+    }
+
+    /// What every layer name means, or why it means nothing.
+    pub fn layer_values(&self) -> BTreeMap<String, Result<ValueId, LayerError>> {
+        let candidates = self.candidates();
+        let value = |name: String| {
+            let value = self.find_layer(&name, || candidates.clone());
+            (name, value)
+        };
+        self.layer_names().into_iter().map(value).collect()
+    }
+
+    fn find_layer(&self, name: &str, candidates: impl Fn() -> String) -> Result<ValueId, LayerError> {
         let (path, call) = split_call(name);
         if let Some(calls) = self.layers.calls.get(path).filter(|_| !path.is_empty()) {
             let index = call.unwrap_or(calls.len() - 1);
             let returned =
                 calls.get(index).ok_or(LayerError::NoSuchCall { name: path.to_owned(), calls: calls.len() })?;
-            return self.one_of(name, returned);
+            return self.one_of(returned).map_err(|unclear| match unclear {
+                Unclear::Nothing => LayerError::NoNode { name: name.to_owned(), candidates: candidates() },
+                Unclear::Several(values) => {
+                    let names = values.iter().map(|v| self.value(*v).name.clone());
+                    LayerError::Ambiguous { name: name.to_owned(), nodes: names.take(MAX_CANDIDATES).collect() }
+                }
+            });
         }
         if let Some(value) = self.layers.nodes.get(name) {
             return Ok(*value);
         }
-        let candidates = self.candidates();
         if self.layers.paths.contains(path) && !path.is_empty() {
-            return Err(LayerError::NoNode { name: name.to_owned(), candidates });
+            return Err(LayerError::NoNode { name: name.to_owned(), candidates: candidates() });
         }
         let suggestion = nearest(name, self.layer_names().iter());
-        Err(LayerError::Unknown { name: name.to_owned(), suggestion, candidates })
+        Err(LayerError::Unknown { name: name.to_owned(), suggestion, candidates: candidates() })
     }
 
     /// Every name that [`Graph::layer`] knows, right or wrong.
@@ -147,27 +195,22 @@ impl Graph {
     }
 
     /// Of the values that a call handed out, the one that is meant.
-    fn one_of(&self, name: &str, returned: &[ValueId]) -> Result<ValueId, LayerError> {
+    fn one_of(&self, returned: &[ValueId]) -> Result<ValueId, Unclear> {
         // Tensors only: sizes that were computed inside are shared by the whole program. Differentiable ones first.
         let tensors: Vec<ValueId> = returned.iter().copied().filter(|v| self.value(*v).shape.is_some()).collect();
         let live: Vec<ValueId> = tensors.iter().copied().filter(|v| self.value(*v).differentiable).collect();
         let values = if live.is_empty() { tensors } else { live };
-        if let [one] = values.as_slice() {
-            return Ok(*one);
-        }
-        let Some(first) = values.first() else {
-            return Err(LayerError::NoNode { name: name.to_owned(), candidates: self.candidates() });
-        };
-        // One node with several outputs: the first.
-        if self.nodes.iter().any(|node| values.iter().all(|v| node.defines().any(|d| d == *v))) {
+        let Some(first) = values.first() else { return Err(Unclear::Nothing) };
+        // One value, or several outputs of one node: the first.
+        let maker = |value: &ValueId| self.layers.makers.get(value);
+        if values.iter().all(|value| maker(value).is_some() && maker(value) == maker(first)) || values.len() == 1 {
             return Ok(*first);
         }
         let spatial: Vec<ValueId> = values.iter().copied().filter(|v| self.is_spatial(*v)).collect();
-        if let [one] = spatial.as_slice() {
-            return Ok(*one);
+        match spatial.as_slice() {
+            [one] => Ok(*one),
+            _ => Err(Unclear::Several(values)),
         }
-        let nodes = values.iter().map(|v| self.value(*v).name.clone()).collect();
-        Err(LayerError::Ambiguous { name: name.to_owned(), nodes })
     }
 
     /// Whether the value is a map: `[N, K, h, w]` with more than one position, depending on the input.
@@ -182,7 +225,7 @@ impl Graph {
         for (path, calls) in self.layers.calls.iter().filter(|(path, _)| !path.is_empty()) {
             for (index, returned) in calls.iter().enumerate() {
                 let name = if index + 1 == calls.len() { path.clone() } else { format!("{path}@{index}") };
-                if let Ok(value) = self.one_of(&name, returned) {
+                if let Ok(value) = self.one_of(returned) {
                     names.entry(value).or_default().push(name);
                 }
             }
@@ -205,7 +248,12 @@ impl Graph {
     }
 
     fn candidates(&self) -> String {
-        self.spatial_layers().join(", ")
+        let layers = self.spatial_layers();
+        let shown = layers.iter().take(MAX_CANDIDATES).map(String::as_str).collect::<Vec<_>>().join(", ");
+        match layers.len().checked_sub(MAX_CANDIDATES) {
+            Some(more @ 1..) => format!("{shown} and {more} more"),
+            _ => shown,
+        }
     }
 
     /// The shortest name of a value.

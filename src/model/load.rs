@@ -10,18 +10,23 @@ use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use super::archive::{Archive, LoadLimits};
+use super::assembly::Assembly;
 use super::description::Description;
 use super::functional::{self, Functional, Probe};
 use super::graph::{Argument, Dimension, Graph, Input, Node, Output, ValueId, ValueInfo};
-use super::interpret::Trace;
+use super::guard::Guard;
+use super::interpret::{self, Trace};
 use super::layers::Layers;
-use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
+use super::metadata::Metadata;
 use super::pt2::RawProgram;
-use super::{LayerError, ModelError, dtype, rectifier};
+use super::{ModelError, dtype, rectifier};
 use crate::torch::Value;
 
 /// A constant that is folded at load takes this much memory at most.
 const MAX_FOLDED_BYTES: usize = 64 << 20;
+
+/// The example image takes this much memory at most, in double precision.
+const MAX_EXAMPLE_BYTES: i64 = 1 << 30;
 
 /// A loaded model. It is not bound to a device.
 pub struct Model {
@@ -41,31 +46,50 @@ impl Model {
         } else {
             (path.to_owned(), super::description::Loaded::default())
         };
-        let graph = Graph::load(&file, limits)?;
+        let imported = Imported::load(&mut Archive::open(&file, limits)?)?;
         let digest = digest(&file)?;
-        let model = Assembly { name, version, digest, graph, loaded: description }.finish()?;
-        Ok(model)
+        let max_rows = imported.max_rows()?;
+        Assembly { name, version, digest, max_rows, graph: imported.graph, loaded: description }.finish()
     }
 }
 
 impl Graph {
     /// Reads a `.pt2`, makes it functional, and checks that the functional form gives what the exported one gives.
     pub fn load(file: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        let mut archive = Archive::open(file, limits)?;
-        Self::from_program(&RawProgram::read(&mut archive)?)
+        Self::from_archive(&mut Archive::open(file, limits)?)
     }
 
-    pub(super) fn from_program(program: &RawProgram) -> Result<Self, ModelError> {
-        let (kind, shape) = image_input(program)?;
-        let given = functional::example(kind, &shape)?;
-        let probe = Probe::run(program, given)?;
-        let functional = functional::functionalise(program, probe)?;
+    pub(super) fn from_archive(archive: &mut Archive) -> Result<Self, ModelError> {
+        Ok(Imported::load(archive)?.graph)
+    }
+}
+
+/// A graph with what its run at load gave.
+struct Imported {
+    graph: Graph,
+    /// What the run was given.
+    example: Tensor,
+    /// What it gave: each output that is a tensor, with its value.
+    results: Vec<(ValueId, Tensor)>,
+    limits: LoadLimits,
+}
+
+impl Imported {
+    /// Runs the program once; once more, as it was exported, if it writes into its tensors.
+    fn load(archive: &mut Archive) -> Result<Self, ModelError> {
+        let program = RawProgram::read(archive)?;
+        let (kind, shape) = image_input(&program)?;
+        let example = functional::example(kind, &shape)?;
+        let probe = if program.writes() { Some(Probe::run(&program, &example)?) } else { None };
+        let functional = functional::functionalise(&program, probe.as_ref())?;
         let output_values: Vec<ValueId> = functional.outputs.iter().filter_map(|(_, v)| *v).collect();
         let layers = Layers::new(&functional.drafts, &functional.ghosts, &output_values, &program.paths);
-        let Functional { drafts, names, mut constants, input, outputs, probe, .. } = functional;
+        let Functional { drafts, names, mut constants, input, outputs, .. } = functional;
         let mut nodes: Vec<Node> = drafts.into_iter().map(|draft| draft.node).collect();
-        let trace = Trace::run(&nodes, &constants, (input, &probe.given), names.len())?;
-        self_check(program, &outputs, &trace, &probe)?;
+        let guard = Guard::new(program.limits.max_value_bytes);
+        let trace = Trace::run(&nodes, &constants, (input, &example), names.len(), guard)?;
+        check_outputs(&program, &outputs, &trace, probe.as_ref())?;
+        drop(probe);
         rectifier::mark(&mut nodes, &constants);
         let nodes = fold(nodes, &mut constants, &trace);
         let values = names
@@ -82,34 +106,39 @@ impl Graph {
                 }
             })
             .collect();
-        Ok(Graph {
+        let results = output_values.iter().filter_map(|&v| Some((v, trace.tensor(v)?.shallow_clone()))).collect();
+        let graph = Graph {
             values,
             nodes,
             constants,
             input: Input { value: input, kind, shape },
             outputs: outputs.into_iter().map(|(name, value)| Output { name, value }).collect(),
             layers,
-        })
+        };
+        Ok(Imported { graph, example, results, limits: program.limits })
     }
 
-    /// Rows that may run together: one when the batch is fixed, or when a row's result depends on the others.
+    /// Rows that may run together: one when the batch is fixed, or when a row's result depends on the others. The run at
+    /// load had several rows; its first one is run alone and compared.
     fn max_rows(&self) -> Result<Option<u32>, ModelError> {
-        let [batch, ..] = self.input.shape;
-        if batch == Dimension::Fixed(1) {
+        let Graph { input, nodes, constants, values, .. } = &self.graph;
+        let [batch, ..] = input.shape;
+        let rows = batch.example();
+        if batch == Dimension::Fixed(1) || rows == 1 {
             return Ok(Some(1));
         }
-        let input = functional::example(self.input.kind, &self.input.shape)?;
-        let run = |x: &Tensor| Trace::run(&self.nodes, &self.constants, (self.input.value, x), self.values.len());
-        let together = run(&input)?;
-        let alone = run(&input.f_narrow(0, 0, 1)?).map_err(|error| {
-            ModelError::refused(
-                format!("the model does not run with one row: {error}"),
-                "export it with a dynamic batch: dynamic_shapes=({0: torch.export.Dim.AUTO},)",
-            )
-        })?;
-        let rows = batch.example();
-        for output in self.outputs.iter().filter_map(|o| o.value) {
-            let (Some(all), Some(one)) = (together.tensor(output), alone.tensor(output)) else { continue };
+        let first_row = self.example.f_narrow(0, 0, 1)?;
+        let wanted: Vec<ValueId> = self.results.iter().map(|(value, _)| *value).collect();
+        let guard = Guard::new(self.limits.max_value_bytes);
+        let alone = interpret::outputs(nodes, constants, (input.value, &first_row), &wanted, values.len(), guard)
+            .map_err(|error| {
+                ModelError::refused(
+                    format!("the model does not run with one row: {error}"),
+                    "export it with a dynamic batch: dynamic_shapes=({0: torch.export.Dim.AUTO},)",
+                )
+            })?;
+        for ((_, all), one) in self.results.iter().zip(&alone) {
+            let Some(one) = one else { continue };
             let (all_size, one_size) = (all.size(), one.size());
             if all_size.first() != Some(&rows) || one_size.first() != Some(&1) || all_size[1..] != one_size[1..] {
                 return Ok(Some(1));
@@ -117,7 +146,7 @@ impl Graph {
             let (a, b) = (all.f_narrow(0, 0, 1)?.f_to_kind(Kind::Double)?, one.f_to_kind(Kind::Double)?);
             let difference = a.f_sub(&b)?.f_norm()?.f_double_value(&[])?;
             let size = b.f_norm()?.f_double_value(&[])?;
-            let tolerance = if self.input.kind == Kind::Float || self.input.kind == Kind::Double { 1e-3 } else { 0.1 };
+            let tolerance = if input.kind == Kind::Float || input.kind == Kind::Double { 1e-3 } else { 0.1 };
             if difference > tolerance * size.max(1e-6) {
                 return Ok(Some(1));
             }
@@ -160,21 +189,31 @@ fn image_input(program: &RawProgram) -> Result<(Kind, [Dimension; 4]), ModelErro
             "export with a fixed number of channels: only axes 0, 2 and 3 may be dynamic",
         ));
     }
+    let sizes = shape.map(Dimension::example);
+    let bytes = sizes.iter().try_fold(8i64, |bytes, &size| bytes.checked_mul(size));
+    if sizes.iter().any(|&size| size < 1) || bytes.is_none_or(|bytes| bytes > MAX_EXAMPLE_BYTES) {
+        return Err(ModelError::refused(
+            format!("the model was exported with an image of {sizes:?}"),
+            "export it with an image, [N, C, H, W], of the size that it is used with",
+        ));
+    }
     Ok((input.kind, shape))
 }
 
-/// The functional form must give what the exported program gave, bit for bit.
-fn self_check(
+/// Every output must be computed; and where a program writes, its functional form must give what the exported one gave,
+/// bit for bit.
+fn check_outputs(
     program: &RawProgram,
     outputs: &[(String, Option<ValueId>)],
     trace: &Trace,
-    probe: &Probe,
+    probe: Option<&Probe>,
 ) -> Result<(), ModelError> {
+    let missing = |key: &str| ModelError::malformed("graph", format!("output {key} is not computed"));
     for ((key, value), (_, name)) in outputs.iter().zip(&program.outputs) {
         let (Some(value), Some(name)) = (value, name) else { continue };
-        let (Some(got), Some(Value::Tensor(want))) = (trace.tensor(*value), probe.value(name)) else {
-            return Err(ModelError::malformed("graph", format!("output {key} is not computed")));
-        };
+        let got = trace.tensor(*value).ok_or_else(|| missing(key))?;
+        let Some(probe) = probe else { continue };
+        let want = probe.value(name).and_then(Value::tensor).ok_or_else(|| missing(key))?;
         let same = got.size() == want.size()
             && (got.f_equal(want)? || got.f_ne_tensor(got)?.f_any()?.f_int64_value(&[])? != 0);
         if !same {
@@ -218,7 +257,7 @@ fn is_shapeless_factory(node: &Node) -> bool {
         && node.operator_name() != "new_empty"
 }
 
-fn bytes(tensor: &Tensor) -> usize {
+pub(super) fn bytes(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.f_kind().map_or(8, Kind::elt_size_in_bytes)
 }
 
@@ -237,111 +276,6 @@ fn digest(file: &Path) -> Result<String, ModelError> {
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>> {
-    let shape = |name: &String| {
-        let value = graph.layer(name)?;
-        Ok(graph.value(value).shape.clone().unwrap_or_default())
-    };
-    graph.layer_names().into_iter().map(|name| (name.clone(), shape(&name))).collect()
-}
-
-struct Assembly<'a> {
-    name: &'a str,
-    version: i64,
-    digest: String,
-    graph: Graph,
-    loaded: super::description::Loaded,
-}
-
-impl Assembly<'_> {
-    fn finish(self) -> Result<Model, ModelError> {
-        let Assembly { name, version, digest, graph, loaded } = self;
-        let description = loaded.description;
-        let score = graph.score(description.output.logits.as_deref())?;
-        let logits = graph.outputs.iter().find(|o| o.value == Some(score)).map(|o| o.name.clone()).unwrap_or_default();
-        let class_count = match graph.value(score).shape.as_deref() {
-            Some([_, classes]) => u32::try_from(*classes).ok(),
-            _ => None,
-        };
-        if let (Some(classes), labels) = (class_count, loaded.labels.len())
-            && labels != 0
-            && labels != classes as usize
-        {
-            return Err(ModelError::Description {
-                path: loaded.path,
-                problem: format!("{labels} labels for {classes} classes"),
-            });
-        }
-        for layer in &description.explain.target_layers {
-            graph.layer(layer).map_err(|error| ModelError::Description {
-                path: loaded.path.clone(),
-                problem: format!("explain.target_layers: {error}"),
-            })?;
-        }
-        let (default_target_layers, default_target_problem) = if description.explain.target_layers.is_empty() {
-            match graph.default_target(score) {
-                Ok(value) => (vec![graph.layer_name(value)], None),
-                Err(LayerError::NoDefault { problem, .. }) => (Vec::new(), Some(problem)),
-                Err(other) => (Vec::new(), Some(other.to_string())),
-            }
-        } else {
-            (description.explain.target_layers.clone(), None)
-        };
-        let has_grid = description.explain.token_grid.is_some();
-        let layers = graph
-            .layers()
-            .into_iter()
-            .filter_map(|(value, names)| {
-                let shape = graph.value(value).shape.clone()?;
-                let spatial = graph.is_spatial(value) || (has_grid && shape.len() == 3);
-                Some(LayerInfo { names, shape, spatial })
-            })
-            .collect();
-        let upstream = graph.ancestors(score);
-        let count = |test: fn(&Node) -> bool| {
-            graph.nodes.iter().filter(|n| test(n) && n.defines().any(|v| upstream.contains(&v))).count() as u32
-        };
-        let metadata = Metadata {
-            name: name.to_owned(),
-            version,
-            digest,
-            summary: description.summary.clone(),
-            license: description.license.clone(),
-            input: InputInfo {
-                name: graph.value(graph.input.value).name.clone(),
-                kind: graph.input.kind,
-                shape: graph.input.shape,
-            },
-            outputs: graph
-                .outputs
-                .iter()
-                .filter_map(|o| Some(OutputInfo { name: o.name.clone(), shape: graph.value(o.value?).shape.clone()? }))
-                .collect(),
-            logits,
-            class_count,
-            labels: loaded.labels,
-            layers,
-            layer_shapes: layer_shapes(&graph),
-            token_grid: description.explain.token_grid,
-            class_tokens: description.explain.class_tokens,
-            channels_last: description.explain.channels_last,
-            default_target_layers,
-            default_target_problem,
-            rectifiers: count(|n| n.rectifier.is_some()),
-            smooth_activations: count(|n| n.smooth_activation),
-            guide_smooth_activations: description.explain.guide_smooth_activations,
-            exact: description.explain.exact,
-            preprocessing: description.input.clone(),
-            limits: description.limits.clone(),
-            max_rows: graph.max_rows()?,
-            node_count: graph.nodes.len() as u32,
-            parameter_count: graph.constants.values().map(|t| t.numel() as u64).sum(),
-            constant_bytes: graph.constants.values().map(|t| bytes(t) as u64).sum(),
-        };
-        Ok(Model { graph, description, metadata: Arc::new(metadata) })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,7 +292,7 @@ mod tests {
     /// Runs a program as it was exported.
     fn first_output(path: &str, input: &Tensor) -> Tensor {
         let program = program(path).unwrap();
-        let probe = Probe::run(&program, input.shallow_clone()).unwrap();
+        let probe = Probe::run(&program, input).unwrap();
         let name = program.outputs.iter().find_map(|(_, name)| name.clone()).unwrap();
         probe.value(&name).unwrap().tensor().unwrap().shallow_clone()
     }
@@ -376,8 +310,9 @@ mod tests {
                 let graph = Graph::load(&at("pt2"), &LoadLimits::default())
                     .unwrap_or_else(|error| panic!("{version}/{name}: {error}"));
                 let input = Tensor::read_npy(at("in.npy")).unwrap();
-                let trace = Trace::run(&graph.nodes, &graph.constants, (graph.input.value, &input), graph.values.len())
-                    .unwrap();
+                let guard = Guard::new(1 << 30);
+                let from = (graph.input.value, &input);
+                let trace = Trace::run(&graph.nodes, &graph.constants, from, graph.values.len(), guard).unwrap();
                 for output in outputs {
                     let head = (outputs.len() > 1).then_some(*output);
                     let got = trace.tensor(graph.score(head).unwrap()).unwrap();

@@ -3,13 +3,22 @@
 //! A `.pt2` goes through `archive` (the zip), `weights` and `pt2` (names and in-place writes, as exported), `functional`
 //! (each value computed once), `load` (checks, folding, shapes) and is then a [`graph::Graph`] with [`layers`] that have
 //! names. What the file cannot say is in [`description`] (`model.toml`); what is told to users in [`Metadata`].
+//!
+//! Files are untrusted. `archive` bounds what is unpacked, `pt2` which operators may be named and what may be read,
+//! `functional` how far aliases are followed; and every call at load passes `guard`, which bounds its results by
+//! `footprint` before it runs. [`LoadLimits`] has the numbers.
 
 pub mod archive;
+mod assembly;
 pub mod description;
 mod dtype;
 mod error;
+mod footprint;
 mod functional;
 pub mod graph;
+mod guard;
+#[cfg(test)]
+mod hostile_tests;
 mod interpret;
 pub mod layers;
 mod load;

@@ -1,10 +1,14 @@
 //! Storages and the tensors that lie in them.
 //!
 //! A file in the archive is a whole storage. Several tensors may lie in one (tied weights, slices of a buffer), so sizes,
-//! strides and the offset say which part each is.
+//! strides and the offset say which part each is. Parts may overlap, with each other and with themselves (an expanded
+//! tensor has strides of 0): that is sound, because every element of every part is checked to lie in the storage, and
+//! nothing writes into a storage. Where an exported program writes into a weight, it runs on a copy in which the parts
+//! overlap alike.
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::archive::Archive;
@@ -31,41 +35,36 @@ pub struct Payload {
 impl Payload {
     /// Reads every storage of `kind` (`weights` or `constants`) once.
     pub fn read(archive: &mut Archive, kind: &str) -> Result<Self, ModelError> {
-        let config = archive.payload_config(kind)?;
-        let entries = config
-            .get("config")
-            .and_then(|c| c.as_object())
-            .ok_or_else(|| ModelError::malformed(format!("data/{kind}"), "the description has no `config`"))?;
+        let Config { config } = archive.payload_config(kind)?.parse()?;
         let mut storages = Vec::new();
         let mut files: BTreeMap<String, usize> = BTreeMap::new();
         let mut placements = BTreeMap::new();
-        for (name, entry) in entries {
-            let text = |key: &str| entry.get(key).and_then(|v| v.as_str());
-            if entry.get("use_pickle").and_then(serde_json::Value::as_bool) != Some(false) {
+        for (name, entry) in config {
+            if entry.use_pickle != Some(false) {
                 return Err(ModelError::Format {
                     what: format!("{name} is stored as a pickle, which camlens never opens"),
                     advice: "turn tensor subclasses and custom objects into plain tensors before exporting".into(),
                 });
             }
-            let file = text("path_name").ok_or_else(|| ModelError::malformed(name, "no path_name"))?;
-            let storage = match files.get(file) {
+            let file = entry.path_name.ok_or_else(|| ModelError::malformed(&name, "no path_name"))?;
+            let meta = entry.tensor_meta.ok_or_else(|| ModelError::malformed(&name, "no tensor_meta"))?;
+            let storage = match files.get(&file) {
                 Some(&index) => index,
                 None => {
-                    let bytes = archive.storage(kind, file)?;
+                    let bytes = archive.storage(kind, &file)?;
                     storages.push(Tensor::f_from_slice(&bytes)?);
-                    files.insert(file.to_owned(), storages.len() - 1);
+                    files.insert(file, storages.len() - 1);
                     storages.len() - 1
                 }
             };
-            let meta = entry.get("tensor_meta").ok_or_else(|| ModelError::malformed(name, "no tensor_meta"))?;
             let bytes = storages[storage].numel() as u64;
-            let placement = match placement(name, meta, storage, bytes) {
+            let placement = match placement(&name, &meta, storage, bytes) {
                 Ok(placement) => Ok(placement),
                 // A dtype that is not known matters only when the tensor is used.
                 Err(ModelError::Refused { what, advice }) => Err(format!("{what}; {advice}")),
                 Err(error) => return Err(error),
             };
-            placements.insert(name.clone(), placement);
+            placements.insert(name, placement);
         }
         Ok(Payload { storages, placements })
     }
@@ -102,32 +101,60 @@ impl Payload {
     }
 }
 
+/// `<name>_weights_config.json`.
+#[derive(Deserialize)]
+struct Config {
+    config: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    path_name: Option<String>,
+    use_pickle: Option<bool>,
+    tensor_meta: Option<Meta>,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    dtype: Option<i64>,
+    sizes: Option<Vec<Number>>,
+    strides: Option<Vec<Number>>,
+    storage_offset: Option<Number>,
+}
+
+/// A number that was fixed at export; any other has no `as_int`.
+#[derive(Deserialize)]
+struct Number {
+    as_int: Option<i64>,
+}
+
+/// A tensor has this many axes at most.
+const MAX_AXES: usize = 64;
+/// A tensor that has more elements than its storage (strides of 0) has this many at most: it may be copied in full.
+const MAX_EXPANDED: i64 = 1 << 26;
+
 /// Reads and checks where a tensor lies: every element must be inside the storage of `bytes` bytes.
-fn placement(name: &str, meta: &serde_json::Value, storage: usize, bytes: u64) -> Result<Placement, ModelError> {
+fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Placement, ModelError> {
     let bad = |problem: &str| ModelError::malformed(name, problem.to_owned());
-    let ints = |key: &str| -> Result<Vec<i64>, ModelError> {
-        meta.get(key)
-            .and_then(|v| v.as_array())
-            .ok_or_else(|| bad(&format!("no {key}")))?
-            .iter()
-            .map(|v| {
-                v.get("as_int")
-                    .and_then(|v| v.as_i64())
-                    .filter(|&v| v >= 0)
-                    .ok_or_else(|| bad(&format!("{key} is not a list of sizes")))
-            })
-            .collect()
+    let natural = |number: &Number| number.as_int.filter(|&v| v >= 0);
+    let ints = |key: &str, numbers: &Option<Vec<Number>>| -> Result<Vec<i64>, ModelError> {
+        let numbers = numbers.as_ref().ok_or_else(|| bad(&format!("no {key}")))?;
+        if numbers.len() > MAX_AXES {
+            return Err(bad(&format!("{} {key}, and {MAX_AXES} are allowed", numbers.len())));
+        }
+        let all: Option<Vec<i64>> = numbers.iter().map(natural).collect();
+        all.ok_or_else(|| bad(&format!("{key} is not a list of sizes")))
     };
-    let number = |v: Option<&serde_json::Value>| v.and_then(|v| v.as_i64());
-    let (size, stride) = (ints("sizes")?, ints("strides")?);
-    if size.len() != stride.len() || size.len() > 64 {
+    let (size, stride) = (ints("sizes", &meta.sizes)?, ints("strides", &meta.strides)?);
+    if size.len() != stride.len() {
         return Err(bad("sizes and strides differ in number"));
     }
-    let offset = number(meta.get("storage_offset").and_then(|v| v.get("as_int"))).filter(|&o| o >= 0);
-    let offset = offset.ok_or_else(|| bad("no storage_offset"))?;
-    let kind = dtype::kind(number(meta.get("dtype")).ok_or_else(|| bad("no dtype"))?)?;
+    let offset = meta.storage_offset.as_ref().and_then(natural).ok_or_else(|| bad("no storage_offset"))?;
+    let kind = dtype::kind(meta.dtype.ok_or_else(|| bad("no dtype"))?)?;
     let elements = size.iter().try_fold(1i64, |n, &s| n.checked_mul(s)).ok_or_else(|| bad("its size overflows"))?;
     if elements == 0 {
+        // Whatever its strides say: no element is read.
+        let stride = vec![1; size.len()];
         return Ok(Placement { storage: None, kind, size, stride, offset: 0 });
     }
     let last = size
@@ -138,6 +165,9 @@ fn placement(name: &str, meta: &serde_json::Value, storage: usize, bytes: u64) -
     let available = bytes / kind.elt_size_in_bytes() as u64;
     if last as u64 >= available {
         return Err(bad(&format!("it reaches element {last} of a storage that has {available}")));
+    }
+    if elements as u64 > available && elements > MAX_EXPANDED {
+        return Err(bad(&format!("{elements} elements lie in a storage of {available}; {MAX_EXPANDED} are allowed")));
     }
     Ok(Placement { storage: Some(storage), kind, size, stride, offset })
 }

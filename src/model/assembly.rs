@@ -1,0 +1,115 @@
+//! A graph and its description become a model: labels and layers are checked, and the metadata is made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::description::Loaded;
+use super::graph::{Graph, Node};
+use super::load::{Model, bytes};
+use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
+use super::{LayerError, ModelError};
+
+fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>> {
+    let shape = |value| graph.value(value).shape.clone().unwrap_or_default();
+    graph.layer_values().into_iter().map(|(name, value)| (name, value.map(shape))).collect()
+}
+
+/// What a loaded model is made of, before it is known whether they fit together.
+pub(super) struct Assembly<'a> {
+    pub name: &'a str,
+    pub version: i64,
+    pub digest: String,
+    pub max_rows: Option<u32>,
+    pub graph: Graph,
+    pub loaded: Loaded,
+}
+
+impl Assembly<'_> {
+    /// Checks the description against the graph, and says in [`Metadata`] what the model is.
+    pub fn finish(self) -> Result<Model, ModelError> {
+        let Assembly { name, version, digest, max_rows, graph, loaded } = self;
+        let description = loaded.description;
+        let score = graph.score(description.output.logits.as_deref())?;
+        let logits = graph.outputs.iter().find(|o| o.value == Some(score)).map(|o| o.name.clone()).unwrap_or_default();
+        let class_count = match graph.value(score).shape.as_deref() {
+            Some([_, classes]) => u32::try_from(*classes).ok(),
+            _ => None,
+        };
+        if let (Some(classes), labels) = (class_count, loaded.labels.len())
+            && labels != 0
+            && labels != classes as usize
+        {
+            return Err(ModelError::Description {
+                path: loaded.path,
+                problem: format!("{labels} labels for {classes} classes"),
+            });
+        }
+        for layer in &description.explain.target_layers {
+            graph.layer(layer).map_err(|error| ModelError::Description {
+                path: loaded.path.clone(),
+                problem: format!("explain.target_layers: {error}"),
+            })?;
+        }
+        let (default_target_layers, default_target_problem) = if description.explain.target_layers.is_empty() {
+            match graph.default_target(score) {
+                Ok(value) => (vec![graph.layer_name(value)], None),
+                Err(LayerError::NoDefault { problem, .. }) => (Vec::new(), Some(problem)),
+                Err(other) => (Vec::new(), Some(other.to_string())),
+            }
+        } else {
+            (description.explain.target_layers.clone(), None)
+        };
+        let has_grid = description.explain.token_grid.is_some();
+        let layers = graph
+            .layers()
+            .into_iter()
+            .filter_map(|(value, names)| {
+                let shape = graph.value(value).shape.clone()?;
+                let spatial = graph.is_spatial(value) || (has_grid && shape.len() == 3);
+                Some(LayerInfo { names, shape, spatial })
+            })
+            .collect();
+        let upstream = graph.ancestors(score);
+        let count = |test: fn(&Node) -> bool| {
+            graph.nodes.iter().filter(|n| test(n) && n.defines().any(|v| upstream.contains(&v))).count() as u32
+        };
+        let metadata = Metadata {
+            name: name.to_owned(),
+            version,
+            digest,
+            summary: description.summary.clone(),
+            license: description.license.clone(),
+            input: InputInfo {
+                name: graph.value(graph.input.value).name.clone(),
+                kind: graph.input.kind,
+                shape: graph.input.shape,
+            },
+            outputs: graph
+                .outputs
+                .iter()
+                .filter_map(|o| Some(OutputInfo { name: o.name.clone(), shape: graph.value(o.value?).shape.clone()? }))
+                .collect(),
+            logits,
+            class_count,
+            labels: loaded.labels,
+            layers,
+            layer_shapes: layer_shapes(&graph),
+            token_grid: description.explain.token_grid,
+            class_tokens: description.explain.class_tokens,
+            channels_last: description.explain.channels_last,
+            default_target_layers,
+            default_target_problem,
+            rectifiers: count(|n| n.rectifier.is_some()),
+            smooth_activations: count(|n| n.smooth_activation),
+            guide_smooth_activations: description.explain.guide_smooth_activations,
+            exact: description.explain.exact,
+            preprocessing: description.input.clone(),
+            limits: description.limits.clone(),
+            max_rows,
+            node_count: graph.nodes.len() as u32,
+            parameter_count: graph.constants.values().map(|t| t.numel() as u64).sum(),
+            constant_bytes: graph.constants.values().map(|t| bytes(t) as u64).sum(),
+        };
+        Ok(Model { graph, description, metadata: Arc::new(metadata) })
+    }
+}

@@ -1,0 +1,143 @@
+//! An exported program as the file has it: names, in-place writes and all.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::{Kind, Tensor};
+
+use crate::model::ModelError;
+use crate::model::archive::LoadLimits;
+use crate::model::graph::Dimension;
+use crate::model::operation::Symbolic;
+use crate::model::weights::Payload;
+use crate::torch::{Alias, Operator, Value};
+
+/// A use of a name, or what is known already.
+#[derive(Debug, Clone)]
+pub enum RawArgument {
+    Literal(Value),
+    Use(String),
+    List(Vec<RawElement>),
+}
+
+#[derive(Debug, Clone)]
+pub enum RawElement {
+    Use(String),
+    None,
+    Int(i64),
+    Float(f64),
+    Bool(bool),
+}
+
+impl RawArgument {
+    pub fn uses(&self) -> impl Iterator<Item = &str> {
+        let (one, many) = match self {
+            RawArgument::Use(name) => (Some(name.as_str()), &[][..]),
+            RawArgument::List(elements) => (None, elements.as_slice()),
+            RawArgument::Literal(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(many.iter().filter_map(|e| match e {
+            RawElement::Use(name) => Some(name.as_str()),
+            _ => None,
+        }))
+    }
+}
+
+#[derive(Debug)]
+pub enum RawOperation {
+    Aten(Operator),
+    Symbolic(Symbolic),
+}
+
+/// One module call that a node is part of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Call {
+    /// Which call of the module it is; only equality matters.
+    pub key: String,
+    /// The module's path, `layer4.2.relu`.
+    pub path: String,
+}
+
+#[derive(Debug)]
+pub struct RawNode {
+    pub name: String,
+    pub operation: RawOperation,
+    /// In the operation's order.
+    pub arguments: Vec<RawArgument>,
+    /// Flat: a list of tensors counts one an element.
+    pub outputs: Vec<Option<String>>,
+    /// Outermost first.
+    pub calls: Vec<Call>,
+    pub no_grad: bool,
+}
+
+impl RawNode {
+    pub fn uses(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().flat_map(RawArgument::uses)
+    }
+
+    /// `relu_` of `aten::relu_`; empty for arithmetic on sizes.
+    pub fn operator_name(&self) -> &str {
+        match &self.operation {
+            RawOperation::Aten(operator) => operator.name().trim_start_matches("aten::"),
+            RawOperation::Symbolic(_) => "",
+        }
+    }
+
+    /// The argument that the operator writes.
+    pub fn written(&self) -> Option<usize> {
+        match &self.operation {
+            RawOperation::Aten(operator) => {
+                operator.schema().arguments.iter().position(|argument| argument.alias == Alias::Written)
+            }
+            RawOperation::Symbolic(_) => None,
+        }
+    }
+}
+
+/// What the placeholder of a graph stands for.
+#[derive(Debug, Clone)]
+pub enum Constant {
+    Weight(String),
+    Constant(String),
+}
+
+/// A program as it was exported.
+///
+/// Every name is defined once, and each node reads only names that are defined before it.
+pub struct RawProgram {
+    pub nodes: Vec<RawNode>,
+    /// Placeholder → where its tensor is.
+    pub constants: BTreeMap<String, Constant>,
+    pub weights: Payload,
+    pub tensors: Payload,
+    /// The user's inputs: name, dtype, shape.
+    pub inputs: Vec<RawInput>,
+    /// Name in the result (`logits`, `nested.1.k`, `0`) and name in the graph; none for what is no tensor.
+    pub outputs: Vec<(String, Option<String>)>,
+    /// Every module path of the program.
+    pub paths: BTreeSet<String>,
+    /// What it was read within, and what running it may cost.
+    pub limits: LoadLimits,
+}
+
+#[derive(Debug, Clone)]
+pub struct RawInput {
+    pub name: String,
+    pub kind: Kind,
+    pub shape: Vec<Dimension>,
+}
+
+impl RawProgram {
+    /// The tensor behind a placeholder.
+    pub fn constant(&self, constant: &Constant) -> Result<Tensor, ModelError> {
+        match constant {
+            Constant::Weight(name) => self.weights.tensor(name),
+            Constant::Constant(name) => self.tensors.tensor(name),
+        }
+    }
+
+    /// Whether a node writes into a tensor that it is given.
+    pub fn writes(&self) -> bool {
+        self.nodes.iter().any(|node| node.written().is_some())
+    }
+}
