@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compare camlens in exact mode with PyTorch's own gradients, Captum and pytorch-grad-cam on torchvision's full-size models.
+# Compare camlens with PyTorch's own gradients, Captum and pytorch-grad-cam on torchvision's full-size models, and try
+# deploy/export with a real PyTorch.
 #
 #   tests/reference/full.sh [NAME...]     writes 3 GB of references (kept for the next run) and runs the conformance tests on them
 #
@@ -17,5 +18,7 @@ fi
 
 python=$(deploy/python-env reference)
 "$python" tests/reference/full.py --out "$CAMLENS_REFERENCES" "$@"
+cargo build --release --locked --bin camlens
+"$python" -W ignore tests/reference/test_export.py
 # One thread on both sides: kernels split their sums by the number of threads.
 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 cargo test --release --locked --test conformance -- --nocapture

@@ -1,0 +1,91 @@
+"""`deploy/export` as a user calls it, and `camlens doctor` on what it wrote. Run by tests/reference/full.sh."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CAMLENS = ROOT / "target/release/camlens"
+
+NETWORKS = textwrap.dedent("""
+    import torch
+    from torch import nn
+
+    def weld_inspector():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+                             nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                             nn.Linear(16, 3))
+
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
+
+    not_a_model = 3
+""")
+
+
+class Export(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+        (self.folder / "networks.py").write_text(NETWORKS)
+        (self.folder / "labels.txt").write_text("sound\ncrack\npore\n")
+
+    def run_here(self, *command):
+        environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600)
+
+    def export(self, *arguments):
+        return self.run_here(ROOT / "deploy/export", *arguments)
+
+    def assert_doctor_is_content(self, *needles):
+        seen = self.run_here(CAMLENS, "doctor", "models/m")
+        self.assertEqual(seen.returncode, 0, seen.stdout + seen.stderr)
+        for needle in needles:
+            self.assertIn(needle, seen.stdout)
+
+    def test_a_network_of_ones_own_is_exported_and_explained(self):
+        done = self.export("networks.py:weld_inspector", "--input", "1x96x128", "--mean", "0.5", "--std", "0.25",
+                           "--labels", "labels.txt", "--out", "models/m/1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_doctor_is_content("PyTorch")
+        seen = self.run_here(CAMLENS, "explain", ROOT / "deploy/demo-assets/photographs/coffee.png", "--models", "models",
+                             "--out", "out")
+        self.assertEqual(seen.returncode, 0, seen.stderr)
+        self.assertTrue(any(label in seen.stdout for label in ("sound", "crack", "pore")), seen.stdout)
+        self.assertTrue((self.folder / "out/coffee.overlay.png").is_file())
+        self.assertNotIn(str(self.folder).encode(), (self.folder / "models/m/1/model.pt2").read_bytes())
+
+    def test_torchvision_by_name_needs_no_size(self):
+        for name in ("mobilenet_v2", "vit_b_16"):
+            with self.subTest(name):
+                done = self.export(f"torchvision:{name}", "--weights", "none", "--out", "models/m/1", "--force")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assert_doctor_is_content("PyTorch")
+
+    def test_what_cannot_be_exported_is_told_in_a_sentence(self):
+        for arguments, word in [
+            (["networks.py:Branching", "--input", "3x32x32", "--out", "models/m/1"], "branch"),
+            (["networks.py:not_a_model", "--input", "3x32x32", "--out", "models/m/1"], "nn.Module"),
+            (["networks.py:missing", "--input", "3x32x32", "--out", "models/m/1"], "weld_inspector"),
+            (["nowhere.py:net", "--input", "3x32x32", "--out", "models/m/1"], "nowhere.py"),
+            (["torchvision:resnet51", "--out", "models/m/1"], "resnet50"),
+            (["networks.py:weld_inspector", "--out", "models/m/1"], "--input"),
+            (["networks.py:weld_inspector", "--input", "3x32x32", "--out", "models/m/1"], "channels"),
+        ]:
+            with self.subTest(arguments[0]):
+                done = self.export(*arguments)
+                self.assertNotEqual(done.returncode, 0)
+                self.assertIn(word, done.stderr)
+                self.assertNotIn("Traceback", done.stderr)
+                self.assertFalse((self.folder / "models/m/1/model.pt2").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()
