@@ -4,6 +4,7 @@
 //! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
 //! call ([`Tape`]). A C++ exception becomes an [`OperatorError`].
 
+mod convolution;
 mod ffi;
 mod leave;
 mod operator;
@@ -11,6 +12,7 @@ mod storage;
 mod tape;
 mod value;
 
+pub use convolution::window_may_miss;
 pub use leave::leave;
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use storage::Storage;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
+use super::convolution::with_written_padding;
 use super::{Value, ffi};
 
 /// Why an operator could not be found or run.
@@ -260,6 +261,8 @@ impl Operator {
                 message: format!("takes {} arguments, got {}", self.0.schema.arguments.len(), arguments.len()),
             });
         }
+        let guarded = with_written_padding(self, arguments, record)?;
+        let arguments = guarded.as_deref().unwrap_or(arguments);
         let stack = Stack::new();
         for (value, argument) in arguments.iter().zip(&self.0.schema.arguments) {
             stack.push(value, argument).map_err(|problem| OperatorError::Argument {

@@ -6,7 +6,7 @@ use tch::Kind;
 
 use crate::model::graph::{Argument, Node, Operation, ValueId};
 use crate::plan::PlanError;
-use crate::torch::{Operator, Value};
+use crate::torch::{Operator, Value, window_may_miss};
 
 use super::Draft;
 use super::draft::Readers;
@@ -78,9 +78,8 @@ impl Convolution {
         };
         // These operators (PyTorch 2.11) leave their memory where a window can lie in the padding alone, and are silently wrong
         // for one input channel, a stride, and a result one place wide.
-        let reaches_in = |axis: usize| padding[axis] <= dilation[axis] * (size[axis + 2] - 1);
-        let one_channel = draft.shape(input).is_some_and(|shape| shape[1] == 1);
-        if one_channel || !reaches_in(0) || !reaches_in(1) {
+        let shape = draft.shape(input)?;
+        if shape[1] == 1 || window_may_miss(&shape[2..], &size[2..], &padding, &dilation) {
             return None;
         }
         Some(Convolution {

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::torch::{Operator, OperatorError, Value};
+use crate::torch::{Operator, OperatorError, Value, window_may_miss};
 
 use super::arguments::{first, integer, integers, is_true, tensor};
 use super::blank::Blank;
@@ -16,6 +16,14 @@ struct Geometry {
     transposed: bool,
     output_padding: Vec<i64>,
     groups: i64,
+}
+
+impl Geometry {
+    fn may_miss(&self, input: &Tensor, weight: &Tensor) -> bool {
+        let (input, weight) = (input.size(), weight.size());
+        let axes = |size: &[i64]| size.get(2..).unwrap_or_default().to_vec();
+        window_may_miss(&axes(&input), &axes(&weight), &self.padding, &self.dilation)
+    }
 }
 
 /// Where an operator keeps its geometry. None: a form that the rule does not cover.
@@ -96,6 +104,10 @@ fn rule(operator: Operator, geometry: ReadGeometry) -> Result<Single, OperatorEr
         let Some(geometry) = geometry(arguments)? else { return Ok(None) };
         if input.dim() != weight.dim() {
             // A single image without its batch axis.
+            return Ok(None);
+        }
+        if !geometry.transposed && geometry.may_miss(input, weight) {
+            // The operator is called with the padding written out, and so must its gradient be.
             return Ok(None);
         }
         let bias = match arguments.get(2) {
