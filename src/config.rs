@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::model::description::with_suggestion;
+use crate::schedule::MAX_PRIORITY;
 use crate::server::ServerConfig;
 use crate::telemetry::TelemetryConfig;
 
@@ -80,8 +81,20 @@ pub struct LimitsConfig {
     pub max_streams_per_peer: u32,
     /// Frames in work at once, over all streams.
     pub queued_frames: u32,
-    /// Bytes of their payloads.
+    /// Bytes that they take: as they were sent, decoded, and as the model's input.
     pub queued_bytes: u64,
+    /// Of these, the frames of one model,
+    pub model_queued_frames: u32,
+    /// and their bytes.
+    pub model_queued_bytes: u64,
+    /// Bytes of one stream's frames.
+    pub stream_queued_bytes: u64,
+    /// How long a batch that is not full waits for more frames while the device has nothing to do.
+    pub max_batch_delay_ms: u32,
+    /// The highest priority that a stream may ask for, 0 to 7.
+    pub max_priority: u8,
+    /// A stream that waits rises by one class of priority each time that this has passed, so that none starves.
+    pub priority_ageing_ms: u32,
 }
 
 impl Default for LimitsConfig {
@@ -98,6 +111,12 @@ impl Default for LimitsConfig {
             max_streams_per_peer: 1024,
             queued_frames: 1024,
             queued_bytes: 1 << 30,
+            model_queued_frames: 1024,
+            model_queued_bytes: 1 << 30,
+            stream_queued_bytes: 256 << 20,
+            max_batch_delay_ms: 0,
+            max_priority: MAX_PRIORITY,
+            priority_ageing_ms: 1000,
         }
     }
 }
@@ -167,6 +186,12 @@ impl LimitsConfig {
             max_streams_per_peer,
             queued_frames,
             queued_bytes,
+            model_queued_frames,
+            model_queued_bytes,
+            stream_queued_bytes,
+            max_batch_delay_ms: _,
+            max_priority,
+            priority_ageing_ms,
         } = *self;
         for (key, number) in [
             ("limits.max_frame_bytes", max_frame_bytes),
@@ -180,8 +205,15 @@ impl LimitsConfig {
             ("limits.max_streams_per_peer", max_streams_per_peer.into()),
             ("limits.queued_frames", queued_frames.into()),
             ("limits.queued_bytes", queued_bytes),
+            ("limits.model_queued_frames", model_queued_frames.into()),
+            ("limits.model_queued_bytes", model_queued_bytes),
+            ("limits.stream_queued_bytes", stream_queued_bytes),
+            ("limits.priority_ageing_ms", priority_ageing_ms.into()),
         ] {
             at_least_one(key, number)?;
+        }
+        if max_priority > MAX_PRIORITY {
+            return Err(value("limits.max_priority", max_priority, &format!("at most {MAX_PRIORITY}")));
         }
         if max_frame_bytes > MAX_FRAME_BYTES {
             return Err(value("limits.max_frame_bytes", max_frame_bytes, &format!("at most {MAX_FRAME_BYTES}")));

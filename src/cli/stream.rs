@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
@@ -60,6 +61,18 @@ pub struct StreamCommand {
     #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
     depth: u32,
 
+    /// Drop frames that were not explained this long after the server read them [default: explain them however late]
+    #[arg(long, env = "CAMLENS_TIME_TO_LIVE", value_name = "SECONDS", value_parser = seconds)]
+    time_to_live: Option<Duration>,
+
+    /// Explain at most this many frames per second of those that are sent [default: all]
+    #[arg(long, env = "CAMLENS_MAX_RATE", value_name = "HZ", value_parser = rate)]
+    max_rate: Option<f64>,
+
+    /// The stream's class, 0 to 7: streams of a higher one go first
+    #[arg(long, env = "CAMLENS_PRIORITY", value_name = "CLASS", default_value_t = 0)]
+    priority: u32,
+
     /// Send this many frames per second [default: as fast as they are taken]
     #[arg(long, env = "CAMLENS_RATE", value_name = "HZ", value_parser = rate)]
     rate: Option<f64>,
@@ -105,6 +118,13 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
         _ => Err("a rate from 0.001 to 100000 frames per second is allowed".to_owned()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (1e-6..=1e6).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a time from 0.000001 to 1000000 seconds is allowed".to_owned()),
     }
 }
 
@@ -171,7 +191,14 @@ impl StreamCommand {
         v1::Open {
             model: self.explain.selector(),
             options: Some(self.explain.options(pictures, self.format, &[])),
-            policy: Some(v1::StreamPolicy { overflow: overflow as i32, depth: self.depth, ..Default::default() }),
+            policy: Some(v1::StreamPolicy {
+                overflow: overflow as i32,
+                depth: self.depth,
+                time_to_live: self.time_to_live.and_then(|time| time.try_into().ok()),
+                max_rate_hz: self.max_rate,
+                priority: self.priority,
+                ..Default::default()
+            }),
             source: name,
         }
     }

@@ -7,7 +7,7 @@ use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::error::ImageError;
 use image::{ColorType, ImageDecoder};
 
-use super::jpeg::reaches_its_end;
+use super::jpeg;
 use super::raw::{RawRows, decode_raw};
 use super::{Channels, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
 
@@ -29,16 +29,22 @@ impl Decoded {
     }
 }
 
-/// What can be said against a payload without reading its content: an empty or too large one, a file that is no picture or
-/// not the one declared, a size in a PNG's header or a raw frame's fields, a tensor's shape. [`decode`] finds the rest; what
-/// it accepts passes here.
-pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<(), FrameError> {
+/// What can be said against a payload without decoding it: an empty or too large one, a file that is no picture or not the
+/// one declared, a JPEG that was cut off, the size in a picture's header or a raw frame's fields, a tensor's shape.
+/// [`decode`] finds the rest; what it accepts passes here. Gives the bytes that the decoded frame takes.
+pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<u64, FrameError> {
+    const CHANNELS: u64 = 3;
     match payload {
-        Payload::Encoded { data, format } => check_encoded(data, *format, limits).map(|_| ()),
-        Payload::Raw { data, width, height, pixel_format, stride_bytes } => {
-            RawRows::check(data, *width, *height, *pixel_format, *stride_bytes, limits).map(|_| ())
+        Payload::Encoded { data, format } => {
+            let (_, size) = check_encoded(data, *format, limits)?;
+            // A size that cannot be read is one that the decoder will not find either.
+            Ok(size.map_or(0, |(width, height)| u64::from(width) * u64::from(height) * CHANNELS))
         }
-        Payload::Tensor { data, shape } => InputTensor::check_shape(data, shape).map(|_| ()),
+        Payload::Raw { data, width, height, pixel_format, stride_bytes } => {
+            RawRows::check(data, *width, *height, *pixel_format, *stride_bytes, limits)?;
+            Ok(u64::from(*width) * u64::from(*height) * CHANNELS)
+        }
+        Payload::Tensor { data, shape } => InputTensor::check_shape(data, shape).map(|_| data.len() as u64),
     }
 }
 
@@ -60,7 +66,7 @@ pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError>
 const FIELD: &str = "frame.encoded.data";
 
 fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<Pixels, FrameError> {
-    let format = check_encoded(data, declared, limits)?;
+    let (format, _) = check_encoded(data, declared, limits)?;
     // The decoders forbid unsafe code or keep it apart, and all their state is dropped here with them: after a panic
     // nothing half-made is left. A picture must not take the worker that reads it along.
     catch_unwind(AssertUnwindSafe(|| match format {
@@ -74,8 +80,12 @@ fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -
     .unwrap_or_else(|_| Err(FrameError::Malformed { format, reason: "its decoder gave up".to_owned() }))
 }
 
-/// The format of a file whose first bytes are in order.
-fn check_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<ImageFormat, FrameError> {
+/// The format, and width and height where the header has them, of a file whose first bytes are in order.
+fn check_encoded(
+    data: &[u8],
+    declared: Option<ImageFormat>,
+    limits: &Limits,
+) -> Result<(ImageFormat, Option<(u32, u32)>), FrameError> {
     if data.is_empty() {
         return Err(FrameError::Empty { field: FIELD });
     }
@@ -84,13 +94,51 @@ fn check_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) ->
         return Err(FrameError::TooManyBytes { field: FIELD, bytes, limit: limits.max_encoded_bytes });
     }
     let format = agreed_format(data, declared)?;
-    // A PNG's decoder reads up to the first pixel data when it is made; the size is known long before.
-    if let (ImageFormat::Png, Some(b"IHDR"), Some(&[a, b, c, d, e, f, g, h])) =
-        (format, data.get(12..16), data.get(16..24))
-    {
-        check_pixels(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]), limits)?;
+    let size = match format {
+        ImageFormat::Jpeg => {
+            let survey = jpeg::survey(data);
+            if !survey.complete {
+                return Err(FrameError::TruncatedJpeg { bytes });
+            }
+            survey.size
+        }
+        ImageFormat::Png => png_size(data),
+        ImageFormat::WebP => webp_size(data),
+    };
+    if let Some((width, height)) = size {
+        check_pixels(width, height, limits)?;
     }
-    Ok(format)
+    Ok((format, size))
+}
+
+/// From the header. The decoder reads up to the first pixel data when it is made; the size is known long before.
+fn png_size(data: &[u8]) -> Option<(u32, u32)> {
+    match (data.get(12..16), data.get(16..24)) {
+        (Some(b"IHDR"), Some(&[a, b, c, d, e, f, g, h])) => {
+            Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])))
+        }
+        _ => None,
+    }
+}
+
+/// From the first chunk: the canvas of an extended file, the picture of a simple one (RFC 9649).
+fn webp_size(data: &[u8]) -> Option<(u32, u32)> {
+    let chunk = data.get(20..30)?;
+    match data.get(12..16)? {
+        b"VP8X" => {
+            let side = |at: usize| 1 + u32::from_le_bytes([chunk[at], chunk[at + 1], chunk[at + 2], 0]);
+            Some((side(4), side(7)))
+        }
+        b"VP8L" => {
+            let bits = u32::from_le_bytes([chunk[1], chunk[2], chunk[3], chunk[4]]);
+            Some((1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)))
+        }
+        b"VP8 " => {
+            let side = |at: usize| u32::from(u16::from_le_bytes([chunk[at], chunk[at + 1]]) & 0x3FFF);
+            Some((side(6), side(8)))
+        }
+        _ => None,
+    }
 }
 
 fn agreed_format(data: &[u8], declared: Option<ImageFormat>) -> Result<ImageFormat, FrameError> {
@@ -118,9 +166,6 @@ fn other_content(data: &[u8]) -> String {
 }
 
 fn decode_jpeg(data: &[u8], limits: &Limits) -> Result<Pixels, FrameError> {
-    if !reaches_its_end(data) {
-        return Err(FrameError::TruncatedJpeg { bytes: data.len() as u64 });
-    }
     let decoder = JpegDecoder::new(Cursor::new(data)).map_err(|error| refused(ImageFormat::Jpeg, error))?;
     decode_with(decoder, ImageFormat::Jpeg, limits)
 }
@@ -275,14 +320,37 @@ mod tests {
             check_header(&Payload::Encoded { data: data.into(), format }, &Limits::default()).map_err(|e| e.to_string())
         };
         let png = encoded(&gradient(), image::ImageFormat::Png);
-        assert_eq!(check(png.clone(), None), Ok(()));
-        assert_eq!(check(png[..200].to_vec(), None), Ok(()), "only decoding can tell");
+        assert_eq!(check(png.clone(), None), Ok(40 * 30 * 3));
+        assert_eq!(check(png[..200].to_vec(), None), Ok(40 * 30 * 3), "only decoding can tell");
+        let jpeg = encoded(&gradient(), image::ImageFormat::Jpeg);
+        assert!(check(jpeg[..jpeg.len() - 1].to_vec(), None).is_err_and(|error| error.contains("end")));
         assert!(check(png, Some(ImageFormat::Jpeg)).is_err_and(|error| error.contains("says JPEG")));
         assert!(check(png_header(50_000, 50_000), None).is_err_and(|error| error.contains("2500000000 pixels")));
         assert!(check(b"GIF89a".to_vec(), None).is_err_and(|error| error.contains("PNG and WebP are read")));
         assert!(check(Vec::new(), None).is_err_and(|error| error.contains("empty")));
         let tensor = Payload::Tensor { data: f32::NAN.to_le_bytes().to_vec().into(), shape: vec![1, 1, 1] };
         assert!(check_header(&tensor, &Limits::default()).is_ok() && decode(&tensor, &Limits::default()).is_err());
+    }
+
+    #[test]
+    fn a_header_tells_the_size_that_the_decoder_finds() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocessing");
+        let mut seen = std::collections::BTreeSet::new();
+        let mut check = |name: String, data: Vec<u8>| {
+            let Some(format) = ImageFormat::sniff(&data) else { return };
+            let (_, size) = check_encoded(&data, None, &Limits::default()).expect("a sound file");
+            let pixels = read(data, None).expect("a sound file");
+            assert_eq!(size, Some(pixels.stored_size()), "{name}");
+            seen.insert(format!("{format:?}"));
+        };
+        for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
+            check(format!("{format:?}"), encoded(&gradient(), format));
+        }
+        for file in std::fs::read_dir(folder).expect("the fixtures are there") {
+            let path = file.expect("a file").path();
+            check(path.display().to_string(), std::fs::read(&path).expect("it can be read"));
+        }
+        assert_eq!(seen.len(), 3);
     }
 
     #[test]

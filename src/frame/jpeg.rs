@@ -1,11 +1,40 @@
-//! Is a JPEG all there? The decoder fills what is missing with grey, so that must be known before it runs.
+//! Is a JPEG all there, and how large is it? The decoder fills what is missing with grey, so that must be known before it
+//! runs.
 
 const START_OF_SCAN: u8 = 0xDA;
 const END_OF_IMAGE: u8 = 0xD9;
 
-/// Whether the data reaches its end-of-image marker, walking segment by segment. What follows that marker (a preview, a
-/// camera's own data) is of no interest.
-pub(super) fn reaches_its_end(data: &[u8]) -> bool {
+/// What a JPEG's segments tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Survey {
+    /// Whether the data reaches its end-of-image marker. What follows that (a preview, a camera's own data) is of no
+    /// interest.
+    pub(super) complete: bool,
+    /// Width and height in the first frame header, when it came.
+    pub(super) size: Option<(u32, u32)>,
+}
+
+/// Walks through a JPEG segment by segment.
+pub(super) fn survey(data: &[u8]) -> Survey {
+    let mut size = None;
+    let complete = walk(data, &mut |marker, segment| {
+        if size.is_none()
+            && is_frame_header(marker)
+            && let [_, a, b, c, d, ..] = *segment
+        {
+            size = Some((u16::from_be_bytes([c, d]).into(), u16::from_be_bytes([a, b]).into()));
+        }
+    });
+    Survey { complete, size }
+}
+
+/// SOF0 to SOF15, without the three numbers in between that mean something else.
+fn is_frame_header(marker: u8) -> bool {
+    matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
+}
+
+/// Calls `segment` with the marker and the content of each segment; whether the end-of-image marker was reached.
+fn walk(data: &[u8], segment: &mut impl FnMut(u8, &[u8])) -> bool {
     let mut at = 2;
     loop {
         // Between segments there may be fill bytes, and after a scan there is its entropy-coded data, in which 0xFF is
@@ -23,6 +52,7 @@ pub(super) fn reaches_its_end(data: &[u8]) -> bool {
                 let Some(length) = data.get(length_at..length_at + 2) else { return false };
                 let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
                 at = length_at + length.max(2);
+                segment(marker, data.get(length_at + 2..at.min(data.len())).unwrap_or_default());
                 if marker == START_OF_SCAN && at >= data.len() {
                     return false;
                 }
@@ -40,14 +70,23 @@ mod tests {
 
     #[test]
     fn an_end_marker_inside_a_segment_does_not_count() {
-        assert!(reaches_its_end(&TINY));
+        assert!(survey(&TINY).complete);
         for length in 0..TINY.len() {
-            assert!(!reaches_its_end(&TINY[..length]), "{length} bytes of {}", TINY.len());
+            assert!(!survey(&TINY[..length]).complete, "{length} bytes of {}", TINY.len());
         }
     }
 
     #[test]
     fn what_follows_the_end_is_of_no_interest() {
-        assert!(reaches_its_end(&[&TINY[..], &[0xFF, 0xDA, 1]].concat()));
+        assert!(survey(&[&TINY[..], &[0xFF, 0xDA, 1]].concat()).complete);
+    }
+
+    #[test]
+    fn the_size_is_in_the_first_frame_header_and_not_in_a_table() {
+        let table = [0xFF, 0xC4, 0, 9, 8, 1, 1, 2, 2, 9, 9];
+        let header = [0xFF, 0xC2, 0, 8, 8, 0x01, 0x02, 0x03, 0x04, 3];
+        let second = [0xFF, 0xC0, 0, 8, 8, 0, 1, 0, 1, 3];
+        let data = [&[0xFF, 0xD8], &table[..], &header, &second, &[0xFF, 0xD9]].concat();
+        assert_eq!(survey(&data), Survey { complete: true, size: Some((0x0304, 0x0102)) });
     }
 }

@@ -26,6 +26,15 @@ pub enum Payload {
     Tensor { data: Bytes, shape: Vec<u32> },
 }
 
+impl Payload {
+    /// The content, as it was sent.
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Payload::Encoded { data, .. } | Payload::Raw { data, .. } | Payload::Tensor { data, .. } => data,
+        }
+    }
+}
+
 /// The picture files that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {

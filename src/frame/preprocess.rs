@@ -121,15 +121,18 @@ impl Preparation {
         self.input
     }
 
-    /// What can be said against a frame for this model without reading its content.
-    pub fn check_header(&self, payload: &Payload, limits: &Limits) -> Result<(), FrameError> {
-        check_header(payload, limits)?;
+    /// What can be said against a frame for this model without decoding it. Gives the bytes that the decoded frame takes.
+    pub fn check_header(&self, payload: &Payload, limits: &Limits) -> Result<u64, FrameError> {
+        let decoded = check_header(payload, limits)?;
         match payload {
-            Payload::Tensor { data, shape } => self.input.check(InputTensor::check_shape(data, shape)?),
+            Payload::Tensor { data, shape } => {
+                self.input.check(InputTensor::check_shape(data, shape)?)?;
+                Ok(decoded)
+            }
             Payload::Encoded { .. } | Payload::Raw { .. } if self.planes.is_empty() => {
                 Err(FrameError::NoPictures { channels: self.input.channels })
             }
-            Payload::Encoded { .. } | Payload::Raw { .. } => Ok(()),
+            Payload::Encoded { .. } | Payload::Raw { .. } => Ok(decoded),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What all frames together may hold: a number of frames and a number of bytes.
+//! What frames may hold at most: a number of frames and a number of bytes, for a stream, a model and the whole process.
 
 use std::sync::Arc;
 
@@ -10,91 +10,141 @@ const BYTES_PER_PERMIT: u64 = 1024;
 /// Why a frame was not admitted. It may be a moment later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AdmissionError {
-    #[error("{limit} frames are in work already (limits.queued_frames)")]
-    Frames { limit: usize },
-    #[error("the frames in work hold almost {limit} bytes already, and this one has {bytes} (limits.queued_bytes)")]
-    Bytes { bytes: u64, limit: u64 },
+    #[error("{limit} frames are in work already ({name})")]
+    Frames { name: &'static str, limit: usize },
+    #[error(
+        "the frames in work hold almost {limit} bytes already, and this one takes {bytes} when it is decoded ({name})"
+    )]
+    Bytes { name: &'static str, bytes: u64, limit: u64 },
 }
 
-/// A frame's share of the budget; dropping it gives it back.
+/// A frame's share of the budgets; dropping it gives it back.
 #[derive(Debug)]
 pub struct Admission {
+    _permits: [Permit; 3],
+}
+
+#[derive(Debug)]
+struct Permit {
     _frame: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
 
-/// The budget.
+/// The budgets that a frame of a stream is counted in: the stream's, its model's, the process's. Always taken in that order,
+/// so that nobody waits for somebody who waits for him.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
-    frames: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    max_frames: usize,
-    max_bytes: u64,
-}
+pub(super) struct Budgets(pub(super) [Budget; 3]);
 
-impl Budget {
-    pub(super) fn new(max_frames: usize, max_bytes: u64) -> Self {
-        let permits = (max_bytes / BYTES_PER_PERMIT).clamp(1, u32::MAX as u64) as usize;
-        Budget {
-            frames: Arc::new(Semaphore::new(max_frames)),
-            bytes: Arc::new(Semaphore::new(permits)),
-            max_frames,
-            max_bytes,
-        }
-    }
-
+impl Budgets {
     /// Admits a frame of `bytes` now or not at all.
     pub(super) fn try_admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
-        let frame = Arc::clone(&self.frames)
-            .try_acquire_owned()
-            .map_err(|_| AdmissionError::Frames { limit: self.max_frames })?;
-        let bytes_permit = Arc::clone(&self.bytes)
-            .try_acquire_many_owned(self.permits(bytes))
-            .map_err(|_| AdmissionError::Bytes { bytes, limit: self.max_bytes })?;
-        Ok(Admission { _frame: frame, _bytes: bytes_permit })
+        let [stream, model, process] = &self.0;
+        Ok(Admission { _permits: [stream.try_take(bytes)?, model.try_take(bytes)?, process.try_take(bytes)?] })
     }
 
     /// Admits a frame of `bytes` as soon as there is room; first come, first served.
     pub(super) async fn admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
-        let frame = Arc::clone(&self.frames)
-            .acquire_owned()
-            .await
-            .map_err(|_| AdmissionError::Frames { limit: self.max_frames })?;
-        let bytes_permit = Arc::clone(&self.bytes)
-            .acquire_many_owned(self.permits(bytes))
-            .await
-            .map_err(|_| AdmissionError::Bytes { bytes, limit: self.max_bytes })?;
-        Ok(Admission { _frame: frame, _bytes: bytes_permit })
+        let [stream, model, process] = &self.0;
+        Ok(Admission { _permits: [stream.take(bytes).await?, model.take(bytes).await?, process.take(bytes).await?] })
+    }
+}
+
+/// The settings whose limits a budget keeps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    pub(super) frames: (&'static str, usize),
+    pub(super) bytes: (&'static str, u64),
+}
+
+/// Frames and bytes of one stream, model or process.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    frames: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    limit: Limit,
+}
+
+impl Budget {
+    pub(super) fn new(limit: Limit) -> Self {
+        let permits = whole(limit.bytes.1) as usize;
+        let frames = limit.frames.1.min(Semaphore::MAX_PERMITS);
+        Budget { frames: Arc::new(Semaphore::new(frames)), bytes: Arc::new(Semaphore::new(permits)), limit }
+    }
+
+    fn try_take(&self, bytes: u64) -> Result<Permit, AdmissionError> {
+        let frame = Arc::clone(&self.frames).try_acquire_owned().map_err(|_| self.no_frames())?;
+        let permit =
+            Arc::clone(&self.bytes).try_acquire_many_owned(self.permits(bytes)).map_err(|_| self.no_bytes(bytes))?;
+        Ok(Permit { _frame: frame, _bytes: permit })
+    }
+
+    async fn take(&self, bytes: u64) -> Result<Permit, AdmissionError> {
+        let frame = Arc::clone(&self.frames).acquire_owned().await.map_err(|_| self.no_frames())?;
+        let permit =
+            Arc::clone(&self.bytes).acquire_many_owned(self.permits(bytes)).await.map_err(|_| self.no_bytes(bytes))?;
+        Ok(Permit { _frame: frame, _bytes: permit })
+    }
+
+    fn no_frames(&self) -> AdmissionError {
+        let (name, limit) = self.limit.frames;
+        AdmissionError::Frames { name, limit }
+    }
+
+    fn no_bytes(&self, bytes: u64) -> AdmissionError {
+        let (name, limit) = self.limit.bytes;
+        AdmissionError::Bytes { name, bytes, limit }
     }
 
     /// A frame larger than the whole budget takes all of it, and so runs alone instead of never.
     fn permits(&self, bytes: u64) -> u32 {
-        let whole = (self.max_bytes / BYTES_PER_PERMIT).clamp(1, u32::MAX as u64);
-        bytes.div_ceil(BYTES_PER_PERMIT).min(whole) as u32
+        bytes.div_ceil(BYTES_PER_PERMIT).min(whole(self.limit.bytes.1).into()) as u32
     }
+}
+
+/// All the permits of a budget of that many bytes.
+fn whole(bytes: u64) -> u32 {
+    u32::try_from(bytes / BYTES_PER_PERMIT).unwrap_or(u32::MAX).max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn budget(frames: usize, bytes: u64) -> Budget {
+        Budget::new(Limit { frames: ("frames", frames), bytes: ("bytes", bytes) })
+    }
+
     #[test]
     fn frames_and_bytes_are_given_back() {
-        let budget = Budget::new(2, 10 << 10);
-        let first = budget.try_admit(6 << 10).expect("room for one");
-        assert_eq!(budget.try_admit(6 << 10).err(), Some(AdmissionError::Bytes { bytes: 6 << 10, limit: 10 << 10 }));
-        let _second = budget.try_admit(1).expect("room for a small one");
-        assert_eq!(budget.try_admit(1).err(), Some(AdmissionError::Frames { limit: 2 }));
+        let large = || budget(100, 1 << 30);
+        let budgets = Budgets([large(), budget(2, 10 << 10), large()]);
+        let first = budgets.try_admit(6 << 10).expect("room for one");
+        let full = AdmissionError::Bytes { name: "bytes", bytes: 6 << 10, limit: 10 << 10 };
+        assert_eq!(budgets.try_admit(6 << 10).err(), Some(full));
+        let _second = budgets.try_admit(1).expect("room for a small one");
+        assert_eq!(budgets.try_admit(1).err(), Some(AdmissionError::Frames { name: "frames", limit: 2 }));
         drop(first);
-        assert!(budget.try_admit(6 << 10).is_ok());
+        assert!(budgets.try_admit(6 << 10).is_ok());
+    }
+
+    #[test]
+    fn what_one_budget_refuses_costs_the_others_nothing() {
+        let process = budget(1, 1 << 20);
+        let small = Budgets([budget(1, 1 << 10), budget(9, 1 << 20), process.clone()]);
+        let _first = small.try_admit(1).expect("room");
+        assert!(small.try_admit(1).is_err(), "the stream has its frame");
+        let other = Budgets([budget(1, 1 << 10), budget(9, 1 << 20), process]);
+        assert!(other.try_admit(1).is_err(), "the process has its frame");
+        drop(_first);
+        assert!(small.try_admit(1).is_ok());
     }
 
     #[tokio::test]
     async fn a_frame_larger_than_the_budget_runs_alone() {
-        let budget = Budget::new(2, 10 << 10);
-        let alone = budget.admit(1 << 30).await.expect("it gets all there is");
-        assert!(budget.try_admit(1).is_err());
+        let budgets = Budgets([budget(2, 10 << 10), budget(2, 10 << 10), budget(2, 10 << 10)]);
+        let alone = budgets.admit(1 << 30).await.expect("it gets all there is");
+        assert!(budgets.try_admit(1).is_err());
         drop(alone);
-        assert!(budget.try_admit(1).is_ok());
+        assert!(budgets.try_admit(1).is_ok());
     }
 }

@@ -6,29 +6,67 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use super::admission::{Admission, AdmissionError, Budget};
+use super::admission::{Budget, Budgets, Limit};
 use super::clock::Clock;
 use super::device::Device;
+use super::dispatch::{Dispatch, Expired};
 use super::finish::finish;
 use super::job::{Ending, Job, StreamKey};
-use super::line::{Line, NextBatch};
+use super::lane::Lane;
+use super::line::MAX_PRIORITY;
+use super::next_batch::{Prepared, Taken};
 use super::pool::{Pool, Tasks};
-use super::prepare::{Chosen, prepare};
+use super::prepare::{Chosen, PreparedRow, prepare};
 use super::served::Served;
 use super::ticket::Ticket;
+use super::turn::{Turn, cost};
 use super::worker;
+use crate::explain::Target;
 use crate::telemetry::Stage;
 
-/// What the engine may use.
+/// What the engine may use, and how it shares it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Frames in work at once, over all streams, from their admission to their rendering.
     pub queued_frames: usize,
-    /// Bytes of their payloads.
+    /// Bytes that they take: as they were sent, decoded, and as the model's input.
     pub queued_bytes: u64,
+    /// The same for the frames of one model, and the bytes of one stream.
+    pub model_queued_frames: usize,
+    pub model_queued_bytes: u64,
+    pub stream_queued_bytes: u64,
+    /// How long a batch that is not full waits for more frames while the device has nothing to do.
+    pub max_batch_delay: Duration,
+    /// A stream that waits rises by one class of priority each time that this has passed.
+    pub priority_ageing: Duration,
     /// Threads that decode, prepare and render.
     pub frame_threads: usize,
+}
+
+impl EngineConfig {
+    fn process(&self) -> Budget {
+        Budget::new(Limit {
+            frames: ("limits.queued_frames", self.queued_frames),
+            bytes: ("limits.queued_bytes", self.queued_bytes),
+        })
+    }
+
+    fn model(&self) -> Budget {
+        Budget::new(Limit {
+            frames: ("limits.model_queued_frames", self.model_queued_frames),
+            bytes: ("limits.model_queued_bytes", self.model_queued_bytes),
+        })
+    }
+
+    /// A stream's frames are counted by its session.
+    fn stream(&self) -> Budget {
+        Budget::new(Limit {
+            frames: ("limits.max_in_flight", usize::MAX),
+            bytes: ("limits.stream_queued_bytes", self.stream_queued_bytes),
+        })
+    }
 }
 
 /// The engine cannot be started.
@@ -40,8 +78,10 @@ pub struct EngineError(#[from] io::Error);
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
-    budget: Budget,
-    models: Arc<HashMap<(String, i64), usize>>,
+    config: EngineConfig,
+    process: Budget,
+    /// By name and version: the place among `served`, and the budget.
+    models: Arc<HashMap<(String, i64), (usize, Budget)>>,
     served: Arc<[Arc<Served>]>,
     next_stream: Arc<AtomicU64>,
     threads: Arc<Mutex<Option<Threads>>>,
@@ -54,13 +94,12 @@ struct Shared {
     state: Mutex<State>,
     /// Something is prepared, or the end has come.
     device: Condvar,
+    config: EngineConfig,
     clock: Arc<dyn Clock>,
 }
 
-#[derive(Default)]
 struct State {
-    line: Line,
-    next: NextBatch,
+    dispatch: Dispatch<Chosen, PreparedRow>,
     /// `None` once the engine has stopped.
     tasks: Option<Tasks>,
 }
@@ -84,15 +123,12 @@ impl Engine {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, EngineError> {
         let pool = Pool::start(config.frame_threads)?;
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State { tasks: Some(pool.tasks()), ..State::default() }),
-            device: Condvar::new(),
-            clock,
-        });
+        let state = State { tasks: Some(pool.tasks()), ..State::empty(&config) };
+        let shared = Arc::new(Shared { state: Mutex::new(state), config, device: Condvar::new(), clock });
         let models = served
             .iter()
             .enumerate()
-            .map(|(index, model)| ((model.metadata.name.clone(), model.metadata.version), index))
+            .map(|(index, model)| ((model.metadata.name.clone(), model.metadata.version), (index, config.model())))
             .collect();
         let worker = {
             let shared = Arc::clone(&shared);
@@ -103,7 +139,8 @@ impl Engine {
         };
         Ok(Engine {
             shared,
-            budget: Budget::new(config.queued_frames, config.queued_bytes),
+            config,
+            process: config.process(),
             models: Arc::new(models),
             served: served.into(),
             next_stream: Arc::default(),
@@ -116,40 +153,44 @@ impl Engine {
         &self.served
     }
 
-    /// A line of its own for a stream, or for a single frame.
-    pub fn new_stream(&self) -> StreamKey {
-        StreamKey(self.next_stream.fetch_add(1, Ordering::Relaxed))
+    /// A way in for a stream, or for a single frame. For a model that is not served, frames end with
+    /// [`super::JobError::Stopped`].
+    pub fn lane(&self, model: &Arc<Served>) -> Lane {
+        let stream = self.config.stream();
+        let own = self.place(model).map_or_else(|| self.config.model(), |(_, budget)| budget.clone());
+        Lane {
+            key: StreamKey(self.next_stream.fetch_add(1, Ordering::Relaxed)),
+            model: Arc::clone(model),
+            budgets: Budgets([stream, own, self.process.clone()]),
+        }
+    }
+
+    fn place(&self, model: &Served) -> Option<&(usize, Budget)> {
+        self.models.get(&(model.metadata.name.clone(), model.metadata.version))
     }
 
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.shared.clock
     }
 
-    /// Room for a frame of `bytes`, now or not at all.
-    pub fn try_admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
-        self.budget.try_admit(bytes)
-    }
-
-    /// Room for a frame of `bytes`, as soon as there is some.
-    pub async fn admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
-        self.budget.admit(bytes).await
-    }
-
     /// Puts a frame into its stream's line.
     pub fn submit(&self, job: Job) -> Handle {
-        let Job { stream, model, method, targets, outputs, payload, mut timings, admission, reply } = job;
+        let Job { lane, priority, expires_at, method, targets, outputs, payload, mut timings, admission, reply } = job;
+        let Lane { key: stream, model, .. } = lane;
+        let now = self.shared.clock.now();
         let ticket = Ticket::new();
         let handle = Handle { ticket: ticket.clone(), stream };
-        timings.mark(Stage::Receive, self.shared.clock.now());
-        let key = (model.metadata.name.clone(), model.metadata.version);
-        let ending = Ending::new(ticket, reply);
+        timings.mark(Stage::Receive, now);
+        let ending = Ending::new(ticket.clone(), reply);
         // An unknown model, or an engine that has stopped: dropping the ending says so.
-        let Some(&model_index) = self.models.get(&key) else { return handle };
-        let chosen = Chosen { model_index, model, method, targets, outputs, payload, timings, admission, ending };
+        let Some(&(model_index, _)) = self.place(&model) else { return handle };
+        let reverses = if method.maps.is_empty() { 0 } else { targets.iter().map(rows).sum() };
+        let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost(reverses), expires_at, now);
+        let chosen = Chosen { turn, model_index, model, method, targets, outputs, payload, timings, admission, ending };
         let mut state = self.shared.lock();
         if state.tasks.is_some() {
-            state.line.push(stream, chosen);
-            self.shared.choose(&mut state);
+            state.dispatch.push(chosen, now);
+            self.shared.choose(state, now);
         } else {
             drop(state);
             drop(chosen);
@@ -158,10 +199,10 @@ impl Engine {
     }
 
     /// Ends a frame that has not been taken to the device. `true`: it is ended, and its reply will not be called.
-    pub fn replace(&self, handle: &Handle) -> bool {
-        let won = handle.ticket.replace();
+    pub fn withdraw(&self, handle: &Handle) -> bool {
+        let won = handle.ticket.withdraw();
         if won {
-            self.shared.lock().line.sweep(handle.stream);
+            self.shared.forget(handle.stream);
         }
         won
     }
@@ -170,7 +211,7 @@ impl Engine {
     pub fn cancel(&self, handle: &Handle) -> bool {
         let won = handle.ticket.end();
         if won {
-            self.shared.lock().line.sweep(handle.stream);
+            self.shared.forget(handle.stream);
         }
         won
     }
@@ -194,42 +235,78 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Fills the batch that is prepared ahead.
-    fn choose(self: &Arc<Self>, state: &mut State) {
-        let State { line, next, tasks, .. } = state;
+    /// Fills the batch that is prepared ahead, and tells those who have become too old meanwhile.
+    fn choose(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
+        self.fill(&mut state, now);
+        let expired = state.dispatch.take_expired();
+        // Replies are called without the lock.
+        drop(state);
+        tell(expired);
+    }
+
+    fn fill(self: &Arc<Self>, state: &mut State, now: Instant) {
+        let State { dispatch, tasks } = state;
         let Some(tasks) = tasks else { return };
-        while let Some(chosen) = next.choose(line) {
+        while let Some(chosen) = dispatch.choose(now) {
             let shared = Arc::clone(self);
             tasks.run(move || shared.prepare(chosen));
         }
     }
 
+    /// A stream's frame was ended by its handle: its place is free.
+    fn forget(self: &Arc<Self>, stream: StreamKey) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.dispatch.sweep(stream);
+        self.choose(state, now);
+    }
+
     /// On a thread of the pool.
     fn prepare(self: &Arc<Self>, chosen: Chosen) {
+        let turn = chosen.turn.clone();
         // However it ends, the batch must not wait for it. A frame that breaks tells so as it is dropped.
-        let row = catch_unwind(AssertUnwindSafe(|| prepare(chosen, &*self.clock))).unwrap_or_else(|_| {
+        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(chosen, &*self.clock))).unwrap_or_else(|_| {
             tracing::error!("a frame broke while it was prepared");
-            None
+            Prepared::Refused
         });
+        let now = self.clock.now();
         let mut state = self.lock();
-        let open = state.tasks.is_some();
-        let late = state.next.prepared(row, open);
-        self.choose(&mut state);
-        drop(state);
-        drop(late);
+        if state.tasks.is_none() {
+            // It comes too late. Its reply is called without the lock.
+            drop(state);
+            drop(prepared);
+            return;
+        }
+        state.dispatch.prepared(&turn, prepared, now);
+        self.choose(state, now);
         self.device.notify_one();
     }
 
     /// Ends everything that waits.
     fn close(&self) {
-        let left = {
-            let mut state = self.lock();
-            state.tasks = None;
-            (std::mem::take(&mut state.line), std::mem::take(&mut state.next))
-        };
+        let left = std::mem::replace(&mut *self.lock(), State::empty(&self.config));
         // Replies are called as these go, without the lock.
         drop(left);
         self.device.notify_all();
+    }
+}
+
+impl State {
+    fn empty(config: &EngineConfig) -> Self {
+        State { dispatch: Dispatch::new(config.priority_ageing, config.max_batch_delay), tasks: None }
+    }
+}
+
+fn tell(expired: Expired<Chosen, PreparedRow>) {
+    expired.waiting.iter().for_each(|chosen| chosen.ending.expire());
+    expired.ready.iter().for_each(|row| row.about.ending.expire());
+}
+
+/// Reverse runs that a target asks for.
+fn rows(target: &Target) -> u32 {
+    match target {
+        Target::Class(_) => 1,
+        Target::Top(count) => *count,
     }
 }
 
@@ -244,25 +321,45 @@ impl Drop for CloseAtEnd {
 
 /// The life of the device's thread.
 fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
-    loop {
-        let mut state = shared.lock();
-        let (rows, tasks) = loop {
-            let Some(tasks) = state.tasks.clone() else { return };
-            let rows = state.next.take();
-            if !rows.is_empty() {
-                // The next batch is prepared while this one runs.
-                shared.choose(&mut state);
-                break (rows, tasks);
-            }
-            state.next.device_waits();
-            shared.choose(&mut state);
-            state = shared.device.wait(state).unwrap_or_else(PoisonError::into_inner);
-        };
-        drop(state);
+    while let Some((rows, tasks)) = next_rows(shared) {
         for row in worker::run(&mut device, rows, &*shared.clock) {
             let clock = Arc::clone(&shared.clock);
             tasks.run(move || finish(row, &*clock));
         }
+    }
+}
+
+/// Waits for rows; `None` once the engine has been closed.
+fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
+    let mut state = shared.lock();
+    loop {
+        let tasks = state.tasks.clone()?;
+        let now = shared.clock.now();
+        let until = match state.dispatch.take(now) {
+            Taken::Rows(rows) => {
+                // The next batch is prepared while this one runs.
+                shared.choose(state, now);
+                return Some((rows, tasks));
+            }
+            Taken::NotBefore(until) => Some(until),
+            Taken::Nothing => None,
+        };
+        shared.fill(&mut state, now);
+        let expired = state.dispatch.take_expired();
+        if !expired.is_empty() {
+            drop(state);
+            tell(expired);
+            state = shared.lock();
+            continue;
+        }
+        state = match until {
+            // A clock of a test does not drive the system's timers; it is asked again soon.
+            Some(until) => {
+                let wait = until.saturating_duration_since(now).max(Duration::from_micros(50));
+                shared.device.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => shared.device.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
     }
 }
 

@@ -1,6 +1,6 @@
 use std::sync::atomic::AtomicBool;
 
-use super::super::fake::{Bench, out_of_memory, served};
+use super::super::fake::{Bench, out_of_memory, pixels, served};
 use super::super::job::JobError;
 use super::*;
 use crate::explain::{ExplainError, Maps, Method};
@@ -8,7 +8,7 @@ use crate::plan::PlanError;
 
 /// Waits until every frame that was chosen is prepared.
 fn settle(bench: &Bench) {
-    while bench.engine.shared.lock().next.is_preparing() {
+    while bench.engine.shared.lock().dispatch.is_preparing() {
         thread::yield_now();
     }
 }
@@ -24,11 +24,11 @@ fn endings(bench: &Bench, count: usize) -> Vec<(u32, bool)> {
 fn frames_of_several_streams_run_together_when_the_device_is_free() {
     let model = served("m", 8);
     let bench = Bench::sound(&[Arc::clone(&model)]);
-    let streams: Vec<_> = (0..3).map(|_| bench.engine.new_stream()).collect();
-    bench.submit(&model, streams[0], 1);
+    let streams: Vec<_> = (0..3).map(|_| bench.lane(&model)).collect();
+    bench.submit(&streams[0], 1);
     assert_eq!(bench.began(), [1]);
     for (stream, number) in [(0, 2), (1, 3), (2, 4)] {
-        bench.submit(&model, streams[stream], number);
+        bench.submit(&streams[stream], number);
     }
     settle(&bench);
     bench.go();
@@ -42,13 +42,13 @@ fn frames_of_several_streams_run_together_when_the_device_is_free() {
 fn a_busy_stream_does_not_hold_up_a_quiet_one() {
     let model = served("m", 2);
     let bench = Bench::sound(&[Arc::clone(&model)]);
-    let (busy, quiet) = (bench.engine.new_stream(), bench.engine.new_stream());
-    bench.submit(&model, busy, 1);
+    let (busy, quiet) = (bench.lane(&model), bench.lane(&model));
+    bench.submit(&busy, 1);
     assert_eq!(bench.began(), [1]);
     for number in 2..=5 {
-        bench.submit(&model, busy, number);
+        bench.submit(&busy, number);
     }
-    bench.submit(&model, quiet, 100);
+    bench.submit(&quiet, 100);
     settle(&bench);
     bench.go();
     // 2 and 3 were prepared ahead before the quiet stream had a frame; then it is the quiet stream's turn.
@@ -67,9 +67,9 @@ fn a_busy_stream_does_not_hold_up_a_quiet_one() {
 fn a_batch_is_never_larger_than_the_model_takes() {
     let model = served("m", 2);
     let bench = Bench::sound(&[Arc::clone(&model)]);
-    let stream = bench.engine.new_stream();
+    let stream = bench.lane(&model);
     for number in 1..=6 {
-        bench.submit(&model, stream, number);
+        bench.submit(&stream, number);
     }
     let mut rows = 0;
     while rows < 6 {
@@ -87,13 +87,13 @@ fn frames_of_another_method_size_or_model_run_apart() {
     let (one, other) = (served("one", 8), served("other", 8));
     let bench = Bench::sound(&[Arc::clone(&one), Arc::clone(&other)]);
     let guided = Method { maps: Maps { guided_backprop: true, ..Maps::default() }, ..Method::default() };
-    bench.submit(&one, bench.engine.new_stream(), 1);
+    bench.submit(&bench.lane(&one), 1);
     assert_eq!(bench.began(), [1]);
-    bench.submit(&one, bench.engine.new_stream(), 2);
-    bench.submit_with(&one, bench.engine.new_stream(), 3, guided, [1, 1, 1]);
-    bench.submit_with(&one, bench.engine.new_stream(), 4, Method::default(), [1, 2, 2]);
-    bench.submit(&other, bench.engine.new_stream(), 5);
-    bench.submit(&one, bench.engine.new_stream(), 6);
+    bench.submit(&bench.lane(&one), 2);
+    bench.submit_with(&bench.lane(&one), 3, |job| job.method = guided);
+    bench.submit_with(&bench.lane(&one), 4, |job| job.payload = pixels(4, [1, 2, 2]));
+    bench.submit(&bench.lane(&other), 5);
+    bench.submit(&bench.lane(&one), 6);
     let mut batches = Vec::new();
     for _ in 0..4 {
         settle(&bench);
@@ -111,14 +111,14 @@ fn frames_of_another_method_size_or_model_run_apart() {
 fn a_waiting_frame_can_be_replaced_and_one_on_the_device_cannot() {
     let model = served("m", 8);
     let bench = Bench::sound(&[Arc::clone(&model)]);
-    let stream = bench.engine.new_stream();
-    let running = bench.submit(&model, stream, 1);
+    let stream = bench.lane(&model);
+    let running = bench.submit(&stream, 1);
     assert_eq!(bench.began(), [1]);
-    let waiting = bench.submit(&model, stream, 2);
+    let waiting = bench.submit(&stream, 2);
     settle(&bench);
-    assert!(!bench.engine.replace(&running));
-    assert!(bench.engine.replace(&waiting) && !bench.engine.replace(&waiting));
-    bench.submit(&model, stream, 3);
+    assert!(!bench.engine.withdraw(&running));
+    assert!(bench.engine.withdraw(&waiting) && !bench.engine.withdraw(&waiting));
+    bench.submit(&stream, 3);
     settle(&bench);
     bench.go();
     assert_eq!(bench.began(), [3]);
@@ -143,11 +143,11 @@ fn a_batch_whose_frames_are_all_cancelled_is_interrupted() {
             Ok(())
         }),
     );
-    let stream = bench.engine.new_stream();
-    let cancelled = bench.submit(&model, stream, 1);
+    let stream = bench.lane(&model);
+    let cancelled = bench.submit(&stream, 1);
     assert_eq!(bench.began(), [1]);
     assert!(bench.engine.cancel(&cancelled));
-    bench.submit(&model, stream, 2);
+    bench.submit(&stream, 2);
     bench.go();
     assert_eq!(bench.began(), [2]);
     bench.go();
@@ -159,10 +159,10 @@ fn a_batch_whose_frames_are_all_cancelled_is_interrupted() {
 
 /// Lets `first` run alone and gathers `others` behind it; they then run as one batch.
 fn as_one_batch(bench: &Bench, model: &Arc<Served>, others: &[u32]) {
-    bench.submit(model, bench.engine.new_stream(), 1000);
+    bench.submit(&bench.lane(model), 1000);
     assert_eq!(bench.began(), [1000]);
     for number in others {
-        bench.submit(model, bench.engine.new_stream(), *number);
+        bench.submit(&bench.lane(model), *number);
     }
     settle(bench);
     bench.go();
@@ -219,7 +219,7 @@ fn a_panic_costs_the_frame_that_causes_it_and_no_other() {
 fn what_is_wrong_with_a_method_is_wrong_for_each_frame_of_the_batch() {
     let model = served("m", 8);
     let bench = Bench::new(&[Arc::clone(&model)], Box::new(|_, _| Err(ExplainError::NotFinite)));
-    bench.submit(&model, bench.engine.new_stream(), 1);
+    bench.submit(&bench.lane(&model), 1);
     bench.began();
     bench.go();
     assert!(matches!(bench.ended().1, Err(JobError::Batch(error)) if matches!(*error, ExplainError::NotFinite)));
@@ -230,7 +230,7 @@ fn what_is_wrong_with_a_method_is_wrong_for_each_frame_of_the_batch() {
 fn a_frame_that_cannot_be_read_ends_without_the_device() {
     let model = served("m", 8);
     let bench = Bench::sound(&[Arc::clone(&model)]);
-    bench.submit_with(&model, bench.engine.new_stream(), 1, Method::default(), [2, 1, 1]);
+    bench.submit_with(&bench.lane(&model), 1, |job| job.payload = pixels(1, [2, 1, 1]));
     assert!(matches!(bench.ended(), (1, Err(JobError::Frame(_)))));
     bench.engine.stop();
 }
@@ -239,9 +239,9 @@ fn a_frame_that_cannot_be_read_ends_without_the_device() {
 fn stopping_ends_what_waits_and_finishes_what_runs() {
     let model = served("m", 1);
     let bench = Bench::sound(&[Arc::clone(&model)]);
-    let stream = bench.engine.new_stream();
+    let stream = bench.lane(&model);
     for number in 1..=3 {
-        bench.submit(&model, stream, number);
+        bench.submit(&stream, number);
     }
     assert_eq!(bench.began(), [1]);
     settle(&bench);
@@ -252,7 +252,7 @@ fn stopping_ends_what_waits_and_finishes_what_runs() {
         assert_eq!(endings(&bench, 1), [(1, true)]);
         stopping.join().expect("it stops");
     });
-    bench.submit(&model, stream, 4);
+    bench.submit(&stream, 4);
     assert!(matches!(bench.ended(), (4, Err(JobError::Stopped))), "a frame that comes too late is told so");
 }
 
@@ -260,7 +260,7 @@ fn stopping_ends_what_waits_and_finishes_what_runs() {
 fn an_answer_tells_every_stage_in_order_and_gives_its_room_back() {
     let model = served("m", 8);
     let bench = Bench::sound(&[Arc::clone(&model)]);
-    bench.submit(&model, bench.engine.new_stream(), 1);
+    bench.submit(&bench.lane(&model), 1);
     bench.began();
     bench.go();
     let answer = bench.ended().1.expect("an answer");
@@ -268,7 +268,8 @@ fn an_answer_tells_every_stage_in_order_and_gives_its_room_back() {
     let expected =
         [Stage::Receive, Stage::Queue, Stage::Decode, Stage::Preprocess, Stage::Batch, Stage::Forward, Stage::Render];
     assert_eq!(stages, expected);
-    let _all_of_it: Vec<_> = (0..100).map(|_| bench.admission()).collect();
-    assert!(bench.engine.try_admit(1).is_err());
+    let lane = bench.lane(&model);
+    let _all_of_it: Vec<_> = (0..100).map(|_| lane.try_admit(4).expect("there is room")).collect();
+    assert!(lane.try_admit(1).is_err());
     bench.engine.stop();
 }

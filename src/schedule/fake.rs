@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tch::Kind;
 
-use super::admission::Admission;
 use super::clock::SystemClock;
 use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
 use super::engine::{Engine, EngineConfig, Handle};
-use super::job::{Job, Outcome, Reply, StreamKey};
+use super::job::{Job, Outcome, Reply};
+use super::lane::Lane;
 use super::outputs::Outputs;
 use super::served::{Served, ServedLimits};
 use crate::explain::{ExplainError, Method, Target};
@@ -92,6 +93,13 @@ impl Device for FakeDevice {
     }
 }
 
+/// A tensor whose values are all the frame's number.
+pub(super) fn pixels(number: u32, shape: [u32; 3]) -> Payload {
+    let pixels = (shape[1] * shape[2]) as usize;
+    let data: Vec<u8> = std::iter::repeat_n((number as f32).to_le_bytes(), pixels).flatten().collect();
+    Payload::Tensor { data: data.into(), shape: shape.to_vec() }
+}
+
 /// An engine over a [`FakeDevice`], from the test's side.
 pub(super) struct Bench {
     pub(super) engine: Engine,
@@ -106,7 +114,16 @@ impl Bench {
         let (go, wait) = channel();
         let (began_sender, began) = channel();
         let device = FakeDevice { go: wait, began: began_sender, behaviour };
-        let config = EngineConfig { queued_frames: 100, queued_bytes: 1 << 20, frame_threads: 1 };
+        let config = EngineConfig {
+            queued_frames: 100,
+            queued_bytes: 1 << 20,
+            model_queued_frames: 100,
+            model_queued_bytes: 1 << 20,
+            stream_queued_bytes: 1 << 20,
+            max_batch_delay: Duration::ZERO,
+            priority_ageing: Duration::from_secs(1),
+            frame_threads: 1,
+        };
         let engine =
             Engine::start(config, models.to_vec(), move || device, Arc::new(SystemClock)).expect("threads start");
         let (outcomes, ended) = channel();
@@ -118,37 +135,32 @@ impl Bench {
         Self::new(models, Box::new(|_, _| Ok(())))
     }
 
-    pub(super) fn admission(&self) -> Admission {
-        self.engine.try_admit(4).expect("there is room")
+    pub(super) fn lane(&self, model: &Arc<Served>) -> Lane {
+        self.engine.lane(model)
     }
 
     /// Submits a frame of one pixel whose value is its number.
-    pub(super) fn submit(&self, model: &Arc<Served>, stream: StreamKey, number: u32) -> Handle {
-        self.submit_with(model, stream, number, Method::default(), [1, 1, 1])
+    pub(super) fn submit(&self, lane: &Lane, number: u32) -> Handle {
+        self.submit_with(lane, number, |_| {})
     }
 
-    pub(super) fn submit_with(
-        &self,
-        model: &Arc<Served>,
-        stream: StreamKey,
-        number: u32,
-        method: Method,
-        shape: [u32; 3],
-    ) -> Handle {
+    /// Submits a frame of pixels whose value is its number, changed as the test needs it.
+    pub(super) fn submit_with(&self, lane: &Lane, number: u32, change: impl FnOnce(&mut Job)) -> Handle {
         let outcomes = self.outcomes.clone();
-        let pixels = (shape[1] * shape[2]) as usize;
-        let data: Vec<u8> = std::iter::repeat_n((number as f32).to_le_bytes(), pixels).flatten().collect();
-        self.engine.submit(Job {
-            stream,
-            model: Arc::clone(model),
-            method,
+        let mut job = Job {
+            lane: lane.clone(),
+            priority: 0,
+            expires_at: None,
+            method: Method::default(),
             targets: vec![Target::Top(1)],
             outputs: Outputs { top_predictions: 1, ..Outputs::default() },
-            payload: Payload::Tensor { data: data.into(), shape: shape.to_vec() },
-            timings: Timings::start(std::time::Instant::now()),
-            admission: self.admission(),
+            payload: pixels(number, [1, 1, 1]),
+            timings: Timings::start(Instant::now()),
+            admission: lane.try_admit(4).expect("there is room"),
             reply: Reply::new(move |outcome| outcomes.send((number, outcome)).expect("the test listens")),
-        })
+        };
+        change(&mut job);
+        self.engine.submit(job)
     }
 
     /// Waits until the device has begun a batch; gives its rows' numbers.

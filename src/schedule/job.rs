@@ -1,10 +1,12 @@
 //! A frame's way in and out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use super::admission::Admission;
+use super::lane::Lane;
 use super::outputs::{MapKind, Outputs, PictureKind, Resolution};
-use super::served::Served;
 use super::ticket::Ticket;
 use crate::explain::{ExplainError, Method, Prediction, Target};
 use crate::frame::{AffineTransform, FrameError, Payload};
@@ -18,8 +20,12 @@ pub struct StreamKey(pub u64);
 /// A frame to explain.
 #[derive(Debug)]
 pub struct Job {
-    pub stream: StreamKey,
-    pub model: Arc<Served>,
+    pub lane: Lane,
+    /// Its class: higher ones go first. At most [`super::MAX_PRIORITY`].
+    pub priority: u8,
+    /// From then on it is not worth explaining; it then ends with [`JobError::Expired`], unless the device has begun its
+    /// reverse run.
+    pub expires_at: Option<Instant>,
     pub method: Method,
     pub targets: Vec<Target>,
     pub outputs: Outputs,
@@ -60,16 +66,33 @@ impl std::fmt::Debug for Reply {
 pub(super) struct Ending {
     pub(super) ticket: Ticket,
     reply: Reply,
+    /// Ended by [`Ending::expire`], and its reply not called yet.
+    expired: AtomicBool,
 }
 
 impl Ending {
     pub(super) fn new(ticket: Ticket, reply: Reply) -> Self {
-        Ending { ticket, reply }
+        Ending { ticket, reply, expired: AtomicBool::new(false) }
+    }
+
+    /// Ends the frame for its age, unless somebody else has. It is over at once, and told when this goes.
+    pub(super) fn expire(&self) {
+        if self.ticket.end() {
+            self.expired.store(true, Ordering::Release);
+        }
+    }
+
+    /// What remains to be told, given what would be told of a frame that is not over.
+    fn owed(&self, otherwise: impl FnOnce() -> Outcome) -> Option<Outcome> {
+        if self.ticket.end() {
+            return Some(otherwise());
+        }
+        self.expired.swap(false, Ordering::AcqRel).then_some(Err(JobError::Expired))
     }
 
     /// Ends the frame with an outcome, unless somebody else has ended it.
     pub(super) fn finish(mut self, outcome: Outcome) {
-        if self.ticket.end() {
+        if let Some(outcome) = self.owed(|| outcome) {
             self.reply.call(outcome);
         }
     }
@@ -77,9 +100,12 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if self.reply.0.is_some() && self.ticket.end() {
-            let error = if std::thread::panicking() { JobError::Broken } else { JobError::Stopped };
-            self.reply.call(Err(error));
+        if self.reply.0.is_none() {
+            return;
+        }
+        let lost = || Err(if std::thread::panicking() { JobError::Broken } else { JobError::Stopped });
+        if let Some(outcome) = self.owed(lost) {
+            self.reply.call(outcome);
         }
     }
 }
@@ -106,6 +132,8 @@ pub enum JobError {
     Broken,
     #[error("the server is stopping")]
     Stopped,
+    #[error("the frame's time to live ran out before it was explained")]
+    Expired,
 }
 
 /// A frame explained.

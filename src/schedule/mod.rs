@@ -1,28 +1,35 @@
 //! From accepted frames to answers: admission, a fair line across streams, batches, the device's thread.
 //!
-//! A frame is [`Engine::submit`]ted as a [`Job`]. It waits in the [`line`] of its stream until it is chosen for a batch; then a
-//! thread of the [`pool`] decodes and prepares it ([`prepare`]). When the device is free, its [`worker`] takes what is
-//! prepared, runs it, and posts each row to the pool, which renders it ([`finish`]) and calls the job's reply. While the
-//! device works, exactly one batch is prepared ahead.
+//! A frame is [`Engine::submit`]ted as a [`Job`] on its stream's [`Lane`]. It waits in the [`line`] until its [`turn`] comes and
+//! it is chosen for the [`next_batch`] (both are the [`dispatch`]); then a thread of the [`pool`] decodes and prepares it ([`prepare`]). When the device is
+//! free, its [`worker`] takes what is prepared, runs it, and posts each row to the pool, which renders it ([`finish`]) and
+//! calls the job's reply. While the device works, exactly one batch is prepared ahead.
 //!
-//! A frame's [`Ticket`] says who ends it: the answer, a newer frame, a cancel, the stream's death. It is one atomic value,
-//! so each frame ends once. Before the first frame of a client, [`warm_up`] explains one of its own with each model. Memory is bounded by [`Admission`]: frames and bytes, over all streams.
+//! A frame's [`Ticket`] says who ends it: the answer, a newer frame, its age, a cancel, the stream's death. It is one atomic
+//! value, so each frame ends once. Before the first frame of a client, [`warm_up`] explains one of its own with each model.
+//! Memory is bounded by [`Admission`]: frames and bytes, of a stream, a model, and all of them.
 
 mod admission;
 mod clock;
 mod device;
+mod dispatch;
 mod engine;
 mod explain_device;
 #[cfg(test)]
 mod fake;
 mod finish;
 mod job;
+mod lane;
 mod line;
+mod next_batch;
 mod outputs;
 mod pool;
 mod prepare;
 mod served;
+#[cfg(test)]
+mod simulation;
 mod ticket;
+mod turn;
 mod warm_up;
 mod worker;
 
@@ -32,6 +39,8 @@ pub use device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
 pub use engine::{Engine, EngineConfig, EngineError, Handle};
 pub use explain_device::ExplainDevice;
 pub use job::{Answer, Job, JobError, Outcome, PictureFile, Reply, StreamKey, TargetAnswer};
+pub use lane::Lane;
+pub use line::MAX_PRIORITY;
 pub use outputs::{MapKind, Outputs, PictureKind, PictureOutput, Resolution, TensorOutput};
 pub use served::{Served, ServedLimits};
 pub use ticket::Ticket;

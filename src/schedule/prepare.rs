@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::admission::Admission;
 use super::clock::Clock;
 use super::job::{Ending, JobError};
+use super::next_batch::Prepared;
 use super::outputs::Outputs;
 use super::served::Served;
+use super::turn::{Ready, Turn, Waiting};
 use crate::explain::{Method, Target};
 use crate::frame::{self, Decoded, ModelToFrame, Payload, Pixels};
 use crate::telemetry::{Stage, Timings};
@@ -14,6 +16,7 @@ use crate::telemetry::{Stage, Timings};
 /// A job without the parts that wait.
 #[derive(Debug)]
 pub(super) struct Chosen {
+    pub(super) turn: Turn,
     pub(super) model_index: usize,
     pub(super) model: Arc<Served>,
     pub(super) method: Method,
@@ -23,6 +26,37 @@ pub(super) struct Chosen {
     pub(super) timings: Timings,
     pub(super) admission: Admission,
     pub(super) ending: Ending,
+}
+
+/// What rows of one batch have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BatchKey {
+    model_index: usize,
+    method: Method,
+}
+
+impl Waiting for Chosen {
+    type Key = BatchKey;
+
+    fn turn(&self) -> &Turn {
+        &self.turn
+    }
+
+    fn turn_mut(&mut self) -> &mut Turn {
+        &mut self.turn
+    }
+
+    fn key(&self) -> BatchKey {
+        BatchKey { model_index: self.model_index, method: self.method.clone() }
+    }
+
+    fn belongs_to(&self, key: &BatchKey) -> bool {
+        self.model_index == key.model_index && self.method == key.method
+    }
+
+    fn max_batch(&self) -> usize {
+        self.model.limits.max_batch as usize
+    }
 }
 
 /// A frame that only waits for the device.
@@ -37,9 +71,20 @@ pub(super) struct PreparedRow {
     pub(super) input: Vec<f32>,
 }
 
+impl Ready for PreparedRow {
+    fn turn(&self) -> &Turn {
+        &self.about.turn
+    }
+
+    fn shape(&self) -> [u32; 3] {
+        self.shape
+    }
+}
+
 /// What a row's rendering needs to know.
 #[derive(Debug)]
 pub(super) struct RowInfo {
+    pub(super) turn: Turn,
     pub(super) model: Arc<Served>,
     pub(super) outputs: Outputs,
     pub(super) model_to_frame: ModelToFrame,
@@ -53,17 +98,23 @@ pub(super) struct RowInfo {
     pub(super) ending: Ending,
 }
 
-/// Decodes and prepares. A frame that cannot be gets its error, and there is no row.
-pub(super) fn prepare(mut chosen: Chosen, clock: &dyn Clock) -> Option<PreparedRow> {
-    chosen.timings.mark(Stage::Queue, clock.now());
+/// Decodes and prepares. A frame that cannot be gets its error, one that is not worth it any more is left alone.
+pub(super) fn prepare(mut chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow> {
+    let now = clock.now();
+    if !chosen.turn.is_alive(now) {
+        // A frame that somebody else has ended stays as it is.
+        chosen.ending.expire();
+        return Prepared::Ended;
+    }
+    chosen.timings.mark(Stage::Queue, now);
     let mut input = Vec::new();
     let result = read(&chosen.model, &chosen.payload, &chosen.outputs, &mut chosen.timings, clock, &mut input);
-    let Chosen { model_index, model, method, targets, outputs, timings, admission, ending, payload: _ } = chosen;
+    let Chosen { turn, model_index, model, method, targets, outputs, timings, admission, ending, payload: _ } = chosen;
     let (decoded, prepared) = match result {
         Ok(read) => read,
         Err(error) => {
             ending.finish(Err(error));
-            return None;
+            return Prepared::Refused;
         }
     };
     let (frame_size, picture) = match decoded {
@@ -72,6 +123,7 @@ pub(super) fn prepare(mut chosen: Chosen, clock: &dyn Clock) -> Option<PreparedR
     };
     let shape = [model.input_size().channels, prepared.height, prepared.width];
     let about = RowInfo {
+        turn,
         model,
         outputs,
         model_to_frame: prepared.model_to_frame,
@@ -81,7 +133,7 @@ pub(super) fn prepare(mut chosen: Chosen, clock: &dyn Clock) -> Option<PreparedR
         admission,
         ending,
     };
-    Some(PreparedRow { about, method, targets, model_index, shape, input })
+    Prepared::Row(PreparedRow { about, method, targets, model_index, shape, input })
 }
 
 fn read(

@@ -46,15 +46,23 @@ impl Served {
         Ok(Served { metadata, limits, preparation })
     }
 
-    /// What can be said against a frame without reading its content, so that it can be refused before it waits.
+    /// What can be said against a frame without decoding it, so that it can be refused before it waits. Gives the bytes that
+    /// it takes until it is explained: as it was sent, decoded, and as the model's input.
     ///
     /// # Errors
     /// As the frame would get later: [`JobError::NoPicture`] or [`JobError::Frame`].
-    pub fn check_header(&self, payload: &Payload, outputs: &Outputs) -> Result<(), JobError> {
+    pub fn check_header(&self, payload: &Payload, outputs: &Outputs) -> Result<u64, JobError> {
         if outputs.needs_picture() && matches!(payload, Payload::Tensor { .. }) {
             return Err(JobError::NoPicture);
         }
-        Ok(self.preparation.check_header(payload, &self.limits.frame)?)
+        let decoded = self.preparation.check_header(payload, &self.limits.frame)?;
+        let InputSize { channels, height, width } = self.input_size();
+        let input = match (height, width) {
+            (Some(height), Some(width)) => u64::from(channels) * u64::from(height) * u64::from(width) * 4,
+            // As large as the frame: three bytes a pixel become three floats.
+            _ => decoded.saturating_mul(4),
+        };
+        Ok((payload.bytes().len() as u64).saturating_add(decoded).saturating_add(input))
     }
 
     /// Whether frames may be pictures; else they must be tensors.

@@ -19,7 +19,7 @@ impl Ticket {
     }
 
     /// Ends the frame unless it is being copied to the device or beyond.
-    pub fn replace(&self) -> bool {
+    pub fn withdraw(&self) -> bool {
         self.0.compare_exchange(WAITING, OVER, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
@@ -36,6 +36,11 @@ impl Ticket {
         }
     }
 
+    /// Whether both belong to one frame.
+    pub(super) fn is_same(&self, other: &Ticket) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether the frame has ended.
     pub fn is_over(&self) -> bool {
         self.0.load(Ordering::Acquire) == OVER
@@ -50,15 +55,15 @@ mod tests {
     fn a_frame_on_the_device_can_be_cancelled_but_not_replaced() {
         let ticket = Ticket::new();
         assert!(ticket.take() && ticket.take());
-        assert!(!ticket.replace() && !ticket.is_over());
+        assert!(!ticket.withdraw() && !ticket.is_over());
         assert!(ticket.end() && ticket.is_over());
     }
 
     #[test]
     fn a_frame_ends_once() {
         let ticket = Ticket::new();
-        assert!(ticket.replace());
-        assert!(!ticket.end() && !ticket.take() && !ticket.replace());
+        assert!(ticket.withdraw());
+        assert!(!ticket.end() && !ticket.take() && !ticket.withdraw());
     }
 
     #[test]
@@ -69,7 +74,7 @@ mod tests {
                 let threads: Vec<_> = (0..4)
                     .map(|n| {
                         let ticket = ticket.clone();
-                        scope.spawn(move || if n % 2 == 0 { ticket.replace() } else { ticket.end() })
+                        scope.spawn(move || if n % 2 == 0 { ticket.withdraw() } else { ticket.end() })
                     })
                     .collect();
                 threads.into_iter().map(|t| t.join().expect("no panic")).filter(|won| *won).count()

@@ -59,11 +59,13 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
     let outputs = Outputs { tensors: vec![tensor], top_predictions: 1, ..Outputs::default() };
     let payload = first_frame(model);
     model.check_header(&payload, &outputs).map_err(WarmUpCause::Job)?;
-    let admission = engine.try_admit(0).map_err(|_| WarmUpCause::Job(JobError::Stopped))?;
+    let lane = engine.lane(model);
+    let admission = lane.try_admit(0).map_err(|_| WarmUpCause::Job(JobError::Stopped))?;
     let (told, outcome) = mpsc::channel::<Outcome>();
     engine.submit(Job {
-        stream: engine.new_stream(),
-        model: Arc::clone(model),
+        lane,
+        priority: 0,
+        expires_at: None,
         method: Method {
             target_layers: Vec::new(),
             convention: Convention::default(),

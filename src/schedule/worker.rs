@@ -91,7 +91,14 @@ fn attempt<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Cloc
         let nobody_waits = || rows.iter().all(|row| row.about.ending.ticket.is_over());
         // The device keeps nothing half-made across calls: plans are cached once they are whole.
         catch_unwind(AssertUnwindSafe(|| {
-            device.run(&batch, &nobody_waits, &mut |stage| ended.push((stage, clock.now())))
+            device.run(&batch, &nobody_waits, &mut |stage| {
+                let now = clock.now();
+                ended.push((stage, now));
+                // Between the forward run and the reverse one: whoever has become too old by now goes no further.
+                if stage == Stage::Forward {
+                    rows.iter().filter(|row| row.about.turn.has_expired(now)).for_each(|row| row.about.ending.expire());
+                }
+            })
         }))
     };
     for row in rows.iter_mut() {

@@ -91,14 +91,16 @@ impl Service {
         }
         let result = async {
             let asked = options::resolve(&options, &model, &self.limits)?;
-            let bytes = frame::payload_bytes(&frame);
+            let time_to_live = frame::time_to_live("frame.time_to_live", frame.time_to_live.as_ref())?;
             let payload = frame::payload(&mut frame, self.limits.max_frame_bytes)?;
-            model.check_header(&payload, &asked.outputs).map_err(|error| Refusal::from(&error))?;
-            let admission = self.engine.try_admit(bytes)?;
+            let bytes = model.check_header(&payload, &asked.outputs).map_err(|error| Refusal::from(&error))?;
+            let lane = self.engine.lane(&model);
+            let admission = lane.try_admit(bytes)?;
             let (reply, outcome) = oneshot::channel::<Outcome>();
             let handle = self.engine.submit(Job {
-                stream: self.engine.new_stream(),
-                model: Arc::clone(&model),
+                lane,
+                priority: 0,
+                expires_at: time_to_live.and_then(|time| accepted.checked_add(time)),
                 method: asked.method.clone(),
                 targets: asked.targets.clone(),
                 outputs: asked.outputs.clone(),

@@ -44,6 +44,11 @@ impl Refusal {
         Self::new(Code::InvalidArgument, field, message)
     }
 
+    /// There is no room now; there may be in a moment.
+    pub(super) fn busy(message: impl Into<String>) -> Self {
+        Refusal { retry_after: Some(RETRY_AFTER), ..Self::new(Code::ResourceExhausted, "", message) }
+    }
+
     /// Something that the protocol has and this version has not.
     pub(super) fn not_built(field: impl Into<String>, what: &str) -> Self {
         let field = field.into();
@@ -149,11 +154,9 @@ impl From<&JobError> for Refusal {
             JobError::Explain(error) => error.into(),
             JobError::Batch(error) => (&**error).into(),
             JobError::Render(error) => error.into(),
-            JobError::OutOfMemory => Refusal {
-                retry_after: Some(RETRY_AFTER),
-                ..Refusal::new(Code::ResourceExhausted, "", error.to_string())
-            },
+            JobError::OutOfMemory => Refusal::busy(error.to_string()),
             JobError::Broken => Refusal::new(Code::Internal, "", error.to_string()),
+            JobError::Expired => Refusal::new(Code::DeadlineExceeded, "frame.time_to_live", error.to_string()),
             JobError::Stopped => Refusal::new(Code::Unavailable, "", error.to_string()),
         }
     }
@@ -161,7 +164,7 @@ impl From<&JobError> for Refusal {
 
 impl From<AdmissionError> for Refusal {
     fn from(error: AdmissionError) -> Self {
-        Refusal { retry_after: Some(RETRY_AFTER), ..Refusal::new(Code::ResourceExhausted, "", error.to_string()) }
+        Refusal::busy(error.to_string())
     }
 }
 

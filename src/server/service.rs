@@ -40,8 +40,8 @@ impl SubmittedFrame {
     }
 
     /// Ends the frame unless it is on the device; whether it did.
-    pub(super) fn replace(&self) -> bool {
-        self.engine.replace(&self.handle)
+    pub(super) fn withdraw(&self) -> bool {
+        self.engine.withdraw(&self.handle)
     }
 
     /// Ends the frame wherever it is; whether it did.

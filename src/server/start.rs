@@ -255,6 +255,11 @@ fn load(config: &Config) -> Result<Engine, StartError> {
     let engine_config = EngineConfig {
         queued_frames: limits.queued_frames as usize,
         queued_bytes: limits.queued_bytes,
+        model_queued_frames: limits.model_queued_frames as usize,
+        model_queued_bytes: limits.model_queued_bytes,
+        stream_queued_bytes: limits.stream_queued_bytes,
+        max_batch_delay: Duration::from_millis(limits.max_batch_delay_ms.into()),
+        priority_ageing: Duration::from_millis(limits.priority_ageing_ms.into()),
         frame_threads: or_cores(config.device.frame_threads),
     };
     let device = move || {

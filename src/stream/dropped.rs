@@ -5,10 +5,14 @@
 pub enum DropReason {
     /// A newer frame took its place.
     Replaced,
+    /// Its time to live ran out.
+    Expired,
     /// The client took it back.
     Cancelled,
     /// Its answer was there, and the client did not read.
     SlowReader,
+    /// It came faster than the stream's rate allows.
+    RateLimited,
     /// The server stopped before it could be finished.
     Draining,
     /// The stream ended with an error before it could be finished.
@@ -20,8 +24,10 @@ impl DropReason {
     pub fn name(self) -> &'static str {
         match self {
             DropReason::Replaced => "replaced",
+            DropReason::Expired => "expired",
             DropReason::Cancelled => "cancelled",
             DropReason::SlowReader => "slow_reader",
+            DropReason::RateLimited => "rate_limited",
             DropReason::Draining => "draining",
             DropReason::StreamEnded => "stream_ended",
         }

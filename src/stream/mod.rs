@@ -11,4 +11,4 @@ mod session;
 
 pub use dropped::{DropReason, DroppedRun};
 pub use policy::{Bounds, Overflow, Policy};
-pub use session::{Action, Message, OutOfOrder, Session};
+pub use session::{Accepted, Action, Message, OutOfOrder, Session};

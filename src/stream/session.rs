@@ -1,21 +1,32 @@
 //! The state machine.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::dropped::{DropReason, DroppedBlock, DroppedRun};
 use super::outbox::{Outbox, Sent};
-use super::policy::{Bounds, Overflow, Policy};
+use super::policy::{Bounds, Overflow, Pace, Policy};
 
 /// What whoever drives the session has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// End the frame if it has not been copied to the device yet. Then tell the session: [`Session::dropped`] with
-    /// [`DropReason::Replaced`] when that worked, [`Session::taken`] when the device had it.
-    Replace { sequence: u64 },
+    /// End the frame if it has not been copied to the device yet. Then tell the session: [`Session::dropped`] with this
+    /// reason when that worked, [`Session::taken`] when the device had it.
+    Withdraw { sequence: u64, reason: DropReason },
     /// End the frame wherever it is. Then [`Session::dropped`] with this reason when that worked; when its answer was
     /// faster, the answer comes.
     Abort { sequence: u64, reason: DropReason },
+}
+
+/// What becomes of a frame that was accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// Hand it to the device.
+    Waits,
+    /// The stream has no credit for it ([`Overflow::Reject`]): its error goes to [`Session::answered`].
+    Rejected,
+    /// It was dropped as [`DropReason::RateLimited`], and nothing is left to do.
+    RateLimited,
 }
 
 /// A message for the client.
@@ -44,7 +55,9 @@ pub struct OutOfOrder {
 #[derive(Debug)]
 enum State<A> {
     /// Not known to be on the device.
-    Waiting,
+    Waiting {
+        expires_at: Option<Instant>,
+    },
     /// Cannot be replaced any more.
     Taken,
     Answered {
@@ -80,6 +93,9 @@ pub struct Session<A, E> {
     outbox: Outbox<A>,
     going_away: Option<Message<A>>,
     actions: VecDeque<Action>,
+    /// Frames that take no credit: under [`Overflow::Reject`], those whose errors have not been sent.
+    rejected: BTreeSet<u64>,
+    pace: Pace,
     /// Answers that were thrown away for a slow reader, for whoever keeps accounts.
     evicted: Vec<(u64, A)>,
     last_accepted: Option<u64>,
@@ -96,6 +112,8 @@ impl<A, E> Session<A, E> {
             outbox: Outbox::new(),
             going_away: None,
             actions: VecDeque::new(),
+            rejected: BTreeSet::new(),
+            pace: Pace::default(),
             evicted: Vec::new(),
             last_accepted: None,
             closing: None,
@@ -110,10 +128,9 @@ impl<A, E> Session<A, E> {
         }
         let in_flight = self.in_flight();
         match self.policy.overflow {
-            Overflow::Block => {
-                in_flight < self.policy.credit(&self.bounds)
-                    && (self.unsent_bytes() == 0 || self.unsent_bytes() < self.bounds.max_unsent_bytes)
-            }
+            Overflow::Block => self.has_credit(),
+            // Errors that nobody reads must not pile up either.
+            Overflow::Reject => in_flight < self.policy.credit(&self.bounds) + self.bounds.max_in_flight,
             Overflow::Latest => {
                 in_flight < self.bounds.max_in_flight
                     || self.outbox.answers() > 0
@@ -127,19 +144,49 @@ impl<A, E> Session<A, E> {
         self.closing.is_some()
     }
 
-    /// A frame was read and has passed its first checks. Hand it to the device.
+    /// Whether another frame may be in work, as far as the stream is concerned.
+    fn has_credit(&self) -> bool {
+        self.in_flight() - self.rejected.len() < self.policy.credit(&self.bounds)
+            && (self.unsent_bytes() == 0 || self.unsent_bytes() < self.bounds.max_unsent_bytes)
+    }
+
+    /// A frame was read at `now` and has passed its first checks. It expires when it is still waiting at `expires_at`.
     ///
     /// # Errors
     /// When the sequence does not increase. The stream must then end: [`Session::fail`].
-    pub fn accept(&mut self, sequence: u64) -> Result<(), OutOfOrder> {
-        self.advance(sequence)?;
-        if self.policy.overflow == Overflow::Latest {
-            let excess = (self.waiting().count() + 1).saturating_sub(self.policy.depth);
-            let replaced: Vec<u64> = self.waiting().take(excess).collect();
-            self.actions.extend(replaced.into_iter().map(|sequence| Action::Replace { sequence }));
+    pub fn accept(&mut self, sequence: u64, now: Instant, expires_at: Option<Instant>) -> Result<Accepted, OutOfOrder> {
+        self.check_order(sequence)?;
+        if let Some(interval) = self.policy.min_interval
+            && !self.pace.allows(now, interval)
+        {
+            self.drop_at_once(sequence);
+            return Ok(Accepted::RateLimited);
         }
-        self.places.push_back(Place::Frame { sequence, state: State::Waiting });
-        Ok(())
+        let has_credit = self.has_credit();
+        self.advance(sequence);
+        match self.policy.overflow {
+            Overflow::Latest => {
+                let excess = (self.waiting().count() + 1).saturating_sub(self.policy.depth);
+                let replaced: Vec<u64> = self.waiting().take(excess).collect();
+                let reason = DropReason::Replaced;
+                self.actions.extend(replaced.into_iter().map(|sequence| Action::Withdraw { sequence, reason }));
+            }
+            Overflow::Reject if !has_credit => {
+                self.rejected.insert(sequence);
+                self.places.push_back(Place::Frame { sequence, state: State::Taken });
+                return Ok(Accepted::Rejected);
+            }
+            Overflow::Block | Overflow::Reject => {}
+        }
+        self.places.push_back(Place::Frame { sequence, state: State::Waiting { expires_at } });
+        Ok(Accepted::Waits)
+    }
+
+    fn drop_at_once(&mut self, sequence: u64) {
+        self.last_accepted = Some(sequence);
+        self.places.push_back(Place::Dropped(DroppedBlock::of(sequence, DropReason::RateLimited)));
+        self.merge_around(self.places.len() - 1);
+        self.release();
     }
 
     /// A frame was read and cannot be explained; its error goes to [`Session::answered`]. It takes its place in the order and
@@ -148,14 +195,18 @@ impl<A, E> Session<A, E> {
     /// # Errors
     /// As [`Session::accept`].
     pub fn refuse(&mut self, sequence: u64) -> Result<(), OutOfOrder> {
-        self.advance(sequence)?;
+        self.check_order(sequence)?;
+        self.advance(sequence);
+        if self.policy.overflow == Overflow::Reject {
+            self.rejected.insert(sequence);
+        }
         self.places.push_back(Place::Frame { sequence, state: State::Taken });
         Ok(())
     }
 
     /// The frame is on the device and cannot be replaced any more.
     pub fn taken(&mut self, sequence: u64) {
-        if let Some(Place::Frame { state: state @ State::Waiting, .. }) = self.find(sequence) {
+        if let Some(Place::Frame { state: state @ State::Waiting { .. }, .. }) = self.find(sequence) {
             *state = State::Taken;
         }
     }
@@ -176,6 +227,7 @@ impl<A, E> Session<A, E> {
         if let Place::Frame { state: State::Answered { .. }, .. } = self.places[index] {
             return;
         }
+        self.rejected.remove(&sequence);
         self.places[index] = Place::Dropped(DroppedBlock::of(sequence, reason));
         self.merge_around(index);
         self.release();
@@ -183,7 +235,7 @@ impl<A, E> Session<A, E> {
 
     /// The client takes a frame back. One that is unknown or has ended is left alone.
     pub fn cancel(&mut self, sequence: u64) {
-        if let Some(Place::Frame { state: State::Waiting | State::Taken, .. }) = self.find(sequence) {
+        if let Some(Place::Frame { state: State::Waiting { .. } | State::Taken, .. }) = self.find(sequence) {
             self.actions.push_back(Action::Abort { sequence, reason: DropReason::Cancelled });
         }
     }
@@ -213,7 +265,11 @@ impl<A, E> Session<A, E> {
 
     /// When [`Session::tick`] wants to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        self.drain_deadline.filter(|_| self.unfinished().next().is_some())
+        let expiries = self.places.iter().filter_map(|place| match place {
+            Place::Frame { state: State::Waiting { expires_at }, .. } => *expires_at,
+            _ => None,
+        });
+        expiries.chain(self.drain_deadline.filter(|_| self.unfinished().next().is_some())).min()
     }
 
     /// Time has passed.
@@ -221,6 +277,14 @@ impl<A, E> Session<A, E> {
         if self.drain_deadline.is_some_and(|deadline| deadline <= now) {
             self.drain_deadline = None;
             self.abort_all(DropReason::Draining);
+        }
+        for place in &mut self.places {
+            if let Place::Frame { sequence, state: State::Waiting { expires_at } } = place
+                && expires_at.is_some_and(|at| at <= now)
+            {
+                *expires_at = None;
+                self.actions.push_back(Action::Withdraw { sequence: *sequence, reason: DropReason::Expired });
+            }
         }
     }
 
@@ -257,7 +321,10 @@ impl<A, E> Session<A, E> {
             return Some(message);
         }
         self.outbox.pop().map(|sent| match sent {
-            Sent::Answer { sequence, answer } => Message::Answer { sequence, answer },
+            Sent::Answer { sequence, answer } => {
+                self.rejected.remove(&sequence);
+                Message::Answer { sequence, answer }
+            }
             Sent::Dropped(run) => Message::Dropped(run),
         })
     }
@@ -301,30 +368,31 @@ impl<A, E> Session<A, E> {
         held.sum::<usize>() + self.outbox.bytes()
     }
 
-    /// Takes note of a frame that was read, and makes room for it where the policy has it so.
-    fn advance(&mut self, sequence: u64) -> Result<(), OutOfOrder> {
-        if let Some(last) = self.last_accepted
-            && sequence <= last
-        {
-            return Err(OutOfOrder { got: sequence, last });
+    fn check_order(&self, sequence: u64) -> Result<(), OutOfOrder> {
+        match self.last_accepted {
+            Some(last) if sequence <= last => Err(OutOfOrder { got: sequence, last }),
+            _ => Ok(()),
         }
+    }
+
+    /// Takes note of a frame that was read, and makes room for it where the policy has it so.
+    fn advance(&mut self, sequence: u64) {
         self.last_accepted = Some(sequence);
         if self.policy.overflow == Overflow::Latest && self.in_flight() >= self.bounds.max_in_flight {
             self.evict();
         }
-        Ok(())
     }
 
     fn waiting(&self) -> impl Iterator<Item = u64> {
         self.places.iter().filter_map(|place| match place {
-            Place::Frame { sequence, state: State::Waiting } => Some(*sequence),
+            Place::Frame { sequence, state: State::Waiting { .. } } => Some(*sequence),
             _ => None,
         })
     }
 
     fn unfinished(&self) -> impl Iterator<Item = u64> {
         self.places.iter().filter_map(|place| match place {
-            Place::Frame { sequence, state: State::Waiting | State::Taken } => Some(*sequence),
+            Place::Frame { sequence, state: State::Waiting { .. } | State::Taken } => Some(*sequence),
             _ => None,
         })
     }
@@ -360,7 +428,7 @@ impl<A, E> Session<A, E> {
     fn release(&mut self) {
         let mut index = 0;
         while index < self.places.len() {
-            if let Place::Frame { state: State::Waiting | State::Taken, .. } = self.places[index] {
+            if let Place::Frame { state: State::Waiting { .. } | State::Taken, .. } = self.places[index] {
                 if !self.policy.unordered {
                     break;
                 }
@@ -383,7 +451,10 @@ impl<A, E> Session<A, E> {
     }
 
     fn evict(&mut self) {
-        self.evicted.extend(self.outbox.evict(DropReason::SlowReader));
+        if let Some((sequence, answer)) = self.outbox.evict(DropReason::SlowReader) {
+            self.rejected.remove(&sequence);
+            self.evicted.push((sequence, answer));
+        }
     }
 }
 

@@ -1,24 +1,24 @@
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
-
 use super::*;
 
 type TestSession = Session<&'static str, &'static str>;
 
 const BOUNDS: Bounds = Bounds { max_in_flight: 4, max_unsent_bytes: 100 };
 
+fn policy(overflow: Overflow, depth: usize) -> Policy {
+    Policy { overflow, depth, unordered: false, min_interval: None }
+}
+
 fn latest() -> TestSession {
-    Session::new(Policy { overflow: Overflow::Latest, depth: 1, unordered: false }, BOUNDS)
+    Session::new(policy(Overflow::Latest, 1), BOUNDS)
 }
 
 fn block() -> TestSession {
-    Session::new(Policy { overflow: Overflow::Block, depth: 4, unordered: false }, BOUNDS)
+    Session::new(policy(Overflow::Block, 4), BOUNDS)
 }
 
 fn accept(session: &mut TestSession, sequences: impl IntoIterator<Item = u64>) {
     for sequence in sequences {
-        session.accept(sequence).expect("sequences increase");
+        session.accept(sequence, Instant::now(), None).expect("sequences increase");
     }
 }
 
@@ -42,7 +42,7 @@ fn dropped(first: u64, last: u64, count: u64, reason: DropReason) -> Message<&'s
 fn a_newer_frame_replaces_the_waiting_one_and_says_so() {
     let mut session = latest();
     accept(&mut session, [1, 2]);
-    assert_eq!(actions(&mut session), [Action::Replace { sequence: 1 }]);
+    assert_eq!(actions(&mut session), [Action::Withdraw { sequence: 1, reason: DropReason::Replaced }]);
     session.dropped(1, DropReason::Replaced);
     session.answered(2, "answer", 1);
     assert_eq!(messages(&mut session), [dropped(1, 1, 1, DropReason::Replaced), answer(2)]);
@@ -52,17 +52,17 @@ fn a_newer_frame_replaces_the_waiting_one_and_says_so() {
 fn a_frame_on_the_device_is_not_replaced_again() {
     let mut session = latest();
     accept(&mut session, [1, 2]);
-    assert_eq!(actions(&mut session), [Action::Replace { sequence: 1 }]);
+    assert_eq!(actions(&mut session), [Action::Withdraw { sequence: 1, reason: DropReason::Replaced }]);
     session.taken(1);
     accept(&mut session, [3]);
-    assert_eq!(actions(&mut session), [Action::Replace { sequence: 2 }]);
+    assert_eq!(actions(&mut session), [Action::Withdraw { sequence: 2, reason: DropReason::Replaced }]);
 }
 
 #[test]
 fn a_frame_that_is_refused_on_arrival_replaces_nobody_and_keeps_its_place() {
     let mut session = latest();
     accept(&mut session, [1, 2]);
-    assert_eq!(actions(&mut session), [Action::Replace { sequence: 1 }]);
+    assert_eq!(actions(&mut session), [Action::Withdraw { sequence: 1, reason: DropReason::Replaced }]);
     session.taken(1);
     session.refuse(3).expect("sequences increase");
     session.answered(3, "error", 1);
@@ -135,8 +135,7 @@ fn answers_come_in_sequence_order_whatever_the_device_does() {
 
 #[test]
 fn an_unordered_stream_gets_answers_as_they_come() {
-    let mut session: TestSession =
-        Session::new(Policy { overflow: Overflow::Block, depth: 4, unordered: true }, BOUNDS);
+    let mut session: TestSession = Session::new(Policy { unordered: true, ..policy(Overflow::Block, 4) }, BOUNDS);
     accept(&mut session, [1, 2]);
     session.answered(2, "answer", 1);
     assert_eq!(messages(&mut session), [answer(2)]);
@@ -158,7 +157,7 @@ fn blocking_stops_reading_at_the_credit_and_drops_nothing() {
 
 #[test]
 fn a_smaller_depth_lowers_the_credit_of_a_blocking_stream() {
-    let policy = Policy { overflow: Overflow::Block, depth: 2, unordered: false };
+    let policy = policy(Overflow::Block, 2);
     assert_eq!(policy.credit(&BOUNDS), 2);
     let mut session: TestSession = Session::new(policy, BOUNDS);
     accept(&mut session, [1, 2]);
@@ -217,7 +216,7 @@ fn a_sequence_that_does_not_increase_ends_the_stream_after_what_is_pending() {
     let mut session = block();
     accept(&mut session, [0, 7, 8]);
     session.answered(0, "answer", 1);
-    assert_eq!(session.accept(7), Err(OutOfOrder { got: 7, last: 8 }));
+    assert_eq!(session.accept(7, Instant::now(), None), Err(OutOfOrder { got: 7, last: 8 }));
     session.fail("out of order");
     assert!(!session.wants_frames());
     let abort = |sequence| Action::Abort { sequence, reason: DropReason::StreamEnded };
@@ -318,191 +317,82 @@ fn a_dead_stream_takes_its_frames_along_and_says_nothing() {
 fn an_update_holds_for_the_frames_that_follow_and_keeps_the_order() {
     let mut session = latest();
     accept(&mut session, [1]);
-    session.update(Policy { overflow: Overflow::Block, depth: 4, unordered: true });
+    session.update(Policy { unordered: true, ..policy(Overflow::Block, 4) });
     accept(&mut session, [2]);
     assert_eq!(actions(&mut session), []);
     session.answered(2, "answer", 1);
     assert_eq!(messages(&mut session), []);
 }
 
-/// What may happen to a stream, in any order.
-#[derive(Debug, Clone)]
-enum Step {
-    /// The client sends a frame; read only when the session wants it.
-    Frame {
-        gap: u64,
-        refused: bool,
-    },
-    /// The device takes the n-th frame that waits for it.
-    Take(usize),
-    /// The n-th frame with the device, taken or not, is answered.
-    Answer {
-        index: usize,
-        bytes: usize,
-    },
-    Cancel(u64),
-    /// The client reads a message.
-    Read,
-    Drain,
-    Deadline,
-    HalfClose,
-    Fail,
-    Update {
-        latest: bool,
-        depth: usize,
-    },
+#[test]
+fn a_frame_without_credit_is_rejected_and_the_others_are_not_touched() {
+    let mut session: TestSession = Session::new(policy(Overflow::Reject, 2), BOUNDS);
+    let now = Instant::now();
+    assert_eq!(
+        [1, 2, 3].map(|n| session.accept(n, now, None)),
+        [Ok(Accepted::Waits), Ok(Accepted::Waits), Ok(Accepted::Rejected)]
+    );
+    session.answered(3, "full", 1);
+    assert!(actions(&mut session).is_empty() && session.wants_frames());
+    session.answered(1, "answer", 1);
+    assert_eq!(messages(&mut session), [answer(1)]);
+    // One answer was sent, so that there is credit for one more: the error that still waits takes none.
+    assert_eq!(session.accept(4, now, None), Ok(Accepted::Waits));
+    session.answered(2, "answer", 1);
+    session.answered(4, "answer", 1);
+    let full = Message::Answer { sequence: 3, answer: "full" };
+    assert_eq!(messages(&mut session), [answer(2), full, answer(4)]);
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => (1u64..4, prop::bool::weighted(0.2)).prop_map(|(gap, refused)| Step::Frame { gap, refused }),
-        4 => (0usize..6).prop_map(Step::Take),
-        6 => (0usize..6, 0usize..80).prop_map(|(index, bytes)| Step::Answer { index, bytes }),
-        1 => (0u64..60).prop_map(Step::Cancel),
-        6 => Just(Step::Read),
-        1 => (any::<bool>(), 1usize..5).prop_map(|(latest, depth)| Step::Update { latest, depth }),
-    ]
+#[test]
+fn rejections_that_nobody_reads_stop_the_reading() {
+    let mut session: TestSession = Session::new(policy(Overflow::Reject, 1), BOUNDS);
+    let mut sequence = 0;
+    while session.wants_frames() {
+        sequence += 1;
+        if session.accept(sequence, Instant::now(), None) == Ok(Accepted::Rejected) {
+            session.answered(sequence, "full", 1);
+        }
+        assert!(sequence < 100, "it stops");
+    }
+    assert_eq!(session.in_flight(), 1 + BOUNDS.max_in_flight);
+    session.answered(1, "answer", 1);
+    assert_eq!(messages(&mut session).len(), 1 + BOUNDS.max_in_flight);
+    assert!(session.wants_frames());
 }
 
-fn last_step() -> impl Strategy<Value = Step> {
-    prop_oneof![Just(Step::HalfClose), Just(Step::Drain), Just(Step::Deadline), Just(Step::Fail)]
+#[test]
+fn a_frame_that_still_waits_when_its_time_is_up_is_withdrawn_once() {
+    let mut session = block();
+    let now = Instant::now();
+    let soon = now + Duration::from_millis(10);
+    session.accept(1, now, Some(soon)).expect("the first");
+    session.accept(2, now, None).expect("it increases");
+    assert_eq!(session.deadline(), Some(soon));
+    session.tick(now);
+    assert!(actions(&mut session).is_empty());
+    session.tick(soon);
+    assert_eq!(actions(&mut session), [Action::Withdraw { sequence: 1, reason: DropReason::Expired }]);
+    session.tick(soon);
+    assert!(actions(&mut session).is_empty() && session.deadline().is_none());
+    session.dropped(1, DropReason::Expired);
+    assert_eq!(messages(&mut session), [dropped(1, 1, 1, DropReason::Expired)]);
 }
 
-/// The device's side of each frame, as the engine keeps it.
-#[derive(Debug, Default)]
-struct World {
-    /// Frames that have not ended, and whether the device has taken them.
-    alive: BTreeMap<u64, bool>,
-    /// Endings told to the client, each with its frames: an answer, or a run and its count.
-    told: Vec<(u64, u64, u64)>,
-    accepted: Vec<u64>,
-    reason_of: BTreeMap<u64, DropReason>,
-}
-
-impl World {
-    fn carry_out(&mut self, session: &mut TestSession) {
-        while let Some(action) = session.next_action() {
-            match action {
-                Action::Replace { sequence } => match self.alive.get(&sequence) {
-                    Some(false) => self.end(session, sequence, DropReason::Replaced),
-                    Some(true) => session.taken(sequence),
-                    None => {}
-                },
-                Action::Abort { sequence, reason } => {
-                    if self.alive.contains_key(&sequence) {
-                        self.end(session, sequence, reason);
-                    }
-                }
-            }
-        }
-    }
-
-    fn end(&mut self, session: &mut TestSession, sequence: u64, reason: DropReason) {
-        self.alive.remove(&sequence);
-        self.reason_of.insert(sequence, reason);
-        session.dropped(sequence, reason);
-    }
-
-    fn nth(&self, index: usize, waiting_only: bool) -> Option<u64> {
-        self.alive.iter().filter(|(_, taken)| !(waiting_only && **taken)).map(|(s, _)| *s).nth(index)
-    }
-
-    fn read(&mut self, session: &mut TestSession) -> bool {
-        match session.next_message() {
-            Some(Message::Answer { sequence, .. }) => self.told.push((sequence, sequence, 1)),
-            Some(Message::Dropped(run)) => self.told.push((run.first, run.last, run.count)),
-            Some(Message::GoingAway { .. }) => {}
-            None => return false,
-        }
-        true
-    }
-
-    fn apply(&mut self, session: &mut TestSession, step: &Step, now: Instant) {
-        match *step {
-            Step::Frame { gap, refused } => {
-                if session.wants_frames() {
-                    let sequence = self.accepted.last().map_or(0, |last| last + gap);
-                    self.accepted.push(sequence);
-                    if refused {
-                        session.refuse(sequence).expect("it increases");
-                        session.answered(sequence, "error", 1);
-                    } else {
-                        session.accept(sequence).expect("it increases");
-                        self.alive.insert(sequence, false);
-                    }
-                }
-            }
-            Step::Take(index) => {
-                if let Some(sequence) = self.nth(index, true) {
-                    self.alive.insert(sequence, true);
-                }
-            }
-            Step::Answer { index, bytes } => {
-                if let Some(sequence) = self.nth(index, false) {
-                    self.alive.remove(&sequence);
-                    session.answered(sequence, "answer", bytes);
-                }
-            }
-            Step::Cancel(sequence) => session.cancel(sequence),
-            Step::Read => {
-                self.read(session);
-            }
-            Step::Drain => session.drain(now, Duration::from_secs(1)),
-            Step::Deadline => {
-                session.drain(now, Duration::from_secs(1));
-                session.tick(now + Duration::from_secs(1));
-            }
-            Step::HalfClose => session.half_close(),
-            Step::Fail => session.fail("failed"),
-            Step::Update { latest, depth } => {
-                let overflow = if latest { Overflow::Latest } else { Overflow::Block };
-                session.update(Policy { overflow, depth, unordered: false });
-            }
-        }
-        self.carry_out(session);
-        for (sequence, _) in std::iter::from_fn(|| session.next_evicted()) {
-            self.reason_of.insert(sequence, DropReason::SlowReader);
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn every_accepted_frame_gets_exactly_one_ending_in_order_within_bounds(
-        unordered: bool,
-        latest: bool,
-        depth in 1usize..5,
-        steps in prop::collection::vec(step(), 0..120),
-        last in last_step(),
-    ) {
-        let overflow = if latest { Overflow::Latest } else { Overflow::Block };
-        let mut session: TestSession = Session::new(Policy { overflow, depth, unordered }, BOUNDS);
-        let mut world = World::default();
-        let now = Instant::now();
-        for step in steps.iter().chain([&last]) {
-            world.apply(&mut session, step, now);
-            prop_assert!(session.in_flight() <= BOUNDS.max_in_flight + 1);
-        }
-        // The device finishes what is left, and the client reads to the end.
-        let mut rounds = 0;
-        while !session.is_over() {
-            world.apply(&mut session, &Step::Answer { index: 0, bytes: 1 }, now);
-            world.read(&mut session);
-            rounds += 1;
-            prop_assert!(rounds < 1000, "the stream ends");
-        }
-        let ended: u64 = world.told.iter().map(|(_, _, count)| count).sum();
-        prop_assert_eq!(ended, world.accepted.len() as u64);
-        for &sequence in &world.accepted {
-            let answers = world.told.iter().filter(|t| **t == (sequence, sequence, 1)).count();
-            let dropped = world.reason_of.contains_key(&sequence);
-            let covered = world.told.iter().any(|(first, last, _)| (*first..=*last).contains(&sequence));
-            prop_assert!(covered && (dropped || answers == 1), "frame {} of {:?}", sequence, world.told);
-        }
-        if !unordered {
-            let firsts: Vec<u64> = world.told.iter().map(|(first, _, _)| *first).collect();
-            prop_assert!(firsts.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", world.told);
-        }
-        prop_assert_eq!(session.into_ending().is_err(), matches!(last, Step::Fail));
-    }
+#[test]
+fn frames_beyond_the_rate_are_dropped_and_replace_nothing() {
+    let slow = Policy { min_interval: Some(Duration::from_millis(100)), ..policy(Overflow::Latest, 1) };
+    let mut session: TestSession = Session::new(slow, BOUNDS);
+    let now = Instant::now();
+    let accepted = [0, 10, 20, 110].map(|ms| session.accept(ms, now + Duration::from_millis(ms), None));
+    assert_eq!(accepted[..3], [Ok(Accepted::Waits), Ok(Accepted::RateLimited), Ok(Accepted::RateLimited)]);
+    assert_eq!(accepted[3], Ok(Accepted::Waits));
+    assert_eq!(actions(&mut session), [Action::Withdraw { sequence: 0, reason: DropReason::Replaced }]);
+    session.dropped(0, DropReason::Replaced);
+    session.answered(110, "answer", 1);
+    let told = messages(&mut session);
+    assert_eq!(
+        told,
+        [dropped(0, 0, 1, DropReason::Replaced), dropped(10, 20, 2, DropReason::RateLimited), answer(110)]
+    );
 }

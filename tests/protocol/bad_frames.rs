@@ -93,9 +93,9 @@ fn bad_frames() -> Vec<BadFrame> {
         ),
         case(
             v1::Frame { time_to_live: Some(prost_types::Duration::default()), ..images::frame(0) },
-            Code::Unimplemented,
+            Code::InvalidArgument,
             "frame.time_to_live",
-            "not built yet",
+            "more than 0 s is allowed",
         ),
     ]
 }

@@ -9,6 +9,7 @@ mod drain;
 mod edges;
 mod images;
 mod limits;
+mod policies;
 mod server;
 mod signals;
 mod single;

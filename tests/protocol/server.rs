@@ -65,7 +65,16 @@ impl TestServer {
         let served = Arc::new(Served::new(metadata, limits).expect("it can be served"));
         let (go, wait) = mpsc::channel();
         let (began, begins) = mpsc::channel();
-        let engine_config = EngineConfig { queued_frames: 64, queued_bytes: 1 << 20, frame_threads: 2 };
+        let engine_config = EngineConfig {
+            queued_frames: 64,
+            queued_bytes: 4 << 20,
+            model_queued_frames: 64,
+            model_queued_bytes: 4 << 20,
+            stream_queued_bytes: 4 << 20,
+            max_batch_delay: Duration::from_millis(config.limits.max_batch_delay_ms.into()),
+            priority_ageing: Duration::from_millis(config.limits.priority_ageing_ms.into()),
+            frame_threads: 2,
+        };
         let device = move || GatedDevice { wait, began };
         let engine = Engine::start(engine_config, vec![served], device, Arc::new(SystemClock)).expect("threads start");
         let shutdown = Shutdown::new();

@@ -242,11 +242,8 @@ async fn a_stream_that_says_nothing_ends_with_nothing() {
 async fn what_is_not_built_is_refused_at_open_by_name() {
     let server = TestServer::start().await;
     let mut client = server.explain().await;
-    let policy = |policy: v1::StreamPolicy| v1::Open { policy: Some(policy), ..Default::default() };
     let options = |options: v1::ExplainOptions| v1::Open { options: Some(options), ..Default::default() };
     for (request, field) in [
-        (policy(v1::StreamPolicy { overflow: Overflow::Reject as i32, ..Default::default() }), "policy.overflow"),
-        (policy(v1::StreamPolicy { priority: 3, ..Default::default() }), "policy.priority"),
         (
             options(v1::ExplainOptions { condition: Some(v1::Condition::default()), ..Default::default() }),
             "options.condition",

@@ -159,8 +159,8 @@ BAD_FRAMES = {
         pb.Frame(shared_memory=pb.SharedMemoryImage()), NOT_BUILT, "frame.shared_memory", "not built yet; leave it out"
     ),
     "a part of the frame": Bad(with_field(region=pb.Region(width=1, height=1)), NOT_BUILT, "frame.region", "not built"),
-    "a time to live": Bad(
-        with_field(time_to_live=duration_pb2.Duration(seconds=1)), NOT_BUILT, "frame.time_to_live", "not built yet"
+    "no time to live": Bad(
+        with_field(time_to_live=duration_pb2.Duration(seconds=-1)), INVALID, "frame.time_to_live", "more than 0 s is allowed"
     ),
     "a tag as long as a letter": Bad(
         with_field(tag=bytes(5000)), INVALID, "frame.tag", "5000 bytes: at most 4096 are allowed"

@@ -1,5 +1,7 @@
 //! A frame's payload.
 
+use std::time::Duration;
+
 use tonic::Code;
 
 use crate::frame::{ImageFormat, Payload, PixelFormat};
@@ -23,14 +25,26 @@ pub(in crate::server) fn payload_bytes(frame: &v1::Frame) -> u64 {
     length as u64
 }
 
+/// A frame's or a stream's time to live.
+pub(in crate::server) fn time_to_live(
+    field: &'static str,
+    given: Option<&prost_types::Duration>,
+) -> Result<Option<Duration>, Refusal> {
+    let Some(given) = given else { return Ok(None) };
+    match Duration::try_from(*given) {
+        Ok(duration) if !duration.is_zero() => Ok(Some(duration)),
+        _ => {
+            let message = format!("{field} is {given}: more than 0 s is allowed");
+            Err(Refusal::invalid(field, message))
+        }
+    }
+}
+
 /// Takes the payload out of a frame, and refuses what is wrong with the frame's own fields.
 pub(in crate::server) fn payload(frame: &mut v1::Frame, max_frame_bytes: u64) -> Result<Payload, Refusal> {
     if frame.tag.len() > MAX_TAG_BYTES {
         let message = format!("frame.tag has {} bytes: at most {MAX_TAG_BYTES} are allowed", frame.tag.len());
         return Err(Refusal::invalid("frame.tag", message));
-    }
-    if frame.time_to_live.is_some() {
-        return Err(Refusal::not_built("frame.time_to_live", "a time to live is"));
     }
     if frame.region.is_some() {
         return Err(Refusal::not_built("frame.region", "regions are"));
@@ -133,13 +147,9 @@ mod tests {
 
     #[test]
     fn fields_of_later_versions_are_refused_not_ignored() {
-        for (mut frame, field) in [
-            (v1::Frame { time_to_live: Some(Default::default()), ..Default::default() }, "frame.time_to_live"),
-            (v1::Frame { region: Some(Default::default()), ..Default::default() }, "frame.region"),
-        ] {
-            let refusal = payload(&mut frame, 100).expect_err(field);
-            assert_eq!((refusal.code, refusal.field.as_str()), (Code::Unimplemented, field));
-        }
+        let mut frame = v1::Frame { region: Some(Default::default()), ..Default::default() };
+        let refusal = payload(&mut frame, 100).expect_err("a region");
+        assert_eq!((refusal.code, refusal.field.as_str()), (Code::Unimplemented, "frame.region"));
         let refusal = payload(&mut v1::Frame::default(), 100).expect_err("no payload");
         assert_eq!((refusal.code, refusal.field.as_str()), (Code::InvalidArgument, "frame.payload"));
         let mut tagged = v1::Frame { tag: vec![0; 5000].into(), ..Default::default() };

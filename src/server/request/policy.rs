@@ -1,12 +1,14 @@
 //! A stream's policy.
 
+use std::time::Duration;
+
 use crate::config::LimitsConfig;
 use crate::proto::v1;
 use crate::proto::v1::stream_policy::Overflow as WireOverflow;
 use crate::server::refusal::Refusal;
 use crate::stream::{Bounds, Overflow, Policy};
 
-use super::unknown_value;
+use super::{frame, unknown_value};
 
 /// What bounds a stream's session.
 pub(in crate::server) fn bounds(limits: &LimitsConfig) -> Bounds {
@@ -47,20 +49,18 @@ pub(in crate::server) fn resolve(
 ) -> Result<(Policy, v1::StreamPolicy), Refusal> {
     let v1::StreamPolicy { overflow, depth, ref time_to_live, max_rate_hz, unordered, priority, max_response_bytes: _ } =
         *asked;
-    if time_to_live.is_some() {
-        return Err(Refusal::not_built("policy.time_to_live", "a time to live is"));
-    }
-    if max_rate_hz.is_some() {
-        return Err(Refusal::not_built("policy.max_rate_hz", "a rate limit is"));
-    }
-    if priority != 0 {
-        return Err(Refusal::not_built("policy.priority", "priorities are"));
+    frame::time_to_live("policy.time_to_live", time_to_live.as_ref())?;
+    let min_interval = max_rate_hz.map(min_interval).transpose()?;
+    if priority > limits.max_priority.into() {
+        let message =
+            format!("policy.priority is {priority}: at most {} is allowed (limits.max_priority)", limits.max_priority);
+        return Err(Refusal::invalid("policy.priority", message));
     }
     let overflow = match WireOverflow::try_from(overflow) {
         Ok(WireOverflow::Unspecified | WireOverflow::Latest) => Overflow::Latest,
         Ok(WireOverflow::Block) => Overflow::Block,
-        Ok(WireOverflow::Reject) => return Err(Refusal::not_built("policy.overflow", "OVERFLOW_REJECT is")),
-        Err(_) => return Err(unknown_value("policy.overflow", overflow, "LATEST and BLOCK are allowed")),
+        Ok(WireOverflow::Reject) => Overflow::Reject,
+        Err(_) => return Err(unknown_value("policy.overflow", overflow, "LATEST, BLOCK and REJECT are allowed")),
     };
     if depth > limits.max_in_flight {
         let message = format!("policy.depth is {depth}: at most {} is allowed", limits.max_in_flight);
@@ -69,10 +69,23 @@ pub(in crate::server) fn resolve(
     let (default_depth, wire) = match overflow {
         Overflow::Latest => (1, WireOverflow::Latest),
         Overflow::Block => (limits.max_in_flight, WireOverflow::Block),
+        Overflow::Reject => (limits.max_in_flight, WireOverflow::Reject),
     };
     let depth = if depth == 0 { default_depth } else { depth };
     let effective = v1::StreamPolicy { overflow: wire as i32, depth, ..*asked };
-    Ok((Policy { overflow, depth: depth as usize, unordered }, effective))
+    Ok((Policy { overflow, depth: depth as usize, unordered, min_interval }, effective))
+}
+
+/// Rates beyond this are none.
+const MAX_RATE_HZ: f64 = 1e6;
+
+fn min_interval(rate_hz: f64) -> Result<Duration, Refusal> {
+    // Slower than that is once in some 30 years.
+    if !(1e-9..=MAX_RATE_HZ).contains(&rate_hz) {
+        let message = format!("policy.max_rate_hz is {rate_hz}: more than 0 and at most {MAX_RATE_HZ} is allowed");
+        return Err(Refusal::invalid("policy.max_rate_hz", message));
+    }
+    Ok(Duration::from_secs_f64(rate_hz.recip()))
 }
 
 #[cfg(test)]
@@ -88,31 +101,39 @@ mod tests {
     #[test]
     fn nothing_asked_means_the_latest_frame_of_a_camera() {
         let (policy, effective) = resolve(&v1::StreamPolicy::default(), &limits()).expect("the default");
-        assert_eq!(policy, Policy { overflow: Overflow::Latest, depth: 1, unordered: false });
+        assert_eq!(policy, Policy { overflow: Overflow::Latest, depth: 1, unordered: false, min_interval: None });
         assert_eq!((effective.overflow(), effective.depth), (WireOverflow::Latest, 1));
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_by_name() {
-        let default = v1::StreamPolicy::default;
-        for (policy, field) in [
-            (v1::StreamPolicy { time_to_live: Some(Default::default()), ..default() }, "policy.time_to_live"),
-            (v1::StreamPolicy { max_rate_hz: Some(0.0), ..default() }, "policy.max_rate_hz"),
-            (v1::StreamPolicy { priority: 1, ..default() }, "policy.priority"),
-            (v1::StreamPolicy { overflow: WireOverflow::Reject as i32, ..default() }, "policy.overflow"),
-        ] {
-            let refusal = resolve(&policy, &limits()).expect_err(field);
-            assert_eq!((refusal.code, refusal.field.as_str()), (Code::Unimplemented, field));
-            assert!(refusal.message.starts_with(field), "{refusal}");
-        }
     }
 
     #[test]
     fn values_out_of_range_are_invalid() {
         let deep = v1::StreamPolicy { depth: 5, ..Default::default() };
         assert_eq!(resolve(&deep, &limits()).expect_err("too deep").code, Code::InvalidArgument);
-        let strange = v1::StreamPolicy { overflow: 77, ..Default::default() };
-        assert_eq!(resolve(&strange, &limits()).expect_err("no such value").code, Code::InvalidArgument);
+        let duration = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        let default = v1::StreamPolicy::default;
+        for (policy, field) in [
+            (v1::StreamPolicy { overflow: 77, ..default() }, "policy.overflow"),
+            (v1::StreamPolicy { time_to_live: duration(0, 0), ..default() }, "policy.time_to_live"),
+            (v1::StreamPolicy { time_to_live: duration(-1, 0), ..default() }, "policy.time_to_live"),
+            (v1::StreamPolicy { max_rate_hz: Some(0.0), ..default() }, "policy.max_rate_hz"),
+            (v1::StreamPolicy { max_rate_hz: Some(f64::NAN), ..default() }, "policy.max_rate_hz"),
+            (v1::StreamPolicy { max_rate_hz: Some(-3.0), ..default() }, "policy.max_rate_hz"),
+            (v1::StreamPolicy { priority: 8, ..default() }, "policy.priority"),
+        ] {
+            let refusal = resolve(&policy, &limits()).expect_err(field);
+            assert_eq!((refusal.code, refusal.field.as_str()), (Code::InvalidArgument, field));
+            assert!(refusal.message.starts_with(field), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_time_between_frames_and_a_priority_a_class() {
+        let asked = v1::StreamPolicy { max_rate_hz: Some(4.0), priority: 7, ..Default::default() };
+        let (policy, effective) = resolve(&asked, &limits()).expect("it is allowed");
+        assert_eq!(policy.min_interval, Some(Duration::from_millis(250)));
+        assert_eq!(effective.priority, 7);
+        let tight = LimitsConfig { max_priority: 2, ..limits() };
+        assert!(resolve(&asked, &tight).is_err_and(|refusal| refusal.message.contains("limits.max_priority")));
     }
 
     #[test]

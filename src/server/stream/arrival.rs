@@ -5,11 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tonic::Code;
+
 use crate::frame::Payload;
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_request::Message as Request;
-use crate::schedule::{Admission, AdmissionError, Job, Reply};
-use crate::stream::Overflow;
+use crate::schedule::{Admission, AdmissionError, Job, MAX_PRIORITY, Reply};
+use crate::stream::{Accepted, DropReason, Overflow};
+use crate::telemetry::FrameOutcome;
 
 use super::opened::{InWork, OpenStream};
 use crate::server::frame_account::FrameAccount;
@@ -40,8 +43,6 @@ type Admitting = dyn Future<Output = Result<Admission, AdmissionError>> + Send;
 struct Arrived {
     /// Without its payload and its options.
     frame: v1::Frame,
-    /// Bytes of the payload.
-    bytes: u64,
     read_at: Instant,
     /// What it holds, or what is wrong with it as far as its header tells.
     content: Result<Content, Refusal>,
@@ -50,6 +51,9 @@ struct Arrived {
 /// What a frame holds, after the checks that cost nothing.
 struct Content {
     payload: Payload,
+    /// What it takes until it is explained.
+    bytes: u64,
+    expires_at: Option<Instant>,
     asked: Arc<Asked>,
 }
 
@@ -78,13 +82,13 @@ impl OpenStream {
     }
 
     fn arrived(&self, mut frame: v1::Frame) -> Arrived {
-        let (bytes, read_at) = (frame::payload_bytes(&frame), self.now());
-        let content = self.content(&mut frame);
-        Arrived { frame, bytes, read_at, content }
+        let read_at = self.now();
+        let content = self.content(&mut frame, read_at);
+        Arrived { frame, read_at, content }
     }
 
     /// Takes the content out of a frame.
-    fn content(&self, frame: &mut v1::Frame) -> Result<Content, Refusal> {
+    fn content(&self, frame: &mut v1::Frame, read_at: Instant) -> Result<Content, Refusal> {
         let asked = match frame.options.take() {
             Some(own) => {
                 let options = options::overlay(&self.options, &own);
@@ -93,63 +97,84 @@ impl OpenStream {
             }
             None => Arc::clone(&self.asked),
         };
+        let time_to_live = match &frame.time_to_live {
+            Some(own) => frame::time_to_live("frame.time_to_live", Some(own))?,
+            None => frame::time_to_live("policy.time_to_live", self.policy.time_to_live.as_ref())?,
+        };
+        let expires_at = time_to_live.and_then(|time| read_at.checked_add(time));
         let payload = frame::payload(frame, self.service.limits.max_frame_bytes)?;
-        self.model.check_header(&payload, &asked.outputs).map_err(|error| Refusal::from(&error))?;
-        Ok(Content { payload, asked })
+        let bytes = self.model.check_header(&payload, &asked.outputs).map_err(|error| Refusal::from(&error))?;
+        Ok(Content { payload, bytes, expires_at, asked })
     }
 
     /// The stream has room for the frame; the server as a whole may not.
     pub(super) fn accept_held(&mut self) {
         let Some(mut held) = self.held.take() else { return };
-        let bytes = held.arrived.bytes;
-        match (&held.arrived.content, self.service.engine.try_admit(bytes), self.overflow) {
-            (Ok(_), Err(_), Overflow::Block) => {
-                let engine = self.service.engine.clone();
-                held.admission = Some(Box::pin(async move { engine.admit(bytes).await }));
+        let admission = self.admission(&held.arrived);
+        match (&held.arrived.content, admission, self.overflow) {
+            (Ok(Content { bytes, .. }), Some(Err(_)), Overflow::Block) => {
+                let (lane, bytes) = (self.lane.clone(), *bytes);
+                held.admission = Some(Box::pin(async move { lane.admit(bytes).await }));
                 self.held = Some(held);
             }
             (_, admission, _) => self.accept(held.arrived, admission),
         }
     }
 
+    /// Room for a frame, if it is one that needs it.
+    fn admission(&self, arrived: &Arrived) -> Option<Result<Admission, AdmissionError>> {
+        arrived.content.as_ref().ok().map(|content| self.lane.try_admit(content.bytes))
+    }
+
     pub(super) fn admitted(&mut self, admission: Result<Admission, AdmissionError>) {
         if let Some(held) = self.held.take() {
-            self.accept(held.arrived, admission);
+            self.accept(held.arrived, Some(admission));
         }
     }
 
     /// For a stream that ends: the frame was read, so it gets its ending like the others.
     pub(super) fn accept_held_as_it_is(&mut self) {
         if let Some(held) = self.held.take() {
-            let admission = self.service.engine.try_admit(held.arrived.bytes);
+            let admission = self.admission(&held.arrived);
             self.accept(held.arrived, admission);
         }
     }
 
-    fn accept(&mut self, arrived: Arrived, admission: Result<Admission, AdmissionError>) {
-        let Arrived { frame, bytes: _, read_at, content } = arrived;
+    fn accept(&mut self, arrived: Arrived, admission: Option<Result<Admission, AdmissionError>>) {
+        let Arrived { frame, read_at, content } = arrived;
         let sequence = frame.sequence;
-        let ready = content.and_then(|content| Ok((content, admission?)));
+        let ready = content.and_then(|content| match admission {
+            Some(admission) => Ok((content, admission?)),
+            None => Err(Refusal::new(Code::Internal, "", "a frame was read without room for it")),
+        });
         // A frame that cannot be explained must not replace one that can.
-        let accepted = if ready.is_ok() { self.session.accept(sequence) } else { self.session.refuse(sequence) };
-        if let Err(error) = accepted {
-            self.session.fail(Refusal::from(error).into_status());
-            return;
-        }
-        let account = FrameAccount::open(&self.service.telemetry, &self.name, &frame, read_at);
+        let accepted = match &ready {
+            Ok((content, _)) => self.session.accept(sequence, self.now(), content.expires_at),
+            Err(_) => self.session.refuse(sequence).map(|()| Accepted::Waits),
+        };
+        let accepted = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => return self.session.fail(Refusal::from(error).into_status()),
+        };
+        let mut account = FrameAccount::open(&self.service.telemetry, &self.name, &frame, read_at);
         let echo = Echo {
             sequence,
             capture_time: frame.capture_time,
             tag: frame.tag,
             trace_id: account.trace().trace_id.to_string(),
         };
+        if accepted == Accepted::RateLimited {
+            account.outcome(FrameOutcome::Dropped { reason: DropReason::RateLimited.name() });
+            return;
+        }
         let mut in_work = InWork { handle: None, account, echo, asked: Arc::clone(&self.asked) };
-        let refusal = match ready {
-            Ok((content, admission)) => {
+        let refusal = match (ready, accepted) {
+            (Ok(_), Accepted::Rejected) => Some(self.no_credit()),
+            (Ok((content, admission)), _) => {
                 self.submit(&mut in_work, content, admission);
                 None
             }
-            Err(refusal) => Some(refusal),
+            (Err(refusal), _) => Some(refusal),
         };
         self.in_work.insert(sequence, in_work);
         if let Some(refusal) = refusal {
@@ -157,13 +182,24 @@ impl OpenStream {
         }
     }
 
+    /// Under `REJECT`.
+    fn no_credit(&self) -> Refusal {
+        let message = format!(
+            "the stream has as many frames in work as its credit (policy.depth, Opened.max_in_flight) allows, which is {}",
+            self.policy.depth
+        );
+        Refusal::busy(message)
+    }
+
     fn submit(&self, in_work: &mut InWork, content: Content, admission: Admission) {
-        let Content { payload, asked } = content;
+        let Content { payload, bytes: _, expires_at, asked } = content;
         let sequence = in_work.echo.sequence;
         let outcomes = self.outcomes.clone();
         let handle = self.service.engine.submit(Job {
-            stream: self.key,
-            model: Arc::clone(&self.model),
+            lane: self.lane.clone(),
+            // `policy::resolve` has checked it.
+            priority: u8::try_from(self.policy.priority).unwrap_or(MAX_PRIORITY),
+            expires_at,
             method: asked.method.clone(),
             targets: asked.targets.clone(),
             outputs: asked.outputs.clone(),

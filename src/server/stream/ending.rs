@@ -5,7 +5,7 @@ use tonic::Code;
 
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
-use crate::schedule::Outcome;
+use crate::schedule::{JobError, Outcome};
 use crate::stream::{DropReason, DroppedRun, Message};
 use crate::telemetry::{FrameOutcome, Stage};
 
@@ -34,9 +34,20 @@ impl OpenStream {
         self.session.answered(sequence, Box::new(told), bytes);
     }
 
+    pub(super) fn dropped(&mut self, sequence: u64, reason: DropReason) {
+        if let Some(mut frame) = self.in_work.remove(&sequence) {
+            frame.account.outcome(match reason {
+                DropReason::Cancelled => FrameOutcome::Cancelled,
+                other => FrameOutcome::Dropped { reason: other.name() },
+            });
+        }
+        self.session.dropped(sequence, reason);
+    }
+
     pub(super) fn outcome(&mut self, sequence: u64, outcome: Outcome) {
         let answer = match outcome {
             Ok(answer) => answer,
+            Err(JobError::Expired) => return self.dropped(sequence, DropReason::Expired),
             Err(error) => return self.refused(sequence, Refusal::from(&error)),
         };
         let Some(mut frame) = self.in_work.remove(&sequence) else { return };
@@ -66,7 +77,7 @@ impl OpenStream {
                 self.sending = Some(account);
                 message
             }
-            Message::Dropped(run) => Response::Dropped(dropped(run)),
+            Message::Dropped(run) => Response::Dropped(told(run)),
             Message::GoingAway { last_accepted, drain_timeout } => Response::GoingAway(v1::GoingAway {
                 last_accepted_sequence: last_accepted,
                 drain_timeout: drain_timeout.try_into().ok(),
@@ -83,12 +94,14 @@ impl OpenStream {
     }
 }
 
-fn dropped(run: DroppedRun) -> v1::Dropped {
+fn told(run: DroppedRun) -> v1::Dropped {
     use v1::dropped::Reason;
     let reason = match run.reason {
         DropReason::Replaced => Reason::Replaced,
+        DropReason::Expired => Reason::Expired,
         DropReason::Cancelled => Reason::Cancelled,
         DropReason::SlowReader => Reason::SlowReader,
+        DropReason::RateLimited => Reason::RateLimited,
         DropReason::Draining => Reason::Draining,
         DropReason::StreamEnded => Reason::StreamEnded,
     };

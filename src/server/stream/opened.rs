@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use crate::proto::v1;
-use crate::schedule::{Outcome, Served, StreamKey};
+use crate::schedule::{Lane, Outcome, Served};
 use crate::stream::{Action, DropReason, Overflow, Session};
 use crate::telemetry::FrameOutcome;
 
@@ -40,7 +40,7 @@ pub(super) struct InWork {
 /// A stream after its `Open`.
 pub(super) struct OpenStream {
     pub(super) service: Service,
-    pub(super) key: StreamKey,
+    pub(super) lane: Lane,
     pub(super) model: Arc<Served>,
     pub(super) name: SourceName,
     /// As they were asked for, so that defaults stay defaults.
@@ -84,7 +84,7 @@ impl OpenStream {
         };
         let (outcomes, posted) = mpsc::unbounded_channel();
         let stream = OpenStream {
-            key: service.engine.new_stream(),
+            lane: service.engine.lane(&model),
             name: SourceName::new(&stream_id, &source, &model.metadata),
             model,
             options,
@@ -234,24 +234,17 @@ impl OpenStream {
 
     fn carry_out(&mut self, action: Action) {
         let (sequence, reason) = match action {
-            Action::Replace { sequence } => (sequence, DropReason::Replaced),
-            Action::Abort { sequence, reason } => (sequence, reason),
+            Action::Withdraw { sequence, reason } | Action::Abort { sequence, reason } => (sequence, reason),
         };
         let handle = self.in_work.get(&sequence).and_then(|frame| frame.handle.as_ref());
         let ended = match (action, handle) {
-            (Action::Replace { .. }, Some(handle)) => handle.replace(),
+            (Action::Withdraw { .. }, Some(handle)) => handle.withdraw(),
             (Action::Abort { .. }, Some(handle)) => handle.cancel(),
             (_, None) => false,
         };
         if ended {
-            if let Some(mut frame) = self.in_work.remove(&sequence) {
-                frame.account.outcome(match reason {
-                    DropReason::Cancelled => FrameOutcome::Cancelled,
-                    other => FrameOutcome::Dropped { reason: other.name() },
-                });
-            }
-            self.session.dropped(sequence, reason);
-        } else if let Action::Replace { .. } = action {
+            self.dropped(sequence, reason);
+        } else if let Action::Withdraw { .. } = action {
             self.session.taken(sequence);
         }
     }

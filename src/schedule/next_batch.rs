@@ -1,0 +1,160 @@
+//! The batch that is prepared while the device works.
+
+use std::time::{Duration, Instant};
+
+use super::line::Line;
+use super::turn::{Ready, Turn, Waiting};
+
+/// Exactly one batch ahead: chosen, being decoded, or ready. Until the device takes it, its frames may end, and others take
+/// their places.
+#[derive(Debug)]
+pub(super) struct NextBatch<J: Waiting, R> {
+    /// What its rows have in common, and how many there may be.
+    kind: Option<(J::Key, usize)>,
+    /// Chosen and being decoded.
+    preparing: Vec<Turn>,
+    /// The device has nothing to do.
+    device_waits: bool,
+    /// The device has taken rows of this kind already.
+    is_begun: bool,
+    rows: Vec<R>,
+    /// Since when there is a row.
+    ready_since: Option<Instant>,
+    /// How long a batch may wait for more rows while the device has nothing to do.
+    max_delay: Duration,
+    /// Rows that were found expired, for whoever tells their clients.
+    expired: Vec<R>,
+}
+
+/// What became of a frame that was chosen.
+#[derive(Debug)]
+pub(super) enum Prepared<R> {
+    Row(R),
+    /// It could not be read; its client knows.
+    Refused,
+    /// It was not worth reading any more.
+    Ended,
+}
+
+/// What the device finds.
+#[derive(Debug)]
+pub(super) enum Taken<R> {
+    /// Rows that run together now.
+    Rows(Vec<R>),
+    /// Rows that wait for more of them, until then.
+    NotBefore(Instant),
+    Nothing,
+}
+
+impl<J: Waiting, R: Ready> NextBatch<J, R> {
+    pub(super) fn new(max_delay: Duration) -> Self {
+        NextBatch {
+            kind: None,
+            preparing: Vec::new(),
+            device_waits: false,
+            is_begun: false,
+            rows: Vec::new(),
+            ready_since: None,
+            max_delay,
+            expired: Vec::new(),
+        }
+    }
+
+    /// Chooses another frame for the batch, when there is room and one that fits. Frames that have ended since make room.
+    pub(super) fn choose(&mut self, line: &mut Line<J>, now: Instant) -> Option<J> {
+        self.forget(line, now);
+        if self.rows.is_empty() && self.preparing.is_empty() {
+            self.kind = None;
+            self.is_begun = false;
+        }
+        let job = match &self.kind {
+            None => line.next(now, |_| true)?,
+            Some((_, most)) if self.rows.len() + self.preparing.len() >= *most => return None,
+            // What is left of a batch that has begun runs as it is when it is the turn of another kind. Else frames of one
+            // kind that never run out would keep all others waiting.
+            Some((key, _)) if self.is_begun && !line.first(now)?.belongs_to(key) => return None,
+            Some((key, _)) => line.next(now, |job| job.belongs_to(key))?,
+        };
+        self.kind.get_or_insert_with(|| (job.key(), job.max_batch()));
+        if self.device_waits {
+            job.turn().ticket.take();
+        }
+        self.preparing.push(job.turn().clone());
+        Some(job)
+    }
+
+    /// Lets go of rows that have ended or expired; their streams have their turns back.
+    fn forget(&mut self, line: &mut Line<J>, now: Instant) {
+        let (kept, gone): (Vec<R>, Vec<R>) =
+            std::mem::take(&mut self.rows).into_iter().partition(|row| row.turn().is_alive(now));
+        self.rows = kept;
+        for row in gone {
+            line.give_back(row.turn());
+            if !row.turn().ticket.is_over() {
+                self.expired.push(row);
+            }
+        }
+        if self.rows.is_empty() {
+            self.ready_since = None;
+        }
+    }
+
+    /// The device has nothing to do: frames that are prepared now are its own from here on. Else a camera that is faster
+    /// than its frames are decoded would replace each of them before the device sees any.
+    pub(super) fn device_waits(&mut self) {
+        self.device_waits = true;
+        for turn in &self.preparing {
+            turn.ticket.take();
+        }
+    }
+
+    /// What became of a chosen frame.
+    pub(super) fn prepared(&mut self, turn: &Turn, prepared: Prepared<R>, line: &mut Line<J>, now: Instant) {
+        self.preparing.retain(|other| !other.ticket.is_same(&turn.ticket));
+        match prepared {
+            Prepared::Row(row) => {
+                self.ready_since.get_or_insert(now);
+                self.rows.push(row);
+            }
+            Prepared::Ended => line.give_back(turn),
+            // Its stream has had its turn: one that sends nothing else must not keep the others waiting.
+            Prepared::Refused => {}
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_preparing(&self) -> bool {
+        !self.preparing.is_empty()
+    }
+
+    /// Takes the rows that can run together now: those of the first one's input size. Each is the device's from here on;
+    /// those that have ended or expired are left out.
+    pub(super) fn take(&mut self, line: &mut Line<J>, now: Instant) -> Taken<R> {
+        self.forget(line, now);
+        let Some(shape) = self.rows.first().map(Ready::shape) else { return Taken::Nothing };
+        let is_full = self.kind.as_ref().is_some_and(|(_, most)| self.rows.len() >= *most);
+        if let Some(until) = self.ready_since.map(|since| since + self.max_delay)
+            && !is_full
+            && now < until
+        {
+            return Taken::NotBefore(until);
+        }
+        let (mut now_running, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.rows).into_iter().partition(|row| row.shape() == shape);
+        self.rows = later;
+        self.ready_since = (!self.rows.is_empty()).then_some(now);
+        now_running.retain(|row| row.turn().ticket.take());
+        self.device_waits = false;
+        self.is_begun = true;
+        if now_running.is_empty() {
+            return Taken::Nothing;
+        }
+        line.batch_formed();
+        Taken::Rows(now_running)
+    }
+
+    /// Rows that have expired since this was last asked. They are in no batch, and their clients do not know.
+    pub(super) fn take_expired(&mut self) -> Vec<R> {
+        std::mem::take(&mut self.expired)
+    }
+}
