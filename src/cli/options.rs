@@ -159,6 +159,27 @@ pub enum PictureFormat {
     Png,
 }
 
+/// Who gives way when frames come faster than they are explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Overflow {
+    /// Hold the source back: nothing is dropped
+    Block,
+    /// Replace the oldest waiting frame, as for cameras
+    Latest,
+    /// Refuse the frame with an error
+    Reject,
+}
+
+impl Overflow {
+    pub fn message(self) -> v1::stream_policy::Overflow {
+        match self {
+            Overflow::Block => v1::stream_policy::Overflow::Block,
+            Overflow::Latest => v1::stream_policy::Overflow::Latest,
+            Overflow::Reject => v1::stream_policy::Overflow::Reject,
+        }
+    }
+}
+
 impl ExplainArgs {
     pub fn selector(&self) -> Option<v1::ModelSelector> {
         self.model.as_ref().map(ModelName::selector)
@@ -216,6 +237,14 @@ fn tensor_output(map: MapKind) -> v1::TensorOutput {
         MapKind::Input => v1::Map::Input,
     };
     v1::TensorOutput { map: map as i32, ..Default::default() }
+}
+
+/// Frames per second.
+pub fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
+        _ => Err("a rate from 0.001 to 100000 frames per second is allowed".to_owned()),
+    }
 }
 
 /// A number from 0 to 1.
