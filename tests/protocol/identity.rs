@@ -58,8 +58,9 @@ fn floats(target: &v1::TargetExplanation, map: usize) -> Vec<f32> {
     tensor.data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
 }
 
-fn near(got: f32, want: f32, what: &str) {
-    assert!((got - want).abs() <= 1e-5 * want.abs().max(1e-6), "{what}: {got} is not {want}");
+/// Equal but for rounding; `scale` is how large such values are.
+fn near(got: f32, want: f32, scale: f32, what: &str) {
+    assert!((got - want).abs() <= 1e-5 * scale, "{what}: {got} is not {want}");
 }
 
 /// With `P` the means of green over the 7 × 7 places: the logit is their mean, so that `∂y/∂P = 1/49` everywhere, Grad-CAM
@@ -70,20 +71,21 @@ fn check(explanation: &v1::Explanation, side: usize) {
     let [target] = explanation.targets.as_slice() else { panic!("one target") };
     assert_eq!((target.class_index, target.target_layer.as_str()), (GREEN, identity::LAYER));
     let mean = green.iter().map(|&shade| f64::from(shade)).sum::<f64>() / green.len() as f64;
-    near(target.score, mean as f32, "the logit");
+    near(target.score, mean as f32, 0.1, "the logit");
 
     let (layer_map, cam, guided, fused) = (floats(target, 0), floats(target, 1), floats(target, 2), floats(target, 3));
     assert_eq!((layer_map.len(), cam.len(), fused.len()), (GRID * GRID, side * side, 3 * side * side));
     for (place, got) in layer_map.iter().enumerate() {
         // Any pixel of the place: it has one shade.
         let (y, x) = (place / GRID * side / GRID, place % GRID * side / GRID);
-        near(*got, green[y * side + x].max(0.0) / 49.0, "Grad-CAM at the layer");
+        near(*got, green[y * side + x].max(0.0) / 49.0, 0.1 / 49.0, "Grad-CAM at the layer");
     }
     assert!(layer_map.contains(&0.0), "some places speak against it");
+    let gradient = 1.0 / (side * side) as f32;
     for (index, got) in guided.iter().enumerate() {
         let is_green = index / (side * side) == GREEN as usize;
-        near(*got, if is_green { 1.0 / (side * side) as f32 } else { 0.0 }, "the gradient");
-        near(fused[index], got * cam[index % cam.len()], "Guided Grad-CAM");
+        near(*got, if is_green { gradient } else { 0.0 }, gradient, "the gradient");
+        near(fused[index], got * cam[index % cam.len()], gradient * 0.1 / 49.0, "Guided Grad-CAM");
     }
 }
 
