@@ -6,6 +6,7 @@
 mod load;
 mod outcome;
 mod payloads;
+mod request;
 mod schedule;
 mod stream;
 
@@ -22,23 +23,23 @@ use super::answer::identity_json;
 use super::client::{self, Link};
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
-use super::names;
-use super::options::{ExplainArgs, MapKind, Overflow, PictureFormat, PictureKind, rate};
+use super::options::{ExplainArgs, Overflow, rate};
 use super::terminal;
 use crate::proto::v1;
 use crate::proto::v1::frame::Payload;
 use load::{Meter, Pace, Run};
 use outcome::{FIELDS, Outcome, measured_time};
 use payloads::{PayloadKind, Size, USUAL_SIZE};
+use request::{AnswerArgs, PolicyArgs};
 use schedule::Length;
 use stream::{OpenStream, StreamOutcome};
 
 const EXAMPLES: &str = "\
 Examples:
-  camlens bench --server 127.0.0.1:8033 --streams 8 --rate 30       eight cameras
-  camlens bench --server 127.0.0.1:8033 --in-flight 4               as fast as it goes, four frames on their way
-  camlens bench --models builtin:identity --payload encoded         everything but a model, server and client in one
-  camlens bench --server unix:/run/camlens.sock --streams 32 --rate 10 --slow-readers 1 --json";
+  camlens bench --server 127.0.0.1:8033 --streams 8 --rate 30   eight cameras
+  camlens bench --server 127.0.0.1:8033 --in-flight 4           closed loop
+  camlens bench --models builtin:identity --payload encoded     without a model
+  camlens bench --server unix:/run/camlens.sock --streams 32 --slow-readers 1";
 
 /// Load a server: many streams of frames, at fixed rates or as fast as answers come, and what became of each frame
 #[derive(Debug, Args)]
@@ -80,6 +81,10 @@ pub struct BenchCommand {
     #[arg(long, env = "CAMLENS_PATIENCE", value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     patience: f64,
 
+    /// Print one JSON object instead of a table; its fields are below
+    #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
+    json: bool,
+
     #[command(flatten)]
     policy: PolicyArgs,
 
@@ -92,41 +97,8 @@ pub struct BenchCommand {
     #[command(flatten)]
     explain: ExplainArgs,
 
-    /// Print one JSON object instead of a table; its fields are below
-    #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
-    json: bool,
-
     #[command(flatten)]
     connect: ConnectArgs,
-}
-
-/// The streams' policy.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Policy")]
-struct PolicyArgs {
-    /// What happens to frames that come faster than they are explained
-    #[arg(long, env = "CAMLENS_OVERFLOW", value_enum, default_value = "latest")]
-    overflow: Overflow,
-
-    /// Frames that the server keeps waiting on each stream [default: the server's for the policy]
-    #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
-    depth: u32,
-
-    /// How long a frame may wait for the device, in milliseconds [default: for ever]
-    #[arg(long, env = "CAMLENS_TIME_TO_LIVE", value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
-    time_to_live: Option<u32>,
-
-    /// The streams' priority [default: 0]
-    #[arg(long, env = "CAMLENS_PRIORITY", value_name = "CLASS", default_value_t = 0, hide_default_value = true)]
-    priority: u32,
-
-    /// Have at most so many frames per second of each stream explained [default: all]
-    #[arg(long, env = "CAMLENS_MAX_RATE", value_name = "HZ", value_parser = rate)]
-    max_rate: Option<f64>,
-
-    /// Take endings as soon as they are there, not in sequence order
-    #[arg(long, env = "CAMLENS_UNORDERED", value_parser = clap::builder::FalseyValueParser::new())]
-    unordered: bool,
 }
 
 /// The frames that are sent.
@@ -144,38 +116,6 @@ struct PayloadArgs {
     /// The size of frames that are made up [default: 640x480; of tensors, what the model takes]
     #[arg(long, env = "CAMLENS_SIZE", value_name = "WIDTHxHEIGHT")]
     size: Option<Size>,
-}
-
-/// What is asked for each frame.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Answers")]
-struct AnswerArgs {
-    /// A map to ask for as numbers; may be repeated [default: guided-grad-cam, unless there is a picture]
-    #[arg(long = "map", env = "CAMLENS_MAP", value_name = "KIND", value_enum, value_delimiter = ',')]
-    maps: Vec<MapKind>,
-
-    /// The numbers' type
-    #[arg(long, env = "CAMLENS_ELEMENT", value_enum, default_value = "float32")]
-    element: Element,
-
-    /// A picture to ask for; may be repeated [default: none]
-    #[arg(long = "picture", env = "CAMLENS_PICTURE", value_name = "KIND", value_enum, value_delimiter = ',')]
-    pictures: Vec<PictureKind>,
-
-    /// The format of the pictures
-    #[arg(long, env = "CAMLENS_FORMAT", value_enum, default_value = "jpeg")]
-    format: PictureFormat,
-
-    /// Ask for predictions alone: no reverse run, small answers
-    #[arg(long, env = "CAMLENS_PREDICTIONS_ONLY", value_parser = clap::builder::FalseyValueParser::new(), conflicts_with_all = ["maps", "pictures"])]
-    predictions_only: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Element {
-    Float32,
-    Float16,
-    Uint8,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -309,41 +249,12 @@ impl BenchCommand {
     }
 
     fn open(&self, number: usize) -> v1::Open {
-        let PolicyArgs { overflow, depth, time_to_live, priority, max_rate, unordered } = self.policy;
-        let policy = v1::StreamPolicy {
-            overflow: overflow.message() as i32,
-            depth,
-            time_to_live: time_to_live.map(|ms| prost_types::Duration {
-                seconds: i64::from(ms / 1000),
-                nanos: (ms % 1000) as i32 * 1_000_000,
-            }),
-            max_rate_hz: max_rate,
-            unordered,
-            priority,
-            ..Default::default()
-        };
         v1::Open {
             model: self.explain.selector(),
-            options: Some(self.options()),
-            policy: Some(policy),
+            options: Some(self.answer.options(&self.explain)),
+            policy: Some(self.policy.message()),
             source: format!("camlens bench {number}"),
         }
-    }
-
-    fn options(&self) -> v1::ExplainOptions {
-        let AnswerArgs { maps, element, pictures, format, predictions_only } = &self.answer;
-        let nothing_named = maps.is_empty() && pictures.is_empty() && !predictions_only;
-        let maps = if nothing_named { &[MapKind::GuidedGradCam][..] } else { maps };
-        let mut options = self.explain.options(pictures, *format, maps);
-        let element_type = match element {
-            Element::Float32 => v1::ElementType::Float32,
-            Element::Float16 => v1::ElementType::Float16,
-            Element::Uint8 => v1::ElementType::Uint8,
-        };
-        for tensor in &mut options.tensors {
-            tensor.element_type = element_type as i32;
-        }
-        options
     }
 
     fn load_json(&self, run: &Run) -> Value {
@@ -351,9 +262,6 @@ impl BenchCommand {
             Pace::Open { rate_hz } => ("open", Some(rate_hz), None),
             Pace::Closed { in_flight } => ("closed", None, Some(in_flight)),
         };
-        let name =
-            |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| value().map(|value| value.get_name().to_owned());
-        let options = self.options();
         let bytes: u64 = run.payloads.iter().map(payloads::length).sum();
         json!({
             "streams": self.streams,
@@ -363,19 +271,17 @@ impl BenchCommand {
             "rate_hz": rate_hz,
             "in_flight": in_flight,
             "warm_up_seconds": self.warm_up,
-            "overflow": name(&|| self.policy.overflow.to_possible_value()),
-            "depth": self.policy.depth,
-            "time_to_live_ms": self.policy.time_to_live,
-            "priority": self.policy.priority,
-            "max_rate_hz": self.policy.max_rate,
-            "unordered": self.policy.unordered,
-            "payload": name(&|| self.payload.payload.to_possible_value()),
+            "policy": self.policy.json(),
+            "payload": value_name(self.payload.payload),
             "mean_frame_bytes": bytes / run.payloads.len() as u64,
-            "maps": options.tensors.iter().map(|tensor| names::map(tensor.map)).collect::<Vec<_>>(),
-            "element": name(&|| self.answer.element.to_possible_value()),
-            "pictures": options.pictures.iter().map(|picture| names::picture(picture.picture)).collect::<Vec<_>>(),
+            "answer": self.answer.json(&self.explain),
         })
     }
+}
+
+/// A value of an option, as it is given on the command line.
+fn value_name(value: impl ValueEnum) -> Option<String> {
+    value.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
 /// Runs every stream to its end; those that never read end with the last of the others.
@@ -438,34 +344,6 @@ mod tests {
         let command = parse(&["--duration", "2.5", "--warm-up", "0.5"]).expect("arguments");
         assert_eq!(command.length(), Length::For(Duration::from_secs(3)));
         assert_eq!(parse(&["--frames", "7"]).expect("arguments").length(), Length::Frames(7));
-    }
-
-    #[test]
-    fn the_policy_is_what_the_flags_say() {
-        let arguments = ["--overflow", "reject", "--depth", "3", "--time-to-live", "1250", "--priority", "2"];
-        let more = ["--max-rate", "12.5", "--unordered"];
-        let open = parse(&[&arguments[..], &more].concat()).expect("arguments").open(7);
-        let policy = open.policy.expect("a policy");
-        assert_eq!(policy.overflow(), v1::stream_policy::Overflow::Reject);
-        assert_eq!(policy.time_to_live, Some(prost_types::Duration { seconds: 1, nanos: 250_000_000 }));
-        assert_eq!((policy.depth, policy.priority, policy.max_rate_hz), (3, 2, Some(12.5)));
-        assert!(policy.unordered);
-        let usual = parse(&[]).expect("arguments").open(0).policy.expect("a policy");
-        assert_eq!((usual.overflow(), usual.time_to_live), (v1::stream_policy::Overflow::Latest, None));
-    }
-
-    #[test]
-    fn a_map_is_asked_for_unless_something_else_is_named() {
-        let options = |arguments: &[&str]| parse(arguments).expect("arguments").options();
-        let usual = options(&["--element", "float16"]);
-        assert_eq!(
-            (usual.tensors[0].map(), usual.tensors[0].element_type()),
-            (v1::Map::GuidedGradCam, v1::ElementType::Float16)
-        );
-        let pictures = options(&["--picture", "overlay"]);
-        assert!(pictures.tensors.is_empty() && pictures.pictures.len() == 1);
-        assert_eq!(options(&["--predictions-only"]).predictions_only, Some(true));
-        assert!(parse(&["--predictions-only", "--map", "grad-cam"]).is_err());
     }
 
     #[test]

@@ -23,18 +23,21 @@ options = sidecar.arguments(
 )
 
 runs = {0: [], 1: []}
-costs, memory = [], []
+costs, costs_per_cpu, memory = [], [], []
 with sidecar.Sidecar(options, config=f"[limits]\nmax_unsent_bytes = {UNSENT_BYTES}\n") as server:
     for pair in range(options.pairs):
-        others = {}
+        others, per_cpu = {}, {}
         for stuck in (0, 1) if pair % 2 == 0 else (1, 0):
             load = ["--streams", options.streams, "--rate", options.rate, "--size", "64x64", "--slow-readers", stuck]
             time = ["--duration", options.seconds, "--warm-up", options.warm_up]
             result = sidecar.bench(server, *load, *time)
             runs[stuck].append(result)
             others[stuck] = result["answered_hz"] * (options.streams - 1) / (options.streams - stuck)
+            # What a neighbour of the machine takes away, it takes from both.
+            per_cpu[stuck] = others[stuck] / (result["server_cpu_s"] / result["wall_s"])
             memory.append(server.rss_bytes())
         costs.append(1 - others[1] / others[0])
+        costs_per_cpu.append(1 - per_cpu[1] / per_cpu[0])
         sidecar.say(f"pair {pair + 1}: the others got {others[0]:.1f}/s beside a reader, {others[1]:.1f}/s beside a stuck one")
     code = server.stop()
 
@@ -50,6 +53,7 @@ sidecar.report(
     median_cost=cost,
     allowed=COST_ALLOWED,
     costs=[round(cost, 4) for cost in costs],
+    median_cost_per_server_cpu_s=sidecar.median(costs_per_cpu),
     answered_hz_without=sidecar.median([run["answered_hz"] for run in runs[0]]),
     answered_hz_with=sidecar.median([run["answered_hz"] for run in runs[1]]),
     stuck_frames_taken=[run["slow_readers"]["sent"] for run in runs[1]],

@@ -13,24 +13,33 @@ use crate::telemetry::status_name;
 /// The end of `camlens bench --help`: the fields of `--json`.
 pub const FIELDS: &str = "\
 The result of --json is one object. Times end in _ms, rates in _hz (per second):
-  load              what was asked: streams, connections, loop, rate_hz or in_flight, policy, payload
-  model             name, version, digest, precision of the model that answered
-  seconds           the measured time: without the warm-up and without waiting for the last answers
-  frames            the whole run: sent, answered, dropped by reason, failed by status code, not_accepted (the server went
-                    away first), missing (no ending), unexpected (an ending too many), out_of_order, altered (another tag
-                    came back), unsent (due and not taken by the transport before the end), accounted_for
-  offered_hz        frames that were to be sent in the measured time
-  answered_hz       explanations that came in the measured time
-  sent_bytes_per_second  images alone
-  latency_ms        of answered frames: count, mean, p50, p90, p99, p99_9, max. In an open loop it counts from when the
-                    frame should have been sent, so that a server that holds the client back cannot hide it
-  send_delay_ms     how late the transport took the frames: held back by the server, or a client that is too slow
-  stages_ms         the server's own timings of each stage
-  batch_size        mean and max over the answers
-  fairness          streams; the fewest and the most answers that a stream got in the measured time; most / fewest
-  streams_failed    streams that ended with an error, by status code
-  slow_readers      streams that never read: how many, and the frames that the transport took from them
-  interrupted       whether Ctrl-C ended it";
+  load           what was asked: streams, loop, rate, policy, payload, maps
+  model          name, version, digest, precision of what answered
+  seconds        the measured time: without the warm-up and the wait at the end
+  frames         of the whole run:
+    sent, answered, dropped (by reason), failed (by status code)
+    not_accepted   the server went away before it read them
+    missing        without an ending
+    unexpected     endings too many
+    out_of_order   endings before one of an earlier frame
+    altered        another tag came back than was sent
+    unsent         due, and not taken by the transport before the end
+    accounted_for  every frame had one ending, its own
+  offered_hz     frames that were to be sent in the measured time
+  answered_hz    explanations that came in the measured time
+  sent_bytes_per_second
+                 of images alone
+  latency_ms     of answered frames: count, mean, p50, p90, p99, p99_9, max;
+                 in an open loop from when the frame should have been sent
+  send_delay_ms  how late the transport took the frames: a server that holds
+                 them back, or a client that is too slow
+  stages_ms      the server's own timings of each stage
+  batch_size     mean and max over the answers
+  fairness       the fewest and the most answers of a stream in the measured
+                 time, and most / fewest
+  streams_failed by status code
+  slow_readers   streams that never read, and the frames taken from them
+  interrupted    by Ctrl-C";
 
 /// A run, with all its streams.
 pub struct Outcome {
