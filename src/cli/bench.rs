@@ -136,8 +136,13 @@ impl BenchCommand {
     }
 
     async fn bench(self) -> Result<(), Failure> {
+        // Ready before there is a connection, unless it is the server that says how large they are.
+        let ready = self.ready_payloads()?;
         let connection = Connection::open(&self.connect).await?;
-        let payloads = self.payloads(&connection).await?;
+        let payloads = match ready {
+            Some(payloads) => payloads,
+            None => self.tensors(&connection).await?,
+        };
         let (readers, slow) = self.open_streams(&connection).await?;
         let opened = readers[0].opened.clone();
         let stop = CancellationToken::new();
@@ -192,16 +197,19 @@ impl BenchCommand {
         }
     }
 
-    async fn payloads(&self, connection: &Connection) -> Result<Vec<Payload>, Failure> {
+    /// The frames; none for tensors.
+    fn ready_payloads(&self) -> Result<Option<Vec<Payload>>, Failure> {
         let PayloadArgs { payload, source, size } = &self.payload;
         match (payload, source) {
-            (_, Some(source)) => payloads::of_source(*payload, source),
-            (PayloadKind::Tensor, None) => {
-                let (channels, usual) = self.model_input(connection).await?;
-                payloads::made_up(*payload, size.unwrap_or(usual), channels)
-            }
-            (_, None) => payloads::made_up(*payload, size.unwrap_or(USUAL_SIZE), 3),
+            (_, Some(source)) => payloads::of_source(*payload, source).map(Some),
+            (PayloadKind::Tensor, None) => Ok(None),
+            (_, None) => payloads::made_up(*payload, size.unwrap_or(USUAL_SIZE), 3).map(Some),
         }
+    }
+
+    async fn tensors(&self, connection: &Connection) -> Result<Vec<Payload>, Failure> {
+        let (channels, usual) = self.model_input(connection).await?;
+        payloads::made_up(PayloadKind::Tensor, self.payload.size.unwrap_or(usual), channels)
     }
 
     /// The channels and the size that the model takes, or was exported with.

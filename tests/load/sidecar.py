@@ -23,6 +23,8 @@ def arguments(description, *options):
     root = pathlib.Path(__file__).resolve().parents[2]
     parser.add_argument("--binary", default=str(root / "target/release/camlens"))
     parser.add_argument("--models", default="builtin:identity", help="what is served [default: builtin:identity]")
+    # Operators that run on as many threads as there are cores wait for each other where the cores are shared with a client.
+    options = (("threads", 1, "the server's, for one operator; 0: one a core"), *options)
     for name, default, text in options:
         parser.add_argument(f"--{name}", default=default, type=type(default), help=f"{text} [default: {default}]")
     return parser.parse_args()
@@ -44,7 +46,7 @@ class Sidecar:
         (folder / "camlens.toml").write_text(config)
         self.log = open(folder / "log", "wb")
         command = [self.binary, "serve", "--config", folder / "camlens.toml", "--models", options.models]
-        command += ["--listen", self.address, "--log", "warn", *flags]
+        command += ["--listen", self.address, "--threads", str(options.threads), "--log", "warn", *flags]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=environment()
         )

@@ -158,7 +158,8 @@ fn picture(Size { width, height }: Size, number: u64) -> RgbImage {
         noise ^= noise >> 17;
         noise ^= noise << 5;
         let (across, down) = (f64::from(x) / w, f64::from(y) / h);
-        let inside = (f64::from(x) - disc_x).hypot(f64::from(y) - disc_y) < radius;
+        let (from_x, from_y) = (f64::from(x) - disc_x, f64::from(y) - disc_y);
+        let inside = from_x * from_x + from_y * from_y < radius * radius;
         let shades = if inside { [230.0, 80.0, 40.0] } else { [200.0 * across, 200.0 * down, 90.0] };
         let grain = f64::from(noise >> 24) / 16.0;
         image::Rgb(shades.map(|shade| (shade + grain) as u8))
