@@ -37,17 +37,8 @@ def kill_wave(server, idle):
     load = ["--streams", options.streams, "--rate", 30, "--size", options.size, "--duration", 600]
     clients = [sidecar.Bench(server.binary, server.address, *load) for _ in range(options.wave)]
     try:
-        deadline = time.monotonic() + sidecar.PATIENCE_S
-        while server.descriptors() < idle + options.wave:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{server.descriptors() - idle} of {options.wave} clients are connected")
-            time.sleep(0.05)
-        # Connected is not sending: it has to work for them.
-        busy = server.cpu_s() + BUSY_S
-        while server.cpu_s() < busy:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the clients do not send")
-            time.sleep(0.05)
+        # Connected is not sending: the server has to work for them.
+        server.await_load(idle, options.wave, BUSY_S)
         connected = server.state()
     finally:
         for client in clients:

@@ -53,6 +53,8 @@ class Sidecar:
         self.began = time.monotonic()
         health = [self.binary, "health", "--server", self.address, "--wait", str(PATIENCE_S)]
         subprocess.run(health, check=True, env=environment(), timeout=2 * PATIENCE_S)
+        # Its connection goes.
+        time.sleep(0.2)
 
     def __enter__(self):
         return self
@@ -75,6 +77,17 @@ class Sidecar:
             code = None
         self.log.close()
         return code
+
+    def await_load(self, idle, connections, busy_s):
+        """Waits until so many connections came to the `idle` descriptors and the server has worked for them."""
+        deadline = time.monotonic() + PATIENCE_S
+        busy = None
+        while busy is None or self.cpu_s() < busy:
+            if busy is None and self.descriptors() >= idle + connections:
+                busy = self.cpu_s() + busy_s
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the load does not come: {self.descriptors() - idle} of {connections} connections")
+            time.sleep(0.01)
 
     def log_text(self):
         return (pathlib.Path(self.folder.name) / "log").read_text(errors="replace")

@@ -27,15 +27,11 @@ client_cpu = server_cpu = wall = 0.0
 for turn in range(options.times):
     policy = ("latest", "block")[turn % 2]
     server = sidecar.Sidecar(options)
+    idle = server.descriptors()
     began = time.monotonic()
     load = ["--streams", options.streams, "--connections", 2, "--size", "128x128", *POLICIES[policy]]
     client = sidecar.Bench(server.binary, server.address, *load, "--duration", 600, "--warm-up", 0)
-    deadline = time.monotonic() + sidecar.PATIENCE_S
-    idle = server.descriptors()
-    while server.cpu_s() < 0.05 or server.descriptors() < 3:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the server does nothing")
-        time.sleep(0.01)
+    server.await_load(idle, connections=2, busy_s=0.1)
     # Another moment each time.
     time.sleep(options.load_seconds + 0.037 * (turn % 10))
     server_cpu += server.cpu_s()
