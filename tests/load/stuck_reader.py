@@ -16,7 +16,7 @@ GROWTH_ALLOWED = 0.05
 options = sidecar.arguments(
     __doc__,
     ("streams", 32, "streams, the stuck one included"),
-    ("rate", 30.0, "frames per second of each"),
+    ("rate", 100.0, "frames per second of each, more than can be answered"),
     ("pairs", 10, "pairs of runs"),
     ("seconds", 5.0, "measured time of a run"),
     ("warm-up", 4.0, "seconds before it, in which the stuck reader gets stuck"),
