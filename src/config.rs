@@ -27,7 +27,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelsConfig {
-    /// `NAME/VERSION/model.pt2` below it; or one model's directory, one version's, or a bare `.pt2`.
+    /// `NAME/VERSION/model.pt2` below it; or one model's directory, one version's, a bare `.pt2`, or `builtin:identity`.
     pub repository: PathBuf,
     /// Weights and constants of one model.
     pub max_weight_bytes: u64,

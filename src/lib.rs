@@ -6,12 +6,12 @@
 //! a job and handed to the stream's session in [`stream`]: a pure state machine that decides what is read, replaced,
 //! answered and in which order. The job then waits in [`schedule`] until its batch is formed. A pool thread decodes and
 //! prepares it with [`frame`]; the device's thread runs the batch through [`explain`], which knows the mathematics and
-//! asks [`plan`] for a forward run and reverse runs over the graph that [`model`] read from a `.pt2`. Every operator is
-//! called through [`torch`], the only place with unsafe code and C++. The maps come back through [`render`], as tensors
-//! and pictures, and the answer leaves through the session's outbox. [`telemetry`] has the stages of that way, from
-//! which timings, spans and logs derive.
+//! asks [`plan`] for a forward run and reverse runs over the graph that [`model`] read from a `.pt2` (that of the built-in
+//! model `identity` is made in code). Every operator is called through [`torch`], the only place with unsafe code and C++.
+//! The maps come back through [`render`], as tensors and pictures, and the answer leaves through the session's outbox.
+//! [`telemetry`] has the stages of that way, from which timings, spans and logs derive.
 //!
-//! - [`cli`]: `serve`, `explain`, `stream`, `models`, `doctor`, `health`; [`config`] is `camlens.toml`.
+//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `models`, `doctor`, `health`; [`config`] is `camlens.toml`.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only [`server`] and [`cli`] use them.
 //! - [`explain`], [`plan`], [`model`] and [`stream`] are pure: no async, no transport, no telemetry.
 //! - Each depends only on those that come after it on the way of a frame; [`render`] also draws on the pixels of [`frame`],

@@ -9,6 +9,7 @@ use super::credentials::{Bearer, TlsArgs, TokenArgs};
 use super::failure::Failure;
 use super::serve::start_failure;
 use crate::config::Config;
+use crate::model::identity;
 use crate::server::{ListenAddress, Server, Shutdown};
 use crate::telemetry::Telemetry;
 
@@ -19,7 +20,7 @@ pub struct ConnectArgs {
     #[arg(long, env = "CAMLENS_SERVER", value_name = "ADDRESS", help_heading = "Server")]
     pub server: Option<Address>,
 
-    /// Where the models of a server of its own are [default: models]
+    /// Where the models of a server of its own are, or builtin:identity [default: models]
     #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH", help_heading = "Server")]
     pub models: Option<PathBuf>,
 
@@ -34,6 +35,9 @@ pub struct ConnectArgs {
 #[derive(Debug)]
 pub struct Connection {
     link: Link,
+    address: Address,
+    tls: TlsArgs,
+    bearer: Bearer,
     /// Ends with the connection.
     _own: Option<OwnServer>,
 }
@@ -45,7 +49,7 @@ impl Connection {
             Some(address) => Self::to(address, &args.tls, args.token.bearer(address)?).await,
             None => {
                 let repository = args.models.clone().unwrap_or_else(|| Config::default().models.repository);
-                if !repository.exists() {
+                if !identity::is_builtin(&repository) && !repository.exists() {
                     let sentence = format!("no server was named, and there are no models at {}", repository.display());
                     return Err(
                         Failure::usage(sentence).hint("--server names a server, --models a directory of models")
@@ -60,7 +64,13 @@ impl Connection {
 
     /// Connects to a server that runs.
     pub async fn to(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Self, Failure> {
-        Ok(Connection { link: client::connect(address, tls, bearer).await?, _own: None })
+        let link = client::connect(address, tls, bearer.clone()).await?;
+        Ok(Connection { link, address: address.clone(), tls: tls.clone(), bearer, _own: None })
+    }
+
+    /// Connects once more to the same server, over a connection of its own.
+    pub async fn another(&self) -> Result<Link, Failure> {
+        client::connect(&self.address, &self.tls, self.bearer.clone()).await
     }
 
     pub fn channel(&self) -> Link {

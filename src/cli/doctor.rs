@@ -27,7 +27,7 @@ What is checked: the file loads; it runs forward and back; logits and maps are n
 each other; the fast plan agrees with the exact one; and, where check/input.npy and check/logits.npy lie beside the model
 (deploy/export writes them), that its logits are PyTorch's.")]
 pub struct DoctorCommand {
-    /// A .pt2 file, a model's folder (VERSION/model.pt2), one version's, or a folder of models
+    /// A .pt2 file, a model's folder (VERSION/model.pt2), one version's, a folder of models, or builtin:identity
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 

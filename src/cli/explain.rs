@@ -10,7 +10,7 @@ use super::answer::{self, OutputFolder, Written, class_name};
 use super::client;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::{Exit, Failure};
-use super::latency::Latencies;
+use super::latency::Stages;
 use super::names;
 use super::options::{ExplainArgs, MapKind, PictureFormat, PictureKind};
 use super::report::{Card, Figure, Report};
@@ -124,7 +124,7 @@ struct Results {
     json: Vec<Value>,
     cards: Option<Vec<Card>>,
     model: Option<v1::ModelIdentity>,
-    stages: Vec<(String, Latencies)>,
+    stages: Stages,
     failures: Vec<Failure>,
     ink: Ink,
 }
@@ -135,7 +135,7 @@ impl Results {
             json: Vec::new(),
             cards: with_cards.then(Vec::new),
             model: None,
-            stages: Vec::new(),
+            stages: Stages::default(),
             failures: Vec::new(),
             ink: Ink::for_stdout(),
         }
@@ -159,16 +159,8 @@ impl Results {
             cards.push(card(image, answer));
             self.model = answer.model.clone();
             for timing in &answer.timings {
-                let stage = names::stage(timing.stage);
                 let duration = std::time::Duration::from_nanos(timing.duration_ns);
-                match self.stages.iter_mut().find(|(name, _)| *name == stage) {
-                    Some((_, latencies)) => latencies.record(duration),
-                    None => {
-                        let mut latencies = Latencies::default();
-                        latencies.record(duration);
-                        self.stages.push((stage, latencies));
-                    }
-                }
+                self.stages.record(&names::stage(timing.stage), duration);
             }
         }
         Ok(())

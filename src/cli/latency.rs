@@ -1,38 +1,47 @@
-//! Latencies in constant memory, however long a stream runs.
+//! Latencies in bounded memory, however long a stream runs: an HDR histogram each.
 
 use std::time::Duration;
 
-/// Neighbouring buckets differ by this factor: percentiles are right within one per cent.
-const STEP: f64 = 1.02;
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
 
-/// A histogram with logarithmic buckets.
-#[derive(Debug, Clone, Default)]
+/// Percentiles are right within a part in a thousand.
+const DIGITS: u8 = 3;
+
+/// A histogram of latencies.
+#[derive(Debug, Clone)]
 pub struct Latencies {
-    counts: Vec<u64>,
-    count: u64,
+    /// In nanoseconds.
+    histogram: Histogram<u64>,
     total_ns: u128,
+    /// The histogram rounds; the maximum is exact.
     longest: Duration,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        let histogram = Histogram::new(DIGITS).expect("up to five digits are allowed");
+        Latencies { histogram, total_ns: 0, longest: Duration::ZERO }
+    }
 }
 
 impl Latencies {
     pub fn record(&mut self, latency: Duration) {
-        let bucket = bucket(latency);
-        if bucket >= self.counts.len() {
-            self.counts.resize(bucket + 1, 0);
+        // It grows with what it is given, up to centuries.
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX >> 1);
+        if self.histogram.record(ns).is_ok() {
+            self.total_ns += latency.as_nanos();
+            self.longest = self.longest.max(latency);
         }
-        self.counts[bucket] += 1;
-        self.count += 1;
-        self.total_ns += latency.as_nanos();
-        self.longest = self.longest.max(latency);
     }
 
     pub fn count(&self) -> u64 {
-        self.count
+        self.histogram.len()
     }
 
     /// The mean, in milliseconds; 0 when nothing was recorded.
     pub fn mean_ms(&self) -> f64 {
-        if self.count == 0 { 0.0 } else { self.total_ns as f64 / self.count as f64 / 1e6 }
+        if self.count() == 0 { 0.0 } else { self.total_ns as f64 / self.count() as f64 / 1e6 }
     }
 
     pub fn max_ms(&self) -> f64 {
@@ -41,26 +50,60 @@ impl Latencies {
 
     /// The latency that `share` (0 to 1) of the frames did not exceed, in milliseconds; 0 when nothing was recorded.
     pub fn percentile_ms(&self, share: f64) -> f64 {
-        let rank = ((share.clamp(0.0, 1.0) * self.count as f64).ceil() as u64).max(1);
-        let mut seen = 0;
-        for (bucket, count) in self.counts.iter().enumerate() {
-            seen += count;
-            if seen >= rank {
-                return middle_ms(bucket).min(self.max_ms());
-            }
-        }
-        0.0
+        (self.histogram.value_at_quantile(share.clamp(0.0, 1.0)) as f64 / 1e6).min(self.max_ms())
+    }
+
+    /// Count, mean, percentiles and maximum, in milliseconds.
+    pub fn json_ms(&self) -> Value {
+        json!({
+            "count": self.count(),
+            "mean": self.mean_ms(),
+            "p50": self.percentile_ms(0.5),
+            "p90": self.percentile_ms(0.9),
+            "p99": self.percentile_ms(0.99),
+            "p99_9": self.percentile_ms(0.999),
+            "max": self.max_ms(),
+        })
     }
 }
 
-/// Bucket 0 holds what took no time.
-fn bucket(latency: Duration) -> usize {
-    let ns = latency.as_nanos() as f64;
-    if ns < 1.0 { 0 } else { 1 + (ns.ln() / STEP.ln()) as usize }
-}
+/// Latencies by the server's stage names, in the order of first appearance.
+#[derive(Debug, Clone, Default)]
+pub struct Stages(Vec<(String, Latencies)>);
 
-fn middle_ms(bucket: usize) -> f64 {
-    if bucket == 0 { 0.0 } else { STEP.powf(bucket as f64 - 0.5) / 1e6 }
+impl Stages {
+    pub fn record(&mut self, name: &str, duration: Duration) {
+        let index = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            self.0.push((name.to_owned(), Latencies::default()));
+            self.0.len() - 1
+        });
+        self.0[index].1.record(duration);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Latencies)> {
+        self.0.iter().map(|(name, latencies)| (name.as_str(), latencies))
+    }
+
+    pub fn json_ms(&self) -> Value {
+        let stages: serde_json::Map<_, _> =
+            self.iter().map(|(name, latencies)| (name.to_owned(), latencies.json_ms())).collect();
+        stages.into()
+    }
+
+    /// A table for people, a line each; empty when nothing was recorded.
+    pub fn lines(&self) -> Vec<String> {
+        let line = |(name, latencies): (&str, &Latencies)| {
+            let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| latencies.percentile_ms(share));
+            let (mean, max) = (latencies.mean_ms(), latencies.max_ms());
+            format!("{name:<12} {mean:>8.2} {p50:>8.2} {p90:>8.2} {p99:>8.2} {max:>8.2}")
+        };
+        let head = format!("{:<12} {:>8} {:>8} {:>8} {:>8} {:>8}", "stage, in ms", "mean", "p50", "p90", "p99", "max");
+        let mut lines: Vec<String> = self.iter().map(line).collect();
+        if !lines.is_empty() {
+            lines.insert(0, head);
+        }
+        lines
+    }
 }
 
 #[cfg(test)]
@@ -68,12 +111,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_right_within_one_per_cent() {
+    fn percentiles_are_right_within_a_part_in_a_thousand() {
         let mut latencies = Latencies::default();
         (1..=1000).for_each(|ms| latencies.record(Duration::from_millis(ms)));
-        for (share, expected) in [(0.5, 500.0), (0.9, 900.0), (0.99, 990.0)] {
+        for (share, expected) in [(0.5, 500.0), (0.9, 900.0), (0.99, 990.0), (0.999, 999.0)] {
             let found = latencies.percentile_ms(share);
-            assert!((found / expected - 1.0).abs() < 0.011, "{share}: {found}");
+            assert!((found / expected - 1.0).abs() < 0.0011, "{share}: {found}");
         }
         assert_eq!(latencies.max_ms(), 1000.0);
         assert!((latencies.mean_ms() - 500.5).abs() < 1e-9);
@@ -92,5 +135,16 @@ mod tests {
         let mut latencies = Latencies::default();
         latencies.record(Duration::from_nanos(1_234_567));
         assert!(latencies.percentile_ms(0.99) <= latencies.max_ms());
+    }
+
+    #[test]
+    fn stages_keep_the_order_in_which_they_were_met() {
+        let mut stages = Stages::default();
+        for name in ["queue", "forward", "queue"] {
+            stages.record(name, Duration::from_millis(2));
+        }
+        let found: Vec<_> = stages.iter().map(|(name, latencies)| (name, latencies.count())).collect();
+        assert_eq!(found, [("queue", 2), ("forward", 1)]);
+        assert!(stages.lines()[1].starts_with("queue") && Stages::default().lines().is_empty());
     }
 }

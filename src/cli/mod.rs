@@ -4,6 +4,7 @@
 //! but [`doctor`], which looks at a model file and nothing else.
 
 mod answer;
+mod bench;
 mod client;
 mod connection;
 mod credentials;
@@ -50,6 +51,7 @@ enum Command {
     Serve(serve::ServeCommand),
     Explain(explain::ExplainCommand),
     Stream(stream::StreamCommand),
+    Bench(bench::BenchCommand),
     Models(models::ModelsCommand),
     Doctor(doctor::DoctorCommand),
     Health(health::HealthCommand),
@@ -106,6 +108,7 @@ impl Command {
             Command::Serve(command) => command.run(),
             Command::Explain(command) => command.run(),
             Command::Stream(command) => command.run(),
+            Command::Bench(command) => command.run(),
             Command::Models(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Health(command) => command.run(),

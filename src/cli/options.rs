@@ -159,6 +159,58 @@ pub enum PictureFormat {
     Png,
 }
 
+/// Who gives way when frames come faster than they are explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Overflow {
+    /// Hold the source back: nothing is dropped
+    Block,
+    /// Replace the oldest waiting frame, as for cameras
+    Latest,
+    /// Refuse the frame with an error
+    Reject,
+}
+
+/// On what terms a stream's frames are explained.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct TermsArgs {
+    /// Drop a frame that is not explained so many milliseconds after the server read it [default: never]
+    #[arg(long, env = "CAMLENS_TIME_TO_LIVE", value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub time_to_live: Option<u32>,
+
+    /// The stream's class, 0 to 7: streams of a higher one go first [default: 0]
+    #[arg(long, env = "CAMLENS_PRIORITY", value_name = "CLASS", default_value_t = 0, hide_default_value = true)]
+    pub priority: u32,
+
+    /// Have at most so many frames per second of each stream explained [default: all]
+    #[arg(long, env = "CAMLENS_MAX_RATE", value_name = "HZ", value_parser = rate)]
+    pub max_rate: Option<f64>,
+}
+
+impl TermsArgs {
+    /// A policy with these, and defaults for the rest.
+    pub fn policy(&self) -> v1::StreamPolicy {
+        v1::StreamPolicy {
+            time_to_live: self.time_to_live.map(|ms| prost_types::Duration {
+                seconds: i64::from(ms / 1000),
+                nanos: (ms % 1000) as i32 * 1_000_000,
+            }),
+            max_rate_hz: self.max_rate,
+            priority: self.priority,
+            ..Default::default()
+        }
+    }
+}
+
+impl Overflow {
+    pub fn message(self) -> v1::stream_policy::Overflow {
+        match self {
+            Overflow::Block => v1::stream_policy::Overflow::Block,
+            Overflow::Latest => v1::stream_policy::Overflow::Latest,
+            Overflow::Reject => v1::stream_policy::Overflow::Reject,
+        }
+    }
+}
+
 impl ExplainArgs {
     pub fn selector(&self) -> Option<v1::ModelSelector> {
         self.model.as_ref().map(ModelName::selector)
@@ -216,6 +268,14 @@ fn tensor_output(map: MapKind) -> v1::TensorOutput {
         MapKind::Input => v1::Map::Input,
     };
     v1::TensorOutput { map: map as i32, ..Default::default() }
+}
+
+/// Frames per second.
+pub fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
+        _ => Err("a rate from 0.001 to 100000 frames per second is allowed".to_owned()),
+    }
 }
 
 /// A number from 0 to 1.

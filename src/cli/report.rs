@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::latency::Latencies;
+use super::latency::Stages;
 
 /// Pictures of a clip that a report holds at most; of a longer one, every second, fourth, … frame.
 const MAX_CLIP_PICTURES: usize = 300;
@@ -66,7 +66,7 @@ pub struct Report {
     pub facts: Vec<(String, String)>,
     pub cards: Vec<Card>,
     pub clip: Clip,
-    pub stages: Vec<(String, Latencies)>,
+    pub stages: Stages,
 }
 
 impl Report {
@@ -125,7 +125,7 @@ impl Report {
             "<section>\n<h2>Where the time goes</h2>\n<table>\n<thead><tr><th>stage</th><th></th><th>mean</th><th>p50</th>\
              <th>p90</th><th>p99</th><th>max</th></tr></thead>\n<tbody>\n",
         );
-        for (stage, latencies) in &self.stages {
+        for (stage, latencies) in self.stages.iter() {
             put(
                 page,
                 format_args!(
@@ -267,8 +267,8 @@ mod tests {
     }
 
     fn full() -> Report {
-        let mut forward = Latencies::default();
-        forward.record(Duration::from_millis(40));
+        let mut stages = Stages::default();
+        stages.record("forward", Duration::from_millis(40));
         let mut clip = Clip::default();
         clip.push(figure("frame 1"));
         Report {
@@ -280,7 +280,7 @@ mod tests {
                 figures: vec![figure("overlay"), figure("guided")],
             }],
             clip,
-            stages: vec![("forward".to_owned(), forward)],
+            stages,
         }
     }
 

@@ -26,7 +26,8 @@ pub struct ServeCommand {
     #[arg(long, env = "CAMLENS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Where the models are: a directory of NAME/VERSION/model.pt2, one model, or a .pt2 file [default: models]
+    /// Where the models are: a directory of NAME/VERSION/model.pt2, one model, a .pt2 file, or builtin:identity [default:
+    /// models]
     #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH")]
     models: Option<PathBuf>,
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Link;
 use super::failure::Failure;
+use super::latency::{Latencies, Stages};
 use super::names;
 use super::source::{Payload, SourceFrame};
 use super::tally::{Echo, Tally};
@@ -16,7 +17,6 @@ use crate::proto::v1;
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::proto::v1::explain_stream_response::Message as Response;
-use crate::telemetry::status_name;
 
 /// How frames are sent.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,32 @@ pub struct Pace {
     pub rate_hz: Option<f64>,
     /// Whether to keep within the credit that the server grants. A camera does not.
     pub within_credit: bool,
+}
+
+/// What a stream's client counts and measures.
+#[derive(Debug, Default)]
+pub struct Account {
+    pub tally: Tally,
+    /// From sending a frame to reading its answer.
+    pub round_trip: Latencies,
+    /// The server's, of each answer.
+    pub stages: Stages,
+}
+
+impl Account {
+    /// Counts and measures a message; gives the number of frames that it ends.
+    fn take(&mut self, message: &Response) -> u64 {
+        let ended = self.tally.take(message);
+        if let Some(sent) = ended.answered {
+            self.round_trip.record(sent.elapsed());
+        }
+        if let Response::Explanation(answer) = message {
+            for timing in &answer.timings {
+                self.stages.record(&names::stage(timing.stage), Duration::from_nanos(timing.duration_ns));
+            }
+        }
+        ended.frames
+    }
 }
 
 /// A stream and what is needed to run it.
@@ -42,8 +68,8 @@ impl Session {
         mut self,
         frames: mpsc::Receiver<SourceFrame>,
         event: &mut dyn FnMut(&Response) -> Result<(), Failure>,
-    ) -> (Tally, Result<(), Failure>) {
-        let account = Arc::new(Mutex::new(Tally::default()));
+    ) -> (Account, Result<(), Failure>) {
+        let account = Arc::<Mutex<Account>>::default();
         let credit = Arc::new(Semaphore::new(0));
         let (requests, outgoing) = mpsc::channel(1);
         let sender = Sender {
@@ -64,14 +90,14 @@ impl Session {
         if let Err(error) = sending.await {
             tracing::warn!(%error, "the sending side of the stream broke");
         }
-        let tally = std::mem::take(&mut *lock(&account));
-        (tally, result)
+        let account = std::mem::take(&mut *lock(&account));
+        (account, result)
     }
 }
 
 async fn receive(
     mut responses: tonic::Streaming<v1::ExplainStreamResponse>,
-    account: &Mutex<Tally>,
+    account: &Mutex<Account>,
     credit: &Semaphore,
     pace: Pace,
     stop: &CancellationToken,
@@ -82,7 +108,7 @@ async fn receive(
             responses.message().await.map_err(|status| Failure::from_status("go on with the stream", &status))?;
         let Some(response) = response else { return Ok(()) };
         let Some(message) = response.message else { continue };
-        let ended = count(&message, &mut lock(account));
+        let ended = lock(account).take(&message);
         match &message {
             Response::Opened(opened) if pace.within_credit => credit.add_permits(opened.max_in_flight.max(1) as usize),
             Response::Opened(_) if credit.available_permits() == 0 => credit.add_permits(Semaphore::MAX_PERMITS),
@@ -95,40 +121,10 @@ async fn receive(
     }
 }
 
-/// Counts a message; gives the number of frames that it ends.
-fn count(message: &Response, tally: &mut Tally) -> u64 {
-    match message {
-        Response::Opened(_) => 0,
-        Response::Explanation(answer) => {
-            tally.echoed(answer.sequence, |sent| sent.tag == answer.tag && sent.capture_time == answer.capture_time);
-            tally.answered(answer.sequence, Instant::now());
-            for timing in &answer.timings {
-                tally.stage(&names::stage(timing.stage), Duration::from_nanos(timing.duration_ns));
-            }
-            1
-        }
-        Response::FrameError(error) => {
-            // An error gives back no time.
-            tally.echoed(error.sequence, |sent| sent.tag == error.tag);
-            tally.failed(error.sequence, status_name(error.code));
-            1
-        }
-        Response::Dropped(run) => {
-            let reason = names::drop_reason(run.reason);
-            tally.dropped(run.first_sequence, run.last_sequence, run.count, &reason);
-            run.count
-        }
-        Response::GoingAway(going) => {
-            tally.went_away(going.last_accepted_sequence);
-            0
-        }
-    }
-}
-
 struct Sender {
     requests: mpsc::Sender<v1::ExplainStreamRequest>,
     credit: Arc<Semaphore>,
-    account: Arc<Mutex<Tally>>,
+    account: Arc<Mutex<Account>>,
     pace: Pace,
     stop: CancellationToken,
 }
@@ -165,7 +161,7 @@ impl Sender {
             sequence += 1;
             let frame = message(sequence, frame);
             let echo = Echo { tag: frame.tag.clone(), capture_time: frame.capture_time };
-            lock(&self.account).sent(sequence, echo, Instant::now());
+            lock(&self.account).tally.sent(sequence, echo, Instant::now());
             place.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
         }
     }
@@ -192,7 +188,7 @@ fn message(sequence: u64, frame: SourceFrame) -> v1::Frame {
     }
 }
 
-fn lock(account: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+fn lock(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
     // Counting does not panic half-way; what was counted stands.
     account.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,9 +2,8 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -15,7 +14,7 @@ use super::client;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
 use super::names;
-use super::options::{ExplainArgs, PictureFormat, PictureKind};
+use super::options::{ExplainArgs, Overflow, PictureFormat, PictureKind, TermsArgs, rate};
 use super::report::{Clip, Figure, Report};
 use super::session::{Pace, Session};
 use super::source::{Source, SourceFrame};
@@ -61,17 +60,8 @@ pub struct StreamCommand {
     #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
     depth: u32,
 
-    /// Drop frames that were not explained this long after the server read them [default: explain them however late]
-    #[arg(long, env = "CAMLENS_TIME_TO_LIVE", value_name = "SECONDS", value_parser = seconds)]
-    time_to_live: Option<Duration>,
-
-    /// Explain at most this many frames per second of those that are sent [default: all]
-    #[arg(long, env = "CAMLENS_MAX_RATE", value_name = "HZ", value_parser = rate)]
-    max_rate: Option<f64>,
-
-    /// The stream's class, 0 to 7: streams of a higher one go first
-    #[arg(long, env = "CAMLENS_PRIORITY", value_name = "CLASS", default_value_t = 0)]
-    priority: u32,
+    #[command(flatten)]
+    terms: TermsArgs,
 
     /// Send this many frames per second [default: as fast as they are taken]
     #[arg(long, env = "CAMLENS_RATE", value_name = "HZ", value_parser = rate)]
@@ -104,30 +94,6 @@ pub struct StreamCommand {
     connect: ConnectArgs,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Overflow {
-    /// Hold the source back: nothing is dropped
-    Block,
-    /// Replace the oldest waiting frame, as for cameras
-    Latest,
-    /// Refuse the frame with an error
-    Reject,
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
-        _ => Err("a rate from 0.001 to 100000 frames per second is allowed".to_owned()),
-    }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (1e-6..=1e6).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("a time from 0.000001 to 1000000 seconds is allowed".to_owned()),
-    }
-}
-
 /// Bytes of a stream's name that the protocol takes.
 const MAX_NAME_BYTES: usize = 256;
 /// Failing frames that are shown one by one; the summary counts them all.
@@ -142,7 +108,7 @@ impl StreamCommand {
     async fn stream(self, source: Source) -> Result<(), Failure> {
         let connection = Connection::open(&self.connect).await?;
         let stop = CancellationToken::new();
-        stop_when_interrupted(stop.clone());
+        terminal::stop_when_interrupted(stop.clone());
         let total = self.expected(&source);
         let mut output = Output {
             folder: OutputFolder::create(&self.out)?,
@@ -162,11 +128,11 @@ impl StreamCommand {
             stop,
         };
         let began = std::time::Instant::now();
-        let (tally, streamed) = session.run(frames, &mut |message| output.take(message)).await;
+        let (account, streamed) = session.run(frames, &mut |message| output.take(message)).await;
         let took = began.elapsed();
         output.bar.finish_and_clear();
         let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("reading the source broke")));
-        let summary = Summary::new(tally, took);
+        let summary = Summary::new(account, took);
         if summary.sent() == 0 {
             // What went wrong comes first: an empty account explains nothing.
             read?;
@@ -183,21 +149,13 @@ impl StreamCommand {
             name.pop();
         }
         let pictures = if self.pictures.is_empty() { &[PictureKind::Overlay][..] } else { &self.pictures };
-        let overflow = match self.overflow {
-            Overflow::Block => v1::stream_policy::Overflow::Block,
-            Overflow::Latest => v1::stream_policy::Overflow::Latest,
-            Overflow::Reject => v1::stream_policy::Overflow::Reject,
-        };
         v1::Open {
             model: self.explain.selector(),
             options: Some(self.explain.options(pictures, self.format, &[])),
             policy: Some(v1::StreamPolicy {
-                overflow: overflow as i32,
+                overflow: self.overflow.message() as i32,
                 depth: self.depth,
-                time_to_live: self.time_to_live.and_then(|time| time.try_into().ok()),
-                max_rate_hz: self.max_rate,
-                priority: self.priority,
-                ..Default::default()
+                ..self.terms.policy()
             }),
             source: name,
         }
@@ -229,7 +187,7 @@ impl StreamCommand {
                 facts.push(("digest".to_owned(), model.digest.clone()));
             }
             facts.extend(summary.facts());
-            let stages = summary.stages().to_vec();
+            let stages = summary.stages().clone();
             let report =
                 Report { title: "What the model looks at".to_owned(), facts, clip, stages, ..Default::default() };
             std::fs::write(path, report.html()).map_err(|error| Failure::from_io("write", path, &error))?;
@@ -259,18 +217,6 @@ fn read(source: &Source, repeat: u64, limit: Option<u64>, frames: &mpsc::Sender<
         round += 1;
     }
     Ok(())
-}
-
-/// The first Ctrl-C ends the sending and waits for what is on its way; the second ends the process.
-fn stop_when_interrupted(stop: CancellationToken) {
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.cancel();
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(130);
-        }
-    });
 }
 
 /// Where a stream's messages go.

@@ -6,22 +6,26 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
-use super::latency::Latencies;
+use super::latency::{Latencies, Stages};
+use super::session::Account;
 use super::tally::Tally;
 
 /// A stream's closed account.
 #[derive(Debug)]
 pub struct Summary {
     tally: Tally,
+    round_trip: Latencies,
+    stages: Stages,
     /// Sent, accepted, and without an ending.
     missing: BTreeSet<u64>,
     took: Duration,
 }
 
 impl Summary {
-    pub fn new(mut tally: Tally, took: Duration) -> Self {
+    pub fn new(account: Account, took: Duration) -> Self {
+        let Account { mut tally, round_trip, stages } = account;
         let missing = tally.close();
-        Summary { tally, missing, took }
+        Summary { tally, round_trip, stages, missing, took }
     }
 
     pub fn sent(&self) -> u64 {
@@ -32,8 +36,8 @@ impl Summary {
         self.tally.answered
     }
 
-    pub fn stages(&self) -> &[(String, Latencies)] {
-        &self.tally.stages
+    pub fn stages(&self) -> &Stages {
+        &self.stages
     }
 
     /// Frames answered in a second of the stream's life.
@@ -64,22 +68,12 @@ impl Summary {
             lines.push(format!(
                 "{:.1} frames/s; round trip p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
                 self.rate_hz(),
-                tally.round_trip.percentile_ms(0.5),
-                tally.round_trip.percentile_ms(0.99),
-                tally.round_trip.max_ms(),
+                self.round_trip.percentile_ms(0.5),
+                self.round_trip.percentile_ms(0.99),
+                self.round_trip.max_ms(),
             ));
         }
-        if !tally.stages.is_empty() {
-            lines.push(format!(
-                "{:<12} {:>8} {:>8} {:>8} {:>8} {:>8}",
-                "stage, in ms", "mean", "p50", "p90", "p99", "max"
-            ));
-        }
-        for (stage, latencies) in &tally.stages {
-            let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| latencies.percentile_ms(share));
-            let (mean, max) = (latencies.mean_ms(), latencies.max_ms());
-            lines.push(format!("{stage:<12} {mean:>8.2} {p50:>8.2} {p90:>8.2} {p99:>8.2} {max:>8.2}"));
-        }
+        lines.extend(self.stages.lines());
         lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
@@ -94,7 +88,7 @@ impl Summary {
             ("dropped", dropped),
             ("failed", failed),
             ("rate", format!("{:.1} frames/s", self.rate_hz())),
-            ("round trip, p50", format!("{:.1} ms", tally.round_trip.percentile_ms(0.5))),
+            ("round trip, p50", format!("{:.1} ms", self.round_trip.percentile_ms(0.5))),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
@@ -103,18 +97,6 @@ impl Summary {
     /// For machines: the last line of `--json`.
     pub fn json(&self) -> Value {
         let tally = &self.tally;
-        let latency = |latencies: &Latencies| {
-            json!({
-                "count": latencies.count(),
-                "mean": latencies.mean_ms(),
-                "p50": latencies.percentile_ms(0.5),
-                "p90": latencies.percentile_ms(0.9),
-                "p99": latencies.percentile_ms(0.99),
-                "max": latencies.max_ms(),
-            })
-        };
-        let stages: serde_json::Map<_, _> =
-            tally.stages.iter().map(|(stage, latencies)| (stage.clone(), latency(latencies))).collect();
         json!({
             "event": "summary",
             "sent": tally.sent,
@@ -129,8 +111,8 @@ impl Summary {
             "accounted_for": self.is_sound(),
             "seconds": self.took.as_secs_f64(),
             "frames_per_second": self.rate_hz(),
-            "round_trip_ms": latency(&tally.round_trip),
-            "stages_ms": stages,
+            "round_trip_ms": self.round_trip.json_ms(),
+            "stages_ms": self.stages.json_ms(),
         })
     }
 
@@ -188,20 +170,20 @@ mod tests {
     use super::*;
 
     fn summary(sent: u64, fill: impl FnOnce(&mut Tally)) -> Summary {
-        let mut tally = Tally::default();
-        (1..=sent).for_each(|sequence| tally.sent(sequence, Echo::default(), Instant::now()));
-        fill(&mut tally);
-        Summary::new(tally, Duration::from_secs(2))
+        let mut account = Account::default();
+        (1..=sent).for_each(|sequence| account.tally.sent(sequence, Echo::default(), Instant::now()));
+        fill(&mut account.tally);
+        account.stages.record("forward", Duration::from_millis(40));
+        Summary::new(account, Duration::from_secs(2))
     }
 
     #[test]
     fn the_account_names_every_kind_of_ending() {
         let summary = summary(5, |tally| {
             tally.dropped(1, 2, 2, "replaced");
-            tally.answered(3, Instant::now());
-            tally.stage("forward", Duration::from_millis(40));
+            tally.answered(3);
             tally.failed(4, "INVALID_ARGUMENT");
-            tally.answered(5, Instant::now());
+            tally.answered(5);
         });
         let text = summary.text();
         assert!(
@@ -219,7 +201,7 @@ mod tests {
     #[test]
     fn dropped_frames_are_no_failure_and_missing_ones_are() {
         assert_eq!(summary(2, |tally| tally.dropped(1, 2, 2, "replaced")).verdict(), Ok(()));
-        let lost = summary(3, |tally| tally.answered(1, Instant::now()));
+        let lost = summary(3, |tally| assert!(tally.answered(1).is_some()));
         assert!(!lost.text().contains("every frame is accounted for"));
         assert!(
             lost.verdict()
@@ -234,7 +216,7 @@ mod tests {
         let altered = summary(2, |tally| {
             for sequence in [1, 2] {
                 tally.echoed(sequence, |_| sequence == 1);
-                tally.answered(sequence, Instant::now());
+                tally.answered(sequence);
             }
         });
         assert_eq!((&altered.json()["altered"], &altered.json()["accounted_for"]), (&1.into(), &false.into()));
@@ -247,7 +229,7 @@ mod tests {
     fn a_server_that_went_away_is_unavailable() {
         let summary = summary(3, |tally| {
             tally.went_away(Some(1));
-            tally.answered(1, Instant::now());
+            tally.answered(1);
         });
         assert_eq!(summary.verdict().expect_err("two were not taken").exit(), Exit::Unavailable);
     }

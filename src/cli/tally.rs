@@ -1,12 +1,14 @@
 //! Counts what became of each frame of a stream, and notices when one is missing or ends twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use prost_types::Timestamp;
 
-use super::latency::Latencies;
+use super::names;
+use crate::proto::v1::explain_stream_response::Message as Response;
+use crate::telemetry::status_name;
 
 /// The account of one stream, kept by its client. Sequences are the client's own.
 #[derive(Debug, Default)]
@@ -32,10 +34,15 @@ pub struct Tally {
     pub out_of_order: u64,
     /// Frames whose tag or capture time came back changed.
     pub altered: BTreeSet<u64>,
-    /// From sending a frame to reading its answer.
-    pub round_trip: Latencies,
-    /// By the server's stage names, in the order of first appearance.
-    pub stages: Vec<(String, Latencies)>,
+}
+
+/// What a message ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// How many frames.
+    pub frames: u64,
+    /// When the frame that it answers was sent, or should have been.
+    pub answered: Option<Instant>,
 }
 
 /// What a server gives back untouched.
@@ -59,9 +66,36 @@ struct Run {
 }
 
 impl Tally {
-    pub fn sent(&mut self, sequence: u64, echo: Echo, now: Instant) {
+    /// `at`: when it was sent, or should have been.
+    pub fn sent(&mut self, sequence: u64, echo: Echo, at: Instant) {
         self.sent += 1;
-        self.open.insert(sequence, Sent { at: now, echo });
+        self.open.insert(sequence, Sent { at, echo });
+    }
+
+    /// Counts a message of the server.
+    pub fn take(&mut self, message: &Response) -> Ended {
+        match message {
+            Response::Opened(_) => Ended::default(),
+            Response::Explanation(answer) => {
+                self.echoed(answer.sequence, |sent| sent.tag == answer.tag && sent.capture_time == answer.capture_time);
+                Ended { frames: 1, answered: self.answered(answer.sequence) }
+            }
+            Response::FrameError(error) => {
+                // An error gives back no time.
+                self.echoed(error.sequence, |sent| sent.tag == error.tag);
+                self.failed(error.sequence, status_name(error.code));
+                Ended { frames: 1, answered: None }
+            }
+            Response::Dropped(run) => {
+                let reason = names::drop_reason(run.reason);
+                self.dropped(run.first_sequence, run.last_sequence, run.count, &reason);
+                Ended { frames: run.count, answered: None }
+            }
+            Response::GoingAway(going) => {
+                self.went_away(going.last_accepted_sequence);
+                Ended::default()
+            }
+        }
     }
 
     /// An ending gave something back, before it is counted: whether that is what was sent.
@@ -71,11 +105,10 @@ impl Tally {
         }
     }
 
-    pub fn answered(&mut self, sequence: u64, now: Instant) {
+    /// Gives when the frame was sent, if it was open.
+    pub fn answered(&mut self, sequence: u64) -> Option<Instant> {
         self.answered += 1;
-        if let Some(sent) = self.end(sequence) {
-            self.round_trip.record(now.saturating_duration_since(sent.at));
-        }
+        self.end(sequence).map(|sent| sent.at)
     }
 
     pub fn failed(&mut self, sequence: u64, status: &str) {
@@ -88,15 +121,6 @@ impl Tally {
         *self.dropped.entry(reason.to_owned()).or_default() += count;
         self.unsettled.push(Run { first, last, count });
         self.settle();
-    }
-
-    /// A stage of an answered frame.
-    pub fn stage(&mut self, name: &str, duration: Duration) {
-        let index = self.stages.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
-            self.stages.push((name.to_owned(), Latencies::default()));
-            self.stages.len() - 1
-        });
-        self.stages[index].1.record(duration);
     }
 
     /// The server goes away and reads nothing beyond `last_accepted`; none: nothing at all.
@@ -123,6 +147,11 @@ impl Tally {
             }
         }
         std::mem::take(&mut self.open).into_keys().collect()
+    }
+
+    /// Frames that were sent and have no ending yet.
+    pub fn outstanding(&self) -> usize {
+        self.open.len()
     }
 
     pub fn dropped_total(&self) -> u64 {
@@ -184,10 +213,10 @@ mod tests {
     #[test]
     fn every_frame_accounted_for_leaves_nothing_open() {
         let mut tally = of(6);
-        tally.answered(1, Instant::now());
+        tally.answered(1);
         tally.dropped(2, 4, 3, "REPLACED");
         tally.failed(5, "INVALID_ARGUMENT");
-        tally.answered(6, Instant::now());
+        tally.answered(6);
         assert!(tally.close().is_empty());
         assert_eq!((tally.answered, tally.dropped_total(), tally.failed_total()), (2, 3, 1));
         assert_eq!((tally.unexpected, tally.out_of_order), (0, 0));
@@ -196,16 +225,16 @@ mod tests {
     #[test]
     fn a_frame_without_an_ending_is_missing() {
         let mut tally = of(3);
-        tally.answered(1, Instant::now());
-        tally.answered(3, Instant::now());
+        tally.answered(1);
+        tally.answered(3);
         assert_eq!(tally.close(), BTreeSet::from([2]));
     }
 
     #[test]
     fn a_frame_that_ends_twice_or_was_never_sent_is_unexpected() {
         let mut tally = of(2);
-        tally.answered(1, Instant::now());
-        tally.answered(1, Instant::now());
+        tally.answered(1);
+        tally.answered(1);
         tally.failed(9, "INTERNAL");
         tally.dropped(1, 2, 2, "EXPIRED");
         assert_eq!(tally.unexpected, 3);
@@ -217,7 +246,7 @@ mod tests {
         let mut tally = of(6);
         tally.dropped(1, 5, 3, "REPLACED");
         tally.dropped(2, 6, 2, "EXPIRED");
-        tally.answered(4, Instant::now());
+        tally.answered(4);
         assert!(tally.close().is_empty());
         assert_eq!(tally.unexpected, 0);
     }
@@ -226,15 +255,15 @@ mod tests {
     fn an_answer_settles_the_run_around_it() {
         let mut tally = of(3);
         tally.dropped(1, 3, 2, "REPLACED");
-        tally.answered(2, Instant::now());
+        tally.answered(2);
         assert!(tally.open.is_empty() && tally.unsettled.is_empty());
     }
 
     #[test]
     fn an_earlier_frame_behind_a_later_one_is_out_of_order() {
         let mut tally = of(2);
-        tally.answered(2, Instant::now());
-        tally.answered(1, Instant::now());
+        tally.answered(2);
+        tally.answered(1);
         assert_eq!(tally.out_of_order, 1);
     }
 
@@ -256,7 +285,7 @@ mod tests {
         let mut tally = of(4);
         tally.went_away(Some(3));
         tally.sent(5, Echo::default(), Instant::now());
-        (1..=3).for_each(|sequence| tally.answered(sequence, Instant::now()));
+        (1..=3).for_each(|sequence| assert!(tally.answered(sequence).is_some()));
         assert!(tally.close().is_empty());
         assert_eq!(tally.not_accepted, 2);
     }

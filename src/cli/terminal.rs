@@ -1,8 +1,9 @@
-//! What a person sees: colours and progress on a terminal, plain text everywhere else.
+//! What a person sees: colours and progress on a terminal, plain text everywhere else; and their Ctrl-C.
 
 use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio_util::sync::CancellationToken;
 
 /// Whether standard error may be coloured: a terminal, and `NO_COLOR` is not set.
 pub fn colours_on_stderr() -> bool {
@@ -68,6 +69,18 @@ pub fn progress(total: Option<u64>, quiet: bool) -> ProgressBar {
     // The templates are constants; one that does not parse falls back to indicatif's own.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style)
+}
+
+/// The first Ctrl-C ends the sending and waits for what is on its way; the second ends the process.
+pub fn stop_when_interrupted(stop: CancellationToken) {
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.cancel();
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::interpret::{self, Trace};
 use super::layers::Layers;
 use super::metadata::Metadata;
 use super::pt2::RawProgram;
-use super::{ModelError, dtype, rectifier};
+use super::{ModelError, dtype, identity, rectifier};
 use crate::torch::Value;
 
 /// A constant that is folded at load takes this much memory at most.
@@ -36,20 +36,25 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads `model.pt2` and `model.toml` of a version's directory, or a bare `.pt2` with the defaults.
+    /// Loads `model.pt2` and `model.toml` of a version's directory, a bare `.pt2` with the defaults, or the built-in model
+    /// at [`identity::PLACE`].
     ///
     /// # Errors
     /// Everything that is wrong with the file or its description, in words for the person who has it.
     pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        let (file, description) = if path.is_dir() {
-            (path.join("model.pt2"), Description::load(path)?)
+        let (imported, digest, loaded) = if identity::is_builtin(path) {
+            identity::place(path)?;
+            (Imported::run(&identity::program(limits)?)?, identity::digest(), identity::description())
         } else {
-            (path.to_owned(), super::description::Loaded::default())
+            let (file, loaded) = if path.is_dir() {
+                (path.join("model.pt2"), Description::load(path)?)
+            } else {
+                (path.to_owned(), super::description::Loaded::default())
+            };
+            (Imported::load(&mut Archive::open(&file, limits)?)?, digest(&file)?, loaded)
         };
-        let imported = Imported::load(&mut Archive::open(&file, limits)?)?;
-        let digest = digest(&file)?;
         let max_rows = imported.max_rows()?;
-        Assembly { name, version, digest, max_rows, graph: imported.graph, loaded: description }.finish()
+        Assembly { name, version, digest, max_rows, graph: imported.graph, loaded }.finish()
     }
 }
 
@@ -75,20 +80,23 @@ struct Imported {
 }
 
 impl Imported {
-    /// Runs the program once; once more, as it was exported, if it writes into its tensors.
     fn load(archive: &mut Archive) -> Result<Self, ModelError> {
-        let program = RawProgram::read(archive)?;
-        let (kind, shape) = image_input(&program)?;
+        Self::run(&RawProgram::read(archive)?)
+    }
+
+    /// Runs the program once; once more, as it was exported, if it writes into its tensors.
+    fn run(program: &RawProgram) -> Result<Self, ModelError> {
+        let (kind, shape) = image_input(program)?;
         let example = functional::example(kind, &shape)?;
-        let probe = if program.writes() { Some(Probe::run(&program, &example)?) } else { None };
-        let functional = functional::functionalise(&program, probe.as_ref())?;
+        let probe = if program.writes() { Some(Probe::run(program, &example)?) } else { None };
+        let functional = functional::functionalise(program, probe.as_ref())?;
         let output_values: Vec<ValueId> = functional.outputs.iter().filter_map(|(_, v)| *v).collect();
         let layers = Layers::new(&functional.drafts, &functional.ghosts, &output_values, &program.paths);
         let Functional { drafts, names, mut constants, input, outputs, .. } = functional;
         let mut nodes: Vec<Node> = drafts.into_iter().map(|draft| draft.node).collect();
         let guard = Guard::new(program.limits.max_value_bytes);
         let trace = Trace::run(&nodes, &constants, (input, &example), names.len(), guard)?;
-        check_outputs(&program, &outputs, &trace, probe.as_ref())?;
+        check_outputs(program, &outputs, &trace, probe.as_ref())?;
         drop(probe);
         rectifier::mark(&mut nodes, &constants);
         let nodes = fold(nodes, &mut constants, &trace);
@@ -115,7 +123,7 @@ impl Imported {
             outputs: outputs.into_iter().map(|(name, value)| Output { name, value }).collect(),
             layers,
         };
-        Ok(Imported { graph, example, results, limits: program.limits })
+        Ok(Imported { graph, example, results, limits: program.limits.clone() })
     }
 
     /// Rows that may run together: one when the batch is fixed, or when a row's result depends on the others. The run at

@@ -3,6 +3,7 @@
 //! A `.pt2` goes through `archive` (the zip), `weights` and `pt2` (names and in-place writes, as exported), `functional`
 //! (each value computed once), `load` (checks, folding, shapes) and is then a [`graph::Graph`] with [`layers`] that have
 //! names. What the file cannot say is in [`description`] (`model.toml`); what is told to users in [`Metadata`].
+//! [`identity`] is a model without a file: its program is made in code and takes the same way from `functional` on.
 //!
 //! Files are untrusted. `archive` bounds what is unpacked, `pt2` which operators may be named and what may be read,
 //! `functional` how far aliases are followed; and every call at load passes `guard`, which bounds its results by
@@ -19,6 +20,7 @@ pub mod graph;
 mod guard;
 #[cfg(test)]
 mod hostile_tests;
+pub mod identity;
 mod interpret;
 pub mod layers;
 mod load;

@@ -18,7 +18,7 @@ use document::{Document, Edition, GraphModule};
 use names::Definitions;
 use nodes::Reader;
 pub use operators::is_dropout;
-pub use program::{Call, Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram};
+pub use program::{Call, Constant, RawArgument, RawElement, RawInput, RawNode, RawOperation, RawProgram};
 
 use super::ModelError;
 use super::archive::Archive;

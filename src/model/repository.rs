@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::ModelError;
+use super::{ModelError, identity};
 
 /// A model that is there, with its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +29,13 @@ pub struct Repository {
 
 impl Repository {
     /// Looks for models under `root`: a repository (`NAME/VERSION/model.pt2`), one model (`VERSION/model.pt2`), one version
-    /// (`model.pt2`) or a bare `.pt2`. Nothing is loaded.
+    /// (`model.pt2`), a bare `.pt2`, or the built-in model by the name of [`identity::PLACE`]. Nothing is loaded.
     pub fn open(root: &Path) -> Result<Self, ModelError> {
         let fail = |problem: &str| ModelError::Repository { path: root.to_owned(), problem: problem.to_owned() };
+        if identity::is_builtin(root) {
+            let versions = vec![(1, identity::place(root)?)];
+            return Ok(Repository { entries: vec![Entry { name: identity::NAME.to_owned(), versions }] });
+        }
         if !root.exists() {
             return Err(fail("does not exist"));
         }

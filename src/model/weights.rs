@@ -27,6 +27,7 @@ struct Placement {
 }
 
 /// The weights or the constants of a program.
+#[derive(Default)]
 pub struct Payload {
     storages: Vec<Tensor>,
     placements: BTreeMap<String, Result<Placement, String>>,

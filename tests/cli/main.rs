@@ -1,5 +1,6 @@
 //! The command line, run as users run it, against a server that computes nothing.
 
+mod bench;
 mod fake_server;
 
 use std::fs;

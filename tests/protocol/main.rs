@@ -7,6 +7,7 @@ mod bad_frames;
 mod conversation;
 mod drain;
 mod edges;
+mod identity;
 mod images;
 mod limits;
 mod policies;

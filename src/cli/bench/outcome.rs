@@ -1,0 +1,368 @@
+//! What a run gave: JSON, a table, a verdict.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::load::Meter;
+use super::stream::StreamOutcome;
+use crate::cli::failure::{Exit, Failure};
+use crate::telemetry::status_name;
+
+/// The end of `camlens bench --help`: the fields of `--json`.
+pub const FIELDS: &str = "\
+The result of --json is one object. Times end in _ms, rates in _hz (per second):
+  load           what was asked: streams, loop, rate, policy, payload, maps
+  model          name, version, digest, precision of what answered
+  seconds        the measured time: without the warm-up and the wait at the end
+  frames         of the whole run:
+    sent, answered, dropped (by reason), failed (by status code)
+    not_accepted   the server went away before it read them
+    missing        without an ending
+    unexpected     endings too many
+    out_of_order   endings before one of an earlier frame
+    altered        another tag came back than was sent
+    unsent         due, and not taken by the transport before the end
+    accounted_for  every frame had one ending, its own
+  offered_hz     frames that were to be sent in the measured time
+  answered_hz    explanations that came in the measured time
+  sent_bytes_per_second
+                 of images alone
+  latency_ms     of answered frames: count, mean, p50, p90, p99, p99_9, max;
+                 in an open loop from when the frame should have been sent
+  send_delay_ms  how late the transport took the frames: a server that holds
+                 them back, or a client that is too slow
+  stages_ms      the server's own timings of each stage
+  batch_size     mean and max over the answers
+  fairness       the fewest and the most answers of a stream in the measured
+                 time, and most / fewest
+  streams_failed by status code
+  slow_readers   streams that never read, and the frames taken from them
+  interrupted    by Ctrl-C";
+
+/// A run, with all its streams.
+pub struct Outcome {
+    pub load: Value,
+    pub model: Value,
+    pub streams: Vec<StreamOutcome>,
+    /// Frames that were taken from each stream that never reads.
+    pub slow_readers: Vec<u64>,
+    pub meter: Meter,
+    pub seconds: f64,
+    pub interrupted: bool,
+    /// Endings may come in any order.
+    pub unordered: bool,
+    /// Being refused for want of room is what was asked for.
+    pub may_refuse: bool,
+}
+
+/// The measured time.
+pub fn measured_time(
+    streams: &[StreamOutcome],
+    meter: &Meter,
+    warm_up: Duration,
+    length: Option<Duration>,
+) -> Duration {
+    let sending = streams.iter().map(|stream| stream.sending_ended).max().unwrap_or_default();
+    let end = match length {
+        Some(length) => sending.min(length),
+        None => sending.max(meter.last_answer),
+    };
+    end.saturating_sub(warm_up)
+}
+
+impl Outcome {
+    fn sum(&self, part: impl Fn(&StreamOutcome) -> u64) -> u64 {
+        self.streams.iter().map(part).sum()
+    }
+
+    fn by_name(&self, part: impl Fn(&StreamOutcome) -> &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (name, count) in self.streams.iter().flat_map(part) {
+            *sums.entry(name.clone()).or_default() += count;
+        }
+        sums
+    }
+
+    fn per_second(&self, count: u64) -> f64 {
+        if self.seconds > 0.0 { count as f64 / self.seconds } else { 0.0 }
+    }
+
+    /// Fewest and most answers of a stream.
+    fn fairness(&self) -> (u64, u64) {
+        let answers = || self.streams.iter().map(|stream| stream.answered);
+        (answers().min().unwrap_or(0), answers().max().unwrap_or(0))
+    }
+
+    fn missing(&self) -> u64 {
+        self.sum(|stream| stream.missing.len() as u64)
+    }
+
+    fn out_of_order(&self) -> u64 {
+        if self.unordered { 0 } else { self.sum(|stream| stream.tally.out_of_order) }
+    }
+
+    /// Every frame that the server accepted had one ending, its own.
+    fn accounted_for(&self) -> bool {
+        self.missing() == 0
+            && self.sum(|stream| stream.tally.unexpected) == 0
+            && self.out_of_order() == 0
+            && self.streams.iter().all(|stream| stream.tally.altered.is_empty())
+    }
+
+    fn streams_failed(&self) -> BTreeMap<&'static str, u64> {
+        let mut failed = BTreeMap::new();
+        for status in self.streams.iter().filter_map(|stream| stream.trouble.as_ref()) {
+            *failed.entry(status_name(status.code() as i32)).or_default() += 1;
+        }
+        failed
+    }
+
+    /// [`FIELDS`] says what the fields are.
+    pub fn json(&self) -> Value {
+        let Outcome { load, model, meter, slow_readers, .. } = self;
+        let answered = self.sum(|stream| stream.answered);
+        let (fewest, most) = self.fairness();
+        let measured = meter.latency.count();
+        let mean_batch = if measured == 0 { 0.0 } else { meter.batch_sizes as f64 / measured as f64 };
+        json!({
+            "load": load,
+            "model": model,
+            "seconds": self.seconds,
+            "frames": {
+                "sent": self.sum(|stream| stream.tally.sent),
+                "answered": self.sum(|stream| stream.tally.answered),
+                "dropped": self.by_name(|stream| &stream.tally.dropped),
+                "failed": self.by_name(|stream| &stream.tally.failed),
+                "not_accepted": self.sum(|stream| stream.tally.not_accepted),
+                "missing": self.missing(),
+                "unexpected": self.sum(|stream| stream.tally.unexpected),
+                "out_of_order": self.out_of_order(),
+                "altered": self.sum(|stream| stream.tally.altered.len() as u64),
+                "unsent": self.sum(|stream| stream.unsent),
+                "accounted_for": self.accounted_for(),
+            },
+            "offered_hz": self.per_second(self.sum(|stream| stream.offered)),
+            "answered_hz": self.per_second(answered),
+            "sent_bytes_per_second": self.per_second(meter.sent_bytes),
+            "latency_ms": meter.latency.json_ms(),
+            "send_delay_ms": meter.send_delay.json_ms(),
+            "stages_ms": meter.stages.json_ms(),
+            "batch_size": { "mean": mean_batch, "max": meter.max_batch_size },
+            "fairness": {
+                "streams": self.streams.len(),
+                "fewest": fewest,
+                "most": most,
+                "most_over_fewest": (fewest > 0).then(|| most as f64 / fewest as f64),
+            },
+            "streams_failed": self.streams_failed(),
+            "slow_readers": { "streams": slow_readers.len(), "sent": slow_readers.iter().sum::<u64>() },
+            "interrupted": self.interrupted,
+        })
+    }
+
+    /// A short table.
+    pub fn text(&self) -> String {
+        let (sent, answered) = (self.sum(|stream| stream.tally.sent), self.sum(|stream| stream.tally.answered));
+        let (dropped, failed) =
+            (self.by_name(|stream| &stream.tally.dropped), self.by_name(|stream| &stream.tally.failed));
+        let unsent = self.sum(|stream| stream.unsent);
+        let not_accepted = self.sum(|stream| stream.tally.not_accepted);
+        let (fewest, most) = self.fairness();
+        let latency = &self.meter.latency;
+        let [p50, p90, p99, p99_9] = [0.5, 0.9, 0.99, 0.999].map(|share| latency.percentile_ms(share));
+        let mut lines = vec![
+            format!(
+                "frames     {sent} sent, {answered} answered{}{}",
+                kinds("dropped", &dropped),
+                kinds("failed", &failed)
+            ),
+            format!(
+                "rate       {:.1}/s offered, {:.1}/s answered over {:.1} s",
+                self.per_second(self.sum(|stream| stream.offered)),
+                self.per_second(self.sum(|stream| stream.answered)),
+                self.seconds
+            ),
+            format!(
+                "latency    p50 {p50:.2} ms, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p99_9:.2}, longest {:.2}",
+                latency.max_ms()
+            ),
+        ];
+        if self.streams.len() > 1 {
+            lines.push(format!("fairness   {fewest} to {most} answers a stream"));
+        }
+        if unsent > 0 {
+            lines.push(format!(
+                "unsent     {unsent} frames were due, and the transport did not take them before the end"
+            ));
+        }
+        if not_accepted > 0 {
+            lines.push(format!("unread     {not_accepted} frames: the server went away first"));
+        }
+        if !self.slow_readers.is_empty() {
+            let (count, sent) = (self.slow_readers.len(), self.slow_readers.iter().sum::<u64>());
+            lines.push(format!("unreading  {count} streams, which sent {sent} frames"));
+        }
+        if self.accounted_for() {
+            lines.push("every frame is accounted for".to_owned());
+        }
+        lines.extend(self.meter.stages.lines());
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Whether the server kept its promises: each frame one ending, in order, and none an error that was not asked for.
+    pub fn verdict(&self) -> Result<(), Failure> {
+        let missing = self.missing();
+        if missing > 0 {
+            let status = self.streams.iter().find(|s| !s.missing.is_empty()).and_then(|s| s.trouble.as_ref());
+            let failure = Failure::failed(format!("{missing} frames have no ending"));
+            return Err(match status {
+                Some(status) => failure.hint(format!("a stream ended with: {}", status.message())),
+                None => failure,
+            });
+        }
+        if !self.accounted_for() {
+            return Err(Failure::failed(format!(
+                "the server broke its promise: {} endings of frames that were not open, {} out of order, {} that gave back another tag",
+                self.sum(|stream| stream.tally.unexpected),
+                self.out_of_order(),
+                self.sum(|stream| stream.tally.altered.len() as u64),
+            )));
+        }
+        if let Some(status) = self.streams.iter().find_map(|stream| stream.trouble.as_ref()) {
+            let count = self.streams.iter().filter(|stream| stream.trouble.is_some()).count();
+            let code = status_name(status.code() as i32);
+            let sentence = format!("{count} streams ended with an error; the first: {} ({code})", status.message());
+            return Err(Failure::new(Exit::Partly, sentence));
+        }
+        let not_accepted = self.sum(|stream| stream.tally.not_accepted);
+        if not_accepted > 0 {
+            let sentence = format!("the server went away before it took {not_accepted} frames");
+            return Err(Failure::new(Exit::Unavailable, sentence));
+        }
+        let mut failed = self.by_name(|stream| &stream.tally.failed);
+        if self.may_refuse {
+            failed.remove(status_name(tonic::Code::ResourceExhausted as i32));
+        }
+        if !failed.is_empty() {
+            let sent = self.sum(|stream| stream.tally.sent);
+            return Err(Failure::new(Exit::Partly, format!("of {sent} frames, some failed{}", kinds("", &failed))));
+        }
+        Ok(())
+    }
+}
+
+/// `, 7 dropped (replaced 5, expired 2)`; empty for nothing.
+fn kinds(what: &str, counts: &BTreeMap<String, u64>) -> String {
+    if counts.is_empty() {
+        return String::new();
+    }
+    let total: u64 = counts.values().sum();
+    let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+    format!(", {total} {what}{}({})", if what.is_empty() { "" } else { " " }, kinds.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::cli::tally::{Echo, Tally};
+
+    fn stream(sent: u64, answered: u64, fill: impl FnOnce(&mut Tally)) -> StreamOutcome {
+        let mut tally = Tally::default();
+        (1..=sent).for_each(|sequence| tally.sent(sequence, Echo::default(), Instant::now()));
+        (1..=answered).for_each(|sequence| assert!(tally.answered(sequence).is_some()));
+        fill(&mut tally);
+        let missing = tally.close();
+        StreamOutcome {
+            tally,
+            missing,
+            offered: sent,
+            unsent: 0,
+            answered,
+            sending_ended: Duration::from_secs(3),
+            trouble: None,
+        }
+    }
+
+    fn outcome(streams: Vec<StreamOutcome>) -> Outcome {
+        Outcome {
+            load: Value::Null,
+            model: Value::Null,
+            streams,
+            slow_readers: Vec::new(),
+            meter: Meter::default(),
+            seconds: 2.0,
+            interrupted: false,
+            unordered: false,
+            may_refuse: false,
+        }
+    }
+
+    #[test]
+    fn the_streams_of_a_run_are_added_up() {
+        let outcome = outcome(vec![
+            stream(10, 4, |tally| tally.dropped(5, 10, 6, "replaced")),
+            stream(10, 8, |tally| {
+                tally.dropped(9, 9, 1, "expired");
+                tally.failed(10, "INTERNAL");
+            }),
+        ]);
+        let json = outcome.json();
+        assert_eq!(json["frames"]["dropped"], json!({"expired": 1, "replaced": 6}));
+        assert_eq!((&json["offered_hz"], &json["answered_hz"]), (&json!(10.0), &json!(6.0)));
+        assert_eq!(json["fairness"], json!({"streams": 2, "fewest": 4, "most": 8, "most_over_fewest": 2.0}));
+        assert_eq!(json["frames"]["accounted_for"], true);
+        assert!(
+            outcome.text().contains("20 sent, 12 answered, 7 dropped (expired 1, replaced 6), 1 failed (INTERNAL 1)")
+        );
+        let failure = outcome.verdict().expect_err("one frame failed");
+        assert_eq!((failure.exit(), failure.to_string().contains("(INTERNAL 1)")), (Exit::Partly, true));
+    }
+
+    #[test]
+    fn a_frame_without_an_ending_fails_the_run() {
+        let outcome = outcome(vec![stream(2, 2, |_| {}), stream(3, 2, |_| {})]);
+        assert_eq!(outcome.json()["frames"]["missing"], 1);
+        let failure = outcome.verdict().expect_err("frame 3 of the second stream");
+        assert_eq!((failure.exit(), failure.to_string().as_str()), (Exit::Failed, "1 frames have no ending"));
+        assert!(!outcome.text().contains("accounted for"));
+    }
+
+    #[test]
+    fn being_refused_is_no_failure_where_it_was_asked_for() {
+        let refused = || vec![stream(2, 1, |tally| tally.failed(2, "RESOURCE_EXHAUSTED"))];
+        assert!(outcome(refused()).verdict().is_err());
+        assert_eq!(Outcome { may_refuse: true, ..outcome(refused()) }.verdict(), Ok(()));
+    }
+
+    #[test]
+    fn an_order_that_was_not_asked_for_is_not_missed() {
+        let swapped = || {
+            vec![stream(2, 0, |tally| {
+                tally.answered(2);
+                tally.answered(1);
+            })]
+        };
+        assert_eq!(outcome(swapped()).verdict().expect_err("out of order").exit(), Exit::Failed);
+        assert_eq!(Outcome { unordered: true, ..outcome(swapped()) }.verdict(), Ok(()));
+    }
+
+    #[test]
+    fn a_stream_that_got_nothing_makes_the_ratio_unknown() {
+        let json = outcome(vec![stream(1, 1, |_| {}), stream(1, 0, |tally| tally.dropped(1, 1, 1, "replaced"))]).json();
+        assert_eq!(json["fairness"]["most_over_fewest"], Value::Null);
+    }
+
+    #[test]
+    fn the_measured_time_ends_with_the_sending_or_with_the_last_answer() {
+        let streams = vec![stream(1, 1, |_| {})];
+        let meter = Meter { last_answer: Duration::from_secs(4), ..Meter::default() };
+        let time = |length: Option<u64>| {
+            measured_time(&streams, &meter, Duration::from_secs(1), length.map(Duration::from_secs)).as_secs()
+        };
+        assert_eq!((time(Some(2)), time(Some(10)), time(None)), (1, 2, 3));
+    }
+}
