@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -28,6 +28,10 @@ use super::places::{Full, Place, Places};
 
 /// Out of file descriptors, as a rule: trying again at once would only burn the processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long a connection that has said all reads what its client still sends. Closing a socket with something unread in it
+/// would reset it, and the client could lose what was said last: the streams' statuses.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What all listeners' connections share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -110,7 +114,7 @@ impl Connections {
         };
         let over = CancellationToken::new();
         let about = About { peer, aged: CancellationToken::new() };
-        Some(Placed { connection, about, over: over.drop_guard(), _place: place })
+        Some(Placed { connection, about, over: over.drop_guard(), lingering: None, _place: place })
     }
 }
 
@@ -169,6 +173,8 @@ pub(super) struct Placed<C> {
     connection: C,
     about: About,
     over: DropGuard,
+    /// Runs once everything has been said.
+    lingering: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
@@ -210,7 +216,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for Placed<C> {
     }
 }
 
-impl<C: AsyncWrite + Unpin> AsyncWrite for Placed<C> {
+impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Placed<C> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.connection).poll_write(context, bytes)
     }
@@ -219,8 +225,24 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Placed<C> {
         Pin::new(&mut self.connection).poll_flush(context)
     }
 
+    /// Says that nothing more comes, and then reads until the client says so too, or for [`LINGER`].
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_shutdown(context)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.connection).poll_shutdown(context))?;
+        }
+        let Placed { connection, lingering, .. } = &mut *self;
+        let lingering = lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        loop {
+            if lingering.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut scratch = [std::mem::MaybeUninit::<u8>::uninit(); 4096];
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            match ready!(Pin::new(&mut *connection).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 
     fn poll_write_vectored(
@@ -238,6 +260,8 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Placed<C> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[test]
@@ -256,5 +280,20 @@ mod tests {
         assert!(one.is_some() && two.is_some() && place().is_none());
         drop(one);
         assert!(place().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_said_all_reads_what_comes_so_that_its_last_word_arrives() {
+        let (server, mut client) = UnixStream::pair().expect("two ends");
+        let connections = Connections::new(&ServerConfig::default());
+        let mut placed = connections.place(server).expect("a place");
+        placed.write_all(b"the status").await.expect("it is written");
+        client.write_all(&[7; 100_000]).await.expect("nobody has read it yet");
+        let closing = tokio::spawn(async move { placed.shutdown().await });
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.expect("no reset");
+        assert_eq!(heard, b"the status");
+        drop(client);
+        closing.await.expect("no panic").expect("it closes");
     }
 }

@@ -44,9 +44,11 @@ impl ExplainService for Service {
         let place = self.place_for_stream(connection.peer).map_err(Refusal::into_status)?;
         let (outbound, ending, messages) = Messages::new();
         let stream = StreamTask::new(self.clone(), request.into_inner(), outbound, connection, deadline);
+        let reclaim = self.reclaim.clone();
         self.calls.spawn(async move {
             stream.run(ending).await;
             drop(place);
+            reclaim.soon();
         });
         Ok(Response::new(messages))
     }

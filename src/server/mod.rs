@@ -16,6 +16,7 @@ mod listen;
 mod messages;
 mod models;
 mod places;
+mod reclaim;
 mod refusal;
 mod request;
 mod response;

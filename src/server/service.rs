@@ -9,6 +9,7 @@ use crate::schedule::{Engine, Handle};
 use crate::telemetry::Telemetry;
 
 use super::places::Places;
+use super::reclaim::Reclaim;
 use super::shutdown::Shutdown;
 
 /// Behind every service; cheap to clone.
@@ -20,6 +21,7 @@ pub(super) struct Service {
     pub(super) drain_timeout: Duration,
     /// How long a client may leave an answer unread.
     pub(super) write_timeout: Duration,
+    pub(super) reclaim: Reclaim,
     /// For streams.
     pub(super) places: Places,
     pub(super) shutdown: Shutdown,

@@ -21,6 +21,7 @@ use super::deadline::WithDeadline;
 use super::health::HealthService;
 use super::listen::{ListenAddress, ListenError, Listener};
 use super::places::Places;
+use super::reclaim::Reclaim;
 use super::security::{Security, SecurityError, handshakes};
 use super::service::Service;
 use super::shutdown::Shutdown;
@@ -132,6 +133,7 @@ impl Server {
             limits: config.limits,
             drain_timeout,
             write_timeout: Duration::from_secs(config.server.write_timeout_s.into()),
+            reclaim: Reclaim::default(),
             places: Places::new(config.limits.max_streams, config.limits.max_streams_per_peer),
             shutdown: shutdown.clone(),
             calls: calls.clone(),

@@ -6,15 +6,15 @@
 
 mod convolution;
 mod ffi;
-mod leave;
 mod operator;
+mod process;
 mod storage;
 mod tape;
 mod value;
 
 pub use convolution::window_may_miss;
-pub use leave::leave;
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
+pub use process::{give_back_memory, leave};
 pub use storage::Storage;
 pub use tape::Tape;
 pub use value::Value;

@@ -1,0 +1,32 @@
+//! Memory that streams have left behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::torch;
+
+/// How long after a stream's end: others often end at the same time, and then once is enough for all.
+const AFTER: Duration = Duration::from_secs(1);
+
+/// Gives memory back to the system after streams have ended. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reclaim {
+    is_due: Arc<AtomicBool>,
+}
+
+impl Reclaim {
+    /// A stream has ended.
+    pub(super) fn soon(&self) {
+        if self.is_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let is_due = Arc::clone(&self.is_due);
+        tokio::spawn(async move {
+            tokio::time::sleep(AFTER).await;
+            is_due.store(false, Ordering::Release);
+            // It cannot panic, and nobody waits for it.
+            let _ = tokio::task::spawn_blocking(torch::give_back_memory).await;
+        });
+    }
+}
