@@ -53,7 +53,7 @@ pub fn run(data: &[u8]) {
     let preparation = Preparation::new(&steps, input, &LIMITS).expect("descriptions of this file are sound");
     let header = preparation.check_header(&payload, &LIMITS);
     match explainable(&preparation, &payload) {
-        Ok(()) => assert_eq!(header, Ok(()), "what can be prepared passes the header check"),
+        Ok(()) => assert!(header.is_ok(), "what can be prepared passes the header check: {header:?}"),
         Err(error) => assert!(!error.field().is_empty() && !error.to_string().is_empty()),
     }
 }
