@@ -74,6 +74,10 @@ pub struct LimitsConfig {
     pub max_in_flight: u32,
     /// Bytes of a stream's answers that its client has not read yet.
     pub max_unsent_bytes: u64,
+    /// Streams at once, in all.
+    pub max_streams: u32,
+    /// And from one IP address. Clients of a Unix socket, and all those behind one proxy, are told apart by nothing.
+    pub max_streams_per_peer: u32,
     /// Frames in work at once, over all streams.
     pub queued_frames: u32,
     /// Bytes of their payloads.
@@ -90,6 +94,8 @@ impl Default for LimitsConfig {
             max_outputs: 16,
             max_in_flight: 16,
             max_unsent_bytes: 128 << 20,
+            max_streams: 1024,
+            max_streams_per_peer: 1024,
             queued_frames: 1024,
             queued_bytes: 1 << 30,
         }
@@ -157,6 +163,8 @@ impl LimitsConfig {
             max_outputs,
             max_in_flight,
             max_unsent_bytes,
+            max_streams,
+            max_streams_per_peer,
             queued_frames,
             queued_bytes,
         } = *self;
@@ -168,6 +176,8 @@ impl LimitsConfig {
             ("limits.max_outputs", max_outputs.into()),
             ("limits.max_in_flight", max_in_flight.into()),
             ("limits.max_unsent_bytes", max_unsent_bytes),
+            ("limits.max_streams", max_streams.into()),
+            ("limits.max_streams_per_peer", max_streams_per_peer.into()),
             ("limits.queued_frames", queued_frames.into()),
             ("limits.queued_bytes", queued_bytes),
         ] {

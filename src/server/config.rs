@@ -23,6 +23,15 @@ pub struct ServerConfig {
     pub stream_window_bytes: u32,
     /// Streams and calls on one connection at once; a connection's window covers all of them.
     pub max_streams_per_connection: u32,
+    /// Connections at once, over all addresses; more are closed.
+    pub max_connections: u32,
+    /// And from one IP address.
+    pub max_connections_per_peer: u32,
+    /// After about this long (a tenth more or less) a connection is ended, once what was accepted on it is answered: clients
+    /// that live long are spread anew over the servers that there are by then. 0: never.
+    pub max_connection_age_s: u32,
+    /// How long a client may leave an answer unread before its stream is given up.
+    pub write_timeout_s: u32,
     /// Whether TCP addresses beyond loopback may be served without TLS.
     pub insecure: bool,
     /// Bearer tokens, one a line, one of which every call but health checks must bring. None: no call needs one.
@@ -64,6 +73,10 @@ impl Default for ServerConfig {
             keep_alive_s: 20,
             stream_window_bytes: 16 << 20,
             max_streams_per_connection: 64,
+            max_connections: 1024,
+            max_connections_per_peer: 1024,
+            max_connection_age_s: 0,
+            write_timeout_s: 60,
             insecure: false,
             token_file: None,
             tls: TlsConfig::default(),
@@ -83,6 +96,10 @@ impl ServerConfig {
             keep_alive_s,
             stream_window_bytes,
             max_streams_per_connection,
+            max_connections,
+            max_connections_per_peer,
+            max_connection_age_s: _,
+            write_timeout_s,
             insecure: _,
             token_file: _,
             tls,
@@ -96,6 +113,9 @@ impl ServerConfig {
         tls.check()?;
         at_least_one("server.keep_alive_s", (*keep_alive_s).into())?;
         at_least_one("server.max_streams_per_connection", (*max_streams_per_connection).into())?;
+        at_least_one("server.max_connections", (*max_connections).into())?;
+        at_least_one("server.max_connections_per_peer", (*max_connections_per_peer).into())?;
+        at_least_one("server.write_timeout_s", (*write_timeout_s).into())?;
         if !(65_535..=MAX_WINDOW_BYTES).contains(stream_window_bytes) {
             let allowed = format!("65535 to {MAX_WINDOW_BYTES}");
             return Err(value("server.stream_window_bytes", stream_window_bytes, &allowed));

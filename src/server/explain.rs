@@ -1,10 +1,10 @@
 //! `ExplainService`: one frame, or the opening of a stream.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::proto::v1;
@@ -12,16 +12,16 @@ use crate::proto::v1::explain_service_server::ExplainService;
 use crate::schedule::{Job, JobError, Outcome, Reply};
 use crate::telemetry::{FrameOutcome, Stage};
 
+use super::connections::About;
 use super::deadline;
 use super::frame_account::{FrameAccount, SourceName};
+use super::messages::Messages;
+use super::places::{Full, Place};
 use super::refusal::Refusal;
 use super::request::{frame, options, selector};
 use super::response::{self, Echo};
 use super::service::{Service, SubmittedFrame};
 use super::stream::StreamTask;
-
-/// Messages on their way to the transport: what is in here cannot be replaced any more, so it is as little as possible.
-const OUTBOUND_MESSAGES: usize = 1;
 
 #[tonic::async_trait]
 impl ExplainService for Service {
@@ -32,7 +32,7 @@ impl ExplainService for Service {
         Ok(Response::new(v1::ExplainResponse { explanation: Some(explanation) }))
     }
 
-    type ExplainStreamStream = ReceiverStream<Result<v1::ExplainStreamResponse, Status>>;
+    type ExplainStreamStream = Messages<v1::ExplainStreamResponse>;
 
     async fn explain_stream(
         &self,
@@ -40,9 +40,15 @@ impl ExplainService for Service {
     ) -> Result<Response<Self::ExplainStreamStream>, Status> {
         self.refuse_while_draining().map_err(Refusal::into_status)?;
         let deadline = deadline::of(&request);
-        let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
-        self.calls.spawn(StreamTask::new(self.clone(), request.into_inner(), outbound, deadline).run());
-        Ok(Response::new(ReceiverStream::new(messages)))
+        let connection = About::of(&request);
+        let place = self.place_for_stream(connection.peer).map_err(Refusal::into_status)?;
+        let (outbound, ending, messages) = Messages::new();
+        let stream = StreamTask::new(self.clone(), request.into_inner(), outbound, connection, deadline);
+        self.calls.spawn(async move {
+            stream.run(ending).await;
+            drop(place);
+        });
+        Ok(Response::new(messages))
     }
 }
 
@@ -52,6 +58,18 @@ impl Service {
             return Err(Refusal::new(Code::Unavailable, "", "the server is stopping; another one may take this call"));
         }
         Ok(())
+    }
+
+    fn place_for_stream(&self, peer: Option<IpAddr>) -> Result<Place, Refusal> {
+        self.places.take(peer).map_err(|full| {
+            let message = match full {
+                Full::InAll(most) => format!("the server has as many streams as it takes: limits.max_streams is {most}"),
+                Full::ForPeer(most) => format!(
+                    "there are as many streams from this address as the server takes: limits.max_streams_per_peer is {most}"
+                ),
+            };
+            Refusal::new(Code::ResourceExhausted, "", message)
+        })
     }
 
     async fn explain_one(

@@ -13,6 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use super::connections::About;
 use super::refusal::Refusal;
 
 /// Answers questions about health; cheap to clone.
@@ -72,9 +73,16 @@ impl Health for HealthService {
 
     /// A name that is not known is SERVICE_UNKNOWN, and the watch stays open.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let connection = About::of(&request);
         let known = self.names.contains(&request.into_inner().service);
         let (watcher, statuses) = mpsc::channel(1);
-        tokio::spawn(tell(known, self.readiness.subscribe(), watcher));
+        let readiness = self.readiness.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tell(known, readiness, watcher) => {}
+                () = connection.aged() => {}
+            }
+        });
         Ok(Response::new(ReceiverStream::new(statuses)))
     }
 }

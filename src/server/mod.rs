@@ -2,16 +2,20 @@
 //!
 //! [`Server::start`] loads the models, binds the addresses and serves; [`Server::run`] waits for the end and drains.
 //! `explain` answers single frames, `stream` drives a [`crate::stream::Session`] for each stream, `models` tells what is
-//! served. `request` turns messages into jobs, `response` turns answers into messages, and [`Refusal`] is the one place
-//! where an error becomes a status. `security` has TLS and tokens. Generated types are known here and nowhere below.
+//! served. `connections` bounds the connections' number and age, `messages` carries a stream's answers to its one. `request`
+//! turns messages into jobs, `response` turns answers into messages, and [`Refusal`] is the one place where an error becomes
+//! a status. `security` has TLS and tokens. Generated types are known here and nowhere below.
 
 mod config;
+mod connections;
 mod deadline;
 mod explain;
 mod frame_account;
 mod health;
 mod listen;
+mod messages;
 mod models;
+mod places;
 mod refusal;
 mod request;
 mod response;

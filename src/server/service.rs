@@ -1,11 +1,14 @@
 //! What the services share.
 
+use std::time::Duration;
+
 use tokio_util::task::TaskTracker;
 
 use crate::config::LimitsConfig;
 use crate::schedule::{Engine, Handle};
 use crate::telemetry::Telemetry;
 
+use super::places::Places;
 use super::shutdown::Shutdown;
 
 /// Behind every service; cheap to clone.
@@ -14,7 +17,11 @@ pub(super) struct Service {
     pub(super) engine: Engine,
     pub(super) telemetry: Telemetry,
     pub(super) limits: LimitsConfig,
-    pub(super) drain_timeout: std::time::Duration,
+    pub(super) drain_timeout: Duration,
+    /// How long a client may leave an answer unread.
+    pub(super) write_timeout: Duration,
+    /// For streams.
+    pub(super) places: Places,
     pub(super) shutdown: Shutdown,
     /// Calls that a drain waits for.
     pub(super) calls: TaskTracker,

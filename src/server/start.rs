@@ -16,9 +16,11 @@ use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 
 use super::config::ServerConfig;
+use super::connections::Connections;
 use super::deadline::WithDeadline;
 use super::health::HealthService;
 use super::listen::{ListenAddress, ListenError, Listener};
+use super::places::Places;
 use super::security::{Security, SecurityError, handshakes};
 use super::service::Service;
 use super::shutdown::Shutdown;
@@ -129,12 +131,15 @@ impl Server {
             telemetry,
             limits: config.limits,
             drain_timeout,
+            write_timeout: Duration::from_secs(config.server.write_timeout_s.into()),
+            places: Places::new(config.limits.max_streams, config.limits.max_streams_per_peer),
             shutdown: shutdown.clone(),
             calls: calls.clone(),
         };
         let health = HealthService::serving(service_names(&engine));
         let routes = routes(service, health.clone(), config.limits.max_frame_bytes)?;
         let close = CancellationToken::new();
+        let connections = Connections::new(&config.server);
         let mut transports = JoinSet::new();
         let mut addresses = Vec::new();
         for (address, listener) in listeners {
@@ -146,6 +151,7 @@ impl Server {
                 routes.clone(),
                 listener,
                 security.clone(),
+                connections.clone(),
                 close.clone(),
             ));
         }
@@ -298,6 +304,7 @@ async fn transport(
     routes: Routes,
     listener: Listener,
     security: Security,
+    connections: Connections,
     close: CancellationToken,
 ) {
     let keep_alive = Duration::from_secs(config.keep_alive_s.into());
@@ -312,20 +319,15 @@ async fn transport(
         .layer(tower::layer::layer_fn(WithDeadline))
         .layer(security.gate())
         .add_routes(routes);
-    let served = match (listener, security.tls) {
-        (Listener::Tcp(listener), Some(tls)) => {
-            router.serve_with_incoming_shutdown(handshakes(listener, tls), close.cancelled_owned()).await
-        }
+    match (listener, security.tls) {
+        (Listener::Tcp(listener), Some(tls)) => connections.serve(router, handshakes(listener, tls), close).await,
         (Listener::Tcp(listener), None) => {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            router.serve_with_incoming_shutdown(incoming, close.cancelled_owned()).await
+            connections.serve(router, incoming, close).await;
         }
         (Listener::Unix(listener, _file), _) => {
-            router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), close.cancelled_owned()).await
+            connections.serve(router, UnixListenerStream::new(listener), close).await;
         }
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "a transport failed");
     }
 }
 

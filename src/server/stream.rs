@@ -10,7 +10,6 @@ mod opened;
 
 use std::time::Instant;
 
-use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
 use crate::proto::v1;
@@ -18,17 +17,20 @@ use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::proto::v1::explain_stream_response::Message as Response;
 
 use self::opened::OpenStream;
+use super::connections::About;
 use super::deadline;
+use super::messages::{self, Ending};
 use super::refusal::Refusal;
 use super::service::Service;
 
-type Outbound = mpsc::Sender<Result<v1::ExplainStreamResponse, Status>>;
+type Outbound = messages::Outbound<v1::ExplainStreamResponse>;
 
 /// A stream before its `Open`.
 pub(super) struct StreamTask {
     service: Service,
     inbound: Streaming<v1::ExplainStreamRequest>,
     outbound: Outbound,
+    connection: About,
     deadline: Option<Instant>,
 }
 
@@ -37,14 +39,16 @@ impl StreamTask {
         service: Service,
         inbound: Streaming<v1::ExplainStreamRequest>,
         outbound: Outbound,
+        connection: About,
         deadline: Option<Instant>,
     ) -> Self {
-        StreamTask { service, inbound, outbound, deadline }
+        StreamTask { service, inbound, outbound, connection, deadline }
     }
 
-    /// Runs the stream to its end, its status included.
-    pub(super) async fn run(mut self) {
+    /// Runs the stream to its end; its status goes to `ending`.
+    pub(super) async fn run(mut self, ending: Ending) {
         let (outbound, shutdown, deadline) = (self.outbound.clone(), self.service.shutdown.clone(), self.deadline);
+        let connection = self.connection.clone();
         let opened = tokio::select! {
             opened = self.open() => opened,
             () = outbound.closed() => return,
@@ -52,16 +56,18 @@ impl StreamTask {
                 let message = "the server is stopping; another one may take this stream";
                 Err(Refusal::new(Code::Unavailable, "", message).into_status())
             }
+            () = connection.aged() => {
+                Err(Refusal::new(Code::Unavailable, "", "the connection has reached its age").into_status())
+            }
             () = deadline::passed(deadline) => Err(Status::deadline_exceeded(deadline::EXCEEDED)),
         };
-        let ending = match opened {
-            Ok(Some(stream)) => stream.run(self.inbound, outbound, deadline).await,
+        let ended = match opened {
+            Ok(Some(stream)) => stream.run(self.inbound, outbound, connection, deadline).await,
             Ok(None) => Ok(()),
             Err(status) => Err(status),
         };
-        if let Err(status) = ending {
-            // Whoever would read it may have gone.
-            let _ = self.outbound.send(Err(status)).await;
+        if let Err(status) = ended {
+            ending.set(status);
         }
     }
 
@@ -77,7 +83,7 @@ impl StreamTask {
             OpenStream::new(self.service.clone(), open).map_err(|refusal| refusal.under("open").into_status())?;
         let message = v1::ExplainStreamResponse { message: Some(Response::Opened(opened)) };
         // A client that has gone is noticed by whoever runs this.
-        let _ = self.outbound.send(Ok(message)).await;
+        let _ = self.outbound.send(message).await;
         Ok(Some(stream))
     }
 }

@@ -21,10 +21,14 @@ pub struct Conversation {
 impl Conversation {
     /// Calls the method and says nothing yet.
     pub async fn silent(client: &mut ExplainServiceClient<Channel>) -> Self {
+        Self::attempt(client).await.expect("the call begins")
+    }
+
+    /// Calls the method, which the server may refuse.
+    pub async fn attempt(client: &mut ExplainServiceClient<Channel>) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(64);
-        let responses =
-            client.explain_stream(ReceiverStream::new(outgoing)).await.expect("the call begins").into_inner();
-        Conversation { requests: Some(requests), responses }
+        let responses = client.explain_stream(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Conversation { requests: Some(requests), responses })
     }
 
     pub async fn open(client: &mut ExplainServiceClient<Channel>, open: v1::Open) -> (Self, v1::Opened) {
@@ -54,7 +58,7 @@ impl Conversation {
         self.requests = None;
     }
 
-    async fn read(&mut self) -> Result<Option<Response>, Status> {
+    pub async fn read(&mut self) -> Result<Option<Response>, Status> {
         let message =
             tokio::time::timeout(PATIENCE, self.responses.message()).await.expect("the server says something");
         Ok(message?.map(|message| message.message.expect("a message says something")))

@@ -8,6 +8,7 @@ mod conversation;
 mod drain;
 mod edges;
 mod images;
+mod limits;
 mod server;
 mod signals;
 mod single;

@@ -70,7 +70,7 @@ impl OpenStream {
             Message::GoingAway { last_accepted, drain_timeout } => Response::GoingAway(v1::GoingAway {
                 last_accepted_sequence: last_accepted,
                 drain_timeout: drain_timeout.try_into().ok(),
-                reason: "the server is stopping".to_owned(),
+                reason: self.going_away_because.to_owned(),
             }),
         })
     }

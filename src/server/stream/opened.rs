@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use crate::proto::v1;
@@ -16,6 +17,7 @@ use crate::telemetry::FrameOutcome;
 use super::Outbound;
 use super::arrival::{Held, admission};
 use super::ending::Told;
+use crate::server::connections::About;
 use crate::server::deadline;
 use crate::server::frame_account::{FrameAccount, SourceName};
 use crate::server::refusal::Refusal;
@@ -52,6 +54,7 @@ pub(super) struct OpenStream {
     /// Bounded by the frames in flight: each posts at most one outcome.
     pub(super) outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
     posted: mpsc::UnboundedReceiver<(u64, Outcome)>,
+    pub(super) going_away_because: &'static str,
     /// Handed to the transport; its account closes when the transport has taken it.
     pub(super) sending: Option<FrameAccount>,
 }
@@ -93,6 +96,7 @@ impl OpenStream {
             held: None,
             outcomes,
             posted,
+            going_away_because: "",
             sending: None,
             service,
         };
@@ -105,16 +109,27 @@ impl OpenStream {
         mut self,
         mut inbound: Streaming<v1::ExplainStreamRequest>,
         outbound: Outbound,
+        connection: About,
         deadline: Option<Instant>,
     ) -> Result<(), Status> {
         let shutdown = self.service.shutdown.clone();
         let (mut draining, mut gone, mut late, mut reading) = (false, false, false, true);
+        // Since when the client has left something unread that was ready for it.
+        let mut unread_since = None;
+        let mut ending = Ok(());
         loop {
             self.settle();
             if self.session.is_over() {
                 break;
             }
             let sends = !gone && (self.session.has_message() || self.sending.is_some());
+            let write_deadline = if sends {
+                let since = *unread_since.get_or_insert_with(|| self.now());
+                since.checked_add(self.service.write_timeout)
+            } else {
+                unread_since = None;
+                None
+            };
             // One message ahead of what is accepted: a Cancel behind a full credit is read at once.
             let reads = reading && self.held.is_none() && !self.session.is_closing();
             tokio::select! {
@@ -128,6 +143,13 @@ impl OpenStream {
                     draining = true;
                     // It was read, but not accepted: the client finds it after the last accepted one.
                     self.held = None;
+                    self.going_away_because = "the server is stopping";
+                    self.session.drain(self.now(), self.service.drain_timeout);
+                }
+                () = connection.aged(), if !draining => {
+                    draining = true;
+                    self.held = None;
+                    self.going_away_because = "the connection has reached its age (server.max_connection_age_s)";
                     self.session.drain(self.now(), self.service.drain_timeout);
                 }
                 () = deadline::passed(deadline), if !late => {
@@ -135,15 +157,23 @@ impl OpenStream {
                     self.accept_held_as_it_is();
                     self.session.fail(Status::deadline_exceeded(deadline::EXCEEDED));
                 }
+                () = deadline::passed(write_deadline) => {
+                    tracing::warn!(source = %self.name.source, "a stream was given up: its client does not read");
+                    self.session.gone();
+                    gone = true;
+                    self.sending = None;
+                    ending = Err(self.unread());
+                }
                 () = deadline::passed(self.session.deadline()) => {
                     let now = self.now();
                     self.session.tick(now);
                 }
                 Some((sequence, outcome)) = self.posted.recv() => self.outcome(sequence, outcome),
                 permit = outbound.reserve(), if sends => {
+                    unread_since = None;
                     self.finish_sending();
                     if let Ok(permit) = permit && let Some(message) = self.next_message() {
-                        permit.send(Ok(v1::ExplainStreamResponse { message: Some(message) }));
+                        permit.send(v1::ExplainStreamResponse { message: Some(message) });
                     }
                 }
                 admission = admission(&mut self.held) => self.admitted(admission),
@@ -167,10 +197,18 @@ impl OpenStream {
             }
         }
         // The last answer is on its way; closing the account now costs its `send` stage nothing but the wait.
-        if self.sending.is_some() && outbound.reserve().await.is_ok() {
+        if self.sending.is_some()
+            && timeout(self.service.write_timeout, outbound.reserve()).await.is_ok_and(|room| room.is_ok())
+        {
             self.finish_sending();
         }
-        self.session.into_ending()
+        ending.and(self.session.into_ending())
+    }
+
+    fn unread(&self) -> Status {
+        let seconds = self.service.write_timeout.as_secs();
+        let message = format!("nothing was read from this stream for {seconds} s (server.write_timeout_s)");
+        Status::deadline_exceeded(message)
     }
 
     pub(super) fn now(&self) -> Instant {
