@@ -8,7 +8,9 @@ use camlens::proto::v1::explain_service_client::ExplainServiceClient;
 use camlens::proto::v1::stream_policy::Overflow;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 
 use super::conversation::{Conversation, open};
@@ -75,7 +77,10 @@ fn a_storm_of_calls_that_are_cancelled_at_once_leaves_nothing_behind() {
                 let request = v1::ExplainStreamRequest {
                     message: Some(v1::explain_stream_request::Message::Open(open(Overflow::Block))),
                 };
-                let requests = tokio_stream::StreamExt::chain(tokio_stream::once(request), tokio_stream::pending());
+                // The requests must end with the call: while they go on, the client's HTTP/2 keeps it open.
+                let (say, requests) = mpsc::channel(1);
+                say.send(request).await.expect("room");
+                let requests = ReceiverStream::new(requests);
                 let call = client.explain_stream(requests);
                 tokio::select! {
                     biased;
