@@ -405,7 +405,7 @@ pub fn run(data: &[u8]) {
     let limits =
         LoadLimits { max_value_bytes: MAX_VALUE_BYTES, max_weight_bytes: MAX_VALUE_BYTES, ..LoadLimits::default() };
     match Model::load("fuzzed", 1, &path, &limits) {
-        Ok(model) => explain(model, if data[0] % 2 == 0 { Mode::Exact } else { Mode::Default }),
+        Ok(model) => explain(model, if data[0].is_multiple_of(2) { Mode::Exact } else { Mode::Default }),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }
