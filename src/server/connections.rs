@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -29,12 +29,17 @@ use super::places::{Full, Place, Places};
 /// Out of file descriptors, as a rule: trying again at once would only burn the processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// HTTP/2's first words, the same from every client (RFC 9113, 3.4). Keep-alive asks only whoever has said them.
+const PREFACE_BYTES: usize = 24;
+
 /// What all listeners' connections share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     places: Places,
     /// `None`: they may live for ever.
     max_age: Option<Duration>,
+    /// What a client has for its first words.
+    patience: Duration,
     refused: Arc<AtomicU64>,
 }
 
@@ -43,6 +48,7 @@ impl Connections {
         Connections {
             places: Places::new(config.max_connections, config.max_connections_per_peer),
             max_age: (config.max_connection_age_s > 0).then(|| Duration::from_secs(config.max_connection_age_s.into())),
+            patience: Duration::from_secs(config.keep_alive_s.into()),
             refused: Arc::default(),
         }
     }
@@ -110,7 +116,8 @@ impl Connections {
         };
         let over = CancellationToken::new();
         let about = About { peer, aged: CancellationToken::new() };
-        Some(Placed { connection, about, over: over.drop_guard(), _place: place })
+        let silence = Some(Box::pin(sleep(self.patience)));
+        Some(Placed { connection, about, heard_bytes: 0, silence, over: over.drop_guard(), _place: place })
     }
 }
 
@@ -168,6 +175,9 @@ impl About {
 pub(super) struct Placed<C> {
     connection: C,
     about: About,
+    heard_bytes: usize,
+    /// Runs out for a client that has not said its first words by then; `None` once it has.
+    silence: Option<Pin<Box<Sleep>>>,
     over: DropGuard,
     _place: Place,
 }
@@ -206,7 +216,18 @@ impl<C: AsyncRead + Unpin> AsyncRead for Placed<C> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_read(context, buffer)
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.connection).poll_read(context, buffer);
+        if let Some(silence) = &mut this.silence {
+            this.heard_bytes += buffer.filled().len() - before;
+            if this.heard_bytes >= PREFACE_BYTES {
+                this.silence = None;
+            } else if read.is_pending() && silence.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 

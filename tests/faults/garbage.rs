@@ -122,3 +122,14 @@ fn a_peer_that_falls_silent_after_its_first_words_is_given_up() {
         ground.is_as_before().await;
     });
 }
+
+#[test]
+fn a_peer_that_says_nothing_at_all_is_given_up() {
+    alone(async || {
+        let ground = Ground::new().await;
+        for said in [&[][..], &PREFACE[..10], PREFACE] {
+            say(ground.tcp, said, false).await;
+        }
+        ground.is_as_before().await;
+    });
+}

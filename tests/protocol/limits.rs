@@ -8,8 +8,8 @@ use camlens::proto::v1::explain_stream_request::Message as Request;
 use camlens::proto::v1::explain_stream_response::Message as Response;
 use camlens::proto::v1::stream_policy::Overflow;
 use camlens::server::ListenAddress;
-use tonic::transport::Endpoint;
 use tonic::Code;
+use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
