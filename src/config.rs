@@ -75,6 +75,11 @@ pub struct LimitsConfig {
     pub max_in_flight: u32,
     /// Bytes of a stream's answers that its client has not read yet.
     pub max_unsent_bytes: u64,
+    /// Bytes of the answers of all streams that their clients have not read yet. Beyond that, each stream is bounded to an
+    /// equal part.
+    pub unsent_bytes: u64,
+    /// Bytes of the messages that are being received at once; a client that begins another one waits.
+    pub receiving_bytes: u64,
     /// Streams at once, in all.
     pub max_streams: u32,
     /// And from one IP address. Clients of a Unix socket, and all those behind one proxy, are told apart by nothing.
@@ -107,6 +112,8 @@ impl Default for LimitsConfig {
             max_outputs: 16,
             max_in_flight: 16,
             max_unsent_bytes: 128 << 20,
+            unsent_bytes: 1 << 30,
+            receiving_bytes: 256 << 20,
             max_streams: 1024,
             max_streams_per_peer: 1024,
             queued_frames: 1024,
@@ -182,6 +189,8 @@ impl LimitsConfig {
             max_outputs,
             max_in_flight,
             max_unsent_bytes,
+            unsent_bytes,
+            receiving_bytes,
             max_streams,
             max_streams_per_peer,
             queued_frames,
@@ -201,6 +210,8 @@ impl LimitsConfig {
             ("limits.max_outputs", max_outputs.into()),
             ("limits.max_in_flight", max_in_flight.into()),
             ("limits.max_unsent_bytes", max_unsent_bytes),
+            ("limits.unsent_bytes", unsent_bytes),
+            ("limits.receiving_bytes", receiving_bytes),
             ("limits.max_streams", max_streams.into()),
             ("limits.max_streams_per_peer", max_streams_per_peer.into()),
             ("limits.queued_frames", queued_frames.into()),

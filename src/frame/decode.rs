@@ -66,15 +66,15 @@ pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError>
 const FIELD: &str = "frame.encoded.data";
 
 fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<Pixels, FrameError> {
-    let (format, _) = check_encoded(data, declared, limits)?;
+    let (format, announced) = check_encoded(data, declared, limits)?;
     // The decoders forbid unsafe code or keep it apart, and all their state is dropped here with them: after a panic
     // nothing half-made is left. A picture must not take the worker that reads it along.
     catch_unwind(AssertUnwindSafe(|| match format {
-        ImageFormat::Jpeg => decode_jpeg(data, limits),
-        ImageFormat::Png => decode_png(data, limits),
+        ImageFormat::Jpeg => decode_jpeg(data, announced, limits),
+        ImageFormat::Png => decode_png(data, announced, limits),
         ImageFormat::WebP => {
             let decoder = WebPDecoder::new(Cursor::new(data)).map_err(|error| refused(format, error))?;
-            decode_with(decoder, format, limits)
+            decode_with(decoder, format, announced, limits)
         }
     }))
     .unwrap_or_else(|_| Err(FrameError::Malformed { format, reason: "its decoder gave up".to_owned() }))
@@ -165,15 +165,15 @@ fn other_content(data: &[u8]) -> String {
     }
 }
 
-fn decode_jpeg(data: &[u8], limits: &Limits) -> Result<Pixels, FrameError> {
+fn decode_jpeg(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> Result<Pixels, FrameError> {
     let decoder = JpegDecoder::new(Cursor::new(data)).map_err(|error| refused(ImageFormat::Jpeg, error))?;
-    decode_with(decoder, ImageFormat::Jpeg, limits)
+    decode_with(decoder, ImageFormat::Jpeg, announced, limits)
 }
 
-fn decode_png(data: &[u8], limits: &Limits) -> Result<Pixels, FrameError> {
+fn decode_png(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> Result<Pixels, FrameError> {
     let decoder = PngDecoder::with_limits(Cursor::new(data), decoder_limits(limits))
         .map_err(|error| refused(ImageFormat::Png, error))?;
-    decode_with(decoder, ImageFormat::Png, limits)
+    decode_with(decoder, ImageFormat::Png, announced, limits)
 }
 
 /// Room for the largest picture allowed, 16-bit RGBA, and for its metadata.
@@ -190,11 +190,20 @@ fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<(), FrameErr
     Ok(())
 }
 
-fn decode_with(mut decoder: impl ImageDecoder, format: ImageFormat, limits: &Limits) -> Result<Pixels, FrameError> {
+fn decode_with(
+    mut decoder: impl ImageDecoder,
+    format: ImageFormat,
+    announced: Option<(u32, u32)>,
+    limits: &Limits,
+) -> Result<Pixels, FrameError> {
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, limits)?;
     if width == 0 || height == 0 {
         return Err(FrameError::Malformed { format, reason: format!("its header says {width}×{height} pixels") });
+    }
+    if announced.is_some_and(|size| size != (width, height)) {
+        let reason = format!("its first header says another size than {width}×{height} pixels");
+        return Err(FrameError::Malformed { format, reason });
     }
     decoder.set_limits(decoder_limits(limits)).map_err(|error| refused(format, error))?;
     // Metadata that cannot be read says nothing about the pixels.

@@ -243,11 +243,15 @@ fn planes(description: &Preprocessing, channels: u32) -> Result<Vec<Plane>, Prep
         let allowed = "a standard deviation is not 0";
         return Err(PreparationError::WrongValue { key: "std", value: value.to_string(), allowed });
     }
-    let plane = |((source, mean), std): ((&Source, f32), f32)| Plane {
-        source: *source,
-        values: Box::new(std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std)),
+    let plane = |((source, mean), std): ((&Source, f32), f32)| {
+        let values: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
+        if values.iter().all(|value| value.is_finite()) {
+            return Ok(Plane { source: *source, values: Box::new(values) });
+        }
+        let allowed = "a number so small, with that mean, that pixels become infinite is not allowed";
+        Err(PreparationError::WrongValue { key: "std", value: std.to_string(), allowed })
     };
-    Ok(sources.iter().zip(mean).zip(std).map(plane).collect())
+    sources.iter().zip(mean).zip(std).map(plane).collect()
 }
 
 fn per_channel(key: &'static str, numbers: &[f32], default: f32, channels: u32) -> Result<Vec<f32>, PreparationError> {
@@ -429,8 +433,10 @@ mod tests {
         steps.mean = vec![f32::NAN];
         assert!(refused(&steps, free(3)).contains("finite"));
         steps.mean.clear();
-        steps.std = vec![0.0];
-        assert!(refused(&steps, free(3)).contains("input.std"));
+        for std in [0.0, 1e-45] {
+            steps.std = vec![std];
+            assert!(refused(&steps, free(3)).contains("input.std"));
+        }
         steps.std.clear();
         steps.color = ColorOrder::Gray;
         assert!(refused(&steps, free(3)).contains("input.color"));

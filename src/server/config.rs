@@ -30,6 +30,8 @@ pub struct ServerConfig {
     /// After about this long (a tenth more or less) a connection is ended, once what was accepted on it is answered: clients
     /// that live long are spread anew over the servers that there are by then. 0: never.
     pub max_connection_age_s: u32,
+    /// How long a client may pause in the midst of a message.
+    pub read_timeout_s: u32,
     /// How long a client may leave an answer unread before its stream is given up.
     pub write_timeout_s: u32,
     /// Whether TCP addresses beyond loopback may be served without TLS.
@@ -71,11 +73,12 @@ impl Default for ServerConfig {
             unix_socket_mode: 0o660,
             drain_timeout_s: 20,
             keep_alive_s: 20,
-            stream_window_bytes: 16 << 20,
+            stream_window_bytes: 4 << 20,
             max_streams_per_connection: 64,
             max_connections: 1024,
             max_connections_per_peer: 1024,
             max_connection_age_s: 0,
+            read_timeout_s: 60,
             write_timeout_s: 60,
             insecure: false,
             token_file: None,
@@ -99,6 +102,7 @@ impl ServerConfig {
             max_connections,
             max_connections_per_peer,
             max_connection_age_s: _,
+            read_timeout_s,
             write_timeout_s,
             insecure: _,
             token_file: _,
@@ -115,6 +119,7 @@ impl ServerConfig {
         at_least_one("server.max_streams_per_connection", (*max_streams_per_connection).into())?;
         at_least_one("server.max_connections", (*max_connections).into())?;
         at_least_one("server.max_connections_per_peer", (*max_connections_per_peer).into())?;
+        at_least_one("server.read_timeout_s", (*read_timeout_s).into())?;
         at_least_one("server.write_timeout_s", (*write_timeout_s).into())?;
         if !(65_535..=MAX_WINDOW_BYTES).contains(stream_window_bytes) {
             let allowed = format!("65535 to {MAX_WINDOW_BYTES}");

@@ -1,37 +1,34 @@
 //! Connections: how many there may be, in all and from one peer, and how old one may become.
 
-use std::future::Future;
+mod placed;
+
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::{Sleep, sleep};
+use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes, Service, StdError, http};
 use tonic::service::Routes;
-use tonic::transport::server::{Connected, Router};
+use tonic::transport::server::Router;
 use tower::Layer;
 
+use self::placed::Placed;
 use super::config::ServerConfig;
-use super::places::{Full, Place, Places};
+use super::places::{Full, Places};
 
 /// Out of file descriptors, as a rule: trying again at once would only burn the processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// How long a connection that has said all reads what its client still sends. Closing a socket with something unread in it
-/// would reset it, and the client could lose what was said last: the streams' statuses.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What all listeners' connections share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -39,6 +36,8 @@ pub(super) struct Connections {
     places: Places,
     /// `None`: they may live for ever.
     max_age: Option<Duration>,
+    /// What a client has for its first words.
+    patience: Duration,
     refused: Arc<AtomicU64>,
 }
 
@@ -47,6 +46,7 @@ impl Connections {
         Connections {
             places: Places::new(config.max_connections, config.max_connections_per_peer),
             max_age: (config.max_connection_age_s > 0).then(|| Duration::from_secs(config.max_connection_age_s.into())),
+            patience: Duration::from_secs(config.keep_alive_s.into()),
             refused: Arc::default(),
         }
     }
@@ -112,9 +112,7 @@ impl Connections {
                 return None;
             }
         };
-        let over = CancellationToken::new();
-        let about = About { peer, aged: CancellationToken::new() };
-        Some(Placed { connection, about, over: over.drop_guard(), lingering: None, _place: place })
+        Some(Placed::new(connection, About { peer, aged: CancellationToken::new() }, place, self.patience))
     }
 }
 
@@ -167,101 +165,8 @@ impl About {
     }
 }
 
-/// A connection in its place, which becomes free with it.
-#[derive(Debug)]
-pub(super) struct Placed<C> {
-    connection: C,
-    about: About,
-    over: DropGuard,
-    /// Runs once everything has been said.
-    lingering: Option<Pin<Box<Sleep>>>,
-    _place: Place,
-}
-
-impl<C> Placed<C> {
-    /// Resolves when the connection should end, or has ended.
-    fn ends(&self, close: CancellationToken, age: Option<Duration>) -> impl Future<Output = ()> + Send + 'static {
-        let (over, aged) = (self.over.token().clone(), self.about.aged.clone());
-        async move {
-            let old = async {
-                match age {
-                    Some(age) => sleep(age).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = close.cancelled() => {}
-                () = over.cancelled() => {}
-                () = old => aged.cancel(),
-            }
-        }
-    }
-}
-
-impl<C> Connected for Placed<C> {
-    type ConnectInfo = About;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.about.clone()
-    }
-}
-
-impl<C: AsyncRead + Unpin> AsyncRead for Placed<C> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_read(context, buffer)
-    }
-}
-
-impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Placed<C> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(context)
-    }
-
-    /// Says that nothing more comes, and then reads until the client says so too, or for [`LINGER`].
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.connection).poll_shutdown(context))?;
-        }
-        let Placed { connection, lingering, .. } = &mut *self;
-        let lingering = lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-        loop {
-            if lingering.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            let mut scratch = [std::mem::MaybeUninit::<u8>::uninit(); 4096];
-            let mut buffer = ReadBuf::uninit(&mut scratch);
-            match ready!(Pin::new(&mut *connection).poll_read(context, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {}
-                _ => return Poll::Ready(Ok(())),
-            }
-        }
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.connection.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
     #[test]
@@ -280,20 +185,5 @@ mod tests {
         assert!(one.is_some() && two.is_some() && place().is_none());
         drop(one);
         assert!(place().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_has_said_all_reads_what_comes_so_that_its_last_word_arrives() {
-        let (server, mut client) = UnixStream::pair().expect("two ends");
-        let connections = Connections::new(&ServerConfig::default());
-        let mut placed = connections.place(server).expect("a place");
-        placed.write_all(b"the status").await.expect("it is written");
-        client.write_all(&[7; 100_000]).await.expect("nobody has read it yet");
-        let closing = tokio::spawn(async move { placed.shutdown().await });
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).await.expect("no reset");
-        assert_eq!(heard, b"the status");
-        drop(client);
-        closing.await.expect("no panic").expect("it closes");
     }
 }

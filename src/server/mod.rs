@@ -2,7 +2,8 @@
 //!
 //! [`Server::start`] loads the models, binds the addresses and serves; [`Server::run`] waits for the end and drains.
 //! `explain` answers single frames, `stream` drives a [`crate::stream::Session`] for each stream, `models` tells what is
-//! served. `connections` bounds the connections' number and age, `messages` carries a stream's answers to its one. `request`
+//! served. `connections` bounds the connections' number and age, `receiving` and `unsent` what messages hold on their
+//! ways in and out, `messages` carries a stream's answers to its connection. `request`
 //! turns messages into jobs, `response` turns answers into messages, and [`Refusal`] is the one place where an error becomes
 //! a status. `security` has TLS and tokens. Generated types are known here and nowhere below.
 
@@ -16,6 +17,7 @@ mod listen;
 mod messages;
 mod models;
 mod places;
+mod receiving;
 mod reclaim;
 mod refusal;
 mod request;
@@ -25,6 +27,7 @@ mod service;
 mod shutdown;
 mod start;
 mod stream;
+mod unsent;
 
 pub use config::{ServerConfig, TlsConfig};
 pub use listen::{ListenAddress, ListenError};

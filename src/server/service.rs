@@ -11,6 +11,7 @@ use crate::telemetry::Telemetry;
 use super::places::Places;
 use super::reclaim::Reclaim;
 use super::shutdown::Shutdown;
+use super::unsent::Unsent;
 
 /// Behind every service; cheap to clone.
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub(super) struct Service {
     /// How long a client may leave an answer unread.
     pub(super) write_timeout: Duration,
     pub(super) reclaim: Reclaim,
+    pub(super) unsent: Unsent,
     /// For streams.
     pub(super) places: Places,
     pub(super) shutdown: Shutdown,

@@ -21,10 +21,12 @@ use super::deadline::WithDeadline;
 use super::health::HealthService;
 use super::listen::{ListenAddress, ListenError, Listener};
 use super::places::Places;
+use super::receiving::{Room, WithRoom};
 use super::reclaim::Reclaim;
 use super::security::{Security, SecurityError, handshakes};
 use super::service::Service;
 use super::shutdown::Shutdown;
+use super::unsent::Unsent;
 use crate::config::{Config, ConfigError};
 use crate::frame::{self, PreparationError};
 use crate::model::{LoadLimits, Model, ModelError, Repository};
@@ -134,6 +136,7 @@ impl Server {
             drain_timeout,
             write_timeout: Duration::from_secs(config.server.write_timeout_s.into()),
             reclaim: Reclaim::default(),
+            unsent: Unsent::new(config.limits.unsent_bytes),
             places: Places::new(config.limits.max_streams, config.limits.max_streams_per_peer),
             shutdown: shutdown.clone(),
             calls: calls.clone(),
@@ -141,21 +144,25 @@ impl Server {
         let health = HealthService::serving(service_names(&engine));
         let routes = routes(service, health.clone(), config.limits.max_frame_bytes)?;
         let close = CancellationToken::new();
-        let connections = Connections::new(&config.server);
+        let transport = Transport {
+            config: config.server.clone(),
+            max_frame_bytes: config.limits.max_frame_bytes,
+            routes,
+            security,
+            connections: Connections::new(&config.server),
+            room: Room::new(
+                config.limits.receiving_bytes,
+                max_message_bytes(config.limits.max_frame_bytes) as u64,
+                Duration::from_secs(config.server.read_timeout_s.into()),
+            ),
+            close: close.clone(),
+        };
         let mut transports = JoinSet::new();
         let mut addresses = Vec::new();
         for (address, listener) in listeners {
             tracing::info!(%address, "listening");
             addresses.push(address);
-            transports.spawn(transport(
-                config.server.clone(),
-                config.limits.max_frame_bytes,
-                routes.clone(),
-                listener,
-                security.clone(),
-                connections.clone(),
-                close.clone(),
-            ));
+            transports.spawn(transport.clone().serve(listener));
         }
         Ok(Server { addresses, engine, health, calls, shutdown, drain_timeout, close, transports })
     }
@@ -304,36 +311,44 @@ fn routes(service: Service, health: HealthService, max_frame_bytes: u64) -> Resu
         .prepare())
 }
 
-/// Serves on one socket until `close`.
-async fn transport(
+/// What each socket is served with.
+#[derive(Clone)]
+struct Transport {
     config: ServerConfig,
     max_frame_bytes: u64,
     routes: Routes,
-    listener: Listener,
     security: Security,
     connections: Connections,
+    room: Room,
     close: CancellationToken,
-) {
-    let keep_alive = Duration::from_secs(config.keep_alive_s.into());
-    let name_the_limit = move |response: http::Response<_>| rename_oversized(response, max_frame_bytes);
-    let router = tonic::transport::Server::builder()
-        .initial_stream_window_size(config.stream_window_bytes)
-        .initial_connection_window_size(config.connection_window_bytes())
-        .max_concurrent_streams(config.max_streams_per_connection)
-        .http2_keepalive_interval(Some(keep_alive))
-        .http2_keepalive_timeout(Some(keep_alive))
-        .layer(tower::util::MapResponseLayer::new(name_the_limit))
-        .layer(tower::layer::layer_fn(WithDeadline))
-        .layer(security.gate())
-        .add_routes(routes);
-    match (listener, security.tls) {
-        (Listener::Tcp(listener), Some(tls)) => connections.serve(router, handshakes(listener, tls), close).await,
-        (Listener::Tcp(listener), None) => {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            connections.serve(router, incoming, close).await;
-        }
-        (Listener::Unix(listener, _file), _) => {
-            connections.serve(router, UnixListenerStream::new(listener), close).await;
+}
+
+impl Transport {
+    /// Serves on one socket until `close`.
+    async fn serve(self, listener: Listener) {
+        let Transport { config, max_frame_bytes, routes, security, connections, room, close } = self;
+        let keep_alive = Duration::from_secs(config.keep_alive_s.into());
+        let name_the_limit = move |response: http::Response<_>| rename_oversized(response, max_frame_bytes);
+        let router = tonic::transport::Server::builder()
+            .initial_stream_window_size(config.stream_window_bytes)
+            .initial_connection_window_size(config.connection_window_bytes())
+            .max_concurrent_streams(config.max_streams_per_connection)
+            .http2_keepalive_interval(Some(keep_alive))
+            .http2_keepalive_timeout(Some(keep_alive))
+            .layer(tower::util::MapResponseLayer::new(name_the_limit))
+            .layer(tower::layer::layer_fn(WithDeadline))
+            .layer(security.gate())
+            .layer(tower::layer::layer_fn(move |services| WithRoom { room: room.clone(), services }))
+            .add_routes(routes);
+        match (listener, security.tls) {
+            (Listener::Tcp(listener), Some(tls)) => connections.serve(router, handshakes(listener, tls), close).await,
+            (Listener::Tcp(listener), None) => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                connections.serve(router, incoming, close).await;
+            }
+            (Listener::Unix(listener, _file), _) => {
+                connections.serve(router, UnixListenerStream::new(listener), close).await;
+            }
         }
     }
 }

@@ -89,6 +89,8 @@ enum Closing<E> {
 pub struct Session<A, E> {
     policy: Policy,
     bounds: Bounds,
+    /// At most [`Bounds::max_unsent_bytes`].
+    max_unsent_bytes: usize,
     places: VecDeque<Place<A>>,
     outbox: Outbox<A>,
     going_away: Option<Message<A>>,
@@ -107,6 +109,7 @@ impl<A, E> Session<A, E> {
     pub fn new(policy: Policy, bounds: Bounds) -> Self {
         Session {
             policy,
+            max_unsent_bytes: bounds.max_unsent_bytes,
             bounds,
             places: VecDeque::new(),
             outbox: Outbox::new(),
@@ -147,7 +150,7 @@ impl<A, E> Session<A, E> {
     /// Whether another frame may be in work, as far as the stream is concerned.
     fn has_credit(&self) -> bool {
         self.in_flight() - self.rejected.len() < self.policy.credit(&self.bounds)
-            && (self.unsent_bytes() == 0 || self.unsent_bytes() < self.bounds.max_unsent_bytes)
+            && (self.unsent_bytes() == 0 || self.unsent_bytes() < self.max_unsent_bytes)
     }
 
     /// A frame was read at `now` and has passed its first checks. It expires when it is still waiting at `expires_at`.
@@ -243,6 +246,12 @@ impl<A, E> Session<A, E> {
     /// Another policy for the frames that follow. The order cannot change.
     pub fn update(&mut self, policy: Policy) {
         self.policy = Policy { unordered: self.policy.unordered, ..policy };
+    }
+
+    /// So many bytes of answers may wait from now on, though never more than [`Bounds::max_unsent_bytes`].
+    pub fn limit_unsent(&mut self, bytes: usize) {
+        self.max_unsent_bytes = bytes.min(self.bounds.max_unsent_bytes);
+        self.make_room();
     }
 
     /// The client will send no more.
@@ -443,8 +452,13 @@ impl<A, E> Session<A, E> {
                 _ => {}
             }
         }
+        self.make_room();
+    }
+
+    /// A slow reader's answers give way, but for the newest one.
+    fn make_room(&mut self) {
         if self.policy.overflow == Overflow::Latest && self.closing.is_none() {
-            while self.outbox.answers() > 1 && self.outbox.bytes() > self.bounds.max_unsent_bytes {
+            while self.outbox.answers() > 1 && self.outbox.bytes() > self.max_unsent_bytes {
                 self.evict();
             }
         }

@@ -325,6 +325,27 @@ fn an_update_holds_for_the_frames_that_follow_and_keeps_the_order() {
 }
 
 #[test]
+fn when_the_server_holds_too_much_a_slow_reader_gives_way_earlier() {
+    let mut session: TestSession = Session::new(policy(Overflow::Latest, 4), BOUNDS);
+    accept(&mut session, [1, 2, 3]);
+    (1..=3).for_each(|sequence| session.answered(sequence, "answer", 20));
+    session.limit_unsent(usize::MAX);
+    assert_eq!(session.unsent_bytes(), 60);
+    session.limit_unsent(25);
+    assert_eq!(session.next_evicted(), Some((2, "answer")));
+    assert_eq!(session.next_evicted(), Some((1, "answer")));
+    assert_eq!(messages(&mut session), [dropped(1, 2, 2, DropReason::SlowReader), answer(3)]);
+
+    let mut session = block();
+    accept(&mut session, [1]);
+    session.answered(1, "answer", 20);
+    session.limit_unsent(10);
+    assert!(!session.wants_frames());
+    session.limit_unsent(usize::MAX);
+    assert!(session.wants_frames());
+}
+
+#[test]
 fn a_frame_without_credit_is_rejected_and_the_others_are_not_touched() {
     let mut session: TestSession = Session::new(policy(Overflow::Reject, 2), BOUNDS);
     let now = Instant::now();

@@ -25,6 +25,7 @@ use crate::server::request::options::{self, Asked};
 use crate::server::request::{policy, selector};
 use crate::server::response::{self, Echo};
 use crate::server::service::{Service, SubmittedFrame};
+use crate::server::unsent::UnsentShare;
 
 /// The longest name of a source.
 const MAX_SOURCE_BYTES: usize = 256;
@@ -54,6 +55,8 @@ pub(super) struct OpenStream {
     /// Bounded by the frames in flight: each posts at most one outcome.
     pub(super) outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
     posted: mpsc::UnboundedReceiver<(u64, Outcome)>,
+    /// What waits for the client, as part of what waits for all.
+    unsent: UnsentShare,
     pub(super) going_away_because: &'static str,
     /// Handed to the transport; its account closes when the transport has taken it.
     pub(super) sending: Option<FrameAccount>,
@@ -96,6 +99,7 @@ impl OpenStream {
             held: None,
             outcomes,
             posted,
+            unsent: service.unsent.share(),
             going_away_because: "",
             sending: None,
             service,
@@ -217,6 +221,8 @@ impl OpenStream {
 
     /// Accepts what may be accepted now, and carries out what the session has decided.
     fn settle(&mut self) {
+        let allowed = self.unsent.update(self.session.unsent_bytes());
+        self.session.limit_unsent(allowed);
         loop {
             while let Some(action) = self.session.next_action() {
                 self.carry_out(action);

@@ -1,0 +1,215 @@
+//! The fuzz targets' corpora once more, on the ordinary toolchain: seeds (`tests/fuzz/corpus`), what widened the coverage
+//! (there too), and every finding (`tests/fuzz/findings`). None may panic, or break what its target checks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+#[path = "fuzz/src/archive.rs"]
+mod archive;
+#[path = "fuzz/src/frame.rs"]
+mod frame;
+#[path = "fuzz/src/settings.rs"]
+mod settings;
+#[path = "fuzz/src/stream.rs"]
+mod stream;
+
+mod seeds {
+    //! What a fuzzer starts from.
+
+    use std::path::Path;
+
+    use camlens::config::Config;
+    use camlens::model::description::Description;
+    use camlens::proto::v1;
+    use camlens::proto::v1::explain_stream_request::Message as Request;
+
+    use super::frame::Kind;
+    use super::{archive, root, stream};
+
+    type Seeds = Vec<(String, Vec<u8>)>;
+
+    /// Bytes from which a target's choices are made; the same each time.
+    fn choices(first: u8, count: usize, length: usize) -> Seeds {
+        let mut state = 0x2545_F491_4F6C_DD1Du64;
+        let mut roll = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..count)
+            .map(|n| {
+                let bytes = std::iter::once(first).chain((1..length).map(|_| roll())).collect();
+                (format!("choices-{n:02}"), bytes)
+            })
+            .collect()
+    }
+
+    pub fn frame() -> Seeds {
+        let header = |kind: Kind, variety: u8, [width, height, stride]: [u16; 3], n: u8| {
+            let sizes = [width, height, stride].map(u16::to_le_bytes);
+            let steps = [n.wrapping_mul(37), n.wrapping_mul(91), n.wrapping_mul(53), n];
+            [&[kind as u8, variety][..], &sizes.concat(), &steps].concat()
+        };
+        let mut seeds: Seeds = Vec::new();
+        let folder = root().join("tests/fixtures/preprocessing");
+        for entry in std::fs::read_dir(folder).expect("the fixtures are there") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let data = std::fs::read(&path).expect("a fixture");
+            if ["jpg", "png", "webp"].iter().any(|end| name.ends_with(end)) && data.len() < 12_000 {
+                let n = name.bytes().fold(0u8, u8::wrapping_add);
+                seeds.push((name, [header(Kind::Encoded, 0, [0; 3], n), data].concat()));
+            }
+        }
+        for (variety, pixel) in [(0, 3u16), (1, 3), (2, 1)] {
+            let data: Vec<u8> = (0..6 * 20 * pixel).map(|n| n as u8).collect();
+            let sizes = [6, 4, 20 * pixel];
+            seeds.push((format!("raw-{variety}"), [header(Kind::Raw, variety, sizes, variety), data].concat()));
+        }
+        for (name, variety) in [("tensor", 3), ("tensor-of-one", 67)] {
+            let data = [1.5f32, -0.0, 1e-40].map(f32::to_le_bytes).concat().repeat(8);
+            seeds.push((name.to_owned(), [header(Kind::Tensor, variety, [2, 4, 0], 0), data].concat()));
+        }
+        let webp = std::fs::read(root().join("tests/fixtures/preprocessing/444.jpg")).expect("a fixture");
+        seeds.push(("declared".to_owned(), [header(Kind::Declared, 0, [0; 3], 9), webp].concat()));
+        seeds
+    }
+
+    pub fn archive() -> Seeds {
+        let mut seeds = choices(0, 40, 120);
+        seeds.push(("whole".to_owned(), [&[archive::RAW], archive::BASES[0]].concat()));
+        seeds.extend((0..archive::BASES.len()).map(|base| (format!("unchanged-{base}"), vec![0, base as u8, 0, 0, 0])));
+        seeds
+    }
+
+    pub fn settings() -> Seeds {
+        let mut seeds: Seeds = vec![
+            ("config".to_owned(), toml::to_string(&Config::default()).expect("TOML").into()),
+            ("description".to_owned(), toml::to_string(&Description::default()).expect("TOML").into()),
+        ];
+        for (name, text) in [
+            (
+                "model",
+                "summary = \"s\"\n[input]\nresize = 256\ncrop = [224, 224]\nmean = [0.485, 0.456, 0.406]\nstd = [0.229]\n",
+            ),
+            (
+                "exact",
+                "[input]\nresize = [8, 8]\ninterpolation = \"lanczos\"\ncolor = \"gray\"\n[limits]\nmax_batch = 2\n",
+            ),
+            (
+                "explain",
+                "[output]\nlabels = [\"a\"]\nlogits = \"x\"\n[explain]\ntoken_grid = [14, 14]\nclass_tokens = 1\n",
+            ),
+            ("misspelt", "[input]\nreszie = 256\n"),
+            (
+                "listen",
+                "[server]\nlisten = [\"0.0.0.0:1\", \"unix:/a\"]\nunix_socket_mode = 0o660\n[server.tls]\nkey = \"k\"\n",
+            ),
+            ("limits", "[limits]\nmax_batch = 0\nqueued_bytes = 9223372036854775807\n[telemetry]\ntrace_ratio = nan\n"),
+        ] {
+            seeds.push((name.to_owned(), text.into()));
+        }
+        seeds
+    }
+
+    pub fn stream() -> Seeds {
+        let say = |message| v1::ExplainStreamRequest { message: Some(message) };
+        let open = |overflow: i32, unordered| {
+            let policy = v1::StreamPolicy { overflow, unordered, ..Default::default() };
+            say(Request::Open(v1::Open { policy: Some(policy), source: "a seed".to_owned(), ..Default::default() }))
+        };
+        let frame = |sequence| {
+            let raw = v1::RawImage {
+                data: vec![sequence as u8; 36].into(),
+                width: 4,
+                height: 3,
+                pixel_format: v1::PixelFormat::Rgb8 as i32,
+                ..Default::default()
+            };
+            let payload = Some(v1::frame::Payload::Raw(raw));
+            say(Request::Frame(v1::Frame { sequence, payload, ..Default::default() }))
+        };
+        let cancel = |sequence| say(Request::Cancel(v1::Cancel { sequence }));
+        let update = |overflow: i32| {
+            let policy = v1::StreamPolicy { overflow, ..Default::default() };
+            let options = v1::ExplainOptions { predictions_only: Some(true), ..Default::default() };
+            say(Request::Update(v1::Update { options: Some(options), policy: Some(policy) }))
+        };
+        let nothing = v1::ExplainStreamRequest { message: None };
+        let bad = say(Request::Frame(v1::Frame { sequence: 3, ..Default::default() }));
+        let conversations = [
+            ("latest", [vec![open(1, false)], (1..9).map(frame).collect()].concat()),
+            ("block", [vec![open(2, false)], (1..9).map(frame).collect()].concat()),
+            ("unordered", [vec![open(2, true)], (1..4).map(frame).collect(), vec![cancel(2), bad.clone()]].concat()),
+            ("cancelled", vec![open(2, false), frame(1), frame(2), cancel(1), cancel(7), bad, frame(4)]),
+            ("updated", vec![open(1, false), frame(1), update(2), frame(2), update(1), frame(3)]),
+            ("twice", vec![open(2, false), frame(5), frame(5)]),
+            ("opened-twice", vec![open(2, false), frame(5), open(2, false)]),
+            ("nothing", vec![open(2, false), frame(5), nothing]),
+            ("no-open", vec![frame(1)]),
+        ];
+        let mut seeds = choices(0, 40, 400);
+        seeds.extend(conversations.map(|(name, messages)| (name.to_owned(), stream::seed(&messages))));
+        seeds
+    }
+
+    pub fn write(folder: &Path, seeds: Seeds) {
+        std::fs::create_dir_all(folder).expect("a folder");
+        for (name, bytes) in seeds {
+            std::fs::write(folder.join(name), bytes).expect("a seed");
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Gives each file to the target, and tells which ones it did not take.
+fn replay(target: &str, run: fn(&[u8])) {
+    let mut files: Vec<PathBuf> = ["corpus", "findings"]
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(root().join("tests/fuzz").join(folder).join(target)).ok())
+        .flatten()
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    files.sort();
+    assert!(files.len() > 5, "{} files of {target}", files.len());
+    let fails = |file: &PathBuf| {
+        let bytes = std::fs::read(file).expect("a file");
+        catch_unwind(AssertUnwindSafe(|| run(&bytes))).is_err()
+    };
+    let failed: Vec<PathBuf> = files.into_iter().filter(fails).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn frames_do_no_harm() {
+    replay("frame", frame::run);
+}
+
+#[test]
+fn archives_do_no_harm() {
+    replay("archive", archive::run);
+}
+
+#[test]
+fn settings_do_no_harm() {
+    replay("settings", settings::run);
+}
+
+#[test]
+fn streams_get_an_ending_for_each_frame() {
+    replay("stream", stream::run);
+}
+
+#[test]
+#[ignore = "writes the seeds of tests/fuzz/corpus anew"]
+fn seeds_are_written() {
+    let corpus = root().join("tests/fuzz/corpus");
+    seeds::write(&corpus.join("frame"), seeds::frame());
+    seeds::write(&corpus.join("archive"), seeds::archive());
+    seeds::write(&corpus.join("settings"), seeds::settings());
+    seeds::write(&corpus.join("stream"), seeds::stream());
+}

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Fuzz the targets one after the other, and tell what came of it.
+#
+#   tests/fuzz/run.sh [SECONDS] [TARGET...]      600 seconds each of: archive frame settings stream
+#
+# Starts from tests/fuzz/corpus and tests/fuzz/findings; new inputs go to tests/fuzz/scratch, crashes to
+# tests/fuzz/artifacts. A finding that has been fixed belongs into tests/fuzz/findings/TARGET, which tests/corpora.rs replays.
+# ASan: put SANITIZER=none before the command for a faster run that sees panics, hangs and wrong answers alone.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+seconds=${1:-600}
+[[ $seconds =~ ^[1-9][0-9]*$ ]] || die "SECONDS is a number, not $seconds"
+shift || true
+targets=("$@")
+(( ${#targets[@]} )) || targets=(archive frame settings stream)
+
+command -v cargo >/dev/null || die "cargo is missing: install Rust (https://rustup.rs)"
+cargo +nightly --version >/dev/null 2>&1 || die "a nightly toolchain is missing: rustup toolchain install nightly"
+deploy/libtorch
+if ! cargo fuzz --version >/dev/null 2>&1; then
+  say "installing cargo-fuzz (once, some minutes)"
+  cargo install --quiet cargo-fuzz --locked
+fi
+
+build=(--fuzz-dir tests/fuzz --sanitizer "${SANITIZER:-address}")
+# libtorch keeps what it once allocated.
+export ASAN_OPTIONS=detect_leaks=0:${ASAN_OPTIONS:-}
+say "building (some minutes the first time)"
+cargo +nightly fuzz build "${build[@]}"
+
+crashed=0
+for target in "${targets[@]}"; do
+  [[ -f tests/fuzz/targets/$target.rs ]] || die "there is no target $target"
+  scratch=tests/fuzz/scratch/$target
+  mkdir -p "$scratch" "tests/fuzz/artifacts/$target"
+  log=tests/fuzz/scratch/$target.log
+  corpora=("$scratch")
+  for folder in corpus findings; do
+    [[ -d tests/fuzz/$folder/$target ]] && corpora+=("tests/fuzz/$folder/$target")
+  done
+  options=(-max_total_time="$seconds" -rss_limit_mb=4096 -timeout=25 -print_final_stats=1)
+  case $target in
+    archive) options+=(-max_len=40000) ;;
+    frame) options+=(-max_len=20000) ;;
+    settings) options+=(-max_len=4096 -dict=tests/fuzz/settings.dict) ;;
+    stream) options+=(-max_len=4096) ;;
+  esac
+  say "$target for $seconds s"
+  if cargo +nightly fuzz run "${build[@]}" "$target" "${corpora[@]}" -- "${options[@]}" >"$log" 2>&1; then
+    result="no crash"
+  else
+    result="CRASHED, see $log" crashed=1
+  fi
+  executions=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  edges() { sed -nE 's/.*(INITED|NEW|REDUCE|DONE|pulse|RELOAD) .*cov: ([0-9]+).*/\2/p' "$log"; }
+  printf '%-10s %12s executions, %s edges at the start, %s at the end, %s\n' \
+    "$target" "${executions:-?}" "$(edges | head -n 1)" "$(edges | tail -n 1)" "$result"
+done
+exit "$crashed"
