@@ -53,8 +53,9 @@ impl<J: Waiting> Queue<J> {
     /// The class of its first frame, raised by the time it has waited.
     fn class(&self, now: Instant, ageing: Duration) -> u8 {
         let Some(first) = self.jobs.front() else { return 0 };
-        let waited = now.saturating_duration_since(self.since).as_nanos();
-        let risen = waited.checked_div(ageing.as_nanos()).unwrap_or(u128::from(MAX_PRIORITY));
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let waited = nanoseconds(now.saturating_duration_since(self.since));
+        let risen = waited.checked_div(nanoseconds(ageing)).unwrap_or(u64::from(MAX_PRIORITY));
         let own = first.turn().priority;
         own.saturating_add(u8::try_from(risen).unwrap_or(MAX_PRIORITY)).min(MAX_PRIORITY.max(own))
     }
@@ -121,7 +122,7 @@ impl<J: Waiting> Line<J> {
     pub(super) fn next(&mut self, now: Instant, fits: impl Fn(&J) -> bool) -> Option<J> {
         self.clean(now);
         let Next { chosen, rounds, class } = self.whose_turn(now, fits)?;
-        for queue in &mut self.streams {
+        for queue in self.streams.iter_mut().filter(|_| rounds > 0) {
             if queue.class(now, self.ageing) >= class {
                 // A stream whose frames do not fit for long must not save up.
                 let most = queue.cost();

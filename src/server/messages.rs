@@ -15,11 +15,31 @@ pub(super) type Outbound<M> = mpsc::Sender<M>;
 
 /// The status that a stream leaves behind. It waits for nobody: a client that reads no more finds it when it does.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ending(Arc<Mutex<Option<Status>>>);
+struct Ending(Arc<Mutex<Option<Status>>>);
+
+/// A stream's hold on its [`Ending`]: when the stream breaks, its client is told so instead of OK.
+#[derive(Debug)]
+pub(super) struct EndOfStream(Ending);
+
+impl EndOfStream {
+    /// How the stream ends, unless with OK.
+    pub(super) fn set(self, status: Status) {
+        self.0.set(status);
+    }
+}
+
+impl Drop for EndOfStream {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a stream broke");
+            self.0.set(Status::internal("something in camlens broke; other streams are not affected"));
+        }
+    }
+}
 
 impl Ending {
     /// To be called before the last [`Outbound`] is dropped.
-    pub(super) fn set(&self, status: Status) {
+    fn set(&self, status: Status) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
 
@@ -36,10 +56,10 @@ pub struct Messages<M> {
 }
 
 impl<M> Messages<M> {
-    pub(super) fn new() -> (Outbound<M>, Ending, Self) {
+    pub(super) fn new() -> (Outbound<M>, EndOfStream, Self) {
         let (outbound, messages) = mpsc::channel(OUTBOUND_MESSAGES);
         let ending = Ending::default();
-        (outbound, ending.clone(), Messages { messages, ending })
+        (outbound, EndOfStream(ending.clone()), Messages { messages, ending })
     }
 }
 
@@ -68,6 +88,19 @@ mod tests {
         assert_eq!(messages.next().await.expect("a message").expect("no status yet"), 1);
         assert_eq!(messages.next().await.expect("a status").expect_err("the status").code(), Code::Aborted);
         assert!(messages.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_is_not_ok() {
+        let (outbound, ending, mut messages) = Messages::<u8>::new();
+        let stream = async move |ending: EndOfStream, broken: bool| {
+            let _outbound = outbound;
+            tokio::task::yield_now().await;
+            assert!(!broken, "expected by the test");
+            drop(ending);
+        };
+        assert!(tokio::spawn(stream(ending, true)).await.is_err());
+        assert_eq!(messages.next().await.expect("a status").expect_err("the status").code(), Code::Internal);
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::proto::v1::explain_stream_response::Message as Response;
 use self::opened::OpenStream;
 use super::connections::About;
 use super::deadline;
-use super::messages::{self, Ending};
+use super::messages::{self, EndOfStream};
 use super::refusal::Refusal;
 use super::service::Service;
 
@@ -46,7 +46,7 @@ impl StreamTask {
     }
 
     /// Runs the stream to its end; its status goes to `ending`.
-    pub(super) async fn run(mut self, ending: Ending) {
+    pub(super) async fn run(mut self, ending: EndOfStream) {
         let (outbound, shutdown, deadline) = (self.outbound.clone(), self.service.shutdown.clone(), self.deadline);
         let connection = self.connection.clone();
         let opened = tokio::select! {

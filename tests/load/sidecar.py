@@ -13,6 +13,7 @@ import time
 
 TICKS = os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count()
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Nothing here takes this long unless it hangs.
 PATIENCE_S = 60
 
@@ -20,8 +21,7 @@ PATIENCE_S = 60
 def arguments(description, *options):
     """The campaign's command line: what all have, and its own options as (name, default, help)."""
     parser = argparse.ArgumentParser(description=description)
-    root = pathlib.Path(__file__).resolve().parents[2]
-    parser.add_argument("--binary", default=str(root / "target/release/camlens"))
+    parser.add_argument("--binary", default=str(ROOT / "target/release/camlens"))
     parser.add_argument("--models", default="builtin:identity", help="what is served [default: builtin:identity]")
     # Operators that run on as many threads as there are cores wait for each other where the cores are shared with a client.
     options = (("threads", 1, "the server's, for one operator; 0: one a core"), *options)
