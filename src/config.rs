@@ -65,7 +65,7 @@ pub struct LimitsConfig {
     pub max_frame_bytes: u64,
     /// Width × height of a frame.
     pub max_frame_pixels: u64,
-    /// Rows that run together.
+    /// Rows that run together at most; how many do is learned from the frames that come.
     pub max_batch: u32,
     /// Targets of one frame.
     pub max_targets: u32,

@@ -10,6 +10,7 @@
 //! Memory is bounded by [`Admission`]: frames and bytes, of a stream, a model, and all of them.
 
 mod admission;
+mod batching;
 mod clock;
 mod device;
 mod dispatch;

@@ -55,7 +55,7 @@ impl Waiting for Chosen {
     }
 
     fn max_batch(&self) -> usize {
-        self.model.limits.max_batch as usize
+        self.model.batching.rows()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::batching::Batching;
 use super::job::JobError;
 use super::outputs::Outputs;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
@@ -11,7 +12,7 @@ use crate::model::graph::Dimension;
 /// The server's limits for each model; a model's own can only tighten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServedLimits {
-    /// Rows that run together.
+    /// Rows that run together at most.
     pub max_batch: u32,
     /// Targets of one frame.
     pub max_targets: u32,
@@ -24,6 +25,7 @@ pub struct Served {
     pub metadata: Arc<Metadata>,
     pub limits: ServedLimits,
     pub(super) preparation: Preparation,
+    pub(super) batching: Batching,
 }
 
 impl Served {
@@ -43,7 +45,7 @@ impl Served {
             max_targets: tightest(metadata.limits.max_targets, server.max_targets),
             frame: server.frame,
         };
-        Ok(Served { metadata, limits, preparation })
+        Ok(Served { metadata, limits, preparation, batching: Batching::at_most(limits.max_batch) })
     }
 
     /// What can be said against a frame without decoding it, so that it can be refused before it waits. Gives the bytes that

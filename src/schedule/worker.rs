@@ -78,7 +78,8 @@ fn failed(fate: Fate, rows: usize) -> Vec<Ran> {
 
 fn attempt<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Clock) -> Fate {
     let Some(first) = rows.first() else { return Fate::Done(Vec::new()) };
-    let count = rows.len();
+    let (count, began) = (rows.len(), clock.now());
+    let units = rows.iter().map(|row| row.about.turn.cost).sum();
     let mut ended = Vec::new();
     let result = {
         let batch = Batch {
@@ -108,6 +109,7 @@ fn attempt<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Cloc
     }
     match result {
         Ok(Ok(results)) if results.len() == count => {
+            rows[0].about.model.batching.ran(count, units, clock.now().saturating_duration_since(began));
             Fate::Done(results.into_iter().map(|row| Some((row.map_err(JobError::Explain), count as u32))).collect())
         }
         Ok(Ok(results)) => {

@@ -5,6 +5,8 @@ The run beside it has the same streams, all of which read; compared is what 31 o
 alternates.
 """
 
+import time
+
 import sidecar
 
 COST_ALLOWED = 0.05
@@ -29,12 +31,14 @@ with sidecar.Sidecar(options, config=f"[limits]\nmax_unsent_bytes = {UNSENT_BYTE
         others, per_cpu = {}, {}
         for stuck in (0, 1) if pair % 2 == 0 else (1, 0):
             load = ["--streams", options.streams, "--rate", options.rate, "--size", "64x64", "--slow-readers", stuck]
-            time = ["--duration", options.seconds, "--warm-up", options.warm_up]
-            result = sidecar.bench(server, *load, *time)
+            span = ["--duration", options.seconds, "--warm-up", options.warm_up]
+            result = sidecar.bench(server, *load, *span)
             runs[stuck].append(result)
             others[stuck] = result["answered_hz"] * (options.streams - 1) / (options.streams - stuck)
             # What a neighbour of the machine takes away, it takes from both.
             per_cpu[stuck] = others[stuck] / (result["server_cpu_s"] / result["wall_s"])
+            # A second after its streams have ended, the server gives memory back.
+            time.sleep(2)
             memory.append(server.rss_bytes())
         costs.append(1 - others[1] / others[0])
         costs_per_cpu.append(1 - per_cpu[1] / per_cpu[0])
