@@ -7,8 +7,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Full batches between two trials of another size.
-const TRIAL_EVERY: u32 = 64;
+/// Full batches between two trials of another size, to begin with. After each trial that finds nothing better it is twice as
+/// many, up to [`MAX_PAUSE`]: trials of larger batches take memory.
+const MIN_PAUSE: u32 = 64;
+const MAX_PAUSE: u32 = 64 << 8;
 /// Measurements before a size is judged; the first one also finds memory and caches unprepared, and does not count.
 const ENOUGH: u32 = 3;
 /// Batches that were to try a size and had fewer rows, until it is given up: there is no need for it now.
@@ -28,17 +30,32 @@ pub(super) struct Batching {
 
 #[derive(Debug)]
 struct Learned {
-    /// Of each size: how often it was measured, and seconds for a unit of work.
-    measured: Vec<(u32, f64)>,
+    /// Of each size that was judged: seconds for a unit of work.
+    measured: Vec<Option<f64>>,
     /// The place of the size that is used.
     best: usize,
-    /// The place of another one that is tried.
-    trial: Option<usize>,
-    misses: u32,
+    /// Another size that is tried, or the first one that is judged.
+    trial: Option<Trial>,
     /// Full batches since the last trial.
     since_trial: u32,
+    /// Full batches before the next one.
+    pause: u32,
     /// The place of the size that was tried last.
     tried: usize,
+}
+
+#[derive(Debug)]
+struct Trial {
+    size: usize,
+    count: u32,
+    average: f64,
+    misses: u32,
+}
+
+impl Trial {
+    fn of(size: usize) -> Self {
+        Trial { size, count: 0, average: 0.0, misses: 0 }
+    }
 }
 
 impl Batching {
@@ -46,12 +63,13 @@ impl Batching {
     pub(super) fn at_most(rows: u32) -> Self {
         let mut sizes: Vec<u32> = (0..u32::BITS).map(|power| 1 << power).take_while(|size| *size < rows).collect();
         sizes.push(rows.max(1));
+        let best = sizes.len() - 1;
         let learned = Learned {
-            measured: vec![(0, 0.0); sizes.len()],
-            best: sizes.len() - 1,
-            trial: None,
-            misses: 0,
-            since_trial: 0,
+            measured: vec![None; sizes.len()],
+            best,
+            trial: Some(Trial::of(best)),
+            since_trial: MIN_PAUSE,
+            pause: MIN_PAUSE,
             tried: 0,
         };
         Batching { sizes, learned: Mutex::new(learned) }
@@ -60,24 +78,15 @@ impl Batching {
     /// How many rows the next batch may have.
     pub(super) fn rows(&self) -> usize {
         let learned = self.lock();
-        self.sizes[learned.trial.unwrap_or(learned.best)] as usize
+        let size = learned.trial.as_ref().map_or(learned.best, |trial| trial.size);
+        self.sizes[size] as usize
     }
 
     /// A batch of so many rows has run, whose work had so many units.
     pub(super) fn ran(&self, rows: usize, units: u32, took: Duration) {
         let size = self.sizes.iter().position(|size| *size as usize == rows);
-        let mut learned = self.lock();
-        if let Some(size) = size {
-            let per_unit = took.as_secs_f64() / f64::from(units.max(1));
-            let (count, average) = &mut learned.measured[size];
-            *count = count.saturating_add(1);
-            *average = if *count <= 2 { per_unit } else { *average + WEIGHT * (per_unit - *average) };
-        }
-        if size == Some(learned.trial.unwrap_or(learned.best)) {
-            learned.decide();
-        } else if learned.trial.is_some() {
-            learned.miss();
-        }
+        let per_unit = took.as_secs_f64() / f64::from(units.max(1));
+        self.lock().learn(size, per_unit);
     }
 
     fn lock(&self) -> MutexGuard<'_, Learned> {
@@ -86,42 +95,68 @@ impl Batching {
 }
 
 impl Learned {
-    fn is_judged(&self, size: usize) -> bool {
-        self.measured[size].0 >= ENOUGH
-    }
-
-    /// A batch that was to try a size was not full.
-    fn miss(&mut self) {
-        self.misses += 1;
-        if self.misses >= MISSES {
-            (self.trial, self.since_trial) = (None, 0);
+    /// From a batch of a size, if it is one of ours.
+    fn learn(&mut self, size: Option<usize>, per_unit: f64) {
+        match &mut self.trial {
+            Some(trial) if size == Some(trial.size) => {
+                trial.count += 1;
+                let is_first = trial.count <= 2;
+                trial.average = if is_first { per_unit } else { trial.average + WEIGHT * (per_unit - trial.average) };
+                if trial.count >= ENOUGH {
+                    let (size, average) = (trial.size, trial.average);
+                    self.judge(size, average);
+                }
+            }
+            // Nothing is known yet, so that there is nothing better to do.
+            Some(trial) if trial.size == self.best => {}
+            Some(trial) => {
+                trial.misses += 1;
+                if trial.misses >= MISSES {
+                    self.rest(2);
+                }
+            }
+            None if size == Some(self.best) => {
+                let average = self.measured[self.best].get_or_insert(per_unit);
+                *average += WEIGHT * (per_unit - *average);
+                self.since_trial = self.since_trial.saturating_add(1);
+                self.try_another();
+            }
+            // Batches that are not full say nothing about what larger ones do.
+            None => {}
         }
     }
 
-    /// After a full batch: which size comes next.
-    fn decide(&mut self) {
-        if let Some(size) = self.trial {
-            if !self.is_judged(size) {
-                return;
-            }
-            self.trial = None;
-            self.since_trial = 0;
-            if self.measured[size].1 < WORTH * self.measured[self.best].1 {
-                self.best = size;
-            }
-            return;
+    fn judge(&mut self, size: usize, average: f64) {
+        let was_known = self.measured[size].replace(average).is_some();
+        let best = self.measured[self.best].unwrap_or(f64::INFINITY);
+        if size != self.best && average < WORTH * best {
+            self.best = size;
+            self.rest(0);
+        } else {
+            self.rest(if was_known { 2 } else { 1 });
         }
-        self.since_trial += 1;
-        if !self.is_judged(self.best) {
+        if self.measured.iter().any(Option::is_none) {
+            // Whatever is not known yet comes next.
+            self.since_trial = self.pause;
+            self.try_another();
+        }
+    }
+
+    /// Ends a trial. The pause until the next one is so many times as long as that before; 0: as at the beginning.
+    fn rest(&mut self, times: u32) {
+        (self.trial, self.since_trial) = (None, 0);
+        self.pause = if times == 0 { MIN_PAUSE } else { (self.pause * times).min(MAX_PAUSE) };
+    }
+
+    /// Begins a trial when it is time: of what is not known, else of each size in turn.
+    fn try_another(&mut self) {
+        if self.since_trial < self.pause {
             return;
         }
         let sizes = self.measured.len();
-        let others = || (1..sizes).map(|step| (self.tried + step) % sizes).filter(|size| *size != self.best);
-        let unknown = others().find(|size| !self.is_judged(*size));
-        let next = if self.since_trial >= TRIAL_EVERY { others().next() } else { None };
-        if let Some(size) = unknown.or(next) {
-            (self.trial, self.misses) = (Some(size), 0);
-            self.tried = size;
+        let others = || (1..=sizes).map(|step| (self.tried + step) % sizes).filter(|size| *size != self.best);
+        if let Some(size) = others().find(|size| self.measured[*size].is_none()).or_else(|| others().next()) {
+            (self.trial, self.tried) = (Some(Trial::of(size)), size);
         }
     }
 }
@@ -161,7 +196,7 @@ mod tests {
         let cache = |rows: usize| rows as f64 * if rows > 4 { 0.02 } else { 0.01 } + 0.01;
         run(&batching, 500, cache);
         assert_eq!(batching.rows(), 4);
-        let sizes = run(&batching, 3000, |rows| 0.010 + 0.001 * rows as f64);
+        let sizes = run(&batching, 40_000, |rows| 0.010 + 0.001 * rows as f64);
         assert_eq!(sizes.last(), Some(&16));
     }
 
