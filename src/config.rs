@@ -258,6 +258,15 @@ mod tests {
     }
 
     #[test]
+    fn the_defaults_that_readme_gives_are_the_real_ones() {
+        let readme = include_str!("../README.md");
+        let (_, from) = readme.split_once("```toml\n[limits]").expect("README gives the limits");
+        let (block, _) = from.split_once("```").expect("the block ends");
+        assert!(block.contains("[server]") && block.lines().count() > 20);
+        assert_eq!(parse(&format!("[limits]{block}")), Ok(Config::default()));
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error_that_suggests_the_right_one() {
         let error = parse("[limits]\nmax_frame_byte = 1\n").expect_err("a misspelt key");
         assert!(error.contains("did you mean `max_frame_bytes`?"), "{error}");
