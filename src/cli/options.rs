@@ -1,6 +1,7 @@
 //! What is asked of each frame, as flags.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -190,10 +191,7 @@ impl TermsArgs {
     /// A policy with these, and defaults for the rest.
     pub fn policy(&self) -> v1::StreamPolicy {
         v1::StreamPolicy {
-            time_to_live: self.time_to_live.map(|ms| prost_types::Duration {
-                seconds: i64::from(ms / 1000),
-                nanos: (ms % 1000) as i32 * 1_000_000,
-            }),
+            time_to_live: self.time_to_live.and_then(|ms| Duration::from_millis(ms.into()).try_into().ok()),
             max_rate_hz: self.max_rate,
             priority: self.priority,
             ..Default::default()

@@ -78,7 +78,6 @@ pub struct EngineError(#[from] io::Error);
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
-    config: EngineConfig,
     process: Budget,
     /// By name and version: the place among `served`, and the budget.
     models: Arc<HashMap<(String, i64), (usize, Budget)>>,
@@ -139,7 +138,6 @@ impl Engine {
         };
         Ok(Engine {
             shared,
-            config,
             process: config.process(),
             models: Arc::new(models),
             served: served.into(),
@@ -156,8 +154,8 @@ impl Engine {
     /// A way in for a stream, or for a single frame. For a model that is not served, frames end with
     /// [`super::JobError::Stopped`].
     pub fn lane(&self, model: &Arc<Served>) -> Lane {
-        let stream = self.config.stream();
-        let own = self.place(model).map_or_else(|| self.config.model(), |(_, budget)| budget.clone());
+        let stream = self.shared.config.stream();
+        let own = self.place(model).map_or_else(|| self.shared.config.model(), |(_, budget)| budget.clone());
         Lane {
             key: StreamKey(self.next_stream.fetch_add(1, Ordering::Relaxed)),
             model: Arc::clone(model),

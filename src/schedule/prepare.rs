@@ -144,7 +144,7 @@ fn read(
     clock: &dyn Clock,
     input: &mut Vec<f32>,
 ) -> Result<(Decoded, frame::Prepared), JobError> {
-    model.check_header(payload, outputs)?;
+    model.check_outputs(payload, outputs)?;
     let decoded = frame::decode(payload, &model.limits.frame)?;
     timings.mark(Stage::Decode, clock.now());
     let prepared = model.preparation.prepare(&decoded, input)?;

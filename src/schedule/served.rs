@@ -54,9 +54,7 @@ impl Served {
     /// # Errors
     /// As the frame would get later: [`JobError::NoPicture`] or [`JobError::Frame`].
     pub fn check_header(&self, payload: &Payload, outputs: &Outputs) -> Result<u64, JobError> {
-        if outputs.needs_picture() && matches!(payload, Payload::Tensor { .. }) {
-            return Err(JobError::NoPicture);
-        }
+        self.check_outputs(payload, outputs)?;
         let decoded = self.preparation.check_header(payload, &self.limits.frame)?;
         let InputSize { channels, height, width } = self.input_size();
         let input = match (height, width) {
@@ -65,6 +63,14 @@ impl Served {
             _ => decoded.saturating_mul(4),
         };
         Ok((payload.bytes().len() as u64).saturating_add(decoded).saturating_add(input))
+    }
+
+    /// The part of [`Served::check_header`] that decoding and preparing a frame do not find.
+    pub(super) fn check_outputs(&self, payload: &Payload, outputs: &Outputs) -> Result<(), JobError> {
+        if outputs.needs_picture() && matches!(payload, Payload::Tensor { .. }) {
+            return Err(JobError::NoPicture);
+        }
+        Ok(())
     }
 
     /// Whether frames may be pictures; else they must be tensors.

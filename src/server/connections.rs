@@ -146,6 +146,9 @@ impl Peer for UnixStream {
     }
 }
 
+/// Why a stream ends with its connection.
+pub(super) const AGED: &str = "the connection has reached its age (server.max_connection_age_s)";
+
 /// What a call knows about its connection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct About {

@@ -17,7 +17,7 @@ use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::proto::v1::explain_stream_response::Message as Response;
 
 use self::opened::OpenStream;
-use super::connections::About;
+use super::connections::{AGED, About};
 use super::deadline;
 use super::messages::{self, EndOfStream};
 use super::refusal::Refusal;
@@ -57,7 +57,7 @@ impl StreamTask {
                 Err(Refusal::new(Code::Unavailable, "", message).into_status())
             }
             () = connection.aged() => {
-                Err(Refusal::new(Code::Unavailable, "", "the connection has reached its age").into_status())
+                Err(Refusal::new(Code::Unavailable, "", AGED).into_status())
             }
             () = deadline::passed(deadline) => Err(Status::deadline_exceeded(deadline::EXCEEDED)),
         };

@@ -5,12 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tonic::Code;
-
 use crate::frame::Payload;
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_request::Message as Request;
-use crate::schedule::{Admission, AdmissionError, Job, MAX_PRIORITY, Reply};
+use crate::schedule::{Admission, AdmissionError, Job, Lane, MAX_PRIORITY, Reply};
 use crate::stream::{Accepted, DropReason, Overflow};
 use crate::telemetry::FrameOutcome;
 
@@ -109,43 +107,40 @@ impl OpenStream {
 
     /// The stream has room for the frame; the server as a whole may not.
     pub(super) fn accept_held(&mut self) {
-        let Some(mut held) = self.held.take() else { return };
-        let admission = self.admission(&held.arrived);
-        match (&held.arrived.content, admission, self.overflow) {
-            (Ok(Content { bytes, .. }), Some(Err(_)), Overflow::Block) => {
-                let (lane, bytes) = (self.lane.clone(), *bytes);
-                held.admission = Some(Box::pin(async move { lane.admit(bytes).await }));
-                self.held = Some(held);
+        let Some(Held { arrived, .. }) = self.held.take() else { return };
+        let (Ok(content), Overflow::Block) = (&arrived.content, self.overflow) else {
+            return self.accept(arrived, Lane::try_admit);
+        };
+        let (lane, bytes) = (self.lane.clone(), content.bytes);
+        match lane.try_admit(bytes) {
+            Ok(admission) => self.accept(arrived, |_, _| Ok(admission)),
+            Err(_) => {
+                let admission: Pin<Box<Admitting>> = Box::pin(async move { lane.admit(bytes).await });
+                self.held = Some(Held { arrived, admission: Some(admission) });
             }
-            (_, admission, _) => self.accept(held.arrived, admission),
         }
-    }
-
-    /// Room for a frame, if it is one that needs it.
-    fn admission(&self, arrived: &Arrived) -> Option<Result<Admission, AdmissionError>> {
-        arrived.content.as_ref().ok().map(|content| self.lane.try_admit(content.bytes))
     }
 
     pub(super) fn admitted(&mut self, admission: Result<Admission, AdmissionError>) {
         if let Some(held) = self.held.take() {
-            self.accept(held.arrived, Some(admission));
+            self.accept(held.arrived, |_, _| admission);
         }
     }
 
     /// For a stream that ends: the frame was read, so it gets its ending like the others.
     pub(super) fn accept_held_as_it_is(&mut self) {
         if let Some(held) = self.held.take() {
-            let admission = self.admission(&held.arrived);
-            self.accept(held.arrived, admission);
+            self.accept(held.arrived, Lane::try_admit);
         }
     }
 
-    fn accept(&mut self, arrived: Arrived, admission: Option<Result<Admission, AdmissionError>>) {
+    /// `room` is asked for the bytes of a frame that needs any.
+    fn accept(&mut self, arrived: Arrived, room: impl FnOnce(&Lane, u64) -> Result<Admission, AdmissionError>) {
         let Arrived { frame, read_at, content } = arrived;
         let sequence = frame.sequence;
-        let ready = content.and_then(|content| match admission {
-            Some(admission) => Ok((content, admission?)),
-            None => Err(Refusal::new(Code::Internal, "", "a frame was read without room for it")),
+        let ready = content.and_then(|content| {
+            let admission = room(&self.lane, content.bytes)?;
+            Ok((content, admission))
         });
         // A frame that cannot be explained must not replace one that can.
         let accepted = match &ready {

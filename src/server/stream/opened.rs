@@ -17,7 +17,7 @@ use crate::telemetry::FrameOutcome;
 use super::Outbound;
 use super::arrival::{Held, admission};
 use super::ending::Told;
-use crate::server::connections::About;
+use crate::server::connections::{AGED, About};
 use crate::server::deadline;
 use crate::server::frame_account::{FrameAccount, SourceName};
 use crate::server::refusal::Refusal;
@@ -153,7 +153,7 @@ impl OpenStream {
                 () = connection.aged(), if !draining => {
                     draining = true;
                     self.held = None;
-                    self.going_away_because = "the connection has reached its age (server.max_connection_age_s)";
+                    self.going_away_because = AGED;
                     self.session.drain(self.now(), self.service.drain_timeout);
                 }
                 () = deadline::passed(deadline), if !late => {
