@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::description::with_suggestion;
 use crate::schedule::MAX_PRIORITY;
-use crate::server::ServerConfig;
+use crate::server::{AdminConfig, ServerConfig};
 use crate::telemetry::TelemetryConfig;
 
 /// The whole of `camlens.toml`.
@@ -21,6 +21,7 @@ pub struct Config {
     pub device: DeviceConfig,
     pub limits: LimitsConfig,
     pub telemetry: TelemetryConfig,
+    pub admin: AdminConfig,
 }
 
 /// `[models]`.
@@ -156,7 +157,7 @@ impl Config {
 
     /// Finds values that cannot be. Call it when everything has been laid over.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Config { server, models, device, limits, telemetry } = self;
+        let Config { server, models, device, limits, telemetry, admin: _ } = self;
         server.check()?;
         at_least_one("models.max_weight_bytes", models.max_weight_bytes)?;
         if device.name != "cpu" {
@@ -168,8 +169,10 @@ impl Config {
             }
         }
         limits.check()?;
-        if !(0.0..=1.0).contains(&telemetry.trace_ratio) {
-            return Err(value("telemetry.trace_ratio", telemetry.trace_ratio, "0 to 1"));
+        if let Some(ratio) = telemetry.trace_ratio
+            && !(0.0..=1.0).contains(&ratio)
+        {
+            return Err(value("telemetry.trace_ratio", ratio, "0 to 1"));
         }
         Ok(())
     }

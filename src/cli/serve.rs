@@ -83,13 +83,25 @@ pub struct ServeCommand {
     #[arg(long, env = "CAMLENS_MAX_IN_FLIGHT", value_name = "N")]
     max_in_flight: Option<u32>,
 
-    /// Where traces go: an OpenTelemetry collector's gRPC port, http://HOST:4317 [default: OTEL_EXPORTER_OTLP_ENDPOINT]
-    #[arg(long, env = "CAMLENS_OTLP_ENDPOINT", value_name = "URL")]
+    /// Where traces and metrics go: an OpenTelemetry collector, http://HOST:4317 [default: OTEL_EXPORTER_OTLP_ENDPOINT]
+    #[arg(long, env = "CAMLENS_OTLP_ENDPOINT", value_name = "URL", help_heading = "Telemetry")]
     otlp_endpoint: Option<String>,
 
-    /// The share of frames that is traced when a client does not say, 0 to 1 [default: 1]
-    #[arg(long, env = "CAMLENS_TRACE_RATIO", value_name = "RATIO")]
+    /// How OTLP is spoken: grpc or http/protobuf [default: OTEL_EXPORTER_OTLP_PROTOCOL, else grpc]
+    #[arg(long, env = "CAMLENS_OTLP_PROTOCOL", value_name = "PROTOCOL", help_heading = "Telemetry")]
+    otlp_protocol: Option<String>,
+
+    /// The share of frames that is traced when a client does not say, 0 to 1 [default: OTEL_TRACES_SAMPLER, else 1]
+    #[arg(long, env = "CAMLENS_TRACE_RATIO", value_name = "RATIO", help_heading = "Telemetry")]
     trace_ratio: Option<f64>,
+
+    /// Trace frames that take longer than this in any case
+    #[arg(long, env = "CAMLENS_TRACE_SLOWER_THAN", value_name = "MILLISECONDS", help_heading = "Telemetry")]
+    trace_slower_than: Option<u32>,
+
+    /// Where operators look: HOST:PORT with /metrics, /livez, /readyz, /version, /config and /log, in plain HTTP
+    #[arg(long, env = "CAMLENS_ADMIN_LISTEN", value_name = "ADDRESS", help_heading = "Telemetry")]
+    admin_listen: Option<String>,
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -97,23 +109,24 @@ fn octal(text: &str) -> Result<u32, String> {
     u32::from_str_radix(digits, 8).map_err(|_| format!("`{text}` is no octal number such as 660"))
 }
 
-/// How long the last traces may take to reach their collector.
-const TRACE_FLUSH_LIMIT: Duration = Duration::from_secs(3);
+/// How long the last traces and metrics may take to reach their collector.
+const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
 impl ServeCommand {
     pub fn run(self) -> Result<(), Failure> {
-        let config = self.overlay(std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok())?;
+        let config = self.overlay()?;
         config.check().map_err(|error| Failure::usage(error.to_string()))?;
         // Exporters are built before the runtime and flushed after it: inside a busy one they have been seen to hang.
-        let telemetry = Telemetry::start(&config.telemetry).map_err(|error| Failure::usage(error.to_string()))?;
+        let telemetry = Telemetry::start(&config.telemetry, config.admin.listen.is_some())
+            .map_err(|error| Failure::usage(error.to_string()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::failed(format!("cannot start the server: {error}")))?;
         let ended = runtime.block_on(serve(&config, telemetry.clone()));
         runtime.shutdown_timeout(Duration::from_secs(1));
-        if let Err(error) = telemetry.shutdown(TRACE_FLUSH_LIMIT) {
-            tracing::warn!(%error, "traces were lost at the end");
+        if let Err(error) = telemetry.shutdown(FLUSH_LIMIT) {
+            tracing::warn!(%error, "telemetry was lost at the end");
         }
         match ended? {
             Ended::Drained => Ok(()),
@@ -122,7 +135,7 @@ impl ServeCommand {
     }
 
     /// The file's configuration, or the defaults, with what was given here laid over.
-    fn overlay(self, standard_otlp_endpoint: Option<String>) -> Result<Config, Failure> {
+    fn overlay(self) -> Result<Config, Failure> {
         let ServeCommand {
             config,
             models,
@@ -140,7 +153,10 @@ impl ServeCommand {
             max_frame_bytes,
             max_in_flight,
             otlp_endpoint,
+            otlp_protocol,
             trace_ratio,
+            trace_slower_than,
+            admin_listen,
         } = self;
         let mut out = match config {
             Some(path) => Config::load(&path).map_err(|error| Failure::usage(error.to_string()))?,
@@ -165,9 +181,11 @@ impl ServeCommand {
         set(&mut out.limits.max_batch, max_batch);
         set(&mut out.limits.max_frame_bytes, max_frame_bytes);
         set(&mut out.limits.max_in_flight, max_in_flight);
-        let endpoint = otlp_endpoint.or(standard_otlp_endpoint).filter(|url| !url.is_empty());
-        set(&mut out.telemetry.otlp_endpoint, endpoint.map(Some));
-        set(&mut out.telemetry.trace_ratio, trace_ratio);
+        set(&mut out.telemetry.otlp_endpoint, otlp_endpoint.map(Some));
+        set(&mut out.telemetry.otlp_protocol, otlp_protocol.map(Some));
+        set(&mut out.telemetry.trace_ratio, trace_ratio.map(Some));
+        set(&mut out.telemetry.trace_slower_than_ms, trace_slower_than.map(Some));
+        set(&mut out.admin.listen, admin_listen.map(Some));
         Ok(out)
     }
 }
@@ -217,9 +235,9 @@ mod tests {
         command: ServeCommand,
     }
 
-    fn overlay(arguments: &[&str], standard: Option<&str>) -> Config {
+    fn overlay(arguments: &[&str]) -> Config {
         let line = Line::parse_from([&["camlens"], arguments].concat());
-        line.command.overlay(standard.map(str::to_owned)).expect("a configuration")
+        line.command.overlay().expect("a configuration")
     }
 
     #[test]
@@ -227,17 +245,28 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("camlens.toml");
         std::fs::write(&file, "[limits]\nmax_batch = 3\nmax_targets = 5\n").expect("a file");
-        let config = overlay(&["--config", file.to_str().expect("UTF-8"), "--max-batch", "4"], None);
+        let config = overlay(&["--config", file.to_str().expect("UTF-8"), "--max-batch", "4"]);
         assert_eq!((config.limits.max_batch, config.limits.max_targets), (4, 5));
         assert_eq!(config.limits.max_in_flight, Config::default().limits.max_in_flight);
     }
 
     #[test]
-    fn the_standard_variable_names_the_collector_when_nothing_else_does() {
-        let standard = Some("http://collector:4317");
-        assert_eq!(overlay(&[], standard).telemetry.otlp_endpoint.as_deref(), standard);
-        let own = overlay(&["--otlp-endpoint", "http://mine:4317"], standard);
-        assert_eq!(own.telemetry.otlp_endpoint.as_deref(), Some("http://mine:4317"));
+    fn telemetry_is_given_by_flags() {
+        let config = overlay(&[
+            "--otlp-endpoint",
+            "https://mine:4318",
+            "--otlp-protocol",
+            "http/protobuf",
+            "--trace-slower-than",
+            "250",
+            "--admin-listen",
+            "127.0.0.1:9464",
+        ]);
+        let telemetry = config.telemetry;
+        assert_eq!(telemetry.otlp_endpoint.as_deref(), Some("https://mine:4318"));
+        assert_eq!(telemetry.otlp_protocol.as_deref(), Some("http/protobuf"));
+        assert_eq!((telemetry.trace_slower_than_ms, telemetry.trace_ratio), (Some(250), None));
+        assert_eq!(config.admin.listen.as_deref(), Some("127.0.0.1:9464"));
     }
 
     #[test]
@@ -247,21 +276,21 @@ mod tests {
         std::fs::write(&file, "[server]\ninsecure = true\n[server.tls]\ncertificate = \"a\"\nkey = \"b\"\n")
             .expect("a file");
         let server =
-            overlay(&["--config", file.to_str().expect("UTF-8"), "--tls-key", "c", "--token-file", "t"], None).server;
+            overlay(&["--config", file.to_str().expect("UTF-8"), "--tls-key", "c", "--token-file", "t"]).server;
         assert_eq!((server.tls.certificate, server.tls.key), (Some("a".into()), Some("c".into())));
         assert_eq!((server.insecure, server.token_file, server.tls.client_ca), (true, Some("t".into()), None));
     }
 
     #[test]
     fn a_socket_mode_is_octal() {
-        assert_eq!(overlay(&["--unix-socket-mode", "600"], None).server.unix_socket_mode, 0o600);
+        assert_eq!(overlay(&["--unix-socket-mode", "600"]).server.unix_socket_mode, 0o600);
         assert_eq!(octal("0o660"), Ok(0o660));
         assert!(octal("999").is_err());
     }
 
     #[test]
     fn several_addresses_may_be_given() {
-        let config = overlay(&["--listen", "127.0.0.1:0", "--listen", "unix:/tmp/x.sock"], None);
+        let config = overlay(&["--listen", "127.0.0.1:0", "--listen", "unix:/tmp/x.sock"]);
         assert_eq!(config.server.listen.len(), 2);
     }
 }

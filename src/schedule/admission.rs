@@ -56,6 +56,14 @@ pub(super) struct Limit {
     pub(super) bytes: (&'static str, u64),
 }
 
+/// What has been admitted and not given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InWork {
+    pub frames: usize,
+    /// In steps of a KiB.
+    pub bytes: u64,
+}
+
 /// Frames and bytes of one stream, model or process.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
@@ -69,6 +77,13 @@ impl Budget {
         let permits = whole(limit.bytes.1) as usize;
         let frames = limit.frames.1.min(Semaphore::MAX_PERMITS);
         Budget { frames: Arc::new(Semaphore::new(frames)), bytes: Arc::new(Semaphore::new(permits)), limit }
+    }
+
+    /// What is taken of it now.
+    pub(super) fn in_work(&self) -> InWork {
+        let (frames, permits) = (self.limit.frames.1.min(Semaphore::MAX_PERMITS), whole(self.limit.bytes.1) as usize);
+        let taken = permits.saturating_sub(self.bytes.available_permits()) as u64;
+        InWork { frames: frames.saturating_sub(self.frames.available_permits()), bytes: taken * BYTES_PER_PERMIT }
     }
 
     fn try_take(&self, bytes: u64) -> Result<Permit, AdmissionError> {
@@ -125,6 +140,16 @@ mod tests {
         assert_eq!(budgets.try_admit(1).err(), Some(AdmissionError::Frames { name: "frames", limit: 2 }));
         drop(first);
         assert!(budgets.try_admit(6 << 10).is_ok());
+    }
+
+    #[test]
+    fn what_is_in_work_can_be_told() {
+        let own = budget(4, 10 << 10);
+        let budgets = Budgets([budget(9, 1 << 30), own.clone(), budget(9, 1 << 30)]);
+        let admission = budgets.try_admit(1500).expect("room");
+        assert_eq!(own.in_work(), InWork { frames: 1, bytes: 2048 });
+        drop(admission);
+        assert_eq!(own.in_work(), InWork { frames: 0, bytes: 0 });
     }
 
     #[test]

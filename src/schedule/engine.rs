@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::admission::{Budget, Budgets, Limit};
+use super::admission::{Budget, Budgets, InWork, Limit};
 use super::clock::Clock;
 use super::device::Device;
 use super::dispatch::{Dispatch, Expired};
@@ -95,6 +95,8 @@ struct Shared {
     device: Condvar,
     config: EngineConfig,
     clock: Arc<dyn Clock>,
+    /// Nanoseconds that the device has spent on batches.
+    busy: AtomicU64,
 }
 
 struct State {
@@ -123,7 +125,13 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let pool = Pool::start(config.frame_threads)?;
         let state = State { tasks: Some(pool.tasks()), ..State::empty(&config) };
-        let shared = Arc::new(Shared { state: Mutex::new(state), config, device: Condvar::new(), clock });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            config,
+            device: Condvar::new(),
+            clock,
+            busy: AtomicU64::new(0),
+        });
         let models = served
             .iter()
             .enumerate()
@@ -163,6 +171,16 @@ impl Engine {
         }
     }
 
+    /// What each model has in work.
+    pub fn in_work(&self) -> impl Iterator<Item = (&Arc<Served>, InWork)> {
+        self.served.iter().filter_map(|model| Some((model, self.place(model)?.1.in_work())))
+    }
+
+    /// How long the device has been busy with batches that are over, since the engine started.
+    pub fn device_busy(&self) -> Duration {
+        Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed))
+    }
+
     fn place(&self, model: &Served) -> Option<&(usize, Budget)> {
         self.models.get(&(model.metadata.name.clone(), model.metadata.version))
     }
@@ -173,18 +191,19 @@ impl Engine {
 
     /// Puts a frame into its stream's line.
     pub fn submit(&self, job: Job) -> Handle {
-        let Job { lane, priority, expires_at, method, targets, outputs, payload, mut timings, admission, reply } = job;
+        let Job { lane, priority, expires_at, method, targets, outputs, payload, progress, admission, reply } = job;
         let Lane { key: stream, model, .. } = lane;
         let now = self.shared.clock.now();
         let ticket = Ticket::new();
         let handle = Handle { ticket: ticket.clone(), stream };
-        timings.mark(Stage::Receive, now);
+        progress.mark(Stage::Receive, now);
         let ending = Ending::new(ticket.clone(), reply);
         // An unknown model, or an engine that has stopped: dropping the ending says so.
         let Some(&(model_index, _)) = self.place(&model) else { return handle };
         let reverses = if method.maps.is_empty() { 0 } else { targets.iter().map(rows).sum() };
         let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost(reverses), expires_at, now);
-        let chosen = Chosen { turn, model_index, model, method, targets, outputs, payload, timings, admission, ending };
+        let chosen =
+            Chosen { turn, model_index, model, method, targets, outputs, payload, progress, admission, ending };
         let mut state = self.shared.lock();
         if state.tasks.is_some() {
             state.dispatch.push(chosen, now);
@@ -320,7 +339,11 @@ impl Drop for CloseAtEnd {
 /// The life of the device's thread.
 fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
     while let Some((rows, tasks)) = next_rows(shared) {
-        for row in worker::run(&mut device, rows, &*shared.clock) {
+        let began = shared.clock.now();
+        let done = worker::run(&mut device, rows, &*shared.clock);
+        let took = shared.clock.now().saturating_duration_since(began);
+        shared.busy.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        for row in done {
             let clock = Arc::clone(&shared.clock);
             tasks.run(move || finish(row, &*clock));
         }

@@ -20,7 +20,7 @@ use crate::model::description::{ModelLimits, Preprocessing};
 use crate::model::graph::Dimension;
 use crate::model::{InputInfo, Metadata};
 use crate::plan::{Interrupt, PlanError};
-use crate::telemetry::{Stage, Timings};
+use crate::telemetry::{Progress, Stage};
 use crate::torch::OperatorError;
 
 /// `[N, 1, any, any]`.
@@ -155,7 +155,7 @@ impl Bench {
             targets: vec![Target::Top(1)],
             outputs: Outputs { top_predictions: 1, ..Outputs::default() },
             payload: pixels(number, [1, 1, 1]),
-            timings: Timings::start(Instant::now()),
+            progress: Progress::start(Instant::now()),
             admission: lane.try_admit(4).expect("there is room"),
             reply: Reply::new(move |outcome| outcomes.send((number, outcome)).expect("the test listens")),
         };

@@ -22,7 +22,7 @@ pub(super) struct DoneRow {
 
 /// Renders what was asked for and ends the frame.
 pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
-    let DoneRow { mut about, input, result, batch_size } = row;
+    let DoneRow { about, input, result, batch_size } = row;
     if about.ending.ticket.is_over() {
         return;
     }
@@ -30,14 +30,14 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
         let targets = maps.targets.iter().map(|target| render(&about, &input, target)).collect::<Result<_, _>>()?;
         Ok((top_predictions(&maps.logits, about.outputs.top_predictions), targets))
     });
-    about.timings.mark(Stage::Render, clock.now());
-    let RowInfo { model_to_frame, timings, admission, ending, .. } = about;
+    about.progress.mark(Stage::Render, clock.now());
+    let RowInfo { model_to_frame, progress, admission, ending, .. } = about;
     let outcome = rendered.map(|(predictions, targets)| Answer {
         predictions,
         targets,
         model_to_frame: model_to_frame.stored,
         batch_size,
-        timings,
+        timings: progress.timings(),
     });
     drop(admission);
     ending.finish(outcome);

@@ -11,7 +11,7 @@ use super::ticket::Ticket;
 use crate::explain::{ExplainError, Method, Prediction, Target};
 use crate::frame::{AffineTransform, FrameError, Payload};
 use crate::render::{PictureFormat, RenderError, WireTensor};
-use crate::telemetry::Timings;
+use crate::telemetry::{Progress, Timings};
 
 /// Whose turn it is: frames of one stream wait in one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +31,7 @@ pub struct Job {
     pub outputs: Outputs,
     pub payload: Payload,
     /// Started at the frame's acceptance.
-    pub timings: Timings,
+    pub progress: Progress,
     pub admission: Admission,
     pub reply: Reply,
 }

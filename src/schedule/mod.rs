@@ -34,7 +34,7 @@ mod turn;
 mod warm_up;
 mod worker;
 
-pub use admission::{Admission, AdmissionError};
+pub use admission::{Admission, AdmissionError, InWork};
 pub use clock::{Clock, SystemClock};
 pub use device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
 pub use engine::{Engine, EngineConfig, EngineError, Handle};

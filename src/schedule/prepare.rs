@@ -11,7 +11,7 @@ use super::served::Served;
 use super::turn::{Ready, Turn, Waiting};
 use crate::explain::{Method, Target};
 use crate::frame::{self, Decoded, ModelToFrame, Payload, Pixels};
-use crate::telemetry::{Stage, Timings};
+use crate::telemetry::{Progress, Stage};
 
 /// A job without the parts that wait.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Chosen {
     pub(super) targets: Vec<Target>,
     pub(super) outputs: Outputs,
     pub(super) payload: Payload,
-    pub(super) timings: Timings,
+    pub(super) progress: Progress,
     pub(super) admission: Admission,
     pub(super) ending: Ending,
 }
@@ -92,24 +92,24 @@ pub(super) struct RowInfo {
     pub(super) frame_size: (u32, u32),
     /// Kept only when it is drawn on.
     pub(super) picture: Option<Pixels>,
-    pub(super) timings: Timings,
+    pub(super) progress: Progress,
     /// Given back with the answer.
     pub(super) admission: Admission,
     pub(super) ending: Ending,
 }
 
 /// Decodes and prepares. A frame that cannot be gets its error, one that is not worth it any more is left alone.
-pub(super) fn prepare(mut chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow> {
+pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow> {
     let now = clock.now();
     if !chosen.turn.is_alive(now) {
         // A frame that somebody else has ended stays as it is.
         chosen.ending.expire();
         return Prepared::Ended;
     }
-    chosen.timings.mark(Stage::Queue, now);
+    chosen.progress.mark(Stage::Queue, now);
     let mut input = Vec::new();
-    let result = read(&chosen.model, &chosen.payload, &chosen.outputs, &mut chosen.timings, clock, &mut input);
-    let Chosen { turn, model_index, model, method, targets, outputs, timings, admission, ending, payload: _ } = chosen;
+    let result = read(&chosen.model, &chosen.payload, &chosen.outputs, &chosen.progress, clock, &mut input);
+    let Chosen { turn, model_index, model, method, targets, outputs, progress, admission, ending, payload: _ } = chosen;
     let (decoded, prepared) = match result {
         Ok(read) => read,
         Err(error) => {
@@ -129,7 +129,7 @@ pub(super) fn prepare(mut chosen: Chosen, clock: &dyn Clock) -> Prepared<Prepare
         model_to_frame: prepared.model_to_frame,
         frame_size,
         picture,
-        timings,
+        progress,
         admission,
         ending,
     };
@@ -140,14 +140,14 @@ fn read(
     model: &Served,
     payload: &Payload,
     outputs: &Outputs,
-    timings: &mut Timings,
+    progress: &Progress,
     clock: &dyn Clock,
     input: &mut Vec<f32>,
 ) -> Result<(Decoded, frame::Prepared), JobError> {
     model.check_outputs(payload, outputs)?;
     let decoded = frame::decode(payload, &model.limits.frame)?;
-    timings.mark(Stage::Decode, clock.now());
+    progress.mark(Stage::Decode, clock.now());
     let prepared = model.preparation.prepare(&decoded, input)?;
-    timings.mark(Stage::Preprocess, clock.now());
+    progress.mark(Stage::Preprocess, clock.now());
     Ok((decoded, prepared))
 }

@@ -10,7 +10,7 @@ use crate::explain::{Convention, Method, Mode, Target};
 use crate::frame::{Payload, PixelFormat};
 use crate::model::Metadata;
 use crate::render::ElementType;
-use crate::telemetry::Timings;
+use crate::telemetry::Progress;
 
 /// A model that is served cannot be explained.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +75,7 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
         targets: vec![Target::Top(1)],
         outputs,
         payload,
-        timings: Timings::start(engine.clock().now()),
+        progress: Progress::start(engine.clock().now()),
         admission,
         // Whoever waits has its channel below.
         reply: Reply::new(move |outcome| drop(told.send(outcome))),
@@ -118,6 +118,7 @@ mod tests {
     use crate::explain::ExplainError;
     use crate::frame::AffineTransform;
     use crate::render::WireTensor;
+    use crate::telemetry::Timings;
 
     #[test]
     fn each_model_explains_a_frame_and_the_first_that_fails_is_named() {

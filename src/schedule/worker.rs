@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::clock::Clock;
 use super::device::{Batch, Device, HostMap, RowMaps};
@@ -10,18 +11,18 @@ use super::job::JobError;
 use super::outputs::MapKind;
 use super::prepare::PreparedRow;
 use crate::explain::ExplainError;
-use crate::telemetry::Stage;
+use crate::telemetry::{BatchOutcome, BatchRecord, Stage};
 
 /// A row's result and how many rows ran with it; `None`: nobody wants it any more.
 type Ran = Option<(Result<RowMaps, JobError>, u32)>;
 
 /// Runs rows of one batch key and input size. Rows that nobody wants any more have no result.
-pub(super) fn run<D: Device>(device: &mut D, mut rows: Vec<PreparedRow>, clock: &dyn Clock) -> Vec<DoneRow> {
+pub(super) fn run<D: Device>(device: &mut D, rows: Vec<PreparedRow>, clock: &dyn Clock) -> Vec<DoneRow> {
     let now = clock.now();
-    for row in &mut rows {
-        row.about.timings.mark(Stage::Batch, now);
+    for row in &rows {
+        row.about.progress.mark(Stage::Batch, now);
     }
-    let results = run_whole(device, &mut rows, clock);
+    let results = run_whole(device, &rows, clock);
     rows.into_iter()
         .zip(results)
         .filter_map(|(row, ran)| {
@@ -43,26 +44,26 @@ enum Fate {
 
 /// Runs all rows at once. Out of memory: once more, in halves. A panic: once more, row by row, so that it costs the row that
 /// causes it and no other.
-fn run_whole<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Clock) -> Vec<Ran> {
+fn run_whole<D: Device>(device: &mut D, rows: &[PreparedRow], clock: &dyn Clock) -> Vec<Ran> {
     match attempt(device, rows, clock) {
         Fate::Done(results) => results,
         Fate::OutOfMemory if rows.len() > 1 => {
             tracing::warn!(rows = rows.len(), "out of memory: the batch runs again in halves");
-            let (first, second) = rows.split_at_mut(rows.len() / 2);
+            let (first, second) = rows.split_at(rows.len() / 2);
             let mut results = run_last(device, first, clock);
             results.extend(run_last(device, second, clock));
             results
         }
         Fate::Broken if rows.len() > 1 => {
             tracing::warn!(rows = rows.len(), "a batch broke: its rows run again one by one");
-            rows.chunks_mut(1).flat_map(|row| run_last(device, row, clock)).collect()
+            rows.chunks(1).flat_map(|row| run_last(device, row, clock)).collect()
         }
         fate => failed(fate, rows.len()),
     }
 }
 
 /// Runs rows that get no other chance.
-fn run_last<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Clock) -> Vec<Ran> {
+fn run_last<D: Device>(device: &mut D, rows: &[PreparedRow], clock: &dyn Clock) -> Vec<Ran> {
     let fate = attempt(device, rows, clock);
     failed(fate, rows.len())
 }
@@ -76,11 +77,12 @@ fn failed(fate: Fate, rows: usize) -> Vec<Ran> {
     }
 }
 
-fn attempt<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Clock) -> Fate {
+fn attempt<D: Device>(device: &mut D, rows: &[PreparedRow], clock: &dyn Clock) -> Fate {
     let Some(first) = rows.first() else { return Fate::Done(Vec::new()) };
     let (count, began) = (rows.len(), clock.now());
     let units = rows.iter().map(|row| row.about.turn.cost).sum();
-    let mut ended = Vec::new();
+    let record = Arc::new(BatchRecord::new(count as u32, began));
+    rows.iter().for_each(|row| row.about.progress.joins(&record));
     let result = {
         let batch = Batch {
             model: first.model_index,
@@ -94,7 +96,7 @@ fn attempt<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Cloc
         catch_unwind(AssertUnwindSafe(|| {
             device.run(&batch, &nobody_waits, &mut |stage| {
                 let now = clock.now();
-                ended.push((stage, now));
+                rows.iter().for_each(|row| row.about.progress.mark(stage, now));
                 // Between the forward run and the reverse one: whoever has become too old by now goes no further.
                 if stage == Stage::Forward {
                     rows.iter().filter(|row| row.about.turn.has_expired(now)).for_each(|row| row.about.ending.expire());
@@ -102,14 +104,11 @@ fn attempt<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Cloc
             })
         }))
     };
-    for row in rows.iter_mut() {
-        for (stage, at) in &ended {
-            row.about.timings.mark(*stage, *at);
-        }
-    }
+    let now = clock.now();
+    record.ends(now, outcome(&result));
     match result {
         Ok(Ok(results)) if results.len() == count => {
-            rows[0].about.model.batching.ran(count, units, clock.now().saturating_duration_since(began));
+            first.about.model.batching.ran(count, units, now.saturating_duration_since(began));
             Fate::Done(results.into_iter().map(|row| Some((row.map_err(JobError::Explain), count as u32))).collect())
         }
         Ok(Ok(results)) => {
@@ -128,8 +127,17 @@ fn attempt<D: Device>(device: &mut D, rows: &mut [PreparedRow], clock: &dyn Cloc
 
 /// One error for every row: rows share the method, so what is wrong with it is wrong for each.
 fn share(error: ExplainError, rows: usize) -> Vec<Ran> {
-    let shared = std::sync::Arc::new(error);
-    (0..rows).map(|_| Some((Err(JobError::Batch(std::sync::Arc::clone(&shared))), rows as u32))).collect()
+    let shared = Arc::new(error);
+    (0..rows).map(|_| Some((Err(JobError::Batch(Arc::clone(&shared))), rows as u32))).collect()
+}
+
+fn outcome<T, P>(result: &Result<Result<T, ExplainError>, P>) -> BatchOutcome {
+    match result {
+        Ok(Ok(_)) => BatchOutcome::Done,
+        Ok(Err(error)) if error.is_interrupted() => BatchOutcome::Stopped,
+        Ok(Err(error)) if error.is_out_of_memory() => BatchOutcome::OutOfMemory,
+        Ok(Err(_)) | Err(_) => BatchOutcome::Failed,
+    }
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

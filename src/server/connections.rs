@@ -51,6 +51,16 @@ impl Connections {
         }
     }
 
+    /// Connections that are open.
+    pub(super) fn open(&self) -> u32 {
+        self.places.taken()
+    }
+
+    /// Connections that were closed because there was no place for them.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// Serves what comes in, until `close`; then no more is accepted, and each connection ends once its calls have.
     /// A connection that finds no place is closed: its client sees UNAVAILABLE, and tries again or elsewhere.
     pub(super) async fn serve<L, B, C>(

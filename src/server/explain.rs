@@ -10,11 +10,12 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::proto::v1;
 use crate::proto::v1::explain_service_server::ExplainService;
 use crate::schedule::{Job, JobError, Outcome, Reply};
-use crate::telemetry::{FrameOutcome, Stage};
+use crate::telemetry::Stage;
 
+use super::calls::{CallTrace, Sending};
 use super::connections::About;
 use super::deadline;
-use super::frame_account::{FrameAccount, SourceName};
+use super::frame_account::{Accepted, FrameAccount};
 use super::messages::Messages;
 use super::places::{Full, Place};
 use super::refusal::Refusal;
@@ -27,9 +28,13 @@ use super::stream::StreamTask;
 impl ExplainService for Service {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         let deadline = deadline::of(&request);
-        let call = self.clone().explain_one(request.into_inner(), deadline);
-        let explanation = self.calls.track_future(call).await.map_err(Refusal::into_status)?;
-        Ok(Response::new(v1::ExplainResponse { explanation: Some(explanation) }))
+        let trace = CallTrace::of(&request);
+        let call = self.clone().explain_one(request.into_inner(), trace, deadline);
+        let (explanation, account) = self.calls.track_future(call).await.map_err(Refusal::into_status)?;
+        let mut response = Response::new(v1::ExplainResponse { explanation: Some(explanation) });
+        // It closes when the transport has the answer.
+        response.extensions_mut().insert(Sending::new(account));
+        Ok(response)
     }
 
     type ExplainStreamStream = Messages<v1::ExplainStreamResponse>;
@@ -41,9 +46,10 @@ impl ExplainService for Service {
         self.refuse_while_draining().map_err(Refusal::into_status)?;
         let deadline = deadline::of(&request);
         let connection = About::of(&request);
+        let trace = CallTrace::of(&request);
         let place = self.place_for_stream(connection.peer).map_err(Refusal::into_status)?;
         let (outbound, ending, messages) = Messages::new();
-        let stream = StreamTask::new(self.clone(), request.into_inner(), outbound, connection, deadline);
+        let stream = StreamTask::new(self.clone(), request.into_inner(), outbound, connection, trace, deadline);
         let reclaim = self.reclaim.clone();
         self.calls.spawn(async move {
             stream.run(ending).await;
@@ -77,16 +83,26 @@ impl Service {
     async fn explain_one(
         self,
         request: v1::ExplainRequest,
+        call: CallTrace,
         deadline: Option<Instant>,
-    ) -> Result<v1::Explanation, Refusal> {
+    ) -> Result<(v1::Explanation, FrameAccount), Refusal> {
         self.refuse_while_draining()?;
         let clock = Arc::clone(self.engine.clock());
         let accepted = clock.now();
         let v1::ExplainRequest { model, options, frame } = request;
         let model = Arc::clone(selector::select(self.engine.served(), model.as_ref())?);
         let mut frame = frame.ok_or_else(|| Refusal::invalid("frame", "frame is missing"))?;
-        let name = SourceName::new("", "", &model.metadata);
-        let mut account = FrameAccount::open(&self.telemetry, &name, &frame, accepted);
+        let source = self.telemetry.call_source((&model.metadata.name, model.metadata.version));
+        let payload_bytes = frame::payload_bytes(&frame);
+        let accepted_frame = Accepted {
+            source: &source,
+            frame: &frame,
+            call: (&call.traceparent, &call.tracestate),
+            payload_bytes,
+            policy: "",
+            at: accepted,
+        };
+        let mut account = FrameAccount::open(&self.telemetry, &clock, accepted_frame);
         let mut options = options.unwrap_or_default();
         if let Some(own) = frame.options.take() {
             options = options::overlay(&options, &own);
@@ -107,7 +123,7 @@ impl Service {
                 targets: asked.targets.clone(),
                 outputs: asked.outputs.clone(),
                 payload,
-                timings: account.timings().clone(),
+                progress: account.progress().clone(),
                 admission,
                 // Whoever asked may have gone.
                 reply: Reply::new(move |outcome| drop(reply.send(outcome))),
@@ -126,21 +142,20 @@ impl Service {
         let (answer, asked) = match result {
             Ok(result) => result,
             Err(refusal) => {
-                let message = refusal.message.clone();
-                account.outcome(FrameOutcome::Failed { code: refusal.code as i32, message });
+                account.failed(&refusal);
                 return Err(refusal);
             }
         };
-        account.answered(answer.timings.clone(), answer.batch_size);
-        account.mark(Stage::Deliver, &*clock);
+        account.answered(&answer);
+        account.mark(Stage::Deliver);
         let echo = Echo {
             sequence: frame.sequence,
             capture_time: frame.capture_time,
             tag: frame.tag,
-            trace_id: account.trace().trace_id.to_string(),
+            trace_id: account.trace_id(),
         };
         let mut explanation = response::explanation(answer, echo, &asked, &model.metadata);
-        explanation.timings = response::timings(account.timings());
-        Ok(explanation)
+        explanation.timings = response::timings(&account.timings());
+        Ok((explanation, account))
     }
 }

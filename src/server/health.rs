@@ -20,11 +20,17 @@ use super::refusal::Refusal;
 #[derive(Debug, Clone)]
 pub(super) struct HealthService {
     names: Arc<BTreeSet<String>>,
-    readiness: Arc<watch::Sender<Readiness>>,
+    readiness: ReadinessSwitch,
 }
 
+/// Whether the server can be used, for all who ask; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct ReadinessSwitch(Arc<watch::Sender<Readiness>>);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Readiness {
+pub(super) enum Readiness {
+    /// Models are being loaded and proved.
+    Starting,
     Serving,
     Draining,
     /// Watches end.
@@ -32,27 +38,38 @@ enum Readiness {
 }
 
 impl HealthService {
-    /// For a server that serves. `names` are what may be asked about; the empty one is the whole server.
-    pub(super) fn serving(names: impl IntoIterator<Item = String>) -> Self {
-        let readiness = Arc::new(watch::Sender::new(Readiness::Serving));
+    /// For a server that serves from now on. `names` are what may be asked about; the empty one is the whole server.
+    pub(super) fn serving(names: impl IntoIterator<Item = String>, readiness: ReadinessSwitch) -> Self {
+        readiness.0.send_replace(Readiness::Serving);
         HealthService { names: Arc::new(names.into_iter().collect()), readiness }
     }
 
     /// NOT_SERVING from now on.
     pub(super) fn drain(&self) {
-        self.readiness.send_replace(Readiness::Draining);
+        self.readiness.0.send_replace(Readiness::Draining);
     }
 
     /// Ends every watch, or connections would stay open for them.
     pub(super) fn end(&self) {
-        self.readiness.send_replace(Readiness::Over);
+        self.readiness.0.send_replace(Readiness::Over);
+    }
+}
+
+impl ReadinessSwitch {
+    /// For a server that starts.
+    pub(super) fn starting() -> Self {
+        ReadinessSwitch(Arc::new(watch::Sender::new(Readiness::Starting)))
+    }
+
+    pub(super) fn now(&self) -> Readiness {
+        *self.0.borrow()
     }
 }
 
 fn status(readiness: Readiness) -> ServingStatus {
     match readiness {
         Readiness::Serving => ServingStatus::Serving,
-        Readiness::Draining | Readiness::Over => ServingStatus::NotServing,
+        Readiness::Starting | Readiness::Draining | Readiness::Over => ServingStatus::NotServing,
     }
 }
 
@@ -65,7 +82,7 @@ impl Health for HealthService {
             let message = format!("service: there is no {name:?}; there is {}", names.join(", "));
             return Err(Refusal::new(Code::NotFound, "service", message).into_status());
         }
-        let status = status(*self.readiness.borrow()) as i32;
+        let status = status(self.readiness.now()) as i32;
         Ok(Response::new(HealthCheckResponse { status }))
     }
 
@@ -76,7 +93,7 @@ impl Health for HealthService {
         let connection = About::of(&request);
         let known = self.names.contains(&request.into_inner().service);
         let (watcher, statuses) = mpsc::channel(1);
-        let readiness = self.readiness.subscribe();
+        let readiness = self.readiness.0.subscribe();
         tokio::spawn(async move {
             tokio::select! {
                 () = tell(known, readiness, watcher) => {}

@@ -7,8 +7,11 @@
 //! turns messages into jobs, `response` turns answers into messages, and [`Refusal`] is the one place where an error becomes
 //! a status. `security` has TLS and tokens. Generated types are known here and nowhere below.
 
+mod admin;
+mod calls;
 mod config;
 mod connections;
+mod credit;
 mod deadline;
 mod explain;
 mod frame_account;
@@ -17,6 +20,7 @@ mod listen;
 mod messages;
 mod models;
 mod places;
+mod readings;
 mod receiving;
 mod reclaim;
 mod refusal;
@@ -29,6 +33,7 @@ mod start;
 mod stream;
 mod unsent;
 
+pub use admin::AdminConfig;
 pub use config::{ServerConfig, TlsConfig};
 pub use listen::{ListenAddress, ListenError};
 pub use refusal::Refusal;

@@ -40,6 +40,11 @@ impl Places {
         Places { most, most_per_peer, taken: Arc::default() }
     }
 
+    /// The places that are taken.
+    pub(super) fn taken(&self) -> u32 {
+        lock(&self.taken).all
+    }
+
     /// A place for a peer; clients of a Unix socket have no address and count only in all.
     pub(super) fn take(&self, peer: Option<IpAddr>) -> Result<Place, Full> {
         let mut taken = lock(&self.taken);

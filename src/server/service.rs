@@ -8,6 +8,7 @@ use crate::config::LimitsConfig;
 use crate::schedule::{Engine, Handle};
 use crate::telemetry::Telemetry;
 
+use super::credit::Credit;
 use super::places::Places;
 use super::reclaim::Reclaim;
 use super::shutdown::Shutdown;
@@ -24,6 +25,7 @@ pub(super) struct Service {
     pub(super) write_timeout: Duration,
     pub(super) reclaim: Reclaim,
     pub(super) unsent: Unsent,
+    pub(super) credit: Credit,
     /// For streams.
     pub(super) places: Places,
     pub(super) shutdown: Shutdown,

@@ -1,5 +1,7 @@
 //! From a configuration to a server that serves, and to its end.
 
+use std::io;
+use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +17,16 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 
+use super::admin::Admin;
+use super::calls::WithCalls;
 use super::config::ServerConfig;
 use super::connections::Connections;
+use super::credit::Credit;
 use super::deadline::WithDeadline;
-use super::health::HealthService;
+use super::health::{HealthService, ReadinessSwitch};
 use super::listen::{ListenAddress, ListenError, Listener};
 use super::places::Places;
+use super::readings;
 use super::receiving::{Room, WithRoom};
 use super::reclaim::Reclaim;
 use super::security::{Security, SecurityError, handshakes};
@@ -37,6 +43,7 @@ use crate::schedule::{
     Engine, EngineConfig, EngineError, ExplainDevice, Served, ServedLimits, SystemClock, WarmUpError, warm_up,
 };
 use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Metrics;
 
 /// What a message holds besides a frame's payload.
 const AROUND_PAYLOAD_BYTES: u64 = 1 << 20;
@@ -50,6 +57,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("cannot listen on {address} (admin.listen): {source}")]
+    Admin { address: String, source: io::Error },
     #[error(transparent)]
     Security(#[from] SecurityError),
     #[error("model {name} version {version}: {source}")]
@@ -78,6 +87,9 @@ pub enum Ended {
 /// A server that serves.
 pub struct Server {
     addresses: Vec<ListenAddress>,
+    admin_address: Option<SocketAddr>,
+    /// Ends with the server.
+    _admin: JoinSet<()>,
     engine: Engine,
     health: HealthService,
     calls: TaskTracker,
@@ -96,14 +108,13 @@ impl Server {
     /// Everything that is wrong with the configuration, an address or a model, in words for the person who starts it.
     pub async fn start(config: &Config, telemetry: Telemetry, shutdown: Shutdown) -> Result<Self, StartError> {
         config.check()?;
-        let security = Security::open(&config.server)?;
-        let listeners = bind(&config.server).await?;
+        let doors = Doors::open(config, &telemetry).await?;
         let loading = config.clone();
         let engine = match tokio::task::spawn_blocking(move || load(&loading)).await {
             Ok(engine) => engine?,
             Err(error) => resume_unwind(error.into_panic()),
         };
-        Self::serve(config, engine, listeners, security, telemetry, shutdown).await
+        Self::serve(config, engine, doors, telemetry, shutdown)
     }
 
     /// Serves with an engine of one's own, which is taken to be warm.
@@ -114,34 +125,38 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let security = Security::open(&config.server)?;
-        let listeners = bind(&config.server).await?;
-        Self::serve(config, engine, listeners, security, telemetry, shutdown).await
+        let doors = Doors::open(config, &telemetry).await?;
+        Self::serve(config, engine, doors, telemetry, shutdown)
     }
 
-    async fn serve(
+    fn serve(
         config: &Config,
         engine: Engine,
-        listeners: Vec<(ListenAddress, Listener)>,
-        security: Security,
+        doors: Doors,
         telemetry: Telemetry,
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
+        let Doors { security, listeners, readiness, admin_address, admin } = doors;
         let drain_timeout = Duration::from_secs(config.server.drain_timeout_s.into());
         let calls = TaskTracker::new();
         let service = Service {
             engine: engine.clone(),
-            telemetry,
+            telemetry: telemetry.clone(),
             limits: config.limits,
             drain_timeout,
             write_timeout: Duration::from_secs(config.server.write_timeout_s.into()),
             reclaim: Reclaim::default(),
             unsent: Unsent::new(config.limits.unsent_bytes),
+            credit: Credit::default(),
             places: Places::new(config.limits.max_streams, config.limits.max_streams_per_peer),
             shutdown: shutdown.clone(),
             calls: calls.clone(),
         };
-        let health = HealthService::serving(service_names(&engine));
+        let health = HealthService::serving(service_names(&engine), readiness);
+        let connections = Connections::new(&config.server);
+        if let Some(metrics) = telemetry.metrics() {
+            readings::observe(metrics, &service, &connections);
+        }
         let routes = routes(service, health.clone(), config.limits.max_frame_bytes)?;
         let close = CancellationToken::new();
         let transport = Transport {
@@ -149,7 +164,8 @@ impl Server {
             max_frame_bytes: config.limits.max_frame_bytes,
             routes,
             security,
-            connections: Connections::new(&config.server),
+            connections,
+            metrics: telemetry.metrics().cloned(),
             room: Room::new(
                 config.limits.receiving_bytes,
                 max_message_bytes(config.limits.max_frame_bytes) as u64,
@@ -164,12 +180,28 @@ impl Server {
             addresses.push(address);
             transports.spawn(transport.clone().serve(listener));
         }
-        Ok(Server { addresses, engine, health, calls, shutdown, drain_timeout, close, transports })
+        Ok(Server {
+            addresses,
+            admin_address,
+            _admin: admin,
+            engine,
+            health,
+            calls,
+            shutdown,
+            drain_timeout,
+            close,
+            transports,
+        })
     }
 
     /// Where the server listens; ports that were asked for as 0 are the real ones.
     pub fn addresses(&self) -> &[ListenAddress] {
         &self.addresses
+    }
+
+    /// Where the admin port is, if there is one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Serves until the shutdown that was given at the start is requested, then drains: readiness goes NOT_SERVING, each
@@ -216,6 +248,34 @@ pub(super) fn oversized(max_frame_bytes: u64) -> Status {
 /// Above the frame's limit, so that a frame somewhat too large is that frame's error and not the stream's end.
 fn max_message_bytes(max_frame_bytes: u64) -> usize {
     usize::try_from(max_frame_bytes + max_frame_bytes / 4 + AROUND_PAYLOAD_BYTES).unwrap_or(usize::MAX)
+}
+
+/// What is there before the models are: everything that can be wrong about addresses and certificates is told first.
+struct Doors {
+    security: Security,
+    listeners: Vec<(ListenAddress, Listener)>,
+    readiness: ReadinessSwitch,
+    admin_address: Option<SocketAddr>,
+    admin: JoinSet<()>,
+}
+
+impl Doors {
+    /// The admin port is served from here on; the others are only bound.
+    async fn open(config: &Config, telemetry: &Telemetry) -> Result<Self, StartError> {
+        let security = Security::open(&config.server)?;
+        let readiness = ReadinessSwitch::starting();
+        let (mut admin, mut admin_address) = (JoinSet::new(), None);
+        if let Some(address) = &config.admin.listen {
+            let cannot = |source| StartError::Admin { address: address.clone(), source };
+            let bound = Admin::bind(address, config, telemetry, &readiness).await.map_err(cannot)?;
+            let actual = bound.address().map_err(cannot)?;
+            tracing::info!(address = %actual, "admin port");
+            admin_address = Some(actual);
+            admin.spawn(bound.serve());
+        }
+        let listeners = bind(&config.server).await?;
+        Ok(Doors { security, listeners, readiness, admin_address, admin })
+    }
 }
 
 async fn bind(config: &ServerConfig) -> Result<Vec<(ListenAddress, Listener)>, ListenError> {
@@ -319,6 +379,7 @@ struct Transport {
     routes: Routes,
     security: Security,
     connections: Connections,
+    metrics: Option<Metrics>,
     room: Room,
     close: CancellationToken,
 }
@@ -326,7 +387,7 @@ struct Transport {
 impl Transport {
     /// Serves on one socket until `close`.
     async fn serve(self, listener: Listener) {
-        let Transport { config, max_frame_bytes, routes, security, connections, room, close } = self;
+        let Transport { config, max_frame_bytes, routes, security, connections, metrics, room, close } = self;
         let keep_alive = Duration::from_secs(config.keep_alive_s.into());
         let name_the_limit = move |response: http::Response<_>| rename_oversized(response, max_frame_bytes);
         let router = tonic::transport::Server::builder()
@@ -335,6 +396,7 @@ impl Transport {
             .max_concurrent_streams(config.max_streams_per_connection)
             .http2_keepalive_interval(Some(keep_alive))
             .http2_keepalive_timeout(Some(keep_alive))
+            .layer(tower::layer::layer_fn(move |services| WithCalls { metrics: metrics.clone(), services }))
             .layer(tower::util::MapResponseLayer::new(name_the_limit))
             .layer(tower::layer::layer_fn(WithDeadline))
             .layer(security.gate())

@@ -4,6 +4,7 @@
 //! [`crate::stream::Session`] decide. [`arrival`] is what becomes of a message of the client, [`ending`] how a frame's end
 //! becomes a message of the server.
 
+mod account;
 mod arrival;
 mod ending;
 mod opened;
@@ -17,6 +18,7 @@ use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::proto::v1::explain_stream_response::Message as Response;
 
 use self::opened::OpenStream;
+use super::calls::CallTrace;
 use super::connections::{AGED, About};
 use super::deadline;
 use super::messages::{self, EndOfStream};
@@ -31,6 +33,7 @@ pub(super) struct StreamTask {
     inbound: Streaming<v1::ExplainStreamRequest>,
     outbound: Outbound,
     connection: About,
+    trace: CallTrace,
     deadline: Option<Instant>,
 }
 
@@ -40,9 +43,10 @@ impl StreamTask {
         inbound: Streaming<v1::ExplainStreamRequest>,
         outbound: Outbound,
         connection: About,
+        trace: CallTrace,
         deadline: Option<Instant>,
     ) -> Self {
-        StreamTask { service, inbound, outbound, connection, deadline }
+        StreamTask { service, inbound, outbound, connection, trace, deadline }
     }
 
     /// Runs the stream to its end; its status goes to `ending`.
@@ -79,8 +83,8 @@ impl StreamTask {
             let message = "the first message of a stream is Open";
             return Err(Refusal::invalid("open", message).into_status());
         };
-        let (stream, opened) =
-            OpenStream::new(self.service.clone(), open).map_err(|refusal| refusal.under("open").into_status())?;
+        let (stream, opened) = OpenStream::new(self.service.clone(), open, &self.trace, self.connection.peer)
+            .map_err(|refusal| refusal.under("open").into_status())?;
         let message = v1::ExplainStreamResponse { message: Some(Response::Opened(opened)) };
         // A client that has gone is noticed by whoever runs this.
         let _ = self.outbound.send(message).await;

@@ -28,6 +28,11 @@ impl Unsent {
         Unsent { limit, all: Arc::default() }
     }
 
+    /// What waits now, over all streams.
+    pub(super) fn bytes(&self) -> u64 {
+        self.all.bytes.load(Ordering::Relaxed)
+    }
+
     /// For another stream.
     pub(super) fn share(&self) -> UnsentShare {
         self.all.streams.fetch_add(1, Ordering::Relaxed);

@@ -14,6 +14,17 @@ pub enum Overflow {
     Reject,
 }
 
+impl Overflow {
+    /// The word in logs and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Overflow::Latest => "latest",
+            Overflow::Block => "block",
+            Overflow::Reject => "reject",
+        }
+    }
+}
+
 /// A stream's policy, checked and with its defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::batch_record::SpanReference;
+use super::progress::Progress;
 use super::sampling::FrameTrace;
-use super::stage::Timings;
+use super::source::Source;
 
-/// How a frame ended: each accepted frame ends in exactly one of these.
+/// How a frame ended: each accepted frame ends in exactly one of these. A `code` is a google.rpc.Code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FrameOutcome {
     Answered,
@@ -14,8 +16,8 @@ pub enum FrameOutcome {
     /// `expired`, `slow_reader`, …
     Dropped {
         reason: &'static str,
+        code: i32,
     },
-    /// `code` is a google.rpc.Code.
     Failed {
         code: i32,
         message: String,
@@ -32,6 +34,15 @@ impl FrameOutcome {
             FrameOutcome::Dropped { .. } => "dropped",
             FrameOutcome::Failed { .. } => "failed",
             FrameOutcome::Cancelled => "cancelled",
+        }
+    }
+
+    /// The name of the canonical code.
+    pub fn status(&self) -> &'static str {
+        match self {
+            FrameOutcome::Answered => "OK",
+            FrameOutcome::Dropped { code, .. } | FrameOutcome::Failed { code, .. } => status_name(*code),
+            FrameOutcome::Cancelled => "CANCELLED",
         }
     }
 }
@@ -64,21 +75,24 @@ pub fn status_name(code: i32) -> &'static str {
 #[derive(Debug, Clone)]
 pub struct FrameRecord {
     pub trace: FrameTrace,
-    /// Shared by the frames of a stream; empty for a frame of the unary call.
-    pub stream_id: Arc<str>,
-    /// The client's name for the stream; may be empty.
-    pub source: Arc<str>,
+    /// What it has in common with the other frames of its stream.
+    pub source: Arc<Source>,
     pub sequence: u64,
-    /// Shared by the frames of a model.
-    pub model: Arc<str>,
-    pub version: i64,
     pub outcome: FrameOutcome,
-    /// Monotonic: when the frame was accepted and what it went through.
-    pub timings: Timings,
-    /// The same moment as `timings.accepted()` on the wall clock.
+    /// Closed: what it went through, by the monotonic clock.
+    pub progress: Progress,
+    /// The moment of its acceptance on the wall clock.
     pub accepted_at: SystemTime,
-    /// Rows that ran together with this frame, itself included; 0 when it never reached the device.
-    pub batch_size: u32,
+    /// As it was sent.
+    pub payload_bytes: u64,
+    /// What the stream does when there are too many frames: `latest`, `block`, `reject`. Empty for the unary call.
+    pub policy: &'static str,
+    /// The classes that were explained, in the order asked for; empty when it was not answered.
+    pub classes: Vec<u32>,
+    /// The layers that the classes were explained at, each once.
+    pub target_layers: Vec<String>,
+    /// The rows of the batch that it was in, and the batch's span; filled in when the frame's trace is kept.
+    pub batch: Option<(u32, SpanReference)>,
 }
 
 #[cfg(test)]

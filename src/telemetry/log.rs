@@ -1,11 +1,16 @@
-//! Structured logs on standard error.
+//! Structured logs on standard error, with a filter that can be changed while the process runs.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use thiserror::Error;
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,36 +31,58 @@ pub enum LogError {
     Filter { filter: String, cause: String },
     #[error("a log is already installed in this process")]
     AlreadyInstalled,
+    #[error("no log is installed in this process")]
+    NotInstalled,
 }
+
+/// The filter of the process's log, once there is one.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Sends the process's log to standard error. `filter`: a level, or `target=level` pairs separated by commas.
 pub fn install(filter: &str, format: LogFormat) -> Result<(), LogError> {
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let (filter, handle) = reload::Layer::new(env_filter(filter)?);
+    let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Text => text(filter, colours, io::stderr)?.try_init(),
-        LogFormat::Json => json(filter, io::stderr)?.try_init(),
+        LogFormat::Text => registry.with(text(colours, io::stderr)).try_init(),
+        LogFormat::Json => registry.with(json(io::stderr)).try_init(),
     }
-    .map_err(|_| LogError::AlreadyInstalled)
+    .map_err(|_| LogError::AlreadyInstalled)?;
+    FILTER.set(handle).map_err(|_| LogError::AlreadyInstalled)
+}
+
+/// What is logged now; `None` when nothing was installed.
+pub fn filter() -> Option<String> {
+    FILTER.get()?.with_current(ToString::to_string).ok()
+}
+
+/// Logs something else from now on.
+///
+/// # Errors
+/// A filter that is none, or a process without a log.
+pub fn set_filter(filter: &str) -> Result<(), LogError> {
+    let new = env_filter(filter)?;
+    FILTER.get().and_then(|handle| handle.reload(new).ok()).ok_or(LogError::NotInstalled)
 }
 
 fn env_filter(filter: &str) -> Result<EnvFilter, LogError> {
     EnvFilter::try_new(filter).map_err(|error| LogError::Filter { filter: filter.to_owned(), cause: error.to_string() })
 }
 
-fn text<W>(filter: &str, colours: bool, writer: W) -> Result<impl SubscriberInitExt + use<W>, LogError>
+fn text<S, W>(colours: bool, writer: W) -> impl Layer<S>
 where
+    S: Subscriber + for<'s> LookupSpan<'s>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = env_filter(filter)?;
-    Ok(tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer).finish())
+    tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(writer)
 }
 
-fn json<W>(filter: &str, writer: W) -> Result<impl SubscriberInitExt + use<W>, LogError>
+fn json<S, W>(writer: W) -> impl Layer<S>
 where
+    S: Subscriber + for<'s> LookupSpan<'s>,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = env_filter(filter)?;
-    Ok(tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(writer).finish())
+    tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer)
 }
 
 #[cfg(test)]
@@ -88,7 +115,8 @@ mod tests {
     fn a_json_line_is_one_object_with_its_fields() {
         let page = Page::default();
         let writer = page.clone();
-        let guard = json("info", move || writer.clone()).expect("a filter").set_default();
+        let filter = env_filter("info").expect("a filter");
+        let guard = tracing_subscriber::registry().with(filter).with(json(move || writer.clone())).set_default();
         tracing::info!(model = "lite0", port = 8033, "serving");
         tracing::debug!("below the filter");
         drop(guard);
@@ -104,7 +132,9 @@ mod tests {
     fn a_text_line_without_colours_has_no_escapes() {
         let page = Page::default();
         let writer = page.clone();
-        let guard = text("warn,camlens=debug", false, move || writer.clone()).expect("a filter").set_default();
+        let filter = env_filter("warn,camlens=debug").expect("a filter");
+        let log = text(false, move || writer.clone());
+        let guard = tracing_subscriber::registry().with(filter).with(log).set_default();
         tracing::debug!(sequence = 7, "answered");
         drop(guard);
         assert!(page.written().contains("answered sequence=7"), "{}", page.written());

@@ -1,106 +1,272 @@
-//! Where a frame's time goes: stages and, around them, spans, logs and exporters.
+//! Where a frame's time goes: stages and, around them, spans, metrics, logs and exporters.
 //!
-//! Serving settles a frame's place in its trace when it accepts the frame ([`Telemetry::place`]) and says once, when
-//! the frame has ended, what became of it ([`Telemetry::frame`]). Everything else derives from that record, away from the
-//! frame's way.
+//! Serving settles a frame's place in its trace when it accepts the frame ([`Telemetry::place`]), carries its [`Progress`]
+//! along, and says once, when the frame has ended, what became of it ([`Telemetry::frame`]). Everything else derives from
+//! that record; spans are built away from the frame's way.
 
-pub mod exporter;
-pub mod frame_record;
-pub mod frame_trace;
+mod batch_record;
+pub mod export;
+mod frame_record;
 pub mod log;
-pub mod sampling;
-pub mod stage;
+pub mod metrics;
+mod progress;
+mod resource;
+mod sampling;
+mod source;
+pub mod spans;
+mod stage;
+mod stream_record;
 pub mod trace_context;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use opentelemetry_sdk::metrics::ManualReader;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-pub use exporter::{ExporterError, FlushError, TraceExporter};
+use self::export::{ExportSettings, Exporter, ExporterError, FlushError, Item, SettingError};
+use self::metrics::{Metrics, PageError};
+
+pub use batch_record::{BatchOutcome, BatchRecord, SpanReference};
 pub use frame_record::{FrameOutcome, FrameRecord, status_name};
+pub use progress::Progress;
 pub use sampling::{FrameTrace, Sampling};
+pub use source::{Call, EndedFrames, Source};
 pub use stage::{Stage, StageTiming, Timings};
+pub use stream_record::{StreamEvent, StreamEvents, StreamRecord};
 
-/// What telemetry can be told to do.
+/// What telemetry can be told to do. What is left open is what OpenTelemetry's standard variables say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryConfig {
-    /// An OpenTelemetry collector, `http://HOST:PORT`; none: no traces.
+    /// An OpenTelemetry collector, `http://HOST:PORT` or `https://HOST:PORT`; none: nothing is exported.
     pub otlp_endpoint: Option<String>,
+    /// `grpc` or `http/protobuf`.
+    pub otlp_protocol: Option<String>,
     /// The share of frames without a parent that are traced, 0 to 1.
-    pub trace_ratio: f64,
+    pub trace_ratio: Option<f64>,
+    /// Frames that take longer are traced, whatever the ratio and the client say; none: there is no such time.
+    pub trace_slower_than_ms: Option<u32>,
+    /// Frames that fail are traced, whatever the ratio and the client say.
+    pub trace_failed: bool,
+    /// How often metrics are pushed to the collector; 0: never.
+    pub metrics_interval_s: Option<u32>,
 }
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        TelemetryConfig { otlp_endpoint: None, trace_ratio: 1.0 }
+        TelemetryConfig {
+            otlp_endpoint: None,
+            otlp_protocol: None,
+            trace_ratio: None,
+            trace_slower_than_ms: None,
+            trace_failed: true,
+            metrics_interval_s: None,
+        }
     }
+}
+
+/// Why telemetry cannot do what it is told.
+#[derive(Debug, Error)]
+pub enum TelemetryError {
+    #[error(transparent)]
+    Exporter(#[from] ExporterError),
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    #[error(transparent)]
+    Metrics(#[from] PageError),
 }
 
 /// A handle that every part of the server may clone.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     sampling: Sampling,
-    traces: Option<Arc<TraceExporter>>,
+    keep: Keep,
+    exporter: Option<Arc<Exporter>>,
+    metrics: Option<Metrics>,
+}
+
+/// Traces that are kept whatever was thought of them when they began.
+#[derive(Debug, Clone, Copy, Default)]
+struct Keep {
+    failed: bool,
+    slower_than: Option<Duration>,
 }
 
 impl Telemetry {
-    /// Builds what `config` asks for. Call it before the server's runtime starts.
-    pub fn start(config: &TelemetryConfig) -> Result<Self, ExporterError> {
-        let traces = config.otlp_endpoint.as_deref().map(TraceExporter::start).transpose()?;
-        let ratio = if traces.is_some() { config.trace_ratio } else { 0.0 };
-        Ok(Telemetry { sampling: Sampling::ratio(ratio), traces: traces.map(Arc::new) })
+    /// Builds what `config` asks for, and the environment where it says nothing. `with_page`: somebody will read the metrics'
+    /// page. Call it before the server's runtime starts.
+    ///
+    /// # Errors
+    /// A setting or a variable that cannot be used, by its name.
+    pub fn start(config: &TelemetryConfig, with_page: bool) -> Result<Self, TelemetryError> {
+        let settings = ExportSettings::resolve(config, &|name| std::env::var(name).ok())?;
+        let resource = resource::resource();
+        let reader = settings.metrics.is_some().then(|| Arc::new(ManualReader::default()));
+        let metrics = (with_page || reader.is_some())
+            .then(|| Metrics::new(resource.clone(), with_page, reader.clone()))
+            .transpose()?;
+        let exporter = (settings.traces.is_some() || reader.is_some())
+            .then(|| Exporter::start(&settings, &resource, reader).map(Arc::new))
+            .transpose()?;
+        let takes_traces = exporter.as_ref().is_some_and(|exporter| exporter.takes_traces());
+        let keep = Keep {
+            failed: takes_traces && config.trace_failed,
+            slower_than: config
+                .trace_slower_than_ms
+                .filter(|_| takes_traces)
+                .map(|ms| Duration::from_millis(ms.into())),
+        };
+        let ratio = if takes_traces { settings.trace_ratio } else { 0.0 };
+        if let (Some(metrics), Some(exporter)) = (&metrics, &exporter) {
+            observe_losses(metrics, exporter);
+        }
+        Ok(Telemetry { sampling: Sampling::ratio(ratio), keep, exporter, metrics })
     }
 
     /// Exports nothing. Frames still get a place in a trace, so that answers can name it.
     pub fn disabled() -> Self {
-        Telemetry { sampling: Sampling::ratio(0.0), traces: None }
+        Telemetry { sampling: Sampling::ratio(0.0), keep: Keep::default(), exporter: None, metrics: None }
     }
 
-    /// Places an accepted frame in the trace that its client named, or in one of its own. Either text may be empty.
+    /// The instruments, when somebody reads them.
+    pub fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.as_ref()
+    }
+
+    /// Places an accepted frame, or a stream, in the trace that its client named, or in one of its own. Either text may be
+    /// empty.
     pub fn place(&self, traceparent: &str, tracestate: &str) -> FrameTrace {
         self.sampling.place(traceparent, tracestate)
     }
 
+    /// What the frames of a stream will have in common. `stream` is the stream's own place.
+    pub fn stream_source(&self, stream_id: &str, name: &str, model: (&str, i64), stream: &FrameTrace) -> Arc<Source> {
+        let span = self.is_kept(stream).then(|| stream.reference());
+        let instruments = self.instruments(model);
+        Arc::new(Source::new(Call::ExplainStream, stream_id.to_owned(), name.to_owned(), model, span, instruments))
+    }
+
+    /// What a frame of the unary call has in common with itself.
+    pub fn call_source(&self, model: (&str, i64)) -> Arc<Source> {
+        let instruments = self.instruments(model);
+        Arc::new(Source::new(Call::Explain, String::new(), String::new(), model, None, instruments))
+    }
+
+    fn instruments(&self, (model, version): (&str, i64)) -> Option<Arc<metrics::ModelInstruments>> {
+        self.metrics.as_ref().map(|metrics| metrics.model(model, version))
+    }
+
     /// Takes note of a frame that has ended. Never waits.
-    pub fn frame(&self, record: FrameRecord) {
-        log_frame(&record);
-        if record.trace.flags.sampled
-            && let Some(traces) = &self.traces
+    pub fn frame(&self, mut record: FrameRecord, now: Instant) {
+        record.progress.close(now);
+        let source = Arc::clone(&record.source);
+        source.count(&record.outcome);
+        let batch = record.progress.leave_batch();
+        let (accepted, total) = record.progress.with_timings(|timings| {
+            if let Some(instruments) = &source.instruments {
+                instruments.frame(&record.outcome, timings, record.payload_bytes);
+            }
+            (timings.accepted(), timings.total())
+        });
+        log_frame(&record, batch.as_ref().map_or(0, |batch| batch.rows), total);
+        let kept = self.exporter.as_ref().filter(|exporter| {
+            let slow = self.keep.slower_than.is_some_and(|limit| total > limit);
+            let failed = self.keep.failed && matches!(record.outcome, FrameOutcome::Failed { .. });
+            exporter.takes_traces() && (record.trace.flags.sampled || slow || failed)
+        });
+        if let Some(batch) = &batch
+            && (source.instruments.is_some() || kept.is_some())
         {
-            traces.send(record);
+            let telemetry = self.clone();
+            batch.tells(&source, (accepted, record.accepted_at), move |ended| telemetry.batch(ended));
+        }
+        let Some(exporter) = kept else { return };
+        if let Some(batch) = &batch {
+            batch.keeps(record.trace.reference());
+            record.batch = Some((batch.rows, batch.span()));
+        }
+        exporter.send(Item::Frame(Box::new(record)));
+    }
+
+    fn batch(&self, batch: batch_record::EndedBatch) {
+        if let Some(instruments) = &batch.source.instruments {
+            instruments.batch(batch.rows);
+        }
+        if let Some(exporter) = &self.exporter
+            && !batch.frames.is_empty()
+        {
+            exporter.send(Item::Batch(Box::new(batch)));
         }
     }
 
-    /// Frames whose trace was lost because the collector was slow or away.
-    pub fn lost_traces(&self) -> u64 {
-        self.traces.as_ref().map_or(0, |traces| traces.lost_frames())
+    /// Takes note of a stream that has ended. Never waits.
+    pub fn stream(&self, record: StreamRecord) {
+        if let Some(exporter) = &self.exporter
+            && self.is_kept(&record.trace)
+        {
+            exporter.send(Item::Stream(Box::new(record)));
+        }
+    }
+
+    /// Streams are few: each is kept unless its client does not want it, or nothing is traced at all.
+    fn is_kept(&self, stream: &FrameTrace) -> bool {
+        let traces = self.exporter.as_ref().is_some_and(|exporter| exporter.takes_traces());
+        traces && if stream.parent_id.is_some() { stream.flags.sampled } else { self.sampling.is_on() }
+    }
+
+    /// What the collector did not take, so far.
+    pub fn lost(&self) -> Option<&export::Lost> {
+        self.exporter.as_ref().map(|exporter| exporter.lost())
     }
 
     /// Delivers what waits, within `limit`. Blocks: call it from a plain thread, after the server has ended.
+    ///
+    /// # Errors
+    /// When the collector has not taken everything by then.
     pub fn shutdown(&self, limit: Duration) -> Result<(), FlushError> {
-        self.traces.as_ref().map_or(Ok(()), |traces| traces.shutdown(limit))
+        let flushed = self.exporter.as_ref().map_or(Ok(()), |exporter| exporter.shutdown(limit));
+        if let Some(metrics) = &self.metrics {
+            metrics.shutdown();
+        }
+        flushed
     }
 }
 
+fn observe_losses(metrics: &Metrics, exporter: &Exporter) {
+    use opentelemetry::KeyValue;
+    let lost = exporter.lost().clone();
+    metrics.observe(
+        &metrics::catalogue::TELEMETRY_LOST,
+        Box::new(move |tell| {
+            tell(lost.traces() as f64, &[KeyValue::new("camlens.signal", "traces")]);
+            tell(lost.metrics() as f64, &[KeyValue::new("camlens.signal", "metrics")]);
+        }),
+    );
+}
+
 /// One event a frame. A client's own mistakes are the client's to see: none is louder than `debug`.
-fn log_frame(record: &FrameRecord) {
+fn log_frame(record: &FrameRecord, batch_size: u32, total: Duration) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
     let (reason, message) = match &record.outcome {
         FrameOutcome::Answered | FrameOutcome::Cancelled => ("", ""),
-        FrameOutcome::Dropped { reason } => (*reason, ""),
-        FrameOutcome::Failed { code, message } => (status_name(*code), message.as_str()),
+        FrameOutcome::Dropped { reason, .. } => (*reason, ""),
+        FrameOutcome::Failed { message, .. } => (record.outcome.status(), message.as_str()),
     };
     tracing::debug!(
-        stream_id = &*record.stream_id,
+        stream_id = record.source.stream_id,
         sequence = record.sequence,
-        model = &*record.model,
-        version = record.version,
+        model = &*record.source.model,
+        version = record.source.version,
         outcome = record.outcome.name(),
         reason,
-        total_ms = record.timings.total().as_secs_f64() * 1e3,
-        batch_size = record.batch_size,
+        total_ms = total.as_secs_f64() * 1e3,
+        batch_size,
         trace_id = %record.trace.trace_id,
+        span_id = %record.trace.span_id,
         message,
         "frame"
     );

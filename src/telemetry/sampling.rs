@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
+use super::batch_record::SpanReference;
 use super::trace_context::{SpanId, TraceFlags, TraceId, TraceParent, TraceState};
 
 /// A frame's place in its trace, settled when the frame is accepted so that the answer can name it.
@@ -17,6 +18,13 @@ pub struct FrameTrace {
     pub flags: TraceFlags,
     /// What the client's tracing systems carry along. Shared, since it is copied into each span.
     pub trace_state: Arc<TraceState>,
+}
+
+impl FrameTrace {
+    /// The span itself, as others refer to it.
+    pub fn reference(&self) -> SpanReference {
+        SpanReference { trace_id: self.trace_id, span_id: self.span_id }
+    }
 }
 
 /// Decides by the parent's flag where there is a parent, and by a share of the trace ids where there is none.
@@ -56,6 +64,11 @@ impl Sampling {
         }
     }
 
+    /// Whether anything is traced that no client asks for.
+    pub fn is_on(self) -> bool {
+        self.threshold > 0
+    }
+
     fn takes(self, trace_id: TraceId) -> bool {
         let bytes = trace_id.bytes();
         let random = bytes[9..].iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
@@ -64,7 +77,7 @@ impl Sampling {
 }
 
 /// The generator's ids are zero once in 2^128; then another is drawn.
-fn new_trace_id() -> TraceId {
+pub(super) fn new_trace_id() -> TraceId {
     loop {
         if let Some(id) = TraceId::new(RandomIdGenerator::default().new_trace_id().to_bytes()) {
             return id;

@@ -106,6 +106,12 @@ impl Timings {
         self.last = now;
     }
 
+    /// The stage that is under way: the one after the last that ended. `None` after the last of all.
+    pub fn under_way(&self) -> Option<Stage> {
+        let Some(last) = self.stages.last() else { return Some(Stage::Receive) };
+        Stage::ALL.get(last.stage as usize + 1).copied()
+    }
+
     pub fn stages(&self) -> &[StageTiming] {
         &self.stages
     }
@@ -129,6 +135,17 @@ mod tests {
         assert_eq!(timings.stages()[1].start, Duration::from_millis(1));
         let sum: Duration = timings.stages().iter().map(|s| s.duration).sum();
         assert_eq!(sum, timings.total());
+    }
+
+    #[test]
+    fn the_stage_under_way_is_the_one_after_the_last_that_ended() {
+        let t0 = Instant::now();
+        let mut timings = Timings::start(t0);
+        for stage in Stage::ALL {
+            assert_eq!(timings.under_way(), Some(stage));
+            timings.mark(stage, t0);
+        }
+        assert_eq!(timings.under_way(), None);
     }
 
     #[test]

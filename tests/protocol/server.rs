@@ -1,5 +1,6 @@
 //! A server for a test.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct TestServer {
     _folder: TempDir,
     socket: PathBuf,
     pub addresses: Vec<ListenAddress>,
+    #[allow(dead_code, reason = "tests/telemetry asks there")]
+    pub admin: Option<SocketAddr>,
     pub shutdown: Shutdown,
     running: JoinHandle<Ended>,
 }
@@ -46,14 +49,24 @@ impl TestServer {
 
     /// The real engine, with another configuration.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_telling(Telemetry::disabled(), change).await
+    }
+
+    /// The real engine, with telemetry.
+    pub async fn start_telling(telemetry: Telemetry, change: impl FnOnce(&mut Config)) -> Self {
         let (folder, config) = configuration(change);
         let shutdown = Shutdown::new();
-        let server = Server::start(&config, Telemetry::disabled(), shutdown.clone()).await.expect("the server starts");
+        let server = Server::start(&config, telemetry, shutdown.clone()).await.expect("the server starts");
         Self::of(folder, server, shutdown)
     }
 
     /// A device that waits for the test.
     pub async fn gated(change: impl FnOnce(&mut Config)) -> (Self, Gate) {
+        Self::gated_telling(Telemetry::disabled(), change).await
+    }
+
+    /// A device that waits for the test, with telemetry.
+    pub async fn gated_telling(telemetry: Telemetry, change: impl FnOnce(&mut Config)) -> (Self, Gate) {
         let (folder, config) = configuration(change);
         let model = Model::load(SMALL, 1, &folder.path().join("models/small/1"), &LoadLimits::default());
         let limits = ServedLimits {
@@ -78,16 +91,15 @@ impl TestServer {
         let device = move || GatedDevice { wait, began };
         let engine = Engine::start(engine_config, vec![served], device, Arc::new(SystemClock)).expect("threads start");
         let shutdown = Shutdown::new();
-        let server = Server::start_with(&config, engine, Telemetry::disabled(), shutdown.clone())
-            .await
-            .expect("the server starts");
+        let server = Server::start_with(&config, engine, telemetry, shutdown.clone()).await.expect("the server starts");
         (Self::of(folder, server, shutdown), Gate { go, begins: Arc::new(Mutex::new(begins)) })
     }
 
     fn of(folder: TempDir, server: Server, shutdown: Shutdown) -> Self {
         let socket = folder.path().join("camlens.sock");
         let addresses = server.addresses().to_vec();
-        TestServer { _folder: folder, socket, addresses, shutdown, running: tokio::spawn(server.run()) }
+        let admin = server.admin_address();
+        TestServer { _folder: folder, socket, addresses, admin, shutdown, running: tokio::spawn(server.run()) }
     }
 
     /// A connection of its own.

@@ -10,10 +10,9 @@ use crate::proto::v1;
 use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::schedule::{Admission, AdmissionError, Job, Lane, MAX_PRIORITY, Reply};
 use crate::stream::{Accepted, DropReason, Overflow};
-use crate::telemetry::FrameOutcome;
 
 use super::opened::{InWork, OpenStream};
-use crate::server::frame_account::FrameAccount;
+use crate::server::frame_account::{self, FrameAccount};
 use crate::server::refusal::Refusal;
 use crate::server::request::frame;
 use crate::server::request::options::{self, Asked};
@@ -42,6 +41,7 @@ struct Arrived {
     /// Without its payload and its options.
     frame: v1::Frame,
     read_at: Instant,
+    payload_bytes: u64,
     /// What it holds, or what is wrong with it as far as its header tells.
     content: Result<Content, Refusal>,
 }
@@ -81,8 +81,9 @@ impl OpenStream {
 
     fn arrived(&self, mut frame: v1::Frame) -> Arrived {
         let read_at = self.now();
+        let payload_bytes = frame::payload_bytes(&frame);
         let content = self.content(&mut frame, read_at);
-        Arrived { frame, read_at, content }
+        Arrived { frame, read_at, payload_bytes, content }
     }
 
     /// Takes the content out of a frame.
@@ -136,7 +137,7 @@ impl OpenStream {
 
     /// `room` is asked for the bytes of a frame that needs any.
     fn accept(&mut self, arrived: Arrived, room: impl FnOnce(&Lane, u64) -> Result<Admission, AdmissionError>) {
-        let Arrived { frame, read_at, content } = arrived;
+        let Arrived { frame, read_at, payload_bytes, content } = arrived;
         let sequence = frame.sequence;
         let ready = content.and_then(|content| {
             let admission = room(&self.lane, content.bytes)?;
@@ -151,15 +152,19 @@ impl OpenStream {
             Ok(accepted) => accepted,
             Err(error) => return self.session.fail(Refusal::from(error).into_status()),
         };
-        let mut account = FrameAccount::open(&self.service.telemetry, &self.name, &frame, read_at);
-        let echo = Echo {
-            sequence,
-            capture_time: frame.capture_time,
-            tag: frame.tag,
-            trace_id: account.trace().trace_id.to_string(),
+        let accepted_frame = frame_account::Accepted {
+            source: &self.account.source,
+            frame: &frame,
+            // A stream has a trace of its own, and its frames each theirs.
+            call: ("", ""),
+            payload_bytes,
+            policy: self.overflow.name(),
+            at: read_at,
         };
+        let mut account = FrameAccount::open(&self.service.telemetry, self.service.engine.clock(), accepted_frame);
+        let echo = Echo { sequence, capture_time: frame.capture_time, tag: frame.tag, trace_id: account.trace_id() };
         if accepted == Accepted::RateLimited {
-            account.outcome(FrameOutcome::Dropped { reason: DropReason::RateLimited.name() });
+            account.dropped(DropReason::RateLimited);
             return;
         }
         let mut in_work = InWork { handle: None, account, echo, asked: Arc::clone(&self.asked) };
@@ -199,7 +204,7 @@ impl OpenStream {
             targets: asked.targets.clone(),
             outputs: asked.outputs.clone(),
             payload,
-            timings: in_work.account.timings().clone(),
+            progress: in_work.account.progress().clone(),
             admission,
             // A stream that has ended wants nothing.
             reply: Reply::new(move |outcome| drop(outcomes.send((sequence, outcome)))),

@@ -7,7 +7,7 @@ use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
 use crate::schedule::{JobError, Outcome};
 use crate::stream::{DropReason, DroppedRun, Message};
-use crate::telemetry::{FrameOutcome, Stage};
+use crate::telemetry::Stage;
 
 use super::opened::{InWork, OpenStream};
 use crate::server::frame_account::FrameAccount;
@@ -26,8 +26,7 @@ pub(super) struct Told {
 impl OpenStream {
     pub(super) fn refused(&mut self, sequence: u64, refusal: Refusal) {
         let Some(InWork { mut account, echo, .. }) = self.in_work.remove(&sequence) else { return };
-        let message = refusal.message.clone();
-        account.outcome(FrameOutcome::Failed { code: refusal.code as i32, message });
+        account.failed(&refusal);
         let error = refusal.into_frame_error(sequence, echo.tag);
         let bytes = error.encoded_len();
         let told = Told { message: Response::FrameError(error), account };
@@ -36,10 +35,8 @@ impl OpenStream {
 
     pub(super) fn dropped(&mut self, sequence: u64, reason: DropReason) {
         if let Some(mut frame) = self.in_work.remove(&sequence) {
-            frame.account.outcome(match reason {
-                DropReason::Cancelled => FrameOutcome::Cancelled,
-                other => FrameOutcome::Dropped { reason: other.name() },
-            });
+            // Of a stream whose client has gone, every frame was taken back.
+            frame.account.dropped(if self.account.has_gone() { DropReason::Cancelled } else { reason });
         }
         self.session.dropped(sequence, reason);
     }
@@ -51,7 +48,7 @@ impl OpenStream {
             Err(error) => return self.refused(sequence, Refusal::from(&error)),
         };
         let Some(mut frame) = self.in_work.remove(&sequence) else { return };
-        frame.account.answered(answer.timings.clone(), answer.batch_size);
+        frame.account.answered(&answer);
         let explanation = response::explanation(answer, frame.echo.clone(), &frame.asked, &self.model.metadata);
         let bytes = explanation.encoded_len() + LATE_BYTES;
         let limit = self.policy.max_response_bytes;
@@ -69,10 +66,10 @@ impl OpenStream {
     pub(super) fn next_message(&mut self) -> Option<Response> {
         Some(match self.session.next_message()? {
             Message::Answer { answer, .. } => {
-                let Told { mut message, mut account } = *answer;
-                account.mark(Stage::Deliver, &**self.service.engine.clock());
+                let Told { mut message, account } = *answer;
+                account.mark(Stage::Deliver);
                 if let Response::Explanation(explanation) = &mut message {
-                    explanation.timings = response::timings(account.timings());
+                    explanation.timings = response::timings(&account.timings());
                 }
                 self.sending = Some(account);
                 message
@@ -88,8 +85,8 @@ impl OpenStream {
 
     /// The transport has taken the message before.
     pub(super) fn finish_sending(&mut self) {
-        if let Some(mut account) = self.sending.take() {
-            account.mark(Stage::Send, &**self.service.engine.clock());
+        if let Some(account) = self.sending.take() {
+            account.mark(Stage::Send);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A stream after its `Open`: one loop over everything that may happen to it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -12,14 +13,16 @@ use tonic::{Code, Status, Streaming};
 use crate::proto::v1;
 use crate::schedule::{Lane, Outcome, Served};
 use crate::stream::{Action, DropReason, Overflow, Session};
-use crate::telemetry::FrameOutcome;
 
 use super::Outbound;
+use super::account::{Opening, StreamAccount};
 use super::arrival::{Held, admission};
 use super::ending::Told;
+use crate::server::calls::CallTrace;
 use crate::server::connections::{AGED, About};
+use crate::server::credit::CreditShare;
 use crate::server::deadline;
-use crate::server::frame_account::{FrameAccount, SourceName};
+use crate::server::frame_account::FrameAccount;
 use crate::server::refusal::Refusal;
 use crate::server::request::options::{self, Asked};
 use crate::server::request::{policy, selector};
@@ -43,7 +46,8 @@ pub(super) struct OpenStream {
     pub(super) service: Service,
     pub(super) lane: Lane,
     pub(super) model: Arc<Served>,
-    pub(super) name: SourceName,
+    pub(super) account: StreamAccount,
+    credit: CreditShare,
     /// As they were asked for, so that defaults stay defaults.
     pub(super) options: v1::ExplainOptions,
     pub(super) asked: Arc<Asked>,
@@ -63,7 +67,12 @@ pub(super) struct OpenStream {
 }
 
 impl OpenStream {
-    pub(super) fn new(service: Service, open: v1::Open) -> Result<(Self, v1::Opened), Refusal> {
+    pub(super) fn new(
+        service: Service,
+        open: v1::Open,
+        call: &CallTrace,
+        peer: Option<IpAddr>,
+    ) -> Result<(Self, v1::Opened), Refusal> {
         let v1::Open { model, options, policy: asked_policy, source } = open;
         if source.len() > MAX_SOURCE_BYTES {
             let message = format!("source has {} bytes: at most {MAX_SOURCE_BYTES} are allowed", source.len());
@@ -75,11 +84,21 @@ impl OpenStream {
         let (policy, effective_policy) = policy::resolve(&asked_policy.unwrap_or_default(), &service.limits)?;
         options::check_response_size(&asked, &model, effective_policy.max_response_bytes)?;
         let bounds = policy::bounds(&service.limits);
+        let credit = policy.credit(&bounds);
         let stream_id = new_stream_id();
+        let opening = Opening {
+            stream_id: &stream_id,
+            name: &source,
+            model: (&model.metadata.name, model.metadata.version),
+            call: (&call.traceparent, &call.tracestate),
+            peer,
+            policy: policy.overflow.name(),
+        };
+        let account = StreamAccount::open(&service.telemetry, service.engine.clock(), opening);
         let opened = v1::Opened {
             stream_id: stream_id.clone(),
             model: Some(response::identity(&model.metadata, asked.precision)),
-            max_in_flight: u32::try_from(policy.credit(&bounds)).unwrap_or(u32::MAX),
+            max_in_flight: u32::try_from(credit).unwrap_or(u32::MAX),
             max_frame_bytes: service.limits.max_frame_bytes,
             max_frame_pixels: service.limits.max_frame_pixels,
             effective_options: Some(asked.effective.clone()),
@@ -88,7 +107,8 @@ impl OpenStream {
         let (outcomes, posted) = mpsc::unbounded_channel();
         let stream = OpenStream {
             lane: service.engine.lane(&model),
-            name: SourceName::new(&stream_id, &source, &model.metadata),
+            account,
+            credit: service.credit.share(credit as u64),
             model,
             options,
             asked: Arc::new(asked),
@@ -104,7 +124,7 @@ impl OpenStream {
             sending: None,
             service,
         };
-        tracing::debug!(stream_id, source, model = %stream.name.model, "stream opened");
+        tracing::debug!(stream_id, source, model = %stream.account.source.model, "stream opened");
         Ok((stream, opened))
     }
 
@@ -142,18 +162,21 @@ impl OpenStream {
                     gone = true;
                     self.sending = None;
                     self.session.gone();
+                    self.account.gone();
                 }
                 () = shutdown.drain(), if !draining => {
                     draining = true;
                     // It was read, but not accepted: the client finds it after the last accepted one.
                     self.held = None;
                     self.going_away_because = "the server is stopping";
+                    self.account.event("draining", self.going_away_because);
                     self.session.drain(self.now(), self.service.drain_timeout);
                 }
                 () = connection.aged(), if !draining => {
                     draining = true;
                     self.held = None;
                     self.going_away_because = AGED;
+                    self.account.event("draining", AGED);
                     self.session.drain(self.now(), self.service.drain_timeout);
                 }
                 () = deadline::passed(deadline), if !late => {
@@ -162,11 +185,12 @@ impl OpenStream {
                     self.session.fail(Status::deadline_exceeded(deadline::EXCEEDED));
                 }
                 () = deadline::passed(write_deadline) => {
-                    tracing::warn!(source = %self.name.source, "a stream was given up: its client does not read");
+                    tracing::warn!(source = %self.account.source.name, "a stream was given up: its client does not read");
                     self.session.gone();
                     gone = true;
                     self.sending = None;
                     ending = Err(self.unread());
+                    self.account.event("given_up", "the client does not read");
                 }
                 () = deadline::passed(self.session.deadline()) => {
                     let now = self.now();
@@ -192,6 +216,7 @@ impl OpenStream {
                         reading = false;
                         gone = true;
                         self.session.gone();
+                        self.account.gone();
                     }
                     Err(status) => {
                         reading = false;
@@ -206,7 +231,11 @@ impl OpenStream {
         {
             self.finish_sending();
         }
-        ending.and(self.session.into_ending())
+        let ended = ending.and(self.session.into_ending());
+        if !gone || ended.is_err() {
+            self.account.ends(&ended);
+        }
+        ended
     }
 
     fn unread(&self) -> Status {
@@ -228,7 +257,7 @@ impl OpenStream {
                 self.carry_out(action);
             }
             while let Some((_, mut told)) = self.session.next_evicted() {
-                told.account.outcome(FrameOutcome::Dropped { reason: DropReason::SlowReader.name() });
+                told.account.dropped(DropReason::SlowReader);
             }
             let waits_for_room = self.held.as_ref().is_none_or(Held::waits_for_server);
             if waits_for_room || !self.session.wants_frames() {
@@ -272,6 +301,8 @@ impl OpenStream {
         self.policy = effective_policy;
         self.overflow = policy.overflow;
         self.session.update(policy);
+        self.credit.becomes(policy.credit(&policy::bounds(&self.service.limits)) as u64);
+        self.account.event("update", policy.overflow.name());
         Ok(())
     }
 }

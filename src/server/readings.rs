@@ -1,0 +1,51 @@
+//! What metrics read from a server whenever somebody asks.
+
+use opentelemetry::KeyValue;
+
+use crate::schedule::Engine;
+use crate::telemetry::metrics::{Metrics, catalogue};
+
+use super::connections::Connections;
+use super::service::Service;
+
+/// Readings of the queues, the streams, the connections and the device.
+pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connections) {
+    let engine = service.engine.clone();
+    metrics.observe(
+        &catalogue::QUEUE_FRAMES,
+        Box::new(move |tell| in_work(&engine, &mut |frames, _, model| tell(frames as f64, model))),
+    );
+    let engine = service.engine.clone();
+    metrics.observe(
+        &catalogue::QUEUE_SIZE,
+        Box::new(move |tell| in_work(&engine, &mut |_, bytes, model| tell(bytes as f64, model))),
+    );
+    let engine = service.engine.clone();
+    metrics.observe(
+        &catalogue::DEVICE_BUSY,
+        Box::new(move |tell| {
+            tell(engine.device_busy().as_secs_f64(), &[KeyValue::new("camlens.device.name", "cpu")]);
+        }),
+    );
+    let unsent = service.unsent.clone();
+    metrics.observe(&catalogue::UNSENT_SIZE, Box::new(move |tell| tell(unsent.bytes() as f64, &[])));
+    let places = service.places.clone();
+    metrics.observe(&catalogue::STREAMS, Box::new(move |tell| tell(places.taken().into(), &[])));
+    let credit = service.credit.clone();
+    metrics.observe(&catalogue::CREDIT, Box::new(move |tell| tell(credit.frames() as f64, &[])));
+    let open = connections.clone();
+    metrics.observe(&catalogue::CONNECTIONS, Box::new(move |tell| tell(open.open().into(), &[])));
+    let refused = connections.clone();
+    metrics.observe(&catalogue::CONNECTIONS_REFUSED, Box::new(move |tell| tell(refused.refused() as f64, &[])));
+}
+
+/// Tells frames and bytes in work, model by model.
+fn in_work(engine: &Engine, tell: &mut dyn FnMut(usize, u64, &[KeyValue])) {
+    for (model, in_work) in engine.in_work() {
+        let attributes = [
+            KeyValue::new(catalogue::MODEL_NAME, model.metadata.name.clone()),
+            KeyValue::new(catalogue::MODEL_VERSION, model.metadata.version),
+        ];
+        tell(in_work.frames, in_work.bytes, &attributes);
+    }
+}

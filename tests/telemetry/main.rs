@@ -1,0 +1,20 @@
+//! Telemetry as those who read it see it: an OpenTelemetry collector, Prometheus, a person at the admin port.
+
+mod admin;
+#[expect(dead_code, reason = "shared with tests/security, which uses all of it")]
+#[path = "../security/certificates.rs"]
+mod certificates;
+mod collector;
+#[path = "../protocol/conversation.rs"]
+mod conversation;
+mod delivery;
+mod frames;
+#[expect(dead_code, reason = "shared with tests/protocol, which uses all of it")]
+#[path = "../protocol/images.rs"]
+mod images;
+mod metrics;
+mod process;
+#[expect(dead_code, reason = "shared with tests/protocol, which uses all of it")]
+#[path = "../protocol/server.rs"]
+mod server;
+mod streams;

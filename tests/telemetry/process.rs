@@ -1,0 +1,141 @@
+//! The real process, told by OpenTelemetry's standard variables.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tonic::transport::{Identity, ServerTlsConfig};
+
+use super::certificates::Authority;
+use super::collector::{Collector, PATIENCE, text};
+
+/// `camlens serve`, and the lines that it logs.
+struct Process {
+    child: Child,
+    socket: std::path::PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Process {
+    fn start(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let socket = folder.path().join("camlens.sock");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_camlens"));
+        command
+            .args(["--log-format", "json", "serve", "--models", "builtin:identity", "--threads", "1"])
+            .arg("--listen")
+            .arg(format!("unix:{}", socket.display()))
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut log = BufReader::new(child.stderr.take().expect("a log")).lines();
+        for line in log.by_ref() {
+            if line.expect("UTF-8").contains("\"message\":\"serving\"") {
+                break;
+            }
+        }
+        // Whatever else it says must not fill the pipe.
+        std::thread::spawn(move || log.for_each(drop));
+        Process { child, socket, _folder: folder }
+    }
+
+    fn explain(&self) {
+        let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/readme.jpg");
+        let explained = Command::new(env!("CARGO_BIN_EXE_camlens"))
+            .args(["explain", "--server"])
+            .arg(format!("unix:{}", self.socket.display()))
+            .arg(picture)
+            .arg("--out")
+            .arg(self._folder.path().join("out"))
+            .output()
+            .expect("it runs");
+        assert!(explained.status.success(), "{}", String::from_utf8_lossy(&explained.stderr));
+    }
+
+    /// Exit code 0, within the flush's bound.
+    fn stop(mut self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                assert!(status.success(), "{status}");
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "the process does not end");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_standard_variables_lead_to_a_collector_with_tls_and_headers() {
+    let authority = Authority::new("the collector's authority");
+    let files = authority.sign("collector");
+    let tls = ServerTlsConfig::new().identity(Identity::from_pem(files.certificate_pem(), files.key_pem()));
+    let collector = Collector::start_with(|server| server.tls_config(tls).expect("a sound certificate"));
+    let endpoint = format!("https://localhost:{}", collector.address.port());
+    let certificate = authority.certificate();
+    let process = Process::start(
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", certificate.to_str().expect("UTF-8")),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=acme"),
+            ("OTEL_SERVICE_NAME", "gate-camera"),
+            ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+            ("K8S_POD_NAME", "camlens-0"),
+        ],
+        &[],
+    );
+    process.explain();
+    process.stop();
+    assert!(collector.spans().iter().any(|span| span.name == "camlens.frame"));
+    let received = collector.received();
+    assert!(!received.metrics.is_empty(), "metrics are pushed at the end");
+    assert!(received.tenants.iter().all(|tenant| tenant == "acme"), "{:?}", received.tenants);
+    let resource = received.traces[0].resource_spans[0].resource.as_ref().expect("a resource");
+    for (key, value) in
+        [("service.name", "gate-camera"), ("deployment.environment.name", "test"), ("k8s.pod.name", "camlens-0")]
+    {
+        assert_eq!(text(&resource.attributes, key).as_deref(), Some(value), "{key}");
+    }
+}
+
+#[test]
+fn a_ratio_of_nothing_exports_no_frame_that_succeeds() {
+    let collector = Collector::over_http();
+    let process = Process::start(
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint()),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+            ("OTEL_TRACES_SAMPLER", "always_off"),
+        ],
+        &[],
+    );
+    process.explain();
+    process.stop();
+    assert!(collector.spans().is_empty());
+    assert!(!collector.received().metrics.is_empty());
+}
+
+#[test]
+fn a_variable_that_cannot_be_used_is_named() {
+    let output = Command::new(env!("CARGO_BIN_EXE_camlens"))
+        .args(["serve", "--models", "builtin:identity"])
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")
+        .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+        .output()
+        .expect("it runs");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("OTEL_EXPORTER_OTLP_PROTOCOL=http/json: grpc and http/protobuf"), "{message}");
+}
