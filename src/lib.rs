@@ -9,9 +9,10 @@
 //! asks [`plan`] for a forward run and reverse runs over the graph that [`model`] read from a `.pt2` (that of the built-in
 //! model `identity` is made in code). Every operator is called through [`torch`], the only place with unsafe code and C++.
 //! The maps come back through [`render`], as tensors and pictures, and the answer leaves through the session's outbox.
-//! [`telemetry`] has the stages of that way, from which timings, spans and logs derive.
+//! [`telemetry`] has the stages of that way, from which timings, spans, metrics and logs derive, and takes them to a
+//! collector; who looks after a server finds them at its admin port, which is [`server`]'s.
 //!
-//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `models`, `doctor`, `health`; [`config`] is `camlens.toml`.
+//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; [`config`] is `camlens.toml`.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only [`server`] and [`cli`] use them.
 //! - [`explain`], [`plan`], [`model`] and [`stream`] are pure: no async, no transport, no telemetry.
 //! - Each depends only on those that come after it on the way of a frame; [`render`] also draws on the pixels of [`frame`],

@@ -5,8 +5,8 @@
 
 mod load;
 mod outcome;
-mod payloads;
-mod request;
+pub(super) mod payloads;
+pub(super) mod request;
 mod schedule;
 mod stream;
 

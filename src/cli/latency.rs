@@ -39,9 +39,14 @@ impl Latencies {
         self.histogram.len()
     }
 
+    /// All together, in milliseconds.
+    pub fn total_ms(&self) -> f64 {
+        self.total_ns as f64 / 1e6
+    }
+
     /// The mean, in milliseconds; 0 when nothing was recorded.
     pub fn mean_ms(&self) -> f64 {
-        if self.count() == 0 { 0.0 } else { self.total_ns as f64 / self.count() as f64 / 1e6 }
+        if self.count() == 0 { 0.0 } else { self.total_ms() / self.count() as f64 }
     }
 
     pub fn max_ms(&self) -> f64 {

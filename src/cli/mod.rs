@@ -27,6 +27,7 @@ mod stream;
 mod summary;
 mod tally;
 mod terminal;
+mod trace;
 mod transport_trouble;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -51,6 +52,7 @@ enum Command {
     Serve(serve::ServeCommand),
     Explain(explain::ExplainCommand),
     Stream(stream::StreamCommand),
+    Trace(trace::TraceCommand),
     Bench(bench::BenchCommand),
     Models(models::ModelsCommand),
     Doctor(doctor::DoctorCommand),
@@ -108,6 +110,7 @@ impl Command {
             Command::Serve(command) => command.run(),
             Command::Explain(command) => command.run(),
             Command::Stream(command) => command.run(),
+            Command::Trace(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Models(command) => command.run(),
             Command::Doctor(command) => command.run(),

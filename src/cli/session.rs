@@ -25,6 +25,8 @@ pub struct Pace {
     pub rate_hz: Option<f64>,
     /// Whether to keep within the credit that the server grants. A camera does not.
     pub within_credit: bool,
+    /// Within the credit, at most so many frames that are not answered yet.
+    pub in_flight: Option<u32>,
 }
 
 /// What a stream's client counts and measures.
@@ -38,20 +40,24 @@ pub struct Account {
 }
 
 impl Account {
-    /// Counts and measures a message; gives the number of frames that it ends.
-    fn take(&mut self, message: &Response) -> u64 {
+    /// Counts and measures a message; gives the number of frames that it ends, and the round trip of one that it answers.
+    fn take(&mut self, message: &Response) -> (u64, Option<Duration>) {
         let ended = self.tally.take(message);
-        if let Some(sent) = ended.answered {
-            self.round_trip.record(sent.elapsed());
+        let round_trip = ended.answered.map(|sent| sent.elapsed());
+        if let Some(round_trip) = round_trip {
+            self.round_trip.record(round_trip);
         }
         if let Response::Explanation(answer) = message {
             for timing in &answer.timings {
                 self.stages.record(&names::stage(timing.stage), Duration::from_nanos(timing.duration_ns));
             }
         }
-        ended.frames
+        (ended.frames, round_trip)
     }
 }
+
+/// Sees each message of the server after it was counted, with the round trip of a frame that it answers.
+pub type Event<'a> = dyn FnMut(&Response, Option<Duration>) -> Result<(), Failure> + 'a;
 
 /// A stream and what is needed to run it.
 pub struct Session {
@@ -63,11 +69,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Runs the stream to its end. `event` sees each message of the server after it was counted.
+    /// Runs the stream to its end.
     pub async fn run(
         mut self,
         frames: mpsc::Receiver<SourceFrame>,
-        event: &mut dyn FnMut(&Response) -> Result<(), Failure>,
+        event: &mut Event<'_>,
     ) -> (Account, Result<(), Failure>) {
         let account = Arc::<Mutex<Account>>::default();
         let credit = Arc::new(Semaphore::new(0));
@@ -101,23 +107,26 @@ async fn receive(
     credit: &Semaphore,
     pace: Pace,
     stop: &CancellationToken,
-    event: &mut dyn FnMut(&Response) -> Result<(), Failure>,
+    event: &mut Event<'_>,
 ) -> Result<(), Failure> {
     loop {
         let response =
             responses.message().await.map_err(|status| Failure::from_status("go on with the stream", &status))?;
         let Some(response) = response else { return Ok(()) };
         let Some(message) = response.message else { continue };
-        let ended = lock(account).take(&message);
+        let (ended, round_trip) = lock(account).take(&message);
         match &message {
-            Response::Opened(opened) if pace.within_credit => credit.add_permits(opened.max_in_flight.max(1) as usize),
+            Response::Opened(opened) if pace.within_credit => {
+                let most = pace.in_flight.unwrap_or(u32::MAX).min(opened.max_in_flight);
+                credit.add_permits(most.max(1) as usize);
+            }
             Response::Opened(_) if credit.available_permits() == 0 => credit.add_permits(Semaphore::MAX_PERMITS),
             Response::GoingAway(_) => stop.cancel(),
             // Never more than a server could have granted, whatever it says.
             _ if pace.within_credit => credit.add_permits(ended.min(u64::from(u32::MAX)) as usize),
             _ => {}
         }
-        event(&message)?;
+        event(&message, round_trip)?;
     }
 }
 
@@ -165,6 +174,18 @@ impl Sender {
             place.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
         }
     }
+}
+
+/// Bytes of a stream's name that the protocol takes.
+const MAX_NAME_BYTES: usize = 256;
+
+/// A name for a stream, cut to what the protocol takes.
+pub fn stream_name(wanted: &str) -> String {
+    let mut name = wanted.to_owned();
+    while name.len() > MAX_NAME_BYTES {
+        name.pop();
+    }
+    name
 }
 
 fn message(sequence: u64, frame: SourceFrame) -> v1::Frame {

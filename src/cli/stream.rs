@@ -16,9 +16,9 @@ use super::failure::Failure;
 use super::names;
 use super::options::{ExplainArgs, Overflow, PictureFormat, PictureKind, TermsArgs, rate};
 use super::report::{Clip, Figure, Report};
-use super::session::{Pace, Session};
-use super::source::{Source, SourceFrame};
-use super::summary::Summary;
+use super::session::{self, Pace, Session};
+use super::source::Source;
+use super::summary::{self, FAILURES_SHOWN, Summary};
 use super::terminal;
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
@@ -94,11 +94,6 @@ pub struct StreamCommand {
     connect: ConnectArgs,
 }
 
-/// Bytes of a stream's name that the protocol takes.
-const MAX_NAME_BYTES: usize = 256;
-/// Failing frames that are shown one by one; the summary counts them all.
-const FAILURES_SHOWN: usize = 10;
-
 impl StreamCommand {
     pub fn run(self) -> Result<(), Failure> {
         let source = Source::open(&self.source)?;
@@ -120,15 +115,15 @@ impl StreamCommand {
         };
         let (sender, frames) = mpsc::channel(2);
         let (repeat, limit) = (self.repeat, self.limit);
-        let reading = std::thread::spawn(move || read(&source, repeat, limit, &sender));
+        let reading = std::thread::spawn(move || source.feed(repeat, limit, Ok, &sender));
         let session = Session {
             client: client::explain_client(connection.channel()),
             open: self.open(),
-            pace: Pace { rate_hz: self.rate, within_credit: self.overflow == Overflow::Block },
+            pace: Pace { rate_hz: self.rate, within_credit: self.overflow == Overflow::Block, in_flight: None },
             stop,
         };
         let began = std::time::Instant::now();
-        let (account, streamed) = session.run(frames, &mut |message| output.take(message)).await;
+        let (account, streamed) = session.run(frames, &mut |message, _| output.take(message)).await;
         let took = began.elapsed();
         output.bar.finish_and_clear();
         let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("reading the source broke")));
@@ -144,10 +139,7 @@ impl StreamCommand {
     }
 
     fn open(&self) -> v1::Open {
-        let mut name = self.name.clone().unwrap_or_else(|| self.source.clone());
-        while name.len() > MAX_NAME_BYTES {
-            name.pop();
-        }
+        let name = self.name.as_ref().unwrap_or(&self.source);
         let pictures = if self.pictures.is_empty() { &[PictureKind::Overlay][..] } else { &self.pictures };
         v1::Open {
             model: self.explain.selector(),
@@ -157,7 +149,7 @@ impl StreamCommand {
                 depth: self.depth,
                 ..self.terms.policy()
             }),
-            source: name,
+            source: session::stream_name(name),
         }
     }
 
@@ -197,26 +189,6 @@ impl StreamCommand {
         }
         Ok(())
     }
-}
-
-/// Reads the source on a thread of its own, since that blocks.
-fn read(source: &Source, repeat: u64, limit: Option<u64>, frames: &mpsc::Sender<SourceFrame>) -> Result<(), Failure> {
-    let mut left = limit.unwrap_or(u64::MAX);
-    let mut round = 0;
-    let mut open = true;
-    while open && left > 0 && (repeat == 0 || round < repeat) {
-        let before = left;
-        source.read(&mut |frame| {
-            open = frames.blocking_send(frame).is_ok();
-            left -= u64::from(open);
-            open && left > 0
-        })?;
-        if left == before {
-            break;
-        }
-        round += 1;
-    }
-    Ok(())
 }
 
 /// Where a stream's messages go.
@@ -294,7 +266,7 @@ impl Output {
         self.failures += 1;
         let tag = String::from_utf8_lossy(&error.tag).into_owned();
         if !self.json && self.failures <= FAILURES_SHOWN {
-            let line = format!("frame {} ({tag}): {} ({})", error.sequence, error.message, status_name(error.code));
+            let line = summary::failure_line(error);
             self.bar.suspend(|| writeln!(io::stdout().lock(), "{line}"))?;
         }
         self.line(&json!({
@@ -356,25 +328,5 @@ mod tests {
             assert!(parse(&["frames", "--rate", text]).is_err(), "{text}");
         }
         assert_eq!(parse(&["frames", "--rate", "29.97"]).expect("a rate").rate, Some(29.97));
-    }
-
-    fn read_all(repeat: u64, limit: Option<u64>) -> Vec<String> {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        for name in ["1.png", "2.png"] {
-            std::fs::write(folder.path().join(name), name).expect("a small file");
-        }
-        let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
-        let (sender, mut frames) = mpsc::channel(100);
-        read(&source, repeat, limit, &sender).expect("readable pictures");
-        drop(sender);
-        std::iter::from_fn(|| frames.blocking_recv()).map(|frame| frame.name).collect()
-    }
-
-    #[test]
-    fn a_source_is_read_as_often_as_asked_and_no_further_than_the_limit() {
-        assert_eq!(read_all(1, None), ["1.png", "2.png"]);
-        assert_eq!(read_all(2, Some(3)), ["1.png", "2.png", "1.png"]);
-        assert_eq!(read_all(0, Some(5)).len(), 5);
-        assert!(read_all(1, Some(0)).is_empty());
     }
 }

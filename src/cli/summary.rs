@@ -9,6 +9,8 @@ use super::failure::{Exit, Failure};
 use super::latency::{Latencies, Stages};
 use super::session::Account;
 use super::tally::Tally;
+use crate::proto::v1;
+use crate::telemetry::status_name;
 
 /// A stream's closed account.
 #[derive(Debug)]
@@ -41,13 +43,13 @@ impl Summary {
     }
 
     /// Frames answered in a second of the stream's life.
-    fn rate_hz(&self) -> f64 {
+    pub fn rate_hz(&self) -> f64 {
         let seconds = self.took.as_secs_f64();
         if seconds > 0.0 { self.tally.answered as f64 / seconds } else { 0.0 }
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
+    /// What became of the frames, for people.
+    pub fn account_lines(&self) -> Vec<String> {
         let tally = &self.tally;
         let mut lines = vec![format!(
             "{} frames sent: {} answered, {} dropped{}, {} failed{}",
@@ -64,7 +66,13 @@ impl Summary {
         if self.is_sound() {
             lines.push("every frame is accounted for".to_owned());
         }
-        if tally.answered > 0 {
+        lines
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut lines = self.account_lines();
+        if self.tally.answered > 0 {
             lines.push(format!(
                 "{:.1} frames/s; round trip p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
                 self.rate_hz(),
@@ -96,9 +104,17 @@ impl Summary {
 
     /// For machines: the last line of `--json`.
     pub fn json(&self) -> Value {
+        let mut json = self.account_json();
+        json["event"] = "summary".into();
+        json["round_trip_ms"] = self.round_trip.json_ms();
+        json["stages_ms"] = self.stages.json_ms();
+        json
+    }
+
+    /// What became of the frames, for machines.
+    pub fn account_json(&self) -> Value {
         let tally = &self.tally;
         json!({
-            "event": "summary",
             "sent": tally.sent,
             "answered": tally.answered,
             "dropped": tally.dropped,
@@ -111,8 +127,6 @@ impl Summary {
             "accounted_for": self.is_sound(),
             "seconds": self.took.as_secs_f64(),
             "frames_per_second": self.rate_hz(),
-            "round_trip_ms": self.round_trip.json_ms(),
-            "stages_ms": self.stages.json_ms(),
         })
     }
 
@@ -151,6 +165,15 @@ impl Summary {
             failed => Err(Failure::new(Exit::Partly, format!("{failed} of {} frames failed", tally.sent))),
         }
     }
+}
+
+/// Failing frames that are shown one by one; the summary counts them all.
+pub const FAILURES_SHOWN: usize = 10;
+
+/// A frame that failed, for people.
+pub fn failure_line(error: &v1::FrameError) -> String {
+    let tag = String::from_utf8_lossy(&error.tag);
+    format!("frame {} ({tag}): {} ({})", error.sequence, error.message, status_name(error.code))
 }
 
 /// ` (expired 2, replaced 5)`; empty for nothing.

@@ -20,6 +20,23 @@ fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
+/// The columns of the terminal that standard output is; none when it is no terminal, or does not say.
+pub fn columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(usize::from(width.0)).filter(|&columns| columns > 0)
+}
+
+/// Whether the locale's characters are UTF-8.
+pub fn speaks_utf8() -> bool {
+    is_utf8(["LC_ALL", "LC_CTYPE", "LANG"].map(|name| std::env::var(name).ok()))
+}
+
+/// The first of these variables that is set and not empty says it; without any, the locale is `C`.
+fn is_utf8(locale: [Option<String>; 3]) -> bool {
+    let said = locale.into_iter().flatten().find(|value| !value.is_empty()).unwrap_or_default().to_lowercase();
+    said.contains("utf-8") || said.contains("utf8")
+}
+
 /// Emphasis for standard output.
 #[derive(Debug, Clone, Copy)]
 pub struct Ink {
@@ -91,6 +108,13 @@ mod tests {
     fn plain_ink_leaves_text_alone() {
         assert_eq!(Ink::plain().bad("no"), "no");
         assert_eq!(Ink { colours: true }.bold("yes"), "\u{1b}[1myes\u{1b}[0m");
+    }
+
+    #[test]
+    fn the_first_variable_that_is_set_says_what_characters_there_are() {
+        let set = |values: [&str; 3]| is_utf8(values.map(|value| (value != "-").then(|| value.to_owned())));
+        assert!(set(["C.UTF-8", "-", "-"]) && set(["-", "", "de_DE.utf8"]) && set(["", "en_US.UTF-8", "C"]));
+        assert!(!set(["-", "-", "-"]) && !set(["C", "-", "en_US.UTF-8"]) && !set(["-", "-", "de_DE.ISO-8859-1"]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod fake_server;
+mod trace;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@
 # OPTIONS go to each of the named campaigns (tests/load/NAME.py --help). The binary is target/release/camlens unless named.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
-campaigns=(fairness stuck_reader killed_clients sigterm batching overload)
+campaigns=(fairness stuck_reader killed_clients sigterm batching overload telemetry)
 
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 

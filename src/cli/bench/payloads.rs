@@ -91,24 +91,16 @@ pub fn length(payload: &Payload) -> u64 {
     data.len() as u64
 }
 
-fn payload(kind: PayloadKind, SourceFrame { name, payload }: SourceFrame) -> Result<Payload, Failure> {
-    match (kind, payload) {
-        (PayloadKind::Raw, source::Payload::Encoded(data)) => {
-            let decoded = image::load_from_memory(&data)
-                .map_err(|error| Failure::failed(format!("cannot decode {name}: {error}")))?
-                .into_rgb8();
-            let size = Size { width: decoded.width(), height: decoded.height() };
-            Ok(raw(size, decoded))
-        }
-        (PayloadKind::Raw, source::Payload::Rgb { width, height, data }) => {
-            Ok(Payload::Raw(raw_message(Size { width, height }, data)))
-        }
-        (PayloadKind::Encoded, source::Payload::Encoded(data)) => {
-            Ok(Payload::Encoded(v1::EncodedImage { data, ..Default::default() }))
-        }
-        (PayloadKind::Encoded, source::Payload::Rgb { width, height, data }) => encode(Size { width, height }, &data),
+fn payload(kind: PayloadKind, frame: SourceFrame) -> Result<Payload, Failure> {
+    let frame = if kind == PayloadKind::Raw { frame.into_pixels()? } else { frame };
+    match (kind, frame.payload) {
         (PayloadKind::Tensor, _) => {
             Err(Failure::usage("--payload tensor makes its own frames: it goes without --source"))
+        }
+        (_, source::Payload::Encoded(data)) => Ok(Payload::Encoded(v1::EncodedImage { data, ..Default::default() })),
+        (PayloadKind::Encoded, source::Payload::Rgb { width, height, data }) => encode(Size { width, height }, &data),
+        (PayloadKind::Raw, source::Payload::Rgb { width, height, data }) => {
+            Ok(Payload::Raw(raw_message(Size { width, height }, data)))
         }
     }
 }

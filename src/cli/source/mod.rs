@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::failure::Failure;
 
@@ -41,6 +42,21 @@ pub enum Source {
     AnimatedWebp(PathBuf),
     /// Anything that ffmpeg opens: a file, a device, an address.
     Video(String),
+    /// Frames that are in memory already.
+    Ready(Vec<SourceFrame>),
+}
+
+impl SourceFrame {
+    /// The frame as pixels: what is a file is decoded.
+    pub fn into_pixels(self) -> Result<Self, Failure> {
+        let SourceFrame { name, payload } = self;
+        let Payload::Encoded(data) = payload else { return Ok(SourceFrame { name, payload }) };
+        let decoded = image::load_from_memory(&data)
+            .map_err(|error| Failure::failed(format!("cannot decode {name}: {error}")))?
+            .into_rgb8();
+        let (width, height) = decoded.dimensions();
+        Ok(SourceFrame { name, payload: Payload::Rgb { width, height, data: decoded.into_raw().into() } })
+    }
 }
 
 impl Source {
@@ -67,6 +83,7 @@ impl Source {
     pub fn len(&self) -> Option<u64> {
         match self {
             Source::Pictures(paths) => Some(paths.len() as u64),
+            Source::Ready(frames) => Some(frames.len() as u64),
             Source::AnimatedWebp(_) | Source::Video(_) => None,
         }
     }
@@ -84,7 +101,47 @@ impl Source {
             }
             Source::AnimatedWebp(path) => animation::read(path, take),
             Source::Video(input) => video::read(input, take),
+            Source::Ready(frames) => {
+                // Stops as soon as one is not taken.
+                let _ = frames.iter().cloned().all(take);
+                Ok(())
+            }
         }
+    }
+
+    /// Reads `repeat` times (0: for ever) and sends each frame as `change` makes it, `limit` frames at most, until nobody
+    /// receives them any more. Blocks: it has a thread of its own.
+    pub fn feed(
+        &self,
+        repeat: u64,
+        limit: Option<u64>,
+        change: impl Fn(SourceFrame) -> Result<SourceFrame, Failure>,
+        frames: &mpsc::Sender<SourceFrame>,
+    ) -> Result<(), Failure> {
+        let mut left = limit.unwrap_or(u64::MAX);
+        let mut round = 0;
+        let mut open = true;
+        while open && left > 0 && (repeat == 0 || round < repeat) {
+            let before = left;
+            let mut unchanged = Ok(());
+            self.read(&mut |frame| {
+                match change(frame) {
+                    Ok(frame) => open = frames.blocking_send(frame).is_ok(),
+                    Err(failure) => {
+                        unchanged = Err(failure);
+                        return false;
+                    }
+                }
+                left -= u64::from(open);
+                open && left > 0
+            })?;
+            unchanged?;
+            if left == before {
+                break;
+            }
+            round += 1;
+        }
+        Ok(())
     }
 }
 
@@ -237,5 +294,35 @@ mod tests {
             let failure = Source::open(&text).expect_err("nothing to read").to_string();
             assert!(failure.contains(said), "{failure}");
         }
+    }
+
+    fn fed(repeat: u64, limit: Option<u64>) -> Vec<String> {
+        let folder = folder_of(&["1.png", "2.png"]);
+        let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
+        let (sender, mut frames) = mpsc::channel(100);
+        source.feed(repeat, limit, Ok, &sender).expect("readable pictures");
+        drop(sender);
+        std::iter::from_fn(|| frames.blocking_recv()).map(|frame| frame.name).collect()
+    }
+
+    #[test]
+    fn a_source_is_read_as_often_as_asked_and_no_further_than_the_limit() {
+        assert_eq!(fed(1, None), ["1.png", "2.png"]);
+        assert_eq!(fed(2, Some(3)), ["1.png", "2.png", "1.png"]);
+        assert_eq!(fed(0, Some(5)).len(), 5);
+        assert!(fed(1, Some(0)).is_empty());
+    }
+
+    #[test]
+    fn a_frame_that_cannot_be_changed_ends_the_feeding() {
+        let frame =
+            |name: &str| SourceFrame { name: name.to_owned(), payload: Payload::Encoded(Bytes::from("no picture")) };
+        let source = Source::Ready(vec![frame("a"), frame("b")]);
+        let (sender, mut frames) = mpsc::channel(100);
+        let failure = source.feed(0, Some(3), SourceFrame::into_pixels, &sender).expect_err("no picture");
+        assert!(failure.to_string().starts_with("cannot decode a: "), "{failure}");
+        assert!(frames.try_recv().is_err());
+        source.feed(0, Some(3), Ok, &sender).expect("frames as they are");
+        assert_eq!([(); 3].map(|()| frames.try_recv().expect("three frames").name), ["a", "b", "a"]);
     }
 }

@@ -1,0 +1,43 @@
+//! The frames that are sent: of a source, or made up.
+
+use super::super::bench::payloads::{self, PayloadKind, Size, USUAL_SIZE};
+use super::super::failure::Failure;
+use super::super::source::{Payload, Source, SourceFrame};
+use crate::proto::v1::frame::Payload as Wire;
+
+/// Opens what `text` names; without it, JPEGs of this size are made up.
+pub fn open(text: Option<&str>, size: Option<Size>) -> Result<Source, Failure> {
+    match text {
+        Some(text) => Source::open(text),
+        None => made_up(size.unwrap_or(USUAL_SIZE)).map(Source::Ready),
+    }
+}
+
+fn made_up(size: Size) -> Result<Vec<SourceFrame>, Failure> {
+    let frames = payloads::made_up(PayloadKind::Encoded, size, 3)?;
+    let files = frames.into_iter().filter_map(|payload| match payload {
+        Wire::Encoded(image) => Some(image.data),
+        Wire::Raw(_) | Wire::Tensor(_) | Wire::SharedMemory(_) => None,
+    });
+    Ok(files
+        .enumerate()
+        .map(|(number, data)| SourceFrame { name: format!("made up {}", number + 1), payload: Payload::Encoded(data) })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_source_frames_are_jpegs_of_the_size_asked_for() {
+        let source = open(None, Some(Size { width: 32, height: 16 })).expect("made up frames");
+        let Source::Ready(frames) = source else { panic!("{source:?}") };
+        assert!(frames.len() > 1);
+        for frame in frames {
+            let pixels = frame.into_pixels().expect("a picture").payload;
+            assert!(matches!(pixels, Payload::Rgb { width: 32, height: 16, .. }));
+        }
+        assert!(open(Some("/nowhere/at all"), None).is_err());
+    }
+}
