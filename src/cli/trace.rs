@@ -114,8 +114,8 @@ pub struct TraceCommand {
     name: String,
 
     /// Draw so many of the slowest frames, beside the median one
-    #[arg(long, env = "CAMLENS_SLOWEST", value_name = "N", default_value_t = 1)]
-    slowest: usize,
+    #[arg(long, env = "CAMLENS_SLOWEST", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=100))]
+    slowest: u16,
 
     /// Draw this frame as well, counted from 1; may be repeated
     #[arg(long = "frame", env = "CAMLENS_FRAME", value_name = "NUMBER", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
@@ -225,13 +225,13 @@ impl TraceCommand {
             return lines.iter().map(|line| format!("{line}\n")).collect();
         }
         let how = match self.pace() {
-            Pace { rate_hz: Some(rate), .. } => format!("{rate} were sent in a second"),
+            Pace { rate_hz: Some(rate), .. } => format!("{rate} a second were asked for"),
             Pace { in_flight: Some(1), .. } => "one was on its way at a time".to_owned(),
             Pace { in_flight, .. } => format!("at most {} were on their way at a time", in_flight.unwrap_or(1)),
         };
         lines.push(format!("{:.1} frames/s; {how}", summary.rate_hz()));
         let mut text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        for Chosen { why, frame } in choose(&seen.frames, self.slowest, &self.also) {
+        for Chosen { why, frame } in choose(&seen.frames, self.slowest.into(), &self.also) {
             text.push_str(&format!("\n{}", waterfall::draw(&why, frame, seen.model.as_ref(), style)));
         }
         for number in selection::unanswered(&seen.frames, &self.also) {
@@ -250,7 +250,7 @@ impl TraceCommand {
     /// [`READING`] says what the fields are.
     fn json(&self, seen: &Seen, summary: &Summary) -> String {
         let breakdown = Breakdown::of(&seen.frames);
-        let chosen = choose(&seen.frames, self.slowest, &self.also);
+        let chosen = choose(&seen.frames, self.slowest.into(), &self.also);
         let mut json = summary.account_json();
         json["model"] = seen.model.as_ref().map_or(Value::Null, identity_json);
         json["stages"] = breakdown.stages_json();

@@ -67,8 +67,14 @@ pub fn what_to_do(part: Part) -> &'static str {
 fn reading(part: Part, sending: Sending, mean_batch_size: f64) -> Option<String> {
     let Part::Stage(stage) = part else { return None };
     match Stage::try_from(stage).ok()? {
+        Stage::Batch if sending == Sending::OneByOne => {
+            Some("These frames were sent one by one: they wait for others' batches, or for that delay.".to_owned())
+        }
         Stage::Receive | Stage::Queue | Stage::Batch => Some(match sending {
-            Sending::OneByOne => "These frames were sent one by one: they wait for frames of others.".to_owned(),
+            Sending::OneByOne => {
+                "These frames were sent one by one: they wait for frames of others, whose senders this is for."
+                    .to_owned()
+            }
             Sending::Together => {
                 "These frames may wait for each other: --in-flight 1 shows what one alone takes.".to_owned()
             }
@@ -110,7 +116,7 @@ mod tests {
     #[test]
     fn waiting_says_for_whom() {
         for stage in [Stage::Receive, Stage::Queue, Stage::Batch] {
-            assert!(told(stage, 1, Sending::OneByOne).ends_with("they wait for frames of others."), "{stage:?}");
+            assert!(told(stage, 1, Sending::OneByOne).contains("they wait for"), "{stage:?}");
             assert!(told(stage, 1, Sending::Together).ends_with("shows what one alone takes."), "{stage:?}");
         }
     }

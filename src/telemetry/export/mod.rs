@@ -7,6 +7,7 @@
 mod channel;
 mod losses;
 mod metrics;
+mod queue;
 mod settings;
 mod traces;
 
@@ -21,11 +22,11 @@ use opentelemetry_sdk::metrics::ManualReader;
 use opentelemetry_sdk::trace::SpanExporter as _;
 use thiserror::Error;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::losses::Losses;
 use self::metrics::Pushing;
+use self::queue::Queue;
 use self::traces::Delivery;
 
 pub use channel::ChannelError;
@@ -34,6 +35,10 @@ pub(super) use traces::Item;
 
 /// Attempts at one message: the first, and those that OTLP's exporter makes again.
 const ATTEMPTS: u32 = 2;
+
+/// How much the exporter's thread steps back, out of 19.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 
 /// Why nothing can be delivered at all.
 #[derive(Debug, Error)]
@@ -57,7 +62,7 @@ pub struct FlushError {
 #[derive(Debug)]
 pub struct Exporter {
     /// `None` when traces are not exported.
-    traces: Option<mpsc::Sender<Item>>,
+    traces: Option<Arc<Queue>>,
     lost: Lost,
     closing: CancellationToken,
     abandon: CancellationToken,
@@ -97,7 +102,7 @@ impl Exporter {
     ) -> Result<Self, ExporterError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (closing, abandon, lost) = (CancellationToken::new(), CancellationToken::new(), Lost::default());
-        let (traces, queue) = mpsc::channel(settings.queue_items);
+        let queue = Arc::new(Queue::new(settings.queue_items, settings.batch_spans));
         let (delivery, pushing) = {
             // The channels' workers belong to the runtime that is entered here.
             let _entered = runtime.enter();
@@ -118,13 +123,13 @@ impl Exporter {
             });
             (delivery.transpose()?, pushing.transpose()?)
         };
-        let traces = delivery.is_some().then_some(traces);
+        let traces = delivery.is_some().then(|| Arc::clone(&queue));
         let work = {
             let closing = closing.clone();
             async move {
                 let traces = async {
                     if let Some(delivery) = delivery {
-                        delivery.run(queue, closing.clone()).await;
+                        delivery.run(&queue, closing.clone()).await;
                     }
                 };
                 let metrics = async {
@@ -147,7 +152,7 @@ impl Exporter {
     /// Hands something over. Never waits: when the queue is full, it is lost and counted.
     pub(super) fn send(&self, item: Item) {
         if let Some(traces) = &self.traces
-            && traces.try_send(item).is_err()
+            && traces.put(item).is_err()
         {
             self.lost.traces.fetch_add(1, Ordering::Relaxed);
         }
@@ -181,6 +186,18 @@ impl Drop for Exporter {
     }
 }
 
+/// Gives way to the threads that explain frames: telemetry gets the time that they leave.
+#[cfg(target_os = "linux")]
+fn step_back() {
+    // Of the calling thread alone, on Linux.
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "the exporter's thread keeps its priority");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn step_back() {}
+
 /// Does the work in a thread of its own until it is done or `abandon`ed. What comes back is disconnected then.
 fn run(
     runtime: Runtime,
@@ -190,6 +207,7 @@ fn run(
     let (alive, ended) = std_mpsc::channel();
     std::thread::Builder::new().name("camlens-otlp".to_owned()).spawn(move || {
         let _alive: std_mpsc::Sender<()> = alive;
+        step_back();
         runtime.block_on(async {
             tokio::select! {
                 () = work => {}

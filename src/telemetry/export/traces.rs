@@ -5,16 +5,19 @@ use std::time::Duration;
 use opentelemetry::InstrumentationScope;
 use opentelemetry_sdk::error::OTelSdkError;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::losses::Losses;
+use super::queue::Queue;
 use super::settings::ExportSettings;
 use crate::telemetry::batch_record::EndedBatch;
 use crate::telemetry::frame_record::FrameRecord;
 use crate::telemetry::spans::{batch_span, frame_spans, scope, stream_span};
 use crate::telemetry::stream_record::StreamRecord;
+
+/// A message may end with a whole frame beyond its size.
+const SPARE_SPANS: usize = 16;
 
 /// What traces are made of.
 #[derive(Debug)]
@@ -50,42 +53,47 @@ impl<E: SpanExporter> Delivery<E> {
         Delivery { exporter, losses, limit, batch_spans, batch_delay }
     }
 
-    /// Delivers until the queue has been closed and is empty.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Item>, closing: CancellationToken) {
+    /// Delivers what waits, when there is enough of it or when the first of it has waited long enough, until `closing`; then
+    /// what is left.
+    pub(super) async fn run(mut self, queue: &Queue, closing: CancellationToken) {
         let scope = scope();
+        let mut items = Vec::new();
         loop {
-            let first = tokio::select! {
-                item = queue.recv() => item,
-                () = closing.cancelled(), if !queue.is_closed() => {
-                    queue.close();
-                    continue;
-                }
+            let last = tokio::select! {
+                () = queue.enough() => false,
+                () = sleep(self.batch_delay) => false,
+                () = closing.cancelled() => true,
             };
-            let Some(first) = first else { break };
-            let mut spans = Vec::with_capacity(self.batch_spans + 16);
-            first.spans(&scope, &mut spans);
-            let mut items = 1;
-            let due = Instant::now() + self.batch_delay;
-            while spans.len() < self.batch_spans {
-                tokio::select! {
-                    biased;
-                    item = queue.recv() => match item {
-                        Some(item) => {
-                            item.spans(&scope, &mut spans);
-                            items += 1;
-                        }
-                        None => break,
-                    },
-                    () = closing.cancelled(), if !queue.is_closed() => queue.close(),
-                    () = sleep_until(due) => break,
-                }
+            if last {
+                queue.close();
             }
-            let exported = timeout(self.limit, self.exporter.export(spans)).await;
-            let result = exported.unwrap_or(Err(OTelSdkError::Timeout(self.limit)));
-            self.losses.told(items, result);
+            items = queue.take(items);
+            while !items.is_empty() {
+                self.deliver(&mut items, &scope).await;
+            }
+            if last {
+                break;
+            }
         }
         if let Err(error) = self.exporter.shutdown() {
             tracing::debug!(%error, "the trace exporter did not shut down");
         }
+    }
+
+    /// A message's worth of the oldest.
+    async fn deliver(&mut self, items: &mut Vec<Item>, scope: &InstrumentationScope) {
+        let mut spans = Vec::with_capacity(self.batch_spans + SPARE_SPANS);
+        let mut count = 0;
+        for item in items.iter() {
+            item.spans(scope, &mut spans);
+            count += 1;
+            if spans.len() >= self.batch_spans {
+                break;
+            }
+        }
+        items.drain(..count);
+        let exported = timeout(self.limit, self.exporter.export(spans)).await;
+        let result = exported.unwrap_or(Err(OTelSdkError::Timeout(self.limit)));
+        self.losses.told(count as u64, result);
     }
 }
