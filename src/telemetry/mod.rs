@@ -251,7 +251,7 @@ fn log_frame(record: &FrameRecord, batch_size: u32, total: Duration) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
-    let (reason, message) = match &record.outcome {
+    let (reason, error) = match &record.outcome {
         FrameOutcome::Answered | FrameOutcome::Cancelled => ("", ""),
         FrameOutcome::Dropped { reason, .. } => (*reason, ""),
         FrameOutcome::Failed { message, .. } => (record.outcome.status(), message.as_str()),
@@ -267,7 +267,7 @@ fn log_frame(record: &FrameRecord, batch_size: u32, total: Duration) {
         batch_size,
         trace_id = %record.trace.trace_id,
         span_id = %record.trace.span_id,
-        message,
+        error,
         "frame"
     );
 }

@@ -7,6 +7,7 @@ use camlens::telemetry::{Telemetry, TelemetryConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::collector::PATIENCE;
 use super::server::TestServer;
 
 /// Status and body.
@@ -14,7 +15,7 @@ pub async fn get(server: &TestServer, path: &str) -> (u16, String) {
     ask(server.admin.expect("an admin port"), "GET", path, "").await
 }
 
-async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+pub async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut connection = TcpStream::connect(address).await.expect("it listens");
     let length = body.len();
     let request = format!(
@@ -51,8 +52,17 @@ async fn a_server_that_serves_is_live_and_ready_and_one_that_drains_is_not_ready
     gate.began().await;
     server.shutdown.request();
     while !matches!(stream.next().await, camlens::proto::v1::explain_stream_response::Message::GoingAway(_)) {}
-    let (status, why) = get(&server, "/readyz").await;
-    assert!(status == 503 && why.starts_with("draining"), "{status} {why}");
+    // The stream may hear of it first.
+    let not_ready = async {
+        loop {
+            let (status, why) = get(&server, "/readyz").await;
+            if status == 503 {
+                break why;
+            }
+        }
+    };
+    let why = tokio::time::timeout(PATIENCE, not_ready).await.expect("it is not ready any more");
+    assert!(why.starts_with("draining"), "{why}");
     assert_eq!(get(&server, "/livez").await.0, 200);
     gate.go();
     drop(stream);

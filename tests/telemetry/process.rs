@@ -3,9 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use tonic::transport::{Identity, ServerTlsConfig};
 
+use super::admin;
 use super::certificates::Authority;
 use super::collector::{Collector, PATIENCE, text};
 
@@ -13,6 +15,7 @@ use super::collector::{Collector, PATIENCE, text};
 struct Process {
     child: Child,
     socket: std::path::PathBuf,
+    log: Arc<Mutex<Vec<serde_json::Value>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -30,15 +33,30 @@ impl Process {
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
-        let mut log = BufReader::new(child.stderr.take().expect("a log")).lines();
-        for line in log.by_ref() {
-            if line.expect("UTF-8").contains("\"message\":\"serving\"") {
-                break;
+        let lines = BufReader::new(child.stderr.take().expect("a log")).lines();
+        let log = Arc::<Mutex<Vec<_>>>::default();
+        let written = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let line = serde_json::from_str(&line).expect("one JSON object a line");
+                written.lock().expect("no panic").push(line);
             }
+        });
+        let process = Process { child, socket, log, _folder: folder };
+        process.logged("serving");
+        process
+    }
+
+    /// The first line with that message, as soon as there is one.
+    fn logged(&self, message: &str) -> serde_json::Value {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(line) = self.log.lock().expect("no panic").iter().find(|line| line["message"] == message) {
+                return line.clone();
+            }
+            assert!(began.elapsed() < PATIENCE * 3, "{message:?} was not logged: {:?}", self.log);
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        // Whatever else it says must not fill the pipe.
-        std::thread::spawn(move || log.for_each(drop));
-        Process { child, socket, _folder: folder }
     }
 
     fn explain(&self) {
@@ -125,6 +143,27 @@ fn a_ratio_of_nothing_exports_no_frame_that_succeeds() {
     process.stop();
     assert!(collector.spans().is_empty());
     assert!(!collector.received().metrics.is_empty());
+}
+
+#[tokio::test]
+async fn the_logs_filter_can_be_changed_while_the_server_runs_and_frames_then_have_their_trace_in_it() {
+    let process = Process::start(&[], &["--admin-listen", "127.0.0.1:0"]);
+    let address = process.logged("admin port")["address"].as_str().expect("an address").parse().expect("one");
+    assert_eq!(admin::ask(address, "GET", "/log", "").await, (200, "info\n".to_owned()));
+    process.explain();
+    assert_eq!(
+        admin::ask(address, "PUT", "/log", "info,camlens=debug").await,
+        (200, "info,camlens=debug\n".to_owned())
+    );
+    process.explain();
+    let line = process.logged("frame");
+    assert_eq!((line["outcome"].as_str(), line["model"].as_str()), (Some("answered"), Some("identity")));
+    assert_eq!(line["trace_id"].as_str().map(str::len), Some(32));
+    let frames = process.log.lock().expect("no panic").iter().filter(|line| line["message"] == "frame").count();
+    assert_eq!(frames, 1, "the one after the change");
+    let (_, filter) = admin::ask(address, "GET", "/log", "").await;
+    assert!(filter.contains("camlens=debug"), "{filter}");
+    process.stop();
 }
 
 #[test]

@@ -35,10 +35,8 @@ pub fn draw(breakdown: &Breakdown, style: Style) -> String {
         lines.push(if Some(part) == largest { ink.bold(&line) } else { line });
     }
     lines.push(row.line("round trip", &breakdown.round_trip, ""));
-    let mut legend: Vec<String> = row
-        .columns()
-        .map(|(name, fill)| format!("{} {} {name}", charset.fill(fill), if name == "max" { "longest," } else { "to" }))
-        .collect();
+    let mut legend: Vec<String> =
+        row.columns().map(|(name, fill)| format!("{} to {name}", charset.fill(fill))).collect();
     if longest_ms > end_ms {
         legend.push(format!("{} longer than the scale", charset.beyond()));
     }
@@ -110,14 +108,14 @@ mod tests {
     fn bars_get_paler_from_percentile_to_percentile() {
         let expected = "\
 100 frames, in ms
-stage        share      p50      p90      p99      max  0         5         10
-                                                        ┼─────────┼─────────┼─────────
-queue       26.5 %     5.00     9.00     9.90    10.00  ██████████▓▓▓▓▓▓▓▓▒▒
-forward     63.0 %    12.00    12.00    12.00    12.00  ████████████████████████
-server      89.5 %    17.00    21.00    21.90    22.00
-outside     10.5 %     2.00     2.00     2.00     2.00  ████
-round trip 100.0 %    19.00    23.00    23.90    24.00
-█ to p50  ▓ to p90  ▒ to p99  ░ longest
+stage        share      p50      p90      p99      max  0            5           10
+                                                        ┼────────────┼───────────┼────
+queue       26.5 %     5.00     9.00     9.90    10.00  █████████████▓▓▓▓▓▓▓▓▓▓▒▒
+forward     63.0 %    12.00    12.00    12.00    12.00  ██████████████████████████████
+server      89.5 %    17.01    21.00    21.91    22.00
+outside     10.5 %     2.00     2.00     2.00     2.00  █████
+round trip 100.0 %    19.01    23.00    23.90    24.00
+█ to p50  ▓ to p90  ▒ to p99  ░ to max
 ";
         let drawn = draw(&Breakdown::of(&frames(100)), style(Charset::Unicode));
         assert_eq!(drawn, expected, "\n{drawn}");
@@ -127,14 +125,14 @@ round trip 100.0 %    19.00    23.00    23.90    24.00
     fn few_frames_have_no_high_percentiles_and_it_is_said() {
         let expected = "\
 3 frames, in ms
-stage        share      p50      max  0         5         10
-                                      +---------+---------+---------+---------+-
+stage        share      p50      max  0       2       4       6       8       10
+                                      +-------+-------+-------+-------+-------+-------
 queue        1.4 %     0.20     0.30  #
-forward     84.5 %    12.00    12.00  ########################
-server      85.9 %    12.20    12.30
-outside     14.1 %     2.00     2.00  ####
+forward     84.5 %    12.00    12.00  ################################################
+server      85.9 %    12.21    12.30
+outside     14.1 %     2.00     2.00  ########
 round trip 100.0 %    14.20    14.30
-# to p50  . longest
+# to p50  . to max
 of 3 frames: a p90 takes 10, a p99 takes 100
 ";
         let drawn = draw(&Breakdown::of(&frames(3)), style(Charset::Ascii));

@@ -14,7 +14,8 @@ use crate::telemetry::TelemetryConfig;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often metrics are pushed, when nobody says.
 const METRICS_INTERVAL: Duration = Duration::from_secs(60);
-/// Frames, batches and streams that wait for delivery, when nobody says; the one after that is lost.
+/// Frames, batches and streams that wait for delivery, when nobody says; as many again may be on their way, and the one
+/// after that is lost.
 pub const QUEUE_ITEMS: usize = 4096;
 /// Spans in one message to the collector, give or take a frame's, when nobody says.
 const BATCH_SPANS: usize = 512;
