@@ -2,7 +2,7 @@
 //!
 //! A [`StreamTask`] reads `Open` and answers it; from then on an [`opened::OpenStream`] reads, submits and sends, and lets its
 //! [`crate::stream::Session`] decide. [`arrival`] is what becomes of a message of the client, [`ending`] how a frame's end
-//! becomes a message of the server.
+//! becomes a message of the server; [`account`] is what telemetry is told of the stream as a whole.
 
 mod account;
 mod arrival;

@@ -112,11 +112,8 @@ impl Telemetry {
             .transpose()?;
         let takes_traces = exporter.as_ref().is_some_and(|exporter| exporter.takes_traces());
         let keep = Keep {
-            failed: takes_traces && config.trace_failed,
-            slower_than: config
-                .trace_slower_than_ms
-                .filter(|_| takes_traces)
-                .map(|ms| Duration::from_millis(ms.into())),
+            failed: config.trace_failed,
+            slower_than: config.trace_slower_than_ms.map(|ms| Duration::from_millis(ms.into())),
         };
         let ratio = if takes_traces { settings.trace_ratio } else { 0.0 };
         if let (Some(metrics), Some(exporter)) = (&metrics, &exporter) {

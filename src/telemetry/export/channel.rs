@@ -31,20 +31,8 @@ pub enum ChannelError {
 /// For traces. Needs no collector yet, but the runtime that it will be used in.
 pub(super) fn span_exporter(to: &Destination) -> Result<SpanExporter, ChannelError> {
     match to.protocol {
-        Protocol::Grpc => {
-            let mut builder = SpanExporter::builder().with_tonic().with_endpoint(&to.endpoint).with_timeout(to.timeout);
-            if let Some(tls) = tonic_tls(to)? {
-                builder = builder.with_tls_config(tls);
-            }
-            builder.build()
-        }
-        Protocol::HttpProtobuf => SpanExporter::builder()
-            .with_http()
-            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_endpoint(&to.endpoint)
-            .with_timeout(to.timeout)
-            .with_http_client(http_client(to)?)
-            .build(),
+        Protocol::Grpc => over_grpc(SpanExporter::builder().with_tonic(), to)?.build(),
+        Protocol::HttpProtobuf => over_http(SpanExporter::builder().with_http(), to)?.build(),
     }
     .map_err(|cause| ChannelError::Endpoint { endpoint: to.endpoint.clone(), cause })
 }
@@ -52,23 +40,26 @@ pub(super) fn span_exporter(to: &Destination) -> Result<SpanExporter, ChannelErr
 /// For metrics. Needs no collector yet, but the runtime that it will be used in.
 pub(super) fn metric_exporter(to: &Destination) -> Result<MetricExporter, ChannelError> {
     match to.protocol {
-        Protocol::Grpc => {
-            let mut builder =
-                MetricExporter::builder().with_tonic().with_endpoint(&to.endpoint).with_timeout(to.timeout);
-            if let Some(tls) = tonic_tls(to)? {
-                builder = builder.with_tls_config(tls);
-            }
-            builder.build()
-        }
-        Protocol::HttpProtobuf => MetricExporter::builder()
-            .with_http()
-            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
-            .with_endpoint(&to.endpoint)
-            .with_timeout(to.timeout)
-            .with_http_client(http_client(to)?)
-            .build(),
+        Protocol::Grpc => over_grpc(MetricExporter::builder().with_tonic(), to)?.build(),
+        Protocol::HttpProtobuf => over_http(MetricExporter::builder().with_http(), to)?.build(),
     }
     .map_err(|cause| ChannelError::Endpoint { endpoint: to.endpoint.clone(), cause })
+}
+
+fn over_grpc<B: WithExportConfig + WithTonicConfig>(builder: B, to: &Destination) -> Result<B, ChannelError> {
+    let builder = builder.with_endpoint(&to.endpoint).with_timeout(to.timeout);
+    Ok(match tonic_tls(to)? {
+        Some(tls) => builder.with_tls_config(tls),
+        None => builder,
+    })
+}
+
+fn over_http<B: WithExportConfig + WithHttpConfig>(builder: B, to: &Destination) -> Result<B, ChannelError> {
+    Ok(builder
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_endpoint(&to.endpoint)
+        .with_timeout(to.timeout)
+        .with_http_client(http_client(to)?))
 }
 
 /// `None` for a plain endpoint.

@@ -33,8 +33,8 @@ pub use channel::ChannelError;
 pub use settings::{Destination, Environment, ExportSettings, Protocol, QUEUE_ITEMS, SettingError};
 pub(super) use traces::Item;
 
-/// Attempts at one message: the first, and those that OTLP's exporter makes again.
-const ATTEMPTS: u32 = 2;
+/// How many times its timeout a message may take, with all the attempts that OTLP's exporter makes at it.
+const TIMEOUTS: u32 = 2;
 
 /// How much the exporter's thread steps back, out of 19.
 #[cfg(target_os = "linux")]
@@ -110,14 +110,14 @@ impl Exporter {
                 let mut exporter = channel::span_exporter(to)?;
                 exporter.set_resource(resource);
                 let losses = Losses::new("traces", Arc::clone(&lost.traces));
-                Ok::<_, ChannelError>(Delivery::new(exporter, losses, to.timeout * ATTEMPTS, settings))
+                Ok::<_, ChannelError>(Delivery::new(exporter, losses, to.timeout * TIMEOUTS, settings))
             });
             let pushing = settings.metrics.as_ref().zip(reader).map(|(to, reader)| {
                 Ok::<_, ChannelError>(Pushing {
                     exporter: channel::metric_exporter(to)?,
                     reader,
                     losses: Losses::new("metrics", Arc::clone(&lost.metrics)),
-                    limit: to.timeout * ATTEMPTS,
+                    limit: to.timeout * TIMEOUTS,
                     interval: settings.metrics_interval,
                 })
             });

@@ -146,9 +146,10 @@ impl MetricReader for Shared {
 pub struct ModelInstruments {
     answered: Ended,
     cancelled: Ended,
-    /// By reason.
     dropped: Ended,
+    /// By reason.
     drops: Bindings<BoundCounter<u64>>,
+    /// By code.
     failed: Bindings<BoundCounter<u64>>,
     failed_duration: BoundHistogram<f64>,
     stages: [BoundHistogram<f64>; Stage::ALL.len()],
