@@ -103,6 +103,14 @@ struct State {
     dispatch: Dispatch<Chosen, PreparedRow>,
     /// `None` once the engine has stopped.
     tasks: Option<Tasks>,
+    /// The device's thread waits, and nobody has woken it yet.
+    device_sleeps: bool,
+}
+
+/// What follows from a change of the state. It is done without the lock: whoever is woken by it wants the lock, too.
+struct Consequences {
+    chosen: Vec<Chosen>,
+    expired: Expired<Chosen, PreparedRow>,
 }
 
 /// A submitted frame, for whoever may end it.
@@ -254,20 +262,18 @@ impl Shared {
 
     /// Fills the batch that is prepared ahead, and tells those who have become too old meanwhile.
     fn choose(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
-        self.fill(&mut state, now);
-        let expired = state.dispatch.take_expired();
-        // Replies are called without the lock.
+        let Some(tasks) = state.tasks.clone() else { return };
+        let consequences = state.choose(now);
         drop(state);
-        tell(expired);
+        self.carry_out(consequences, &tasks);
     }
 
-    fn fill(self: &Arc<Self>, state: &mut State, now: Instant) {
-        let State { dispatch, tasks } = state;
-        let Some(tasks) = tasks else { return };
-        while let Some(chosen) = dispatch.choose(now) {
+    fn carry_out(self: &Arc<Self>, consequences: Consequences, tasks: &Tasks) {
+        for chosen in consequences.chosen {
             let shared = Arc::clone(self);
             tasks.run(move || shared.prepare(chosen));
         }
+        tell(consequences.expired);
     }
 
     /// A stream's frame was ended by its handle: its place is free.
@@ -295,8 +301,11 @@ impl Shared {
             return;
         }
         state.dispatch.prepared(&turn, prepared, now);
+        let wakes = std::mem::take(&mut state.device_sleeps);
         self.choose(state, now);
-        self.device.notify_one();
+        if wakes {
+            self.device.notify_one();
+        }
     }
 
     /// Ends everything that waits.
@@ -310,7 +319,19 @@ impl Shared {
 
 impl State {
     fn empty(config: &EngineConfig) -> Self {
-        State { dispatch: Dispatch::new(config.priority_ageing, config.max_batch_delay), tasks: None }
+        let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay);
+        State { dispatch, tasks: None, device_sleeps: false }
+    }
+
+    fn choose(&mut self, now: Instant) -> Consequences {
+        let chosen = std::iter::from_fn(|| self.dispatch.choose(now)).collect();
+        Consequences { chosen, expired: self.dispatch.take_expired() }
+    }
+}
+
+impl Consequences {
+    fn is_empty(&self) -> bool {
+        self.chosen.is_empty() && self.expired.is_empty()
     }
 }
 
@@ -365,14 +386,14 @@ fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
             Taken::NotBefore(until) => Some(until),
             Taken::Nothing => None,
         };
-        shared.fill(&mut state, now);
-        let expired = state.dispatch.take_expired();
-        if !expired.is_empty() {
+        let consequences = state.choose(now);
+        if !consequences.is_empty() {
             drop(state);
-            tell(expired);
+            shared.carry_out(consequences, &tasks);
             state = shared.lock();
             continue;
         }
+        state.device_sleeps = true;
         state = match until {
             // A clock of a test does not drive the system's timers; it is asked again soon.
             Some(until) => {
@@ -381,6 +402,7 @@ fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
             }
             None => shared.device.wait(state).unwrap_or_else(PoisonError::into_inner),
         };
+        state.device_sleeps = false;
     }
 }
 

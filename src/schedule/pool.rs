@@ -1,8 +1,9 @@
 //! Threads for what takes time and no device: decoding, preprocessing, rendering.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -10,38 +11,92 @@ type Task = Box<dyn FnOnce() + Send>;
 /// A few threads that work off tasks in order. How many tasks wait is bounded by whoever gives them: the engine's
 /// admission bounds frames, and a frame has one task at a time.
 pub(super) struct Pool {
-    tasks: mpsc::Sender<Task>,
+    tasks: Tasks,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// The giving end.
 #[derive(Clone)]
-pub(super) struct Tasks(mpsc::Sender<Task>);
+pub(super) struct Tasks(Arc<Giver>);
+
+/// Closes the line when the last of those who give has gone.
+struct Giver(Arc<Line>);
+
+/// A channel of the standard library would do, behind a lock for its one receiver; but then each task wakes two threads, one
+/// for the lock and one for the task.
+#[derive(Default)]
+struct Line {
+    state: Mutex<State>,
+    idle: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: VecDeque<Task>,
+    /// Threads that sleep and that nobody has woken yet.
+    sleeping: usize,
+    closed: bool,
+}
 
 impl Tasks {
-    /// Runs the task on one of the threads; drops it when they have ended.
+    /// Runs the task on one of the threads. Wakes one that sleeps, so it is better called with no lock held that a task needs.
     pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
-        if self.0.send(Box::new(task)).is_err() {
-            tracing::debug!("a task came after the end");
+        let line = &self.0.0;
+        let mut state = line.lock();
+        state.tasks.push_back(Box::new(task));
+        let wakes = state.sleeping > 0;
+        state.sleeping -= usize::from(wakes);
+        drop(state);
+        if wakes {
+            line.idle.notify_one();
+        }
+    }
+}
+
+impl Drop for Giver {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.idle.notify_all();
+    }
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves whole values: every change is a push, a pop or a count.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The oldest task; waits for one. `None` when no more will come.
+    fn next(&self) -> Option<Task> {
+        let mut state = self.lock();
+        loop {
+            if let Some(task) = state.tasks.pop_front() {
+                return Some(task);
+            }
+            if state.closed {
+                return None;
+            }
+            state.sleeping += 1;
+            state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
 impl Pool {
     pub(super) fn start(threads: usize) -> io::Result<Self> {
-        let (tasks, waiting) = mpsc::channel::<Task>();
-        let waiting = Arc::new(Mutex::new(waiting));
+        let line = Arc::<Line>::default();
+        let tasks = Tasks(Arc::new(Giver(Arc::clone(&line))));
         let threads = (0..threads.max(1))
             .map(|number| {
-                let waiting = Arc::clone(&waiting);
-                thread::Builder::new().name(format!("camlens-frame-{number}")).spawn(move || work(&waiting))
+                let line = Arc::clone(&line);
+                thread::Builder::new().name(format!("camlens-frame-{number}")).spawn(move || work(&line))
             })
             .collect::<io::Result<_>>()?;
         Ok(Pool { tasks, threads })
     }
 
     pub(super) fn tasks(&self) -> Tasks {
-        Tasks(self.tasks.clone())
+        self.tasks.clone()
     }
 
     /// Works off what waits and ends, once every [`Tasks`] is gone.
@@ -54,11 +109,8 @@ impl Pool {
     }
 }
 
-fn work(waiting: &Mutex<mpsc::Receiver<Task>>) {
-    loop {
-        // The lock is held while waiting for a task, never while running one.
-        let task = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(task) = task else { return };
+fn work(line: &Line) {
+    while let Some(task) = line.next() {
         // A task whose frame broke has told its frame; the thread lives on.
         if catch_unwind(AssertUnwindSafe(task)).is_err() {
             tracing::error!("a frame broke outside of the device");
@@ -68,6 +120,8 @@ fn work(waiting: &Mutex<mpsc::Receiver<Task>>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]

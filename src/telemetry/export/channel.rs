@@ -6,22 +6,26 @@ use std::path::{Path, PathBuf};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_http::hyper::HyperClient;
-use opentelemetry_otlp::{
-    ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
-};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use opentelemetry_otlp::{MetricExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use thiserror::Error;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto::ring};
-use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
+use super::sender::Sender;
 use super::settings::{Destination, Protocol};
+
+/// What we are to a collector's logs.
+pub(super) const USER_AGENT: &str = concat!("camlens/", env!("CARGO_PKG_VERSION"));
 
 /// Why there is no way to the collector.
 #[derive(Debug, Error)]
 pub enum ChannelError {
     #[error("`{endpoint}` is no OTLP endpoint: {cause}; give http://HOST:PORT, such as http://localhost:4317")]
-    Endpoint { endpoint: String, cause: ExporterBuildError },
+    Endpoint { endpoint: String, cause: String },
     #[error("{}: {cause}", path.display())]
     File { path: PathBuf, cause: String },
     #[error("TLS to the collector: {0}")]
@@ -29,12 +33,23 @@ pub enum ChannelError {
 }
 
 /// For traces. Needs no collector yet, but the runtime that it will be used in.
-pub(super) fn span_exporter(to: &Destination) -> Result<SpanExporter, ChannelError> {
+pub(super) fn sender(to: &Destination) -> Result<Sender, ChannelError> {
     match to.protocol {
-        Protocol::Grpc => over_grpc(SpanExporter::builder().with_tonic(), to)?.build(),
-        Protocol::HttpProtobuf => over_http(SpanExporter::builder().with_http(), to)?.build(),
+        Protocol::Grpc => {
+            let mut endpoint = Endpoint::from_shared(to.endpoint.clone())
+                .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+                .map_err(|cause| no_endpoint(to, &cause))?
+                .connect_timeout(to.timeout);
+            if let Some(tls) = tonic_tls(to)? {
+                endpoint = endpoint.tls_config(tls).map_err(|cause| no_endpoint(to, &cause))?;
+            }
+            Ok(Sender::grpc(endpoint.connect_lazy(), to))
+        }
+        Protocol::HttpProtobuf => {
+            let client = Client::builder(TokioExecutor::new()).build(connector(to)?);
+            Sender::http(client, to).map_err(|cause| no_endpoint(to, &cause))
+        }
     }
-    .map_err(|cause| ChannelError::Endpoint { endpoint: to.endpoint.clone(), cause })
 }
 
 /// For metrics. Needs no collector yet, but the runtime that it will be used in.
@@ -43,7 +58,25 @@ pub(super) fn metric_exporter(to: &Destination) -> Result<MetricExporter, Channe
         Protocol::Grpc => over_grpc(MetricExporter::builder().with_tonic(), to)?.build(),
         Protocol::HttpProtobuf => over_http(MetricExporter::builder().with_http(), to)?.build(),
     }
-    .map_err(|cause| ChannelError::Endpoint { endpoint: to.endpoint.clone(), cause })
+    .map_err(|cause| no_endpoint(to, &cause))
+}
+
+fn no_endpoint(to: &Destination, cause: &dyn std::error::Error) -> ChannelError {
+    ChannelError::Endpoint { endpoint: to.endpoint.clone(), cause: in_full(cause) }
+}
+
+/// With what is behind it: transports say little by themselves.
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 fn over_grpc<B: WithExportConfig + WithTonicConfig>(builder: B, to: &Destination) -> Result<B, ChannelError> {
@@ -59,7 +92,7 @@ fn over_http<B: WithExportConfig + WithHttpConfig>(builder: B, to: &Destination)
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .with_endpoint(&to.endpoint)
         .with_timeout(to.timeout)
-        .with_http_client(http_client(to)?))
+        .with_http_client(HyperClient::new(connector(to)?, to.timeout, None)))
 }
 
 /// `None` for a plain endpoint.
@@ -78,7 +111,7 @@ fn tonic_tls(to: &Destination) -> Result<Option<ClientTlsConfig>, ChannelError> 
     Ok(Some(tls))
 }
 
-fn http_client(to: &Destination) -> Result<HyperClient<HttpsConnector<HttpConnector>>, ChannelError> {
+fn connector(to: &Destination) -> Result<HttpsConnector<HttpConnector>, ChannelError> {
     let mut roots = RootCertStore::empty();
     if to.endpoint.starts_with("https://") {
         match &to.certificate {
@@ -101,8 +134,7 @@ fn http_client(to: &Destination) -> Result<HyperClient<HttpsConnector<HttpConnec
         }
         None => config.with_no_client_auth(),
     };
-    let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
-    Ok(HyperClient::new(connector, to.timeout, None))
+    Ok(HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ChannelError> {

@@ -1,9 +1,8 @@
 //! What the collector did not take.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use opentelemetry_sdk::error::OTelSdkResult;
 
 /// Counts what was lost of one signal, and says in the log when it begins and when it is over.
 #[derive(Debug)]
@@ -12,30 +11,43 @@ pub(super) struct Losses {
     lost: Arc<AtomicU64>,
     /// Lost since the collector last took something.
     in_a_row: u64,
+    failing: bool,
+    refusing: bool,
 }
 
 impl Losses {
     pub(super) fn new(signal: &'static str, lost: Arc<AtomicU64>) -> Self {
-        Losses { signal, lost, in_a_row: 0 }
+        Losses { signal, lost, in_a_row: 0, failing: false, refusing: false }
     }
 
-    /// A message with so many items was delivered, or was not.
-    pub(super) fn told(&mut self, items: u64, result: OTelSdkResult) {
-        let signal = self.signal;
-        match result {
-            Ok(()) => {
-                if self.in_a_row > 0 {
-                    tracing::info!(lost = self.in_a_row, "{signal} are delivered again");
-                    self.in_a_row = 0;
-                }
-            }
-            Err(error) => {
-                if self.in_a_row == 0 {
-                    tracing::warn!(%error, "{signal} cannot be delivered; frames go on without them");
-                }
-                self.in_a_row += items;
-                self.lost.fetch_add(items, Ordering::Relaxed);
-            }
+    /// The collector took a message.
+    pub(super) fn delivered(&mut self) {
+        if self.failing {
+            tracing::info!(lost = self.in_a_row, "{} are delivered again", self.signal);
         }
+        (self.failing, self.in_a_row) = (false, 0);
+    }
+
+    /// An attempt failed. What it means is known later: see [`Losses::lost`].
+    pub(super) fn failed(&mut self, error: &dyn Display) {
+        if !self.failing {
+            tracing::warn!(%error, "{} cannot be delivered; frames go on without them", self.signal);
+        }
+        self.failing = true;
+    }
+
+    /// Nobody will try to deliver these any more.
+    pub(super) fn lost(&mut self, items: u64) {
+        self.in_a_row += items;
+        self.lost.fetch_add(items, Ordering::Relaxed);
+    }
+
+    /// The collector took a message, but not all that was in it.
+    pub(super) fn refused(&mut self, items: u64, reason: &str) {
+        if !self.refusing {
+            tracing::warn!(reason, "the collector refuses some {}; this is said once", self.signal);
+        }
+        self.refusing = true;
+        self.lost.fetch_add(items, Ordering::Relaxed);
     }
 }

@@ -52,6 +52,12 @@ impl<E: PushMetricExporter> Pushing<E> {
             }
             Err(error) => Err(error),
         };
-        self.losses.told(1, result);
+        match result {
+            Ok(()) => self.losses.delivered(),
+            Err(error) => {
+                self.losses.failed(&error);
+                self.losses.lost(1);
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ mod channel;
 mod losses;
 mod metrics;
 mod queue;
+mod sender;
 mod settings;
 mod traces;
 
@@ -19,7 +20,6 @@ use std::time::Duration;
 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::ManualReader;
-use opentelemetry_sdk::trace::SpanExporter as _;
 use thiserror::Error;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub use channel::ChannelError;
 pub use settings::{Destination, Environment, ExportSettings, Protocol, QUEUE_ITEMS, SettingError};
 pub(super) use traces::Item;
 
-/// How many times its timeout a message may take, with all the attempts that OTLP's exporter makes at it.
+/// How many times its timeout a page of metrics may take, with all the attempts that OTLP's exporter makes at it.
 const TIMEOUTS: u32 = 2;
 
 /// How much the exporter's thread steps back, out of 19.
@@ -107,10 +107,8 @@ impl Exporter {
             // The channels' workers belong to the runtime that is entered here.
             let _entered = runtime.enter();
             let delivery = settings.traces.as_ref().map(|to| {
-                let mut exporter = channel::span_exporter(to)?;
-                exporter.set_resource(resource);
                 let losses = Losses::new("traces", Arc::clone(&lost.traces));
-                Ok::<_, ChannelError>(Delivery::new(exporter, losses, to.timeout * TIMEOUTS, settings))
+                Ok::<_, ChannelError>(Delivery::new(channel::sender(to)?, resource, losses, to, settings))
             });
             let pushing = settings.metrics.as_ref().zip(reader).map(|(to, reader)| {
                 Ok::<_, ChannelError>(Pushing {

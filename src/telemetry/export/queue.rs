@@ -1,14 +1,11 @@
 //! What waits for delivery: bounded, and cheap for whoever puts something in.
 
-use std::mem;
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::traces::Item;
-
-/// Spans of a frame, more or less.
-const SPANS_OF_AN_ITEM: usize = 14;
 
 /// A queue that wakes its reader only when there is enough for a message: a wake for each frame would cost more than all that
 /// is done about it.
@@ -16,13 +13,15 @@ const SPANS_OF_AN_ITEM: usize = 14;
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     most: usize,
+    /// Spans that are enough for a message.
     enough: usize,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
-    items: Vec<Item>,
+    items: VecDeque<Item>,
+    spans: usize,
     closed: bool,
 }
 
@@ -33,8 +32,7 @@ pub(super) struct NoRoom;
 impl Queue {
     /// For `most` items; `batch_spans` are enough for a message.
     pub(super) fn new(most: usize, batch_spans: usize) -> Self {
-        let enough = (batch_spans / SPANS_OF_AN_ITEM).clamp(1, most);
-        Queue { waiting: Mutex::default(), most, enough, wake: Notify::new() }
+        Queue { waiting: Mutex::default(), most, enough: batch_spans, wake: Notify::new() }
     }
 
     /// Never waits.
@@ -43,8 +41,12 @@ impl Queue {
         if waiting.closed || waiting.items.len() >= self.most {
             return Err(NoRoom);
         }
-        waiting.items.push(item);
-        let enough = waiting.items.len() == self.enough;
+        let before = waiting.spans;
+        waiting.spans += item.span_count();
+        waiting.items.push_back(item);
+        // A full queue is enough, however few its spans are.
+        let full = waiting.items.len() == self.most;
+        let enough = full || (before < self.enough && waiting.spans >= self.enough);
         drop(waiting);
         if enough {
             self.wake.notify_one();
@@ -57,9 +59,30 @@ impl Queue {
         self.wake.notified().await;
     }
 
-    /// Takes all that waits. `spare`, which must be empty, is what the next items go into.
-    pub(super) fn take(&self, spare: Vec<Item>) -> Vec<Item> {
-        mem::replace(&mut self.lock().items, spare)
+    /// Whether there is enough for a message.
+    pub(super) fn has_enough(&self) -> bool {
+        let waiting = self.lock();
+        waiting.spans >= self.enough || waiting.items.len() >= self.most
+    }
+
+    /// Takes a message's worth of the oldest, or what there is.
+    pub(super) fn take(&self, into: &mut Vec<Item>) {
+        let mut waiting = self.lock();
+        let mut spans = 0;
+        while spans < self.enough
+            && let Some(item) = waiting.items.pop_front()
+        {
+            spans += item.span_count();
+            into.push(item);
+        }
+        waiting.spans -= spans;
+    }
+
+    /// Throws away what waits, and says how much that was.
+    pub(super) fn give_up(&self) -> usize {
+        let mut waiting = self.lock();
+        waiting.spans = 0;
+        std::mem::take(&mut waiting.items).len()
     }
 
     /// Nothing more goes in.
@@ -68,7 +91,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // A panic under the lock leaves whole values: every change is a push or a replacement.
+        // A panic under the lock leaves whole values: every change is a push or an assignment.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,18 +121,37 @@ mod tests {
         }))
     }
 
+    fn taken(queue: &Queue) -> usize {
+        let mut items = Vec::new();
+        queue.take(&mut items);
+        items.len()
+    }
+
     #[tokio::test]
     async fn the_reader_is_woken_when_there_is_enough_and_not_before() {
-        let queue = Queue::new(10, 3 * SPANS_OF_AN_ITEM);
+        let queue = Queue::new(10, 3);
         let woken = async || timeout(Duration::from_millis(20), queue.enough()).await.is_ok();
         for _ in 0..2 {
             queue.put(item()).expect("room");
         }
-        assert!(!woken().await);
-        queue.put(item()).expect("room");
-        assert!(woken().await);
-        assert_eq!(queue.take(Vec::new()).len(), 3);
-        assert!(queue.take(Vec::new()).is_empty());
+        assert!(!woken().await && !queue.has_enough());
+        for _ in 0..2 {
+            queue.put(item()).expect("room");
+        }
+        assert!(woken().await && queue.has_enough());
+        assert_eq!(taken(&queue), 3, "a message's worth");
+        assert!(!queue.has_enough());
+        assert_eq!((taken(&queue), taken(&queue)), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_enough_for_a_message() {
+        let queue = Queue::new(2, 512);
+        for _ in 0..2 {
+            queue.put(item()).expect("room");
+        }
+        assert!(queue.has_enough());
+        timeout(Duration::from_secs(5), queue.enough()).await.expect("woken");
     }
 
     #[test]
@@ -117,7 +159,8 @@ mod tests {
         let queue = Queue::new(1, 512);
         queue.put(item()).expect("room");
         assert_eq!(queue.put(item()), Err(NoRoom));
-        assert_eq!(queue.take(Vec::new()).len(), 1);
+        assert_eq!(queue.give_up(), 1);
+        assert_eq!(taken(&queue), 0);
         queue.close();
         assert_eq!(queue.put(item()), Err(NoRoom));
     }

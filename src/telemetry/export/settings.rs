@@ -1,11 +1,13 @@
 //! Where telemetry goes: the configuration, and OpenTelemetry's standard variables where it says nothing.
 //!
-//! Of the standard variables, `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_COMPRESSION` (and their kind for one
-//! signal) are read by the exporter itself: headers hold secrets, and secrets have no place in a configuration that is shown.
+//! Headers hold secrets: they come from the environment alone, are marked as such, and no error and no log shows them. The
+//! exporter for metrics reads those and the compression by itself.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
 use crate::telemetry::TelemetryConfig;
@@ -14,8 +16,7 @@ use crate::telemetry::TelemetryConfig;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often metrics are pushed, when nobody says.
 const METRICS_INTERVAL: Duration = Duration::from_secs(60);
-/// Frames, batches and streams that wait for delivery, when nobody says; as many again may be on their way, and the one
-/// after that is lost.
+/// Frames, batches and streams that wait for delivery, when nobody says; the one after that is lost.
 pub const QUEUE_ITEMS: usize = 4096;
 /// Spans in one message to the collector, give or take a frame's, when nobody says.
 const BATCH_SPANS: usize = 512;
@@ -45,6 +46,9 @@ pub struct Destination {
     pub endpoint: String,
     pub protocol: Protocol,
     pub timeout: Duration,
+    /// What each message has in its head beside what it must have.
+    pub headers: HeaderMap,
+    pub gzip: bool,
     /// The authorities that the collector's certificate may come from, PEM; none: the system's.
     pub certificate: Option<PathBuf>,
     /// Our own certificate and its key, PEM, for a collector that asks for one.
@@ -142,7 +146,30 @@ impl Variables<'_> {
         };
         let file = |rest| self.of_signal(signal, rest).map(|(_, path)| PathBuf::from(path));
         let client = file("CLIENT_CERTIFICATE").zip(file("CLIENT_KEY"));
-        Ok(Some(Destination { endpoint, protocol, timeout, certificate: file("CERTIFICATE"), client }))
+        let (headers, gzip) = (self.headers(signal)?, self.gzip(signal)?);
+        Ok(Some(Destination { endpoint, protocol, timeout, headers, gzip, certificate: file("CERTIFICATE"), client }))
+    }
+
+    fn headers(&self, signal: Signal) -> Result<HeaderMap, SettingError> {
+        let mut headers = HeaderMap::new();
+        let Some((name, value)) = self.of_signal(signal, "HEADERS") else { return Ok(headers) };
+        for pair in value.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let Some((key, value)) = header(pair) else {
+                let allowed = "NAME=VALUE, separated by commas; a value is percent-encoded";
+                return Err(SettingError { name, value: "…".to_owned(), allowed });
+            };
+            headers.append(key, value);
+        }
+        Ok(headers)
+    }
+
+    fn gzip(&self, signal: Signal) -> Result<bool, SettingError> {
+        let Some((name, value)) = self.of_signal(signal, "COMPRESSION") else { return Ok(false) };
+        match value.to_ascii_lowercase().as_str() {
+            "gzip" => Ok(true),
+            "none" => Ok(false),
+            _ => Err(SettingError { name, value, allowed: "gzip and none are known" }),
+        }
     }
 
     /// Metrics may also be said to go to Prometheus: then nothing is pushed.
@@ -206,6 +233,15 @@ impl Variables<'_> {
             _ => Err(SettingError { name: name.to_owned(), value, allowed: "a number from 1 to 1048576" }),
         }
     }
+}
+
+/// `NAME=VALUE`, as in W3C's baggage but without properties.
+fn header(pair: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = pair.split_once('=')?;
+    let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+    let mut value = HeaderValue::from_str(&value).ok()?;
+    value.set_sensitive(true);
+    Some((name.trim().parse().ok()?, value))
 }
 
 fn milliseconds(name: &str, value: &str) -> Result<Duration, SettingError> {
@@ -310,6 +346,7 @@ mod tests {
         for (name, value) in [
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "-1"),
@@ -317,6 +354,22 @@ mod tests {
             let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), (name, value)];
             let error = resolve(&TelemetryConfig::default(), &variables).expect_err(name);
             assert_eq!((error.name.as_str(), error.value.as_str()), (name, value));
+        }
+    }
+
+    #[test]
+    fn headers_are_decoded_and_never_shown() {
+        let headers = |value| {
+            let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_EXPORTER_OTLP_HEADERS", value)];
+            resolve(&TelemetryConfig::default(), &variables).map(|settings| settings.traces.expect("traces").headers)
+        };
+        let known = headers("Authorization=Bearer%20hush,x-tenant = a ,").expect("all is well");
+        assert_eq!(known["authorization"], "Bearer hush");
+        assert_eq!(known["x-tenant"], "a");
+        assert!(!format!("{known:?}").contains("hush"));
+        for bad in ["hush", "a b=hush", "x=hush%0a"] {
+            let error = headers(bad).expect_err(bad).to_string();
+            assert!(error.starts_with("OTEL_EXPORTER_OTLP_HEADERS=…: NAME=VALUE"), "{error}");
         }
     }
 

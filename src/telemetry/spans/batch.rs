@@ -1,31 +1,28 @@
 //! A batch: a trace of its own, linked to the frames that were in it.
 
-use opentelemetry::trace::{SpanKind, Status};
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::trace::SpanData;
-
-use super::{Place, integer, links};
+use super::{Kind, Place, Spans};
 use crate::telemetry::batch_record::{BatchOutcome, EndedBatch};
 
 /// The name of the span.
 pub const BATCH_SPAN: &str = "camlens.batch";
 
-/// The span of a batch.
-pub(in crate::telemetry) fn batch_span(batch: &EndedBatch, scope: &InstrumentationScope) -> SpanData {
+/// Writes the span of a batch.
+pub(in crate::telemetry) fn batch_span(batch: &EndedBatch, into: &mut Spans) {
     let times = [batch.began_at, batch.ended_at];
-    let mut span = Place::root(batch.span).span(SpanKind::Internal, BATCH_SPAN, times, scope);
-    span.attributes = vec![
-        KeyValue::new("camlens.model.name", batch.source.model.clone()),
-        KeyValue::new("camlens.model.version", batch.source.version),
-        KeyValue::new("camlens.batch.size", i64::from(batch.rows)),
-        KeyValue::new("camlens.batch.frames.kept", integer(batch.frames.len() as u64)),
-        KeyValue::new("camlens.batch.outcome", batch.outcome.name()),
-    ];
-    span.links = links(batch.frames.iter().copied(), "frame");
-    if matches!(batch.outcome, BatchOutcome::OutOfMemory | BatchOutcome::Failed) {
-        span.status = Status::error(batch.outcome.name());
-    }
-    span
+    into.span(&Place::root(batch.span), Kind::Internal, BATCH_SPAN, times, |span| {
+        let mut attributes = span.attributes();
+        attributes.text("camlens.model.name", &batch.source.model);
+        attributes.integer("camlens.model.version", batch.source.version);
+        attributes.integer("camlens.batch.size", batch.rows.into());
+        attributes.count("camlens.batch.frames.kept", batch.frames.len() as u64);
+        attributes.text("camlens.batch.outcome", batch.outcome.name());
+        for &frame in &batch.frames {
+            span.link(frame, "frame");
+        }
+        if matches!(batch.outcome, BatchOutcome::OutOfMemory | BatchOutcome::Failed) {
+            span.error(batch.outcome.name());
+        }
+    });
 }
 
 #[cfg(test)]
@@ -33,7 +30,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
-    use super::super::{attribute, scope};
+    use super::super::tests::{value, written};
     use super::*;
     use crate::telemetry::batch_record::SpanReference;
     use crate::telemetry::source::{Call, Source};
@@ -51,11 +48,14 @@ mod tests {
             source: Arc::new(Source::new(Call::ExplainStream, "s".into(), String::new(), ("lite0", 1), None, None)),
             frames: vec![frame],
         };
-        let span = batch_span(&batch, &scope());
-        assert_eq!((span.start_time, span.end_time), (batch.began_at, batch.ended_at));
-        let linked: Vec<_> = span.links.links.iter().map(|link| link.span_context.trace_id().to_string()).collect();
-        assert_eq!(linked, [frame.trace_id.to_string()]);
-        assert_eq!(attribute(&span, "camlens.batch.size").as_deref(), Some("2"));
-        assert_eq!(span.status, Status::Unset);
+        let spans = written(|into| batch_span(&batch, into));
+        let [span] = &spans[..] else { panic!("one span, not {}", spans.len()) };
+        assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (1_000_000_000_000, 1_000_005_000_000));
+        let linked: Vec<_> = span.links.iter().map(|link| link.trace_id.as_slice()).collect();
+        assert_eq!(linked, [frame.trace_id.bytes()]);
+        assert_eq!(value(&span.links[0].attributes, "camlens.link").as_deref(), Some("frame"));
+        assert_eq!(value(&span.attributes, "camlens.batch.size").as_deref(), Some("2"));
+        assert_eq!(span.status, None);
+        assert!(span.parent_span_id.is_empty());
     }
 }

@@ -1,87 +1,78 @@
 //! A frame: one span for its whole time, and under it one for each stage.
 
-use opentelemetry::trace::{SpanKind, Status};
-use opentelemetry::{Array, InstrumentationScope, KeyValue, StringValue, Value};
-use opentelemetry_sdk::trace::{SpanData, SpanLinks};
 use opentelemetry_semantic_conventions::attribute::ERROR_TYPE;
 
-use super::{Place, integer, links, rpc};
+use super::{Attributes, Kind, Place, Span, Spans};
 use crate::telemetry::frame_record::{FrameOutcome, FrameRecord};
 use crate::telemetry::sampling::new_span_id;
 
 /// The name of the span that stands for the whole frame.
 pub const FRAME_SPAN: &str = "camlens.frame";
 
-/// Puts the spans of a frame `into`, its stages first.
-pub(in crate::telemetry) fn frame_spans(record: &FrameRecord, scope: &InstrumentationScope, into: &mut Vec<SpanData>) {
-    let place = Place::of(&record.trace);
+/// Writes the spans of a frame, its stages first.
+pub(in crate::telemetry) fn frame_spans(record: &FrameRecord, into: &mut Spans) {
+    let trace_state = record.trace.trace_state.to_string();
+    let place = Place::of(&record.trace, &trace_state);
     let total = record.progress.with_timings(|timings| {
-        into.extend(timings.stages().iter().map(|timing| {
+        for timing in timings.stages() {
             let start = record.accepted_at + timing.start;
             let times = [start, start + timing.duration];
-            place.child(new_span_id()).span(SpanKind::Internal, timing.stage.name(), times, scope)
-        }));
+            into.span(&place.child(new_span_id()), Kind::Internal, timing.stage.name(), times, |_| {});
+        }
         timings.total()
     });
-    let mut whole = place.span(SpanKind::Server, FRAME_SPAN, [record.accepted_at, record.accepted_at + total], scope);
-    whole.attributes = attributes(record);
-    whole.links = frame_links(record);
-    whole.status = status(&record.outcome);
-    into.push(whole);
+    into.span(&place, Kind::Server, FRAME_SPAN, [record.accepted_at, record.accepted_at + total], |span| {
+        write_attributes(record, &mut span.attributes());
+        write_links(record, span);
+        // Only a failure is an error: a frame that a newer one replaced ended as it should.
+        if let FrameOutcome::Failed { message, .. } = &record.outcome {
+            span.error(message);
+        }
+    });
 }
 
-fn attributes(record: &FrameRecord) -> Vec<KeyValue> {
+fn write_attributes(record: &FrameRecord, attributes: &mut Attributes<'_>) {
     let FrameRecord { source, outcome, .. } = record;
-    let mut attributes = Vec::with_capacity(16);
-    attributes.extend(rpc(source.call, outcome.status()));
-    attributes.extend([
-        KeyValue::new("camlens.outcome", outcome.name()),
-        KeyValue::new("camlens.model.name", source.model.clone()),
-        KeyValue::new("camlens.model.version", source.version),
-        KeyValue::new("camlens.frame.sequence", integer(record.sequence)),
-        KeyValue::new("camlens.frame.payload.size", integer(record.payload_bytes)),
-    ]);
+    attributes.rpc(source.call, outcome.status());
+    attributes.text("camlens.outcome", outcome.name());
+    attributes.text("camlens.model.name", &source.model);
+    attributes.integer("camlens.model.version", source.version);
+    attributes.count("camlens.frame.sequence", record.sequence);
+    attributes.count("camlens.frame.payload.size", record.payload_bytes);
     if !source.stream_id.is_empty() {
-        attributes.push(KeyValue::new("camlens.stream.id", source.stream_id.clone()));
+        attributes.text("camlens.stream.id", &source.stream_id);
     }
     if !source.name.is_empty() {
-        attributes.push(KeyValue::new("camlens.stream.source", source.name.clone()));
+        attributes.text("camlens.stream.source", &source.name);
     }
     if !record.policy.is_empty() {
-        attributes.push(KeyValue::new("camlens.stream.policy", record.policy));
+        attributes.text("camlens.stream.policy", record.policy);
     }
     if let Some((rows, _)) = record.batch {
-        attributes.push(KeyValue::new("camlens.batch.size", i64::from(rows)));
+        attributes.integer("camlens.batch.size", rows.into());
     }
     if !record.classes.is_empty() {
-        let classes = record.classes.iter().map(|&class| i64::from(class)).collect();
-        attributes.push(KeyValue::new("camlens.target.classes", Value::Array(Array::I64(classes))));
+        attributes.integers("camlens.target.classes", record.classes.iter().map(|&class| class.into()));
     }
     if !record.target_layers.is_empty() {
-        let layers = record.target_layers.iter().map(|layer| StringValue::from(layer.clone())).collect();
-        attributes.push(KeyValue::new("camlens.target.layers", Value::Array(Array::String(layers))));
+        attributes.texts("camlens.target.layers", &record.target_layers);
     }
     match outcome {
-        FrameOutcome::Dropped { reason, .. } => attributes.push(KeyValue::new("camlens.drop.reason", *reason)),
-        FrameOutcome::Failed { .. } => attributes.push(KeyValue::new(ERROR_TYPE, outcome.status())),
+        FrameOutcome::Dropped { reason, .. } => attributes.text("camlens.drop.reason", reason),
+        FrameOutcome::Failed { .. } => attributes.text(ERROR_TYPE, outcome.status()),
         FrameOutcome::Answered | FrameOutcome::Cancelled => {}
     }
-    attributes
 }
 
 /// To the stream, unless the frame belongs to its client's trace; and to the batch.
-fn frame_links(record: &FrameRecord) -> SpanLinks {
-    let stream = record.source.span.filter(|_| record.trace.parent_id.is_none());
-    let mut all = links(stream, "stream");
-    all.links.extend(links(record.batch.map(|(_, span)| span), "batch").links);
-    all
-}
-
-/// Only a failure is an error: a frame that a newer one replaced ended as it should.
-fn status(outcome: &FrameOutcome) -> Status {
-    match outcome {
-        FrameOutcome::Failed { message, .. } => Status::error(message.clone()),
-        FrameOutcome::Answered | FrameOutcome::Dropped { .. } | FrameOutcome::Cancelled => Status::Unset,
+fn write_links(record: &FrameRecord, span: &mut Span<'_>) {
+    if let Some(stream) = record.source.span
+        && record.trace.parent_id.is_none()
+    {
+        span.link(stream, "stream");
+    }
+    if let Some((_, batch)) = record.batch {
+        span.link(batch, "batch");
     }
 }
 
@@ -90,9 +81,10 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant, SystemTime};
 
-    use opentelemetry::trace::SpanId;
+    use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+    use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 
-    use super::super::{attribute, scope};
+    use super::super::tests::{Span, value, written};
     use super::*;
     use crate::telemetry::batch_record::SpanReference;
     use crate::telemetry::source::{Call, Source};
@@ -119,15 +111,17 @@ mod tests {
         }
     }
 
-    fn spans(record: &FrameRecord) -> Vec<SpanData> {
-        let mut spans = Vec::new();
-        frame_spans(record, &scope(), &mut spans);
-        spans
+    fn spans(record: &FrameRecord) -> Vec<Span> {
+        written(|into| frame_spans(record, into))
     }
 
     /// The frame's own span.
-    fn whole(record: &FrameRecord) -> SpanData {
+    fn whole(record: &FrameRecord) -> Span {
         spans(record).pop().expect("it is the last one")
+    }
+
+    fn hexadecimal(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]
@@ -135,20 +129,23 @@ mod tests {
         let record = record(FrameOutcome::Answered, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         let spans = spans(&record);
         let [receive, queue, frame] = &spans[..] else { panic!("a frame and two stages, not {}", spans.len()) };
-        assert_eq!(frame.parent_span_id.to_string(), "00f067aa0ba902b7");
-        assert!(frame.parent_span_is_remote);
-        assert!(frame.links.links.is_empty(), "it belongs to its client's trace");
-        assert_eq!((receive.name.as_ref(), queue.name.as_ref()), ("receive", "queue"));
-        assert_eq!(receive.start_time, frame.start_time);
-        assert_eq!(queue.start_time, receive.end_time);
-        assert_eq!(queue.end_time, frame.end_time);
-        assert_eq!(frame.end_time.duration_since(frame.start_time).ok(), Some(Duration::from_millis(4)));
+        assert_eq!(hexadecimal(&frame.parent_span_id), "00f067aa0ba902b7");
+        assert_eq!(frame.flags, 0x301, "sampled, and the parent is remote");
+        assert!(frame.links.is_empty(), "it belongs to its client's trace");
+        assert_eq!((receive.name.as_str(), queue.name.as_str()), ("receive", "queue"));
+        assert_eq!(receive.start_time_unix_nano, frame.start_time_unix_nano);
+        assert_eq!(queue.start_time_unix_nano, receive.end_time_unix_nano);
+        assert_eq!(queue.end_time_unix_nano, frame.end_time_unix_nano);
+        assert_eq!((frame.start_time_unix_nano, frame.end_time_unix_nano), (1_000_000_000_000, 1_000_004_000_000));
+        assert_eq!((receive.kind(), frame.kind()), (SpanKind::Internal, SpanKind::Server));
         for span in [receive, queue] {
-            assert_eq!(span.parent_span_id, frame.span_context.span_id());
-            assert_eq!(span.span_context.trace_id().to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
-            assert_eq!(span.span_context.trace_state().header(), "k@s=v,b=1");
-            assert_ne!(span.span_context.span_id(), frame.span_context.span_id());
+            assert_eq!(span.parent_span_id, frame.span_id);
+            assert_eq!(hexadecimal(&span.trace_id), "4bf92f3577b34da6a3ce929d0e0e4736");
+            assert_eq!(span.trace_state, "k@s=v,b=1");
+            assert_eq!(span.flags, 0x101, "sampled, and the parent is here");
+            assert_ne!(span.span_id, frame.span_id);
         }
+        assert_ne!(receive.span_id, queue.span_id);
     }
 
     #[test]
@@ -156,34 +153,38 @@ mod tests {
         let batch = SpanReference::new_root();
         let record = FrameRecord { batch: Some((4, batch)), ..record(FrameOutcome::Answered, "") };
         let frame = &whole(&record);
-        let linked: Vec<_> = frame.links.links.iter().map(|link| link.span_context.span_id().to_string()).collect();
+        let linked: Vec<_> = frame.links.iter().map(|link| link.span_id.as_slice()).collect();
         let stream = record.source.span.expect("a stream");
-        assert_eq!(linked, [stream.span_id.to_string(), batch.span_id.to_string()]);
-        assert_eq!(frame.parent_span_id, SpanId::INVALID);
-        assert_eq!(attribute(frame, "camlens.batch.size").as_deref(), Some("4"));
-        assert_eq!(attribute(frame, "camlens.target.classes").as_deref(), Some("[282,281]"));
+        assert_eq!(linked, [stream.span_id.bytes(), batch.span_id.bytes()]);
+        let why: Vec<_> = frame.links.iter().filter_map(|link| value(&link.attributes, "camlens.link")).collect();
+        assert_eq!(why, ["stream", "batch"]);
+        assert!(frame.parent_span_id.is_empty());
+        assert_eq!(value(&frame.attributes, "camlens.batch.size").as_deref(), Some("4"));
+        assert_eq!(value(&frame.attributes, "camlens.target.classes").as_deref(), Some("[282,281]"));
+        assert_eq!(value(&frame.attributes, "camlens.target.layers").as_deref(), Some("[head]"));
     }
 
     #[test]
     fn only_a_failure_is_an_error() {
         let failed = FrameOutcome::Failed { code: 3, message: "frame.encoded: not an image".to_owned() };
         let failed = &whole(&record(failed, ""));
-        assert_eq!(failed.status, Status::error("frame.encoded: not an image"));
-        assert_eq!(attribute(failed, "error.type").as_deref(), Some("INVALID_ARGUMENT"));
-        assert_eq!(attribute(failed, "rpc.response.status_code").as_deref(), Some("INVALID_ARGUMENT"));
+        let status = failed.status.as_ref().expect("a status");
+        assert_eq!((status.code(), status.message.as_str()), (StatusCode::Error, "frame.encoded: not an image"));
+        assert_eq!(value(&failed.attributes, "error.type").as_deref(), Some("INVALID_ARGUMENT"));
+        assert_eq!(value(&failed.attributes, "rpc.response.status_code").as_deref(), Some("INVALID_ARGUMENT"));
         let dropped = FrameOutcome::Dropped { reason: "replaced", code: 10 };
         let dropped = &whole(&record(dropped, ""));
-        assert_eq!(dropped.status, Status::Unset);
-        assert_eq!(attribute(dropped, "camlens.drop.reason").as_deref(), Some("replaced"));
-        assert_eq!(attribute(dropped, "rpc.response.status_code").as_deref(), Some("ABORTED"));
-        assert_eq!(attribute(dropped, "error.type"), None);
+        assert_eq!(dropped.status, None);
+        assert_eq!(value(&dropped.attributes, "camlens.drop.reason").as_deref(), Some("replaced"));
+        assert_eq!(value(&dropped.attributes, "rpc.response.status_code").as_deref(), Some("ABORTED"));
+        assert_eq!(value(&dropped.attributes, "error.type"), None);
     }
 
     #[test]
     fn what_is_unknown_is_left_out_and_what_is_too_large_is_cut() {
         let frame = &whole(&record(FrameOutcome::Cancelled, ""));
-        assert_eq!(attribute(frame, "camlens.batch.size"), None);
-        assert_eq!(attribute(frame, "camlens.stream.source"), None);
-        assert_eq!(attribute(frame, "camlens.frame.sequence"), Some(i64::MAX.to_string()));
+        assert_eq!(value(&frame.attributes, "camlens.batch.size"), None);
+        assert_eq!(value(&frame.attributes, "camlens.stream.source"), None);
+        assert_eq!(value(&frame.attributes, "camlens.frame.sequence"), Some(i64::MAX.to_string()));
     }
 }

@@ -1,20 +1,26 @@
 //! Records as OpenTelemetry spans, with their true times, under ids settled when what they tell of began.
 //!
-//! A tracer could do neither: it gives out its own ids, and it must decide at the start what is only known at the end.
+//! A tracer could do neither: it gives out its own ids, and it must decide at the start what is only known at the end. The
+//! spans are written as the bytes that OTLP sends, without a form in between: a frame has fourteen, and at thousands of frames
+//! a second the forms would cost more than everything else about them. The messages are those of
+//! <https://github.com/open-telemetry/opentelemetry-proto>, `trace.proto`.
 
 mod batch;
 mod frame;
 mod stream;
+mod wire;
 
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use bytes::Bytes;
+use opentelemetry::Value;
+use opentelemetry_sdk::Resource;
 
+use self::wire::Wire;
 use super::batch_record::SpanReference;
 use super::sampling::FrameTrace;
-use super::trace_context;
+use super::source::Call;
+use super::trace_context::{SpanId, TraceId};
 
 pub use batch::BATCH_SPAN;
 pub(super) use batch::batch_span;
@@ -23,113 +29,290 @@ pub(super) use frame::frame_spans;
 pub use stream::STREAM_SPAN;
 pub(super) use stream::stream_span;
 
-/// Who measured: the scope of every span.
-pub fn scope() -> InstrumentationScope {
-    InstrumentationScope::builder("camlens").with_version(env!("CARGO_PKG_VERSION")).build()
-}
+/// What one frame's spans take, more or less.
+const FRAME_BYTES: usize = 2_000;
+/// More than the keys and the lengths around them take.
+const LENGTHS: usize = 32;
 
-/// Where a span stands: its trace, its own id, its parent.
-struct Place {
-    context: SpanContext,
-    parent: SpanId,
-    parent_is_remote: bool,
-}
+/// Spans on their way into a message.
+#[derive(Debug)]
+pub(super) struct Spans(Wire);
 
-impl Place {
-    /// A span that its trace names: a frame, a stream.
-    fn of(trace: &FrameTrace) -> Self {
-        Place {
-            context: context(trace.trace_id, trace.span_id, trace_state(&trace.trace_state)),
-            parent: trace.parent_id.map_or(SpanId::INVALID, span_id),
-            parent_is_remote: trace.parent_id.is_some(),
-        }
+impl Spans {
+    pub(super) fn for_frames(frames: usize) -> Self {
+        Spans(Wire::with_capacity(frames * FRAME_BYTES))
     }
 
-    /// A part of the span at this place.
-    fn child(&self, id: trace_context::SpanId) -> Self {
-        let state = self.context.trace_state().clone();
-        let context = SpanContext::new(self.context.trace_id(), span_id(id), TraceFlags::SAMPLED, false, state);
-        Place { context, parent: self.context.span_id(), parent_is_remote: false }
-    }
-
-    /// A trace of its own.
-    fn root(span: SpanReference) -> Self {
-        Place {
-            context: context(span.trace_id, span.span_id, TraceState::default()),
-            parent: SpanId::INVALID,
-            parent_is_remote: false,
-        }
-    }
-
+    /// Writes one; `rest` adds what it has beside its name and times.
     fn span(
-        self,
-        kind: SpanKind,
-        name: &'static str,
+        &mut self,
+        place: &Place<'_>,
+        kind: Kind,
+        name: &str,
         times: [SystemTime; 2],
-        scope: &InstrumentationScope,
-    ) -> SpanData {
-        SpanData {
-            span_context: self.context,
-            parent_span_id: self.parent,
-            parent_span_is_remote: self.parent_is_remote,
-            span_kind: kind,
-            name: name.into(),
-            start_time: times[0],
-            end_time: times[1],
-            attributes: Vec::new(),
-            dropped_attributes_count: 0,
-            events: SpanEvents::default(),
-            links: SpanLinks::default(),
-            status: Status::Unset,
-            instrumentation_scope: scope.clone(),
-        }
+        rest: impl FnOnce(&mut Span<'_>),
+    ) {
+        const SPANS: u32 = 2;
+        self.0.message(SPANS, |wire| {
+            wire.bytes(1, &place.trace_id.bytes());
+            wire.bytes(2, &place.span_id.bytes());
+            if !place.trace_state.is_empty() {
+                wire.text(3, place.trace_state);
+            }
+            if let Some(parent) = place.parent {
+                wire.bytes(4, &parent.bytes());
+            }
+            wire.text(5, name);
+            wire.varint(6, kind as u64);
+            wire.fixed64(7, nanoseconds(times[0]));
+            wire.fixed64(8, nanoseconds(times[1]));
+            rest(&mut Span(wire));
+            let remote = if place.parent_is_remote { IS_REMOTE } else { 0 };
+            wire.fixed32(16, SAMPLED | REMOTENESS_IS_KNOWN | remote);
+        });
     }
 }
 
 /// What is exported was kept, whatever was thought of it when it began: its flag says so.
-fn context(trace: trace_context::TraceId, span: trace_context::SpanId, state: TraceState) -> SpanContext {
-    SpanContext::new(TraceId::from_bytes(trace.bytes()), span_id(span), TraceFlags::SAMPLED, false, state)
+const SAMPLED: u32 = 0x001;
+const REMOTENESS_IS_KNOWN: u32 = 0x100;
+const IS_REMOTE: u32 = 0x200;
+
+/// `Span.SpanKind`.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Internal = 1,
+    Server = 2,
 }
 
-fn span_id(id: trace_context::SpanId) -> SpanId {
-    SpanId::from_bytes(id.bytes())
+/// Where a span stands: its trace, its own id, its parent.
+struct Place<'a> {
+    trace_id: TraceId,
+    span_id: SpanId,
+    trace_state: &'a str,
+    parent: Option<SpanId>,
+    parent_is_remote: bool,
 }
 
-/// Ours is the stricter grammar: what it has read, OpenTelemetry takes.
-fn trace_state(state: &trace_context::TraceState) -> TraceState {
-    let members = state.members().iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    TraceState::from_key_value(members).unwrap_or_default()
+impl<'a> Place<'a> {
+    /// A span that its trace names: a frame, a stream. `trace_state` is the trace's, as text.
+    fn of(trace: &FrameTrace, trace_state: &'a str) -> Self {
+        let FrameTrace { trace_id, span_id, parent_id, .. } = *trace;
+        Place { trace_id, span_id, trace_state, parent: parent_id, parent_is_remote: parent_id.is_some() }
+    }
+
+    /// A part of the span at this place.
+    fn child(&self, span_id: SpanId) -> Self {
+        Place { span_id, parent: Some(self.span_id), parent_is_remote: false, ..*self }
+    }
+
+    /// A trace of its own.
+    fn root(SpanReference { trace_id, span_id }: SpanReference) -> Self {
+        Place { trace_id, span_id, trace_state: "", parent: None, parent_is_remote: false }
+    }
 }
 
-/// Links to spans of other traces; `relation` says why, as `camlens.link`.
-fn links(spans: impl IntoIterator<Item = SpanReference>, relation: &'static str) -> SpanLinks {
-    let mut links = SpanLinks::default();
-    links.links = spans
-        .into_iter()
-        .map(|span| {
-            let context = context(span.trace_id, span.span_id, TraceState::default());
-            Link::new(context, vec![KeyValue::new("camlens.link", relation)], 0)
-        })
-        .collect();
-    links
+/// What a span has beside its name and times.
+struct Span<'w>(&'w mut Wire);
+
+impl Span<'_> {
+    fn attributes(&mut self) -> Attributes<'_> {
+        Attributes { wire: self.0, field: 9 }
+    }
+
+    /// Something that happened while it lasted.
+    fn event(&mut self, at: SystemTime, name: &str, rest: impl FnOnce(&mut Attributes<'_>)) {
+        self.0.message(11, |wire| {
+            wire.fixed64(1, nanoseconds(at));
+            wire.text(2, name);
+            rest(&mut Attributes { wire, field: 3 });
+        });
+    }
+
+    fn dropped_events(&mut self, count: u32) {
+        if count > 0 {
+            self.0.varint(12, count.into());
+        }
+    }
+
+    /// To a span of another trace; `relation` says why, as `camlens.link`.
+    fn link(&mut self, to: SpanReference, relation: &str) {
+        self.0.message(13, |wire| {
+            wire.bytes(1, &to.trace_id.bytes());
+            wire.bytes(2, &to.span_id.bytes());
+            Attributes { wire, field: 4 }.text("camlens.link", relation);
+            wire.fixed32(6, SAMPLED | REMOTENESS_IS_KNOWN);
+        });
+    }
+
+    /// Its status: an error, for that reason.
+    fn error(&mut self, message: &str) {
+        const ERROR: u64 = 2;
+        self.0.message(15, |wire| {
+            wire.text(2, message);
+            wire.varint(3, ERROR);
+        });
+    }
 }
 
-/// Which call it was, as the conventions for RPC have it.
-fn rpc(call: super::source::Call, status: &'static str) -> [KeyValue; 3] {
-    use opentelemetry_semantic_conventions::attribute;
-    [
-        KeyValue::new(attribute::RPC_SYSTEM_NAME, "grpc"),
-        KeyValue::new(attribute::RPC_METHOD, call.method()),
-        KeyValue::new(attribute::RPC_RESPONSE_STATUS_CODE, status),
-    ]
+/// `KeyValue`s, in the field of whatever they belong to.
+struct Attributes<'w> {
+    wire: &'w mut Wire,
+    field: u32,
 }
 
-/// OpenTelemetry has no unsigned attribute; what lies beyond 2^63 is shown as the largest there is.
-fn integer(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+impl Attributes<'_> {
+    fn text(&mut self, key: &str, value: &str) {
+        self.pair(key, |any| any.text(1, value));
+    }
+
+    fn integer(&mut self, key: &str, value: i64) {
+        self.pair(key, |any| write_integer(any, value));
+    }
+
+    /// OpenTelemetry has no unsigned attribute; what lies beyond 2^63 is shown as the largest there is.
+    fn count(&mut self, key: &str, value: u64) {
+        self.integer(key, i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    fn texts(&mut self, key: &str, values: impl IntoIterator<Item = impl AsRef<str>>) {
+        self.array(key, values, |any, value| any.text(1, value.as_ref()));
+    }
+
+    fn integers(&mut self, key: &str, values: impl IntoIterator<Item = i64>) {
+        self.array(key, values, write_integer);
+    }
+
+    fn array<T>(&mut self, key: &str, values: impl IntoIterator<Item = T>, write: impl Fn(&mut Wire, T)) {
+        self.pair(key, |any| {
+            any.message(5, |array| {
+                for value in values {
+                    array.message(1, |any| write(any, value));
+                }
+            });
+        });
+    }
+
+    /// Which call it was, as the conventions for RPC have it.
+    fn rpc(&mut self, call: Call, status: &'static str) {
+        use opentelemetry_semantic_conventions::attribute;
+        self.text(attribute::RPC_SYSTEM_NAME, "grpc");
+        self.text(attribute::RPC_METHOD, call.method());
+        self.text(attribute::RPC_RESPONSE_STATUS_CODE, status);
+    }
+
+    fn pair(&mut self, key: &str, write: impl FnOnce(&mut Wire)) {
+        self.wire.message(self.field, |pair| {
+            pair.text(1, key);
+            pair.message(2, write);
+        });
+    }
+}
+
+/// As an `AnyValue`.
+fn write_integer(any: &mut Wire, value: i64) {
+    any.varint(3, value.cast_unsigned());
+}
+
+/// Since 1970; 0 for what was before.
+fn nanoseconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// What is around the spans of every message: whose they are, and who measured.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    resource: Vec<u8>,
+    scope: Vec<u8>,
+}
+
+impl Envelope {
+    pub(super) fn new(resource: &Resource) -> Self {
+        let mut whose = Wire::default();
+        whose.message(1, |wire| {
+            let mut attributes = Attributes { wire, field: 1 };
+            for (key, value) in resource {
+                match value {
+                    Value::I64(number) => attributes.integer(key.as_str(), *number),
+                    // All the others of ours are text; what the environment adds is, too.
+                    other => attributes.text(key.as_str(), &other.as_str()),
+                }
+            }
+        });
+        let mut who = Wire::default();
+        who.message(1, |scope| {
+            scope.text(1, "camlens");
+            scope.text(2, env!("CARGO_PKG_VERSION"));
+        });
+        Envelope { resource: whose.into_bytes(), scope: who.into_bytes() }
+    }
+
+    /// An `ExportTraceServiceRequest`.
+    pub(super) fn around(&self, spans: Spans) -> Bytes {
+        let spans = spans.0.as_bytes();
+        let mut wire = Wire::with_capacity(self.resource.len() + self.scope.len() + spans.len() + LENGTHS);
+        wire.message(1, |wire| {
+            wire.raw(&self.resource);
+            wire.message(2, |wire| {
+                wire.raw(&self.scope);
+                wire.raw(spans);
+            });
+        });
+        wire.into_bytes().into()
+    }
 }
 
 #[cfg(test)]
-fn attribute(span: &SpanData, key: &str) -> Option<String> {
-    span.attributes.iter().find(|pair| pair.key.as_str() == key).map(|pair| pair.value.to_string())
+mod tests {
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyValue;
+    pub(super) use opentelemetry_proto::tonic::trace::v1::Span;
+    use opentelemetry_proto::tonic::common::v1::KeyValue;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn read(message: Bytes) -> ExportTraceServiceRequest {
+        ExportTraceServiceRequest::decode(message).expect("what a collector reads")
+    }
+
+    /// The spans as a collector reads them.
+    pub(super) fn written(write: impl FnOnce(&mut Spans)) -> Vec<Span> {
+        let mut spans = Spans::for_frames(1);
+        write(&mut spans);
+        let request = read(Envelope::new(&Resource::builder_empty().build()).around(spans));
+        request.resource_spans.into_iter().flat_map(|all| all.scope_spans).flat_map(|scope| scope.spans).collect()
+    }
+
+    /// As text: `[1,2]` for a list.
+    pub(super) fn value(attributes: &[KeyValue], key: &str) -> Option<String> {
+        let pair = attributes.iter().find(|pair| pair.key == key)?;
+        Some(text(pair.value.as_ref()?.value.as_ref().expect("each has a value")))
+    }
+
+    fn text(value: &AnyValue) -> String {
+        match value {
+            AnyValue::StringValue(text) => text.clone(),
+            AnyValue::IntValue(number) => number.to_string(),
+            AnyValue::ArrayValue(array) => {
+                let values = array.values.iter().filter_map(|any| any.value.as_ref());
+                format!("[{}]", values.map(text).collect::<Vec<_>>().join(","))
+            }
+            other => panic!("{other:?} is not written here"),
+        }
+    }
+
+    #[test]
+    fn a_message_says_whose_the_spans_are_and_who_measured() {
+        let resource = Resource::builder_empty()
+            .with_attributes([opentelemetry::KeyValue::new("process.pid", 7), opentelemetry::KeyValue::new("a", "b")])
+            .build();
+        let request = read(Envelope::new(&resource).around(Spans::for_frames(0)));
+        let [whose] = &request.resource_spans[..] else { panic!("one resource") };
+        let attributes = &whose.resource.as_ref().expect("a resource").attributes;
+        assert_eq!(value(attributes, "process.pid").as_deref(), Some("7"));
+        assert_eq!(value(attributes, "a").as_deref(), Some("b"));
+        let scope = whose.scope_spans[0].scope.as_ref().expect("a scope");
+        assert_eq!((scope.name.as_str(), scope.version.as_str()), ("camlens", env!("CARGO_PKG_VERSION")));
+    }
 }

@@ -2,75 +2,67 @@
 
 use std::time::SystemTime;
 
-use opentelemetry::trace::{Event, SpanKind, Status};
-use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::trace::{SpanData, SpanEvents};
 use opentelemetry_semantic_conventions::attribute::{ERROR_TYPE, NETWORK_PEER_ADDRESS};
 
-use super::{Place, integer, rpc};
+use super::{Attributes, Kind, Place, Span, Spans};
 use crate::telemetry::frame_record::status_name;
 use crate::telemetry::stream_record::StreamRecord;
 
 /// The name of the span.
 pub const STREAM_SPAN: &str = "camlens.stream";
 
-/// The span of a stream that has ended.
-pub(in crate::telemetry) fn stream_span(record: &StreamRecord, scope: &InstrumentationScope) -> SpanData {
+/// Writes the span of a stream that has ended.
+pub(in crate::telemetry) fn stream_span(record: &StreamRecord, into: &mut Spans) {
     let end = record.opened_at + record.lasted;
-    let mut span = Place::of(&record.trace).span(SpanKind::Server, STREAM_SPAN, [record.opened_at, end], scope);
-    span.attributes = attributes(record);
-    span.events = events(record, end);
-    let (code, message) = &record.status;
-    if is_server_error(*code) {
-        span.status = Status::error(message.clone());
-    }
-    span
+    let trace_state = record.trace.trace_state.to_string();
+    let place = Place::of(&record.trace, &trace_state);
+    into.span(&place, Kind::Server, STREAM_SPAN, [record.opened_at, end], |span| {
+        write_attributes(record, &mut span.attributes());
+        write_events(record, end, span);
+        let (code, message) = &record.status;
+        if is_server_error(*code) {
+            span.error(message);
+        }
+    });
 }
 
-fn attributes(record: &StreamRecord) -> Vec<KeyValue> {
+fn write_attributes(record: &StreamRecord, attributes: &mut Attributes<'_>) {
     let StreamRecord { source, peer, status: (code, _), .. } = record;
-    let mut attributes: Vec<_> = rpc(source.call, status_name(*code)).into();
-    attributes.extend([
-        KeyValue::new("camlens.stream.id", source.stream_id.clone()),
-        KeyValue::new("camlens.model.name", source.model.clone()),
-        KeyValue::new("camlens.model.version", source.version),
-        KeyValue::new("camlens.stream.policy", record.policy),
-    ]);
+    attributes.rpc(source.call, status_name(*code));
+    attributes.text("camlens.stream.id", &source.stream_id);
+    attributes.text("camlens.model.name", &source.model);
+    attributes.integer("camlens.model.version", source.version);
+    attributes.text("camlens.stream.policy", record.policy);
     if !source.name.is_empty() {
-        attributes.push(KeyValue::new("camlens.stream.source", source.name.clone()));
+        attributes.text("camlens.stream.source", &source.name);
     }
     if let Some(peer) = peer {
-        attributes.push(KeyValue::new(NETWORK_PEER_ADDRESS, peer.to_string()));
+        attributes.text(NETWORK_PEER_ADDRESS, &peer.to_string());
     }
     if *code != 0 {
-        attributes.push(KeyValue::new(ERROR_TYPE, status_name(*code)));
+        attributes.text(ERROR_TYPE, status_name(*code));
     }
-    attributes
 }
 
 /// What happened to the stream, then what became of its frames.
-fn events(record: &StreamRecord, end: SystemTime) -> SpanEvents {
-    let mut events = SpanEvents::default();
-    events.events = record
-        .events
-        .iter()
-        .map(|event| {
-            let detail = (!event.detail.is_empty()).then(|| KeyValue::new("camlens.detail", event.detail.clone()));
-            Event::new(event.name, record.opened_at + event.after, detail.into_iter().collect(), 0)
-        })
-        .collect();
-    events.events.extend(record.source.ended_frames().into_iter().map(|ended| {
-        let mut attributes = vec![
-            KeyValue::new("camlens.outcome", ended.outcome),
-            KeyValue::new("camlens.frames", integer(ended.count)),
-        ];
-        if !ended.reason.is_empty() {
-            attributes.push(KeyValue::new("camlens.reason", ended.reason));
-        }
-        Event::new("frames", end, attributes, 0)
-    }));
-    events.dropped_count = record.events.left_out;
-    events
+fn write_events(record: &StreamRecord, end: SystemTime, span: &mut Span<'_>) {
+    for event in record.events.iter() {
+        span.event(record.opened_at + event.after, event.name, |attributes| {
+            if !event.detail.is_empty() {
+                attributes.text("camlens.detail", &event.detail);
+            }
+        });
+    }
+    for ended in record.source.ended_frames() {
+        span.event(end, "frames", |attributes| {
+            attributes.text("camlens.outcome", ended.outcome);
+            attributes.count("camlens.frames", ended.count);
+            if !ended.reason.is_empty() {
+                attributes.text("camlens.reason", ended.reason);
+            }
+        });
+    }
+    span.dropped_events(record.events.left_out);
 }
 
 /// The codes by which a server says that it is the one to blame, after the conventions for gRPC.
@@ -86,7 +78,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::{attribute, scope};
+    use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+
+    use super::super::tests::{Span, value, written};
     use super::*;
     use crate::telemetry::Sampling;
     use crate::telemetry::frame_record::FrameOutcome;
@@ -115,30 +109,37 @@ mod tests {
         }
     }
 
+    fn span(status: (i32, String)) -> Span {
+        let mut spans = written(|into| stream_span(&record(status), into));
+        assert_eq!(spans.len(), 1);
+        spans.remove(0)
+    }
+
     #[test]
     fn a_stream_is_summed_up_by_how_its_frames_ended() {
-        let span = stream_span(&record((0, String::new())), &scope());
-        assert_eq!(span.end_time.duration_since(span.start_time).ok(), Some(Duration::from_secs(3)));
+        let span = span((0, String::new()));
+        assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (1_000_000_000_000, 1_003_000_000_000));
+        let keys = ["camlens.detail", "camlens.outcome", "camlens.frames", "camlens.reason"];
         let events: Vec<String> = span
-            .events
             .events
             .iter()
             .map(|event| {
-                let values: Vec<String> = event.attributes.iter().map(|pair| pair.value.to_string()).collect();
+                let values: Vec<String> = keys.iter().filter_map(|key| value(&event.attributes, key)).collect();
                 format!("{} {}", event.name, values.join(" "))
             })
             .collect();
         assert_eq!(events, ["draining the server is stopping", "frames dropped 3 replaced", "frames answered 1"]);
-        assert_eq!(attribute(&span, "network.peer.address").as_deref(), Some("10.0.0.7"));
-        assert_eq!((span.status.clone(), attribute(&span, "error.type")), (Status::Unset, None));
+        assert_eq!(span.events[0].time_unix_nano, 1_002_000_000_000);
+        assert_eq!(value(&span.attributes, "network.peer.address").as_deref(), Some("10.0.0.7"));
+        assert_eq!((span.status, value(&span.attributes, "error.type")), (None, None));
     }
 
     #[test]
     fn a_mistake_of_the_client_is_no_error_of_the_server() {
-        let span = stream_span(&record((3, "open.model: there is no such model".to_owned())), &scope());
-        assert_eq!(span.status, Status::Unset);
-        assert_eq!(attribute(&span, "error.type").as_deref(), Some("INVALID_ARGUMENT"));
-        let span = stream_span(&record((13, "something broke".to_owned())), &scope());
-        assert_eq!(span.status, Status::error("something broke"));
+        let mistake = span((3, "open.model: there is no such model".to_owned()));
+        assert_eq!(mistake.status, None);
+        assert_eq!(value(&mistake.attributes, "error.type").as_deref(), Some("INVALID_ARGUMENT"));
+        let status = span((13, "something broke".to_owned())).status.expect("a status");
+        assert_eq!((status.code(), status.message.as_str()), (StatusCode::Error, "something broke"));
     }
 }
