@@ -40,11 +40,14 @@ sys.path.insert(0, str(_stubs))
 class Server:
     """The real binary, serving on a Unix socket."""
 
-    def __init__(self, directory: pathlib.Path, *arguments: str, models: pathlib.Path = MODELS):
+    def __init__(
+        self, directory: pathlib.Path, *arguments: str, models: pathlib.Path = MODELS, variables: dict[str, str] | None = None
+    ):
         self.address = f"unix:{directory / 'camlens.sock'}"
         self.log = open(directory / "server.log", "w+b")
         command = [str(BINARY), "serve", "--models", str(models), "--listen", self.address, *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAMLENS_", "OTEL_"))}
+        environment |= variables or {}
         self.process = subprocess.Popen(command, stderr=self.log, stdout=self.log, env=environment)
         self.wait_until_serving()
 

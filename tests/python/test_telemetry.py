@@ -1,12 +1,15 @@
 """camlens's traces and metrics beside those of a client in Python, through OpenTelemetry's and Prometheus' own libraries."""
 
+import gzip
 import http.server
 import pathlib
 import re
+import ssl
 import threading
 import urllib.request
 
 import pytest
+import trustme
 from opentelemetry.instrumentation.grpc import client_interceptor
 from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
@@ -27,16 +30,19 @@ STAGES = "receive queue decode preprocess batch copy_in forward backward fuse co
 
 
 class Collector:
-    """Takes OTLP over HTTP and keeps the spans."""
+    """Takes OTLP over HTTP, with TLS when it has a context for it, and keeps the spans and the messages' heads."""
 
-    def __init__(self):
-        spans = self.spans = []
+    def __init__(self, tls: ssl.SSLContext | None = None):
+        spans, heads = self.spans, self.heads = [], []
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                heads.append(dict(self.headers))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
                 if self.path == "/v1/traces":
                     request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
                     spans.extend(s for r in request.resource_spans for scope in r.scope_spans for s in scope.spans)
@@ -48,11 +54,14 @@ class Collector:
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.scheme = "https" if tls else "http"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        return f"{self.scheme}://localhost:{self.server.server_address[1]}"
 
     def frames(self) -> dict:
         """The spans of frames by their sequence, each with the names of its stages in order."""
@@ -122,6 +131,36 @@ def test_each_frame_of_a_stream_is_the_child_of_the_span_that_it_names(watched):
         span, stages = frames[sequence]
         assert (span.trace_id.hex(), span.parent_span_id.hex()) == (f"{parent.trace_id:032x}", f"{parent.span_id:016x}")
         assert stages == STAGES
+
+
+def test_a_collector_behind_https_is_sent_compressed_messages_with_the_headers_that_it_wants(tmp_path):
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(tls)
+    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+    collector = Collector(tls)
+    variables = {
+        "ENDPOINT": collector.endpoint,
+        "PROTOCOL": "http/protobuf",
+        "CERTIFICATE": str(tmp_path / "ca.crt"),
+        "COMPRESSION": "gzip",
+        "HEADERS": "authorization=Bearer%20hush",
+    }
+    variables = {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()}
+    server = Server(tmp_path, models="builtin:identity", variables=variables)
+    try:
+        with server.channel() as channel:
+            explain_pb2_grpc.ExplainServiceStub(channel).Explain(pb.ExplainRequest(frame=frame(7)))
+        assert server.stop() == 0
+    finally:
+        server.stop()
+        collector.server.shutdown()
+    assert collector.frames()[7][1] == STAGES
+    for head in collector.heads:
+        assert head["Content-Encoding"] == "gzip"
+        assert head["Authorization"] == "Bearer hush"
+        assert head["Content-Type"] == "application/x-protobuf"
+    assert "hush" not in pathlib.Path(server.log.name).read_text()
 
 
 def test_prometheus_reads_the_page(watched):

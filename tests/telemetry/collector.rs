@@ -22,6 +22,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::server::Router as Services;
 use tonic::{Request, Response, Status};
 
@@ -42,6 +43,8 @@ pub struct Received {
     pub metrics: Vec<ExportMetricsServiceRequest>,
     /// The header `x-tenant` of each message.
     pub tenants: Vec<String>,
+    /// The header `grpc-encoding` of each message.
+    pub encodings: Vec<String>,
 }
 
 #[derive(Clone, Default)]
@@ -59,9 +62,10 @@ impl TraceService for Inbox {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let tenant = request.metadata().get("x-tenant").and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+        let header = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
         let mut inbox = self.open();
-        inbox.tenants.push(tenant);
+        inbox.tenants.push(header("x-tenant"));
+        inbox.encodings.push(header("grpc-encoding"));
         inbox.traces.push(request.into_inner());
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -115,8 +119,8 @@ impl Collector {
         let (runtime, inbox) = (runtime(), Inbox::default());
         let (listener, address) = bind(&runtime, address);
         let services: Services = server
-            .add_service(TraceServiceServer::new(inbox.clone()))
-            .add_service(MetricsServiceServer::new(inbox.clone()));
+            .add_service(TraceServiceServer::new(inbox.clone()).accept_compressed(CompressionEncoding::Gzip))
+            .add_service(MetricsServiceServer::new(inbox.clone()).accept_compressed(CompressionEncoding::Gzip));
         runtime.spawn(services.serve_with_incoming(TcpListenerStream::new(listener)));
         Collector { address, inbox, runtime: Some(runtime) }
     }

@@ -1,11 +1,17 @@
 //! The way to the collector, when it is there and when it is not.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use axum::body::Bytes;
+use axum::http::StatusCode;
 use camlens::telemetry::export::QUEUE_ITEMS;
 use camlens::telemetry::{FrameOutcome, FrameRecord, Progress, Stage, Telemetry, TelemetryConfig};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use prost::Message as _;
 
 use super::collector::{Collector, PATIENCE, telemetry, text, to};
 
@@ -102,21 +108,78 @@ fn a_collector_that_answers_garbage_holds_up_nothing() {
     holds_up_nothing(format!("http://{address}"));
 }
 
+/// A collector over HTTP that answers as told, the last answer for ever; and the messages that it was sent, with their spans.
+fn answering(answers: Vec<(StatusCode, Vec<u8>)>) -> (TelemetryConfig, Arc<Mutex<Vec<usize>>>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = Box::leak(Box::new(runtime.expect("a runtime")));
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
+    let address = listener.local_addr().expect("a bound address");
+    let sent = Arc::<Mutex<Vec<usize>>>::default();
+    let received = Arc::clone(&sent);
+    let pages = axum::Router::new().fallback(move |body: Bytes| {
+        let request = ExportTraceServiceRequest::decode(body).expect("spans");
+        let mut received = received.lock().expect("no panic");
+        let answer = answers[received.len().min(answers.len() - 1)].clone();
+        received.push(request.resource_spans[0].scope_spans[0].spans.len());
+        async move { answer }
+    });
+    runtime.spawn(async move { axum::serve(listener, pages).await });
+    (TelemetryConfig { otlp_protocol: Some("http/protobuf".to_owned()), ..to(format!("http://{address}")) }, sent)
+}
+
 #[test]
 fn a_collector_over_http_that_answers_errors_holds_up_nothing() {
-    let endpoint = {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = Box::leak(Box::new(runtime.expect("a runtime")));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
-        let address = listener.local_addr().expect("a bound address");
-        let pages = axum::Router::new().fallback(|| async { axum::http::StatusCode::INTERNAL_SERVER_ERROR });
-        runtime.spawn(async move { axum::serve(listener, pages).await });
-        format!("http://{address}")
-    };
-    let config = TelemetryConfig { otlp_protocol: Some("http/protobuf".to_owned()), ..to(endpoint) };
+    let (config, _) = answering(vec![(StatusCode::INTERNAL_SERVER_ERROR, Vec::new())]);
     let telemetry = telemetry(&config);
     frame(&telemetry, 1);
     telemetry.shutdown(PATIENCE).expect("it was told at once");
+    assert_eq!(lost(&telemetry), 1);
+}
+
+#[test]
+fn a_message_that_a_busy_collector_turns_away_comes_again() {
+    let (config, sent) = answering(vec![(StatusCode::SERVICE_UNAVAILABLE, Vec::new()), (StatusCode::OK, Vec::new())]);
+    let telemetry = telemetry(&config);
+    frame(&telemetry, 1);
+    let began = Instant::now();
+    while sent.lock().expect("no panic").len() < 2 {
+        assert!(began.elapsed() < PATIENCE, "it does not come again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    telemetry.shutdown(PATIENCE).expect("nothing is left");
+    assert_eq!(*sent.lock().expect("no panic"), [14, 14]);
+    assert_eq!(lost(&telemetry), 0);
+}
+
+#[test]
+fn a_collector_that_refuses_is_not_bothered_with_every_frame() {
+    let (config, sent) = answering(vec![(StatusCode::BAD_REQUEST, Vec::new())]);
+    let telemetry = telemetry(&config);
+    let began = Instant::now();
+    let mut frames = 0;
+    while began.elapsed() < Duration::from_millis(2_500) {
+        for _ in 0..100 {
+            frame(&telemetry, frames);
+            frames += 1;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let messages = sent.lock().expect("no panic").len();
+    // At once, after 1 s and, were the pauses no longer then, after 2 s; without pauses there would be hundreds.
+    assert!((1..=3).contains(&messages), "{messages} messages");
+    telemetry.shutdown(PATIENCE).expect("it was told at once");
+    assert_eq!(lost(&telemetry), frames, "each is counted");
+}
+
+#[test]
+fn spans_that_a_collector_refuses_of_a_message_are_counted() {
+    let refusal = ExportTraceServiceResponse {
+        partial_success: Some(ExportTracePartialSuccess { rejected_spans: 14, error_message: "too old".to_owned() }),
+    };
+    let (config, _) = answering(vec![(StatusCode::OK, refusal.encode_to_vec())]);
+    let telemetry = telemetry(&config);
+    frame(&telemetry, 1);
+    telemetry.shutdown(PATIENCE).expect("it was taken");
     assert_eq!(lost(&telemetry), 1);
 }
 

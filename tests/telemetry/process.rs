@@ -108,6 +108,7 @@ fn the_standard_variables_lead_to_a_collector_with_tls_and_headers() {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", certificate.to_str().expect("UTF-8")),
             ("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=acme"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
             ("OTEL_SERVICE_NAME", "gate-camera"),
             ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
             ("K8S_POD_NAME", "camlens-0"),
@@ -120,6 +121,7 @@ fn the_standard_variables_lead_to_a_collector_with_tls_and_headers() {
     let received = collector.received();
     assert!(!received.metrics.is_empty(), "metrics are pushed at the end");
     assert!(received.tenants.iter().all(|tenant| tenant == "acme"), "{:?}", received.tenants);
+    assert!(received.encodings.iter().all(|encoding| encoding == "gzip"), "{:?}", received.encodings);
     let resource = received.traces[0].resource_spans[0].resource.as_ref().expect("a resource");
     for (key, value) in
         [("service.name", "gate-camera"), ("deployment.environment.name", "test"), ("k8s.pod.name", "camlens-0")]

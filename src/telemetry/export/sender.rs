@@ -65,7 +65,8 @@ impl SendError {
 
 impl Sender {
     pub(super) fn grpc(channel: Channel, to: &Destination) -> Self {
-        let mut client = Grpc::new(channel);
+        // Collectors answer in the compression that they are spoken to.
+        let mut client = Grpc::new(channel).accept_compressed(CompressionEncoding::Gzip);
         if to.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
@@ -110,10 +111,7 @@ async fn over_grpc(
     *request.metadata_mut() = headers.clone();
     match client.unary(request, PathAndQuery::from_static(METHOD), Written).await {
         Ok(answer) => Ok(answer.into_inner()),
-        Err(status) => Err(SendError {
-            cause: channel::in_full(&status),
-            is_temporary: is_temporary(status.code()),
-        }),
+        Err(status) => Err(SendError { cause: channel::in_full(&status), is_temporary: is_temporary(status.code()) }),
     }
 }
 

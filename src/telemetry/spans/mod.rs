@@ -265,9 +265,9 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::KeyValue;
     use opentelemetry_proto::tonic::common::v1::any_value::Value as AnyValue;
     pub(super) use opentelemetry_proto::tonic::trace::v1::Span;
-    use opentelemetry_proto::tonic::common::v1::KeyValue;
     use prost::Message as _;
 
     use super::*;

@@ -100,8 +100,8 @@ fn varint(mut value: u64) -> ([u8; 10], usize) {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
 
@@ -131,12 +131,14 @@ mod tests {
     }
 
     fn any_message() -> impl Strategy<Value = All> {
-        let leaf = (any::<u64>(), any::<u64>(), any::<u32>(), "[a-zé]{0,200}").prop_map(
-            |(varint, fixed64, fixed32, text)| All { varint, fixed64, fixed32, text, within: Vec::new() },
-        );
+        let leaf = (any::<u64>(), any::<u64>(), any::<u32>(), "[a-zé]{0,200}")
+            .prop_map(|(varint, fixed64, fixed32, text)| All { varint, fixed64, fixed32, text, within: Vec::new() });
         leaf.prop_recursive(3, 12, 4, |inner| {
-            (any::<u64>(), prop::collection::vec(inner, 0..4))
-                .prop_map(|(varint, within)| All { varint, within, ..All::default() })
+            (any::<u64>(), prop::collection::vec(inner, 0..4)).prop_map(|(varint, within)| All {
+                varint,
+                within,
+                ..All::default()
+            })
         })
     }
 
