@@ -50,11 +50,20 @@ pub struct DeviceConfig {
     pub threads: usize,
     /// Threads that decode, prepare and render. 0: as many as there are cores.
     pub frame_threads: usize,
+    /// Threads that talk to clients. 0: one for four cores, so that they do not take the cores from the frames.
+    pub connection_threads: usize,
+}
+
+impl DeviceConfig {
+    /// [`DeviceConfig::connection_threads`], on a machine with so many cores.
+    pub fn connection_threads_of(&self, cores: usize) -> usize {
+        if self.connection_threads == 0 { (cores / 4).max(1) } else { self.connection_threads }
+    }
 }
 
 impl Default for DeviceConfig {
     fn default() -> Self {
-        DeviceConfig { name: "cpu".to_owned(), threads: 0, frame_threads: 0 }
+        DeviceConfig { name: "cpu".to_owned(), threads: 0, frame_threads: 0, connection_threads: 0 }
     }
 }
 
@@ -163,7 +172,12 @@ impl Config {
         if device.name != "cpu" {
             return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
         }
-        for (key, threads) in [("device.threads", device.threads), ("device.frame_threads", device.frame_threads)] {
+        let &DeviceConfig { name: _, threads, frame_threads, connection_threads } = device;
+        for (key, threads) in [
+            ("device.threads", threads),
+            ("device.frame_threads", frame_threads),
+            ("device.connection_threads", connection_threads),
+        ] {
             if threads > MAX_THREADS {
                 return Err(value(key, threads, &format!("at most {MAX_THREADS}")));
             }

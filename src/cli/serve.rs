@@ -71,6 +71,10 @@ pub struct ServeCommand {
     #[arg(long, env = "CAMLENS_FRAME_THREADS", value_name = "N")]
     frame_threads: Option<usize>,
 
+    /// Threads that talk to clients; 0: one for four cores [default: 0]
+    #[arg(long, env = "CAMLENS_CONNECTION_THREADS", value_name = "N")]
+    connection_threads: Option<usize>,
+
     /// Frames that run together at most [default: 8]
     #[arg(long, env = "CAMLENS_MAX_BATCH", value_name = "N")]
     max_batch: Option<u32>,
@@ -119,7 +123,9 @@ impl ServeCommand {
         // Exporters are built before the runtime and flushed after it: inside a busy one they have been seen to hang.
         let telemetry = Telemetry::start(&config.telemetry, config.admin.listen.is_some())
             .map_err(|error| Failure::usage(error.to_string()))?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.device.connection_threads_of(cores))
             .enable_all()
             .build()
             .map_err(|error| Failure::failed(format!("cannot start the server: {error}")))?;
@@ -149,6 +155,7 @@ impl ServeCommand {
             drain_timeout,
             threads,
             frame_threads,
+            connection_threads,
             max_batch,
             max_frame_bytes,
             max_in_flight,
@@ -178,6 +185,7 @@ impl ServeCommand {
         set(&mut out.server.drain_timeout_s, drain_timeout);
         set(&mut out.device.threads, threads);
         set(&mut out.device.frame_threads, frame_threads);
+        set(&mut out.device.connection_threads, connection_threads);
         set(&mut out.limits.max_batch, max_batch);
         set(&mut out.limits.max_frame_bytes, max_frame_bytes);
         set(&mut out.limits.max_in_flight, max_in_flight);

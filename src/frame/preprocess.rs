@@ -163,10 +163,17 @@ impl Preparation {
         let (columns, rows) = self.windows(pixels)?;
         let visible = resample(pixels, columns, rows, self.interpolation);
         let area = rows.made as usize * columns.made as usize;
-        out.clear();
+        // Whatever is in it is written over.
         out.resize(self.planes.len() * area, 0.0);
-        for (plane, values) in self.planes.iter().zip(out.chunks_exact_mut(area)) {
-            plane.fill(&visible, pixels.channels(), columns, rows, values);
+        match (pixels.channels(), &self.planes[..]) {
+            (Channels::Rgb, [first, second, third]) => {
+                fill_colors([first, second, third], &visible, columns, rows, out);
+            }
+            (channels, planes) => {
+                for (plane, values) in planes.iter().zip(out.chunks_exact_mut(area)) {
+                    plane.fill(&visible, channels, columns, rows, values);
+                }
+            }
         }
         let (scale_x, shift_x) = columns.to_source();
         let (scale_y, shift_y) = rows.to_source();
@@ -291,6 +298,34 @@ impl Plane {
                     line.iter_mut().zip(bytes).for_each(|(out, byte)| *out = self.values[usize::from(byte)]);
                 }
             }
+        }
+    }
+}
+
+/// [`Plane::fill`] for the three planes of a colour picture, in one pass over its pixels.
+fn fill_colors(planes: [&Plane; 3], visible: &[u8], columns: Window, rows: Window, out: &mut [f32]) {
+    let (made, shown) = (columns.made as usize, columns.visible as usize);
+    if made > shown || rows.made > rows.visible {
+        for (plane, out) in planes.iter().zip(out.chunks_exact_mut(out.len() / 3)) {
+            out.fill(plane.values[0]);
+        }
+    }
+    let (first, rest) = out.split_at_mut(out.len() / 3);
+    let (second, third) = rest.split_at_mut(rest.len() / 2);
+    let [one, two, three] = planes;
+    let [red, green, blue] = match one.source {
+        Source::Channel(2) => [(three, third), (two, second), (one, first)],
+        _ => [(one, first), (two, second), (three, third)],
+    };
+    let skipped = rows.before as usize;
+    let lines = red.1.chunks_exact_mut(made).zip(green.1.chunks_exact_mut(made)).zip(blue.1.chunks_exact_mut(made));
+    for (((reds, greens), blues), pixels) in lines.skip(skipped).zip(visible.chunks_exact(shown * 3)) {
+        let [reds, greens, blues] = [reds, greens, blues].map(|line| &mut line[columns.before as usize..][..shown]);
+        let (pixels, _) = pixels.as_chunks::<3>();
+        for (((r, g), b), pixel) in reds.iter_mut().zip(greens).zip(blues).zip(pixels) {
+            *r = red.0.values[usize::from(pixel[0])];
+            *g = green.0.values[usize::from(pixel[1])];
+            *b = blue.0.values[usize::from(pixel[2])];
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Resizing as Pillow does it: antialiased, in 8 bits, first along rows, then along columns.
 
+use std::borrow::Cow;
+
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
@@ -12,8 +14,11 @@ use crate::model::description::Interpolation;
 /// Rows first, each pass rounded to 8 bits, is Pillow's order; the resizer's own order for bytes is the other one, so each
 /// pass is asked for alone. Each gets the exact place of the window, so that the result is the crop of the whole
 /// resized picture without that ever being made.
-pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpolation: Interpolation) -> Vec<u8> {
-    let Some(filter) = filter(interpolation) else { return nearest(pixels, columns, rows) };
+pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpolation: Interpolation) -> Cow<'_, [u8]> {
+    if columns.keeps_all() && rows.keeps_all() {
+        return Cow::Borrowed(pixels.data());
+    }
+    let Some(filter) = filter(interpolation) else { return Cow::Owned(nearest(pixels, columns, rows)) };
     let pixel_type = match pixels.channels() {
         Channels::Gray => PixelType::U8,
         Channels::Rgb => PixelType::U8x3,
@@ -26,18 +31,22 @@ pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpola
 
     let narrowed = if columns.keeps_pixels() {
         let (first, visible) = (columns.first as usize * channels, columns.visible as usize * channels);
-        lines.chunks_exact(line_bytes).flat_map(|line| &line[first..first + visible]).copied().collect()
+        let mut kept = Vec::with_capacity(visible * line_count as usize);
+        lines.chunks_exact(line_bytes).for_each(|line| kept.extend_from_slice(&line[first..first + visible]));
+        kept
     } else {
         let (left, width) = place(columns);
         let part = Part { left, top: 0.0, width, height: f64::from(line_count) };
         convolve(lines, columns.source, line_count, pixel_type, filter, part, columns.visible, line_count)
     };
     if rows.keeps_pixels() {
-        return narrowed;
+        return Cow::Owned(narrowed);
     }
     let (top, height) = place(rows);
     let part = Part { left: 0.0, top: top - f64::from(first_row), width: f64::from(columns.visible), height };
-    convolve(&narrowed, columns.visible, line_count, pixel_type, filter, part, columns.visible, rows.visible)
+    let made =
+        convolve(&narrowed, columns.visible, line_count, pixel_type, filter, part, columns.visible, rows.visible);
+    Cow::Owned(made)
 }
 
 /// `None` stands for the nearest pixel, which no convolution gives.

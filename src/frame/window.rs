@@ -38,6 +38,11 @@ impl Window {
         self.source == self.resized
     }
 
+    /// Whether the whole picture is taken pixel by pixel along this axis.
+    pub fn keeps_all(&self) -> bool {
+        self.keeps_pixels() && self.visible == self.source
+    }
+
     /// From the input's pixel `x` to the picture's: `(scale, shift)` of `scale · x + shift`, whole numbers being pixel
     /// centres.
     pub fn to_source(self) -> (f64, f64) {

@@ -39,8 +39,8 @@ pub(super) struct Levels {
 impl Levels {
     /// The entry of a value; what is no number gets the low end.
     pub(super) fn of(&self, value: f32) -> usize {
-        // A cast saturates, and makes 0 of NaN (as of infinity · 0).
-        usize::from(((f64::from(value) - self.low) * self.per_unit).round() as u8)
+        // A cast cuts off, saturates, and makes 0 of NaN (as of infinity · 0). `round` is a call on processors that may be old.
+        usize::from(((f64::from(value) - self.low) * self.per_unit + 0.5) as u8)
     }
 }
 
@@ -48,7 +48,7 @@ impl Levels {
 pub fn heat_map(map: &Map<'_>, range: ValueRange, color_map: ColorMap) -> Result<Pixels, RenderError> {
     let levels = range.levels(map)?;
     let colors = color_map.table();
-    let data = map.values().iter().flat_map(|&value| colors[levels.of(value)]).collect();
+    let data = map.values().iter().map(|&value| colors[levels.of(value)]).collect::<Vec<[u8; 3]>>().into_flattened();
     Ok(Pixels::upright(map.width(), map.height(), Channels::Rgb, data))
 }
 

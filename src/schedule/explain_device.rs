@@ -7,6 +7,7 @@ use crate::explain::{ExplainError, Explainer, Method, Reversed, TargetMaps};
 use crate::model::Model;
 use crate::plan::Interrupt;
 use crate::telemetry::Stage;
+use crate::torch;
 
 /// Every served model on one device.
 pub struct ExplainDevice {
@@ -63,13 +64,7 @@ impl Device for ExplainDevice {
 
 /// `[N, C, H, W]` on the device.
 fn input(batch: &Batch<'_>, kind: Kind, device: tch::Device) -> Result<Tensor, ExplainError> {
-    let [channels, height, width] = batch.shape.map(i64::from);
-    let rows = batch
-        .inputs
-        .iter()
-        .map(|row| Ok(Tensor::f_from_slice(row)?.f_view([channels, height, width])?))
-        .collect::<Result<Vec<_>, ExplainError>>()?;
-    Ok(Tensor::f_stack(&rows, 0)?.f_to_device(device)?.f_to_kind(kind)?)
+    Ok(torch::stack(&batch.inputs, &batch.shape.map(i64::from))?.f_to_device(device)?.f_to_kind(kind)?)
 }
 
 /// When no map is asked for there is nothing to fuse, but the classes and their scores are told all the same.

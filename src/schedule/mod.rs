@@ -11,6 +11,7 @@
 
 mod admission;
 mod batching;
+mod buffers;
 mod clock;
 mod device;
 mod dispatch;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::buffers::Buffer;
 use super::clock::Clock;
 use super::job::{Ending, JobError};
 use super::next_batch::Prepared;
@@ -68,7 +69,7 @@ pub(super) struct PreparedRow {
     pub(super) model_index: usize,
     /// `[C, H, W]`.
     pub(super) shape: [u32; 3],
-    pub(super) input: Vec<f32>,
+    pub(super) input: Buffer,
 }
 
 impl Ready for PreparedRow {
@@ -107,8 +108,8 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
         return Prepared::Ended;
     }
     chosen.progress.mark(Stage::Queue, now);
-    let mut input = Vec::new();
-    let result = read(&chosen.model, &chosen.payload, &chosen.outputs, &chosen.progress, clock, &mut input);
+    let mut input = chosen.model.inputs.take();
+    let result = read(&chosen.model, &chosen.payload, &chosen.outputs, &chosen.progress, clock, &mut input.values);
     let Chosen { turn, model_index, model, method, targets, outputs, progress, admission, ending, payload: _ } = chosen;
     let (decoded, prepared) = match result {
         Ok(read) => read,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batching::Batching;
+use super::buffers::Buffers;
 use super::job::JobError;
 use super::outputs::Outputs;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
@@ -26,6 +27,7 @@ pub struct Served {
     pub limits: ServedLimits,
     pub(super) preparation: Preparation,
     pub(super) batching: Batching,
+    pub(super) inputs: Buffers,
 }
 
 impl Served {
@@ -45,7 +47,13 @@ impl Served {
             max_targets: tightest(metadata.limits.max_targets, server.max_targets),
             frame: server.frame,
         };
-        Ok(Served { metadata, limits, preparation, batching: Batching::at_most(limits.max_batch) })
+        Ok(Served {
+            metadata,
+            limits,
+            preparation,
+            batching: Batching::at_most(limits.max_batch),
+            inputs: Buffers::default(),
+        })
     }
 
     /// What can be said against a frame without decoding it, so that it can be refused before it waits. Gives the bytes that

@@ -1,6 +1,7 @@
 //! The device's thread: takes a batch, runs it, passes its rows on.
 
 use std::any::Any;
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -25,11 +26,14 @@ pub(super) fn run<D: Device>(device: &mut D, rows: Vec<PreparedRow>, clock: &dyn
     let results = run_whole(device, &rows, clock);
     rows.into_iter()
         .zip(results)
-        .filter_map(|(row, ran)| {
+        .filter_map(|(mut row, ran)| {
             let (result, batch_size) = ran?;
             let wants_input = row.about.outputs.tensors.iter().any(|tensor| tensor.map == MapKind::Input);
-            let input =
-                if wants_input { HostMap { values: row.input, shape: row.shape.to_vec() } } else { HostMap::default() };
+            let input = if wants_input {
+                HostMap { values: mem::take(&mut row.input.values), shape: row.shape.to_vec() }
+            } else {
+                HostMap::default()
+            };
             Some(DoneRow { about: row.about, input, result, batch_size })
         })
         .collect()
@@ -88,7 +92,7 @@ fn attempt<D: Device>(device: &mut D, rows: &[PreparedRow], clock: &dyn Clock) -
             model: first.model_index,
             method: &first.method,
             shape: first.shape,
-            inputs: rows.iter().map(|row| row.input.as_slice()).collect(),
+            inputs: rows.iter().map(|row| row.input.values.as_slice()).collect(),
             targets: rows.iter().map(|row| row.targets.as_slice()).collect(),
         };
         let nobody_waits = || rows.iter().all(|row| row.about.ending.ticket.is_over());

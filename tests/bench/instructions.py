@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Counts what is on a frame's way beside the model, in instructions and allocations, and compares with tests/bench/instructions.json.
+
+    tests/bench/instructions.py            fails when a case takes 3 % more instructions than is written down, or more allocations
+    tests/bench/instructions.py --accept   writes down what there is: for a change that is meant to cost, or that saves
+
+Needs valgrind (Debian, Ubuntu: apt-get install valgrind); where there is none, nothing is compared and that is said.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BASELINE = ROOT / "tests/bench/instructions.json"
+ALLOWED = 1.03
+
+
+def binary():
+    command = ["cargo", "bench", "--locked", "--no-run", "--bench", "instructions", "--message-format", "json"]
+    built = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    messages = [json.loads(line) for line in built.splitlines() if line.startswith("{")]
+    (found,) = [m["executable"] for m in messages if m.get("executable") and m["target"]["name"] == "instructions"]
+    return found
+
+
+def cases():
+    text = (ROOT / "tests/bench/instructions.rs").read_text()
+    return re.search(r"^cases! \{(.*?)^\}", text, re.M | re.S).group(1).split()
+
+
+def count(program, names):
+    with tempfile.TemporaryDirectory() as folder:
+        out = f"{folder}/callgrind.out"
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--collect-atstart=no"]
+        command += [f"--toggle-collect=instructions::{name}" for name in names]
+        # libtorch starts no threads of its own here, and OpenMP's would only wait.
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": str(ROOT / ".libtorch/lib")}
+        said = subprocess.run([*command, program], check=True, env=environment, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True).stdout
+        told = subprocess.run(["callgrind_annotate", "--inclusive=yes", "--threshold=100", out], check=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    found = {}
+    for line in told.splitlines():
+        match = re.match(r"\s*([\d,]+)\b.*?:instructions::(\w+)", line)
+        if match and match.group(2) in names:
+            found.setdefault(match.group(2), {"instructions": int(match.group(1).replace(",", ""))})
+    for name, allocations in (line.split() for line in said.splitlines()):
+        if name in found:
+            found[name]["allocations"] = int(allocations)
+    return found
+
+
+def main():
+    if not shutil.which("valgrind"):
+        print("instructions are not counted: there is no valgrind here (Debian, Ubuntu: apt-get install valgrind)")
+        return 0
+    names = cases()
+    found = count(binary(), names)
+    if missing := [name for name in names if name not in found]:
+        print(f"callgrind does not know {', '.join(missing)}")
+        return 1
+    if sys.argv[1:] == ["--accept"]:
+        BASELINE.write_text(json.dumps(found, indent=2) + "\n")
+        return 0
+    written, worse = json.loads(BASELINE.read_text()), []
+    for name in names:
+        now, before = found[name], written.get(name, {"instructions": 0, "allocations": 0})
+        print(f"{name:<28}{now['instructions']:>12,} instructions of {before['instructions']:,}, "
+              f"{now['allocations']} allocations of {before['allocations']}")
+        if now["instructions"] > ALLOWED * before["instructions"] or now["allocations"] > before["allocations"]:
+            worse.append(name)
+    if worse:
+        print(f"more than is written down: {', '.join(worse)}. If that is meant: tests/bench/instructions.py --accept")
+    return 1 if worse or set(written) != set(names) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

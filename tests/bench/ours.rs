@@ -1,0 +1,75 @@
+//! camlens's side of the bench: the engine in this process.
+
+use std::path::Path;
+use std::time::Instant;
+
+use camlens::explain::{Explainer, Forward, Maps, Method};
+use camlens::model::{LoadLimits, Model};
+use camlens::plan::Never;
+use tch::{Device, Kind, Tensor};
+
+use super::Result;
+
+/// The forward run of the plan; Grad-CAM alone; Guided Grad-CAM of one class for each row; and of five.
+pub const RUNS: [&str; 4] = ["forward", "grad-cam", "explain", "explain-5"];
+
+/// As in `peers.py`.
+const CLASSES: [u32; 5] = [281, 282, 7, 340, 999];
+
+pub struct Ours {
+    explainer: Explainer,
+    input: Tensor,
+    classes: Vec<u32>,
+    grad_cam: Method,
+    guided_grad_cam: Method,
+}
+
+impl Ours {
+    /// `input` is `.npy`; without it, the input is noise.
+    pub fn new(model: &Path, rows: usize, input: Option<&Path>) -> Result<Self> {
+        let model = Model::load("bench", 1, model, &LoadLimits::default())?;
+        let size = model.metadata.input.shape.map(|dimension| dimension.example());
+        let input = match input {
+            Some(file) => Tensor::read_npy(file)?,
+            None => Tensor::f_randn([rows as i64, size[1], size[2], size[3]], (Kind::Float, Device::Cpu))?,
+        };
+        let mut explainer = Explainer::new(model, Device::Cpu);
+        let method = |maps| Method { maps, ..Method::default() };
+        let grad_cam = method(Maps { grad_cam: true, ..Maps::default() });
+        let guided_grad_cam = method(Maps { guided_grad_cam: true, ..Maps::default() });
+        let known = explainer.forward(&grad_cam, &input, &Never)?.logits().size()[1];
+        let classes = CLASSES.map(|class| if i64::from(class) < known { class } else { 0 }).to_vec();
+        Ok(Ours { explainer, input, classes, grad_cam, guided_grad_cam })
+    }
+
+    /// Guided Grad-CAM of the first row and its first class, `[1, C, H, W]`.
+    pub fn first_map(&mut self) -> Result<Tensor> {
+        let forward = self.explainer.forward(&self.guided_grad_cam, &self.input, &Never)?;
+        let classes = vec![self.classes[..1].to_vec(); self.input.size()[0] as usize];
+        let rows = forward.reverse(&classes, &Never)?.fuse()?;
+        let map = rows.into_iter().flatten().next().and_then(|maps| maps.guided_grad_cam).ok_or("no map")?;
+        Ok(map.f_unsqueeze(0)?)
+    }
+
+    pub fn seconds(&mut self, run: &str) -> Result<f64> {
+        let Ours { explainer, input, classes, grad_cam, guided_grad_cam } = self;
+        let (method, count) = match run {
+            "forward" => (&*guided_grad_cam, 0),
+            "grad-cam" => (&*grad_cam, 1),
+            "explain" => (&*guided_grad_cam, 1),
+            "explain-5" => (&*guided_grad_cam, 5),
+            _ => return Err(format!("there is no run {run}").into()),
+        };
+        let start = Instant::now();
+        let forward = explainer.forward(method, input, &Never)?;
+        if count > 0 {
+            back(forward, &classes[..count], input.size()[0] as usize)?;
+        }
+        Ok(start.elapsed().as_secs_f64())
+    }
+}
+
+fn back(forward: Forward<'_>, classes: &[u32], rows: usize) -> Result<()> {
+    forward.reverse(&vec![classes.to_vec(); rows], &Never)?.fuse()?;
+    Ok(())
+}
