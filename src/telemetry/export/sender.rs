@@ -37,8 +37,22 @@ type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 /// A collector, and how it is spoken to.
 #[derive(Debug)]
 pub(super) enum Sender {
-    Grpc { client: Grpc<Channel>, headers: MetadataMap },
-    Http { client: HttpClient, uri: Uri, headers: HeaderMap, gzip: bool },
+    Grpc(Box<OverGrpc>),
+    Http(Box<OverHttp>),
+}
+
+#[derive(Debug)]
+pub(super) struct OverGrpc {
+    client: Grpc<Channel>,
+    headers: MetadataMap,
+}
+
+#[derive(Debug)]
+pub(super) struct OverHttp {
+    client: HttpClient,
+    uri: Uri,
+    headers: HeaderMap,
+    gzip: bool,
 }
 
 /// Of a message that was taken, how much was not.
@@ -70,7 +84,7 @@ impl Sender {
         if to.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
-        Sender::Grpc { client, headers: MetadataMap::from_headers(to.headers.clone()) }
+        Sender::Grpc(Box::new(OverGrpc { client, headers: MetadataMap::from_headers(to.headers.clone()) }))
     }
 
     /// # Errors
@@ -82,14 +96,14 @@ impl Sender {
         if to.gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        Ok(Sender::Http { client, uri: to.endpoint.parse()?, headers, gzip: to.gzip })
+        Ok(Sender::Http(Box::new(OverHttp { client, uri: to.endpoint.parse()?, headers, gzip: to.gzip })))
     }
 
     /// Sends an `ExportTraceServiceRequest`. Sets no limit to the time.
     pub(super) async fn send(&mut self, message: Bytes) -> Result<Option<Refused>, SendError> {
         let answer = match self {
-            Sender::Grpc { client, headers } => over_grpc(client, headers, message).await?,
-            Sender::Http { client, uri, headers, gzip } => over_http(client, uri, headers, *gzip, message).await?,
+            Sender::Grpc(way) => over_grpc(way, message).await?,
+            Sender::Http(way) => over_http(way, message).await?,
         };
         Ok(refused(answer))
     }
@@ -101,11 +115,8 @@ fn refused(answer: ExportTraceServiceResponse) -> Option<Refused> {
     Some(Refused { spans, reason: error_message })
 }
 
-async fn over_grpc(
-    client: &mut Grpc<Channel>,
-    headers: &MetadataMap,
-    message: Bytes,
-) -> Result<ExportTraceServiceResponse, SendError> {
+async fn over_grpc(way: &mut OverGrpc, message: Bytes) -> Result<ExportTraceServiceResponse, SendError> {
+    let OverGrpc { client, headers } = way;
     client.ready().await.map_err(|error| SendError::temporary(channel::in_full(&error)))?;
     let mut request = tonic::Request::new(message);
     *request.metadata_mut() = headers.clone();
@@ -128,14 +139,9 @@ fn is_temporary(code: Code) -> bool {
     )
 }
 
-async fn over_http(
-    client: &HttpClient,
-    uri: &Uri,
-    headers: &HeaderMap,
-    gzip: bool,
-    message: Bytes,
-) -> Result<ExportTraceServiceResponse, SendError> {
-    let body = if gzip { compressed(&message)? } else { message };
+async fn over_http(way: &OverHttp, message: Bytes) -> Result<ExportTraceServiceResponse, SendError> {
+    let OverHttp { client, uri, headers, gzip } = way;
+    let body = if *gzip { compressed(&message)? } else { message };
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri.clone();
