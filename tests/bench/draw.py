@@ -71,6 +71,7 @@ def table(networks):
 def chart(figures, path):
     networks = figures["networks"]
     drawn, axes = plt.subplots(figsize=(11, 1.2 + 0.9 * len(networks)), layout="constrained")
+    drawn_before = set()
     height, colors = 0.8 / len(CHART), plt.get_cmap("tab10")
     for place, (label, run) in enumerate(CHART.items()):
         for at, network in enumerate(networks):
@@ -78,15 +79,18 @@ def chart(figures, path):
                 continue
             middle, first, third = (1e3 * value for value in quartiles(network["seconds"][run]))
             y = at + (place - (len(CHART) - 1) / 2) * height
-            axes.barh(y, middle, height, color=colors(place), label=label if at == 0 else None, zorder=2)
-            axes.errorbar(middle, y, xerr=[[middle - first], [third - middle]], color="black", linewidth=1, capsize=2, zorder=3)
+            # Points and not bars: on a logarithmic axis a bar's length says nothing.
+            label = None if label in drawn_before else label
+            drawn_before.add(label)
+            axes.errorbar(middle, y, xerr=[[middle - first], [third - middle]], fmt="o", color=colors(place), capsize=3, label=label)
     axes.set_yticks(range(len(networks)), [title(network) for network in networks])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel(f"milliseconds, median and quartiles of {figures['rounds']} interleaved rounds; {figures['threads']} threads, "
                     f"f32, 224², {figures['processor']}")
-    axes.grid(axis="x", which="both", alpha=0.3, zorder=0)
-    axes.legend(loc="lower right")
+    axes.grid(axis="x", which="both", alpha=0.3)
+    axes.margins(y=0.1)
+    drawn.legend(loc="outside upper center", ncols=3)
     drawn.savefig(path, dpi=110)
 
 
