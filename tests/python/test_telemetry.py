@@ -40,7 +40,7 @@ class Collector:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                heads.append(dict(self.headers))
+                heads.append({name.lower(): value for name, value in self.headers.items()})
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 if self.path == "/v1/traces":
@@ -157,9 +157,9 @@ def test_a_collector_behind_https_is_sent_compressed_messages_with_the_headers_t
         collector.server.shutdown()
     assert collector.frames()[7][1] == STAGES
     for head in collector.heads:
-        assert head["Content-Encoding"] == "gzip"
-        assert head["Authorization"] == "Bearer hush"
-        assert head["Content-Type"] == "application/x-protobuf"
+        assert head["content-encoding"] == "gzip"
+        assert head["authorization"] == "Bearer hush"
+        assert head["content-type"] == "application/x-protobuf"
     assert "hush" not in pathlib.Path(server.log.name).read_text()
 
 
