@@ -165,6 +165,10 @@ impl Preparation {
         let area = rows.made as usize * columns.made as usize;
         // Whatever is in it is written over.
         out.resize(self.planes.len() * area, 0.0);
+        if columns.made > columns.visible || rows.made > rows.visible {
+            // The crop reaches beyond the picture: black.
+            self.planes.iter().zip(out.chunks_exact_mut(area)).for_each(|(plane, out)| out.fill(plane.values[0]));
+        }
         match (pixels.channels(), &self.planes[..]) {
             (Channels::Rgb, [first, second, third]) => {
                 fill_colors([first, second, third], &visible, columns, rows, out);
@@ -275,25 +279,18 @@ fn per_channel(key: &'static str, numbers: &[f32], default: f32, channels: u32) 
 }
 
 impl Plane {
-    /// Fills `[H, W]` of the input: black where the crop reaches beyond the picture, then what each pixel stands for.
+    /// Fills the visible part of `[H, W]` with what each pixel's grey stands for; a colour's grey is its luma.
     fn fill(&self, visible: &[u8], channels: Channels, columns: Window, rows: Window, out: &mut [f32]) {
         let (made, shown) = (columns.made as usize, columns.visible as usize);
-        if made > shown || rows.made > rows.visible {
-            out.fill(self.values[0]);
-        }
         let lines = out.chunks_exact_mut(made).skip(rows.before as usize);
         for (line, pixels) in lines.zip(visible.chunks_exact(shown * channels.count())) {
             let line = &mut line[columns.before as usize..][..shown];
-            match (channels, self.source) {
-                // One grey value is its own luma and serves every channel.
-                (Channels::Gray, _) => {
+            match channels {
+                // One grey value serves every channel.
+                Channels::Gray => {
                     line.iter_mut().zip(pixels).for_each(|(out, &gray)| *out = self.values[usize::from(gray)]);
                 }
-                (Channels::Rgb, Source::Channel(at)) => {
-                    let bytes = pixels.chunks_exact(3).map(|pixel| pixel[at]);
-                    line.iter_mut().zip(bytes).for_each(|(out, byte)| *out = self.values[usize::from(byte)]);
-                }
-                (Channels::Rgb, Source::Luma) => {
+                Channels::Rgb => {
                     let bytes = pixels.chunks_exact(3).map(|pixel| luma([pixel[0], pixel[1], pixel[2]]));
                     line.iter_mut().zip(bytes).for_each(|(out, byte)| *out = self.values[usize::from(byte)]);
                 }
@@ -302,14 +299,9 @@ impl Plane {
     }
 }
 
-/// [`Plane::fill`] for the three planes of a colour picture, in one pass over its pixels.
+/// Fills the visible part of the three planes of a colour picture, in one pass over its pixels.
 fn fill_colors(planes: [&Plane; 3], visible: &[u8], columns: Window, rows: Window, out: &mut [f32]) {
     let (made, shown) = (columns.made as usize, columns.visible as usize);
-    if made > shown || rows.made > rows.visible {
-        for (plane, out) in planes.iter().zip(out.chunks_exact_mut(out.len() / 3)) {
-            out.fill(plane.values[0]);
-        }
-    }
     let (first, rest) = out.split_at_mut(out.len() / 3);
     let (second, third) = rest.split_at_mut(rest.len() / 2);
     let [one, two, three] = planes;

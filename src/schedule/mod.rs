@@ -7,7 +7,8 @@
 //!
 //! A frame's [`Ticket`] says who ends it: the answer, a newer frame, its age, a cancel, the stream's death. It is one atomic
 //! value, so each frame ends once. Before the first frame of a client, [`warm_up`] explains one of its own with each model.
-//! Memory is bounded by [`Admission`]: frames and bytes, of a stream, a model, and all of them.
+//! Memory is bounded by [`Admission`]: frames and bytes, of a stream, a model, and all of them. A model's inputs lie in
+//! [`buffers`] that one frame after the other uses.
 
 mod admission;
 mod batching;

@@ -22,6 +22,9 @@ impl Peers {
             None => {
                 let made =
                     Command::new(root.join("deploy/python-env")).arg("bench").stderr(Stdio::inherit()).output()?;
+                if !made.status.success() {
+                    return Err("deploy/python-env bench failed; what it says is above".into());
+                }
                 PathBuf::from(String::from_utf8(made.stdout)?.trim())
             }
         };
