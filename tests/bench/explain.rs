@@ -4,8 +4,8 @@
 //!     cargo bench --bench explain -- --models all --rows 1,8 --json FILE
 //!     cargo bench --bench explain -- --without-peers         camlens alone
 //!
-//! Everything is interleaved: each round takes one run of each, so that whatever else the machine does hits all alike. The
-//! peers run in one Python process for each network, `tests/bench/peers.py`, which exports what all of them explain.
+//! Everything is interleaved: each round takes one run of each, so that whatever else the machine does hits all alike; with
+//! a pause between, since threads of ONNX Runtime, OpenMP and OpenVINO spin for a while after a run. The peers run in one Python process for each network, `tests/bench/peers.py`, which exports what all of them explain.
 //! `tests/bench/run.sh` does all of it, and draws.
 
 mod ours;
@@ -172,17 +172,19 @@ fn measure(arguments: &Arguments, name: &str, rows: usize) -> Result<(Rounds, se
         facts["distance"] = distance;
     }
     let others: Vec<String> = peers.as_ref().filter(|_| wants_peers).map(Peers::runs).unwrap_or_default();
+    let mut runs: Vec<String> = RUNS.iter().map(|run| (*run).to_owned()).chain(others).collect();
     let mut rounds = Rounds::default();
     for round in 0..arguments.rounds + WARM_UP {
         let mut now = Vec::new();
-        for run in RUNS {
-            now.push((run.to_owned(), ours.seconds(run)?));
+        for run in &runs {
+            let seconds = match &mut peers {
+                Some(peers) if !RUNS.contains(&run.as_str()) => peers.seconds(run)?,
+                _ => ours.seconds(run)?,
+            };
+            now.push((run.clone(), seconds));
         }
-        if let Some(peers) = &mut peers {
-            for run in &others {
-                now.push((run.clone(), peers.seconds(run)?));
-            }
-        }
+        // Each has another before it in the next round.
+        runs.rotate_left(1);
         if round >= WARM_UP {
             rounds.push(now);
         }

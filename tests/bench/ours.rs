@@ -1,7 +1,8 @@
 //! camlens's side of the bench: the engine in this process.
 
 use std::path::Path;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use camlens::explain::{Explainer, Forward, Maps, Method};
 use camlens::model::{LoadLimits, Model};
@@ -15,6 +16,11 @@ pub const RUNS: [&str; 4] = ["forward", "grad-cam", "explain", "explain-5"];
 
 /// As in `peers.py`.
 const CLASSES: [u32; 5] = [281, 282, 7, 340, 999];
+/// Before each run, so that threads of the run before that still spin give up the cores. As in `peers.py`.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A run that takes fewer seconds is done twice and its second time counts, so that nobody pays for what another left in
+/// the caches. As in `peers.py`.
+const LONG: f64 = 0.3;
 
 pub struct Ours {
     explainer: Explainer,
@@ -52,6 +58,12 @@ impl Ours {
     }
 
     pub fn seconds(&mut self, run: &str) -> Result<f64> {
+        thread::sleep(PAUSE);
+        let first = self.run(run)?;
+        Ok(if first > LONG { first } else { self.run(run)? })
+    }
+
+    fn run(&mut self, run: &str) -> Result<f64> {
         let Ours { explainer, input, classes, grad_cam, guided_grad_cam } = self;
         let (method, count) = match run {
             "forward" => (&*guided_grad_cam, 0),

@@ -40,6 +40,9 @@ import oracle  # noqa: E402
 import weights  # noqa: E402
 
 SHAPE, CLASSES = (3, 224, 224), [281, 282, 7, 340, 999]
+# As in `ours.rs`: seconds before each run, in which threads that still spin give up the cores; and below how many a run is done
+# twice, and its second time counts.
+PAUSE, LONG = 0.05, 0.3
 
 
 def efficientnet_lite0():
@@ -168,12 +171,17 @@ class Peers:
             found["captum"] = camlens_export.relative_error(ours, self.captum()[:1])
         return found
 
+    def seconds(self, run):
+        started = time.perf_counter()
+        self.runs[run]()
+        return time.perf_counter() - started
+
     def answer(self, line):
         command, _, argument = line.partition(" ")
         if command == "run" and argument in self.runs:
-            started = time.perf_counter()
-            self.runs[argument]()
-            return {"run": argument, "seconds": time.perf_counter() - started}
+            time.sleep(PAUSE)
+            seconds = self.seconds(argument)
+            return {"run": argument, "seconds": seconds if seconds > LONG else self.seconds(argument)}
         if command == "check" and argument:
             return self.check(argument)
         return {"error": f"{line!r} is none of: run {'|'.join(self.runs)}, check FILE, quit"}
