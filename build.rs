@@ -47,7 +47,7 @@ fn libtorch(root: &Path) -> PathBuf {
 
 fn bridge(libtorch: &Path) {
     let include = libtorch.join("include");
-    for file in ["bridge.h", "bridge.cpp"] {
+    for file in ["bridge.h", "bridge.cpp", "kernels.h", "kernels.cpp", "status.h"] {
         println!("cargo:rerun-if-changed=src/torch/{file}");
     }
     cc::Build::new()
@@ -59,7 +59,7 @@ fn bridge(libtorch: &Path) {
         .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
         .warnings(true)
         .extra_warnings(true)
-        .file("src/torch/bridge.cpp")
+        .files(["src/torch/bridge.cpp", "src/torch/kernels.cpp"])
         .compile("camlens_bridge");
 }
 

@@ -10,6 +10,7 @@ use crate::torch::{OperatorError, Value};
 
 use super::passes::Draft;
 use super::rule::{Rule, Slot};
+use super::rules::packed_linear::PackedLinear;
 use super::rules::prepacked::Prepacked;
 use super::{PlanError, PlanSpec, Weights, lifetimes, reach, rules};
 
@@ -145,6 +146,12 @@ fn rule(
         && let Some(weight) = constants.get(weight)
     {
         return Ok(Box::new(Prepacked::new(node, geometry, weights.laid_out(weight, geometry))?));
+    }
+    if spec.mode == Mode::Default
+        && spec.device == Device::Cpu
+        && let Some((weight, bias)) = PackedLinear::read(node, |id| constants.get(&id))
+    {
+        return Ok(Box::new(PackedLinear::new(node, weights.packed(weight), bias)?));
     }
     rules::rule_for(node, spec.mode == Mode::Exact)
 }

@@ -6,7 +6,7 @@ use crate::model::graph::{Dimension, ValueId};
 use crate::torch::Value;
 
 use super::compile::{Plan, Step};
-use super::rule::{Gradient, Saved, Slot};
+use super::rule::{Gradient, Parts, Saved, Slot};
 use super::{Interrupt, PlanError};
 
 /// How far back a reverse run goes.
@@ -143,66 +143,63 @@ impl Pass<'_> {
             return Err(PlanError::Inconsistent(format!("the plan was not compiled for gradients until {until:?}")));
         }
         let _guard = tch::no_grad_guard();
-        let mut gradients: Vec<Option<Tensor>> = std::iter::repeat_with(|| None).take(plan.value_count).collect();
+        let mut gradients: Vec<Parts> = std::iter::repeat_with(Parts::default).take(plan.value_count).collect();
         let mut targets: Vec<Option<Tensor>> = plan.spec.targets.iter().map(|_| None).collect();
-        gradients[plan.spec.score.index()] = Some(seed.shallow_clone());
+        gradients[plan.spec.score.index()].push(seed.shallow_clone())?;
         let first = if until == Until::Targets { plan.first_below_targets } else { 0 };
         for (step, saved) in plan.steps.iter().zip(&self.saved).skip(first).rev() {
             if interrupt.stop() {
                 return Err(PlanError::Interrupted);
             }
-            let outputs: Vec<Option<Tensor>> =
-                step.outputs.iter().map(|id| id.and_then(|id| gradients[id.index()].take())).collect();
-            self.note_targets(step, &outputs, &mut targets);
+            let mut outputs: Vec<Parts> = Vec::with_capacity(step.outputs.len());
+            for id in &step.outputs {
+                outputs.push(id.map(|id| std::mem::take(&mut gradients[id.index()])).unwrap_or_default());
+            }
+            self.note_targets(step, &mut outputs, &mut targets)?;
             let Some(saved) = saved else { continue };
             let passes = |id: &ValueId| until == Until::Input || plan.below_targets.contains(id);
-            if outputs.iter().all(Option::is_none) || !step.wanted.iter().any(|(_, id)| passes(id)) {
+            let is_zero = outputs.iter().all(|parts| parts.as_slice().is_empty());
+            if is_zero || !step.wanted.iter().any(|(_, id)| passes(id)) {
                 continue;
             }
             let found = saved
-                .reverse(&outputs, gradient)
+                .reverse_parts(outputs, gradient)
                 .map_err(|source| PlanError::Node { node: step.name.clone(), source })?;
-            drop(outputs);
             for ((_, id), new) in step.wanted.iter().zip(found) {
-                let Some(new) = new.filter(|_| passes(id)) else { continue };
-                let sum = match gradients[id.index()].take() {
-                    Some(sum) => sum.f_add(&new)?,
-                    None => new,
-                };
-                gradients[id.index()] = Some(sum);
+                if let Some(new) = new.filter(|_| passes(id)) {
+                    gradients[id.index()].push(new)?;
+                }
             }
         }
-        let targets = targets
-            .into_iter()
-            .zip(&plan.spec.targets)
-            .zip(&self.activations)
-            .map(|((found, id), activations)| {
-                // Not passed on the way: the run ended above it, or it is the input itself.
-                match found.or_else(|| gradients[id.index()].as_ref().map(Tensor::shallow_clone)) {
-                    Some(gradient) => Ok(gradient),
-                    None => activations.f_zeros_like(),
-                }
-            })
-            .collect::<Result<_, _>>()?;
+        let mut whole = |id: ValueId| gradients[id.index()].sum();
+        let mut complete = Vec::with_capacity(targets.len());
+        for ((found, &id), activations) in targets.into_iter().zip(&plan.spec.targets).zip(&self.activations) {
+            // Not passed on the way: the run ended above it, or it is the input itself.
+            let found = if found.is_some() { found } else { whole(id)? };
+            complete.push(found.map_or_else(|| activations.f_zeros_like(), Ok)?);
+        }
         let input = match until {
             Until::Targets => None,
-            Until::Input => Some(match gradients[plan.input.index()].take() {
-                Some(gradient) => gradient,
-                None => self.input.f_zeros_like()?,
-            }),
+            Until::Input => Some(whole(plan.input)?.map_or_else(|| self.input.f_zeros_like(), Ok)?),
         };
-        Ok(Gradients { targets, input })
+        Ok(Gradients { targets: complete, input })
     }
 
     /// A target's gradient is complete when the step that computes it is reached.
-    fn note_targets(&self, step: &Step, outputs: &[Option<Tensor>], targets: &mut [Option<Tensor>]) {
+    fn note_targets(
+        &self,
+        step: &Step,
+        outputs: &mut [Parts],
+        targets: &mut [Option<Tensor>],
+    ) -> Result<(), PlanError> {
         for (id, gradient) in step.outputs.iter().zip(outputs) {
             for (target, place) in self.plan.spec.targets.iter().zip(targets.iter_mut()) {
                 if Some(*target) == *id {
-                    *place = gradient.as_ref().map(Tensor::shallow_clone);
+                    *place = gradient.sum()?;
                 }
             }
         }
+        Ok(())
     }
 }
 

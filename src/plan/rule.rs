@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::torch::{OperatorError, Value};
+use crate::torch::{OperatorError, Value, add};
 
 /// What a forward run gives: flat results, and what its reverse runs need when there will be any.
 pub type Ran = (Vec<Value>, Option<Box<dyn Saved>>);
@@ -65,14 +65,65 @@ pub trait Rule: Send {
     fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError>;
 }
 
+/// The gradient of one value as its readers send it back: what it is the sum of, in the order of arrival. None yet: zero.
+#[derive(Debug, Default)]
+pub struct Parts(Vec<Tensor>);
+
+impl Parts {
+    /// One more. At most two are kept apart, so that no more memory is held than a sum needs.
+    pub fn push(&mut self, part: Tensor) -> Result<(), OperatorError> {
+        if self.0.len() == 2 {
+            self.unite()?;
+        }
+        self.0.push(part);
+        Ok(())
+    }
+
+    /// The whole gradient, which stays here as the one part.
+    pub fn sum(&mut self) -> Result<Option<Tensor>, OperatorError> {
+        self.unite()?;
+        Ok(self.0.first().map(Tensor::shallow_clone))
+    }
+
+    fn unite(&mut self) -> Result<(), OperatorError> {
+        let mut parts = std::mem::take(&mut self.0).into_iter();
+        if let Some(first) = parts.next() {
+            self.0.push(parts.try_fold(first, |sum, part| add(sum, &part))?);
+        }
+        Ok(())
+    }
+
+    /// The whole gradient, which nobody else holds unless one of its parts was held.
+    pub fn into_sum(mut self) -> Result<Option<Tensor>, OperatorError> {
+        self.unite()?;
+        Ok(self.0.pop())
+    }
+
+    pub fn as_slice(&self) -> &[Tensor] {
+        &self.0
+    }
+}
+
+impl From<Option<Tensor>> for Parts {
+    fn from(whole: Option<Tensor>) -> Self {
+        Parts(whole.into_iter().collect())
+    }
+}
+
 /// What one node's forward run remembers for its reverse runs. It can be walked more than once.
 pub trait Saved: Send {
     /// The gradients of the wanted places, in their order, given those of the flat results (absent: zero). An absent
     /// gradient in the answer is zero.
     ///
     /// What comes back may share memory with what went in, with another answer, or with itself (an expanded tensor):
-    /// it is to be read, never written.
+    /// it is to be read, never written, unless nobody else holds it.
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError>;
+
+    /// As [`Saved::reverse`], for a node that does better with the parts than with their sum.
+    fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        let whole: Vec<Option<Tensor>> = results.into_iter().map(Parts::into_sum).collect::<Result<_, _>>()?;
+        self.reverse(&whole, gradient)
+    }
 }
 
 /// A closure that owns what it needs is a [`Saved`].

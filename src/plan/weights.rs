@@ -8,6 +8,7 @@ use tch::{Device, Tensor};
 
 use crate::model::graph::ValueId;
 
+use super::rules::packed_linear::PackedWeight;
 use super::rules::prepacked::{Geometry, LaidOut};
 
 /// What the plans of one model share, so that weights take their memory once however many plans there are.
@@ -18,6 +19,7 @@ pub struct Weights {
     /// By the value that a batch normalisation gives: the weight and bias of the convolution that it was folded into.
     folded: HashMap<ValueId, (Tensor, Tensor)>,
     laid_out: Vec<Arc<Mutex<LaidOut>>>,
+    packed: Vec<Arc<Mutex<PackedWeight>>>,
     /// Copies on a device, by the tensor's address, shape and strides.
     placed: HashMap<Placement, Tensor>,
 }
@@ -43,16 +45,12 @@ impl Weights {
 
     /// The layouts of a convolution's weight.
     pub(super) fn laid_out(&mut self, weight: &Tensor, geometry: Geometry) -> Arc<Mutex<LaidOut>> {
-        let found = self
-            .laid_out
-            .iter()
-            .find(|laid_out| laid_out.lock().unwrap_or_else(PoisonError::into_inner).are_of(weight, &geometry));
-        if let Some(found) = found {
-            return Arc::clone(found);
-        }
-        let new = Arc::new(Mutex::new(LaidOut::new(weight, geometry)));
-        self.laid_out.push(Arc::clone(&new));
-        new
+        shared(&mut self.laid_out, |known| known.are_of(weight, &geometry), || LaidOut::new(weight, geometry))
+    }
+
+    /// The layouts of a linear layer's weight.
+    pub(super) fn packed(&mut self, weight: &Tensor) -> Arc<Mutex<PackedWeight>> {
+        shared(&mut self.packed, |known| known.is_of(weight), || PackedWeight::new(weight))
     }
 
     /// A constant's copy on a device.
@@ -69,5 +67,16 @@ impl Weights {
     /// Forgets layouts that no plan uses any more.
     pub(super) fn forget_unused(&mut self) {
         self.laid_out.retain(|laid_out| Arc::strong_count(laid_out) > 1);
+        self.packed.retain(|packed| Arc::strong_count(packed) > 1);
     }
+}
+
+/// The one that is known, or a new one.
+fn shared<T>(all: &mut Vec<Arc<Mutex<T>>>, is_it: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Arc<Mutex<T>> {
+    if let Some(found) = all.iter().find(|one| is_it(&one.lock().unwrap_or_else(PoisonError::into_inner))) {
+        return Arc::clone(found);
+    }
+    let new = Arc::new(Mutex::new(make()));
+    all.push(Arc::clone(&new));
+    new
 }

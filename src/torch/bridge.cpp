@@ -1,14 +1,13 @@
 #include "bridge.h"
 
+#include "status.h"
+
 #include <ATen/ATen.h>
 #include <ATen/ScalarOps.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include <cstdlib>
-#include <cstring>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -21,37 +20,6 @@ struct camlens_stack {
 };
 
 namespace {
-
-char* copy_text(const std::string& text) {
-  char* out = static_cast<char*>(std::malloc(text.size() + 1));
-  if (out != nullptr) std::memcpy(out, text.c_str(), text.size() + 1);
-  return out;
-}
-
-// Runs `body`; turns what it throws into a status and a text.
-template <typename Body>
-int guarded(char** error, Body body) {
-  try {
-    return body();
-  } catch (const c10::OutOfMemoryError& e) {
-    *error = copy_text(e.what_without_backtrace());
-    return CAMLENS_OUT_OF_MEMORY;
-  } catch (const std::bad_alloc&) {
-    *error = copy_text("out of host memory");
-    return CAMLENS_OUT_OF_MEMORY;
-  } catch (const c10::Error& e) {
-    const std::string text = e.what_without_backtrace();
-    *error = copy_text(text);
-    // The CPU allocator reports exhaustion as a plain error.
-    return text.find("DefaultCPUAllocator: can't allocate memory") != std::string::npos ? CAMLENS_OUT_OF_MEMORY : CAMLENS_FAILED;
-  } catch (const std::exception& e) {
-    *error = copy_text(e.what());
-    return CAMLENS_FAILED;
-  } catch (...) {
-    *error = copy_text("an exception of an unknown type");
-    return CAMLENS_FAILED;
-  }
-}
 
 int alias_of(const c10::Argument& argument) {
   const c10::AliasInfo* info = argument.alias_info();
@@ -88,6 +56,19 @@ int camlens_operator_call(const camlens_operator* op, camlens_stack* stack, bool
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(record_gradient);
     op->handle.callBoxed(&stack->values);
+    return CAMLENS_OK;
+  });
+}
+
+int camlens_operator_call_with(const camlens_operator* op, const camlens_stack* prepared, const size_t* positions,
+                               const at::Tensor* const* tensors, size_t count, at::Tensor** result, char** error) {
+  *result = nullptr;
+  return guarded(error, [&]() -> int {
+    const c10::AutoGradMode mode(false);
+    std::vector<c10::IValue> values = prepared->values;
+    for (size_t i = 0; i < count; ++i) values.at(positions[i]) = *tensors[i];
+    op->handle.callBoxed(&values);
+    if (values.size() == 1 && values[0].isTensor()) *result = give(values[0].toTensor());
     return CAMLENS_OK;
   });
 }

@@ -47,6 +47,10 @@ void camlens_text_free(char* text);
 int camlens_operator_find(const char* name, const char* overload, camlens_operator** found, char** error);
 void camlens_operator_free(camlens_operator* op);
 int camlens_operator_call(const camlens_operator* op, camlens_stack* stack, bool record_gradient, char** error);
+// With the arguments that `prepared` holds, but for the tensors at some positions. `*result` is the one tensor that the operator
+// gives, null when it gives anything else.
+int camlens_operator_call_with(const camlens_operator* op, const camlens_stack* prepared, const size_t* positions,
+                               const at::Tensor* const* tensors, size_t count, at::Tensor** result, char** error);
 
 // Schema. Texts that are returned live as long as the operator, except `argument_type`'s, which the caller frees.
 size_t camlens_operator_argument_count(const camlens_operator* op);

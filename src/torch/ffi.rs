@@ -1,4 +1,4 @@
-//! Declarations of `bridge.h`, line for line.
+//! Declarations of `bridge.h` and `kernels.h`, line for line.
 
 use std::ffi::{c_char, c_int};
 
@@ -35,6 +35,15 @@ unsafe extern "C" {
         operator: *const OperatorHandle,
         stack: *mut Stack,
         record_gradient: bool,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_operator_call_with(
+        operator: *const OperatorHandle,
+        prepared: *const Stack,
+        positions: *const usize,
+        tensors: *const *const C_tensor,
+        count: usize,
+        result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
 
@@ -93,6 +102,38 @@ unsafe extern "C" {
         inputs: *const *const C_tensor,
         input_count: usize,
         results: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+
+    pub(super) fn camlens_gate(
+        parts: *const *const C_tensor,
+        part_count: usize,
+        result: *const C_tensor,
+        low: f64,
+        high: f64,
+        guided: bool,
+        gradient: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_add(
+        sum: *const C_tensor,
+        other: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_channels_last(
+        tensor: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_unite_phases(
+        phases: *const C_tensor,
+        stride: i64,
+        top: i64,
+        left: i64,
+        height: i64,
+        width: i64,
+        result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
 }

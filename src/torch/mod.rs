@@ -2,18 +2,24 @@
 //!
 //! tch gives tensors; this module adds what it lacks and a model graph needs: operators found by name in ATen's
 //! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
-//! call ([`Tape`]). A C++ exception becomes an [`OperatorError`].
+//! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), and the elementwise kernels of a reverse run on the CPU
+//! ([`gate`]). A C++ exception becomes an [`OperatorError`].
 
+mod call;
 mod convolution;
 mod ffi;
+mod kernels;
 mod operator;
 mod process;
 mod rows;
+mod stack;
 mod storage;
 mod tape;
 mod value;
 
+pub use call::Call;
 pub use convolution::window_may_miss;
+pub use kernels::{Bounds, add, channels_last, gate, unite_phases};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use process::{give_back_memory, leave};
 pub use rows::stack;

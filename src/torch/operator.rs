@@ -5,10 +5,10 @@ use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use tch::{Device, Tensor};
-use torch_sys::C_tensor;
+use tch::Tensor;
 
 use super::convolution::with_written_padding;
+use super::stack::Stack;
 use super::{Value, ffi};
 
 /// Why an operator could not be found or run.
@@ -255,30 +255,46 @@ impl Operator {
 
     fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
         let shown = || self.to_string();
-        if arguments.len() != self.0.schema.arguments.len() {
-            return Err(OperatorError::Failed {
-                operator: shown(),
-                message: format!("takes {} arguments, got {}", self.0.schema.arguments.len(), arguments.len()),
-            });
-        }
+        self.check_count(arguments)?;
         let guarded = with_written_padding(self, arguments, record)?;
         let arguments = guarded.as_deref().unwrap_or(arguments);
-        let stack = Stack::new();
-        for (value, argument) in arguments.iter().zip(&self.0.schema.arguments) {
-            stack.push(value, argument).map_err(|problem| OperatorError::Argument {
-                operator: shown(),
-                argument: argument.name.clone(),
-                problem,
-            })?;
-        }
+        let stack = self.stack_of(arguments)?;
         let mut error = ptr::null_mut();
         // SAFETY: handle and stack are alive and owned by us; the stack holds one value an argument.
         let status =
-            unsafe { ffi::camlens_operator_call(self.0.handle.as_ptr(), stack.0.as_ptr(), record, &raw mut error) };
+            unsafe { ffi::camlens_operator_call(self.0.handle.as_ptr(), stack.as_ptr(), record, &raw mut error) };
         if status != ffi::OK {
             return Err(error_of(&shown(), status, error));
         }
         (0..stack.len()).map(|i| stack.get(i).ok_or_else(|| OperatorError::Unsupported { operator: shown() })).collect()
+    }
+
+    fn check_count(&self, arguments: &[Value]) -> Result<(), OperatorError> {
+        let (takes, got) = (self.0.schema.arguments.len(), arguments.len());
+        if takes == got {
+            return Ok(());
+        }
+        let message = format!("takes {takes} arguments, got {got}");
+        Err(OperatorError::Failed { operator: self.to_string(), message })
+    }
+
+    /// The arguments, each as the kind that the schema wants.
+    pub(super) fn stack_of(&self, arguments: &[Value]) -> Result<Stack, OperatorError> {
+        self.check_count(arguments)?;
+        let stack = Stack::new();
+        for (value, argument) in arguments.iter().zip(&self.0.schema.arguments) {
+            stack.push(value, argument).map_err(|problem| OperatorError::Argument {
+                operator: self.to_string(),
+                argument: argument.name.clone(),
+                problem,
+            })?;
+        }
+        Ok(stack)
+    }
+
+    /// For the bridge's functions; alive as long as `self`.
+    pub(super) fn handle(&self) -> *const ffi::OperatorHandle {
+        self.0.handle.as_ptr()
     }
 }
 
@@ -301,7 +317,7 @@ impl Entry {
                 let stack = Stack::new();
                 let mut has = false;
                 checked(&self.name, |error| {
-                    ffi::camlens_operator_push_default(handle, i, stack.0.as_ptr(), &raw mut has, error)
+                    ffi::camlens_operator_push_default(handle, i, stack.as_ptr(), &raw mut has, error)
                 })?;
                 let default = if has { stack.get(0) } else { None };
                 // A tensor is not to be shared between threads; no operator of ATen has one as a default.
@@ -353,134 +369,10 @@ fn checked(operator: &str, call: impl FnOnce(*mut *mut c_char) -> c_int) -> Resu
     }
 }
 
-/// An owned stack of the bridge.
-struct Stack(NonNull<ffi::Stack>);
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: made by `camlens_stack_new`, freed once.
-        unsafe { ffi::camlens_stack_free(self.0.as_ptr()) }
-    }
-}
-
-impl Stack {
-    fn new() -> Self {
-        // SAFETY: no precondition. `new` in C++ gives no null (it would throw, and an empty vector needs no memory to
-        // speak of); an aborting process is the answer to that in Rust too.
-        let stack = unsafe { ffi::camlens_stack_new() };
-        Stack(NonNull::new(stack).expect("the allocator gave a stack"))
-    }
-
-    fn len(&self) -> usize {
-        // SAFETY: the stack is alive.
-        unsafe { ffi::camlens_stack_size(self.0.as_ptr()) }
-    }
-
-    /// Pushes a value as the kind that the argument wants.
-    fn push(&self, value: &Value, argument: &Argument) -> Result<(), String> {
-        use ArgumentType as T;
-        let stack = self.0.as_ptr();
-        // SAFETY (all pushes): the stack is alive, slices are passed with their own lengths, tensor pointers come from
-        // live `Tensor`s that outlive the call, and the bridge copies what it is given.
-        unsafe {
-            match (argument.kind, value) {
-                (_, Value::None) if argument.optional => ffi::camlens_stack_push_none(stack),
-                (T::Tensor, Value::Tensor(t)) => ffi::camlens_stack_push_tensor(stack, t.as_ptr()),
-                (T::Tensor, Value::Int(v)) => ffi::camlens_stack_push_wrapped_int(stack, *v),
-                (T::Tensor, Value::Float(v)) => ffi::camlens_stack_push_wrapped_float(stack, *v),
-                (T::Tensor, Value::Bool(v)) => ffi::camlens_stack_push_wrapped_bool(stack, *v),
-                (T::Tensors, Value::Tensors(list)) => {
-                    if list.iter().any(Option::is_none) {
-                        return Err("an element of the list is absent".into());
-                    }
-                    let pointers = pointers(list);
-                    ffi::camlens_stack_push_tensors(stack, pointers.as_ptr(), pointers.len());
-                }
-                (T::OptionalTensors, Value::Tensors(list)) => {
-                    let pointers = pointers(list);
-                    ffi::camlens_stack_push_optional_tensors(stack, pointers.as_ptr(), pointers.len());
-                }
-                (T::Int | T::Scalar, Value::Int(v)) => ffi::camlens_stack_push_int(stack, *v),
-                (T::Int, Value::Bool(v)) => ffi::camlens_stack_push_int(stack, i64::from(*v)),
-                (T::Float | T::Scalar, Value::Float(v)) => ffi::camlens_stack_push_float(stack, *v),
-                (T::Float, Value::Int(v)) => ffi::camlens_stack_push_float(stack, *v as f64),
-                (T::Bool | T::Scalar, Value::Bool(v)) => ffi::camlens_stack_push_bool(stack, *v),
-                (T::Ints, Value::Ints(v)) => ffi::camlens_stack_push_ints(stack, v.as_ptr(), v.len()),
-                (T::Floats, Value::Floats(v)) => ffi::camlens_stack_push_floats(stack, v.as_ptr(), v.len()),
-                (T::OptionalScalars, Value::Floats(v)) => {
-                    ffi::camlens_stack_push_optional_numbers(stack, v.as_ptr(), v.len());
-                }
-                (T::Floats, Value::Ints(v)) => {
-                    let floats: Vec<f64> = v.iter().map(|&i| i as f64).collect();
-                    ffi::camlens_stack_push_floats(stack, floats.as_ptr(), floats.len());
-                }
-                (T::Bools, Value::Bools(v)) => ffi::camlens_stack_push_bools(stack, v.as_ptr(), v.len()),
-                (T::String, Value::String(v)) => ffi::camlens_stack_push_string(stack, v.as_ptr().cast(), v.len()),
-                (T::Device, Value::Device(device)) => {
-                    let index = match device {
-                        Device::Cuda(index) => c_int::try_from(*index).unwrap_or(0),
-                        _ => -1,
-                    };
-                    ffi::camlens_stack_push_device(stack, index);
-                }
-                (kind, value) => return Err(format!("takes {kind:?}, got {}", value.kind())),
-            }
-        }
-        Ok(())
-    }
-
-    /// The value at a place; none when it is of a kind that [`Value`] does not carry.
-    fn get(&self, index: usize) -> Option<Value> {
-        let stack = self.0.as_ptr();
-        // SAFETY (all reads): the stack is alive, `index` is below its size, each read matches the kind that the bridge
-        // just named, element indices stay below the list's length, and returned tensors and texts are ours.
-        unsafe {
-            let length = || ffi::camlens_stack_length(stack, index);
-            Some(match ffi::camlens_stack_kind(stack, index) {
-                ffi::KIND_NONE => Value::None,
-                ffi::KIND_TENSOR => match own(ffi::camlens_stack_tensor(stack, index)) {
-                    Some(tensor) => Value::Tensor(tensor),
-                    None => Value::None,
-                },
-                ffi::KIND_TENSORS => {
-                    Value::Tensors((0..length()).map(|i| own(ffi::camlens_stack_tensors_at(stack, index, i))).collect())
-                }
-                ffi::KIND_INT => Value::Int(ffi::camlens_stack_int(stack, index)),
-                ffi::KIND_INTS => {
-                    Value::Ints((0..length()).map(|i| ffi::camlens_stack_ints_at(stack, index, i)).collect())
-                }
-                ffi::KIND_FLOAT => Value::Float(ffi::camlens_stack_float(stack, index)),
-                ffi::KIND_FLOATS => {
-                    Value::Floats((0..length()).map(|i| ffi::camlens_stack_floats_at(stack, index, i)).collect())
-                }
-                ffi::KIND_BOOL => Value::Bool(ffi::camlens_stack_bool(stack, index)),
-                ffi::KIND_BOOLS => {
-                    Value::Bools((0..length()).map(|i| ffi::camlens_stack_bools_at(stack, index, i)).collect())
-                }
-                ffi::KIND_STRING => Value::String(take_text(ffi::camlens_stack_string(stack, index))),
-                _ => return None,
-            })
-        }
-    }
-}
-
-fn pointers(list: &[Option<Tensor>]) -> Vec<*const C_tensor> {
-    list.iter().map(|t| t.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect()
-}
-
-/// A tensor that the bridge returned.
-///
-/// # Safety
-/// `pointer` is null or a tensor from the bridge that nobody else owns.
-pub(super) unsafe fn own(pointer: *mut C_tensor) -> Option<Tensor> {
-    // SAFETY: by the contract above.
-    (!pointer.is_null()).then(|| unsafe { Tensor::from_ptr(pointer) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
+    use tch::{Device, Kind};
 
     #[test]
     fn an_operator_is_found_by_name_and_overload() {

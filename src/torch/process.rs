@@ -1,12 +1,14 @@
-//! The end of a process that has used libtorch.
+//! What concerns the whole process: its memory, and its end.
+//!
+//! `malloc` is mimalloc's here, for Rust and for libtorch alike. Frames, answers and spans pass from thread to thread and are freed
+//! where they were not made; oneDNN makes and frees dozens of small things for each convolution; and a run's large tensors find the
+//! memory of the run before, where glibc would join and split it anew.
 
 use std::ffi::c_int;
 use std::io::{Write, stdout};
 
 unsafe extern "C" {
     fn _exit(status: c_int) -> !;
-    #[cfg(target_env = "gnu")]
-    fn malloc_trim(pad: usize) -> c_int;
 }
 
 /// Ends the process with an exit code, and without what the C library does at an exit: that destroys libtorch's statics, and a
@@ -18,13 +20,9 @@ pub fn leave(code: u8) -> ! {
     unsafe { _exit(c_int::from(code)) }
 }
 
-/// Gives memory that nobody holds any more back to the system. glibc keeps what threads have freed for the next time; after a
-/// hundred streams of large frames that is half as much again as is in use. Takes milliseconds, and other threads may wait for
-/// that long. With another C library nothing happens.
+/// Gives memory that nobody holds any more back to the system at once. By itself that happens a second after it was freed, and only
+/// when its thread allocates again. Takes milliseconds.
 pub fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: `malloc_trim` is glibc's, may be called at any time from any thread, and moves nothing that is in use.
-    unsafe {
-        malloc_trim(0);
-    }
+    // SAFETY: may be called at any time from any thread, and moves nothing that is in use.
+    unsafe { libmimalloc_sys::mi_collect(true) }
 }

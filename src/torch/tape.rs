@@ -4,7 +4,8 @@ use std::ptr;
 
 use tch::Tensor;
 
-use super::operator::{error_of, own};
+use super::operator::error_of;
+use super::stack::own;
 use super::{OperatorError, Value, ffi};
 
 /// A recorded call: what autograd needs to take gradients of its outputs back to its inputs.

@@ -3,6 +3,7 @@
 
 mod draft;
 mod fold_batch_norm;
+mod fold_padding;
 mod free_views;
 mod fuse_convolutions;
 
@@ -16,6 +17,7 @@ pub use draft::Draft;
 pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
     free_views::free_views(draft)?;
     fold_batch_norm::fold_batch_norm(draft, weights)?;
+    fold_padding::fold_padding(draft)?;
     if spec.device == Device::Cpu {
         fuse_convolutions::fuse_convolutions(draft)?;
     }

@@ -11,8 +11,9 @@ mod canonical;
 mod convolution;
 mod linear;
 mod normalization;
+pub(in crate::plan) mod packed_linear;
+mod padding;
 mod pieces;
-mod polyphase;
 mod pooling;
 pub(in crate::plan) mod prepacked;
 mod rectifiers;
@@ -51,7 +52,8 @@ fn hand_written(node: &Node, exact: bool) -> Result<Option<Box<dyn Rule>>, Opera
 fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
     let Some(operator) = node.operation.aten().cloned() else { return Ok(None) };
     let name = operator.to_string();
-    let guided = |guide| if node.rectifier.is_some() { guide } else { Guide::No };
+    let is_guided = node.rectifier.is_some();
+    let guided = |guide| if is_guided { guide } else { Guide::No };
     let plain = |forward: Single| single(forward, Guide::No);
     let gate = |forward: Single| single(forward, guided(Guide::After));
     let smooth = |forward: Single| single(forward, guided(Guide::Before));
@@ -68,11 +70,11 @@ fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
         "batch_norm.default" if !exact => plain(normalization::batch_norm(operator)),
         "layer_norm.default" => plain(normalization::layer_norm()?),
 
-        "relu.default" => gate(rectifiers::relu(operator)),
-        "relu6.default" => gate(rectifiers::relu6(operator)),
-        "hardtanh.default" => gate(rectifiers::hardtanh(operator)),
+        "relu.default" => rectifiers::relu(operator, is_guided),
+        "relu6.default" => rectifiers::relu6(operator, is_guided),
+        "hardtanh.default" => rectifiers::hardtanh(operator, is_guided),
         "clamp.default" | "clamp_min.default" | "clip.default" => gate(rectifiers::clamp(operator)),
-        "threshold.default" => gate(rectifiers::threshold(operator)),
+        "threshold.default" => rectifiers::threshold(operator, is_guided),
         "leaky_relu.default" => {
             let rises = literal_number(node, 1).is_some_and(|slope| slope >= 0.0);
             single(rectifiers::leaky_relu(operator), guided(if rises { Guide::After } else { Guide::Before }))
@@ -102,6 +104,8 @@ fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
         "mul.Tensor" | "mul.Scalar" => arithmetic::mul(operator),
         "div.Tensor" | "div.Scalar" => arithmetic::div(operator),
 
+        "pad.default" => plain(padding::pad(operator)),
+        "constant_pad_nd.default" => plain(padding::constant_pad()),
         "cat.default" => pieces::cat(operator),
         "stack.default" => pieces::stack(operator),
         "chunk.default" | "split.Tensor" | "split_with_sizes.default" => pieces::split(operator),

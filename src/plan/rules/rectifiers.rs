@@ -5,39 +5,80 @@
 
 use tch::Tensor;
 
-use crate::torch::{Operator, OperatorError, Value};
+use crate::plan::rule::{Gradient, Parts, Saved, Slot};
+use crate::torch::{Bounds, Operator, OperatorError, Value, gate};
 
 use super::arguments::{first, number, optional_number};
-use super::by_hand::{Single, ran};
+use super::by_hand::{Run, Single, ran};
+
+/// What `relu`, `relu6`, `hardtanh` and `threshold` remember: the tensor that tells where the gate was open.
+pub(super) struct Gate {
+    pub result: Tensor,
+    pub bounds: Bounds,
+    pub guided: bool,
+}
+
+impl Gate {
+    /// The gradient before the gate, given what it is the sum of after it; `None`: zero.
+    pub fn pass(&self, parts: &[Tensor], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        gate(parts, &self.result, self.bounds, self.guided && gradient == Gradient::Guided).map(Some)
+    }
+}
+
+impl Saved for Gate {
+    fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        let given: Vec<Tensor> = results.iter().flatten().map(Tensor::shallow_clone).collect();
+        Ok(vec![self.pass(&given, gradient)?])
+    }
+
+    fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        Ok(vec![self.pass(results.first().map_or(&[], Parts::as_slice), gradient)?])
+    }
+}
 
 /// `relu(self)`.
-pub(super) fn relu(operator: Operator) -> Single {
-    Box::new(move |arguments| {
-        let result = operator.call_tensor(arguments)?;
-        let gate = result.shallow_clone();
-        ran(result, move |given| Ok(gate.f_threshold_backward(given, 0)?))
-    })
+pub(super) fn relu(operator: Operator, guided: bool) -> Run {
+    gated(operator, guided, |_, result| Ok((Bounds::RELU, result.shallow_clone())))
 }
 
 /// `relu6(self)`, which is open strictly between its bounds.
-pub(super) fn relu6(operator: Operator) -> Single {
-    between(operator, |_| Ok((0.0, 6.0)))
+pub(super) fn relu6(operator: Operator, guided: bool) -> Run {
+    gated(operator, guided, |_, result| Ok((Bounds { low: 0.0, high: Some(6.0) }, result.shallow_clone())))
 }
 
 /// `hardtanh(self, min_val, max_val)`, which is open strictly between its bounds.
-pub(super) fn hardtanh(operator: Operator) -> Single {
-    between(operator, |arguments| Ok((number(arguments, 1)?, number(arguments, 2)?)))
+pub(super) fn hardtanh(operator: Operator, guided: bool) -> Run {
+    gated(operator, guided, |arguments, result| {
+        let bounds = Bounds { low: number(arguments, 1)?, high: Some(number(arguments, 2)?) };
+        Ok((bounds, result.shallow_clone()))
+    })
 }
 
-fn between(
+/// `threshold(self, threshold, value)`.
+pub(super) fn threshold(operator: Operator, guided: bool) -> Run {
+    gated(operator, guided, |arguments, result| {
+        let (threshold, value) = (number(arguments, 1)?, number(arguments, 2)?);
+        let tells = if value <= threshold { result } else { first(arguments)? };
+        Ok((Bounds { low: threshold, high: None }, tells.shallow_clone()))
+    })
+}
+
+/// A rule with [`Gate`]; `bounds` gives the bounds, and the tensor that tells on which side of them an element was.
+fn gated(
     operator: Operator,
-    bounds: impl Fn(&[Value]) -> Result<(f64, f64), OperatorError> + Send + 'static,
-) -> Single {
-    Box::new(move |arguments| {
-        let (low, high) = bounds(arguments)?;
-        let result = operator.call_tensor(arguments)?;
-        let gate = result.shallow_clone();
-        ran(result, move |given| Ok(gate.f_hardtanh_backward(given, low, high)?))
+    guided: bool,
+    bounds: impl Fn(&[Value], &Tensor) -> Result<(Bounds, Tensor), OperatorError> + Send + 'static,
+) -> Run {
+    Box::new(move |arguments, wanted| {
+        if wanted != [Slot { argument: 0, element: None }] {
+            return Ok(None);
+        }
+        let output = operator.call_tensor(arguments)?;
+        let (bounds, result) = bounds(arguments, &output)?;
+        Ok(Some((vec![Value::Tensor(output)], Some(Box::new(Gate { result, bounds, guided })))))
     })
 }
 
@@ -54,16 +95,6 @@ pub(super) fn clamp(operator: Operator) -> Single {
         };
         let result = operator.call_tensor(arguments)?;
         ran(result, move |given| Ok(given.f_where_scalarother(&gate, 0)?))
-    })
-}
-
-/// `threshold(self, threshold, value)`.
-pub(super) fn threshold(operator: Operator) -> Single {
-    Box::new(move |arguments| {
-        let (threshold, value) = (number(arguments, 1)?, number(arguments, 2)?);
-        let result = operator.call_tensor(arguments)?;
-        let gate = if value <= threshold { &result } else { first(arguments)? }.shallow_clone();
-        ran(result, move |given| Ok(gate.f_threshold_backward(given, threshold)?))
     })
 }
 

@@ -6,14 +6,14 @@
 
 use tch::Tensor;
 
-use crate::torch::{Operator, OperatorError, Value};
+use crate::torch::{Call, OperatorError, Value, unite_phases};
 
-use super::prepacked::Geometry;
+use super::Activation;
+use super::geometry::Geometry;
+use super::operators::{INPUT, Operators};
 
-/// Input channels up to which this is faster than a transposed convolution.
+/// Input channels up to which this can be faster than a transposed convolution.
 const MOST_CHANNELS: i64 = 4;
-/// Kernel height and width from which on it is.
-const LEAST_KERNEL: i64 = 5;
 
 /// A convolution's weights, arranged by phase and laid out.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Phases {
             && geometry.groups == 1
             && geometry.dilation == [1, 1]
             && inputs <= MOST_CHANNELS
-            && height.min(width) >= LEAST_KERNEL
+            && height.min(width) >= stride
     }
 
     /// Arranges and lays out the weights of a convolution that they [suit](Phases::suit); `given` is the shape of a
@@ -70,7 +70,7 @@ impl Phases {
         weight: &Tensor,
         geometry: &Geometry,
         given: &[i64],
-        reorder: &Operator,
+        operators: &Operators,
     ) -> Result<Self, OperatorError> {
         let size = weight.size();
         let (outputs, inputs, stride) = (size[0], size[1], geometry.stride[0]);
@@ -97,43 +97,45 @@ impl Phases {
             }
         }
         let arranged = arranged.f_reshape([inputs * stride * stride, outputs, rows.count, columns.count])?;
-        let one = || Value::Ints(vec![1, 1]);
-        let weight = reorder.call_tensor(&[
-            Value::Tensor(arranged),
-            Value::Ints(vec![-rows.first, -columns.first].into_iter().map(|p| p.max(0)).collect()),
-            one(),
-            one(),
-            Value::Int(1),
-            Value::Ints(given.to_vec()),
-        ])?;
+        let near = [-rows.first, -columns.first].map(|padding| padding.max(0));
+        let weight = operators.lay_out(&arranged, &moving_by_one(near), given)?;
         Ok(Phases { weight, stride, axes })
     }
 
-    /// The gradient to an input of `size`, `[N, C, H, W]`, from `given`, that of the convolution's result.
-    pub(super) fn input_gradient(
-        &self,
-        given: &Tensor,
-        size: &[i64],
-        convolution: &Operator,
-    ) -> Result<Tensor, OperatorError> {
-        let have = given.size();
+    /// How the gradient to an input of `size`, `[N, C, H, W]`, comes from one of shape `given`.
+    pub(super) fn call(&self, given: &[i64], size: &[i64], operators: &Operators) -> Result<PhasesCall, OperatorError> {
         let wanted = [0, 1].map(|axis| (size[axis + 2] + self.stride - 1) / self.stride);
-        let padding = [0, 1].map(|axis| self.axes[axis].padding(have[axis + 2], wanted[axis]));
-        let one = || Value::Ints(vec![1, 1]);
-        let phases = convolution.call_tensor(&[
-            Value::Tensor(given.shallow_clone()),
-            Value::Tensor(self.weight.shallow_clone()),
-            Value::None,
-            Value::Ints(padding.to_vec()),
-            one(),
-            one(),
-            Value::Int(1),
-            Value::String("none".into()),
-            Value::Floats(Vec::new()),
-            Value::None,
-        ])?;
-        let start = [0, 1].map(|axis| self.axes[axis].first + padding[axis]);
-        let phases = phases.f_narrow(2, start[0], wanted[0])?.f_narrow(3, start[1], wanted[1])?;
-        Ok(phases.f_pixel_shuffle(self.stride)?.f_narrow(2, 0, size[2])?.f_narrow(3, 0, size[3])?)
+        let padding = [0, 1].map(|axis| self.axes[axis].padding(given[axis + 2], wanted[axis]));
+        Ok(PhasesCall {
+            convolution: operators.convolution(
+                &self.weight,
+                &Value::None,
+                &moving_by_one(padding),
+                Activation::None,
+            )?,
+            stride: self.stride,
+            start: [0, 1].map(|axis| self.axes[axis].first + padding[axis]),
+            size: [size[2], size[3]],
+        })
+    }
+}
+
+fn moving_by_one(padding: [i64; 2]) -> Geometry {
+    Geometry { padding, stride: [1, 1], dilation: [1, 1], groups: 1 }
+}
+
+/// [`Phases`] for one size of input.
+#[derive(Debug)]
+pub(super) struct PhasesCall {
+    convolution: Call,
+    stride: i64,
+    /// Where the first complete phase lies in the convolution's result.
+    start: [i64; 2],
+    size: [i64; 2],
+}
+
+impl PhasesCall {
+    pub(super) fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
+        unite_phases(&self.convolution.call([(INPUT, given)])?, self.stride, self.start, self.size)
     }
 }

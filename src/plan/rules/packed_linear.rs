@@ -1,0 +1,245 @@
+//! `linear` with a constant weight, laid out for the processor once.
+//!
+//! The operator is oneDNN's, as ATen carries it: `mkldnn::_linear_pointwise`. ATen's own `linear` asks MKL, which is several times
+//! slower on processors that are not Intel's. The gradient to the input is another `linear`, of the transposed weight.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::graph::{Argument, Node, ValueId};
+use crate::plan::rule::{Gradient, Ran, Rule, Slot};
+use crate::torch::{Call, Operator, OperatorError, Value};
+
+use super::arguments::first;
+use super::tape::TapeRule;
+
+/// The place of a call's input.
+const INPUT: usize = 0;
+
+/// A weight `[outputs, inputs]`, laid out at its first use. Plans of one model share it.
+pub(in crate::plan) struct PackedWeight {
+    weight: Tensor,
+    forward: Option<Tensor>,
+    back: Option<Tensor>,
+}
+
+impl PackedWeight {
+    pub fn new(weight: &Tensor) -> Self {
+        PackedWeight { weight: weight.shallow_clone(), forward: None, back: None }
+    }
+
+    /// Whether this is that tensor.
+    pub fn is_of(&self, weight: &Tensor) -> bool {
+        self.weight.data_ptr() == weight.data_ptr()
+            && self.weight.size() == weight.size()
+            && self.weight.stride() == weight.stride()
+    }
+
+    /// For `rows` of input.
+    fn forward(&mut self, rows: i64, reorder: &Operator) -> Result<Tensor, OperatorError> {
+        let packed = match self.forward.take() {
+            Some(packed) => packed,
+            None => pack(&self.weight.f_contiguous()?, rows, reorder)?,
+        };
+        Ok(self.forward.insert(packed).shallow_clone())
+    }
+
+    /// For `rows` of gradient.
+    fn back(&mut self, rows: i64, reorder: &Operator) -> Result<Tensor, OperatorError> {
+        let packed = match self.back.take() {
+            Some(packed) => packed,
+            None => pack(&self.weight.f_transpose(0, 1)?.f_contiguous()?, rows, reorder)?,
+        };
+        Ok(self.back.insert(packed).shallow_clone())
+    }
+}
+
+fn pack(weight: &Tensor, rows: i64, reorder: &Operator) -> Result<Tensor, OperatorError> {
+    reorder.call_tensor(&[Value::Tensor(weight.shallow_clone()), Value::Int(rows)])
+}
+
+/// The rule. The weight and the bias are those that it was made with.
+pub(in crate::plan) struct PackedLinear {
+    linear: Arc<Linear>,
+    bias: Value,
+    tape: TapeRule,
+}
+
+struct Linear {
+    operator: Operator,
+    reorder: Operator,
+    weight: Arc<Mutex<PackedWeight>>,
+    /// `[outputs, inputs]`.
+    size: [i64; 2],
+    forward: Mutex<Option<Call>>,
+    back: Mutex<Option<Call>>,
+}
+
+impl PackedLinear {
+    /// The weight and the bias of a `linear` that this rule is for: both constant, or no bias, in f32 on the CPU.
+    pub fn read<'t>(node: &Node, constant: impl Fn(ValueId) -> Option<&'t Tensor>) -> Option<(&'t Tensor, Value)> {
+        let is_linear = node.operation.aten().is_some_and(|o| o.name() == "aten::linear");
+        let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return None };
+        let fits = |tensor: &&Tensor| tensor.f_kind().is_ok_and(|k| k == Kind::Float) && tensor.device() == Device::Cpu;
+        let weight = constant(*weight).filter(fits).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
+        let bias = match bias {
+            Argument::Literal(Value::None) => Value::None,
+            Argument::Use(bias) => Value::Tensor(constant(*bias).filter(fits)?.shallow_clone()),
+            _ => return None,
+        };
+        is_linear.then_some((weight, bias))
+    }
+
+    /// The rule of a node that can be [read](PackedLinear::read).
+    pub fn new(node: &Node, weight: Arc<Mutex<PackedWeight>>, bias: Value) -> Result<Self, OperatorError> {
+        let size = lock(&weight).weight.size();
+        let &[outputs, inputs] = size.as_slice() else {
+            return Err(OperatorError::Unsupported { operator: node.name.clone() });
+        };
+        let linear = Linear {
+            operator: Operator::find("mkldnn::_linear_pointwise", "")?,
+            reorder: Operator::find("mkldnn::_reorder_linear_weight", "")?,
+            weight,
+            size: [outputs, inputs],
+            forward: Mutex::new(None),
+            back: Mutex::new(None),
+        };
+        Ok(PackedLinear { linear: Arc::new(linear), bias, tape: TapeRule::new(node.operation.clone(), false) })
+    }
+}
+
+impl Rule for PackedLinear {
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
+        let input = first(arguments)?;
+        let size = input.size();
+        let fits = input.f_kind()? == Kind::Float
+            && size.len() >= 2
+            && size.last() == Some(&self.linear.size[1])
+            && input.numel() > 0
+            && wanted.iter().all(|slot| slot.argument == 0);
+        if !fits {
+            return self.tape.forward(arguments, wanted);
+        }
+        let result = self.linear.run(input, &self.bias)?;
+        if wanted.is_empty() {
+            return Ok((vec![Value::Tensor(result)], None));
+        }
+        let linear = Arc::clone(&self.linear);
+        let saved = move |results: &[Option<Tensor>], _: Gradient| {
+            let Some(Some(given)) = results.first() else { return Ok(vec![None]) };
+            Ok(vec![Some(linear.input_gradient(given)?)])
+        };
+        Ok((vec![Value::Tensor(result)], Some(Box::new(saved))))
+    }
+}
+
+impl Linear {
+    /// The bias is that of the first run.
+    fn run(&self, input: &Tensor, bias: &Value) -> Result<Tensor, OperatorError> {
+        let mut forward = lock(&self.forward);
+        let call = match forward.take() {
+            Some(call) => call,
+            None => self.call(lock(&self.weight).forward(rows(input), &self.reorder)?, bias)?,
+        };
+        forward.insert(call).call([(INPUT, &input.f_contiguous()?)])
+    }
+
+    fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
+        let mut back = lock(&self.back);
+        let call = match back.take() {
+            Some(call) => call,
+            None => self.call(lock(&self.weight).back(rows(given), &self.reorder)?, &Value::None)?,
+        };
+        back.insert(call).call([(INPUT, &given.f_contiguous()?)])
+    }
+
+    fn call(&self, weight: Tensor, bias: &Value) -> Result<Call, OperatorError> {
+        let input = Value::Tensor(Tensor::new());
+        let (name, scalars) = (Value::String("none".into()), Value::Floats(Vec::new()));
+        Call::new(&self.operator, &[input, Value::Tensor(weight), bias.clone(), name, scalars, Value::None])
+    }
+}
+
+/// All axes but the last.
+fn rows(tensor: &Tensor) -> i64 {
+    let size = tensor.size();
+    size.iter().take(size.len().saturating_sub(1)).product()
+}
+
+/// What is locked here is whole even when a panic came between: it is written in one go.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::plan::rules::trial::{Layout, Trial, any, relative_error, slot};
+
+    /// A `linear` by its packed rule, and the values of its arguments.
+    fn packed(input: Tensor, weight: Tensor, bias: Value) -> (PackedLinear, Vec<Value>) {
+        let trial =
+            Trial::new("aten::linear", "", vec![("input", input.into()), ("weight", weight.into()), ("bias", bias)]);
+        let constants: HashMap<ValueId, Tensor> = trial
+            .node
+            .arguments
+            .iter()
+            .zip(&trial.values)
+            .filter_map(|(argument, value)| match (argument, value) {
+                (Argument::Use(id), Value::Tensor(tensor)) => Some((*id, tensor.shallow_clone())),
+                _ => None,
+            })
+            .collect();
+        let (weight, bias) = PackedLinear::read(&trial.node, |id| constants.get(&id)).unwrap();
+        let weight = Arc::new(Mutex::new(PackedWeight::new(weight)));
+        (PackedLinear::new(&trial.node, weight, bias).unwrap(), trial.values)
+    }
+
+    proptest! {
+        #[test]
+        fn a_packed_linear_agrees_with_the_plain_one(
+            shape in any::shape(),
+            classes in 1..=40i64,
+            with_bias: bool,
+            input in any::layout(),
+            weight in any::layout(),
+            given in any::layout(),
+        ) {
+            let features = shape[shape.len() - 1];
+            let input = input.random(&shape, Kind::Float);
+            let weight = weight.random(&[classes, features], Kind::Float);
+            let bias = with_bias.then(|| Layout::Contiguous.random(&[classes], Kind::Float));
+            let leaf = input.detach().set_requires_grad(true);
+            let expected = leaf.linear(&weight, bias.as_ref());
+            let given = given.random(&expected.size(), Kind::Float);
+            let gradient = Tensor::run_backward(&[(&expected * &given).sum(Kind::Float)], &[&leaf], false, false).remove(0);
+            let (rule, values) = packed(input, weight, bias.map_or(Value::None, Value::Tensor));
+            // Twice: the first run lays the weight out.
+            for _ in 0..2 {
+                let (results, saved) = rule.forward(&values, &[slot(0)]).unwrap();
+                prop_assert!(relative_error(results[0].tensor().unwrap(), &expected) < 1e-5);
+                let found = saved.unwrap().reverse(&[Some(given.shallow_clone())], Gradient::Guided).unwrap().remove(0);
+                let found = found.unwrap();
+                prop_assert_eq!(found.size(), gradient.size());
+                prop_assert!(relative_error(&found, &gradient) < 1e-5);
+                prop_assert!(rule.forward(&values, &[]).unwrap().1.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_computed_is_not_packed() {
+        let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::Float);
+        let trial = Trial::new(
+            "aten::linear",
+            "",
+            vec![("input", random(&[2, 3]).into()), ("weight", random(&[4, 3]).into()), ("bias", Value::None)],
+        );
+        assert!(PackedLinear::read(&trial.node, |_| None).is_none());
+    }
+}

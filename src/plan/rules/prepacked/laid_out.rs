@@ -1,0 +1,55 @@
+//! A convolution's weights as the processor likes them.
+
+use tch::Tensor;
+
+use crate::torch::OperatorError;
+
+use super::geometry::Geometry;
+use super::operators::Operators;
+use super::way_back::WayBack;
+
+/// A convolution's weights, laid out at their first use. Plans of one model share them.
+///
+/// The layouts suit the input size that came first. They stay right for any other.
+pub(in crate::plan) struct LaidOut {
+    /// As the model has them, `[outputs, inputs / groups, height, width]`.
+    pub(super) weight: Tensor,
+    geometry: Geometry,
+    forward: Option<Tensor>,
+    back: Option<WayBack>,
+}
+
+impl LaidOut {
+    pub fn new(weight: &Tensor, geometry: Geometry) -> Self {
+        LaidOut { weight: weight.shallow_clone(), geometry, forward: None, back: None }
+    }
+
+    /// Whether these are that tensor's.
+    pub fn are_of(&self, weight: &Tensor, geometry: &Geometry) -> bool {
+        self.geometry == *geometry && self.weight.data_ptr() == weight.data_ptr() && self.weight.size() == weight.size()
+    }
+
+    /// For an input of that shape.
+    pub(super) fn forward(&mut self, input: &[i64], operators: &Operators) -> Result<Tensor, OperatorError> {
+        let weight = match self.forward.take() {
+            Some(weight) => weight,
+            None => operators.lay_out(&self.weight, &self.geometry, input)?,
+        };
+        Ok(self.forward.insert(weight).shallow_clone())
+    }
+
+    /// For `given`, the gradient of the result for an input of `size`.
+    pub(super) fn back(
+        &mut self,
+        given: &Tensor,
+        size: &[i64],
+        operators: &Operators,
+    ) -> Result<WayBack, OperatorError> {
+        let suits = |way: &WayBack| way.suits(&self.weight.size(), &self.geometry, &given.size());
+        let way = match self.back.take().filter(suits) {
+            Some(way) => way,
+            None => WayBack::choose(&self.weight, &self.geometry, given, size, operators)?,
+        };
+        Ok(self.back.insert(way).clone())
+    }
+}

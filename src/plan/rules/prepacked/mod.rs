@@ -1,0 +1,239 @@
+//! Convolutions whose weights are laid out for the processor once, with what follows them.
+//!
+//! The operators are oneDNN's, as ATen carries them: `mkldnn::_convolution_pointwise` is a convolution and an activation,
+//! its overload `binary` adds another tensor before the activation. They have no derivative of their own; the ways back are in
+//! [`way_back`]. The plan's `fuse_convolutions` pass makes these nodes.
+
+mod geometry;
+mod laid_out;
+mod operators;
+mod phases;
+#[cfg(test)]
+mod tests;
+mod way_back;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tch::Tensor;
+
+use crate::model::graph::{Argument, Node};
+use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
+use crate::torch::{Bounds, Call, OperatorError, Value, channels_last};
+
+use super::arguments::{first, unfit};
+use super::rectifiers::Gate;
+use operators::{INPUT, Operators};
+use way_back::BackCall;
+
+pub(in crate::plan) use geometry::Geometry;
+pub(in crate::plan) use laid_out::LaidOut;
+
+/// What follows the convolution, as far as its result tells how to come back.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Activation {
+    None,
+    Relu,
+    /// `min(max(·, low), high)`.
+    Clamp {
+        low: f64,
+        high: f64,
+    },
+}
+
+/// The rule of both operators. Tensors but for the input and what is added are taken from the weights that it was made
+/// with, not from the arguments.
+pub(in crate::plan) struct Prepacked {
+    convolution: Arc<Convolution>,
+    /// Whether another tensor is added.
+    adds: bool,
+    activation: Activation,
+    guided: bool,
+}
+
+/// What a rule and its runs share.
+struct Convolution {
+    operators: Operators,
+    weights: Arc<Mutex<LaidOut>>,
+    weight_size: Vec<i64>,
+    geometry: Geometry,
+    forward: Mutex<Option<Call>>,
+    /// By the height and width of the input.
+    back: Mutex<Option<([i64; 2], BackCall)>>,
+}
+
+impl Prepacked {
+    /// Where a node of one of the two operators keeps its weight, and how it moves. None for other nodes.
+    pub fn read(node: &Node) -> Option<(&Argument, Geometry)> {
+        let operator = node.operation.aten().filter(|o| o.name() == "mkldnn::_convolution_pointwise")?;
+        let at = |name| node.arguments.get(operator.schema().position(name)?);
+        let pair = |name| match at(name)? {
+            Argument::Literal(Value::Ints(pair)) => <[i64; 2]>::try_from(pair.as_slice()).ok(),
+            _ => None,
+        };
+        let Argument::Literal(Value::Int(groups)) = at("groups")? else { return None };
+        let (padding, stride, dilation) = (pair("padding")?, pair("stride")?, pair("dilation")?);
+        Some((at("W")?, Geometry { padding, stride, dilation, groups: *groups }))
+    }
+
+    /// The rule of a node that can be [read](Prepacked::read).
+    pub fn new(node: &Node, geometry: Geometry, weights: Arc<Mutex<LaidOut>>) -> Result<Self, OperatorError> {
+        let adds = node.operation.aten().is_some_and(|operator| operator.overload() == "binary");
+        let (activation, scalars) = if adds { ("unary_attr", "unary_scalars") } else { ("attr", "scalars") };
+        let activation = match (node.literal(activation), node.literal(scalars)) {
+            (Some(Value::String(name)), Some(Value::Floats(scalars))) => match (name.as_str(), scalars.as_slice()) {
+                ("none", []) => Some(Activation::None),
+                ("relu", []) => Some(Activation::Relu),
+                ("hardtanh", &[low, high]) => Some(Activation::Clamp { low, high }),
+                _ => None,
+            },
+            (Some(Value::None), _) => Some(Activation::None),
+            _ => None,
+        };
+        let activation = activation.ok_or_else(|| OperatorError::Argument {
+            operator: node.name.clone(),
+            argument: "attr".into(),
+            problem: "takes none, relu or hardtanh".into(),
+        })?;
+        let weight_size = lock(&weights).weight.size();
+        let convolution = Convolution {
+            operators: Operators::find()?,
+            weights,
+            weight_size,
+            geometry,
+            forward: Mutex::new(None),
+            back: Mutex::new(None),
+        };
+        Ok(Prepacked { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
+    }
+
+    /// Adds first and activates then, in place. oneDNN's own fused addition was measured at more than the time of both.
+    fn convolve_and_add(&self, input: &Tensor, bias: &Value, other: &Tensor) -> Result<Tensor, OperatorError> {
+        let mut sum = self.convolution.run(input, bias, Activation::None)?;
+        let other = channels_last(other)?;
+        if other.size() != sum.size() {
+            return Err(OperatorError::Argument {
+                operator: "mkldnn._convolution_pointwise.binary".into(),
+                argument: "other".into(),
+                problem: format!("has shape {:?}, and the convolution gives {:?}", other.size(), sum.size()),
+            });
+        }
+        match self.activation {
+            Activation::None => Ok(sum.f_add_(&other)?),
+            Activation::Relu => self.convolution.operators.add_relu.call_tensor(&[
+                Value::Tensor(sum),
+                Value::Tensor(other),
+                Value::Int(1),
+            ]),
+            Activation::Clamp { low, high } => Ok(sum.f_add_(&other)?.f_clamp_(low, high)?),
+        }
+    }
+
+    /// Where the activation lets gradients pass.
+    fn gate(&self, result: &Tensor) -> Option<Gate> {
+        let bounds = match self.activation {
+            Activation::None => return None,
+            Activation::Relu => Bounds::RELU,
+            Activation::Clamp { low, high } => Bounds { low, high: Some(high) },
+        };
+        Some(Gate { result: result.shallow_clone(), bounds, guided: self.guided })
+    }
+}
+
+impl Rule for Prepacked {
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
+        let input = channels_last(first(arguments)?)?;
+        let other = if self.adds { arguments.get(1).and_then(Value::tensor) } else { None };
+        let bias = arguments.get(if self.adds { 3 } else { 2 }).ok_or_else(|| unfit(2, "a bias", arguments))?;
+        let result = match other {
+            Some(other) => self.convolve_and_add(&input, bias, other)?,
+            None => self.convolution.run(&input, bias, self.activation)?,
+        };
+        if wanted.is_empty() {
+            return Ok((vec![Value::Tensor(result)], None));
+        }
+        let back = Back {
+            convolution: Arc::clone(&self.convolution),
+            gate: self.gate(&result),
+            size: input.size(),
+            wanted: wanted.iter().map(|slot| slot.argument).collect(),
+        };
+        Ok((vec![Value::Tensor(result)], Some(Box::new(back))))
+    }
+}
+
+impl Convolution {
+    /// The bias and the activation are those of the first run.
+    fn run(&self, input: &Tensor, bias: &Value, activation: Activation) -> Result<Tensor, OperatorError> {
+        let mut forward = lock(&self.forward);
+        let call = match forward.take() {
+            Some(call) => call,
+            None => {
+                let weight = lock(&self.weights).forward(&input.size(), &self.operators)?;
+                self.operators.convolution(&weight, bias, &self.geometry, activation)?
+            }
+        };
+        forward.insert(call).call([(INPUT, input)])
+    }
+
+    /// The gradient to an input of `size`, from that of the result.
+    fn input_gradient(&self, given: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
+        let expected = self.geometry.result(size, &self.weight_size);
+        if given.size() != expected {
+            return Err(OperatorError::Argument {
+                operator: "a convolution's gradient".into(),
+                argument: "gradient".into(),
+                problem: format!("has shape {:?}, and the result had {expected:?}", given.size()),
+            });
+        }
+        let given = channels_last(given)?;
+        let of_size = [size[2], size[3]];
+        let mut back = lock(&self.back);
+        let call = match back.take().filter(|(known, _)| *known == of_size) {
+            Some((_, call)) => call,
+            None => {
+                let mut weights = lock(&self.weights);
+                let way = weights.back(&given, size, &self.operators)?;
+                way.call(&weights.weight, &self.geometry, &given.size(), size, &self.operators)?
+            }
+        };
+        back.insert((of_size, call)).1.input_gradient(&given)
+    }
+}
+
+/// The way back of one run.
+struct Back {
+    convolution: Arc<Convolution>,
+    gate: Option<Gate>,
+    /// The input's shape.
+    size: Vec<i64>,
+    /// The arguments whose gradients are wanted.
+    wanted: Vec<usize>,
+}
+
+impl Saved for Back {
+    fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        let given = results.iter().map(|given| given.as_ref().map(Tensor::shallow_clone).into()).collect();
+        self.reverse_parts(given, gradient)
+    }
+
+    fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        let given = match (&self.gate, results.into_iter().next()) {
+            (Some(gate), Some(parts)) => gate.pass(parts.as_slice(), gradient)?,
+            (None, Some(parts)) => parts.into_sum()?,
+            (_, None) => None,
+        };
+        let Some(given) = given else { return Ok(self.wanted.iter().map(|_| None).collect()) };
+        self.wanted
+            .iter()
+            .map(|&argument| match argument {
+                0 => self.convolution.input_gradient(&given, &self.size).map(Some),
+                _ => Ok(Some(given.shallow_clone())),
+            })
+            .collect()
+    }
+}
+
+/// What is locked here is whole even when a panic came between: it is written in one go.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,297 @@
+use proptest::prelude::*;
+use tch::Kind;
+
+use super::phases::Phases;
+use super::way_back::WayBack;
+use super::*;
+use crate::model::graph::{Operation, Rectifier, ValueId};
+use crate::plan::rules::trial::{Layout, any, relative_error, slot};
+use crate::torch::Operator;
+
+#[derive(Debug, Clone)]
+struct Case {
+    input: [i64; 4],
+    outputs: i64,
+    kernel: [i64; 2],
+    geometry: Geometry,
+    adds: bool,
+    with_bias: bool,
+    activation: (&'static str, Vec<f64>),
+    layout: Layout,
+    given: Layout,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let axis = || {
+        (1..=7i64, 1..=3i64, 0..=3i64, 1..=2i64, 0..=9i64).prop_map(|(kernel, stride, padding, dilation, more)| {
+            let dilation = if kernel > 4 { 1 } else { dilation };
+            let padding = padding.min(dilation * (kernel - 1));
+            let least = (dilation * (kernel - 1) + 1 - 2 * padding).max(1);
+            (least + more, kernel, stride, padding, dilation)
+        })
+    };
+    let channels = prop_oneof![
+        (2..=5i64, 1..=9i64).prop_map(|(i, o)| [1, i, o]),
+        (2..=3i64, 1..=3i64, 1..=3i64).prop_map(|(g, i, o)| [g, i, o]),
+        (2..=8i64).prop_map(|g| [g, 1, 1]),
+    ];
+    let activation = prop_oneof![
+        Just(("none", vec![])),
+        Just(("relu", vec![])),
+        Just(("hardtanh", vec![0.0, 1.5])),
+        Just(("hardtanh", vec![-1.0, 1.0])),
+    ];
+    (1..=3i64, axis(), axis(), any::<bool>(), channels, any::<[bool; 2]>(), activation, any::layout(), any::layout())
+        .prop_map(
+            |(rows, a, b, same_stride, [groups, inputs, outputs], [adds, with_bias], activation, layout, given)| {
+                let b = if same_stride { (b.0 + a.2, b.1, a.2, b.3, b.4) } else { b };
+                Case {
+                    input: [rows, groups * inputs, a.0, b.0],
+                    outputs: groups * outputs,
+                    kernel: [a.1, b.1],
+                    geometry: Geometry { padding: [a.3, b.3], stride: [a.2, b.2], dilation: [a.4, b.4], groups },
+                    adds,
+                    with_bias,
+                    activation,
+                    layout,
+                    given,
+                }
+            },
+        )
+}
+
+/// A node whose tensors are arguments, and their values.
+fn node(case: &Case) -> (Node, Vec<Value>) {
+    let random = |shape: &[i64]| Value::Tensor(Layout::Contiguous.random(shape, Kind::Float));
+    let [_, inputs, ..] = case.input;
+    let weight = random(&[case.outputs, inputs / case.geometry.groups, case.kernel[0], case.kernel[1]]);
+    let bias = if case.with_bias { random(&[case.outputs]) } else { Value::None };
+    let input = Value::Tensor(case.layout.random(&case.input, Kind::Float));
+    let result = case.geometry.result(&case.input, &weight.tensor().unwrap().size());
+    let name = Value::String(case.activation.0.into());
+    let scalars = Value::Floats(case.activation.1.clone());
+    let geometry = case.geometry.values();
+    let (overload, values): (_, Vec<Value>) = if case.adds {
+        let other = Value::Tensor(case.layout.random(&result, Kind::Float));
+        let name = if case.activation.0 == "none" { Value::None } else { name };
+        let add = [Value::String("add".into()), Value::Float(1.0)];
+        let tensors = [input, other, weight, bias];
+        ("binary", tensors.into_iter().chain(geometry).chain(add).chain([name, scalars, Value::None]).collect())
+    } else {
+        ("", [input, weight, bias].into_iter().chain(geometry).chain([name, scalars, Value::None]).collect())
+    };
+    let arguments = values
+        .iter()
+        .enumerate()
+        .map(|(i, value)| match value {
+            Value::Tensor(_) => Argument::Use(ValueId(i as u32)),
+            literal => Argument::Literal(literal.clone()),
+        })
+        .collect();
+    let node = Node {
+        name: "fused".into(),
+        operation: Operation::Aten(Operator::find("mkldnn::_convolution_pointwise", overload).unwrap()),
+        arguments,
+        outputs: vec![Some(ValueId(99))],
+        no_grad: false,
+        rectifier: (case.activation.0 != "none").then_some(Rectifier { source: 0 }),
+        smooth_activation: false,
+    };
+    (node, values)
+}
+
+fn rule(node: &Node, values: &[Value]) -> Prepacked {
+    let (weight, geometry) = Prepacked::read(node).unwrap();
+    let Argument::Use(ValueId(weight)) = weight else { panic!("the weight is a value") };
+    let weight = values[*weight as usize].tensor().unwrap();
+    Prepacked::new(node, geometry, Arc::new(Mutex::new(LaidOut::new(weight, geometry)))).unwrap()
+}
+
+/// What PyTorch's ordinary operators give.
+struct Expected {
+    /// Before the activation.
+    sum: Tensor,
+    result: Tensor,
+    /// Of the input, and of what is added.
+    gradients: Vec<Tensor>,
+}
+
+fn expected(case: &Case, node: &Node, values: &[Value], given: &Tensor, gradient: Gradient) -> Expected {
+    let leaf = |i: usize| values[i].tensor().unwrap().detach().set_requires_grad(true);
+    let at = usize::from(case.adds);
+    let input = leaf(0);
+    let weight = values[1 + at].tensor().unwrap();
+    let bias = values[2 + at].tensor();
+    let g = case.geometry;
+    let mut sum = input.conv2d(weight, bias, g.stride, g.padding, g.dilation, g.groups);
+    let other = case.adds.then(|| leaf(1));
+    if let Some(other) = &other {
+        sum += other;
+    }
+    let result = match case.activation {
+        ("relu", _) => sum.relu(),
+        ("hardtanh", ref bounds) => {
+            // Its derivative is 0 on the bounds, that of `clamp` is 1.
+            Operator::find("aten::hardtanh", "")
+                .unwrap()
+                .call_recording(&[Value::Tensor(sum.shallow_clone()), Value::Float(bounds[0]), Value::Float(bounds[1])])
+                .unwrap()
+                .remove(0)
+                .tensor()
+                .unwrap()
+                .shallow_clone()
+        }
+        _ => sum.shallow_clone(),
+    };
+    let guided = gradient == Gradient::Guided && node.rectifier.is_some();
+    let given = if guided { given.clamp_min(0) } else { given.shallow_clone() };
+    let score = (&result * given).sum(Kind::Float);
+    let leaves: Vec<&Tensor> = [&input].into_iter().chain(&other).collect();
+    let gradients = Tensor::run_backward(&[score], &leaves, false, false);
+    Expected { sum: sum.detach(), result: result.detach(), gradients }
+}
+
+/// Whether a gate is so near its edge that rounding may flip it.
+fn is_on_the_edge(case: &Case, sum: &Tensor) -> bool {
+    let bounds: &[f64] = if case.activation.0 == "relu" { &[0.0] } else { &case.activation.1 };
+    bounds.iter().any(|bound| (sum - *bound).abs().min().double_value(&[]) < 1e-5)
+}
+
+proptest! {
+    #[test]
+    fn a_prepacked_convolution_agrees_with_its_parts(case in case()) {
+        let (node, values) = node(&case);
+        let rule = rule(&node, &values);
+        let wanted = if case.adds { vec![slot(0), slot(1)] } else { vec![slot(0)] };
+        // Twice: the first run lays the weights out.
+        for _ in 0..2 {
+            let (results, saved) = rule.forward(&values, &wanted).unwrap();
+            let result = results[0].tensor().unwrap();
+            let given = case.given.random(&result.size(), Kind::Float);
+            for gradient in [Gradient::Plain, Gradient::Guided] {
+                let expected = expected(&case, &node, &values, &given, gradient);
+                prop_assert!(relative_error(result, &expected.result) < 1e-5);
+                if is_on_the_edge(&case, &expected.sum) {
+                    continue;
+                }
+                let found = saved.as_ref().unwrap().reverse(&[Some(given.shallow_clone())], gradient).unwrap();
+                prop_assert_eq!(found.len(), wanted.len());
+                for (found, expected) in found.iter().zip(&expected.gradients) {
+                    let found = found.as_ref().unwrap();
+                    prop_assert_eq!(found.size(), expected.size());
+                    let error = relative_error(found, expected);
+                    prop_assert!(error < 1e-5, "{:?}: {}", gradient, error);
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_way_back_gives_the_gradient(case in case()) {
+        let case = Case { adds: false, activation: ("none", vec![]), ..case };
+        let (node, values) = node(&case);
+        let weight = values[1].tensor().unwrap();
+        let shape = case.geometry.result(&case.input, &weight.size());
+        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
+        let expected = expected(&case, &node, &values, &given, Gradient::Plain).gradients.remove(0);
+        let operators = Operators::find().unwrap();
+        let ways = WayBack::all(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
+        for way in ways {
+            let call = way.call(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
+            let found = call.input_gradient(&given).unwrap();
+            prop_assert_eq!(found.size(), expected.size());
+            let error = relative_error(&found, &expected);
+            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        }
+    }
+}
+
+#[test]
+fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
+    // On inputs of 4 × 4 the turned kernel, padded by 4, would lie in the padding alone.
+    let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 4 };
+    let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
+    let mut laid_out = LaidOut::new(&weight, geometry);
+    let operators = Operators::find().unwrap();
+    for size in [9, 3, 9] {
+        let given = channels_last(&Layout::Contiguous.random(&[1, 4, size - 2, size - 2], Kind::Float)).unwrap();
+        let way = laid_out.back(&given, &[1, 4, size, size], &operators).unwrap();
+        assert!(way.suits(&weight.size(), &geometry, &given.size()));
+    }
+}
+
+#[test]
+fn the_first_convolution_of_a_network_goes_back_by_phases() {
+    // 7 × 7 with stride 2 and 11 × 11 with stride 4, on sizes that the stride does and does not divide.
+    for (kernel, stride, padding, size) in [
+        (7, 2, 3, 24),
+        (7, 2, 3, 25),
+        (11, 4, 2, 35),
+        (5, 3, 0, 16),
+        (6, 2, 5, 9),
+        (3, 2, 1, 12),
+        (3, 2, 0, 13),
+        (4, 4, 0, 16),
+    ] {
+        let case = Case {
+            input: [2, 3, size, size + 1],
+            outputs: 6,
+            kernel: [kernel, kernel],
+            geometry: Geometry { padding: [padding; 2], stride: [stride; 2], dilation: [1, 1], groups: 1 },
+            adds: false,
+            with_bias: true,
+            activation: ("none", vec![]),
+            layout: Layout::Contiguous,
+            given: Layout::Contiguous,
+        };
+        assert!(Phases::suit(&[6, 3, kernel, kernel], &case.geometry));
+        let (node, values) = node(&case);
+        let weight = values[1].tensor().unwrap();
+        let shape = case.geometry.result(&case.input, &weight.size());
+        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
+        let expected = expected(&case, &node, &values, &given, Gradient::Plain);
+        let operators = Operators::find().unwrap();
+        let phases = Phases::new(weight, &case.geometry, &shape, &operators).unwrap();
+        let found = phases.call(&shape, &case.input, &operators).unwrap().input_gradient(&given).unwrap();
+        assert!(relative_error(&found, &expected.gradients[0]) < 1e-5, "kernel {kernel} stride {stride}");
+    }
+}
+
+#[test]
+fn a_run_without_gradients_saves_nothing() {
+    let case = Case {
+        input: [1, 3, 8, 8],
+        outputs: 4,
+        kernel: [3, 3],
+        geometry: Geometry { padding: [1, 1], stride: [1, 1], dilation: [1, 1], groups: 1 },
+        adds: false,
+        with_bias: false,
+        activation: ("relu", vec![]),
+        layout: Layout::Contiguous,
+        given: Layout::Contiguous,
+    };
+    let (node, values) = node(&case);
+    assert!(rule(&node, &values).forward(&values, &[]).unwrap().1.is_none());
+}
+
+#[test]
+fn an_activation_that_it_does_not_know_is_refused() {
+    let (mut node, values) = node(&Case {
+        input: [1, 1, 2, 2],
+        outputs: 1,
+        kernel: [1, 1],
+        geometry: Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 1 },
+        adds: false,
+        with_bias: false,
+        activation: ("none", vec![]),
+        layout: Layout::Contiguous,
+        given: Layout::Contiguous,
+    });
+    node.arguments[7] = Argument::Literal(Value::String("gelu".into()));
+    let (_, geometry) = Prepacked::read(&node).unwrap();
+    let weights = LaidOut::new(values[1].tensor().unwrap(), geometry);
+    let error = Prepacked::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
+    assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
+}

@@ -1,0 +1,164 @@
+//! How the gradient of a convolution's result goes back to its input.
+//!
+//! There are several ways, and which is the fastest depends on the shapes and on the processor. They are tried on the first gradient
+//! that comes, and what won is kept.
+
+use std::time::{Duration, Instant};
+
+use tch::Tensor;
+
+use crate::torch::{Call, OperatorError, Value, window_may_miss};
+
+use super::Activation;
+use super::geometry::Geometry;
+use super::operators::{INPUT, Operators};
+use super::phases::{Phases, PhasesCall};
+
+/// Runs of each way that are timed, after one that is not.
+const TRIALS: usize = 3;
+
+/// Weights laid out for a way.
+#[derive(Debug)]
+pub(super) enum WayBack {
+    /// A transposed convolution.
+    Transposed(Tensor),
+    /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
+    Turned(Tensor),
+    Phases(Phases),
+}
+
+impl Clone for WayBack {
+    fn clone(&self) -> Self {
+        match self {
+            WayBack::Transposed(weight) => WayBack::Transposed(weight.shallow_clone()),
+            WayBack::Turned(weight) => WayBack::Turned(weight.shallow_clone()),
+            WayBack::Phases(phases) => WayBack::Phases(phases.clone()),
+        }
+    }
+}
+
+impl WayBack {
+    /// The fastest way for a convolution of `weight`, tried on the gradient `given` of the result for an input of `size`.
+    pub fn choose(
+        weight: &Tensor,
+        geometry: &Geometry,
+        given: &Tensor,
+        size: &[i64],
+        operators: &Operators,
+    ) -> Result<Self, OperatorError> {
+        let mut ways = Self::all(weight, geometry, &given.size(), size, operators)?;
+        if ways.len() == 1 {
+            return Ok(ways.remove(0));
+        }
+        let mut best: Option<(Duration, WayBack)> = None;
+        for way in ways {
+            let time = way.call(weight, geometry, &given.size(), size, operators)?.time(given)?;
+            if best.as_ref().is_none_or(|(least, _)| time < *least) {
+                best = Some((time, way));
+            }
+        }
+        best.map(|(_, way)| way)
+            .ok_or_else(|| OperatorError::Unsupported { operator: "a convolution's gradient".into() })
+    }
+
+    /// Every way that there is.
+    pub(super) fn all(
+        weight: &Tensor,
+        geometry: &Geometry,
+        given: &[i64],
+        size: &[i64],
+        operators: &Operators,
+    ) -> Result<Vec<Self>, OperatorError> {
+        let shape = weight.size();
+        let rest = geometry.rest(size, &shape);
+        let mut ways = vec![WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)];
+        if let Some(moves) = turned_geometry(&shape, geometry, given) {
+            ways.push(WayBack::Turned(operators.lay_out(&turned(weight, geometry.groups)?, &moves, given)?));
+        }
+        if Phases::suit(&shape, geometry) {
+            ways.push(WayBack::Phases(Phases::new(weight, geometry, given, operators)?));
+        }
+        Ok(ways)
+    }
+
+    /// Whether the way is one for a gradient of that shape too; layouts are kept for inputs of any size.
+    pub fn suits(&self, weight: &[i64], geometry: &Geometry, given: &[i64]) -> bool {
+        !matches!(self, WayBack::Turned(_)) || turned_geometry(weight, geometry, given).is_some()
+    }
+
+    /// The way for one size of input and gradient, but for the number of rows.
+    pub fn call(
+        &self,
+        weight: &Tensor,
+        geometry: &Geometry,
+        given: &[i64],
+        size: &[i64],
+        operators: &Operators,
+    ) -> Result<BackCall, OperatorError> {
+        let shape = weight.size();
+        Ok(match self {
+            WayBack::Transposed(weight) => {
+                BackCall::Direct(operators.transposed(weight, geometry, geometry.rest(size, &shape))?)
+            }
+            WayBack::Turned(weight) => {
+                let moves = turned_geometry(&shape, geometry, given)
+                    .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })?;
+                BackCall::Direct(operators.convolution(weight, &Value::None, &moves, Activation::None)?)
+            }
+            WayBack::Phases(phases) => BackCall::Phases(phases.call(given, size, operators)?),
+        })
+    }
+}
+
+/// How a convolution with turned weights moves over the gradient, where that gives the gradient to the input.
+fn turned_geometry(weight: &[i64], geometry: &Geometry, given: &[i64]) -> Option<Geometry> {
+    let padding = [0, 1].map(|axis| geometry.dilation[axis] * (weight[axis + 2] - 1) - geometry.padding[axis]);
+    let suits = geometry.stride == [1, 1]
+        && padding.iter().all(|&padding| padding >= 0)
+        // As in the pass that makes such convolutions: there these operators are wrong.
+        && given[1] > 1
+        && !window_may_miss(&given[2..], &weight[2..], &padding, &geometry.dilation);
+    suits.then_some(Geometry { padding, ..*geometry })
+}
+
+/// `[outputs, inputs / groups, h, w]` to `[inputs, outputs / groups, h, w]`, each kernel turned by 180°.
+fn turned(weight: &Tensor, groups: i64) -> Result<Tensor, OperatorError> {
+    let [outputs, inputs, height, width] = *weight.size().as_slice() else {
+        return Err(OperatorError::Unsupported { operator: "a turned convolution".into() });
+    };
+    let exchanged = weight
+        .f_reshape([groups, outputs / groups, inputs, height, width])?
+        .f_transpose(1, 2)?
+        .f_reshape([groups * inputs, outputs / groups, height, width])?;
+    Ok(exchanged.f_flip([2i64, 3])?.f_contiguous()?)
+}
+
+/// A way with everything but the gradient.
+#[derive(Debug)]
+pub(super) enum BackCall {
+    Direct(Call),
+    Phases(PhasesCall),
+}
+
+impl BackCall {
+    /// The gradient to the input, from one with its channels next to each other in memory.
+    pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
+        match self {
+            BackCall::Direct(call) => call.call([(INPUT, given)]),
+            BackCall::Phases(call) => call.input_gradient(given),
+        }
+    }
+
+    /// The least of several times: whatever else the machine does only adds to it.
+    fn time(&self, given: &Tensor) -> Result<Duration, OperatorError> {
+        drop(self.input_gradient(given)?);
+        let mut least = Duration::MAX;
+        for _ in 0..TRIALS {
+            let start = Instant::now();
+            let result = self.input_gradient(given)?;
+            least = least.min(start.elapsed());
+            drop(result);
+        }
+        Ok(least)
+    }
+}

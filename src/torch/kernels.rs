@@ -1,0 +1,223 @@
+//! Elementwise work that ATen takes several passes over memory for, and changes of layout that it is slow at.
+
+use std::ffi::{c_char, c_int};
+use std::ptr;
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::operator::error_of;
+use super::stack::own;
+use super::{OperatorError, ffi};
+
+/// Where a rectifier lets gradients pass: where `low < result < high`. A bound that is absent does not close.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bounds {
+    pub low: f64,
+    pub high: Option<f64>,
+}
+
+impl Bounds {
+    /// Those of ReLU.
+    pub const RELU: Bounds = Bounds { low: 0.0, high: None };
+}
+
+/// Takes a gradient back through a rectifier, in one pass: the sum of `parts` where the rectifier's `result` lies within its
+/// bounds, 0 elsewhere; in a `guided` reverse `max(sum, 0)` there. Parts and result have one shape; the gradient is laid out in
+/// memory as the result is, and may take over the memory of a part that nobody else holds.
+///
+/// # Errors
+/// No part at all, shapes that differ, out of memory.
+pub fn gate(parts: &[Tensor], result: &Tensor, bounds: Bounds, guided: bool) -> Result<Tensor, OperatorError> {
+    let summed;
+    // The kernel takes two at once; there are seldom more.
+    let (one, two) = match parts {
+        [] => {
+            let message = "a gate takes at least one gradient".to_owned();
+            return Err(OperatorError::Failed { operator: "gate".into(), message });
+        }
+        [one] => (one, None),
+        [one, two] => (one, Some(two)),
+        [one, between @ .., last] => {
+            summed = between.iter().try_fold(one.shallow_clone(), |sum, part| sum.f_add(part))?;
+            (&summed, Some(last))
+        }
+    };
+    let pointers: [*const C_tensor; 2] = [one.as_ptr(), two.map_or(ptr::null(), Tensor::as_ptr)];
+    let count = 1 + usize::from(two.is_some());
+    let high = bounds.high.unwrap_or(f64::NAN);
+    one_tensor("gate", |gradient, error| {
+        // SAFETY: `count` of the pointers are live tensors, as is the result; the places are ours to write.
+        unsafe {
+            ffi::camlens_gate(pointers.as_ptr(), count, result.as_ptr(), bounds.low, high, guided, gradient, error)
+        }
+    })
+}
+
+/// The sum, in the memory of `sum` where nobody else holds it.
+pub fn add(sum: Tensor, other: &Tensor) -> Result<Tensor, OperatorError> {
+    // SAFETY: both tensors are alive, and the places are ours to write. Memory is written only where `sum` alone holds it, and
+    // `sum` ends here.
+    one_tensor("add", |result, error| unsafe { ffi::camlens_add(sum.as_ptr(), other.as_ptr(), result, error) })
+}
+
+/// `[N, C, H, W]` with its channels next to each other in memory; the tensor itself where it has them so.
+pub fn channels_last(tensor: &Tensor) -> Result<Tensor, OperatorError> {
+    // SAFETY: the tensor is alive, and the places are ours to write.
+    one_tensor("channels_last", |result, error| unsafe { ffi::camlens_channels_last(tensor.as_ptr(), result, error) })
+}
+
+/// Puts `phases`, `[N, C·s·s, h, w]`, back into place: `[N, C, height, width]`, f32, where pixel `(y, x)` of channel `c` is channel
+/// `(c·s + y mod s)·s + x mod s` of the phases at `(y / s + top, x / s + left)`. As a `pixel_shuffle` of a part.
+///
+/// # Errors
+/// Phases that do not reach that far, out of memory.
+pub fn unite_phases(
+    phases: &Tensor,
+    stride: i64,
+    [top, left]: [i64; 2],
+    [height, width]: [i64; 2],
+) -> Result<Tensor, OperatorError> {
+    one_tensor("unite_phases", |result, error| {
+        // SAFETY: the tensor is alive, and the places are ours to write.
+        unsafe { ffi::camlens_unite_phases(phases.as_ptr(), stride, top, left, height, width, result, error) }
+    })
+}
+
+fn one_tensor(
+    name: &str,
+    call: impl FnOnce(*mut *mut C_tensor, *mut *mut c_char) -> c_int,
+) -> Result<Tensor, OperatorError> {
+    let (mut result, mut error) = (ptr::null_mut(), ptr::null_mut());
+    let status = call(&raw mut result, &raw mut error);
+    if status != ffi::OK {
+        return Err(error_of(name, status, error));
+    }
+    // SAFETY: after success the place holds a tensor that is ours.
+    unsafe { own(result) }.ok_or_else(|| OperatorError::Unsupported { operator: name.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::torch::Storage;
+
+    fn values(tensor: &Tensor) -> Vec<f32> {
+        Vec::try_from(tensor.contiguous().view(-1)).unwrap()
+    }
+
+    fn random(shape: &[i64], is_channels_last: bool) -> Tensor {
+        let tensor = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        if is_channels_last { tensor.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { tensor }
+    }
+
+    proptest! {
+        #[test]
+        fn a_gate_is_its_parts(
+            shape in [1..3i64, 1..20i64, 1..9i64, 1..9i64],
+            layouts in any::<[bool; 3]>(),
+            count in 1..4usize,
+            high in prop::option::of(0.1..1.0f64),
+            low in prop_oneof![Just(0.0), Just(-0.5)],
+            guided in any::<bool>(),
+            kind in prop_oneof![Just(Kind::Float), Just(Kind::Double)],
+        ) {
+            let parts: Vec<Tensor> = (0..count).map(|i| random(&shape, layouts[i % 2]).to_kind(kind)).collect();
+            // Some results lie right on a bound.
+            let result = (random(&shape, layouts[2]) * 4.0).round().to_kind(kind) / 4.0;
+            let sum = parts.iter().skip(1).fold(parts[0].copy(), |sum, part| sum + part);
+            let expected = match high {
+                None => result.threshold_backward(&sum, low),
+                Some(high) => result.hardtanh_backward(&sum, low, high),
+            };
+            let expected = if guided { expected.clamp_min(0) } else { expected };
+            // Held twice, so that they are not written.
+            let held: Vec<Tensor> = parts.iter().map(Tensor::shallow_clone).collect();
+            let before: Vec<Tensor> = parts.iter().map(Tensor::copy).collect();
+            let found = gate(&parts, &result, Bounds { low, high }, guided).unwrap();
+            prop_assert!(found.equal(&expected));
+            prop_assert!(held.iter().zip(&before).all(|(now, before)| now.equal(before)));
+            drop(held);
+            let found = gate(&parts, &result, Bounds { low, high }, guided).unwrap();
+            prop_assert!(found.equal(&expected));
+        }
+
+        #[test]
+        fn phases_are_a_pixel_shuffle(
+            channels in 1..4i64, stride in 1..4i64, size in [3..8i64, 3..8i64], offset in [0..2i64, 0..2i64],
+            cut in [0..3i64, 0..3i64], is_channels_last in any::<bool>(),
+        ) {
+            let phases = random(&[2, channels * stride * stride, size[0], size[1]], is_channels_last);
+            let part = phases.narrow(2, offset[0], size[0] - offset[0]).narrow(3, offset[1], size[1] - offset[1]);
+            let whole = part.pixel_shuffle(stride);
+            let wanted = [0, 1].map(|axis| whole.size()[axis + 2] - cut[axis].min(stride - 1));
+            let found = unite_phases(&phases, stride, offset, wanted).unwrap();
+            prop_assert!(found.equal(&whole.narrow(2, 0, wanted[0]).narrow(3, 0, wanted[1])));
+        }
+
+        #[test]
+        fn channels_become_neighbours(channels in 2..6i64, is_channels_last in any::<bool>()) {
+            let tensor = random(&[2, channels, 5, 7], is_channels_last);
+            let found = channels_last(&tensor).unwrap();
+            prop_assert!(found.equal(&tensor));
+            prop_assert_eq!(found.stride(), [channels * 35, 1, channels * 7, channels]);
+        }
+    }
+
+    #[test]
+    fn a_gate_takes_over_memory_that_nobody_else_holds() {
+        let result = Tensor::from_slice(&[1.0f32, -1.0, 2.0]);
+        let address = |tensor: &Tensor| Storage::of(tensor).address;
+        let parts = [Tensor::from_slice(&[1.0f32, 2.0, -3.0]), Tensor::from_slice(&[1.0f32, 1.0, 1.0])];
+        let held = parts[0].shallow_clone();
+        let found = gate(&parts, &result, Bounds::RELU, true).unwrap();
+        assert_eq!(address(&found), address(&parts[1]), "the first is held elsewhere");
+        assert_eq!(values(&found), [2.0, 0.0, 0.0]);
+        assert_eq!(values(&held), [1.0, 2.0, -3.0]);
+        // A view of memory that somebody else sees.
+        let base = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0]);
+        let view = base.narrow(0, 1, 3);
+        let found = gate(&[view], &result, Bounds::RELU, false).unwrap();
+        assert_eq!(values(&found), [2.0, 0.0, 4.0]);
+        assert_eq!(values(&base), [1.0, 2.0, 3.0, 4.0]);
+        // One value that stands for all: its memory is shorter than it looks.
+        let expanded = Tensor::from_slice(&[5.0f32]).expand([3], false);
+        assert_eq!(values(&gate(&[expanded], &result, Bounds::RELU, false).unwrap()), [5.0, 0.0, 5.0]);
+    }
+
+    #[test]
+    fn a_sum_takes_over_memory_that_nobody_else_holds() {
+        let other = Tensor::from_slice(&[10.0f32, 20.0]);
+        let mine = Tensor::from_slice(&[1.0f32, 2.0]);
+        let address = Storage::of(&mine).address;
+        let sum = add(mine, &other).unwrap();
+        assert_eq!((values(&sum), Storage::of(&sum).address), (vec![11.0, 22.0], address));
+        let held = sum.shallow_clone();
+        let more = add(sum, &other).unwrap();
+        assert_eq!((values(&more), values(&held)), (vec![21.0, 42.0], vec![11.0, 22.0]));
+        assert_eq!(values(&add(Tensor::from_slice(&[1.0f32]).expand([2], false), &other).unwrap()), [11.0, 21.0]);
+    }
+
+    #[test]
+    fn numbers_that_are_none_pass_as_in_aten() {
+        let nan = f32::NAN;
+        let gradient = Tensor::from_slice(&[nan, nan, 1.0, -1.0]);
+        let result = Tensor::from_slice(&[1.0f32, 0.0, nan, nan]);
+        let found = values(&gate(&[gradient], &result, Bounds::RELU, true).unwrap());
+        assert!(found[0].is_nan());
+        assert_eq!(found[1..], [0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let result = Tensor::from_slice(&[1.0f32, 2.0]);
+        assert!(gate(&[], &result, Bounds::RELU, false).is_err());
+        let error = gate(&[Tensor::from_slice(&[1.0f32])], &result, Bounds::RELU, false).unwrap_err();
+        assert!(error.to_string().contains("shape"), "{error}");
+        assert!(unite_phases(&random(&[1, 4, 2, 2], false), 2, [1, 0], [4, 4]).is_err());
+        assert!(unite_phases(&random(&[1, 3, 2, 2], false), 2, [0, 0], [4, 4]).is_err());
+    }
+}
