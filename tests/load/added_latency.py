@@ -24,7 +24,9 @@ options = sidecar.arguments(
 sidecar.resnet50(options)
 
 load = ["--in-flight", 1, "--overflow", "block", "--size", "224x224", "--map", "guided-grad-cam", "--element", "float16"]
-load += ["--duration", 0.25 + options.seconds, "--warm-up", 0.25]
+measured = ["--duration", 0.25 + options.seconds, "--warm-up", 0.25]
+# Not measured: caches, memory and threads come to rest meanwhile.
+SETTLING_S = 12
 
 
 def parts(result):
@@ -54,11 +56,13 @@ def figures(results):
 collector = Collector("full")
 telemetry = ["--otlp-endpoint", f"http://{collector.host}:{collector.port}", "--otlp-protocol", "http/protobuf"]
 with sidecar.Sidecar(options) as without, sidecar.Sidecar(options, *telemetry, "--trace-ratio", "1") as watched:
+    for server in (without, watched):
+        sidecar.measure(server, *load, "--duration", SETTLING_S)
     ones, others = [], []
     for pair in range(options.pairs):
         # Whoever is first changes from pair to pair.
         for server, results in [(without, ones), (watched, others)][:: 1 if pair % 2 else -1]:
-            results.append(sidecar.measure(server, *load))
+            results.append(sidecar.measure(server, *load, *measured))
         added = [sum(parts(results[-1]).values()) for results in (ones, others)]
         sidecar.say(f"pair {pair}: {added[0]:.3f} ms without telemetry and {added[1]:.3f}")
     codes = [without.stop(), watched.stop()]

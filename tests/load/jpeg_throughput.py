@@ -45,7 +45,7 @@ def figures(results):
 
 with sidecar.Sidecar(options, config=f"[limits]\nmax_batch = {options.rows}\n") as server:
     # How many rows run together is learned.
-    sidecar.measure(server, *load, *tensor, "--duration", 8)
+    sidecar.measure(server, *load, *tensor, "--duration", 15)
     tensors, jpegs, ratios = [], [], []
     for pair in range(options.pairs):
         # Whichever is first changes from pair to pair.

@@ -11,8 +11,9 @@ process has the same kernels (they are chosen by timing), memory and threads, wh
     cargo bench --bench explain --no-run
     tests/load/run.sh many_streams -- --engine target/release/deps/explain-…
 
-What the client and the connections take of the shared cores is told, and what the throughput would be without the client:
-by how much the device's stages grow under the load is what sharing costs, the rest is time in which the device had no batch.
+What client and server take of the shared cores is told, and what the throughput would be if the client took none. By how
+much the engine's stages grow under the load is what sharing the cores costs; what `device_busy` lacks is time in which the
+device had no batch.
 """
 
 import json
@@ -62,7 +63,7 @@ def second_process():
 
 with sidecar.Sidecar(options, config=f"[limits]\nmax_batch = {options.rows}\n") as server:
     # How many rows run together is learned.
-    sidecar.measure(server, *many, "--duration", 8)
+    sidecar.measure(server, *many, "--duration", 15)
     loads, owns, seconds = [], [], []
     for pair in range(options.pairs):
         # Whichever is first changes from pair to pair.
