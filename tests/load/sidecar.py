@@ -18,16 +18,29 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
 
 
-def arguments(description, *options):
+def arguments(description, *options, threads=1):
     """The campaign's command line: what all have, and its own options as (name, default, help)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--binary", default=str(ROOT / "target/release/camlens"))
     parser.add_argument("--models", default="builtin:identity", help="what is served [default: builtin:identity]")
     # Operators that run on as many threads as there are cores wait for each other where the cores are shared with a client.
-    options = (("threads", 1, "the server's, for one operator; 0: one a core"), *options)
+    options = (("threads", threads, "the server's, for one operator; 0: one a core"), *options)
     for name, default, text in options:
         parser.add_argument(f"--{name}", default=default, type=type(default), help=f"{text} [default: {default}]")
     return parser.parse_args()
+
+
+def resnet50(options):
+    """Has ResNet-50 served where nothing else was asked for: the one that the bench of the engine exports."""
+    if options.models != "builtin:identity":
+        return
+    exported = ROOT / "target/tmp/bench/resnet50"
+    if not (exported / "1/model.pt2").exists():
+        say("error: there is no ResNet-50; one of these makes it:")
+        say("  tests/bench/run.sh --models resnet50 --rows 1 --rounds 1")
+        say("  deploy/export torchvision:resnet50 --out models/resnet50/1     and then: --models models/resnet50")
+        sys.exit(2)
+    options.models = str(exported)
 
 
 def environment():
@@ -95,6 +108,11 @@ class Sidecar:
     def rss_bytes(self):
         return int(self._status("VmRSS")) * 1024
 
+    def memory(self):
+        """Resident memory: the most there has been, what there is, and of that what is no file's."""
+        keys = {"peak": "VmHWM", "now": "VmRSS", "anonymous": "RssAnon"}
+        return {f"{name}_bytes": int(self._status(key)) * 1024 for name, key in keys.items()}
+
     def threads(self):
         return int(self._status("Threads"))
 
@@ -159,11 +177,20 @@ class Bench:
         self.output.close()
 
 
-def bench(sidecar, *flags, timeout_s=300):
+def bench(sidecar, *flags, timeout_s=300, address=None):
     """Runs `camlens bench` to its end; `server_cpu_s` is what the server took meanwhile."""
     before = sidecar.cpu_s()
-    result = Bench(sidecar.binary, sidecar.address, *flags).result(timeout_s)
+    result = Bench(sidecar.binary, address or sidecar.address, *flags).result(timeout_s)
     result["server_cpu_s"] = sidecar.cpu_s() - before
+    return result
+
+
+def measure(sidecar, *flags, address=None):
+    """`bench`, where every frame must be answered."""
+    result = bench(sidecar, *flags, address=address)
+    frames = result["frames"]
+    if result["exit_code"] or not frames["accounted_for"] or frames["answered"] != frames["sent"]:
+        raise RuntimeError(f"not every frame was answered: {frames} {result['said']}")
     return result
 
 
@@ -189,3 +216,8 @@ def say(text):
 
 def median(values):
     return statistics.median(values)
+
+
+def quartiles(values):
+    """The lower quartile, the median and the upper one."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else 3 * list(values)
