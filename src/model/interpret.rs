@@ -1,9 +1,9 @@
-//! Runs a graph node by node, for the checks at load, not for frames: once with every value kept and what has a gradient
+//! Runs a graph node by node, for the checks at load, not for frames: once with every value described and what has a gradient
 //! found out ([`Trace`]), or for its outputs alone ([`outputs`]).
 
 use std::collections::BTreeMap;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::torch::{OperatorError, Tape, Value};
 
@@ -11,36 +11,60 @@ use super::ModelError;
 use super::graph::{Argument, Element, Node, Operation, ValueId};
 use super::guard::Guard;
 
-/// Every value of one run.
+/// What one run says of every value. Values themselves stay as long as somebody reads them, and after that when they were asked for
+/// or depend on constants alone.
 pub struct Trace {
     values: Vec<Option<Value>>,
+    /// Of the values that are tensors.
+    shapes: Vec<Option<(Vec<i64>, Option<Kind>)>>,
     differentiable: Vec<bool>,
+    /// What depends on constants alone.
+    fixed: Vec<bool>,
 }
 
 impl Trace {
-    /// Runs `nodes` on `input`, within what `guard` allows.
+    /// Runs `nodes` on `input`, within what `guard` allows, and keeps the values of `wanted`.
     pub fn run(
         nodes: &[Node],
         constants: &BTreeMap<ValueId, Tensor>,
         input: (ValueId, &Tensor),
+        wanted: &[ValueId],
         value_count: usize,
         mut guard: Guard,
     ) -> Result<Self, ModelError> {
         let values = initial(constants, input, value_count);
-        let mut trace = Trace { values, differentiable: vec![false; value_count] };
+        let shapes = values.iter().map(|value| value.as_ref().and_then(shape)).collect();
+        let mut fixed = vec![false; value_count];
+        constants.keys().for_each(|id| fixed[id.index()] = true);
+        let mut trace = Trace { values, shapes, differentiable: vec![false; value_count], fixed };
         trace.differentiable[input.0.index()] = true;
-        for node in nodes {
+        let last_use = last_uses(nodes, wanted, value_count);
+        for (index, node) in nodes.iter().enumerate() {
             trace.step(node, &mut guard).map_err(|source| ModelError::Node { node: node.name.clone(), source })?;
+            let is_fixed = is_fixed(node, |value| trace.fixed[value.index()]);
+            node.defines().for_each(|value| trace.fixed[value.index()] = is_fixed);
+            for value in node.uses().filter(|value| last_use[value.index()] == Some(index)) {
+                if !trace.fixed[value.index()] {
+                    trace.values[value.index()] = None;
+                }
+            }
         }
         Ok(trace)
     }
 
-    pub fn value(&self, id: ValueId) -> Option<&Value> {
-        self.values.get(id.index())?.as_ref()
+    /// A tensor that was kept.
+    pub fn tensor(&self, id: ValueId) -> Option<&Tensor> {
+        self.values.get(id.index())?.as_ref()?.tensor()
     }
 
-    pub fn tensor(&self, id: ValueId) -> Option<&Tensor> {
-        self.value(id)?.tensor()
+    /// The shape of a value that is a tensor.
+    pub fn shape(&self, id: ValueId) -> Option<&[i64]> {
+        self.shapes.get(id.index())?.as_ref().map(|(shape, _)| shape.as_slice())
+    }
+
+    /// The dtype of a value that is a tensor.
+    pub fn kind(&self, id: ValueId) -> Option<Kind> {
+        self.shapes.get(id.index())?.as_ref()?.1
     }
 
     /// Whether the value depends on the input in a way that has a gradient.
@@ -93,6 +117,7 @@ impl Trace {
             if let Some(id) = id {
                 self.differentiable[id.index()] =
                     is_tensor && tape.as_ref().is_some_and(|t| t.is_differentiable(tensors));
+                self.shapes[id.index()] = shape(&result);
                 self.values[id.index()] = Some(result);
             }
             tensors += usize::from(is_tensor);
@@ -111,11 +136,7 @@ pub fn outputs(
     mut guard: Guard,
 ) -> Result<Vec<Option<Tensor>>, ModelError> {
     let mut values = initial(constants, input, value_count);
-    let mut last_use = vec![None; value_count];
-    for (index, node) in nodes.iter().enumerate() {
-        node.uses().for_each(|value| last_use[value.index()] = Some(index));
-    }
-    wanted.iter().for_each(|value| last_use[value.index()] = None);
+    let last_use = last_uses(nodes, wanted, value_count);
     let mut step = |index: usize, node: &Node| {
         let arguments = arguments(node, &values)?;
         check_before(node, &arguments, &guard)?;
@@ -135,6 +156,32 @@ pub fn outputs(
         step(index, node).map_err(|source| ModelError::Node { node: node.name.clone(), source })?;
     }
     Ok(wanted.iter().map(|id| Some(values[id.index()].as_ref()?.tensor()?.shallow_clone())).collect())
+}
+
+/// Whether a node gives the same for every input: it reads constants alone, or nothing of a value but its dtype.
+pub fn is_fixed(node: &Node, is_constant: impl Fn(ValueId) -> bool) -> bool {
+    node.uses().all(is_constant) || is_shapeless_factory(node)
+}
+
+/// `x.new_zeros([2, 3])`: reads only the dtype of its input.
+fn is_shapeless_factory(node: &Node) -> bool {
+    matches!(node.operator_name(), "new_zeros" | "new_ones" | "new_full" | "new_empty")
+        && matches!(node.argument("size"), Some(Argument::Literal(_)))
+        && node.operator_name() != "new_empty"
+}
+
+/// For each value, the last node that reads it; none for those that are wanted after.
+fn last_uses(nodes: &[Node], wanted: &[ValueId], value_count: usize) -> Vec<Option<usize>> {
+    let mut last_use = vec![None; value_count];
+    for (index, node) in nodes.iter().enumerate() {
+        node.uses().for_each(|value| last_use[value.index()] = Some(index));
+    }
+    wanted.iter().for_each(|value| last_use[value.index()] = None);
+    last_use
+}
+
+fn shape(value: &Value) -> Option<(Vec<i64>, Option<Kind>)> {
+    value.tensor().map(|tensor| (tensor.size(), tensor.f_kind().ok()))
 }
 
 /// The values that are there before the first node.

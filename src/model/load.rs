@@ -13,7 +13,7 @@ use super::archive::{Archive, LoadLimits};
 use super::assembly::Assembly;
 use super::description::Description;
 use super::functional::{self, Functional, Probe};
-use super::graph::{Argument, Dimension, Graph, Input, Node, Output, ValueId, ValueInfo};
+use super::graph::{Dimension, Graph, Input, Node, Output, ValueId, ValueInfo};
 use super::guard::Guard;
 use super::interpret::{self, Trace};
 use super::layers::Layers;
@@ -90,14 +90,16 @@ impl Imported {
         let example = functional::example(kind, &shape)?;
         let probe = if program.writes() { Some(Probe::run(program, &example)?) } else { None };
         let functional = functional::functionalise(program, probe.as_ref())?;
+        let exported =
+            probe.map(|probe| probe.into_values(program.outputs.iter().filter_map(|(_, name)| name.as_deref())));
         let output_values: Vec<ValueId> = functional.outputs.iter().filter_map(|(_, v)| *v).collect();
         let layers = Layers::new(&functional.drafts, &functional.ghosts, &output_values, &program.paths);
         let Functional { drafts, names, mut constants, input, outputs, .. } = functional;
         let mut nodes: Vec<Node> = drafts.into_iter().map(|draft| draft.node).collect();
         let guard = Guard::new(program.limits.max_value_bytes);
-        let trace = Trace::run(&nodes, &constants, (input, &example), names.len(), guard)?;
-        check_outputs(program, &outputs, &trace, probe.as_ref())?;
-        drop(probe);
+        let trace = Trace::run(&nodes, &constants, (input, &example), &output_values, names.len(), guard)?;
+        check_outputs(program, &outputs, &trace, exported.as_ref())?;
+        drop(exported);
         rectifier::mark(&mut nodes, &constants);
         let nodes = fold(nodes, &mut constants, &trace);
         let values = names
@@ -105,11 +107,10 @@ impl Imported {
             .enumerate()
             .map(|(index, name)| {
                 let id = ValueId(index as u32);
-                let tensor = trace.tensor(id);
                 ValueInfo {
                     name,
-                    shape: tensor.map(Tensor::size),
-                    kind: tensor.and_then(|t| t.f_kind().ok()),
+                    shape: trace.shape(id).map(<[i64]>::to_vec),
+                    kind: trace.kind(id),
                     differentiable: trace.is_differentiable(id),
                 }
             })
@@ -214,14 +215,14 @@ fn check_outputs(
     program: &RawProgram,
     outputs: &[(String, Option<ValueId>)],
     trace: &Trace,
-    probe: Option<&Probe>,
+    exported: Option<&BTreeMap<String, Value>>,
 ) -> Result<(), ModelError> {
     let missing = |key: &str| ModelError::malformed("graph", format!("output {key} is not computed"));
     for ((key, value), (_, name)) in outputs.iter().zip(&program.outputs) {
         let (Some(value), Some(name)) = (value, name) else { continue };
         let got = trace.tensor(*value).ok_or_else(|| missing(key))?;
-        let Some(probe) = probe else { continue };
-        let want = probe.value(name).and_then(Value::tensor).ok_or_else(|| missing(key))?;
+        let Some(exported) = exported else { continue };
+        let want = exported.get(name).and_then(Value::tensor).ok_or_else(|| missing(key))?;
         let same = got.size() == want.size()
             && (got.f_equal(want)? || got.f_ne_tensor(got)?.f_any()?.f_int64_value(&[])? != 0);
         if !same {
@@ -241,8 +242,7 @@ fn fold(nodes: Vec<Node>, constants: &mut BTreeMap<ValueId, Tensor>, trace: &Tra
     nodes
         .into_iter()
         .filter(|node| {
-            let made_of_constants = node.uses().all(|value| constants.contains_key(&value));
-            if !(made_of_constants || is_shapeless_factory(node)) {
+            if !interpret::is_fixed(node, |value| constants.contains_key(&value)) {
                 return true;
             }
             let results: Option<Vec<(ValueId, Tensor)>> =
@@ -256,13 +256,6 @@ fn fold(nodes: Vec<Node>, constants: &mut BTreeMap<ValueId, Tensor>, trace: &Tra
             }
         })
         .collect()
-}
-
-/// `x.new_zeros([2, 3])`: reads only the dtype of its input.
-fn is_shapeless_factory(node: &Node) -> bool {
-    matches!(node.operator_name(), "new_zeros" | "new_ones" | "new_full" | "new_empty")
-        && matches!(node.argument("size"), Some(Argument::Literal(_)))
-        && node.operator_name() != "new_empty"
 }
 
 pub(super) fn bytes(tensor: &Tensor) -> usize {
@@ -302,7 +295,7 @@ mod tests {
         let program = program(path).unwrap();
         let probe = Probe::run(&program, input).unwrap();
         let name = program.outputs.iter().find_map(|(_, name)| name.clone()).unwrap();
-        probe.value(&name).unwrap().tensor().unwrap().shallow_clone()
+        probe.into_values([name.as_str()]).remove(&name).unwrap().tensor().unwrap().shallow_clone()
     }
 
     fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
@@ -320,7 +313,9 @@ mod tests {
                 let input = Tensor::read_npy(at("in.npy")).unwrap();
                 let guard = Guard::new(1 << 30);
                 let from = (graph.input.value, &input);
-                let trace = Trace::run(&graph.nodes, &graph.constants, from, graph.values.len(), guard).unwrap();
+                let heads: Vec<ValueId> = graph.outputs.iter().filter_map(|output| output.value).collect();
+                let trace =
+                    Trace::run(&graph.nodes, &graph.constants, from, &heads, graph.values.len(), guard).unwrap();
                 for output in outputs {
                     let head = (outputs.len() > 1).then_some(*output);
                     let got = trace.tensor(graph.score(head).unwrap()).unwrap();

@@ -36,8 +36,8 @@ impl WireTensor {
     pub fn encode(values: &[f32], shape: &[u32], element_type: ElementType) -> Result<Self, RenderError> {
         check_length(values, shape)?;
         let (data, scale, zero_point) = match element_type {
-            ElementType::F32 => (little_endian(values, f32::to_le_bytes), None, None),
-            ElementType::F16 => (little_endian(&saturating_f16(values), |half| half.to_le_bytes()), None, None),
+            ElementType::F32 => (f32_bytes(values), None, None),
+            ElementType::F16 => (saturating_f16_bytes(values), None, None),
             ElementType::U8 => {
                 let Quantisation { scale, zero_point } = Quantisation::of(values)?;
                 let step = f64::from(scale);
@@ -68,28 +68,35 @@ impl WireTensor {
     }
 }
 
-/// One after the other, in one pass that the compiler turns into a copy.
-fn little_endian<T: Copy, const BYTES: usize>(values: &[T], bytes: impl Fn(T) -> [u8; BYTES]) -> Vec<u8> {
-    let mut data = vec![0; values.len() * BYTES];
-    for (place, &value) in data.chunks_exact_mut(BYTES).zip(values) {
-        place.copy_from_slice(&bytes(value));
-    }
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    let mut data = vec![0; values.len() * 4];
+    write_little_endian(&mut data, values, f32::to_le_bytes);
     data
 }
 
 /// Converted by the processor's own instructions, many at a time, where it has them.
-fn saturating_f16(values: &[f32]) -> Vec<f16> {
+fn saturating_f16_bytes(values: &[f32]) -> Vec<u8> {
+    /// Values that are converted together: they stay in the nearest cache.
+    const BLOCK: usize = 1024;
     const MOST: f32 = 65504.0;
-    let mut halves = vec![f16::ZERO; values.len()];
-    let mut block = [0.0; 1024];
-    for (halves, values) in halves.chunks_mut(block.len()).zip(values.chunks(block.len())) {
-        let block = &mut block[..values.len()];
-        for (place, &value) in block.iter_mut().zip(values) {
+    let mut data = vec![0; values.len() * 2];
+    let (mut clamped, mut halves) = ([0.0; BLOCK], [f16::ZERO; BLOCK]);
+    for (data, values) in data.chunks_mut(2 * BLOCK).zip(values.chunks(BLOCK)) {
+        let (clamped, halves) = (&mut clamped[..values.len()], &mut halves[..values.len()]);
+        for (place, &value) in clamped.iter_mut().zip(values) {
             *place = if value.is_infinite() { value } else { value.clamp(-MOST, MOST) };
         }
-        halves.convert_from_f32_slice(block);
+        halves.convert_from_f32_slice(clamped);
+        write_little_endian(data, halves, |half| half.to_le_bytes());
     }
-    halves
+    data
+}
+
+/// One after the other, in one pass that the compiler turns into a copy.
+fn write_little_endian<T: Copy, const BYTES: usize>(data: &mut [u8], values: &[T], bytes: impl Fn(T) -> [u8; BYTES]) {
+    for (place, &value) in data.chunks_exact_mut(BYTES).zip(values) {
+        place.copy_from_slice(&bytes(value));
+    }
 }
 
 /// The nearest whole number, halves away from zero; what lies far outside of the 256 levels saturates.

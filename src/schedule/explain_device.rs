@@ -115,6 +115,5 @@ fn copy_out(maps: TargetMaps) -> Result<TargetValues, ExplainError> {
 
 fn host(tensor: &Tensor) -> Result<HostMap, ExplainError> {
     let shape = tensor.size().into_iter().map(|side| u32::try_from(side).unwrap_or(0)).collect();
-    let flat = tensor.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_flatten(0, -1)?;
-    Ok(HostMap { values: Vec::try_from(&flat)?, shape })
+    Ok(HostMap { values: torch::to_vec(tensor)?, shape })
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -110,10 +111,7 @@ impl Server {
         config.check()?;
         let doors = Doors::open(config, &telemetry).await?;
         let loading = config.clone();
-        let engine = match tokio::task::spawn_blocking(move || load(&loading)).await {
-            Ok(engine) => engine?,
-            Err(error) => resume_unwind(error.into_panic()),
-        };
+        let engine = on_a_thread_of_its_own(move || load(&loading)).await?;
         Self::serve(config, engine, doors, telemetry, shutdown)
     }
 
@@ -214,7 +212,11 @@ impl Server {
             () = shutdown.force() => Ended::Forced,
         };
         let engine = self.engine.clone();
-        if ended == Ended::Drained && tokio::task::spawn_blocking(move || engine.stop()).await.is_err() {
+        // It is cancelled when the process ends meanwhile: nothing is left to stop.
+        if ended == Ended::Drained
+            && let Err(error) = tokio::task::spawn_blocking(move || engine.stop()).await
+            && error.is_panic()
+        {
             tracing::error!("the engine broke while it stopped");
         }
         tracing::info!(?ended, "stopped");
@@ -235,6 +237,22 @@ impl Server {
         if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
             tracing::debug!("connections were still open at the end");
         }
+    }
+}
+
+/// Does the work on a thread that ends with it. A thread of tokio's would stay for ten seconds, and with it the OpenMP threads that
+/// libtorch made for its operators: more than there are cores, which makes OpenMP put its threads to sleep at every operator.
+async fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+    let thread = thread::spawn(move || {
+        let _alive = alive;
+        work()
+    });
+    // An error, since nothing is ever sent: the thread is at its end, whether it panicked or not.
+    let _ = ended.await;
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => resume_unwind(panic),
     }
 }
 

@@ -22,7 +22,7 @@ pub use convolution::window_may_miss;
 pub use kernels::{Bounds, add, channels_last, gate, unite_phases};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use process::{give_back_memory, leave};
-pub use rows::stack;
+pub use rows::{stack, to_vec};
 pub use storage::Storage;
 pub use tape::Tape;
 pub use value::Value;

@@ -1,4 +1,4 @@
-//! Rows of numbers into one tensor.
+//! Numbers into a tensor, and out of one.
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -22,9 +22,30 @@ pub fn stack(rows: &[&[f32]], shape: &[i64]) -> Result<Tensor, TchError> {
     Ok(tensor)
 }
 
+/// A tensor's numbers as f32, row-major. One copy, where tch's own way writes zeros first.
+///
+/// # Errors
+/// Out of memory, where the tensor must be converted or laid out first.
+pub fn to_vec(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
+    let flat = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    let length = flat.numel();
+    if length == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the tensor is alive, contiguous, on the CPU, of f32, and has so many of them.
+    Ok(unsafe { std::slice::from_raw_parts(flat.data_ptr().cast::<f32>(), length) }.to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_come_out_row_by_row() {
+        let tensor = Tensor::from_slice(&[1i64, 2, 3, 4]).view([2, 2]);
+        assert_eq!(to_vec(&tensor.transpose(0, 1)).unwrap(), [1.0, 3.0, 2.0, 4.0]);
+        assert_eq!(to_vec(&tensor.narrow(0, 1, 0)).unwrap(), [0.0f32; 0]);
+    }
 
     #[test]
     fn rows_lie_one_after_the_other() {

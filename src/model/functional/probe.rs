@@ -57,8 +57,9 @@ impl Probe {
         Ok(probe)
     }
 
-    pub fn value(&self, name: &str) -> Option<&Value> {
-        self.env.get(name)
+    /// The values of `names` alone; the rest is freed.
+    pub fn into_values<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> BTreeMap<String, Value> {
+        names.into_iter().filter_map(|name| self.env.remove_entry(name)).collect()
     }
 
     /// Which memory each name uses.
