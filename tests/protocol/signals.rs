@@ -84,7 +84,7 @@ impl Sidecar {
     /// A blocking stream with `count` slow frames, the first of which has been answered: all have been accepted.
     async fn busy_stream(&self, count: u64) -> (ExplainServiceClient<Channel>, Conversation) {
         let mut client = ExplainServiceClient::new(self.channel().await);
-        let target = v1::Target { kind: Some(v1::target::Kind::Top(8)) };
+        let target = v1::Target { kind: Some(v1::target::Kind::Top(16)) };
         let map = v1::TensorOutput {
             map: v1::Map::GuidedGradCam as i32,
             element_type: v1::ElementType::Uint8 as i32,
@@ -160,7 +160,7 @@ async fn a_second_signal_ends_the_process_at_once_with_another_exit_code() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_finished_within_the_drain_timeout_is_dropped_and_the_process_ends() {
-    let mut sidecar = Sidecar::start(&["--drain-timeout", "1"]).await;
+    let mut sidecar = Sidecar::start(&["--drain-timeout", "1", "--threads", "1"]).await;
     let (_client, mut stream) = sidecar.busy_stream(CREDIT).await;
     let asked = Instant::now();
     sidecar.signal("TERM");
