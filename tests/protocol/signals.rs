@@ -160,7 +160,7 @@ async fn a_second_signal_ends_the_process_at_once_with_another_exit_code() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_finished_within_the_drain_timeout_is_dropped_and_the_process_ends() {
-    let mut sidecar = Sidecar::start(&["--drain-timeout", "1", "--threads", "1"]).await;
+    let mut sidecar = Sidecar::start(&["--drain-timeout", "1"]).await;
     let (_client, mut stream) = sidecar.busy_stream(CREDIT).await;
     let asked = Instant::now();
     sidecar.signal("TERM");
