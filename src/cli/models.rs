@@ -132,6 +132,17 @@ fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
             layers => layers.join(", "),
         },
     );
+    let precision = super::names::precision(identity.precision);
+    fact(
+        "precision",
+        match &model.reduced_precision {
+            None => precision,
+            Some(found) => format!(
+                "{precision} (map cosine {:.4}, logits within {:.2} of float32, at start)",
+                found.map_cosine, found.logit_difference
+            ),
+        },
+    );
     let shown: Vec<_> = model.layers.iter().filter(|layer| all_layers || layer.spatial).collect();
     lines.push(format!("  layers ({} of {})", shown.len(), model.layers.len()));
     for layer in shown {
@@ -163,6 +174,9 @@ fn model_json(model: &v1::ModelMetadata, all_layers: bool) -> Value {
         "default_target_layers": model.default_target_layers,
         "default_target_problem": model.default_target_problem,
         "rectifier_count": model.rectifier_count,
+        "reduced_precision": model.reduced_precision.as_ref().map(|found| {
+            json!({"map_cosine": found.map_cosine, "logit_difference": found.logit_difference})
+        }),
     })
 }
 

@@ -30,9 +30,9 @@ pub struct ExplainArgs {
     #[arg(long, env = "CAMLENS_CONVENTION", value_enum, default_value_t = ConventionName::Captum)]
     pub convention: ConventionName,
 
-    /// Run operator by operator, as PyTorch does, instead of folded and fused
-    #[arg(long, env = "CAMLENS_EXACT", value_parser = clap::builder::FalseyValueParser::new())]
-    pub exact: bool,
+    /// How exactly the model runs [default: as its model.toml says]
+    #[arg(long, env = "CAMLENS_PRECISION", value_enum)]
+    pub precision: Option<PrecisionName>,
 
     /// The colours of heat maps and overlays
     #[arg(long, env = "CAMLENS_COLORS", value_enum, default_value_t = Colors::Turbo)]
@@ -122,6 +122,16 @@ pub enum ConventionName {
     Captum,
     /// Grad-CAM scaled to 0–1: pytorch-grad-cam's
     PytorchGradCam,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionName {
+    /// Folded and fused: as fast as float32 goes
+    Float32,
+    /// Operator by operator, as PyTorch runs them
+    Exact,
+    /// For models that are offered in it, where the server's processor has it
+    Bfloat16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -226,7 +236,12 @@ impl ExplainArgs {
             tensors: maps.iter().map(|&map| tensor_output(map)).collect(),
             pictures: pictures.iter().map(|&picture| self.picture_output(picture, format)).collect(),
             top_predictions: Some(self.top),
-            precision: if self.exact { v1::Precision::Exact } else { v1::Precision::Unspecified } as i32,
+            precision: match self.precision {
+                None => v1::Precision::Unspecified,
+                Some(PrecisionName::Float32) => v1::Precision::Float32,
+                Some(PrecisionName::Exact) => v1::Precision::Exact,
+                Some(PrecisionName::Bfloat16) => v1::Precision::Bfloat16,
+            } as i32,
             predictions_only: (pictures.is_empty() && maps.is_empty()).then_some(true),
             ..Default::default()
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use crate::model::description::Precision;
 use crate::model::{Metadata, Model};
 use crate::plan::rule::Gradient;
 use crate::plan::{Gradients, Interrupt, Pass, PlanCache, PlanSpec, Until};
@@ -105,7 +106,7 @@ impl Explainer {
                 targets.push(model.graph.layer(name)?);
             }
         }
-        let mode = if description.explain.exact { Mode::Exact } else { method.mode };
+        let mode = if description.explain.precision == Precision::Exact { Mode::Exact } else { method.mode };
         let spec = PlanSpec {
             score,
             targets,

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::description::Loaded;
+use tch::Kind;
+
+use super::description::{Loaded, Precision};
 use super::graph::{Graph, Node};
 use super::load::{Model, bytes};
 use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
@@ -42,6 +44,14 @@ impl Assembly<'_> {
             return Err(ModelError::Description {
                 path: loaded.path,
                 problem: format!("{labels} labels for {classes} classes"),
+            });
+        }
+        if description.explain.precision == Precision::Bfloat16 && graph.input.kind != Kind::Float {
+            return Err(ModelError::Description {
+                path: loaded.path,
+                problem:
+                    "explain.precision = \"bfloat16\" is for float32 models; this one has a reduced dtype of its own"
+                        .into(),
             });
         }
         for layer in &description.explain.target_layers {
@@ -102,7 +112,7 @@ impl Assembly<'_> {
             rectifiers: count(|n| n.rectifier.is_some()),
             smooth_activations: count(|n| n.smooth_activation),
             guide_smooth_activations: description.explain.guide_smooth_activations,
-            exact: description.explain.exact,
+            precision: description.explain.precision,
             preprocessing: description.input.clone(),
             limits: description.limits.clone(),
             max_rows,

@@ -109,8 +109,21 @@ pub struct ExplainDescription {
     pub class_tokens: u32,
     /// The layer gives `[N, height, width, channels]` (Swin).
     pub channels_last: bool,
-    /// Run unfolded and unfused, to compare with PyTorch.
-    pub exact: bool,
+    /// How requests run that do not say it.
+    pub precision: Precision,
+}
+
+/// How exactly a model runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Folded and fused, in the model's own dtype.
+    #[default]
+    Float32,
+    /// Unfolded and unfused, whatever a request asks: to compare with PyTorch.
+    Exact,
+    /// In bfloat16 where the processor has it, else as float32. For float32 models.
+    Bfloat16,
 }
 
 /// `[limits]`: they can only tighten the server's.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tch::Kind;
 
 use super::LayerError;
-use super::description::{ModelLimits, Preprocessing};
+use super::description::{ModelLimits, Precision, Preprocessing};
 use super::graph::Dimension;
 
 /// A model as its users see it.
@@ -43,7 +43,8 @@ pub struct Metadata {
     /// Smooth activations, guided only when the description asks for it.
     pub smooth_activations: u32,
     pub guide_smooth_activations: bool,
-    pub exact: bool,
+    /// How requests run that do not say it.
+    pub precision: Precision,
     pub preprocessing: Preprocessing,
     pub limits: ModelLimits,
     /// Rows that can run together; `Some(1)` when the batch is fixed or rows influence each other.

@@ -59,7 +59,7 @@ impl Plan {
                 node.rectifier = Some(Rectifier { source: 0 });
             }
         }
-        if spec.mode == Mode::Default {
+        if spec.mode != Mode::Exact {
             super::passes::run(&mut draft, spec, weights)?;
         }
         draft.drop_unread_constants();
@@ -86,6 +86,7 @@ impl Plan {
             spec.targets.iter().map(|target| produced.get(target).map_or(0, |i| i + 1)).min().unwrap_or(0);
         let keep: Vec<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
         let releases = lifetimes::releases(&draft.nodes, &keep, |v| draft.constants.contains_key(&v));
+        let input_kind = draft.kind(graph.input.value).unwrap_or(graph.input.kind);
         let value_count = draft.value_count();
         let Draft { nodes, constants, .. } = draft;
         let steps = nodes
@@ -105,7 +106,7 @@ impl Plan {
             steps,
             constants,
             input: graph.input.value,
-            input_kind: graph.input.kind,
+            input_kind,
             input_shape: graph.input.shape,
             value_count,
             below_targets,
@@ -147,7 +148,7 @@ fn rule(
     {
         return Ok(Box::new(Prepacked::new(node, geometry, weights.laid_out(weight, geometry))?));
     }
-    if spec.mode == Mode::Default
+    if spec.mode != Mode::Exact
         && spec.device == Device::Cpu
         && let Some((weight, bias)) = PackedLinear::read(node, |id| constants.get(&id))
     {

@@ -12,6 +12,8 @@ pub enum Mode {
     Default,
     /// Operator by operator as PyTorch runs it, to compare with PyTorch.
     Exact,
+    /// As the default, with values and weights rounded to bfloat16. For float32 models.
+    Bfloat16,
 }
 
 /// The key of a plan, together with the model that its graph belongs to.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::ValueId;
 
@@ -20,11 +20,14 @@ pub struct Weights {
     folded: HashMap<ValueId, (Tensor, Tensor)>,
     laid_out: Vec<Arc<Mutex<LaidOut>>>,
     packed: Vec<Arc<Mutex<PackedWeight>>>,
+    /// Copies in bfloat16, by the tensor's address, shape and strides.
+    rounded: HashMap<Layout, Tensor>,
     /// Copies on a device, by the tensor's address, shape and strides.
     placed: HashMap<Placement, Tensor>,
 }
 
-type Placement = (usize, Vec<i64>, Vec<i64>, Device);
+type Layout = (usize, Vec<i64>, Vec<i64>);
+type Placement = (Layout, Device);
 
 impl Weights {
     /// The folded weight and bias, computed when no plan has needed them before.
@@ -53,9 +56,17 @@ impl Weights {
         shared(&mut self.packed, |known| known.is_of(weight), || PackedWeight::new(weight))
     }
 
+    /// A constant's copy in bfloat16.
+    pub(super) fn rounded(&mut self, tensor: &Tensor) -> Result<Tensor, tch::TchError> {
+        Ok(match self.rounded.entry(layout(tensor)) {
+            Entry::Occupied(known) => known.get().shallow_clone(),
+            Entry::Vacant(place) => place.insert(tensor.f_to_kind(Kind::BFloat16)?).shallow_clone(),
+        })
+    }
+
     /// A constant's copy on a device.
     pub(super) fn placed(&mut self, tensor: &Tensor, device: Device) -> Result<Tensor, tch::TchError> {
-        let key = (tensor.data_ptr() as usize, tensor.size(), tensor.stride(), device);
+        let key = (layout(tensor), device);
         if let Some(copy) = self.placed.get(&key) {
             return Ok(copy.shallow_clone());
         }
@@ -69,6 +80,10 @@ impl Weights {
         self.laid_out.retain(|laid_out| Arc::strong_count(laid_out) > 1);
         self.packed.retain(|packed| Arc::strong_count(packed) > 1);
     }
+}
+
+fn layout(tensor: &Tensor) -> Layout {
+    (tensor.data_ptr() as usize, tensor.size(), tensor.stride())
 }
 
 /// The one that is known, or a new one.

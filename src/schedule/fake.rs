@@ -16,7 +16,7 @@ use super::outputs::Outputs;
 use super::served::{Served, ServedLimits};
 use crate::explain::{ExplainError, Method, Target};
 use crate::frame::{Limits, Payload};
-use crate::model::description::{ModelLimits, Preprocessing};
+use crate::model::description::{ModelLimits, Precision, Preprocessing};
 use crate::model::graph::Dimension;
 use crate::model::{InputInfo, Metadata};
 use crate::plan::{Interrupt, PlanError};
@@ -47,7 +47,7 @@ pub(super) fn metadata(name: &str) -> Metadata {
         rectifiers: 1,
         smooth_activations: 0,
         guide_smooth_activations: false,
-        exact: false,
+        precision: Precision::Float32,
         preprocessing: Preprocessing::default(),
         limits: ModelLimits::default(),
         max_rows: None,

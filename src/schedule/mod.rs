@@ -45,6 +45,6 @@ pub use job::{Answer, Job, JobError, Outcome, PictureFile, Reply, StreamKey, Tar
 pub use lane::Lane;
 pub use line::MAX_PRIORITY;
 pub use outputs::{MapKind, Outputs, PictureKind, PictureOutput, Resolution, TensorOutput};
-pub use served::{Served, ServedLimits};
+pub use served::{ReducedPrecision, Served, ServedLimits};
 pub use ticket::Ticket;
 pub use warm_up::{WarmUpError, warm_up};

@@ -1,14 +1,17 @@
 //! A model as it is served.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::batching::Batching;
 use super::buffers::Buffers;
 use super::job::JobError;
 use super::outputs::Outputs;
+use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
+use crate::model::description::Precision;
 use crate::model::graph::Dimension;
+use crate::torch::has_bfloat16;
 
 /// The server's limits for each model; a model's own can only tighten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +23,25 @@ pub struct ServedLimits {
     pub frame: Limits,
 }
 
+/// How far bfloat16 is from float32 for one picture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReducedPrecision {
+    /// The cosine between both maps of float32's top class: of Guided Grad-CAM, or of the guided gradient where the model has no
+    /// default target layer.
+    pub map_cosine: f64,
+    /// The largest difference of a logit among float32's highest.
+    pub logit_difference: f64,
+}
+
 /// A model that frames may be explained with. Plain data, shared by all threads.
 #[derive(Debug)]
 pub struct Served {
     pub metadata: Arc<Metadata>,
     pub limits: ServedLimits,
+    /// How frames run whose requests do not say it. A model that is described as bfloat16 is float32 on a processor without.
+    pub mode: Mode,
+    /// For a model that runs in bfloat16, once it has explained its first frame.
+    pub(super) reduced: OnceLock<ReducedPrecision>,
     pub(super) preparation: Preparation,
     pub(super) batching: Batching,
     pub(super) inputs: Buffers,
@@ -47,9 +64,16 @@ impl Served {
             max_targets: tightest(metadata.limits.max_targets, server.max_targets),
             frame: server.frame,
         };
+        let mode = match metadata.precision {
+            Precision::Exact => Mode::Exact,
+            Precision::Bfloat16 if has_bfloat16() => Mode::Bfloat16,
+            Precision::Bfloat16 | Precision::Float32 => Mode::Default,
+        };
         Ok(Served {
             metadata,
             limits,
+            mode,
+            reduced: OnceLock::new(),
             preparation,
             batching: Batching::at_most(limits.max_batch),
             inputs: Buffers::default(),
@@ -79,6 +103,11 @@ impl Served {
             return Err(JobError::NoPicture);
         }
         Ok(())
+    }
+
+    /// How far bfloat16 is from float32, as measured when the server started. `None` for a model that runs in float32.
+    pub fn reduced_precision(&self) -> Option<ReducedPrecision> {
+        self.reduced.get().copied()
     }
 
     /// Whether frames may be pictures; else they must be tensors.

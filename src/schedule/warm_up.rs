@@ -1,11 +1,12 @@
-//! A first frame for each model, before any client's: it proves that the model can be explained, and compiles its plan.
+//! A first frame for each model, before any client's: it proves that the model can be explained, compiles its plan, and tells how
+//! far bfloat16 is from float32 where a model runs in it.
 
 use std::sync::{Arc, mpsc};
 
 use super::engine::Engine;
 use super::job::{Answer, Job, JobError, Outcome, Reply};
 use super::outputs::{MapKind, Outputs, Resolution, TensorOutput};
-use super::served::Served;
+use super::served::{ReducedPrecision, Served};
 use crate::explain::{Convention, Method, Mode, Target};
 use crate::frame::{Payload, PixelFormat};
 use crate::model::Metadata;
@@ -27,6 +28,8 @@ pub enum WarmUpCause {
     #[error(transparent)]
     Job(JobError),
     /// Weights that are not numbers, or a model that takes its input in another range.
+    #[error("in bfloat16: {0}; if the model cannot run in it, set explain.precision = \"float32\" in model.toml")]
+    Reduced(Box<WarmUpCause>),
     #[error("{what} holds a value that is not finite; are weights and preprocessing in order?")]
     NotFinite { what: &'static str },
 }
@@ -52,11 +55,60 @@ pub fn warm_up(engine: &Engine) -> Result<(), WarmUpError> {
     Ok(())
 }
 
+/// Logits that are compared where a model runs in bfloat16.
+const LOGITS_COMPARED: usize = 5;
+/// Maps that are further apart than this are worth a warning.
+const COSINE_EXPECTED: f64 = 0.99;
+
 fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause> {
+    let full_mode = if model.mode == Mode::Bfloat16 { Mode::Default } else { model.mode };
+    let full = explain(engine, model, full_mode, Target::Top(1))?;
+    check_finite(&full)?;
+    let Some(class) = full.targets.first().map(|target| target.class_index).filter(|_| full_mode != model.mode) else {
+        return Ok(());
+    };
+    let reduced = explain(engine, model, model.mode, Target::Class(class));
+    let reduced = reduced.and_then(|answer| check_finite(&answer).map(|()| answer));
+    let reduced = reduced.map_err(|cause| WarmUpCause::Reduced(Box::new(cause)))?;
+    let Metadata { name, version, .. } = &*model.metadata;
+    let found = distance(&full, &reduced);
+    let ReducedPrecision { map_cosine, logit_difference } = found;
+    if map_cosine < COSINE_EXPECTED {
+        tracing::warn!(name, version, map_cosine, logit_difference, "bfloat16 is far from float32 for a first frame");
+    } else {
+        tracing::info!(name, version, map_cosine, logit_difference, "bfloat16 beside float32 for a first frame");
+    }
+    // Only a second warm-up of the same engine would find one there.
+    let _ = model.reduced.set(found);
+    Ok(())
+}
+
+fn distance(full: &Answer, reduced: &Answer) -> ReducedPrecision {
+    let numbers = |answer: &Answer| -> Vec<f64> { maps(answer).flatten().map(f64::from).collect() };
+    let (a, b) = (numbers(full), numbers(reduced));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let lengths = (dot(&a, &a) * dot(&b, &b)).sqrt();
+    let logit = |class: u32| reduced.predictions.iter().find(|p| p.class_index == class).map(|p| p.logit);
+    let differences = full.predictions.iter().filter_map(|p| Some(f64::from((p.logit - logit(p.class_index)?).abs())));
+    ReducedPrecision {
+        // Two maps of zeros are the same.
+        map_cosine: if a == b { 1.0 } else { dot(&a, &b) / lengths.max(f64::MIN_POSITIVE) },
+        logit_difference: differences.fold(0.0, f64::max),
+    }
+}
+
+/// The numbers of each map.
+fn maps(answer: &Answer) -> impl Iterator<Item = impl Iterator<Item = f32>> {
+    answer.targets.iter().flat_map(|target| &target.tensors).map(|(_, _, tensor)| {
+        tensor.data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+    })
+}
+
+fn explain(engine: &Engine, model: &Arc<Served>, mode: Mode, target: Target) -> Result<Answer, WarmUpCause> {
     let map =
         if model.metadata.default_target_layers.is_empty() { MapKind::GuidedBackprop } else { MapKind::GuidedGradCam };
     let tensor = TensorOutput { map, element_type: ElementType::F32, resolution: Resolution::Model };
-    let outputs = Outputs { tensors: vec![tensor], top_predictions: 1, ..Outputs::default() };
+    let outputs = Outputs { tensors: vec![tensor], top_predictions: LOGITS_COMPARED, ..Outputs::default() };
     let payload = first_frame(model);
     model.check_header(&payload, &outputs).map_err(WarmUpCause::Job)?;
     let lane = engine.lane(model);
@@ -66,13 +118,8 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
         lane,
         priority: 0,
         expires_at: None,
-        method: Method {
-            target_layers: Vec::new(),
-            convention: Convention::default(),
-            maps: outputs.maps(),
-            mode: if model.metadata.exact { Mode::Exact } else { Mode::Default },
-        },
-        targets: vec![Target::Top(1)],
+        method: Method { target_layers: Vec::new(), convention: Convention::default(), maps: outputs.maps(), mode },
+        targets: vec![target],
         outputs,
         payload,
         progress: Progress::start(engine.clock().now()),
@@ -80,8 +127,7 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
         // Whoever waits has its channel below.
         reply: Reply::new(move |outcome| drop(told.send(outcome))),
     });
-    let answer = outcome.recv().unwrap_or(Err(JobError::Stopped)).map_err(WarmUpCause::Job)?;
-    check_finite(&answer)
+    outcome.recv().unwrap_or(Err(JobError::Stopped)).map_err(WarmUpCause::Job)
 }
 
 /// A picture of the input's own size where the model takes pictures, so that preprocessing is proved as well; else a tensor.
@@ -102,12 +148,8 @@ fn first_frame(model: &Served) -> Payload {
 
 fn check_finite(answer: &Answer) -> Result<(), WarmUpCause> {
     let of = |what, finite: bool| if finite { Ok(()) } else { Err(WarmUpCause::NotFinite { what }) };
-    of("the top class's logit", answer.predictions.iter().all(|prediction| prediction.logit.is_finite()))?;
-    for (_, _, tensor) in answer.targets.iter().flat_map(|target| &target.tensors) {
-        let numbers = tensor.data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-        of("the explanation", numbers.into_iter().all(f32::is_finite))?;
-    }
-    Ok(())
+    of("a logit", answer.predictions.iter().all(|prediction| prediction.logit.is_finite()))?;
+    maps(answer).try_for_each(|mut numbers| of("the explanation", numbers.all(f32::is_finite)))
 }
 
 #[cfg(test)]
@@ -115,7 +157,7 @@ mod tests {
     use super::super::fake::{Bench, served};
     use super::super::job::TargetAnswer;
     use super::*;
-    use crate::explain::ExplainError;
+    use crate::explain::{ExplainError, Prediction};
     use crate::frame::AffineTransform;
     use crate::render::WireTensor;
     use crate::telemetry::Timings;
@@ -143,10 +185,10 @@ mod tests {
         assert!(error.to_string().contains("cannot explain a first frame: the model gave a logit"), "{error}");
     }
 
-    #[test]
-    fn what_is_not_finite_is_no_proof() {
-        let answer = |value: f32| Answer {
-            predictions: Vec::new(),
+    fn answer(values: [f32; 2], logits: &[(u32, f32)]) -> Answer {
+        let prediction = |&(class_index, logit): &(u32, f32)| Prediction { class_index, logit, probability: 0.0 };
+        Answer {
+            predictions: logits.iter().map(prediction).collect(),
             targets: vec![TargetAnswer {
                 class_index: 0,
                 score: 1.0,
@@ -155,18 +197,36 @@ mod tests {
                 tensors: vec![(
                     MapKind::GuidedBackprop,
                     Resolution::Model,
-                    WireTensor::encode(&[0.5, value], &[1, 2], ElementType::F32).expect("two numbers"),
+                    WireTensor::encode(&values, &[1, 2], ElementType::F32).expect("two numbers"),
                 )],
                 pictures: Vec::new(),
             }],
             model_to_frame: AffineTransform::IDENTITY,
             batch_size: 1,
             timings: Timings::start(std::time::Instant::now()),
-        };
-        assert!(check_finite(&answer(1.0)).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_no_proof() {
+        assert!(check_finite(&answer([0.5, 1.0], &[(0, 2.0)])).is_ok());
         for value in [f32::NAN, f32::INFINITY] {
-            let cause = check_finite(&answer(value)).expect_err("not a number");
+            let cause = check_finite(&answer([0.5, value], &[])).expect_err("not a number");
             assert!(cause.to_string().starts_with("the explanation holds a value that is not finite"), "{cause}");
         }
+        assert!(check_finite(&answer([0.5, 1.0], &[(0, f32::NAN)])).is_err());
+    }
+
+    #[test]
+    fn the_distance_of_two_answers_is_an_angle_and_a_difference_of_logits() {
+        let logits = [(4, 2.0), (1, 0.5)];
+        let same = distance(&answer([0.5, 1.0], &logits), &answer([1.0, 2.0], &logits));
+        assert_eq!((same.map_cosine, same.logit_difference), (1.0, 0.0), "scale does not count");
+        // 3-4-5; a class that the other did not rank is left out.
+        let other = distance(&answer([1.0, 0.0], &logits), &answer([3.0, 4.0], &[(1, 0.75), (7, 9.0)]));
+        assert!((other.map_cosine - 0.6).abs() < 1e-9, "{other:?}");
+        assert_eq!(other.logit_difference, 0.25);
+        assert_eq!(distance(&answer([0.0, 0.0], &[]), &answer([0.0, 0.0], &[])).map_cosine, 1.0);
+        assert_eq!(distance(&answer([0.0, 0.0], &[]), &answer([0.0, 1.0], &[])).map_cosine, 0.0);
     }
 }

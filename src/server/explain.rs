@@ -154,7 +154,7 @@ impl Service {
             tag: frame.tag,
             trace_id: account.trace_id(),
         };
-        let mut explanation = response::explanation(answer, echo, &asked, &model.metadata);
+        let mut explanation = response::explanation(answer, echo, &asked, &model);
         explanation.timings = response::timings(&account.timings());
         Ok((explanation, account))
     }

@@ -43,10 +43,9 @@ fn summary(model: &Arc<Served>) -> v1::ModelSummary {
 
 fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
     let about = &model.metadata;
-    let precision = if about.exact { v1::Precision::Exact } else { v1::Precision::Float32 };
     let input_type = format!("{:?}", about.input.kind);
     v1::ModelMetadata {
-        identity: Some(identity(about, precision)),
+        identity: Some(identity(about, super::request::options::precision_of(model.mode))),
         summary: about.summary.clone(),
         input: Some(v1::TensorInfo {
             name: about.input.name.clone(),
@@ -82,6 +81,10 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             max_targets: model.limits.max_targets,
             max_frame_bytes,
             max_frame_pixels: model.limits.frame.max_pixels,
+        }),
+        reduced_precision: model.reduced_precision().map(|found| v1::ReducedPrecision {
+            map_cosine: found.map_cosine,
+            logit_difference: found.logit_difference,
         }),
     }
 }

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 
-use crate::explain::{Convention, Prediction};
+use crate::explain::{Convention, Mode, Prediction};
 use crate::frame::AffineTransform;
 use crate::model::Metadata;
 use crate::proto::v1;
 use crate::render::{ElementType, PictureFormat, WireTensor};
-use crate::schedule::{Answer, MapKind, PictureFile, PictureKind, Resolution, TargetAnswer, TensorOutput};
+use crate::schedule::{Answer, MapKind, PictureFile, PictureKind, Resolution, Served, TargetAnswer, TensorOutput};
 use crate::telemetry::{Stage, Timings};
 
 use super::request::options::Asked;
@@ -22,8 +22,9 @@ pub(super) struct Echo {
 }
 
 /// An answer as a message; its timings are those so far.
-pub(super) fn explanation(answer: Answer, echo: Echo, asked: &Asked, model: &Metadata) -> v1::Explanation {
-    let notices = notices(&answer, asked, model);
+pub(super) fn explanation(answer: Answer, echo: Echo, asked: &Asked, served: &Served) -> v1::Explanation {
+    let notices = notices(&answer, asked, served);
+    let model = &*served.metadata;
     v1::Explanation {
         sequence: echo.sequence,
         capture_time: echo.capture_time,
@@ -98,12 +99,23 @@ fn stage(stage: Stage) -> Option<v1::Stage> {
     })
 }
 
-fn notices(answer: &Answer, asked: &Asked, model: &Metadata) -> Vec<v1::Notice> {
+fn notices(answer: &Answer, asked: &Asked, served: &Served) -> Vec<v1::Notice> {
     let mut notices = Vec::new();
-    if model.rectifiers == 0 && asked.method.maps.needs_guided_gradient() {
+    if served.metadata.rectifiers == 0 && asked.method.maps.needs_guided_gradient() {
         notices.push(v1::Notice {
             code: v1::notice::Code::NoRectifier as i32,
             message: "the model has no rectifier: guided backpropagation is the plain gradient".to_owned(),
+            ..Default::default()
+        });
+    }
+    if let (Mode::Bfloat16, Some(found)) = (asked.method.mode, served.reduced_precision()) {
+        notices.push(v1::Notice {
+            code: v1::notice::Code::ReducedPrecision as i32,
+            message: format!(
+                "computed in bfloat16; for a picture at the server's start its map had a cosine of {:.4} to float32's, and its logits \
+                 differed by up to {:.2}",
+                found.map_cosine, found.logit_difference
+            ),
             ..Default::default()
         });
     }

@@ -35,8 +35,10 @@ use super::service::Service;
 use super::shutdown::Shutdown;
 use super::unsent::Unsent;
 use crate::config::{Config, ConfigError};
+use crate::explain::Mode;
 use crate::frame::{self, PreparationError};
-use crate::model::{LoadLimits, Model, ModelError, Repository};
+use crate::model::description::Precision;
+use crate::model::{LoadLimits, Metadata, Model, ModelError, Repository};
 use crate::proto;
 use crate::proto::v1::explain_service_server::ExplainServiceServer;
 use crate::proto::v1::model_service_server::ModelServiceServer;
@@ -332,6 +334,14 @@ fn load(config: &Config) -> Result<Engine, StartError> {
                 version,
                 source,
             })?;
+            if one.metadata.precision == Precision::Bfloat16 && one.mode != Mode::Bfloat16 {
+                let Metadata { name, version, .. } = &*one.metadata;
+                tracing::warn!(
+                    name,
+                    version,
+                    "this processor has no bfloat16 (AVX-512 BF16 or Arm BF16): the model runs in float32"
+                );
+            }
             served.push(Arc::new(one));
             models.push(model);
         }

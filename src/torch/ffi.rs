@@ -115,6 +115,14 @@ unsafe extern "C" {
         gradient: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
+    pub(super) fn camlens_add_clamped(
+        sum: *const C_tensor,
+        other: *const C_tensor,
+        low: f64,
+        high: f64,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
     pub(super) fn camlens_add(
         sum: *const C_tensor,
         other: *const C_tensor,

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 // A function that is compiled for several instruction sets; the best that the processor has is called.
@@ -38,22 +39,98 @@ int give(at::Tensor** result, at::Tensor tensor) {
   return CAMLENS_OK;
 }
 
-// What a gate does to one element. A floor of -∞ lets every gradient pass, NaN passes any.
-inline float through(float gradient, float result, float low, float high, float floor) {
-  const float kept = gradient < floor ? floor : gradient;
-  return result <= low || result >= high ? 0.0f : kept;
+// How numbers are stored. Sums and comparisons are of float32.
+struct Float32 {
+  using Stored = float;
+  static constexpr at::ScalarType kind = at::kFloat;
+  static inline float read(float stored) { return stored; }
+  static inline float write(float value) { return value; }
+};
+
+// The upper half of a float32.
+struct BFloat16 {
+  using Stored = uint16_t;
+  static constexpr at::ScalarType kind = at::kBFloat16;
+  static inline float read(uint16_t stored) {
+    const uint32_t bits = static_cast<uint32_t>(stored) << 16;
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+  }
+  // To the nearest, of two as near to the even one. NaN has its own way: rounding could make it infinite.
+  static inline uint16_t write(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return static_cast<uint16_t>(value != value ? 0x7fc0 : rounded);
+  }
+};
+
+// Where a gradient passes, and the least of it that does: a floor of -∞ lets every gradient pass. NaN passes any.
+struct Opening {
+  float low, high, floor;
+  inline float pass(float gradient, float result) const {
+    const float kept = gradient < floor ? floor : gradient;
+    return result <= low || result >= high ? 0.0f : kept;
+  }
+};
+
+// NaN stays NaN.
+struct Range {
+  float low, high;
+  inline float clamp(float value) const {
+    const float raised = value < low ? low : value;
+    return raised > high ? high : raised;
+  }
+};
+
+template <typename T, typename Stored = typename T::Stored>
+inline void gate_one_of(Stored* out, const Stored* part, const Stored* result, int64_t count, Opening opening) {
+  INDEPENDENT
+  for (int64_t i = 0; i < count; ++i) out[i] = T::write(opening.pass(T::read(part[i]), T::read(result[i])));
+}
+
+template <typename T, typename Stored = typename T::Stored>
+inline void gate_two_of(Stored* out, const Stored* one, const Stored* two, const Stored* result, int64_t count, Opening opening) {
+  INDEPENDENT
+  for (int64_t i = 0; i < count; ++i) out[i] = T::write(opening.pass(T::read(one[i]) + T::read(two[i]), T::read(result[i])));
+}
+
+template <typename T, typename Stored = typename T::Stored>
+inline void add_clamped_of(Stored* out, const Stored* one, const Stored* two, int64_t count, Range range) {
+  INDEPENDENT
+  for (int64_t i = 0; i < count; ++i) out[i] = T::write(range.clamp(T::read(one[i]) + T::read(two[i])));
+}
+
+// Compilers clone functions, not templates.
+FOR_EACH_PROCESSOR
+void gate_one(float* out, const float* part, const float* result, int64_t count, Opening opening) {
+  gate_one_of<Float32>(out, part, result, count, opening);
 }
 
 FOR_EACH_PROCESSOR
-void gate_one(float* out, const float* part, const float* result, int64_t count, float low, float high, float floor) {
-  INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) out[i] = through(part[i], result[i], low, high, floor);
+void gate_one(uint16_t* out, const uint16_t* part, const uint16_t* result, int64_t count, Opening opening) {
+  gate_one_of<BFloat16>(out, part, result, count, opening);
 }
 
 FOR_EACH_PROCESSOR
-void gate_two(float* out, const float* one, const float* two, const float* result, int64_t count, float low, float high, float floor) {
-  INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) out[i] = through(one[i] + two[i], result[i], low, high, floor);
+void gate_two(float* out, const float* one, const float* two, const float* result, int64_t count, Opening opening) {
+  gate_two_of<Float32>(out, one, two, result, count, opening);
+}
+
+FOR_EACH_PROCESSOR
+void gate_two(uint16_t* out, const uint16_t* one, const uint16_t* two, const uint16_t* result, int64_t count, Opening opening) {
+  gate_two_of<BFloat16>(out, one, two, result, count, opening);
+}
+
+FOR_EACH_PROCESSOR
+void add_clamped(float* out, const float* one, const float* two, int64_t count, Range range) {
+  add_clamped_of<Float32>(out, one, two, count, range);
+}
+
+FOR_EACH_PROCESSOR
+void add_clamped(uint16_t* out, const uint16_t* one, const uint16_t* two, int64_t count, Range range) {
+  add_clamped_of<BFloat16>(out, one, two, count, range);
 }
 
 // The gate in ATen's own operators, for what the loops above do not cover.
@@ -62,74 +139,130 @@ at::Tensor gate_by_parts(const at::Tensor& sum, const at::Tensor& result, double
   return guided ? passed.relu_() : passed;
 }
 
+// Runs `row(pointers, count)` over the rows of tensors of one shape, the first of which is written; `element(pointers)` where the
+// elements of a row do not lie next to each other.
+template <typename Stored, int operands, typename Row, typename Element>
+void for_each_row(at::TensorIterator& iterator, const Row& row, const Element& element) {
+  iterator.for_each([&](char** data, const int64_t* strides, int64_t inner, int64_t outer) {
+    bool is_dense = true;
+    for (int i = 0; i < operands; ++i) is_dense = is_dense && strides[i] == static_cast<int64_t>(sizeof(Stored));
+    for (int64_t at_row = 0; at_row < outer; ++at_row) {
+      Stored* at[operands];
+      for (int i = 0; i < operands; ++i) at[i] = reinterpret_cast<Stored*>(data[i] + at_row * strides[operands + i]);
+      if (is_dense) {
+        row(at, inner);
+        continue;
+      }
+      for (int64_t i = 0; i < inner; ++i) {
+        element(at);
+        for (int k = 0; k < operands; ++k) at[k] = reinterpret_cast<Stored*>(reinterpret_cast<char*>(at[k]) + strides[k]);
+      }
+    }
+  });
+}
+
+template <typename T>
+void gate_into(const at::Tensor& out, const at::Tensor* const* parts, size_t count, const at::Tensor& result, Opening opening) {
+  using Stored = typename T::Stored;
+  at::TensorIteratorConfig config;
+  config.add_output(out);
+  for (size_t i = 0; i < count; ++i) config.add_const_input(*parts[i]);
+  config.add_const_input(result);
+  at::TensorIterator iterator = config.build();
+  if (count == 1) {
+    for_each_row<Stored, 3>(
+        iterator, [=](Stored** at, int64_t length) { gate_one(at[0], at[1], at[2], length, opening); },
+        [=](Stored** at) { *at[0] = T::write(opening.pass(T::read(*at[1]), T::read(*at[2]))); });
+  } else {
+    for_each_row<Stored, 4>(
+        iterator, [=](Stored** at, int64_t length) { gate_two(at[0], at[1], at[2], at[3], length, opening); },
+        [=](Stored** at) { *at[0] = T::write(opening.pass(T::read(*at[1]) + T::read(*at[2]), T::read(*at[3]))); });
+  }
+}
+
+template <typename T>
+void add_clamped_into(const at::Tensor& out, const at::Tensor& one, const at::Tensor& two, Range range) {
+  using Stored = typename T::Stored;
+  at::TensorIterator iterator = at::TensorIteratorConfig().add_output(out).add_const_input(one).add_const_input(two).build();
+  for_each_row<Stored, 3>(
+      iterator, [=](Stored** at, int64_t length) { add_clamped(at[0], at[1], at[2], length, range); },
+      [=](Stored** at) { *at[0] = T::write(range.clamp(T::read(*at[1]) + T::read(*at[2]))); });
+}
+
+bool is_on_cpu_of(const at::Tensor& tensor, at::ScalarType kind) { return tensor.is_cpu() && tensor.scalar_type() == kind; }
+
 at::Tensor gate(const at::Tensor* const* parts, size_t count, const at::Tensor& result, double low, double high, bool guided) {
   TORCH_CHECK(count == 1 || count == 2, "a gate takes one part or two, not ", count);
   for (size_t i = 0; i < count; ++i) {
     TORCH_CHECK(parts[i]->sizes() == result.sizes(), "the gradient has shape ", parts[i]->sizes(), ", the result ", result.sizes());
   }
-  bool covered = !std::isnan(low) && result.is_cpu() && result.scalar_type() == at::kFloat;
-  for (size_t i = 0; i < count; ++i) covered = covered && parts[i]->is_cpu() && parts[i]->scalar_type() == at::kFloat;
-  if (!covered) return gate_by_parts(count == 2 ? at::add(*parts[0], *parts[1]) : *parts[0], result, low, high, guided);
+  const at::ScalarType kind = result.scalar_type();
+  bool is_covered = !std::isnan(low) && result.is_cpu() && (kind == at::kFloat || kind == at::kBFloat16);
+  for (size_t i = 0; i < count; ++i) is_covered = is_covered && is_on_cpu_of(*parts[i], kind);
+  if (!is_covered) return gate_by_parts(count == 2 ? at::add(*parts[0], *parts[1]) : *parts[0], result, low, high, guided);
 
   at::Tensor out;
   for (size_t i = 0; i < count && !out.defined(); ++i) {
     if (is_ours(*parts[i]) && parts[i]->strides() == result.strides()) out = *parts[i];
   }
   if (!out.defined()) out = at::empty_like(result);
-  at::TensorIteratorConfig config;
-  config.add_output(out);
-  for (size_t i = 0; i < count; ++i) config.add_const_input(*parts[i]);
-  config.add_const_input(result);
-  at::TensorIterator iterator = config.build();
-  const float lower = static_cast<float>(low), upper = static_cast<float>(high);
   const float floor = guided ? 0.0f : -std::numeric_limits<float>::infinity();
-  const bool adds = count == 2;
-  iterator.for_each([=](char** data, const int64_t* strides, int64_t inner, int64_t outer) {
-    const int operands = adds ? 4 : 3;
-    bool is_dense = true;
-    for (int i = 0; i < operands; ++i) is_dense = is_dense && strides[i] == static_cast<int64_t>(sizeof(float));
-    for (int64_t row = 0; row < outer; ++row) {
-      char* at[4];
-      for (int i = 0; i < operands; ++i) at[i] = data[i] + row * strides[operands + i];
-      const auto floats = [&](int i) { return reinterpret_cast<float*>(at[i]); };
-      if (is_dense && adds) {
-        gate_two(floats(0), floats(1), floats(2), floats(3), inner, lower, upper, floor);
-      } else if (is_dense) {
-        gate_one(floats(0), floats(1), floats(2), inner, lower, upper, floor);
-      } else {
-        for (int64_t i = 0; i < inner; ++i) {
-          const float sum = adds ? *floats(1) + *floats(2) : *floats(1);
-          *floats(0) = through(sum, *floats(operands - 1), lower, upper, floor);
-          for (int k = 0; k < operands; ++k) at[k] += strides[k];
-        }
-      }
-    }
-  });
+  const Opening opening{static_cast<float>(low), static_cast<float>(high), floor};
+  if (kind == at::kFloat) {
+    gate_into<Float32>(out, parts, count, result, opening);
+  } else {
+    gate_into<BFloat16>(out, parts, count, result, opening);
+  }
   return out;
 }
 
-template <int channels>
-void interleave(float* to, const float* from, int64_t pixels) {
+at::Tensor add_clamped(const at::Tensor& sum, const at::Tensor& other, double low, double high) {
+  TORCH_CHECK(sum.sizes() == other.sizes(), "the sum has shape ", sum.sizes(), ", what is added ", other.sizes());
+  const at::ScalarType kind = sum.scalar_type();
+  const at::Tensor out = is_ours(sum) ? sum : at::empty_like(sum);
+  const Range range{static_cast<float>(low), static_cast<float>(high)};
+  if (is_on_cpu_of(sum, at::kFloat) && is_on_cpu_of(other, kind)) {
+    add_clamped_into<Float32>(out, sum, other, range);
+  } else if (is_on_cpu_of(sum, at::kBFloat16) && is_on_cpu_of(other, kind)) {
+    add_clamped_into<BFloat16>(out, sum, other, range);
+  } else {
+    return at::add(sum, other).clamp_(low, high);
+  }
+  return out;
+}
+
+template <typename Stored>
+void interleave(Stored* to, const Stored* from, int64_t channels, int64_t pixels) {
   for (int64_t i = 0; i < pixels; ++i) {
-    for (int c = 0; c < channels; ++c) to[i * channels + c] = from[c * pixels + i];
+    for (int64_t c = 0; c < channels; ++c) to[i * channels + c] = from[c * pixels + i];
+  }
+}
+
+template <typename Stored>
+void interleave_rows(const at::Tensor& out, const at::Tensor& tensor) {
+  const int64_t channels = tensor.size(1), pixels = tensor.size(2) * tensor.size(3);
+  for (int64_t row = 0; row < tensor.size(0); ++row) {
+    Stored* to = static_cast<Stored*>(out.data_ptr()) + row * channels * pixels;
+    const Stored* from = static_cast<const Stored*>(tensor.const_data_ptr()) + row * channels * pixels;
+    // Where the compiler knows the number, it unrolls.
+    if (channels == 3) {
+      interleave(to, from, 3, pixels);
+    } else {
+      interleave(to, from, 4, pixels);
+    }
   }
 }
 
 at::Tensor channels_last(const at::Tensor& tensor) {
   if (tensor.is_contiguous(at::MemoryFormat::ChannelsLast)) return tensor;
-  const bool is_picture = tensor.dim() == 4 && tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous() &&
-                          (tensor.size(1) == 3 || tensor.size(1) == 4);
-  if (!is_picture) return tensor.contiguous(at::MemoryFormat::ChannelsLast);
+  const bool is_picture = tensor.dim() == 4 && tensor.is_cpu() && tensor.is_contiguous() && (tensor.size(1) == 3 || tensor.size(1) == 4);
+  const size_t width = tensor.element_size();
+  if (!is_picture || (width != sizeof(uint32_t) && width != sizeof(uint16_t))) return tensor.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor out = at::empty_like(tensor, at::MemoryFormat::ChannelsLast);
-  const int64_t channels = tensor.size(1), pixels = tensor.size(2) * tensor.size(3);
-  for (int64_t row = 0; row < tensor.size(0); ++row) {
-    float* to = out.data_ptr<float>() + row * channels * pixels;
-    const float* from = tensor.const_data_ptr<float>() + row * channels * pixels;
-    if (channels == 3) {
-      interleave<3>(to, from, pixels);
-    } else {
-      interleave<4>(to, from, pixels);
-    }
+  if (width == sizeof(uint32_t)) {
+    interleave_rows<uint32_t>(out, tensor);
+  } else {
+    interleave_rows<uint16_t>(out, tensor);
   }
   return out;
 }
@@ -176,6 +309,14 @@ int camlens_add(const at::Tensor* sum, const at::Tensor* other, at::Tensor** res
     const c10::AutoGradMode mode(false);
     const bool in_place = is_ours(*sum) && sum->sizes() == other->sizes() && sum->scalar_type() == other->scalar_type();
     return give(result, in_place ? at::add_out(const_cast<at::Tensor&>(*sum), *sum, *other) : at::add(*sum, *other));
+  });
+}
+
+int camlens_add_clamped(const at::Tensor* sum, const at::Tensor* other, double low, double high, at::Tensor** result, char** error) {
+  *result = nullptr;
+  return guarded(error, [&]() -> int {
+    const c10::AutoGradMode mode(false);
+    return give(result, add_clamped(*sum, *other, low, high));
   });
 }
 

@@ -19,6 +19,9 @@ int camlens_gate(const at::Tensor* const* parts, size_t part_count, const at::Te
 // `sum` + `other`; in the memory of `sum` where nobody else holds it.
 int camlens_add(const at::Tensor* sum, const at::Tensor* other, at::Tensor** result, char** error);
 
+// min(max(`sum` + `other`, low), high), of one shape; in the memory of `sum` where nobody else holds it. Bounds may be infinite.
+int camlens_add_clamped(const at::Tensor* sum, const at::Tensor* other, double low, double high, at::Tensor** result, char** error);
+
 // `[N, C, H, W]` with its channels next to each other in memory: the tensor itself where it has them so.
 int camlens_channels_last(const at::Tensor* tensor, at::Tensor** result, char** error);
 

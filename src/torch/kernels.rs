@@ -10,7 +10,7 @@ use super::operator::error_of;
 use super::stack::own;
 use super::{OperatorError, ffi};
 
-/// Where a rectifier lets gradients pass: where `low < result < high`. A bound that is absent does not close.
+/// What a rectifier's results lie between. Gradients pass where `low < result < high`; a bound that is absent does not close.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
     pub low: f64,
@@ -59,6 +59,19 @@ pub fn add(sum: Tensor, other: &Tensor) -> Result<Tensor, OperatorError> {
     // SAFETY: both tensors are alive, and the places are ours to write. Memory is written only where `sum` alone holds it, and
     // `sum` ends here.
     one_tensor("add", |result, error| unsafe { ffi::camlens_add(sum.as_ptr(), other.as_ptr(), result, error) })
+}
+
+/// `min(max(sum + other, low), high)` in one pass, in the memory of `sum` where nobody else holds it. A bound that is absent is
+/// infinite.
+///
+/// # Errors
+/// Shapes that differ, out of memory.
+pub fn add_clamped(sum: Tensor, other: &Tensor, bounds: Bounds) -> Result<Tensor, OperatorError> {
+    let high = bounds.high.unwrap_or(f64::INFINITY);
+    one_tensor("add_clamped", |result, error| {
+        // SAFETY: as in `add`.
+        unsafe { ffi::camlens_add_clamped(sum.as_ptr(), other.as_ptr(), bounds.low, high, result, error) }
+    })
 }
 
 /// `[N, C, H, W]` with its channels next to each other in memory; the tensor itself where it has them so.
@@ -146,6 +159,44 @@ mod tests {
         }
 
         #[test]
+        fn a_gate_of_bfloat16_is_that_of_float32_rounded_once(
+            shape in [1..3i64, 1..20i64, 1..9i64, 1..9i64],
+            layouts in any::<[bool; 3]>(),
+            has_two in any::<bool>(),
+            high in prop::option::of(0.1..1.0f64),
+            guided in any::<bool>(),
+        ) {
+            let narrow = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
+            let parts: Vec<Tensor> =
+                (0..1 + usize::from(has_two)).map(|i| narrow(random(&shape, layouts[i]))).collect();
+            let result = narrow((random(&shape, layouts[2]) * 4.0).round() / 4.0);
+            let bounds = Bounds { low: 0.0, high };
+            let wide: Vec<Tensor> = parts.iter().map(|part| part.to_kind(Kind::Float)).collect();
+            let expected = narrow(gate(&wide, &result.to_kind(Kind::Float), bounds, guided).unwrap());
+            let found = gate(&parts, &result, bounds, guided).unwrap();
+            prop_assert_eq!(found.kind(), Kind::BFloat16);
+            prop_assert!(found.equal(&expected));
+        }
+
+        #[test]
+        fn a_clamped_sum_is_its_parts(
+            shape in [1..3i64, 1..20i64, 1..9i64, 1..9i64],
+            layouts in any::<[bool; 2]>(),
+            high in prop::option::of(0.1..1.0f64),
+            kind in prop_oneof![Just(Kind::Float), Just(Kind::Double), Just(Kind::BFloat16)],
+        ) {
+            let [one, two] = layouts.map(|is_channels_last| random(&shape, is_channels_last).to_kind(kind));
+            let wide = if kind == Kind::BFloat16 { Kind::Float } else { kind };
+            let sum = one.to_kind(wide) + two.to_kind(wide);
+            let expected = sum.clamp(-0.5, high.unwrap_or(f64::INFINITY)).to_kind(kind);
+            let (held, before) = (one.shallow_clone(), one.copy());
+            let bounds = Bounds { low: -0.5, high };
+            prop_assert!(add_clamped(one, &two, bounds).unwrap().equal(&expected));
+            prop_assert!(held.equal(&before), "it is held elsewhere");
+            prop_assert!(add_clamped(held, &two, bounds).unwrap().equal(&expected));
+        }
+
+        #[test]
         fn phases_are_a_pixel_shuffle(
             channels in 1..4i64, stride in 1..4i64, size in [3..8i64, 3..8i64], offset in [0..2i64, 0..2i64],
             cut in [0..3i64, 0..3i64], is_channels_last in any::<bool>(),
@@ -159,8 +210,12 @@ mod tests {
         }
 
         #[test]
-        fn channels_become_neighbours(channels in 2..6i64, is_channels_last in any::<bool>()) {
-            let tensor = random(&[2, channels, 5, 7], is_channels_last);
+        fn channels_become_neighbours(
+            channels in 2..6i64,
+            is_channels_last in any::<bool>(),
+            kind in prop_oneof![Just(Kind::Float), Just(Kind::Double), Just(Kind::BFloat16)],
+        ) {
+            let tensor = random(&[2, channels, 5, 7], is_channels_last).to_kind(kind);
             let found = channels_last(&tensor).unwrap();
             prop_assert!(found.equal(&tensor));
             prop_assert_eq!(found.stride(), [channels * 35, 1, channels * 7, channels]);
@@ -212,11 +267,32 @@ mod tests {
     }
 
     #[test]
+    fn bfloat16_is_rounded_as_aten_rounds() {
+        let nan = f32::NAN;
+        // Halfway between two: to the even one. Beyond the largest: infinite. NaN stays.
+        let mut all: Vec<f32> =
+            vec![1.0, 1.003_906_2, 1.011_718_8, -1.003_906_2, 3.4e38, -3.4e38, 1e-40, 0.0, -0.0, nan];
+        all.extend((0..1000).map(|i| (i as f32 - 500.0) * 0.013_37));
+        let wide = Tensor::from_slice(&all);
+        let narrow = wide.to_kind(Kind::BFloat16);
+        let zeros = Tensor::from_slice(&vec![0f32; all.len()]).to_kind(Kind::BFloat16);
+        let everything = Bounds { low: f64::NEG_INFINITY, high: None };
+        let sum = add_clamped(narrow.copy(), &zeros, everything).unwrap();
+        assert!(sum.nan_to_num(7.0, None, None).equal(&narrow.nan_to_num(7.0, None, None)));
+        // Sums that need rounding.
+        let (one, two) = (narrow.copy(), (&wide * 0.37).to_kind(Kind::BFloat16));
+        let expected = (one.to_kind(Kind::Float) + two.to_kind(Kind::Float)).to_kind(Kind::BFloat16);
+        let sum = add_clamped(one, &two, everything).unwrap();
+        assert!(sum.nan_to_num(7.0, None, None).equal(&expected.nan_to_num(7.0, None, None)));
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused() {
         let result = Tensor::from_slice(&[1.0f32, 2.0]);
         assert!(gate(&[], &result, Bounds::RELU, false).is_err());
         let error = gate(&[Tensor::from_slice(&[1.0f32])], &result, Bounds::RELU, false).unwrap_err();
         assert!(error.to_string().contains("shape"), "{error}");
+        assert!(add_clamped(Tensor::from_slice(&[1.0f32]), &result, Bounds::RELU).is_err());
         assert!(unite_phases(&random(&[1, 4, 2, 2], false), 2, [1, 0], [4, 4]).is_err());
         assert!(unite_phases(&random(&[1, 3, 2, 2], false), 2, [0, 0], [4, 4]).is_err());
     }

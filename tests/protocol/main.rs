@@ -11,6 +11,7 @@ mod identity;
 mod images;
 mod limits;
 mod policies;
+mod precision;
 mod server;
 mod signals;
 mod single;

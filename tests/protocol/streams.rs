@@ -249,7 +249,7 @@ async fn what_is_not_built_is_refused_at_open_by_name() {
             "options.condition",
         ),
         (
-            options(v1::ExplainOptions { precision: v1::Precision::Bfloat16 as i32, ..Default::default() }),
+            options(v1::ExplainOptions { precision: v1::Precision::Float16 as i32, ..Default::default() }),
             "options.precision",
         ),
         (

@@ -188,7 +188,7 @@ BAD_FRAMES = {
         asking(convention=UNKNOWN), INVALID, "frame.options.convention", "CAPTUM and PYTORCH_GRAD_CAM are allowed"
     ),
     "an unknown precision": Bad(
-        asking(precision=UNKNOWN), INVALID, "frame.options.precision", "FLOAT32 and EXACT are allowed"
+        asking(precision=UNKNOWN), INVALID, "frame.options.precision", "FLOAT32, EXACT and BFLOAT16 are allowed"
     ),
     "an unknown map": Bad(
         asking(tensors=[pb.TensorOutput(map=UNKNOWN)]), INVALID, "frame.options.tensors[0].map", "999.*GUIDED_GRAD_CAM"

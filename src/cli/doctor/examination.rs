@@ -10,8 +10,10 @@ use tch::{Device, Kind, Tensor};
 use super::findings::Findings;
 use crate::cli::npy;
 use crate::explain::{Convention, ExplainError, Explainer, Maps, Method, Mode, Target, TargetMaps};
+use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model};
 use crate::plan::Never;
+use crate::torch::has_bfloat16;
 
 /// Rows of a batch may differ from single rows by the order of additions, no more.
 const ROWS_ALLOWED: f64 = 1e-4;
@@ -21,6 +23,9 @@ const FOLDED_LOGITS_ALLOWED: f64 = 1e-4;
 const FOLDED_MAPS_ALLOWED: f64 = 1e-2;
 /// In exact mode the operators are PyTorch's own; another machine adds in another order.
 const PYTORCH_ALLOWED: f64 = 1e-4;
+
+/// Reduced precision is worth having where maps are at least as close as this.
+const COSINE_EXPECTED: f64 = 0.99;
 
 const ALL_MAPS: Maps = Maps { guided_grad_cam: true, grad_cam: true, guided_backprop: true };
 const GUIDED: Maps = Maps { guided_grad_cam: false, grad_cam: false, guided_backprop: true };
@@ -111,11 +116,12 @@ impl Patient {
         self.finite(findings, &logits, &maps)?;
 
         let (exact_logits, exact_maps) = self.explain(Mode::Exact, &one)?;
-        let advice = "please report it with the model; until then set explain.exact = true in model.toml";
+        let advice = "please report it with the model; until then set explain.precision = \"exact\" in model.toml";
         findings.compare("folded logits", relative(&logits, &exact_logits)?, FOLDED_LOGITS_ALLOWED, advice);
         if let (Some(folded), Some(exact)) = (finest(&maps), finest(&exact_maps)) {
             findings.compare("folded maps", relative(folded, exact)?, FOLDED_MAPS_ALLOWED, advice);
         }
+        self.bfloat16(findings, &one, &maps)?;
         if self.metadata.max_rows != Some(1) {
             self.rows(findings, &one, &logits)?;
         }
@@ -187,6 +193,31 @@ impl Patient {
         Ok(())
     }
 
+    /// What bfloat16 would change, where the processor has it.
+    fn bfloat16(&mut self, findings: &mut Findings, one: &Tensor, full: &[TargetMaps]) -> Result<(), ExplainError> {
+        const NAME: &str = "bfloat16";
+        if self.metadata.input.kind != Kind::Float {
+            return Ok(());
+        }
+        if !has_bfloat16() {
+            if self.metadata.precision == Precision::Bfloat16 {
+                findings.note(NAME, "this processor has none: the model runs in float32 here", "");
+            }
+            return Ok(());
+        }
+        let (_, reduced) = self.explain(Mode::Bfloat16, one)?;
+        let advice = "keep explain.precision = \"float32\" in model.toml, or look at maps of your own pictures in both";
+        let (Some(full), Some(reduced)) = (full.first(), reduced.first()) else { return Ok(()) };
+        if full.class_index != reduced.class_index {
+            findings.note(NAME, "another class has the highest logit than in float32, for a made-up picture", advice);
+        } else if let (Some(a), Some(b)) = (finest_of(full), finest_of(reduced)) {
+            let cosine = cosine(a, b)?;
+            let seen = format!("the map has a cosine of {cosine:.4} to float32's, for a made-up picture");
+            if cosine >= COSINE_EXPECTED { findings.good(NAME, seen) } else { findings.note(NAME, seen, advice) }
+        }
+        Ok(())
+    }
+
     /// Two different rows together give what each gives alone.
     fn rows(&mut self, findings: &mut Findings, one: &Tensor, logits: &Tensor) -> Result<(), ExplainError> {
         let other = self.example(1)?;
@@ -252,8 +283,19 @@ impl Patient {
 
 /// The map that depends on everything else.
 fn finest(maps: &[TargetMaps]) -> Option<&Tensor> {
-    let map = maps.first()?;
+    maps.first().and_then(finest_of)
+}
+
+fn finest_of(map: &TargetMaps) -> Option<&Tensor> {
     map.guided_grad_cam.as_ref().or(map.guided_backprop.as_ref())
+}
+
+/// Of two maps of zeros it is 1: they are the same.
+fn cosine(a: &Tensor, b: &Tensor) -> Result<f64, ExplainError> {
+    let (a, b) = (a.f_to_kind(Kind::Double)?.f_flatten(0, -1)?, b.f_to_kind(Kind::Double)?.f_flatten(0, -1)?);
+    let lengths = (a.f_norm()?.f_double_value(&[])?, b.f_norm()?.f_double_value(&[])?);
+    let dot = a.f_dot(&b)?.f_double_value(&[])?;
+    Ok(if lengths == (0.0, 0.0) { 1.0 } else { dot / (lengths.0 * lengths.1).max(f64::MIN_POSITIVE) })
 }
 
 /// `‖a − b‖ / ‖b‖`; 0 when both are zero.

@@ -65,6 +65,19 @@ impl Draft {
         id
     }
 
+    /// Makes float32 values bfloat16 where `may` says so.
+    pub fn round_values(&mut self, may: impl Fn(ValueId) -> bool) {
+        for (index, info) in self.values.iter_mut().enumerate() {
+            if info.kind == Some(Kind::Float) && may(ValueId(index as u32)) {
+                info.kind = Some(Kind::BFloat16);
+            }
+        }
+    }
+
+    pub fn set_kind(&mut self, value: ValueId, kind: Kind) {
+        self.values[value.index()].kind = Some(kind);
+    }
+
     /// Whether a value depends on the input in a way that has a gradient.
     pub fn is_differentiable(&self, value: ValueId) -> bool {
         self.values.get(value.index()).is_some_and(|info| info.differentiable)

@@ -6,12 +6,12 @@ use tch::Kind;
 
 use crate::model::graph::{Argument, Node, Operation, ValueId};
 use crate::plan::PlanError;
-use crate::torch::{Operator, Value, window_may_miss};
+use crate::torch::{Operator, Value, has_bfloat16, window_may_miss};
 
 use super::Draft;
 use super::draft::Readers;
 
-/// Turns two-dimensional f32 convolutions with constant weights into `mkldnn::_convolution_pointwise`, which has its
+/// Turns two-dimensional convolutions with constant weights, in float32 or in a bfloat16 that the processor has, into `mkldnn::_convolution_pointwise`, which has its
 /// weights laid out for the processor, and takes in with each, where nobody else reads what lies between:
 ///
 /// - the addition of another value of the same shape,
@@ -63,8 +63,7 @@ impl Convolution {
         let weight = draft.constant(&node.arguments[1])?;
         let Argument::Use(input) = node.arguments[0] else { return None };
         let fits = weight.dim() == 4
-            && weight.f_kind().is_ok_and(|kind| kind == Kind::Float)
-            && draft.kind(input) == Some(Kind::Float)
+            && weight.f_kind().is_ok_and(|kind| has_kernels(kind) && draft.kind(input) == Some(kind))
             && draft.shape(input).is_some_and(|shape| shape.len() == 4)
             && draft.is_constant_or_none(&node.arguments[2]);
         if !fits {
@@ -90,6 +89,11 @@ impl Convolution {
             groups: node.literal("groups")?.clone(),
         })
     }
+}
+
+/// Whether these operators are there, and fast, for a dtype.
+fn has_kernels(kind: Kind) -> bool {
+    kind == Kind::Float || (kind == Kind::BFloat16 && has_bfloat16())
 }
 
 /// One number for both axes, or one each.

@@ -1,4 +1,4 @@
-//! Small passes over a plan's nodes, for the default mode. Each leaves every target and the score what they were, but for
+//! Small passes over a plan's nodes, for all modes but the exact one. Each leaves every target and the score what they were, but for
 //! rounding.
 
 mod draft;
@@ -6,10 +6,11 @@ mod fold_batch_norm;
 mod fold_padding;
 mod free_views;
 mod fuse_convolutions;
+mod use_bfloat16;
 
 use tch::Device;
 
-use super::{PlanError, PlanSpec, Weights};
+use super::{Mode, PlanError, PlanSpec, Weights};
 
 pub use draft::Draft;
 
@@ -18,6 +19,9 @@ pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<
     free_views::free_views(draft)?;
     fold_batch_norm::fold_batch_norm(draft, weights)?;
     fold_padding::fold_padding(draft)?;
+    if spec.mode == Mode::Bfloat16 {
+        use_bfloat16::use_bfloat16(draft, spec.score, weights)?;
+    }
     if spec.device == Device::Cpu {
         fuse_convolutions::fuse_convolutions(draft)?;
     }

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
 use crate::plan::rule::{Gradient, Ran, Rule, Slot};
-use crate::torch::{Call, Operator, OperatorError, Value};
+use crate::torch::{Call, Operator, OperatorError, Value, has_bfloat16};
 
 use super::arguments::first;
 use super::tape::TapeRule;
@@ -72,20 +72,24 @@ struct Linear {
     weight: Arc<Mutex<PackedWeight>>,
     /// `[outputs, inputs]`.
     size: [i64; 2],
+    kind: Kind,
     forward: Mutex<Option<Call>>,
     back: Mutex<Option<Call>>,
 }
 
 impl PackedLinear {
-    /// The weight and the bias of a `linear` that this rule is for: both constant, or no bias, in f32 on the CPU.
+    /// The weight and the bias of a `linear` that this rule is for: both constant, or no bias, on the CPU, in float32 or in a bfloat16
+    /// that the processor has.
     pub fn read<'t>(node: &Node, constant: impl Fn(ValueId) -> Option<&'t Tensor>) -> Option<(&'t Tensor, Value)> {
         let is_linear = node.operation.aten().is_some_and(|o| o.name() == "aten::linear");
         let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return None };
-        let fits = |tensor: &&Tensor| tensor.f_kind().is_ok_and(|k| k == Kind::Float) && tensor.device() == Device::Cpu;
-        let weight = constant(*weight).filter(fits).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
+        let is = |tensor: &Tensor, kind| tensor.f_kind().is_ok_and(|k| k == kind) && tensor.device() == Device::Cpu;
+        let has_kernels = |weight: &&Tensor| is(weight, Kind::Float) || (is(weight, Kind::BFloat16) && has_bfloat16());
+        let weight = constant(*weight).filter(has_kernels).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
+        let kind = weight.f_kind().ok()?;
         let bias = match bias {
             Argument::Literal(Value::None) => Value::None,
-            Argument::Use(bias) => Value::Tensor(constant(*bias).filter(fits)?.shallow_clone()),
+            Argument::Use(bias) => Value::Tensor(constant(*bias).filter(|bias| is(bias, kind))?.shallow_clone()),
             _ => return None,
         };
         is_linear.then_some((weight, bias))
@@ -93,7 +97,10 @@ impl PackedLinear {
 
     /// The rule of a node that can be [read](PackedLinear::read).
     pub fn new(node: &Node, weight: Arc<Mutex<PackedWeight>>, bias: Value) -> Result<Self, OperatorError> {
-        let size = lock(&weight).weight.size();
+        let (size, kind) = {
+            let weight = &lock(&weight).weight;
+            (weight.size(), weight.f_kind()?)
+        };
         let &[outputs, inputs] = size.as_slice() else {
             return Err(OperatorError::Unsupported { operator: node.name.clone() });
         };
@@ -102,6 +109,7 @@ impl PackedLinear {
             reorder: Operator::find("mkldnn::_reorder_linear_weight", "")?,
             weight,
             size: [outputs, inputs],
+            kind,
             forward: Mutex::new(None),
             back: Mutex::new(None),
         };
@@ -113,7 +121,7 @@ impl Rule for PackedLinear {
     fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
         let input = first(arguments)?;
         let size = input.size();
-        let fits = input.f_kind()? == Kind::Float
+        let fits = input.f_kind()? == self.linear.kind
             && size.len() >= 2
             && size.last() == Some(&self.linear.size[1])
             && input.numel() > 0

@@ -4,6 +4,7 @@ use tonic::Code;
 
 use crate::config::LimitsConfig;
 use crate::explain::{self, Convention, Method, Mode, Target};
+use crate::model::description::Precision;
 use crate::proto::v1;
 use crate::render::{ColorMap, DEFAULT_OPACITY, DEFAULT_QUALITY, ElementType, PictureFormat, ValueRange};
 use crate::schedule::{MapKind, Outputs, PictureKind, PictureOutput, Resolution, Served, TensorOutput};
@@ -71,7 +72,8 @@ pub(in crate::server) fn resolve(
     }
     cam_method(options.cam_method)?;
     let convention = convention(options.convention)?;
-    let (mode, precision) = precision(options.precision, model)?;
+    let mode = mode(options.precision, model)?;
+    let precision = precision_of(mode);
     let targets = targets(&options.targets, model)?;
     let predictions_only = options.predictions_only.unwrap_or(false);
     let outputs = outputs(options, predictions_only, limits)?;
@@ -143,21 +145,44 @@ fn convention(value: i32) -> Result<Convention, Refusal> {
     }
 }
 
+/// How it is called in messages.
+pub(in crate::server) fn precision_of(mode: Mode) -> v1::Precision {
+    match mode {
+        Mode::Default => v1::Precision::Float32,
+        Mode::Exact => v1::Precision::Exact,
+        Mode::Bfloat16 => v1::Precision::Bfloat16,
+    }
+}
+
 /// A model that is described as exact runs exactly whatever is asked.
-fn precision(value: i32, model: &Served) -> Result<(Mode, v1::Precision), Refusal> {
-    let exact = match v1::Precision::try_from(value) {
-        Ok(v1::Precision::Unspecified | v1::Precision::Float32) => model.metadata.exact,
-        Ok(v1::Precision::Exact) => true,
-        Ok(other) => {
-            let message = format!(
-                "options.precision: {} is not built yet; PRECISION_FLOAT32 and PRECISION_EXACT are",
-                other.as_str_name()
-            );
-            return Err(Refusal::new(Code::Unimplemented, "options.precision", message));
+fn mode(value: i32, model: &Served) -> Result<Mode, Refusal> {
+    let refused = |code, message| Err(Refusal::new(code, "options.precision", message));
+    let asked = match v1::Precision::try_from(value) {
+        Ok(v1::Precision::Unspecified) => model.mode,
+        Ok(v1::Precision::Float32) => Mode::Default,
+        Ok(v1::Precision::Exact) => Mode::Exact,
+        Ok(v1::Precision::Bfloat16) => Mode::Bfloat16,
+        Ok(other @ v1::Precision::Float16) => {
+            let name = other.as_str_name();
+            let message = format!("options.precision: {name} is not built yet; FLOAT32, EXACT and BFLOAT16 are");
+            return refused(Code::Unimplemented, message);
         }
-        Err(_) => return Err(unknown_value("options.precision", value, "FLOAT32 and EXACT are allowed")),
+        Err(_) => return Err(unknown_value("options.precision", value, "FLOAT32, EXACT and BFLOAT16 are allowed")),
     };
-    Ok(if exact { (Mode::Exact, v1::Precision::Exact) } else { (Mode::Default, v1::Precision::Float32) })
+    match (model.mode, asked) {
+        (Mode::Exact, _) => Ok(Mode::Exact),
+        (Mode::Bfloat16, _) | (Mode::Default, Mode::Default | Mode::Exact) => Ok(asked),
+        (Mode::Default, Mode::Bfloat16) => {
+            let cause = match model.metadata.precision {
+                Precision::Bfloat16 => "the server's processor has no bfloat16 (AVX-512 BF16 or Arm BF16)",
+                _ => "the model is not offered in it: its model.toml has no explain.precision = \"bfloat16\"",
+            };
+            refused(
+                Code::FailedPrecondition,
+                format!("options.precision: BFLOAT16: {cause}; FLOAT32 and EXACT are allowed"),
+            )
+        }
+    }
 }
 
 fn targets(asked: &[v1::Target], model: &Served) -> Result<Vec<Target>, Refusal> {

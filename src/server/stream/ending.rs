@@ -49,7 +49,7 @@ impl OpenStream {
         };
         let Some(mut frame) = self.in_work.remove(&sequence) else { return };
         frame.account.answered(&answer);
-        let explanation = response::explanation(answer, frame.echo.clone(), &frame.asked, &self.model.metadata);
+        let explanation = response::explanation(answer, frame.echo.clone(), &frame.asked, &self.model);
         let bytes = explanation.encoded_len() + LATE_BYTES;
         let limit = self.policy.max_response_bytes;
         if limit != 0 && bytes as u64 > limit {

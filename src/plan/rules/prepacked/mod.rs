@@ -18,7 +18,7 @@ use tch::Tensor;
 
 use crate::model::graph::{Argument, Node};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Bounds, Call, OperatorError, Value, channels_last};
+use crate::torch::{Bounds, Call, OperatorError, Value, add, add_clamped, channels_last};
 
 use super::arguments::{first, unfit};
 use super::rectifiers::Gate;
@@ -38,6 +38,17 @@ enum Activation {
         low: f64,
         high: f64,
     },
+}
+
+impl Activation {
+    /// What results lie between.
+    fn bounds(self) -> Option<Bounds> {
+        match self {
+            Activation::None => None,
+            Activation::Relu => Some(Bounds::RELU),
+            Activation::Clamp { low, high } => Some(Bounds { low, high: Some(high) }),
+        }
+    }
 }
 
 /// The rule of both operators. Tensors but for the input and what is added are taken from the weights that it was made
@@ -108,7 +119,7 @@ impl Prepacked {
 
     /// Adds first and activates then, in place. oneDNN's own fused addition was measured at more than the time of both.
     fn convolve_and_add(&self, input: &Tensor, bias: &Value, other: &Tensor) -> Result<Tensor, OperatorError> {
-        let mut sum = self.convolution.run(input, bias, Activation::None)?;
+        let sum = self.convolution.run(input, bias, Activation::None)?;
         let other = channels_last(other)?;
         if other.size() != sum.size() {
             return Err(OperatorError::Argument {
@@ -117,25 +128,15 @@ impl Prepacked {
                 problem: format!("has shape {:?}, and the convolution gives {:?}", other.size(), sum.size()),
             });
         }
-        match self.activation {
-            Activation::None => Ok(sum.f_add_(&other)?),
-            Activation::Relu => self.convolution.operators.add_relu.call_tensor(&[
-                Value::Tensor(sum),
-                Value::Tensor(other),
-                Value::Int(1),
-            ]),
-            Activation::Clamp { low, high } => Ok(sum.f_add_(&other)?.f_clamp_(low, high)?),
+        match self.activation.bounds() {
+            None => add(sum, &other),
+            Some(bounds) => add_clamped(sum, &other, bounds),
         }
     }
 
     /// Where the activation lets gradients pass.
     fn gate(&self, result: &Tensor) -> Option<Gate> {
-        let bounds = match self.activation {
-            Activation::None => return None,
-            Activation::Relu => Bounds::RELU,
-            Activation::Clamp { low, high } => Bounds { low, high: Some(high) },
-        };
-        Some(Gate { result: result.shallow_clone(), bounds, guided: self.guided })
+        self.activation.bounds().map(|bounds| Gate { result: result.shallow_clone(), bounds, guided: self.guided })
     }
 }
 

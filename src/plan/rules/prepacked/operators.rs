@@ -16,7 +16,6 @@ pub(super) struct Operators {
     transposed: Operator,
     reorder: Operator,
     reorder_transposed: Operator,
-    pub add_relu: Operator,
 }
 
 impl Operators {
@@ -27,7 +26,6 @@ impl Operators {
             transposed: find("mkldnn::_convolution_transpose_pointwise")?,
             reorder: find("mkldnn::_reorder_convolution_weight")?,
             reorder_transposed: find("mkldnn::_reorder_convolution_transpose_weight")?,
-            add_relu: Operator::find("aten::_add_relu_", "Tensor")?,
         })
     }
 

@@ -1,0 +1,220 @@
+//! A float32 network computes in bfloat16.
+
+use std::collections::HashMap;
+
+use tch::Kind;
+
+use crate::model::graph::{Argument, Element, Node, Operation, ValueId};
+use crate::plan::{PlanError, Weights};
+use crate::torch::{Operator, Value};
+
+use super::Draft;
+
+/// ATen's numbers of the two dtypes.
+const FLOAT: i64 = 6;
+const BFLOAT16: i64 = 15;
+
+/// Makes a float32 draft one of bfloat16, as `model.bfloat16()` does in PyTorch: values, weights and the dtypes that nodes name.
+/// Float32 stay
+///
+/// - the parameters of normalisations: a number a channel, and rounding a variance moves the whole channel;
+/// - the linear layer that gives the score: two of a thousand logits often share the eight bits that bfloat16 has.
+///
+/// Batch normalisations must have been folded before: what is rounded then is their product with the weight.
+pub fn use_bfloat16(draft: &mut Draft, score: ValueId, weights: &mut Weights) -> Result<(), PlanError> {
+    let head =
+        draft.nodes.iter().position(|node| node.operator_name() == "linear" && node.defines().any(|v| v == score));
+    draft.round_values(|value| head.is_none() || value != score);
+    let mut rounded: HashMap<ValueId, ValueId> = HashMap::new();
+    for at in 0..draft.nodes.len() {
+        if Some(at) == head || is_normalisation(&draft.nodes[at]) {
+            continue;
+        }
+        let mut arguments = std::mem::take(&mut draft.nodes[at].arguments);
+        for argument in &mut arguments {
+            match argument {
+                Argument::Use(value) => *value = round(draft, *value, &mut rounded, weights)?,
+                Argument::List(elements) => {
+                    for element in elements {
+                        if let Element::Use(value) = element {
+                            *value = round(draft, *value, &mut rounded, weights)?;
+                        }
+                    }
+                }
+                Argument::Literal(_) => {}
+            }
+        }
+        draft.nodes[at].arguments = arguments;
+        name_bfloat16(&mut draft.nodes[at]);
+    }
+    if let Some(head) = head {
+        widen_input(draft, head)?;
+    }
+    Ok(())
+}
+
+fn is_normalisation(node: &Node) -> bool {
+    matches!(
+        node.operator_name(),
+        "batch_norm" | "layer_norm" | "group_norm" | "native_layer_norm" | "native_group_norm"
+    )
+}
+
+/// The rounded copy of a constant; any other value itself.
+fn round(
+    draft: &mut Draft,
+    value: ValueId,
+    rounded: &mut HashMap<ValueId, ValueId>,
+    weights: &mut Weights,
+) -> Result<ValueId, PlanError> {
+    if let Some(known) = rounded.get(&value) {
+        return Ok(*known);
+    }
+    let Some(constant) = draft.constants.get(&value) else { return Ok(value) };
+    if constant.f_kind()? != Kind::Float {
+        return Ok(value);
+    }
+    let copy = weights.rounded(constant)?;
+    let new = draft.add_constant(copy);
+    rounded.insert(value, new);
+    Ok(new)
+}
+
+/// A dtype that the node names.
+fn name_bfloat16(node: &mut Node) {
+    let place = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
+    if let Some(Argument::Literal(Value::Int(dtype))) = place.and_then(|at| node.arguments.get_mut(at))
+        && *dtype == FLOAT
+    {
+        *dtype = BFLOAT16;
+    }
+}
+
+/// Makes the head's input float32 before it.
+fn widen_input(draft: &mut Draft, head: usize) -> Result<(), PlanError> {
+    let Argument::Use(input) = draft.nodes[head].arguments[0] else { return Ok(()) };
+    let wide = draft.add_value_like(input);
+    draft.set_kind(wide, Kind::Float);
+    let literals = [Value::Int(FLOAT), Value::Bool(false), Value::Bool(false), Value::None].map(Argument::Literal);
+    let widening = Node {
+        name: format!("{}.float", draft.nodes[head].name),
+        operation: Operation::Aten(Operator::find("aten::to", "dtype")?),
+        arguments: [Argument::Use(input)].into_iter().chain(literals).collect(),
+        outputs: vec![Some(wide)],
+        no_grad: draft.nodes[head].no_grad,
+        rectifier: None,
+        smooth_activation: false,
+    };
+    draft.nodes[head].arguments[0] = Argument::Use(wide);
+    draft.nodes.insert(head, widening);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Tensor;
+
+    use super::*;
+    use crate::model::graph::Graph;
+    use crate::plan::rule::Gradient;
+    use crate::plan::sketch::{Sketch, compile, random, spec};
+    use crate::plan::{Mode, Never, Until};
+
+    /// Convolution, normalisation, rectifier, residual sum, average, and a linear layer when `has_head`.
+    fn network(has_head: bool) -> (Graph, ValueId) {
+        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
+        let y = sketch.convolution(sketch.input(), 8);
+        let y = sketch.batch_norm(y);
+        let y = sketch.relu(y);
+        let z = sketch.convolution(y, 8);
+        let z = sketch.add(z, y);
+        let target = sketch.relu(z);
+        let mut score = sketch.pooled(target);
+        if has_head {
+            let weight = sketch.constant(random(&[5, 8]));
+            let bias = sketch.constant(random(&[5]));
+            score =
+                sketch.node("linear", vec![("input", score.into()), ("weight", weight.into()), ("bias", bias.into())]);
+        }
+        (sketch.finish(score), target)
+    }
+
+    fn cosine(a: &Tensor, b: &Tensor) -> f64 {
+        let [a, b] = [a, b].map(|t| t.to_kind(Kind::Double).reshape([-1]));
+        (a.dot(&b) / (a.norm() * b.norm())).double_value(&[])
+    }
+
+    #[test]
+    fn maps_are_those_of_float32_but_for_rounding() {
+        let (graph, target) = network(true);
+        let x = random(&[2, 3, 9, 9]);
+        let [wide, narrow] = [Mode::Default, Mode::Bfloat16].map(|mode| compile(&graph, &[target], mode));
+        let [wide, narrow] = [&wide, &narrow].map(|plan| plan.forward(x.shallow_clone(), &Never).unwrap());
+        assert!(cosine(wide.logits(), narrow.logits()) > 0.9999);
+        assert_eq!(narrow.activations(0).kind(), Kind::BFloat16);
+        let seed = wide.logits().ones_like();
+        for gradient in [Gradient::Plain, Gradient::Guided] {
+            let [wide, narrow] =
+                [&wide, &narrow].map(|pass| pass.reverse(&seed, gradient, Until::Input, &Never).unwrap());
+            for (wide, narrow) in
+                [(&wide.targets[0], &narrow.targets[0]), (wide.input.as_ref().unwrap(), narrow.input.as_ref().unwrap())]
+            {
+                let cosine = cosine(wide, narrow);
+                assert!(cosine > 0.95, "{gradient:?}: {cosine}");
+                assert!(!wide.equal(&narrow.to_kind(Kind::Float)), "nothing was rounded");
+            }
+        }
+    }
+
+    #[test]
+    fn logits_of_a_linear_layer_are_float32() {
+        for (has_head, kind) in [(true, Kind::Float), (false, Kind::BFloat16)] {
+            let (graph, target) = network(has_head);
+            let plan = compile(&graph, &[target], Mode::Bfloat16);
+            let pass = plan.forward(random(&[1, 3, 9, 9]), &Never).unwrap();
+            assert_eq!(pass.logits().kind(), kind);
+        }
+    }
+
+    #[test]
+    fn parameters_of_a_normalisation_that_stays_are_not_rounded() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
+        let y = sketch.relu(sketch.input());
+        let y = sketch.batch_norm(y);
+        let score = sketch.pooled(y);
+        let graph = sketch.finish(score);
+        let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16));
+        use_bfloat16(&mut draft, score, &mut Weights::default()).unwrap();
+        draft.drop_unread_constants();
+        assert!(!draft.constants.is_empty());
+        assert!(draft.constants.values().all(|constant| constant.kind() == Kind::Float));
+    }
+
+    #[test]
+    fn a_dtype_that_is_named_becomes_bfloat16() {
+        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
+        let shift = sketch.constant(random(&[1, 3, 1, 1]));
+        let y = sketch.add(sketch.input(), shift);
+        let y = sketch.node("to.dtype", vec![("self", y.into()), ("dtype", FLOAT.into())]);
+        let score = sketch.pooled(y);
+        let graph = sketch.finish(score);
+        let plan = compile(&graph, &[y], Mode::Bfloat16);
+        let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
+        assert_eq!(pass.activations(0).kind(), Kind::BFloat16);
+    }
+
+    #[test]
+    fn plans_of_one_graph_share_the_rounded_weights() {
+        let (graph, target) = network(true);
+        let mut weights = Weights::default();
+        let mut addresses = || {
+            let mut draft = Draft::new(&graph, &spec(&graph, &[target], Mode::Bfloat16));
+            use_bfloat16(&mut draft, graph.outputs[0].value.unwrap(), &mut weights).unwrap();
+            draft.drop_unread_constants();
+            let mut all: Vec<_> = draft.constants.values().map(|constant| constant.data_ptr() as usize).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(addresses(), addresses());
+    }
+}
