@@ -46,7 +46,9 @@ impl Default for ModelsConfig {
 pub struct DeviceConfig {
     /// `cpu`.
     pub name: String,
-    /// Threads that one operator may use. 0: as many as there are cores.
+    /// What the device is to be good at.
+    pub performance: Performance,
+    /// Threads that run models. 0: as many as there are cores.
     pub threads: usize,
     /// Threads that decode, prepare and render. 0: as many as there are cores.
     pub frame_threads: usize,
@@ -54,7 +56,36 @@ pub struct DeviceConfig {
     pub connection_threads: usize,
 }
 
+/// How [`DeviceConfig::threads`] are used. OpenVINO has hints of the same names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Performance {
+    /// Each batch runs on all threads, one batch after the other: a frame is explained as soon as can be
+    #[default]
+    Latency,
+    /// Each thread runs batches of its own: more frames a second from many cores, each of which takes longer
+    Throughput,
+}
+
+/// How a device's threads are shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    /// Batches that run at once.
+    pub count: usize,
+    /// Threads of each.
+    pub threads: usize,
+}
+
 impl DeviceConfig {
+    /// On a machine with so many cores.
+    pub fn workers(&self, cores: usize) -> Workers {
+        let threads = if self.threads == 0 { cores } else { self.threads };
+        match self.performance {
+            Performance::Latency => Workers { count: 1, threads },
+            Performance::Throughput => Workers { count: threads, threads: 1 },
+        }
+    }
+
     /// [`DeviceConfig::connection_threads`], on a machine with so many cores.
     pub fn connection_threads_of(&self, cores: usize) -> usize {
         if self.connection_threads == 0 { (cores / 4).max(1) } else { self.connection_threads }
@@ -63,7 +94,13 @@ impl DeviceConfig {
 
 impl Default for DeviceConfig {
     fn default() -> Self {
-        DeviceConfig { name: "cpu".to_owned(), threads: 0, frame_threads: 0, connection_threads: 0 }
+        DeviceConfig {
+            name: "cpu".to_owned(),
+            performance: Performance::default(),
+            threads: 0,
+            frame_threads: 0,
+            connection_threads: 0,
+        }
     }
 }
 
@@ -172,7 +209,7 @@ impl Config {
         if device.name != "cpu" {
             return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
         }
-        let &DeviceConfig { name: _, threads, frame_threads, connection_threads } = device;
+        let &DeviceConfig { name: _, performance: _, threads, frame_threads, connection_threads } = device;
         for (key, threads) in [
             ("device.threads", threads),
             ("device.frame_threads", frame_threads),
@@ -281,6 +318,16 @@ mod tests {
         let (block, _) = from.split_once("```").expect("the block ends");
         assert!(block.contains("[server]") && block.lines().count() > 20);
         assert_eq!(parse(&format!("[limits]{block}")), Ok(Config::default()));
+    }
+
+    #[test]
+    fn threads_work_together_or_each_for_itself() {
+        let workers = |text: &str| parse(text).expect("it is sound").device.workers(8);
+        assert_eq!(workers(""), Workers { count: 1, threads: 8 });
+        assert_eq!(workers("[device]\nthreads = 3"), Workers { count: 1, threads: 3 });
+        assert_eq!(workers("[device]\nperformance = \"throughput\""), Workers { count: 8, threads: 1 });
+        assert_eq!(workers("[device]\nperformance = \"throughput\"\nthreads = 3"), Workers { count: 3, threads: 1 });
+        assert!(parse("[device]\nperformance = \"speed\"").expect_err("unknown").contains("throughput"));
     }
 
     #[test]

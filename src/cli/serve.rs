@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::{Exit, Failure};
-use crate::config::Config;
+use crate::config::{Config, Performance};
 use crate::server::{Ended, ListenAddress, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
 
@@ -63,7 +63,11 @@ pub struct ServeCommand {
     #[arg(long, env = "CAMLENS_DRAIN_TIMEOUT", value_name = "SECONDS")]
     drain_timeout: Option<u32>,
 
-    /// Threads that one operator may use; 0: one a core [default: 0]
+    /// What the cores are used for: the single frame, or all of them [default: latency]
+    #[arg(long, env = "CAMLENS_PERFORMANCE", value_enum)]
+    performance: Option<Performance>,
+
+    /// Threads that run models; 0: one a core [default: 0]
     #[arg(long, env = "CAMLENS_THREADS", value_name = "N")]
     threads: Option<usize>,
 
@@ -153,6 +157,7 @@ impl ServeCommand {
             token_file,
             insecure,
             drain_timeout,
+            performance,
             threads,
             frame_threads,
             connection_threads,
@@ -183,6 +188,7 @@ impl ServeCommand {
         set(&mut out.server.token_file, token_file.map(Some));
         set(&mut out.server.insecure, insecure.then_some(true));
         set(&mut out.server.drain_timeout_s, drain_timeout);
+        set(&mut out.device.performance, performance);
         set(&mut out.device.threads, threads);
         set(&mut out.device.frame_threads, frame_threads);
         set(&mut out.device.connection_threads, connection_threads);

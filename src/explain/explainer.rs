@@ -37,6 +37,11 @@ impl Explainer {
         Explainer { model, device, plans: PlanCache::new(PLANS_KEPT) }
     }
 
+    /// Another one of the same model, for another thread. Weights are shared, plans are its own.
+    pub fn share(&self) -> Self {
+        Explainer { model: self.model.share(), device: self.device, plans: self.plans.sharing_weights() }
+    }
+
     pub fn metadata(&self) -> &Arc<Metadata> {
         &self.model.metadata
     }

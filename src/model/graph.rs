@@ -225,6 +225,18 @@ impl Node {
 }
 
 impl Graph {
+    /// The same graph for another thread. Constants are shared.
+    pub fn share(&self) -> Self {
+        Graph {
+            values: self.values.clone(),
+            nodes: self.nodes.clone(),
+            constants: self.constants.iter().map(|(id, tensor)| (*id, tensor.shallow_clone())).collect(),
+            input: self.input.clone(),
+            outputs: self.outputs.clone(),
+            layers: self.layers.clone(),
+        }
+    }
+
     pub fn value(&self, id: ValueId) -> &ValueInfo {
         &self.values[id.index()]
     }

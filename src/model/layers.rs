@@ -11,7 +11,7 @@ use super::pt2::Call;
 use super::{LayerError, ModelError};
 
 /// The names of a graph's layers.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Layers {
     /// Module path → what each of its calls returned, in order.
     calls: BTreeMap<String, Vec<Vec<ValueId>>>,

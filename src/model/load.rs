@@ -36,6 +36,11 @@ pub struct Model {
 }
 
 impl Model {
+    /// The same model for another thread. Tensors are shared.
+    pub fn share(&self) -> Self {
+        Model { graph: self.graph.share(), description: self.description.clone(), metadata: Arc::clone(&self.metadata) }
+    }
+
     /// Loads `model.pt2` and `model.toml` of a version's directory, a bare `.pt2` with the defaults, or the built-in model
     /// at [`identity::PLACE`].
     ///

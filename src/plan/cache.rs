@@ -1,5 +1,7 @@
 //! Compiled plans, as many as are worth keeping.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::model::graph::Graph;
 
 use super::{Plan, PlanError, PlanSpec, Weights};
@@ -9,13 +11,18 @@ pub struct PlanCache {
     capacity: usize,
     /// The most recently used one last.
     plans: Vec<Plan>,
-    weights: Weights,
+    weights: Arc<Mutex<Weights>>,
 }
 
 impl PlanCache {
     /// `capacity` plans are kept; at least one.
     pub fn new(capacity: usize) -> Self {
-        PlanCache { capacity: capacity.max(1), plans: Vec::new(), weights: Weights::default() }
+        PlanCache { capacity: capacity.max(1), plans: Vec::new(), weights: Arc::default() }
+    }
+
+    /// An empty one for plans of the same graph on another thread, with this one's weights.
+    pub fn sharing_weights(&self) -> Self {
+        PlanCache { capacity: self.capacity, plans: Vec::new(), weights: Arc::clone(&self.weights) }
     }
 
     /// The plan for a spec, compiled if it is not there.
@@ -26,11 +33,14 @@ impl PlanCache {
                 self.plans.push(plan);
             }
             None => {
-                let plan = Plan::compile_sharing(graph, spec, &mut self.weights)?;
+                // After a panic they are whole: what is added is added in one go.
+                let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+                let plan = Plan::compile_sharing(graph, spec, &mut weights)?;
                 if self.plans.len() == self.capacity {
                     self.plans.remove(0);
-                    self.weights.forget_unused();
+                    weights.forget_unused();
                 }
+                drop(weights);
                 self.plans.push(plan);
             }
         }

@@ -29,8 +29,8 @@ impl<J, R> Expired<J, R> {
 
 impl<J: Waiting, R: Ready> Dispatch<J, R> {
     /// A stream that waits rises by one class each `ageing`; a batch that is not full may wait `max_delay` for more rows.
-    pub(super) fn new(ageing: Duration, max_delay: Duration) -> Self {
-        Dispatch { line: Line::new(ageing), next: NextBatch::new(max_delay) }
+    pub(super) fn new(ageing: Duration, max_delay: Duration, workers: usize) -> Self {
+        Dispatch { line: Line::new(ageing), next: NextBatch::new(max_delay, workers) }
     }
 
     /// A frame comes in.
@@ -53,17 +53,28 @@ impl<J: Waiting, R: Ready> Dispatch<J, R> {
         self.line.sweep(stream);
     }
 
-    /// The device is free: what it runs now. When that is nothing, it waits, and frames in preparation are its own.
-    pub(super) fn take(&mut self, now: Instant) -> Taken<R> {
+    /// A worker is free: what it runs now. When that is nothing it waits, as do `others`; then frames in preparation are the
+    /// device's own.
+    pub(super) fn take(&mut self, others: usize, now: Instant) -> Taken<R> {
         let taken = self.next.take(&mut self.line, now);
-        if !matches!(taken, Taken::Rows(_)) {
+        if others > 0 || !matches!(taken, Taken::Rows(_)) {
             self.next.device_waits();
         }
         taken
     }
 
+    /// Whether something is ready for another worker.
+    pub(super) fn has_rows(&self) -> bool {
+        self.next.has_rows()
+    }
+
     pub(super) fn take_expired(&mut self) -> Expired<J, R> {
         Expired { waiting: self.line.take_expired(), ready: self.next.take_expired() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn ready(&self) -> usize {
+        self.next.ready()
     }
 
     #[cfg(test)]

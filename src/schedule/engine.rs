@@ -86,8 +86,8 @@ pub struct Engine {
     threads: Arc<Mutex<Option<Threads>>>,
 }
 
-/// The device's thread and the pool; taken when the engine stops.
-type Threads = (JoinHandle<()>, Pool);
+/// The device's workers and the pool; taken when the engine stops.
+type Threads = (Vec<JoinHandle<()>>, Pool);
 
 struct Shared {
     state: Mutex<State>,
@@ -95,16 +95,19 @@ struct Shared {
     device: Condvar,
     config: EngineConfig,
     clock: Arc<dyn Clock>,
-    /// Nanoseconds that the device has spent on batches.
+    /// Nanoseconds that workers have spent on batches, all together.
     busy: AtomicU64,
+    workers: usize,
 }
 
 struct State {
     dispatch: Dispatch<Chosen, PreparedRow>,
     /// `None` once the engine has stopped.
     tasks: Option<Tasks>,
-    /// The device's thread waits, and nobody has woken it yet.
-    device_sleeps: bool,
+    /// Workers that wait.
+    idle: usize,
+    /// Those of them that were woken, and have not come yet.
+    woken: usize,
 }
 
 /// What follows from a change of the state. It is done without the lock: whoever is woken by it wants the lock, too.
@@ -121,44 +124,47 @@ pub struct Handle {
 }
 
 impl Engine {
-    /// Starts the threads. `device` is called on the device's own thread, with the models in the order of `served`.
+    /// Starts the threads: one worker for each of `devices`, which are called on their workers' threads. They have the models in
+    /// the order of `served`.
     ///
     /// # Errors
     /// When the system has no more threads.
     pub fn start<D: Device + 'static>(
         config: EngineConfig,
         served: Vec<Arc<Served>>,
-        device: impl FnOnce() -> D + Send + 'static,
+        devices: Vec<impl FnOnce() -> D + Send + 'static>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, EngineError> {
         let pool = Pool::start(config.frame_threads)?;
-        let state = State { tasks: Some(pool.tasks()), ..State::empty(&config) };
+        let count = devices.len();
+        let state = State { tasks: Some(pool.tasks()), ..State::empty(&config, count) };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             config,
             device: Condvar::new(),
             clock,
             busy: AtomicU64::new(0),
+            workers: count,
         });
         let models = served
             .iter()
             .enumerate()
             .map(|(index, model)| ((model.metadata.name.clone(), model.metadata.version), (index, config.model())))
             .collect();
-        let worker = {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new().name("camlens-device".to_owned()).spawn(move || {
-                let shared = CloseAtEnd(shared);
-                device_loop(device(), &shared.0);
-            })?
-        };
+        let mut workers = Vec::with_capacity(count);
+        for (index, device) in devices.into_iter().enumerate() {
+            let name = if count == 1 { "camlens-device".to_owned() } else { format!("camlens-dev-{index}") };
+            // Whatever ends here, an error included, closes the engine, and the workers that there are end.
+            let shared = CloseAtEnd(Arc::clone(&shared));
+            workers.push(thread::Builder::new().name(name).spawn(move || device_loop(device(), &shared.0))?);
+        }
         Ok(Engine {
             shared,
             process: config.process(),
             models: Arc::new(models),
             served: served.into(),
             next_stream: Arc::default(),
-            threads: Arc::new(Mutex::new(Some((worker, pool)))),
+            threads: Arc::new(Mutex::new(Some((workers, pool)))),
         })
     }
 
@@ -184,9 +190,9 @@ impl Engine {
         self.served.iter().filter_map(|model| Some((model, self.place(model)?.1.in_work())))
     }
 
-    /// How long the device has been busy with batches that are over, since the engine started.
+    /// How long the device has been busy with batches that are over, since the engine started: the mean of its workers.
     pub fn device_busy(&self) -> Duration {
-        Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed))
+        Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed) / self.shared.workers.max(1) as u64)
     }
 
     fn place(&self, model: &Served) -> Option<&(usize, Budget)> {
@@ -245,9 +251,11 @@ impl Engine {
     pub fn stop(&self) {
         self.shared.close();
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((worker, pool)) = threads {
-            if worker.join().is_err() {
-                tracing::error!("the device's thread broke");
+        if let Some((workers, pool)) = threads {
+            for worker in workers {
+                if worker.join().is_err() {
+                    tracing::error!("a thread of the device broke");
+                }
             }
             pool.join();
         }
@@ -301,7 +309,7 @@ impl Shared {
             return;
         }
         state.dispatch.prepared(&turn, prepared, now);
-        let wakes = std::mem::take(&mut state.device_sleeps);
+        let wakes = state.wakes();
         self.choose(state, now);
         if wakes {
             self.device.notify_one();
@@ -310,7 +318,7 @@ impl Shared {
 
     /// Ends everything that waits.
     fn close(&self) {
-        let left = std::mem::replace(&mut *self.lock(), State::empty(&self.config));
+        let left = std::mem::replace(&mut *self.lock(), State::empty(&self.config, self.workers));
         // Replies are called as these go, without the lock.
         drop(left);
         self.device.notify_all();
@@ -318,9 +326,16 @@ impl Shared {
 }
 
 impl State {
-    fn empty(config: &EngineConfig) -> Self {
-        let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay);
-        State { dispatch, tasks: None, device_sleeps: false }
+    fn empty(config: &EngineConfig, workers: usize) -> Self {
+        let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay, workers);
+        State { dispatch, tasks: None, idle: 0, woken: 0 }
+    }
+
+    /// Whether a worker waits that nobody has woken yet; it is to be woken now.
+    fn wakes(&mut self) -> bool {
+        let wakes = self.woken < self.idle;
+        self.woken += usize::from(wakes);
+        wakes
     }
 
     fn choose(&mut self, now: Instant) -> Consequences {
@@ -348,7 +363,7 @@ fn rows(target: &Target) -> u32 {
     }
 }
 
-/// Closes the engine when the device's thread ends, however it does: nothing may wait for a device that is gone.
+/// Closes the engine when a thread of the device ends, however it does: nothing may wait for a device that is gone.
 struct CloseAtEnd(Arc<Shared>);
 
 impl Drop for CloseAtEnd {
@@ -357,7 +372,7 @@ impl Drop for CloseAtEnd {
     }
 }
 
-/// The life of the device's thread.
+/// The life of a worker.
 fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
     while let Some((rows, tasks)) = next_rows(shared) {
         let began = shared.clock.now();
@@ -377,10 +392,15 @@ fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
     loop {
         let tasks = state.tasks.clone()?;
         let now = shared.clock.now();
-        let until = match state.dispatch.take(now) {
+        let idle = state.idle;
+        let until = match state.dispatch.take(idle, now) {
             Taken::Rows(rows) => {
+                let wakes = state.dispatch.has_rows() && state.wakes();
                 // The next batch is prepared while this one runs.
                 shared.choose(state, now);
+                if wakes {
+                    shared.device.notify_one();
+                }
                 return Some((rows, tasks));
             }
             Taken::NotBefore(until) => Some(until),
@@ -393,7 +413,7 @@ fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
             state = shared.lock();
             continue;
         }
-        state.device_sleeps = true;
+        state.idle += 1;
         state = match until {
             // A clock of a test does not drive the system's timers; it is asked again soon.
             Some(until) => {
@@ -402,7 +422,8 @@ fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
             }
             None => shared.device.wait(state).unwrap_or_else(PoisonError::into_inner),
         };
-        state.device_sleeps = false;
+        state.idle = state.idle.saturating_sub(1);
+        state.woken = state.woken.saturating_sub(1);
     }
 }
 

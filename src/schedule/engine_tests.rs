@@ -39,6 +39,72 @@ fn frames_of_several_streams_run_together_when_the_device_is_free() {
 }
 
 #[test]
+fn workers_run_batches_at_once_and_each_has_one_ahead() {
+    let model = served("m", 1);
+    let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let streams: Vec<_> = (0..6).map(|_| bench.lane(&model)).collect();
+    let submit = |number: u32| drop(bench.submit(&streams[number as usize], number));
+    submit(0);
+    assert_eq!(bench.began(), [0]);
+    // The other worker takes the next frame although the first one is at work.
+    submit(1);
+    assert_eq!(bench.began(), [1]);
+    (2..6).for_each(submit);
+    settle(&bench);
+    assert_eq!(bench.engine.shared.lock().dispatch.ready(), 2, "a batch ahead for each");
+    for _ in 0..6 {
+        bench.go();
+    }
+    let mut began: Vec<u32> = (0..4).flat_map(|_| bench.began()).collect();
+    began.sort_unstable();
+    assert_eq!(began, [2, 3, 4, 5]);
+    assert!(endings(&bench, 6).iter().all(|(_, is_answered)| *is_answered));
+    bench.engine.stop();
+}
+
+#[test]
+fn a_worker_that_waits_is_woken_for_what_another_leaves() {
+    let model = served("m", 4);
+    let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let lanes = [bench.lane(&model), bench.lane(&model), bench.lane(&model)];
+    bench.submit(&lanes[0], 1);
+    assert_eq!(bench.began(), [1]);
+    bench.submit(&lanes[1], 2);
+    assert_eq!(bench.began(), [2]);
+    // Both work. Frames of two sizes are prepared; whoever is free first takes one size, and the other size is not left lying.
+    bench.submit(&lanes[0], 3);
+    bench.submit_with(&lanes[1], 4, |job| job.payload = pixels(4, [1, 2, 2]));
+    settle(&bench);
+    bench.go();
+    bench.go();
+    let mut began = [bench.began(), bench.began()].concat();
+    began.sort_unstable();
+    assert_eq!(began, [3, 4]);
+    bench.go();
+    bench.go();
+    assert_eq!(endings(&bench, 4), [(1, true), (2, true), (3, true), (4, true)]);
+    bench.engine.stop();
+}
+
+#[test]
+fn the_end_of_one_worker_is_the_end_of_all() {
+    let model = served("m", 1);
+    let devices: Vec<Box<dyn FnOnce() -> super::super::fake::FakeDevice + Send>> =
+        vec![Box::new(|| panic!("expected by the test")), Box::new(|| panic!("expected by the test"))];
+    let config = Bench::config();
+    let engine = Engine::start(config, vec![Arc::clone(&model)], devices, Arc::new(super::super::clock::SystemClock));
+    let engine = engine.expect("threads start");
+    let lane = engine.lane(&model);
+    while engine.shared.lock().tasks.is_some() {
+        thread::yield_now();
+    }
+    assert!(lane.try_admit(4).is_ok());
+    engine.stop();
+}
+
+#[test]
 fn a_busy_stream_does_not_hold_up_a_quiet_one() {
     let model = served("m", 2);
     let bench = Bench::sound(&[Arc::clone(&model)]);

@@ -22,6 +22,13 @@ impl ExplainDevice {
     }
 }
 
+impl ExplainDevice {
+    /// The same models for another thread. Weights are shared.
+    pub fn share(&self) -> Self {
+        ExplainDevice { explainers: self.explainers.iter().map(Explainer::share).collect(), device: self.device }
+    }
+}
+
 impl Device for ExplainDevice {
     fn run(
         &mut self,

@@ -67,7 +67,7 @@ pub(super) type Behaviour = Box<dyn FnMut(&[f32], &dyn Interrupt) -> Result<(), 
 
 /// Runs a batch each time that the test says so, and writes down which.
 pub(super) struct FakeDevice {
-    go: Receiver<()>,
+    go: Arc<Mutex<Receiver<()>>>,
     began: Sender<Vec<f32>>,
     behaviour: Behaviour,
 }
@@ -81,7 +81,7 @@ impl Device for FakeDevice {
     ) -> Result<Vec<RowResult>, ExplainError> {
         let first: Vec<f32> = batch.inputs.iter().map(|row| row[0]).collect();
         self.began.send(first.clone()).expect("the test listens");
-        self.go.recv().expect("the test says when");
+        self.go.lock().expect("a test that goes on").recv().expect("the test says when");
         ended(Stage::Forward);
         (self.behaviour)(&first, interrupt)?;
         let row = |value: f32| {
@@ -111,10 +111,11 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(models: &[Arc<Served>], behaviour: Behaviour) -> Self {
-        let (go, wait) = channel();
-        let (began_sender, began) = channel();
-        let device = FakeDevice { go: wait, began: began_sender, behaviour };
-        let config = EngineConfig {
+        Self::of_workers(models, vec![behaviour])
+    }
+
+    pub(super) fn config() -> EngineConfig {
+        EngineConfig {
             queued_frames: 100,
             queued_bytes: 1 << 20,
             model_queued_frames: 100,
@@ -123,9 +124,20 @@ impl Bench {
             max_batch_delay: Duration::ZERO,
             priority_ageing: Duration::from_secs(1),
             frame_threads: 1,
-        };
-        let engine =
-            Engine::start(config, models.to_vec(), move || device, Arc::new(SystemClock)).expect("threads start");
+        }
+    }
+
+    /// With a worker for each of them.
+    pub(super) fn of_workers(models: &[Arc<Served>], behaviours: Vec<Behaviour>) -> Self {
+        let (go, wait) = channel();
+        let wait = Arc::new(Mutex::new(wait));
+        let (began_sender, began) = channel();
+        let devices = behaviours.into_iter().map(|behaviour| {
+            let device = FakeDevice { go: Arc::clone(&wait), began: began_sender.clone(), behaviour };
+            move || device
+        });
+        let engine = Engine::start(Self::config(), models.to_vec(), devices.collect(), Arc::new(SystemClock))
+            .expect("threads start");
         let (outcomes, ended) = channel();
         Bench { engine, go, began: Mutex::new(began), outcomes, ended: Mutex::new(ended) }
     }

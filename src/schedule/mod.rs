@@ -3,7 +3,8 @@
 //! A frame is [`Engine::submit`]ted as a [`Job`] on its stream's [`Lane`]. It waits in the [`line`] until its [`turn`] comes and
 //! it is chosen for the [`next_batch`] (both are the [`dispatch`]); then a thread of the [`pool`] decodes and prepares it ([`prepare`]). When the device is
 //! free, its [`worker`] takes what is prepared, runs it, and posts each row to the pool, which renders it ([`finish`]) and
-//! calls the job's reply. While the device works, exactly one batch is prepared ahead.
+//! calls the job's reply. While the device works, exactly one batch is prepared ahead. There is one worker on all cores, or one on
+//! each, as the configuration says; then a batch ahead for each of them.
 //!
 //! A frame's [`Ticket`] says who ends it: the answer, a newer frame, its age, a cancel, the stream's death. It is one atomic
 //! value, so each frame ends once. Before the first frame of a client, [`warm_up`] explains one of its own with each model.

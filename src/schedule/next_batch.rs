@@ -1,19 +1,21 @@
-//! The batch that is prepared while the device works.
+//! What is prepared while the device works: one batch, or one for each worker where there are several.
 
 use std::time::{Duration, Instant};
 
 use super::line::Line;
 use super::turn::{Ready, Turn, Waiting};
 
-/// Exactly one batch ahead: chosen, being decoded, or ready. Until the device takes it, its frames may end, and others take
-/// their places.
+/// Exactly one batch ahead for each of the device's workers, all of one kind: chosen, being decoded, or ready. Until a worker
+/// takes them, frames may end, and others take their places.
 #[derive(Debug)]
 pub(super) struct NextBatch<J: Waiting, R> {
-    /// What its rows have in common, and how many there may be.
+    /// What its rows have in common, and how many may run together.
     kind: Option<(J::Key, usize)>,
+    /// Batches ahead.
+    workers: usize,
     /// Chosen and being decoded.
     preparing: Vec<Turn>,
-    /// The device has nothing to do.
+    /// A worker has nothing to do.
     device_waits: bool,
     /// The device has taken rows of this kind already.
     is_begun: bool,
@@ -47,9 +49,10 @@ pub(super) enum Taken<R> {
 }
 
 impl<J: Waiting, R: Ready> NextBatch<J, R> {
-    pub(super) fn new(max_delay: Duration) -> Self {
+    pub(super) fn new(max_delay: Duration, workers: usize) -> Self {
         NextBatch {
             kind: None,
+            workers: workers.max(1),
             preparing: Vec::new(),
             device_waits: false,
             is_begun: false,
@@ -69,7 +72,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
         let job = match &self.kind {
             None => line.next(now, |_| true)?,
-            Some((_, most)) if self.rows.len() + self.preparing.len() >= *most => return None,
+            Some((_, most)) if self.rows.len() + self.preparing.len() >= *most * self.workers => return None,
             // What is left of a batch that has begun runs as it is when it is the turn of another kind. Else frames of one
             // kind that never run out would keep all others waiting.
             Some((key, _)) if self.is_begun && !line.first(now)?.belongs_to(key) => return None,
@@ -123,25 +126,33 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
     }
 
     #[cfg(test)]
+    pub(super) fn ready(&self) -> usize {
+        self.rows.len()
+    }
+
+    #[cfg(test)]
     pub(super) fn is_preparing(&self) -> bool {
         !self.preparing.is_empty()
     }
 
-    /// Takes the rows that can run together now: those of the first one's input size. Each is the device's from here on;
+    /// Takes the rows that can run together now: those of the first one's input size, as many as may. Each is the device's from here on;
     /// those that have ended or expired are left out.
     pub(super) fn take(&mut self, line: &mut Line<J>, now: Instant) -> Taken<R> {
         self.forget(line, now);
         let Some(shape) = self.rows.first().map(Ready::shape) else { return Taken::Nothing };
-        let is_full = self.kind.as_ref().is_some_and(|(_, most)| self.rows.len() >= *most);
+        let most = self.kind.as_ref().map_or(1, |(_, most)| *most);
+        let is_full = self.rows.len() >= most;
         if let Some(until) = self.ready_since.map(|since| since + self.max_delay)
             && !is_full
             && now < until
         {
             return Taken::NotBefore(until);
         }
-        let (mut now_running, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.rows).into_iter().partition(|row| row.shape() == shape);
-        self.rows = later;
+        let mut now_running = Vec::new();
+        for row in std::mem::take(&mut self.rows) {
+            let joins = row.shape() == shape && now_running.len() < most;
+            if joins { &mut now_running } else { &mut self.rows }.push(row);
+        }
         self.ready_since = (!self.rows.is_empty()).then_some(now);
         now_running.retain(|row| row.turn().ticket.take());
         self.device_waits = false;
@@ -151,6 +162,11 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
         line.batch_formed();
         Taken::Rows(now_running)
+    }
+
+    /// Whether a worker would find something.
+    pub(super) fn has_rows(&self) -> bool {
+        !self.rows.is_empty()
     }
 
     /// Rows that have expired since this was last asked. They are in no batch, and their clients do not know.

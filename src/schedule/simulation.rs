@@ -21,6 +21,7 @@ use crate::stream::{Accepted, Action, Bounds, DropReason, Message, Overflow, Pol
 
 const STREAMS: usize = 4;
 const MAX_BATCH: usize = 3;
+const MAX_WORKERS: usize = 3;
 const AGEING: Duration = Duration::from_millis(100);
 const BOUNDS: Bounds = Bounds { max_in_flight: 4, max_unsent_bytes: 100 };
 /// Frames and KiB, of a stream, of a model, of all.
@@ -176,8 +177,9 @@ enum Event {
         index: usize,
         is_sound: bool,
     },
-    /// The device goes on: takes a batch, comes from forward to reverse, or ends.
+    /// A worker goes on: takes a batch, comes from forward to reverse, or ends.
     Device {
+        worker: usize,
         bytes: usize,
     },
     /// A stream's task hears of an outcome.
@@ -238,7 +240,7 @@ fn event() -> impl Strategy<Value = Event> {
         }),
         6 => (1u64..60).prop_map(|ms| Event::Pass { ms }),
         8 => (0usize..4, prop::bool::weighted(0.9)).prop_map(|(index, is_sound)| Event::Decoded { index, is_sound }),
-        10 => (0usize..60).prop_map(|bytes| Event::Device { bytes }),
+        10 => (0..MAX_WORKERS, 0usize..60).prop_map(|(worker, bytes)| Event::Device { worker, bytes }),
         8 => stream().prop_map(|stream| Event::Hear { stream }),
         8 => stream().prop_map(|stream| Event::Read { stream }),
         2 => (stream(), 0u64..6).prop_map(|(stream, back)| Event::Cancel { stream, back }),
@@ -262,7 +264,10 @@ struct World {
     clients: Vec<Client>,
     dispatch: Dispatch<Item, Item>,
     decoding: Vec<Item>,
-    device: Option<Running>,
+    /// What each worker runs.
+    workers: Vec<Option<Running>>,
+    /// Those that have found nothing.
+    idle: BTreeSet<usize>,
     held: Rc<RefCell<Held>>,
 }
 
@@ -271,7 +276,7 @@ fn budget((frames, kib): (usize, u64)) -> Budget {
 }
 
 impl World {
-    fn new(policies: &[(Policy, bool)], max_delay: Duration) -> Self {
+    fn new(policies: &[(Policy, bool)], max_delay: Duration, workers: usize) -> Self {
         let (models, process) = ([budget(MODEL), budget(MODEL)], budget(PROCESS));
         let clients = policies.iter().enumerate().map(|(index, (policy, unordered))| {
             let model = index % 2;
@@ -293,9 +298,10 @@ impl World {
         World {
             now: Instant::now(),
             clients: clients.collect(),
-            dispatch: Dispatch::new(AGEING, max_delay),
+            dispatch: Dispatch::new(AGEING, max_delay, workers),
             decoding: Vec::new(),
-            device: None,
+            workers: (0..workers).map(|_| None).collect(),
+            idle: BTreeSet::new(),
             held: Rc::default(),
         }
     }
@@ -321,7 +327,7 @@ impl World {
                 }
             }
             Event::Decoded { index, is_sound } => self.decoded(index, is_sound),
-            Event::Device { bytes } => self.device(bytes),
+            Event::Device { worker, bytes } => self.work(worker % self.workers.len(), bytes),
             Event::Hear { stream } => {
                 if let Some((sequence, outcome)) = self.clients[stream].posted.pop_front() {
                     self.heard(stream, sequence, outcome);
@@ -419,17 +425,22 @@ impl World {
         self.dispatch.prepared(&turn, prepared, self.now);
     }
 
-    fn device(&mut self, bytes: usize) {
-        match self.device.take() {
+    fn work(&mut self, worker: usize, bytes: usize) {
+        match self.workers[worker].take() {
             None => {
-                if let Taken::Rows(rows) = self.dispatch.take(self.now) {
+                self.idle.remove(&worker);
+                let taken = self.dispatch.take(self.idle.len(), self.now);
+                if !matches!(taken, Taken::Rows(_)) {
+                    self.idle.insert(worker);
+                }
+                if let Taken::Rows(rows) = taken {
                     assert!(rows.len() <= MAX_BATCH, "{} rows", rows.len());
                     for row in &rows {
                         assert!(row.turn.is_alive(self.now), "a frame that has ended or expired reaches the device");
                         assert_eq!((row.model, row.shape), (rows[0].model, rows[0].shape));
                         assert!(!row.turn.ticket.withdraw(), "a frame on the device cannot be replaced");
                     }
-                    self.device = Some(Running { rows, is_half_done: false });
+                    self.workers[worker] = Some(Running { rows, is_half_done: false });
                 }
             }
             Some(Running { rows, is_half_done: false }) => {
@@ -438,7 +449,7 @@ impl World {
                     self.finish(row, Outcome::Expired);
                 }
                 if rows.iter().any(|row| !row.turn.ticket.is_over()) {
-                    self.device = Some(Running { rows, is_half_done: true });
+                    self.workers[worker] = Some(Running { rows, is_half_done: true });
                 }
             }
             Some(Running { rows, .. }) => rows.iter().for_each(|row| self.finish(row, Outcome::Answered { bytes })),
@@ -521,7 +532,7 @@ impl World {
                 self.apply(&Event::Read { stream });
             }
             self.apply(&Event::Decoded { index: 0, is_sound: true });
-            self.apply(&Event::Device { bytes: 1 });
+            (0..self.workers.len()).for_each(|worker| self.apply(&Event::Device { worker, bytes: 1 }));
             self.apply(&Event::Pass { ms: 1 });
             rounds += 1;
             assert!(rounds < 2000, "every stream ends");
@@ -571,9 +582,10 @@ proptest! {
     fn every_accepted_frame_ends_once_in_order_within_budgets_and_none_that_has_ended_reaches_the_device(
         policies in prop::collection::vec((policy(), any::<bool>()), STREAMS),
         max_delay in prop_oneof![3 => Just(0u64), 1 => 1u64..40],
+        workers in 1..=MAX_WORKERS,
         events in prop::collection::vec(event(), 0..140),
     ) {
-        let mut world = World::new(&policies, Duration::from_millis(max_delay));
+        let mut world = World::new(&policies, Duration::from_millis(max_delay), workers);
         for event in &events {
             world.apply(event);
         }
@@ -581,7 +593,7 @@ proptest! {
         for client in &world.clients {
             client.check()?;
         }
-        drop(world.device.take());
+        world.workers.clear();
         world.decoding.clear();
         let World { dispatch, held, .. } = world;
         drop(dispatch);
@@ -631,18 +643,20 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(4000) / 16))]
 
     /// A stream that waits rises to the highest class in at most 8 intervals of ageing. From then on every other stream does,
-    /// before it, at most as much work as it needs itself, and two frames more; besides, two batches of another model.
+    /// before it, at most as much work as it needs itself, and two frames more; besides, two batches of another model for each
+    /// worker.
     #[test]
     fn no_stream_starves(
         members in prop::collection::vec((1..=MAX_COST, 0..=MAX_PRIORITY, 0usize..2, prop::bool::weighted(0.3)), 2..9),
         batch_ms in 1u64..50,
         decode_lag in 0usize..3,
+        workers in 1..=MAX_WORKERS,
     ) {
         let now = Instant::now();
         let large = (1_000_000, 1 << 20);
         let mut crowd = Crowd {
             now,
-            dispatch: Dispatch::new(AGEING, Duration::ZERO),
+            dispatch: Dispatch::new(AGEING, Duration::ZERO, workers),
             members: members.iter().map(|&(cost, priority, model, replaces)| Member {
                 cost, priority, model, replaces, served: 0, overtaken: 0, since: now,
             }).collect(),
@@ -652,7 +666,7 @@ proptest! {
         let count = crowd.members.len();
         let mut waiting: Vec<Ticket> = (0..count).map(|stream| crowd.push(stream)).collect();
         let mut decoding: VecDeque<(usize, Item)> = VecDeque::new();
-        let bound = u64::from(MAX_COST) * (3 * count as u64 + 2 * MAX_BATCH as u64);
+        let bound = u64::from(MAX_COST) * (3 * count as u64 + 2 * (MAX_BATCH * workers) as u64);
         for round in 0..600 {
             while let Some(item) = crowd.dispatch.choose(crowd.now) {
                 decoding.push_back((round + decode_lag, item));
@@ -671,7 +685,7 @@ proptest! {
                     }
                 }
             }
-            let Taken::Rows(rows) = crowd.dispatch.take(crowd.now) else { continue };
+            let Taken::Rows(rows) = crowd.dispatch.take(0, crowd.now) else { continue };
             crowd.now += Duration::from_millis(batch_ms);
             let now = crowd.now;
             for row in rows {
@@ -709,7 +723,7 @@ proptest! {
         };
         let mut crowd = Crowd {
             now,
-            dispatch: Dispatch::new(AGEING, Duration::ZERO),
+            dispatch: Dispatch::new(AGEING, Duration::ZERO, 1),
             members: costs.iter().map(member).collect(),
             budgets: Budgets([budget(large), budget(large), budget(large)]),
             held: Rc::default(),
@@ -722,7 +736,7 @@ proptest! {
                 let turn = item.turn.clone();
                 crowd.dispatch.prepared(&turn, Prepared::Row(item), now);
             }
-            let Taken::Rows(rows) = crowd.dispatch.take(now) else { continue };
+            let Taken::Rows(rows) = crowd.dispatch.take(0, now) else { continue };
             for row in rows {
                 crowd.members[row.stream()].served += u64::from(row.turn.cost);
                 crowd.push(row.stream());

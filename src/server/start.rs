@@ -348,7 +348,7 @@ fn load(config: &Config) -> Result<Engine, StartError> {
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let or_cores = |threads: usize| if threads == 0 { cores } else { threads };
-    let operator_threads = or_cores(config.device.threads);
+    let workers = config.device.workers(cores);
     let engine_config = EngineConfig {
         queued_frames: limits.queued_frames as usize,
         queued_bytes: limits.queued_bytes,
@@ -359,11 +359,17 @@ fn load(config: &Config) -> Result<Engine, StartError> {
         priority_ageing: Duration::from_millis(limits.priority_ageing_ms.into()),
         frame_threads: or_cores(config.device.frame_threads),
     };
-    let device = move || {
-        tch::set_num_threads(i32::try_from(operator_threads).unwrap_or(i32::MAX));
-        ExplainDevice::new(models, tch::Device::Cpu)
+    let first = ExplainDevice::new(models, tch::Device::Cpu);
+    let mut devices: Vec<ExplainDevice> = (1..workers.count).map(|_| first.share()).collect();
+    devices.insert(0, first);
+    let on_its_thread = |device: ExplainDevice| {
+        move || {
+            tch::set_num_threads(i32::try_from(workers.threads).unwrap_or(i32::MAX));
+            device
+        }
     };
-    let engine = Engine::start(engine_config, served, device, Arc::new(SystemClock))?;
+    let devices = devices.into_iter().map(on_its_thread).collect();
+    let engine = Engine::start(engine_config, served, devices, Arc::new(SystemClock))?;
     if let Err(error) = warm_up(&engine) {
         engine.stop();
         return Err(error.into());

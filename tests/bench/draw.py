@@ -19,17 +19,21 @@ import matplotlib.pyplot as plt  # noqa: E402
 # What is divided by what, as heads of columns. In the chart: what camlens takes the place of, as multiples of its own time.
 COLUMNS = {
     "one pass ÷ OpenVINO's forward": ("explain", "openvino"),
+    "through gRPC ÷ in process": ("explain-grpc", "explain"),
     "Grad-CAM ÷ forward": ("grad-cam", "forward"),
     "Captum ÷ camlens": ("captum", "explain"),
     "pytorch-grad-cam ÷ camlens": ("pytorch-grad-cam", "explain"),
     "Captum ÷ camlens, 5 classes": ("captum-5", "explain-5"),
     "pytorch-grad-cam ÷ camlens, 5 classes": ("pytorch-grad-cam-5", "explain-5"),
+    "Captum ÷ camlens, bf16": ("captum", "explain-bf16"),
+    "pytorch-grad-cam ÷ camlens, bf16": ("pytorch-grad-cam", "explain-bf16"),
 }
 CHART = {
     "OpenVINO, forward alone": "openvino",
     "ONNX Runtime, forward alone": "onnxruntime",
     "PyTorch, forward alone": "torch",
     "camlens, Guided Grad-CAM": "explain",
+    "camlens, through gRPC": "explain-grpc",
     "Captum": "captum",
     "pytorch-grad-cam": "pytorch-grad-cam",
 }
@@ -46,11 +50,13 @@ def title(network):
 
 
 def table(networks):
-    yield "| | camlens, ms | " + " | ".join(COLUMNS) + " |"
-    yield "|---" * (len(COLUMNS) + 2) + "|"
+    # Columns that no network has are left out.
+    columns = {head: pair for head, pair in COLUMNS.items() if any(set(pair) <= set(n["seconds"]) for n in networks)}
+    yield "| | camlens, ms | " + " | ".join(columns) + " |"
+    yield "|---" * (len(columns) + 2) + "|"
     for network in networks:
         seconds, cells = network["seconds"], []
-        for over, under in COLUMNS.values():
+        for over, under in columns.values():
             if over not in seconds or under not in seconds:
                 cells.append("–")
                 continue

@@ -3,6 +3,7 @@
 //!     cargo bench --bench explain                            ResNet-50, 224², batch 1, two threads
 //!     cargo bench --bench explain -- --models all --rows 1,8 --json FILE
 //!     cargo bench --bench explain -- --without-peers         camlens alone
+//!     cargo bench --bench explain -- --targets 1             without the runs of five classes
 //!
 //! Everything is interleaved: each round takes one run of each, so that whatever else the machine does hits all alike; with
 //! a pause between, since threads of ONNX Runtime, OpenMP and OpenVINO spin for a while after a run. The peers run in one Python process for each network, `tests/bench/peers.py`, which exports what all of them explain.
@@ -11,6 +12,7 @@
 mod ours;
 mod peers;
 mod rounds;
+mod sidecar;
 
 use std::error::Error;
 use std::fs;
@@ -20,9 +22,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::json;
 
-use self::ours::{Ours, RUNS};
+use self::ours::Ours;
 use self::peers::Peers;
 use self::rounds::Rounds;
+use self::sidecar::Sidecar;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -54,14 +57,16 @@ impl Target {
     }
 }
 
-/// For one row on a CPU, in f32.
-const TARGETS: [Target; 6] = [
+/// For one row on a CPU.
+const TARGETS: [Target; 8] = [
     Target { over: "explain", under: "openvino", resnet50: Some(2.2), resnet18: None, other: None, is_most: true },
     Target { over: "grad-cam", under: "forward", resnet50: Some(1.1), resnet18: None, other: None, is_most: true },
     least("pytorch-grad-cam", "explain", Some(6.0), Some(5.0), Some(3.0)),
     least("captum", "explain", Some(4.0), Some(3.0), Some(2.0)),
     least("pytorch-grad-cam-5", "explain-5", Some(8.0), None, None),
     least("captum-5", "explain-5", Some(6.0), None, None),
+    least("pytorch-grad-cam", "explain-bf16", Some(10.0), None, None),
+    least("captum", "explain-bf16", Some(6.0), None, None),
 ];
 
 const fn least(
@@ -82,6 +87,9 @@ struct Arguments {
     /// Rows that run together.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     rows: Vec<usize>,
+    /// Classes that are explained for each row: 1, 5 or both.
+    #[arg(long, value_delimiter = ',', default_value = "1,5")]
+    targets: Vec<u8>,
     /// Rounds, after three that do not count.
     #[arg(long, default_value_t = 30)]
     rounds: usize,
@@ -172,13 +180,23 @@ fn measure(arguments: &Arguments, name: &str, rows: usize) -> Result<(Rounds, se
         facts["distance"] = distance;
     }
     let others: Vec<String> = peers.as_ref().filter(|_| wants_peers).map(Peers::runs).unwrap_or_default();
-    let mut runs: Vec<String> = RUNS.iter().map(|run| (*run).to_owned()).chain(others).collect();
+    let in_process = ours::runs();
+    // The protocol's frames are single rows.
+    let mut sidecar = match rows == 1 && arguments.model.is_none() {
+        true => Some(Sidecar::start(&model, &input, arguments.threads)?),
+        false => None,
+    };
+    let served = sidecar.as_ref().map(|_| sidecar::RUN);
+    let is_wanted = |run: &String| arguments.targets.contains(&if run.contains("-5") { 5 } else { 1 });
+    let ours_all = in_process.iter().copied().chain(served).map(str::to_owned);
+    let mut runs: Vec<String> = ours_all.chain(others).filter(is_wanted).collect();
     let mut rounds = Rounds::default();
     for round in 0..arguments.rounds + WARM_UP {
         let mut now = Vec::new();
         for run in &runs {
-            let seconds = match &mut peers {
-                Some(peers) if !RUNS.contains(&run.as_str()) => peers.seconds(run)?,
+            let seconds = match (&mut peers, &mut sidecar) {
+                (_, Some(sidecar)) if run == sidecar::RUN => sidecar.seconds()?,
+                (Some(peers), _) if !in_process.contains(&run.as_str()) => peers.seconds(run)?,
                 _ => ours.seconds(run)?,
             };
             now.push((run.clone(), seconds));

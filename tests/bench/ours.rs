@@ -4,23 +4,26 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use camlens::explain::{Explainer, Forward, Maps, Method};
+use camlens::explain::{Explainer, Forward, Maps, Method, Mode};
 use camlens::model::{LoadLimits, Model};
 use camlens::plan::Never;
+use camlens::torch::has_bfloat16;
 use tch::{Device, Kind, Tensor};
 
 use super::Result;
 
 /// The forward run of the plan; Grad-CAM alone; Guided Grad-CAM of one class for each row; and of five.
-pub const RUNS: [&str; 4] = ["forward", "grad-cam", "explain", "explain-5"];
+const RUNS: [&str; 4] = ["forward", "grad-cam", "explain", "explain-5"];
+/// The same in bfloat16, where the processor has it.
+const BFLOAT16_RUNS: [&str; 3] = ["forward-bf16", "explain-bf16", "explain-5-bf16"];
 
 /// As in `peers.py`.
-const CLASSES: [u32; 5] = [281, 282, 7, 340, 999];
+pub const CLASSES: [u32; 5] = [281, 282, 7, 340, 999];
 /// Before each run, so that threads of the run before that still spin give up the cores. As in `peers.py`.
-const PAUSE: Duration = Duration::from_millis(50);
+pub const PAUSE: Duration = Duration::from_millis(50);
 /// A run that takes fewer seconds is done twice and its second time counts, so that nobody pays for what another left in
 /// the caches. As in `peers.py`.
-const LONG: f64 = 0.3;
+pub const LONG: f64 = 0.3;
 
 pub struct Ours {
     explainer: Explainer,
@@ -28,6 +31,13 @@ pub struct Ours {
     classes: Vec<u32>,
     grad_cam: Method,
     guided_grad_cam: Method,
+    in_bfloat16: Method,
+}
+
+/// What can be run here.
+pub fn runs() -> Vec<&'static str> {
+    let reduced: &[&str] = if has_bfloat16() { &BFLOAT16_RUNS } else { &[] };
+    RUNS.iter().chain(reduced).copied().collect()
 }
 
 impl Ours {
@@ -43,9 +53,10 @@ impl Ours {
         let method = |maps| Method { maps, ..Method::default() };
         let grad_cam = method(Maps { grad_cam: true, ..Maps::default() });
         let guided_grad_cam = method(Maps { guided_grad_cam: true, ..Maps::default() });
+        let in_bfloat16 = Method { mode: Mode::Bfloat16, ..guided_grad_cam.clone() };
         let known = explainer.forward(&grad_cam, &input, &Never)?.logits().size()[1];
         let classes = CLASSES.map(|class| if i64::from(class) < known { class } else { 0 }).to_vec();
-        Ok(Ours { explainer, input, classes, grad_cam, guided_grad_cam })
+        Ok(Ours { explainer, input, classes, grad_cam, guided_grad_cam, in_bfloat16 })
     }
 
     /// Guided Grad-CAM of the first row and its first class, `[1, C, H, W]`.
@@ -64,12 +75,15 @@ impl Ours {
     }
 
     fn run(&mut self, run: &str) -> Result<f64> {
-        let Ours { explainer, input, classes, grad_cam, guided_grad_cam } = self;
+        let Ours { explainer, input, classes, grad_cam, guided_grad_cam, in_bfloat16 } = self;
         let (method, count) = match run {
             "forward" => (&*guided_grad_cam, 0),
             "grad-cam" => (&*grad_cam, 1),
             "explain" => (&*guided_grad_cam, 1),
             "explain-5" => (&*guided_grad_cam, 5),
+            "forward-bf16" => (&*in_bfloat16, 0),
+            "explain-bf16" => (&*in_bfloat16, 1),
+            "explain-5-bf16" => (&*in_bfloat16, 5),
             _ => return Err(format!("there is no run {run}").into()),
         };
         let start = Instant::now();

@@ -12,6 +12,7 @@ JSON:
                   pytorch-grad-cam, pytorch-grad-cam-5    GradCAM, then GuidedBackpropReLUModel, then their product; the latter
                                                           takes one image at a time
                   torch, openvino, onnxruntime            the forward run alone
+                  openvino-bf16                           the same in bfloat16, where the processor has it
     check FILE    {"check": FILE, "captum": E, "oracle": E}: the relative L2 of FILE (`.npy`, F of the first row and its first
                   class, by Captum's convention) from each; Captum's is left out where Captum cannot run the network
     quit          ends, as the end of input does
@@ -143,9 +144,16 @@ class Peers:
         converted = openvino.convert_model(self.model, example_input=self.x)
         converted.reshape(list(self.x.shape))
         settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(converted, "CPU", settings)
-        request, x = compiled.create_infer_request(), self.x.numpy()
-        return {"openvino": lambda: request.infer([x])}
+        x = self.x.numpy()
+
+        def run(**more):
+            request = openvino.Core().compile_model(converted, "CPU", settings | more).create_infer_request()
+            return lambda: request.infer([x])
+        runs = {"openvino": run()}
+        # Where the processor has it.
+        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            runs["openvino-bf16"] = run(INFERENCE_PRECISION_HINT="bf16")
+        return runs
 
     def onnxruntime_runs(self, threads):
         import onnxruntime

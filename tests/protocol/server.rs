@@ -89,7 +89,8 @@ impl TestServer {
             frame_threads: 2,
         };
         let device = move || GatedDevice { wait, began };
-        let engine = Engine::start(engine_config, vec![served], device, Arc::new(SystemClock)).expect("threads start");
+        let engine =
+            Engine::start(engine_config, vec![served], vec![device], Arc::new(SystemClock)).expect("threads start");
         let shutdown = Shutdown::new();
         let server = Server::start_with(&config, engine, telemetry, shutdown.clone()).await.expect("the server starts");
         (Self::of(folder, server, shutdown), Gate { go, begins: Arc::new(Mutex::new(begins)) })

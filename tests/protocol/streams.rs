@@ -1,5 +1,6 @@
 //! What a stream promises: one ending for each frame, in order, by its policy.
 
+use camlens::config::Performance;
 use camlens::proto::v1;
 use camlens::proto::v1::dropped::Reason;
 use camlens::proto::v1::explain_stream_request::Message as Request;
@@ -9,7 +10,7 @@ use tonic::Code;
 
 use super::conversation::{Conversation, open, predictions};
 use super::images;
-use super::server::{SMALL, TestServer};
+use super::server::{SIDE, SMALL, TestServer};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn opening_tells_what_the_stream_got() {
@@ -50,6 +51,44 @@ async fn a_blocking_stream_answers_every_frame_in_order_and_echoes_it() {
         assert_eq!(explanation.trace_id.len(), 32);
     }
     assert_eq!(stream.status().await.code(), Code::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_on_several_threads_give_what_one_thread_gives_in_order() {
+    let answers = async |performance: Performance| {
+        let server = TestServer::start_with(|config| {
+            (config.device.performance, config.device.threads, config.limits.max_batch) = (performance, 3, 1);
+        })
+        .await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let request = v1::Open {
+                options: Some(v1::ExplainOptions { precision: v1::Precision::Exact as i32, ..Default::default() }),
+                ..open(Overflow::Block)
+            };
+            let (mut stream, _) = Conversation::open(&mut server.explain().await, request).await;
+            for n in 0..12 {
+                stream.send(Request::Frame(images::tensor(n, [3, SIDE, SIDE], n as f32 / 12.0))).await;
+            }
+            stream.half_close();
+            streams.push(stream);
+        }
+        let mut answers = Vec::new();
+        for mut stream in streams {
+            for n in 0..12 {
+                let explanation = stream.explanation().await;
+                assert_eq!(explanation.sequence, n);
+                answers.push((explanation.predictions[0].class_index, explanation.predictions[0].logit));
+            }
+            assert_eq!(stream.status().await.code(), Code::Ok);
+        }
+        answers
+    };
+    let (one, many) = (answers(Performance::Latency).await, answers(Performance::Throughput).await);
+    for ((class, logit), (wanted_class, wanted_logit)) in many.into_iter().zip(one) {
+        assert_eq!(class, wanted_class);
+        assert!((logit - wanted_logit).abs() < 1e-4, "{logit} {wanted_logit}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -328,8 +328,8 @@ impl World {
             priority_ageing: Duration::from_millis(5),
             frame_threads: 1,
         };
-        let engine =
-            Engine::start(config, vec![Arc::clone(&served)], || Instant, Arc::new(SystemClock)).expect("threads start");
+        let engine = Engine::start(config, vec![Arc::clone(&served)], vec![|| Instant], Arc::new(SystemClock))
+            .expect("threads start");
         let mut config = Config::default();
         config.server.listen = vec![ListenAddress::Unix(socket.clone())];
         config.limits.max_in_flight = 4;

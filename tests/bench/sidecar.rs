@@ -1,0 +1,111 @@
+//! camlens as its clients meet it: the real binary on a Unix socket, one unary call after the other.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use camlens::proto::v1;
+use camlens::proto::v1::explain_service_client::ExplainServiceClient;
+use camlens::proto::v1::frame::Payload;
+use camlens::proto::v1::target::Kind;
+use hyper_util::rt::TokioIo;
+use tch::Tensor;
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Result;
+use super::ours::{CLASSES, LONG, PAUSE};
+
+/// Guided Grad-CAM of one class, from an f32 tensor to an f32 tensor.
+pub const RUN: &str = "explain-grpc";
+
+const BINARY: &str = env!("CARGO_BIN_EXE_camlens");
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+pub struct Sidecar {
+    child: Child,
+    runtime: Runtime,
+    client: ExplainServiceClient<Channel>,
+    request: v1::ExplainRequest,
+    _folder: TempDir,
+}
+
+impl Sidecar {
+    /// Serves a version's folder; `input` is `.npy`, `[1, C, H, W]`.
+    pub fn start(model: &Path, input: &Path, threads: u8) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let models = folder.path().join("models/bench");
+        std::fs::create_dir_all(&models)?;
+        std::os::unix::fs::symlink(model.canonicalize()?, models.join("1"))?;
+        let socket = folder.path().join("camlens.sock");
+        let address = format!("unix:{}", socket.display());
+        let child = Command::new(BINARY)
+            .args(["serve", "--log", "warn", "--listen", &address, "--threads", &threads.to_string(), "--models"])
+            .arg(folder.path().join("models"))
+            .stdin(Stdio::null())
+            .spawn()?;
+        let ready = Command::new(BINARY).args(["health", "--server", &address, "--wait", "60"]).output()?;
+        if !ready.status.success() {
+            return Err(String::from_utf8_lossy(&ready.stderr).into_owned().into());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let dial = move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        };
+        let channel = runtime
+            .block_on(Endpoint::from_static("http://localhost").connect_with_connector(tower::service_fn(dial)))?;
+        let client = ExplainServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Sidecar { child, runtime, client, request: request(input)?, _folder: folder })
+    }
+
+    /// As [`super::ours::Ours::seconds`].
+    pub fn seconds(&mut self) -> Result<f64> {
+        thread::sleep(PAUSE);
+        let first = self.run()?;
+        Ok(if first > LONG { first } else { self.run()? })
+    }
+
+    fn run(&mut self) -> Result<f64> {
+        let request = self.request.clone();
+        let start = Instant::now();
+        let response = self.runtime.block_on(self.client.explain(request))?.into_inner();
+        let seconds = start.elapsed().as_secs_f64();
+        let explanation = response.explanation.ok_or("no explanation")?;
+        let tensor = explanation.targets.first().and_then(|target| target.tensors.first()?.tensor.as_ref());
+        if tensor.is_none_or(|tensor| tensor.data.is_empty()) {
+            return Err("no map".into());
+        }
+        Ok(seconds)
+    }
+}
+
+fn request(input: &Path) -> Result<v1::ExplainRequest> {
+    let input = Tensor::read_npy(input)?;
+    let shape = input.size()[1..].iter().map(|&side| u32::try_from(side)).collect::<std::result::Result<_, _>>()?;
+    let values = Vec::<f32>::try_from(input.reshape([-1]))?;
+    let data: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+    let payload = Payload::Tensor(v1::Tensor { shape, data: data.into(), ..Default::default() });
+    let map = v1::TensorOutput { map: v1::Map::GuidedGradCam as i32, ..Default::default() };
+    let options = v1::ExplainOptions {
+        targets: vec![v1::Target { kind: Some(Kind::ClassIndex(CLASSES[0])) }],
+        tensors: vec![map],
+        ..Default::default()
+    };
+    Ok(v1::ExplainRequest {
+        options: Some(options),
+        frame: Some(v1::Frame { sequence: 1, payload: Some(payload), ..Default::default() }),
+        ..Default::default()
+    })
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
