@@ -21,6 +21,8 @@ use crate::proto::v1::model_service_client::ModelServiceClient;
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 /// Frames are large: one window holds several.
 const WINDOW_BYTES: u32 = 16 << 20;
+/// What a DATA frame may hold. HTTP/2 begins with 16 KiB.
+const HTTP2_FRAME_BYTES: u32 = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a server listens.
@@ -108,7 +110,8 @@ pub async fn connect(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result
         .origin(origin)
         .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES);
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES);
     let last_words = LastWords::default();
     let (place, heard) = (address.clone(), last_words.clone());
     let dial = move |uri: Uri| {

@@ -50,6 +50,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// What a message holds besides a frame's payload.
 const AROUND_PAYLOAD_BYTES: u64 = 1 << 20;
+/// What a DATA frame may hold. HTTP/2 begins with 16 KiB, which cuts a frame of 224² pixels into ten.
+const HTTP2_FRAME_BYTES: u32 = 256 << 10;
 /// How long connections have to close once every call has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -427,6 +429,7 @@ impl Transport {
         let router = tonic::transport::Server::builder()
             .initial_stream_window_size(config.stream_window_bytes)
             .initial_connection_window_size(config.connection_window_bytes())
+            .max_frame_size(HTTP2_FRAME_BYTES)
             .max_concurrent_streams(config.max_streams_per_connection)
             .http2_keepalive_interval(Some(keep_alive))
             .http2_keepalive_timeout(Some(keep_alive))
