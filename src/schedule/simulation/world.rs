@@ -1,7 +1,4 @@
-//! Sessions, budgets, tickets, line and batch together, in simulated time: what the server and the engine's threads do with
-//! them, in any order that can happen.
-//!
-//! `PROPTEST_CASES` says how many sequences of events are tried; a test run tries a few thousand, a campaign more.
+//! Whatever happens, each accepted frame ends once, in order, and within budgets.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,112 +7,18 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::admission::{Admission, Budget, Budgets, Limit};
-use super::dispatch::Dispatch;
-use super::job::StreamKey;
-use super::line::MAX_PRIORITY;
-use super::next_batch::{Prepared, Taken};
-use super::ticket::Ticket;
-use super::turn::{Ready, Turn, Waiting};
+use super::cases;
+use super::events::{Event, STREAMS, event, policy};
+use super::item::{AGEING, Held, Item, MAX_BATCH, MAX_WORKERS, MODEL, PROCESS, STREAM, budget};
+use crate::schedule::admission::{Admission, Budgets};
+use crate::schedule::dispatch::Dispatch;
+use crate::schedule::job::StreamKey;
+use crate::schedule::next_batch::{Prepared, Taken};
+use crate::schedule::ticket::Ticket;
+use crate::schedule::turn::Turn;
 use crate::stream::{Accepted, Action, Bounds, DropReason, Message, Overflow, Policy, Session};
 
-const STREAMS: usize = 4;
-const MAX_BATCH: usize = 3;
-const MAX_WORKERS: usize = 3;
-const AGEING: Duration = Duration::from_millis(100);
 const BOUNDS: Bounds = Bounds { max_in_flight: 4, max_unsent_bytes: 100 };
-/// Frames and KiB, of a stream, of a model, of all.
-const STREAM: (usize, u64) = (100, 12);
-const MODEL: (usize, u64) = (6, 24);
-const PROCESS: (usize, u64) = (9, 40);
-const MAX_COST: u32 = 6;
-
-/// What frames hold at the moment, by stream, by model and in all.
-#[derive(Debug, Default)]
-struct Held {
-    frames: BTreeMap<&'static str, BTreeMap<usize, usize>>,
-    kib: BTreeMap<&'static str, BTreeMap<usize, u64>>,
-}
-
-impl Held {
-    fn change(&mut self, places: [(&'static str, usize); 3], frames: isize, kib: i64) {
-        for (level, index) in places {
-            let count = self.frames.entry(level).or_default().entry(index).or_default();
-            *count = count.saturating_add_signed(frames);
-            let sum = self.kib.entry(level).or_default().entry(index).or_default();
-            *sum = sum.saturating_add_signed(kib);
-        }
-    }
-
-    fn within(&self) -> bool {
-        [("stream", STREAM), ("model", MODEL), ("process", PROCESS)].into_iter().all(|(level, (frames, kib))| {
-            self.frames.get(level).is_none_or(|counts| counts.values().all(|count| *count <= frames))
-                && self.kib.get(level).is_none_or(|sums| sums.values().all(|sum| *sum <= kib))
-        })
-    }
-}
-
-/// A frame in work. Dropping it gives its room back.
-#[derive(Debug)]
-struct Item {
-    turn: Turn,
-    sequence: u64,
-    model: usize,
-    shape: u32,
-    kib: u64,
-    held: Rc<RefCell<Held>>,
-    _admission: Admission,
-}
-
-impl Item {
-    fn stream(&self) -> usize {
-        self.turn.stream.0 as usize
-    }
-
-    fn places(&self) -> [(&'static str, usize); 3] {
-        [("stream", self.stream()), ("model", self.model), ("process", 0)]
-    }
-}
-
-impl Drop for Item {
-    fn drop(&mut self) {
-        self.held.borrow_mut().change(self.places(), -1, -(self.kib as i64));
-    }
-}
-
-impl Waiting for Item {
-    type Key = usize;
-
-    fn turn(&self) -> &Turn {
-        &self.turn
-    }
-
-    fn turn_mut(&mut self) -> &mut Turn {
-        &mut self.turn
-    }
-
-    fn key(&self) -> usize {
-        self.model
-    }
-
-    fn belongs_to(&self, key: &usize) -> bool {
-        self.model == *key
-    }
-
-    fn max_batch(&self) -> usize {
-        MAX_BATCH
-    }
-}
-
-impl Ready for Item {
-    fn turn(&self) -> &Turn {
-        &self.turn
-    }
-
-    fn shape(&self) -> [u32; 3] {
-        [1, 1, self.shape]
-    }
-}
 
 /// What the engine tells a stream's task about a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,102 +59,6 @@ struct Offer {
     priority: u8,
 }
 
-#[derive(Debug, Clone)]
-enum Event {
-    /// The client sends a frame; read only when the session wants it.
-    Frame {
-        stream: usize,
-        gap: u64,
-        kib: u64,
-        cost: u32,
-        shape: u32,
-        ttl_ms: Option<u64>,
-        priority: u8,
-        is_bad: bool,
-    },
-    Pass {
-        ms: u64,
-    },
-    /// One of the frames that are being decoded is done.
-    Decoded {
-        index: usize,
-        is_sound: bool,
-    },
-    /// A worker goes on: takes a batch, comes from forward to reverse, or ends.
-    Device {
-        worker: usize,
-        bytes: usize,
-    },
-    /// A stream's task hears of an outcome.
-    Hear {
-        stream: usize,
-    },
-    /// A client reads a message.
-    Read {
-        stream: usize,
-    },
-    Cancel {
-        stream: usize,
-        back: u64,
-    },
-    Update {
-        stream: usize,
-        policy: Policy,
-    },
-    HalfClose {
-        stream: usize,
-    },
-    Fail {
-        stream: usize,
-    },
-    Gone {
-        stream: usize,
-    },
-    Drain {
-        stream: usize,
-    },
-}
-
-fn policy() -> impl Strategy<Value = Policy> {
-    let overflow = prop_oneof![Just(Overflow::Latest), Just(Overflow::Block), Just(Overflow::Reject)];
-    (overflow, 1usize..5, prop::option::weighted(0.2, 1u64..80)).prop_map(|(overflow, depth, interval)| Policy {
-        overflow,
-        depth,
-        unordered: false,
-        min_interval: interval.map(Duration::from_millis),
-    })
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let stream = || 0..STREAMS;
-    let frame = (
-        stream(),
-        1u64..3,
-        1u64..8,
-        1..=MAX_COST,
-        prop::bool::weighted(0.1),
-        prop::option::weighted(0.3, 1u64..120),
-        prop_oneof![4 => Just(0u8), 1 => 0..=MAX_PRIORITY],
-        prop::bool::weighted(0.1),
-    );
-    prop_oneof![
-        12 => frame.prop_map(|(stream, gap, kib, cost, odd, ttl_ms, priority, is_bad)| Event::Frame {
-            stream, gap, kib, cost, shape: u32::from(odd), ttl_ms, priority, is_bad
-        }),
-        6 => (1u64..60).prop_map(|ms| Event::Pass { ms }),
-        8 => (0usize..4, prop::bool::weighted(0.9)).prop_map(|(index, is_sound)| Event::Decoded { index, is_sound }),
-        10 => (0..MAX_WORKERS, 0usize..60).prop_map(|(worker, bytes)| Event::Device { worker, bytes }),
-        8 => stream().prop_map(|stream| Event::Hear { stream }),
-        8 => stream().prop_map(|stream| Event::Read { stream }),
-        2 => (stream(), 0u64..6).prop_map(|(stream, back)| Event::Cancel { stream, back }),
-        1 => (stream(), policy()).prop_map(|(stream, policy)| Event::Update { stream, policy }),
-        1 => stream().prop_map(|stream| Event::HalfClose { stream }),
-        1 => stream().prop_map(|stream| Event::Fail { stream }),
-        1 => stream().prop_map(|stream| Event::Gone { stream }),
-        1 => stream().prop_map(|stream| Event::Drain { stream }),
-    ]
-}
-
 /// A batch on the device.
 struct Running {
     rows: Vec<Item>,
@@ -269,10 +76,6 @@ struct World {
     /// Those that have found nothing.
     idle: BTreeSet<usize>,
     held: Rc<RefCell<Held>>,
-}
-
-fn budget((frames, kib): (usize, u64)) -> Budget {
-    Budget::new(Limit { frames: ("frames", frames), bytes: ("bytes", kib << 10) })
 }
 
 impl World {
@@ -598,152 +401,5 @@ proptest! {
         let World { dispatch, held, .. } = world;
         drop(dispatch);
         prop_assert!(held.borrow().frames.values().all(|level| level.values().all(|count| *count == 0)), "{:?}", held);
-    }
-}
-
-fn cases(by_default: u32) -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(by_default)
-}
-
-/// Streams that always have a frame waiting, on a device that is always busy.
-struct Crowd {
-    now: Instant,
-    dispatch: Dispatch<Item, Item>,
-    members: Vec<Member>,
-    budgets: Budgets,
-    held: Rc<RefCell<Held>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Member {
-    cost: u32,
-    priority: u8,
-    model: usize,
-    /// A newer frame replaces the one that waits, every time.
-    replaces: bool,
-    served: u64,
-    /// Work done for others since its last frame ran, once its class was as high as any.
-    overtaken: u64,
-    since: Instant,
-}
-
-impl Crowd {
-    fn push(&mut self, stream: usize) -> Ticket {
-        let Member { cost, priority, model, .. } = self.members[stream];
-        let ticket = Ticket::new();
-        let turn = Turn::new(StreamKey(stream as u64), ticket.clone(), priority, cost, None, self.now);
-        let admission = self.budgets.try_admit(0).expect("there is room");
-        let held = Rc::clone(&self.held);
-        self.dispatch.push(Item { turn, sequence: 0, model, shape: 0, kib: 0, held, _admission: admission }, self.now);
-        ticket
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(4000) / 16))]
-
-    /// A stream that waits rises to the highest class in at most 8 intervals of ageing. From then on every other stream does,
-    /// before it, at most as much work as it needs itself, and two frames more; besides, two batches of another model for each
-    /// worker.
-    #[test]
-    fn no_stream_starves(
-        members in prop::collection::vec((1..=MAX_COST, 0..=MAX_PRIORITY, 0usize..2, prop::bool::weighted(0.3)), 2..9),
-        batch_ms in 1u64..50,
-        decode_lag in 0usize..3,
-        workers in 1..=MAX_WORKERS,
-    ) {
-        let now = Instant::now();
-        let large = (1_000_000, 1 << 20);
-        let mut crowd = Crowd {
-            now,
-            dispatch: Dispatch::new(AGEING, Duration::ZERO, workers),
-            members: members.iter().map(|&(cost, priority, model, replaces)| Member {
-                cost, priority, model, replaces, served: 0, overtaken: 0, since: now,
-            }).collect(),
-            budgets: Budgets([budget(large), budget(large), budget(large)]),
-            held: Rc::default(),
-        };
-        let count = crowd.members.len();
-        let mut waiting: Vec<Ticket> = (0..count).map(|stream| crowd.push(stream)).collect();
-        let mut decoding: VecDeque<(usize, Item)> = VecDeque::new();
-        let bound = u64::from(MAX_COST) * (3 * count as u64 + 2 * (MAX_BATCH * workers) as u64);
-        for round in 0..600 {
-            while let Some(item) = crowd.dispatch.choose(crowd.now) {
-                decoding.push_back((round + decode_lag, item));
-            }
-            while let Some((_, item)) = decoding.pop_front_if(|(ready, _)| *ready <= round) {
-                let turn = item.turn.clone();
-                let prepared = if turn.ticket.is_over() { Prepared::Ended } else { Prepared::Row(item) };
-                crowd.dispatch.prepared(&turn, prepared, crowd.now);
-            }
-            for (stream, waiting) in waiting.iter_mut().enumerate() {
-                if crowd.members[stream].replaces {
-                    // As a session does it: the new frame first, then the old one goes.
-                    let older = std::mem::replace(waiting, crowd.push(stream));
-                    if older.withdraw() {
-                        crowd.dispatch.sweep(StreamKey(stream as u64));
-                    }
-                }
-            }
-            let Taken::Rows(rows) = crowd.dispatch.take(0, crowd.now) else { continue };
-            crowd.now += Duration::from_millis(batch_ms);
-            let now = crowd.now;
-            for row in rows {
-                let stream = row.stream();
-                let cost = u64::from(row.turn.cost);
-                for (other, member) in crowd.members.iter_mut().enumerate() {
-                    let aged = now.saturating_duration_since(member.since) >= AGEING * (u32::from(MAX_PRIORITY) + 1);
-                    if other != stream && aged {
-                        member.overtaken += cost;
-                        prop_assert!(member.overtaken <= bound, "{:?} of {:?}", other, crowd.members);
-                    }
-                }
-                let member = &mut crowd.members[stream];
-                member.served += cost;
-                member.overtaken = 0;
-                member.since = now;
-                if !member.replaces || waiting[stream].is_over() || waiting[stream].is_same(&row.turn.ticket) {
-                    waiting[stream] = crowd.push(stream);
-                }
-            }
-        }
-        let long_enough = crowd.now.saturating_duration_since(now) > 3 * AGEING * (u32::from(MAX_PRIORITY) + 1);
-        prop_assert!(!long_enough || crowd.members.iter().all(|member| member.served > 0), "{:?}", crowd.members);
-    }
-
-    /// While no time passes, so that classes stay as they are.
-    #[test]
-    fn streams_of_a_class_that_always_have_frames_get_like_shares_whatever_their_frames_cost(
-        costs in prop::collection::vec(1..=MAX_COST, 2..9),
-    ) {
-        let now = Instant::now();
-        let large = (1_000_000, 1 << 20);
-        let member = |&cost: &u32| Member {
-            cost, priority: 3, model: 0, replaces: false, served: 0, overtaken: 0, since: now,
-        };
-        let mut crowd = Crowd {
-            now,
-            dispatch: Dispatch::new(AGEING, Duration::ZERO, 1),
-            members: costs.iter().map(member).collect(),
-            budgets: Budgets([budget(large), budget(large), budget(large)]),
-            held: Rc::default(),
-        };
-        for stream in 0..costs.len() {
-            (0..2 * MAX_BATCH).for_each(|_| drop(crowd.push(stream)));
-        }
-        for _ in 0..300 {
-            while let Some(item) = crowd.dispatch.choose(now) {
-                let turn = item.turn.clone();
-                crowd.dispatch.prepared(&turn, Prepared::Row(item), now);
-            }
-            let Taken::Rows(rows) = crowd.dispatch.take(0, now) else { continue };
-            for row in rows {
-                crowd.members[row.stream()].served += u64::from(row.turn.cost);
-                crowd.push(row.stream());
-            }
-            let most = crowd.members.iter().map(|member| member.served).max().unwrap_or(0);
-            let least = crowd.members.iter().map(|member| member.served).min().unwrap_or(0);
-            prop_assert!(most - least <= u64::from(2 * MAX_COST), "{:?}", crowd.members);
-        }
     }
 }
