@@ -49,9 +49,10 @@ impl Assembly<'_> {
         if description.explain.precision == Precision::Bfloat16 && graph.input.kind != Kind::Float {
             return Err(ModelError::Description {
                 path: loaded.path,
-                problem:
-                    "explain.precision = \"bfloat16\" is for float32 models; this one has a reduced dtype of its own"
-                        .into(),
+                problem: format!(
+                    "explain.precision = \"bfloat16\" is for models that take Float; this one takes {:?}",
+                    graph.input.kind
+                ),
             });
         }
         for layer in &description.explain.target_layers {

@@ -64,7 +64,7 @@ fn workers_run_batches_at_once_and_each_has_one_ahead() {
 }
 
 #[test]
-fn a_worker_that_waits_is_woken_for_what_another_leaves() {
+fn frames_of_two_sizes_run_on_two_workers_at_once() {
     let model = served("m", 4);
     let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };
     let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
@@ -73,7 +73,7 @@ fn a_worker_that_waits_is_woken_for_what_another_leaves() {
     assert_eq!(bench.began(), [1]);
     bench.submit(&lanes[1], 2);
     assert_eq!(bench.began(), [2]);
-    // Both work. Frames of two sizes are prepared; whoever is free first takes one size, and the other size is not left lying.
+    // Both work. Whoever is free first takes one size, and the other size is not left lying.
     bench.submit(&lanes[0], 3);
     bench.submit_with(&lanes[1], 4, |job| job.payload = pixels(4, [1, 2, 2]));
     settle(&bench);

@@ -1,11 +1,15 @@
 //! The real device: explainers on a libtorch device.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
 use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
-use crate::explain::{ExplainError, Explainer, Method, Reversed, TargetMaps};
+use super::served::Served;
+use crate::explain::{ExplainError, Explainer, Maps, Method, Reversed, TargetMaps};
 use crate::model::Model;
-use crate::plan::Interrupt;
+use crate::model::graph::Dimension;
+use crate::plan::{Interrupt, Never};
 use crate::telemetry::Stage;
 use crate::torch;
 
@@ -23,6 +27,16 @@ impl ExplainDevice {
 }
 
 impl ExplainDevice {
+    /// Explains something with each model, so that no frame waits for a plan of this worker's. What fails here is told when a
+    /// frame fails.
+    pub fn warm(&mut self, served: &[Arc<Served>]) {
+        for (explainer, model) in self.explainers.iter_mut().zip(served) {
+            if let Err(error) = warm(explainer, model) {
+                tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
+            }
+        }
+    }
+
     /// The same models for another thread. Weights are shared.
     pub fn share(&self) -> Self {
         ExplainDevice { explainers: self.explainers.iter().map(Explainer::share).collect(), device: self.device }
@@ -67,6 +81,20 @@ impl Device for ExplainDevice {
         ended(Stage::CopyOut);
         Ok(rows)
     }
+}
+
+/// What a request is given by default, for a made-up input.
+fn warm(explainer: &mut Explainer, model: &Served) -> Result<(), ExplainError> {
+    let [_, channels, height, width] = model.metadata.input.shape.map(Dimension::example);
+    let shape = [1, channels, height, width];
+    let count: i64 = shape.iter().product();
+    let input = Tensor::f_arange(count, (Kind::Float, tch::Device::Cpu))?.f_sin()?.f_view(shape)?;
+    let input = input.f_to_kind(model.metadata.input.kind)?;
+    let has_layer = !model.metadata.default_target_layers.is_empty();
+    let maps = Maps { guided_grad_cam: has_layer, guided_backprop: !has_layer, ..Maps::default() };
+    let forward = explainer.forward(&Method { maps, mode: model.mode, ..Method::default() }, &input, &Never)?;
+    forward.reverse(&[vec![0]], &Never)?.fuse()?;
+    Ok(())
 }
 
 /// `[N, C, H, W]` on the device.

@@ -14,7 +14,7 @@ pub(super) struct NextBatch<J: Waiting, R> {
     /// Batches ahead.
     workers: usize,
     /// Chosen and being decoded.
-    preparing: Vec<Turn>,
+    preparing: Vec<Preparing>,
     /// A worker has nothing to do.
     device_waits: bool,
     /// The device has taken rows of this kind already.
@@ -26,6 +26,13 @@ pub(super) struct NextBatch<J: Waiting, R> {
     max_delay: Duration,
     /// Rows that were found expired, for whoever tells their clients.
     expired: Vec<R>,
+}
+
+#[derive(Debug)]
+struct Preparing {
+    turn: Turn,
+    /// It has ended meanwhile, and its stream has the turn back.
+    is_given_back: bool,
 }
 
 /// What became of a frame that was chosen.
@@ -82,7 +89,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         if self.device_waits {
             job.turn().ticket.take();
         }
-        self.preparing.push(job.turn().clone());
+        self.preparing.push(Preparing { turn: job.turn().clone(), is_given_back: false });
         Some(job)
     }
 
@@ -91,6 +98,14 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         let (kept, gone): (Vec<R>, Vec<R>) =
             std::mem::take(&mut self.rows).into_iter().partition(|row| row.turn().is_alive(now));
         self.rows = kept;
+        // At once, and not when its decoding ends: else the frame that took its place would be chosen as if its stream had not
+        // waited, and a camera that replaces each of its frames could wait for ever.
+        for Preparing { turn, is_given_back } in &mut self.preparing {
+            if !*is_given_back && turn.ticket.is_over() {
+                line.give_back(turn);
+                *is_given_back = true;
+            }
+        }
         for row in gone {
             line.give_back(row.turn());
             if !row.turn().ticket.is_over() {
@@ -106,14 +121,17 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
     /// than its frames are decoded would replace each of them before the device sees any.
     pub(super) fn device_waits(&mut self) {
         self.device_waits = true;
-        for turn in &self.preparing {
-            turn.ticket.take();
+        for chosen in &self.preparing {
+            chosen.turn.ticket.take();
         }
     }
 
     /// What became of a chosen frame.
     pub(super) fn prepared(&mut self, turn: &Turn, prepared: Prepared<R>, line: &mut Line<J>, now: Instant) {
-        self.preparing.retain(|other| !other.ticket.is_same(&turn.ticket));
+        let place = self.preparing.iter().position(|other| other.turn.ticket.is_same(&turn.ticket));
+        if place.is_some_and(|place| self.preparing.remove(place).is_given_back) {
+            return;
+        }
         match prepared {
             Prepared::Row(row) => {
                 self.ready_since.get_or_insert(now);
@@ -139,27 +157,28 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
     /// those that have ended or expired are left out.
     pub(super) fn take(&mut self, line: &mut Line<J>, now: Instant) -> Taken<R> {
         self.forget(line, now);
-        let Some(shape) = self.rows.first().map(Ready::shape) else { return Taken::Nothing };
         let most = self.kind.as_ref().map_or(1, |(_, most)| *most);
-        let is_full = self.rows.len() >= most;
         if let Some(until) = self.ready_since.map(|since| since + self.max_delay)
-            && !is_full
+            && self.rows.len() < most
             && now < until
         {
             return Taken::NotBefore(until);
         }
         let mut now_running = Vec::new();
-        for row in std::mem::take(&mut self.rows) {
-            let joins = row.shape() == shape && now_running.len() < most;
-            if joins { &mut now_running } else { &mut self.rows }.push(row);
+        // Frames may end at any time: where all of one size just have, the next size runs.
+        while let (true, Some(shape)) = (now_running.is_empty(), self.rows.first().map(Ready::shape)) {
+            for row in std::mem::take(&mut self.rows) {
+                let joins = row.shape() == shape && now_running.len() < most;
+                if joins { &mut now_running } else { &mut self.rows }.push(row);
+            }
+            now_running.retain(|row: &R| row.turn().ticket.take());
         }
         self.ready_since = (!self.rows.is_empty()).then_some(now);
-        now_running.retain(|row| row.turn().ticket.take());
-        self.device_waits = false;
-        self.is_begun = true;
         if now_running.is_empty() {
             return Taken::Nothing;
         }
+        self.device_waits = false;
+        self.is_begun = true;
         line.batch_formed();
         Taken::Rows(now_running)
     }

@@ -1,5 +1,5 @@
-//! A first frame for each model, before any client's: it proves that the model can be explained, compiles its plan, and tells how
-//! far bfloat16 is from float32 where a model runs in it.
+//! A first frame for each model, before any client's: it proves that the model can be explained, compiles its plan (other
+//! workers than the one that takes it warm themselves), and tells how far bfloat16 is from float32 where a model runs in it.
 
 use std::sync::{Arc, mpsc};
 
@@ -62,12 +62,13 @@ const COSINE_EXPECTED: f64 = 0.99;
 
 fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause> {
     let full_mode = if model.mode == Mode::Bfloat16 { Mode::Default } else { model.mode };
-    let full = explain(engine, model, full_mode, Target::Top(1))?;
+    let full = explain(engine, model, full_mode, Target::Top(1), LOGITS_COMPARED)?;
     check_finite(&full)?;
     let Some(class) = full.targets.first().map(|target| target.class_index).filter(|_| full_mode != model.mode) else {
         return Ok(());
     };
-    let reduced = explain(engine, model, model.mode, Target::Class(class));
+    // Every class is told: one that was high in float32 need not be in bfloat16.
+    let reduced = explain(engine, model, model.mode, Target::Class(class), usize::MAX);
     let reduced = reduced.and_then(|answer| check_finite(&answer).map(|()| answer));
     let reduced = reduced.map_err(|cause| WarmUpCause::Reduced(Box::new(cause)))?;
     let Metadata { name, version, .. } = &*model.metadata;
@@ -104,11 +105,17 @@ fn maps(answer: &Answer) -> impl Iterator<Item = impl Iterator<Item = f32>> {
     })
 }
 
-fn explain(engine: &Engine, model: &Arc<Served>, mode: Mode, target: Target) -> Result<Answer, WarmUpCause> {
+fn explain(
+    engine: &Engine,
+    model: &Arc<Served>,
+    mode: Mode,
+    target: Target,
+    top_predictions: usize,
+) -> Result<Answer, WarmUpCause> {
     let map =
         if model.metadata.default_target_layers.is_empty() { MapKind::GuidedBackprop } else { MapKind::GuidedGradCam };
     let tensor = TensorOutput { map, element_type: ElementType::F32, resolution: Resolution::Model };
-    let outputs = Outputs { tensors: vec![tensor], top_predictions: LOGITS_COMPARED, ..Outputs::default() };
+    let outputs = Outputs { tensors: vec![tensor], top_predictions, ..Outputs::default() };
     let payload = first_frame(model);
     model.check_header(&payload, &outputs).map_err(WarmUpCause::Job)?;
     let lane = engine.lane(model);
@@ -222,10 +229,10 @@ mod tests {
         let logits = [(4, 2.0), (1, 0.5)];
         let same = distance(&answer([0.5, 1.0], &logits), &answer([1.0, 2.0], &logits));
         assert_eq!((same.map_cosine, same.logit_difference), (1.0, 0.0), "scale does not count");
-        // 3-4-5; a class that the other did not rank is left out.
-        let other = distance(&answer([1.0, 0.0], &logits), &answer([3.0, 4.0], &[(1, 0.75), (7, 9.0)]));
+        // 3-4-5; of the classes that the first one tells.
+        let other = distance(&answer([1.0, 0.0], &logits), &answer([3.0, 4.0], &[(7, 9.0), (4, 1.0), (1, 0.75)]));
         assert!((other.map_cosine - 0.6).abs() < 1e-9, "{other:?}");
-        assert_eq!(other.logit_difference, 0.25);
+        assert_eq!(other.logit_difference, 1.0);
         assert_eq!(distance(&answer([0.0, 0.0], &[]), &answer([0.0, 0.0], &[])).map_cosine, 1.0);
         assert_eq!(distance(&answer([0.0, 0.0], &[]), &answer([0.0, 1.0], &[])).map_cosine, 0.0);
     }

@@ -364,9 +364,14 @@ fn load(config: &Config) -> Result<Engine, StartError> {
     let first = ExplainDevice::new(models, tch::Device::Cpu);
     let mut devices: Vec<ExplainDevice> = (1..workers.count).map(|_| first.share()).collect();
     devices.insert(0, first);
-    let on_its_thread = |device: ExplainDevice| {
+    let on_its_thread = |mut device: ExplainDevice| {
+        let served = served.clone();
         move || {
             tch::set_num_threads(i32::try_from(workers.threads).unwrap_or(i32::MAX));
+            // A single worker is warmed by the first frame, which proves the whole way.
+            if workers.count > 1 {
+                device.warm(&served);
+            }
             device
         }
     };

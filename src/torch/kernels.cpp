@@ -207,11 +207,13 @@ at::Tensor gate(const at::Tensor* const* parts, size_t count, const at::Tensor& 
   }
   if (!out.defined()) out = at::empty_like(result);
   const float floor = guided ? 0.0f : -std::numeric_limits<float>::infinity();
-  const Opening opening{static_cast<float>(low), static_cast<float>(high), floor};
+  const float lower = static_cast<float>(low), upper = static_cast<float>(high);
   if (kind == at::kFloat) {
-    gate_into<Float32>(out, parts, count, result, opening);
+    gate_into<Float32>(out, parts, count, result, Opening{lower, upper, floor});
   } else {
-    gate_into<BFloat16>(out, parts, count, result, opening);
+    // A result that was clamped was rounded after that: so is the bound that it is compared with.
+    const auto rounded = [](float bound) { return BFloat16::read(BFloat16::write(bound)); };
+    gate_into<BFloat16>(out, parts, count, result, Opening{rounded(lower), rounded(upper), floor});
   }
   return out;
 }

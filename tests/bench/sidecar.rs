@@ -26,7 +26,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_camlens");
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 pub struct Sidecar {
-    child: Child,
+    _server: Server,
     runtime: Runtime,
     client: ExplainServiceClient<Channel>,
     request: v1::ExplainRequest,
@@ -42,11 +42,13 @@ impl Sidecar {
         std::os::unix::fs::symlink(model.canonicalize()?, models.join("1"))?;
         let socket = folder.path().join("camlens.sock");
         let address = format!("unix:{}", socket.display());
-        let child = Command::new(BINARY)
-            .args(["serve", "--log", "warn", "--listen", &address, "--threads", &threads.to_string(), "--models"])
-            .arg(folder.path().join("models"))
-            .stdin(Stdio::null())
-            .spawn()?;
+        let server = Server(
+            Command::new(BINARY)
+                .args(["serve", "--log", "warn", "--listen", &address, "--threads", &threads.to_string(), "--models"])
+                .arg(folder.path().join("models"))
+                .stdin(Stdio::null())
+                .spawn()?,
+        );
         let ready = Command::new(BINARY).args(["health", "--server", &address, "--wait", "60"]).output()?;
         if !ready.status.success() {
             return Err(String::from_utf8_lossy(&ready.stderr).into_owned().into());
@@ -59,7 +61,7 @@ impl Sidecar {
         let channel = runtime
             .block_on(Endpoint::from_static("http://localhost").connect_with_connector(tower::service_fn(dial)))?;
         let client = ExplainServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Sidecar { child, runtime, client, request: request(input)?, _folder: folder })
+        Ok(Sidecar { _server: server, runtime, client, request: request(input)?, _folder: folder })
     }
 
     /// As [`super::ours::Ours::seconds`].
@@ -102,10 +104,13 @@ fn request(input: &Path) -> Result<v1::ExplainRequest> {
     })
 }
 
-impl Drop for Sidecar {
+/// Ends with its owner.
+struct Server(Child);
+
+impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -24,7 +24,8 @@ measured = ["--duration", 0.5 + options.seconds, "--warm-up", 0.5]
 NAMES = ("latency", "throughput")
 config = f"[limits]\nmax_batch = {options.rows}\n"
 servers = {name: sidecar.Sidecar(options, "--performance", name, config=config) for name in NAMES}
-rates, alone_ms, codes = {name: [] for name in NAMES}, {name: [] for name in NAMES}, []
+rates, alone_ms, batches = ({name: [] for name in NAMES} for _ in range(3))
+shares, codes = {}, []
 try:
     for server in servers.values():
         # How many rows run together is learned.
@@ -34,6 +35,8 @@ try:
         for name in NAMES[:: 1 if pair % 2 else -1]:
             result = sidecar.measure(servers[name], *many, *measured)
             rates[name].append(result["answered_hz"])
+            batches[name].append(result["batch_size"]["mean"])
+            shares[name] = sidecar.shares(result)
             alone_ms[name].append(sidecar.measure(servers[name], *alone, *measured)["latency_ms"]["p50"])
         told = ", ".join(f"{name} {rates[name][-1]:.1f} a second, {alone_ms[name][-1]:.1f} ms alone" for name in NAMES)
         sidecar.say(f"pair {pair}: {told}")
@@ -52,6 +55,6 @@ sidecar.report(
     model=result["model"]["name"],
     answered_hz_throughput_over_latency=ratio(rates),
     alone_ms_throughput_over_latency=ratio(alone_ms),
-    mean_batch=result["batch_size"]["mean"],
-    **sidecar.shares(result),
+    mean_batch={name: sidecar.median(batches[name]) for name in NAMES},
+    shares=shares,
 )

@@ -205,7 +205,17 @@ impl Patient {
             }
             return Ok(());
         }
-        let (_, reduced) = self.explain(Mode::Bfloat16, one)?;
+        let reduced = match self.explain(Mode::Bfloat16, one) {
+            Ok((_, maps)) => maps,
+            Err(error) if self.metadata.precision == Precision::Bfloat16 => {
+                findings.bad(NAME, error.to_string(), "set explain.precision = \"float32\" in model.toml");
+                return Ok(());
+            }
+            Err(error) => {
+                findings.note(NAME, format!("the model cannot run in it: {error}"), "");
+                return Ok(());
+            }
+        };
         let advice = "keep explain.precision = \"float32\" in model.toml, or look at maps of your own pictures in both";
         let (Some(full), Some(reduced)) = (full.first(), reduced.first()) else { return Ok(()) };
         if full.class_index != reduced.class_index {

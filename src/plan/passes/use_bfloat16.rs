@@ -14,16 +14,19 @@ use super::Draft;
 const FLOAT: i64 = 6;
 const BFLOAT16: i64 = 15;
 
-/// Makes a float32 draft one of bfloat16, as `model.bfloat16()` does in PyTorch: values, weights and the dtypes that nodes name.
+/// Makes a float32 draft one of bfloat16: values, weights, and where a node names float32 (`x.float()`, `softmax(dtype=…)`), that too.
 /// Float32 stay
 ///
 /// - the parameters of normalisations: a number a channel, and rounding a variance moves the whole channel;
-/// - the linear layer that gives the score: two of a thousand logits often share the eight bits that bfloat16 has.
+/// - the linear layer of constant weights that gives the score: two of a thousand logits often share the eight bits that bfloat16 has.
 ///
 /// Batch normalisations must have been folded before: what is rounded then is their product with the weight.
 pub fn use_bfloat16(draft: &mut Draft, score: ValueId, weights: &mut Weights) -> Result<(), PlanError> {
-    let head =
-        draft.nodes.iter().position(|node| node.operator_name() == "linear" && node.defines().any(|v| v == score));
+    let head = draft.nodes.iter().position(|node| {
+        node.operator_name() == "linear"
+            && node.defines().any(|value| value == score)
+            && node.arguments[1..].iter().all(|argument| draft.is_constant_or_none(argument))
+    });
     draft.round_values(|value| head.is_none() || value != score);
     let mut rounded: HashMap<ValueId, ValueId> = HashMap::new();
     for at in 0..draft.nodes.len() {
@@ -174,6 +177,42 @@ mod tests {
             let pass = plan.forward(random(&[1, 3, 9, 9]), &Never).unwrap();
             assert_eq!(pass.logits().kind(), kind);
         }
+    }
+
+    #[test]
+    fn a_head_whose_weight_is_computed_runs_in_bfloat16() {
+        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
+        let features = sketch.pooled(sketch.input());
+        let weight = sketch.constant(random(&[5, 3]));
+        let weight = sketch.node("abs", vec![("self", weight.into())]);
+        let score = sketch.node("linear", vec![("input", features.into()), ("weight", weight.into())]);
+        let graph = sketch.finish(score);
+        let plan = compile(&graph, &[], Mode::Bfloat16);
+        let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
+        assert_eq!(pass.logits().kind(), Kind::BFloat16);
+    }
+
+    #[test]
+    fn a_strided_convolution_of_few_channels_gives_gradients_of_its_dtype() {
+        let mut sketch = Sketch::new(&random(&[1, 3, 12, 12]));
+        let colour = sketch.convolution(sketch.input(), 3);
+        let weight = sketch.constant(random(&[8, 3, 3, 3]));
+        let stem = sketch.node(
+            "conv2d",
+            vec![
+                ("input", colour.into()),
+                ("weight", weight.into()),
+                ("stride", [2, 2].into()),
+                ("padding", [1, 1].into()),
+            ],
+        );
+        let score = sketch.pooled(stem);
+        let graph = sketch.finish(score);
+        let plan = compile(&graph, &[colour], Mode::Bfloat16);
+        let pass = plan.forward(random(&[1, 3, 12, 12]), &Never).unwrap();
+        let seed = pass.logits().ones_like();
+        let found = pass.reverse(&seed, Gradient::Plain, Until::Input, &Never).unwrap();
+        assert_eq!((found.targets[0].kind(), found.input.unwrap().kind()), (Kind::BFloat16, Kind::BFloat16));
     }
 
     #[test]

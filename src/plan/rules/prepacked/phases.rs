@@ -136,6 +136,7 @@ pub(super) struct PhasesCall {
 
 impl PhasesCall {
     pub(super) fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
-        unite_phases(&self.convolution.call([(INPUT, given)])?, self.stride, self.start, self.size)
+        let united = unite_phases(&self.convolution.call([(INPUT, given)])?, self.stride, self.start, self.size)?;
+        Ok(united.f_to_kind(given.f_kind()?)?)
     }
 }
