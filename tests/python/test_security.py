@@ -1,6 +1,7 @@
 """gRPC's own TLS, from Python, with client certificates and tokens: what works here does not depend on rustls being on both sides."""
 
 import re
+import time
 
 import grpc
 import pytest
@@ -34,7 +35,12 @@ def address(authority, tmp_path_factory):
         folder, "--listen", "127.0.0.1:0", "--tls-certificate", str(folder / "tls.crt"), "--tls-key", str(folder / "tls.key"),
         "--tls-client-ca", str(folder / "ca.crt"), "--token-file", str(folder / "tokens"),
     )  # fmt: skip
-    port = re.search(r"serving address=127\.0\.0\.1:(\d+)", server.output()).group(1)
+    # The log's line may come after the first answer.
+    deadline = time.monotonic() + 30
+    while not (serving := re.search(r"serving address=127\.0\.0\.1:(\d+)", server.output())):
+        assert time.monotonic() < deadline, server.output()
+        time.sleep(0.05)
+    port = serving.group(1)
     yield f"localhost:{port}"
     assert server.stop() == 0, server.output()
     assert TOKEN not in server.output()
