@@ -50,7 +50,7 @@ impl Assembly<'_> {
             return Err(ModelError::Description {
                 path: loaded.path,
                 problem: format!(
-                    "explain.precision = \"bfloat16\" is for models that take Float; this one takes {:?}",
+                    "explain.precision = \"bfloat16\" is for models that take float32; this one takes {:?}",
                     graph.input.kind
                 ),
             });

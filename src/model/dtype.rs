@@ -34,7 +34,7 @@ pub fn kind(number: i64) -> Result<Kind, ModelError> {
 }
 
 /// ATen's own number of a dtype (`c10::ScalarType`).
-pub fn scalar_type(kind: Kind) -> i64 {
+pub const fn scalar_type(kind: Kind) -> i64 {
     match kind {
         Kind::Uint8 => 0,
         Kind::Int8 => 1,

@@ -12,7 +12,7 @@
 pub mod archive;
 mod assembly;
 pub mod description;
-mod dtype;
+pub(crate) mod dtype;
 mod error;
 mod footprint;
 mod functional;

@@ -33,6 +33,11 @@ pub struct ReducedPrecision {
     pub logit_difference: f64,
 }
 
+impl ReducedPrecision {
+    /// Maps that are further from float32's than this are worth a word.
+    pub const COSINE_EXPECTED: f64 = 0.99;
+}
+
 /// A model that frames may be explained with. Plain data, shared by all threads.
 #[derive(Debug)]
 pub struct Served {

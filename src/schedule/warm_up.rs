@@ -27,9 +27,10 @@ pub struct WarmUpError {
 pub enum WarmUpCause {
     #[error(transparent)]
     Job(JobError),
-    /// Weights that are not numbers, or a model that takes its input in another range.
+    /// Float32 went well before.
     #[error("in bfloat16: {0}; if the model cannot run in it, set explain.precision = \"float32\" in model.toml")]
     Reduced(Box<WarmUpCause>),
+    /// Weights that are not numbers, or a model that takes its input in another range.
     #[error("{what} holds a value that is not finite; are weights and preprocessing in order?")]
     NotFinite { what: &'static str },
 }
@@ -57,8 +58,6 @@ pub fn warm_up(engine: &Engine) -> Result<(), WarmUpError> {
 
 /// Logits that are compared where a model runs in bfloat16.
 const LOGITS_COMPARED: usize = 5;
-/// Maps that are further apart than this are worth a warning.
-const COSINE_EXPECTED: f64 = 0.99;
 
 fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause> {
     let full_mode = if model.mode == Mode::Bfloat16 { Mode::Default } else { model.mode };
@@ -74,7 +73,7 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
     let Metadata { name, version, .. } = &*model.metadata;
     let found = distance(&full, &reduced);
     let ReducedPrecision { map_cosine, logit_difference } = found;
-    if map_cosine < COSINE_EXPECTED {
+    if map_cosine < ReducedPrecision::COSINE_EXPECTED {
         tracing::warn!(name, version, map_cosine, logit_difference, "bfloat16 is far from float32 for a first frame");
     } else {
         tracing::info!(name, version, map_cosine, logit_difference, "bfloat16 beside float32 for a first frame");

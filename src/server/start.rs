@@ -363,7 +363,7 @@ fn load(config: &Config) -> Result<Engine, StartError> {
     };
     let first = ExplainDevice::new(models, tch::Device::Cpu);
     let mut devices: Vec<ExplainDevice> = (1..workers.count).map(|_| first.share()).collect();
-    devices.insert(0, first);
+    devices.push(first);
     let on_its_thread = |mut device: ExplainDevice| {
         let served = served.clone();
         move || {

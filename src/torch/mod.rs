@@ -23,7 +23,7 @@ pub use convolution::window_may_miss;
 pub use kernels::{Bounds, add, add_clamped, channels_last, gate, unite_phases};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use process::{give_back_memory, leave};
-pub use processor::has_bfloat16;
+pub use processor::{has_bfloat16, has_kernels};
 pub use rows::{stack, to_vec};
 pub use storage::Storage;
 pub use tape::Tape;

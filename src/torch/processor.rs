@@ -1,5 +1,7 @@
 //! What the processor has.
 
+use tch::Kind;
+
 /// Whether the processor multiplies bfloat16 numbers by itself, and oneDNN uses that: AVX-512 BF16 (Intel from Cooper Lake and
 /// Sapphire Rapids on, AMD from Zen 4 on), or Arm's BF16.
 pub fn has_bfloat16() -> bool {
@@ -10,4 +12,9 @@ pub fn has_bfloat16() -> bool {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let has = false;
     has
+}
+
+/// Whether oneDNN's operators, as ATen carries them (`mkldnn::…`), are there for a dtype, and fast.
+pub fn has_kernels(kind: Kind) -> bool {
+    kind == Kind::Float || (kind == Kind::BFloat16 && has_bfloat16())
 }

@@ -13,6 +13,7 @@ use crate::explain::{Convention, ExplainError, Explainer, Maps, Method, Mode, Ta
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model};
 use crate::plan::Never;
+use crate::schedule::ReducedPrecision;
 use crate::torch::has_bfloat16;
 
 /// Rows of a batch may differ from single rows by the order of additions, no more.
@@ -23,9 +24,6 @@ const FOLDED_LOGITS_ALLOWED: f64 = 1e-4;
 const FOLDED_MAPS_ALLOWED: f64 = 1e-2;
 /// In exact mode the operators are PyTorch's own; another machine adds in another order.
 const PYTORCH_ALLOWED: f64 = 1e-4;
-
-/// Reduced precision is worth having where maps are at least as close as this.
-const COSINE_EXPECTED: f64 = 0.99;
 
 const ALL_MAPS: Maps = Maps { guided_grad_cam: true, grad_cam: true, guided_backprop: true };
 const GUIDED: Maps = Maps { guided_grad_cam: false, grad_cam: false, guided_backprop: true };
@@ -223,7 +221,11 @@ impl Patient {
         } else if let (Some(a), Some(b)) = (finest_of(full), finest_of(reduced)) {
             let cosine = cosine(a, b)?;
             let seen = format!("the map has a cosine of {cosine:.4} to float32's, for a made-up picture");
-            if cosine >= COSINE_EXPECTED { findings.good(NAME, seen) } else { findings.note(NAME, seen, advice) }
+            if cosine >= ReducedPrecision::COSINE_EXPECTED {
+                findings.good(NAME, seen)
+            } else {
+                findings.note(NAME, seen, advice)
+            }
         }
         Ok(())
     }

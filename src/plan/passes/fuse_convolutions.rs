@@ -2,17 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tch::Kind;
-
 use crate::model::graph::{Argument, Node, Operation, ValueId};
 use crate::plan::PlanError;
-use crate::torch::{Operator, Value, has_bfloat16, window_may_miss};
+use crate::torch::{Operator, Value, has_kernels, window_may_miss};
 
 use super::Draft;
 use super::draft::Readers;
 
-/// Turns two-dimensional convolutions with constant weights, in float32 or in a bfloat16 that the processor has, into `mkldnn::_convolution_pointwise`, which has its
-/// weights laid out for the processor, and takes in with each, where nobody else reads what lies between:
+/// Turns two-dimensional convolutions with constant weights, in float32 or in a bfloat16 that the processor has, into
+/// `mkldnn::_convolution_pointwise`, which has its weights laid out for the processor, and takes in with each, where nobody else reads what lies between:
 ///
 /// - the addition of another value of the same shape,
 /// - then ReLU, ReLU6 or hardtanh.
@@ -89,11 +87,6 @@ impl Convolution {
             groups: node.literal("groups")?.clone(),
         })
     }
-}
-
-/// Whether these operators are there, and fast, for a dtype.
-fn has_kernels(kind: Kind) -> bool {
-    kind == Kind::Float || (kind == Kind::BFloat16 && has_bfloat16())
 }
 
 /// One number for both axes, or one each.

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 
 use tch::Kind;
 
+use crate::model::dtype::scalar_type;
 use crate::model::graph::{Argument, Element, Node, Operation, ValueId};
 use crate::plan::{PlanError, Weights};
 use crate::torch::{Operator, Value};
 
 use super::Draft;
 
-/// ATen's numbers of the two dtypes.
-const FLOAT: i64 = 6;
-const BFLOAT16: i64 = 15;
+const FLOAT: i64 = scalar_type(Kind::Float);
+const BFLOAT16: i64 = scalar_type(Kind::BFloat16);
 
 /// Makes a float32 draft one of bfloat16: values, weights, and where a node names float32 (`x.float()`, `softmax(dtype=…)`), that too.
 /// Float32 stay

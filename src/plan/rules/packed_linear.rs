@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
 use crate::plan::rule::{Gradient, Ran, Rule, Slot};
-use crate::torch::{Call, Operator, OperatorError, Value, has_bfloat16};
+use crate::torch::{Call, Operator, OperatorError, Value, has_kernels};
 
 use super::arguments::first;
 use super::tape::TapeRule;
@@ -84,9 +84,8 @@ impl PackedLinear {
         let is_linear = node.operation.aten().is_some_and(|o| o.name() == "aten::linear");
         let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return None };
         let is = |tensor: &Tensor, kind| tensor.f_kind().is_ok_and(|k| k == kind) && tensor.device() == Device::Cpu;
-        let has_kernels = |weight: &&Tensor| is(weight, Kind::Float) || (is(weight, Kind::BFloat16) && has_bfloat16());
-        let weight = constant(*weight).filter(has_kernels).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
-        let kind = weight.f_kind().ok()?;
+        let weight = constant(*weight).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
+        let kind = weight.f_kind().ok().filter(|&kind| has_kernels(kind) && is(weight, kind))?;
         let bias = match bias {
             Argument::Literal(Value::None) => Value::None,
             Argument::Use(bias) => Value::Tensor(constant(*bias).filter(|bias| is(bias, kind))?.shallow_clone()),
