@@ -47,20 +47,55 @@ fn libtorch(root: &Path) -> PathBuf {
 
 fn bridge(libtorch: &Path) {
     let include = libtorch.join("include");
-    for file in ["bridge.h", "bridge.cpp", "kernels.h", "kernels.cpp", "status.h"] {
+    for file in [
+        "bridge.h",
+        "bridge.cpp",
+        "kernels.h",
+        "kernels.cpp",
+        "status.h",
+        "winograd.h",
+        "winograd.cpp",
+        "winograd_tiles.h",
+        "winograd_tiles.cpp",
+    ] {
         println!("cargo:rerun-if-changed=src/torch/{file}");
     }
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
+    cpp()
         .flag("-isystem")
         .flag(include.to_str().expect("a path in UTF-8"))
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
-        .warnings(true)
-        .extra_warnings(true)
-        .files(["src/torch/bridge.cpp", "src/torch/kernels.cpp"])
+        .files(["src/torch/bridge.cpp", "src/torch/kernels.cpp", "src/torch/winograd.cpp"])
         .compile("camlens_bridge");
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        winograd_tiles("avx2", 8, 6, &["-mavx2", "-mfma"]);
+        winograd_tiles("avx512", 16, 14, &["-mavx512f", "-mfma"]);
+    } else {
+        winograd_tiles("default", 4, 6, &[]);
+    }
+}
+
+/// The arithmetic of Winograd's convolutions for one instruction set; see winograd_tiles.cpp.
+fn winograd_tiles(instructions: &str, width: usize, rows: usize, flags: &[&str]) {
+    let mut build = cpp();
+    for flag in flags {
+        build.flag(flag);
+    }
+    build
+        // Products and sums in one instruction, and at full speed in a build for debugging too.
+        .flag("-ffp-contract=fast")
+        .opt_level(3)
+        .define("CAMLENS_WINOGRAD_TILES", format!("camlens_winograd_tiles_{instructions}").as_str())
+        .define("CAMLENS_WINOGRAD_WIDTH", width.to_string().as_str())
+        .define("CAMLENS_WINOGRAD_ROWS", rows.to_string().as_str())
+        .file("src/torch/winograd_tiles.cpp")
+        .compile(&format!("camlens_winograd_{instructions}"));
+}
+
+fn cpp() -> cc::Build {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").warnings(true).extra_warnings(true);
+    build
 }
 
 /// Where the dynamic linker looks: beside an installed binary (`bin/camlens`, `lib/*.so`), then where it was built.

@@ -144,4 +144,22 @@ unsafe extern "C" {
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
+
+    pub(super) safe fn camlens_has_winograd() -> bool;
+    pub(super) fn camlens_winograd_weight(
+        weight: *const C_tensor,
+        step: i64,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_winograd(
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        padding: i64,
+        low: f64,
+        high: f64,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
 }

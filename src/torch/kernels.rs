@@ -97,7 +97,7 @@ pub fn unite_phases(
     })
 }
 
-fn one_tensor(
+pub(super) fn one_tensor(
     name: &str,
     call: impl FnOnce(*mut *mut C_tensor, *mut *mut c_char) -> c_int,
 ) -> Result<Tensor, OperatorError> {

@@ -2,8 +2,8 @@
 //!
 //! tch gives tensors; this module adds what it lacks and a model graph needs: operators found by name in ATen's
 //! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
-//! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), and the elementwise kernels of a reverse run on the CPU
-//! ([`gate`]). A C++ exception becomes an [`OperatorError`].
+//! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), the elementwise kernels of a reverse run on the CPU
+//! ([`gate`]), and convolutions by Winograd's algorithm ([`winograd`]). A C++ exception becomes an [`OperatorError`].
 
 mod call;
 mod convolution;
@@ -17,6 +17,7 @@ mod stack;
 mod storage;
 mod tape;
 mod value;
+mod winograd;
 
 pub use call::Call;
 pub use convolution::window_may_miss;
@@ -28,3 +29,4 @@ pub use rows::{stack, to_vec};
 pub use storage::Storage;
 pub use tape::Tape;
 pub use value::Value;
+pub use winograd::{WINOGRAD_CHANNELS, WinogradStep, has_winograd, winograd, winograd_weight};

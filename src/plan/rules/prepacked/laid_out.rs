@@ -7,6 +7,7 @@ use crate::torch::OperatorError;
 use super::geometry::Geometry;
 use super::operators::Operators;
 use super::way_back::WayBack;
+use super::way_there::WayThere;
 
 /// A convolution's weights, laid out at their first use. Plans of one model share them.
 ///
@@ -15,13 +16,13 @@ pub(in crate::plan) struct LaidOut {
     /// As the model has them, `[outputs, inputs / groups, height, width]`.
     pub(super) weight: Tensor,
     geometry: Geometry,
-    forward: Option<Tensor>,
+    there: Option<WayThere>,
     back: Option<WayBack>,
 }
 
 impl LaidOut {
     pub fn new(weight: &Tensor, geometry: Geometry) -> Self {
-        LaidOut { weight: weight.shallow_clone(), geometry, forward: None, back: None }
+        LaidOut { weight: weight.shallow_clone(), geometry, there: None, back: None }
     }
 
     /// Whether these are that tensor's.
@@ -29,13 +30,13 @@ impl LaidOut {
         self.geometry == *geometry && self.weight.data_ptr() == weight.data_ptr() && self.weight.size() == weight.size()
     }
 
-    /// For an input of that shape.
-    pub(super) fn forward(&mut self, input: &[i64], operators: &Operators) -> Result<Tensor, OperatorError> {
-        let weight = match self.forward.take() {
-            Some(weight) => weight,
-            None => operators.lay_out(&self.weight, &self.geometry, input)?,
+    /// For `input`, and any other.
+    pub(super) fn there(&mut self, input: &Tensor, operators: &Operators) -> Result<WayThere, OperatorError> {
+        let way = match self.there.take() {
+            Some(way) => way,
+            None => WayThere::choose(&self.weight, &self.geometry, input, operators)?,
         };
-        Ok(self.forward.insert(weight).shallow_clone())
+        Ok(self.there.insert(way).clone())
     }
 
     /// For `given`, the gradient of the result for an input of `size`.

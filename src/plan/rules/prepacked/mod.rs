@@ -1,9 +1,10 @@
 //! Convolutions whose weights are laid out for the processor once, with what follows them.
 //!
 //! The operators are oneDNN's, as ATen carries them: `mkldnn::_convolution_pointwise` is a convolution and an activation,
-//! its overload `binary` adds another tensor before the activation. They have no derivative of their own; the ways back are in
-//! [`way_back`]. The plan's `fuse_convolutions` pass makes these nodes.
+//! its overload `binary` adds another tensor before the activation. Where another way to the same result is faster, it is taken
+//! ([`way_there`]). They have no derivative of their own; the ways back are in [`way_back`]. The plan's `fuse_convolutions` pass makes these nodes.
 
+mod fastest;
 mod geometry;
 mod laid_out;
 mod operators;
@@ -11,6 +12,8 @@ mod phases;
 #[cfg(test)]
 mod tests;
 mod way_back;
+mod way_there;
+mod winograd;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,12 +21,13 @@ use tch::Tensor;
 
 use crate::model::graph::{Argument, Node};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Bounds, Call, OperatorError, Value, add, add_clamped, channels_last};
+use crate::torch::{Bounds, OperatorError, Value, add, add_clamped, channels_last};
 
 use super::arguments::{first, unfit};
 use super::rectifiers::Gate;
-use operators::{INPUT, Operators};
+use operators::Operators;
 use way_back::BackCall;
+use way_there::ThereCall;
 
 pub(in crate::plan) use geometry::Geometry;
 pub(in crate::plan) use laid_out::LaidOut;
@@ -67,7 +71,7 @@ struct Convolution {
     weights: Arc<Mutex<LaidOut>>,
     weight_size: Vec<i64>,
     geometry: Geometry,
-    forward: Mutex<Option<Call>>,
+    there: Mutex<Option<ThereCall>>,
     /// By the height and width of the input.
     back: Mutex<Option<([i64; 2], BackCall)>>,
 }
@@ -111,7 +115,7 @@ impl Prepacked {
             weights,
             weight_size,
             geometry,
-            forward: Mutex::new(None),
+            there: Mutex::new(None),
             back: Mutex::new(None),
         };
         Ok(Prepacked { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
@@ -165,15 +169,15 @@ impl Rule for Prepacked {
 impl Convolution {
     /// The bias and the activation are those of the first run.
     fn run(&self, input: &Tensor, bias: &Value, activation: Activation) -> Result<Tensor, OperatorError> {
-        let mut forward = lock(&self.forward);
-        let call = match forward.take() {
+        let mut there = lock(&self.there);
+        let call = match there.take() {
             Some(call) => call,
             None => {
-                let weight = lock(&self.weights).forward(&input.size(), &self.operators)?;
-                self.operators.convolution(&weight, bias, &self.geometry, activation)?
+                let way = lock(&self.weights).there(input, &self.operators)?;
+                way.call(bias, &self.geometry, activation, &self.operators)?
             }
         };
-        forward.insert(call).call([(INPUT, input)])
+        there.insert(call).run(input)
     }
 
     /// The gradient to an input of `size`, from that of the result.

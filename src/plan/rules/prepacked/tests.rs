@@ -3,10 +3,11 @@ use tch::Kind;
 
 use super::phases::Phases;
 use super::way_back::WayBack;
+use super::way_there::WayThere;
 use super::*;
 use crate::model::graph::{Operation, Rectifier, ValueId};
 use crate::plan::rules::trial::{Layout, any, relative_error, slot};
-use crate::torch::Operator;
+use crate::torch::{Operator, has_winograd};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -205,6 +206,52 @@ proptest! {
             let found = call.input_gradient(&given).unwrap();
             prop_assert_eq!(found.size(), expected.size());
             let error = relative_error(&found, &expected);
+            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        }
+    }
+}
+
+/// Convolutions that Winograd's algorithm suits.
+fn case_of_3_by_3() -> impl Strategy<Value = Case> {
+    let channels = || prop_oneof![Just(16i64), Just(32)];
+    (case(), channels(), channels(), [3..=11i64, 3..=11i64], 0..=2i64).prop_map(
+        |(case, inputs, outputs, size, padding)| Case {
+            input: [case.input[0], inputs, size[0], size[1]],
+            outputs,
+            kernel: [3, 3],
+            geometry: Geometry { padding: [padding; 2], stride: [1, 1], dilation: [1, 1], groups: 1 },
+            adds: false,
+            ..case
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn winograds_algorithm_gives_result_and_gradient(case in case_of_3_by_3()) {
+        let (node, values) = node(&case);
+        let (input, weight) = (channels_last(values[0].tensor().unwrap()).unwrap(), values[1].tensor().unwrap());
+        let activation = rule(&node, &values).activation;
+        let operators = Operators::find().unwrap();
+        let shape = case.geometry.result(&case.input, &weight.size());
+        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
+        let plain = Case { activation: ("none", vec![]), ..case.clone() };
+        let gradient = expected(&plain, &node, &values, &given, Gradient::Plain).gradients.remove(0);
+        let expected = expected(&case, &node, &values, &given, Gradient::Plain);
+
+        let there = WayThere::all(weight, &case.geometry, &case.input, &operators).unwrap();
+        prop_assert_eq!(there.len(), if has_winograd() { 3 } else { 1 });
+        for way in there {
+            let call = way.call(&values[2], &case.geometry, activation, &operators).unwrap();
+            let found = call.run(&input).unwrap();
+            let error = relative_error(&(&expected.sum + (found - &expected.result)), &expected.sum);
+            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        }
+        let back = WayBack::all(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
+        prop_assert_eq!(back.iter().filter(|way| matches!(way, WayBack::TurnedWinograd(_))).count(), if has_winograd() { 2 } else { 0 });
+        for way in back {
+            let call = way.call(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
+            let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
             prop_assert!(error < 1e-5, "{:?}: {}", way, error);
         }
     }

@@ -3,19 +3,16 @@
 //! There are several ways, and which is the fastest depends on the shapes and on the processor. They are tried on the first gradient
 //! that comes, and what won is kept.
 
-use std::time::{Duration, Instant};
-
 use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value, window_may_miss};
 
 use super::Activation;
+use super::fastest::fastest;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
 use super::phases::{Phases, PhasesCall};
-
-/// Runs of each way that are timed, after one that is not.
-const TRIALS: usize = 3;
+use super::winograd::{Winograd, WinogradCall};
 
 /// Weights laid out for a way.
 #[derive(Debug)]
@@ -24,6 +21,8 @@ pub(super) enum WayBack {
     Transposed(Tensor),
     /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
     Turned(Tensor),
+    /// The same, by Winograd's algorithm.
+    TurnedWinograd(Winograd),
     Phases(Phases),
 }
 
@@ -32,6 +31,7 @@ impl Clone for WayBack {
         match self {
             WayBack::Transposed(weight) => WayBack::Transposed(weight.shallow_clone()),
             WayBack::Turned(weight) => WayBack::Turned(weight.shallow_clone()),
+            WayBack::TurnedWinograd(winograd) => WayBack::TurnedWinograd(winograd.clone()),
             WayBack::Phases(phases) => WayBack::Phases(phases.clone()),
         }
     }
@@ -46,22 +46,14 @@ impl WayBack {
         size: &[i64],
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
-        let mut ways = Self::all(weight, geometry, &given.size(), size, operators)?;
-        if ways.len() == 1 {
-            return Ok(ways.remove(0));
-        }
-        let mut best: Option<(Duration, WayBack)> = None;
-        for way in ways {
-            let time = way.call(weight, geometry, &given.size(), size, operators)?.time(given)?;
-            if best.as_ref().is_none_or(|(least, _)| time < *least) {
-                best = Some((time, way));
-            }
-        }
-        best.map(|(_, way)| way)
-            .ok_or_else(|| OperatorError::Unsupported { operator: "a convolution's gradient".into() })
+        let ways = Self::all(weight, geometry, &given.size(), size, operators)?;
+        fastest(ways, |way| {
+            let call = way.call(weight, geometry, &given.size(), size, operators)?;
+            Ok(move || call.input_gradient(given))
+        })
     }
 
-    /// Every way that there is.
+    /// Every way that there is, in the order of the memory that the weights take.
     pub(super) fn all(
         weight: &Tensor,
         geometry: &Geometry,
@@ -73,7 +65,9 @@ impl WayBack {
         let rest = geometry.rest(size, &shape);
         let mut ways = vec![WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)];
         if let Some(moves) = turned_geometry(&shape, geometry, given) {
-            ways.push(WayBack::Turned(operators.lay_out(&turned(weight, geometry.groups)?, &moves, given)?));
+            let turned = turned(weight, geometry.groups)?;
+            ways.push(WayBack::Turned(operators.lay_out(&turned, &moves, given)?));
+            ways.extend(Winograd::all(&turned, &moves)?.into_iter().map(WayBack::TurnedWinograd));
         }
         if Phases::suit(&shape, geometry) {
             ways.push(WayBack::Phases(Phases::new(weight, geometry, given, operators)?));
@@ -83,7 +77,8 @@ impl WayBack {
 
     /// Whether the way is one for a gradient of that shape too; layouts are kept for inputs of any size.
     pub fn suits(&self, weight: &[i64], geometry: &Geometry, given: &[i64]) -> bool {
-        !matches!(self, WayBack::Turned(_)) || turned_geometry(weight, geometry, given).is_some()
+        !matches!(self, WayBack::Turned(_) | WayBack::TurnedWinograd(_))
+            || turned_geometry(weight, geometry, given).is_some()
     }
 
     /// The way for one size of input and gradient, but for the number of rows.
@@ -96,15 +91,18 @@ impl WayBack {
         operators: &Operators,
     ) -> Result<BackCall, OperatorError> {
         let shape = weight.size();
+        let moves = || {
+            turned_geometry(&shape, geometry, given)
+                .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })
+        };
         Ok(match self {
             WayBack::Transposed(weight) => {
                 BackCall::Direct(operators.transposed(weight, geometry, geometry.rest(size, &shape))?)
             }
             WayBack::Turned(weight) => {
-                let moves = turned_geometry(&shape, geometry, given)
-                    .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })?;
-                BackCall::Direct(operators.convolution(weight, &Value::None, &moves, Activation::None)?)
+                BackCall::Direct(operators.convolution(weight, &Value::None, &moves()?, Activation::None)?)
             }
+            WayBack::TurnedWinograd(winograd) => BackCall::Winograd(winograd.call(None, &moves()?, Activation::None)),
             WayBack::Phases(phases) => BackCall::Phases(phases.call(given, size, operators)?),
         })
     }
@@ -137,6 +135,7 @@ fn turned(weight: &Tensor, groups: i64) -> Result<Tensor, OperatorError> {
 #[derive(Debug)]
 pub(super) enum BackCall {
     Direct(Call),
+    Winograd(WinogradCall),
     Phases(PhasesCall),
 }
 
@@ -145,20 +144,8 @@ impl BackCall {
     pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
             BackCall::Direct(call) => call.call([(INPUT, given)]),
+            BackCall::Winograd(call) => call.run(given),
             BackCall::Phases(call) => call.input_gradient(given),
         }
-    }
-
-    /// The least of several times: whatever else the machine does only adds to it.
-    fn time(&self, given: &Tensor) -> Result<Duration, OperatorError> {
-        drop(self.input_gradient(given)?);
-        let mut least = Duration::MAX;
-        for _ in 0..TRIALS {
-            let start = Instant::now();
-            let result = self.input_gradient(given)?;
-            least = least.min(start.elapsed());
-            drop(result);
-        }
-        Ok(least)
     }
 }

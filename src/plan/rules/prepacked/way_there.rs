@@ -1,0 +1,86 @@
+//! How a convolution's result comes of its input: by the sum over the kernel or by Winograd's algorithm, whichever is faster.
+
+use tch::Tensor;
+
+use crate::torch::{Call, OperatorError, Value};
+
+use super::Activation;
+use super::fastest::fastest;
+use super::geometry::Geometry;
+use super::operators::{INPUT, Operators};
+use super::winograd::{Winograd, WinogradCall};
+
+/// Weights laid out for a way.
+#[derive(Debug)]
+pub(super) enum WayThere {
+    Direct(Tensor),
+    Winograd(Winograd),
+}
+
+impl Clone for WayThere {
+    fn clone(&self) -> Self {
+        match self {
+            WayThere::Direct(weight) => WayThere::Direct(weight.shallow_clone()),
+            WayThere::Winograd(winograd) => WayThere::Winograd(winograd.clone()),
+        }
+    }
+}
+
+impl WayThere {
+    /// The fastest way for a convolution of `weight`, tried on `input`.
+    pub fn choose(
+        weight: &Tensor,
+        geometry: &Geometry,
+        input: &Tensor,
+        operators: &Operators,
+    ) -> Result<Self, OperatorError> {
+        let ways = Self::all(weight, geometry, &input.size(), operators)?;
+        fastest(ways, |way| {
+            let call = way.call(&Value::None, geometry, Activation::None, operators)?;
+            Ok(move || call.run(input))
+        })
+    }
+
+    /// Every way that there is, in the order of the memory that the weights take.
+    pub(super) fn all(
+        weight: &Tensor,
+        geometry: &Geometry,
+        input: &[i64],
+        operators: &Operators,
+    ) -> Result<Vec<Self>, OperatorError> {
+        let direct = WayThere::Direct(operators.lay_out(weight, geometry, input)?);
+        let winograd = Winograd::all(weight, geometry)?.into_iter().map(WayThere::Winograd);
+        Ok([direct].into_iter().chain(winograd).collect())
+    }
+
+    /// The way with everything but the input, of whatever size.
+    pub fn call(
+        &self,
+        bias: &Value,
+        geometry: &Geometry,
+        activation: Activation,
+        operators: &Operators,
+    ) -> Result<ThereCall, OperatorError> {
+        Ok(match self {
+            WayThere::Direct(weight) => ThereCall::Direct(operators.convolution(weight, bias, geometry, activation)?),
+            WayThere::Winograd(winograd) => ThereCall::Winograd(winograd.call(bias.tensor(), geometry, activation)),
+        })
+    }
+}
+
+/// A way with everything but the input.
+#[derive(Debug)]
+pub(super) enum ThereCall {
+    Direct(Call),
+    Winograd(WinogradCall),
+}
+
+impl ThereCall {
+    /// The result, of an input with its channels next to each other in memory.
+    pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
+        match self {
+            ThereCall::Direct(call) => call.call([(INPUT, input)]),
+            ThereCall::Winograd(call) => call.run(input),
+        }
+    }
+}

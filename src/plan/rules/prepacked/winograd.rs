@@ -1,0 +1,68 @@
+//! Convolutions of 3 × 3 kernels by Winograd's algorithm.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::torch::{OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_winograd, winograd, winograd_weight};
+
+use super::Activation;
+use super::geometry::Geometry;
+
+/// A convolution's weights, transformed.
+#[derive(Debug)]
+pub(super) struct Winograd(Tensor);
+
+impl Clone for Winograd {
+    fn clone(&self) -> Self {
+        Winograd(self.0.shallow_clone())
+    }
+}
+
+impl Winograd {
+    /// In the order of the memory that they take. Empty where the algorithm does not suit.
+    pub fn all(weight: &Tensor, geometry: &Geometry) -> Result<Vec<Self>, OperatorError> {
+        if !suits(weight, geometry) {
+            return Ok(Vec::new());
+        }
+        [WinogradStep::Two, WinogradStep::Four]
+            .iter()
+            .map(|&step| winograd_weight(weight, step).map(Winograd))
+            .collect()
+    }
+
+    /// A convolution that moves as `geometry` says.
+    pub fn call(&self, bias: Option<&Tensor>, geometry: &Geometry, activation: Activation) -> WinogradCall {
+        WinogradCall {
+            weight: self.0.shallow_clone(),
+            bias: bias.map(Tensor::shallow_clone),
+            padding: geometry.padding[0],
+            activation,
+        }
+    }
+}
+
+fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
+    let Geometry { padding, stride, dilation, groups } = *geometry;
+    let [outputs, inputs, 3, 3] = *weight.size().as_slice() else { return false };
+    has_winograd()
+        && weight.device() == Device::Cpu
+        && weight.kind() == Kind::Float
+        && (stride, dilation, groups) == ([1, 1], [1, 1], 1)
+        && padding[0] == padding[1]
+        && outputs % WINOGRAD_CHANNELS == 0
+        && inputs % WINOGRAD_CHANNELS == 0
+}
+
+/// [`Winograd`] with everything but the input.
+#[derive(Debug)]
+pub(super) struct WinogradCall {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    padding: i64,
+    activation: Activation,
+}
+
+impl WinogradCall {
+    pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
+        winograd(input, &self.weight, self.bias.as_ref(), self.padding, self.activation.bounds())
+    }
+}

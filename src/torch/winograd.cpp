@@ -1,0 +1,195 @@
+#include "winograd.h"
+
+#include "status.h"
+#include "winograd_tiles.h"
+
+#include <ATen/ATen.h>
+#include <ATen/TensorIterator.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace {
+
+constexpr int64_t PANEL = CAMLENS_WINOGRAD_PANEL;
+constexpr int64_t LARGEST = CAMLENS_WINOGRAD_LARGEST_EDGE * CAMLENS_WINOGRAD_LARGEST_EDGE;
+
+// Values and products of the tiles that are worked on at once: about what the processor's caches hold. Few tiles at once would
+// have the weights read too often.
+constexpr int64_t BLOCK_BYTES = 4 << 20;
+constexpr int64_t LEAST_BLOCK = 64;
+
+const CamlensWinogradTiles* tiles_of_processor() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return &camlens_winograd_tiles_avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &camlens_winograd_tiles_avx2;
+  return nullptr;
+#else
+  return &camlens_winograd_tiles_default;
+#endif
+}
+
+// G, [edge, 3], of the schemes in winograd_tiles.cpp: a row is 1, p, p² over the product of the differences to the other points.
+at::Tensor weight_transform(int64_t edge) {
+  const auto matrix = [&](at::ArrayRef<double> values) { return at::tensor(values, at::kDouble).view({edge, 3}); };
+  if (edge == 4) {
+    return matrix({1.0, 0.0, 0.0,  //
+                   0.5, 0.5, 0.5,  //
+                   0.5, -0.5, 0.5,  //
+                   0.0, 0.0, 1.0});
+  }
+  const double a = 0.75, b = 1.5;
+  const double by_a = 1 / (2 * a * a * (a * a - b * b)), by_b = 1 / (2 * b * b * (b * b - a * a));
+  return matrix({1 / (a * a * b * b), 0.0, 0.0,       //
+                 by_a, by_a * a, by_a * a * a,        //
+                 by_a, by_a * -a, by_a * a * a,       //
+                 by_b, by_b * b, by_b * b * b,        //
+                 by_b, by_b * -b, by_b * b * b,       //
+                 0.0, 0.0, 1.0});
+}
+
+at::Tensor transformed(const at::Tensor& weight, int64_t step) {
+  TORCH_CHECK(step == 2 || step == 4, "steps of 2 or 4 are expected, not of ", step);
+  TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3, "a kernel of 3 × 3 is expected, not ", weight.sizes());
+  TORCH_CHECK(weight.size(0) % PANEL == 0 && weight.size(1) % PANEL == 0, "channels in multiples of 16 are expected, not ", weight.sizes());
+  const int64_t edge = step + 2, outputs = weight.size(0), inputs = weight.size(1);
+  const at::Tensor transform = weight_transform(edge);
+  at::Tensor to = at::empty({edge * edge, outputs / PANEL, inputs, PANEL}, at::kFloat);
+  // A panel at a time, so that little more memory than the result's is taken.
+  for (int64_t panel = 0; panel < outputs / PANEL; ++panel) {
+    const at::Tensor part = weight.narrow(0, panel * PANEL, PANEL).to(at::kDouble);
+    const at::Tensor values = at::matmul(at::matmul(transform, part), transform.t()).permute({2, 3, 1, 0});
+    to.select(1, panel).copy_(values.reshape({edge * edge, inputs, PANEL}));
+  }
+  return to;
+}
+
+// Pictures in memory, [rows, height, width, channels].
+template <typename Number>
+struct Pictures {
+  Number* at;
+  int64_t rows, height, width, channels;
+  // Null outside.
+  Number* pixel(int64_t row, int64_t y, int64_t x) const {
+    const bool is_inside = y >= 0 && y < height && x >= 0 && x < width;
+    return is_inside ? at + ((row * height + y) * width + x) * channels : nullptr;
+  }
+};
+
+// Tiles in their order: row by row, from the top, from the left.
+struct Tiling {
+  int64_t rows, down, across;
+  int64_t count() const { return rows * down * across; }
+  int64_t row(int64_t tile) const { return tile / (down * across); }
+  int64_t y(int64_t tile) const { return tile / across % down; }
+  int64_t x(int64_t tile) const { return tile % across; }
+};
+
+// Runs `work(begin, end)` over parts of `0..jobs` on libtorch's threads. (Its own `parallel_for` is serial without OpenMP's flags.)
+template <typename Work>
+void in_parallel(int64_t jobs, const Work& work) {
+  const at::Tensor places = at::empty({jobs}, at::kByte);
+  const char* const first = static_cast<const char*>(places.const_data_ptr());
+  at::TensorIterator iterator =
+      at::TensorIteratorConfig().check_all_same_dtype(false).resize_outputs(false).add_output(places).build();
+  const auto part = [&](char** data, const int64_t*, int64_t inner, int64_t outer) {
+    const int64_t begin = data[0] - first;
+    work(begin, begin + inner * outer);
+  };
+  iterator.for_each(part, 1);
+}
+
+at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at::Tensor* bias, int64_t padding, float low, float high) {
+  const CamlensWinogradTiles* const tiles = tiles_of_processor();
+  TORCH_CHECK(tiles != nullptr, "the processor lacks AVX2");
+  TORCH_CHECK(given.dim() == 4 && given.is_cpu() && given.scalar_type() == at::kFloat, "float32 pictures on the CPU are expected");
+  TORCH_CHECK(weight.dim() == 4 && weight.size(3) == PANEL && weight.is_contiguous() && weight.scalar_type() == at::kFloat,
+              "transformed weights are expected");
+  const CamlensWinogradScheme& scheme = weight.size(0) == 16 ? tiles->two : tiles->four;
+  const int64_t positions = scheme.edge * scheme.edge;
+  TORCH_CHECK(weight.size(0) == positions, "transformed weights are expected");
+  const int64_t inputs = weight.size(2), outputs = weight.size(1) * PANEL;
+  TORCH_CHECK(given.size(1) == inputs, "the input has ", given.size(1), " channels, the weights ", inputs);
+  TORCH_CHECK(bias == nullptr || (bias->numel() == outputs && bias->is_contiguous() && bias->scalar_type() == at::kFloat),
+              "a bias of ", outputs, " float32 is expected");
+  const at::Tensor input = given.contiguous(at::MemoryFormat::ChannelsLast);
+  const int64_t rows = input.size(0), height = input.size(2) + 2 * padding - 2, width = input.size(3) + 2 * padding - 2;
+  TORCH_CHECK(padding >= 0 && height > 0 && width > 0, "the input is smaller than the kernel: ", input.sizes());
+  at::Tensor out = at::empty({rows, outputs, height, width}, input.options(), at::MemoryFormat::ChannelsLast);
+  const Pictures<const float> from{input.const_data_ptr<float>(), rows, input.size(2), input.size(3), inputs};
+  const Pictures<float> to{out.data_ptr<float>(), rows, height, width, outputs};
+  const Tiling tiling{rows, (height + scheme.step - 1) / scheme.step, (width + scheme.step - 1) / scheme.step};
+
+  const int64_t fitting = BLOCK_BYTES / (positions * (inputs + outputs) * static_cast<int64_t>(sizeof(float)));
+  const int64_t block = std::min(tiling.count(), std::max(fitting, LEAST_BLOCK));
+  const at::Tensor scratch = at::empty({positions * block * (inputs + outputs)}, input.options());
+  float* const values = scratch.data_ptr<float>();
+  float* const products = values + positions * block * inputs;
+  const std::vector<float> zeros(inputs, 0.0f);
+  const float* const weights = weight.const_data_ptr<float>();
+  const float* const shift = bias == nullptr ? nullptr : bias->const_data_ptr<float>();
+  const int64_t panels = outputs / PANEL;
+  for (int64_t first = 0; first < tiling.count(); first += block) {
+    const int64_t count = std::min(block, tiling.count() - first);
+    in_parallel(count, [&](int64_t begin, int64_t end) {
+      for (int64_t at = begin; at < end; ++at) {
+        const int64_t row = tiling.row(first + at), top = tiling.y(first + at) * scheme.step - padding,
+                      left = tiling.x(first + at) * scheme.step - padding;
+        const float* pixels[LARGEST];
+        for (int64_t i = 0; i < positions; ++i) {
+          const float* const pixel = from.pixel(row, top + i / scheme.edge, left + i % scheme.edge);
+          pixels[i] = pixel == nullptr ? zeros.data() : pixel;
+        }
+        scheme.input(pixels, inputs, values + at * inputs, block * inputs);
+      }
+    });
+    in_parallel(positions * panels, [&](int64_t begin, int64_t end) {
+      for (int64_t job = begin; job < end; ++job) {
+        const int64_t position = job / panels, panel = job % panels;
+        tiles->multiply(values + position * block * inputs, count, inputs, weights + job * inputs * PANEL,
+                        products + position * block * outputs + panel * PANEL, outputs);
+      }
+    });
+    in_parallel(count, [&](int64_t begin, int64_t end) {
+      for (int64_t at = begin; at < end; ++at) {
+        const int64_t row = tiling.row(first + at), top = tiling.y(first + at) * scheme.step, left = tiling.x(first + at) * scheme.step;
+        float* pixels[LARGEST];
+        for (int64_t i = 0; i < scheme.step * scheme.step; ++i) {
+          pixels[i] = to.pixel(row, top + i / scheme.step, left + i % scheme.step);
+        }
+        scheme.output(products + at * outputs, block * outputs, outputs, shift, low, high, pixels);
+      }
+    });
+  }
+  return out;
+}
+
+int give(at::Tensor** result, at::Tensor tensor) {
+  *result = new at::Tensor(std::move(tensor));
+  return CAMLENS_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+bool camlens_has_winograd() { return tiles_of_processor() != nullptr; }
+
+int camlens_winograd_weight(const at::Tensor* weight, int64_t step, at::Tensor** result, char** error) {
+  *result = nullptr;
+  return guarded(error, [&]() -> int {
+    const c10::AutoGradMode mode(false);
+    return give(result, transformed(*weight, step));
+  });
+}
+
+int camlens_winograd(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, int64_t padding, double low, double high,
+                     at::Tensor** result, char** error) {
+  *result = nullptr;
+  return guarded(error, [&]() -> int {
+    const c10::AutoGradMode mode(false);
+    return give(result, convolve(*input, *weight, bias, padding, static_cast<float>(low), static_cast<float>(high)));
+  });
+}
+}
