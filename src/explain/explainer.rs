@@ -169,13 +169,12 @@ impl<'e> Forward<'e> {
     /// no part.
     pub fn reverse(self, classes: &[Vec<u32>], interrupt: &dyn Interrupt) -> Result<Reversed, ExplainError> {
         let rounds = classes.iter().map(Vec::len).max().unwrap_or(0);
-        let maps = self.method.maps;
-        let mut gradients = Vec::with_capacity(rounds);
-        if !maps.is_empty() {
-            for round in 0..rounds {
-                gradients.push(self.reverse_round(classes, round, interrupt)?);
-            }
-        }
+        let gradients = if self.method.maps.is_empty() || rounds == 0 {
+            Vec::new()
+        } else {
+            let seeds = (0..rounds).map(|round| self.seed(classes, round)).collect::<Result<Vec<_>, _>>()?;
+            self.reverse_rounds(&seeds, interrupt)?
+        };
         let activations = (0..self.layers.len()).map(|i| self.pass.activations(i).shallow_clone()).collect();
         Ok(Reversed {
             logits: self.logits,
@@ -188,16 +187,10 @@ impl<'e> Forward<'e> {
         })
     }
 
-    /// Every row's `round`-th class.
-    fn reverse_round(
-        &self,
-        classes: &[Vec<u32>],
-        round: usize,
-        interrupt: &dyn Interrupt,
-    ) -> Result<Gradients, ExplainError> {
+    /// For each seed what the maps need.
+    fn reverse_rounds(&self, seeds: &[Tensor], interrupt: &dyn Interrupt) -> Result<Vec<Gradients>, ExplainError> {
         let maps = self.method.maps;
-        let seed = self.seed(classes, round)?;
-        let run = |gradient, until| self.pass.reverse(&seed, gradient, until, interrupt);
+        let run = |gradient, until| self.pass.reverse_each(seeds, gradient, until, interrupt);
         Ok(match (maps.needs_grad_cam(), maps.needs_guided_gradient()) {
             (true, false) => run(Gradient::Plain, Until::Targets)?,
             (false, _) => run(Gradient::Guided, Until::Input)?,
@@ -205,12 +198,13 @@ impl<'e> Forward<'e> {
             (true, true) => {
                 let plain = run(Gradient::Plain, Until::Targets)?;
                 let guided = run(Gradient::Guided, Until::Input)?;
-                Gradients { targets: plain.targets, input: guided.input }
+                let both = plain.into_iter().zip(guided);
+                both.map(|(plain, guided)| Gradients { targets: plain.targets, input: guided.input }).collect()
             }
         })
     }
 
-    /// `∂(Σ_n y[n, c_n])/∂y`: one 1 a row.
+    /// `∂(Σ_n y[n, c_n])/∂y` for every row's `round`-th class: one 1 a row.
     fn seed(&self, classes: &[Vec<u32>], round: usize) -> Result<Tensor, ExplainError> {
         let [rows, count] = *self.logits.size().as_slice() else {
             return Err(ExplainError::Output { shape: self.logits.size() });

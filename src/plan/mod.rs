@@ -12,6 +12,7 @@ mod lifetimes;
 mod pass;
 mod passes;
 mod reach;
+mod reverse;
 pub mod rule;
 pub mod rules;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use cache::PlanCache;
 pub use compile::Plan;
 pub use error::PlanError;
 pub use interrupt::{Interrupt, Never};
-pub use pass::{Gradients, Pass, Until};
+pub use pass::Pass;
+pub use reverse::{Gradients, Until};
 pub use spec::{Mode, PlanSpec};
 pub use weights::Weights;

@@ -124,6 +124,20 @@ pub trait Saved: Send {
         let whole: Vec<Option<Tensor>> = results.into_iter().map(Parts::into_sum).collect::<Result<_, _>>()?;
         self.reverse(&whole, gradient)
     }
+
+    /// As [`Saved::reverse_parts`] for each of several gradients of the same results, for a node that does better with all of them
+    /// at once. An answer may be empty: all of it is zero.
+    fn reverse_each(
+        &self,
+        each: Vec<Vec<Parts>>,
+        gradient: Gradient,
+    ) -> Result<Vec<Vec<Option<Tensor>>>, OperatorError> {
+        let one = |results: Vec<Parts>| {
+            let is_zero = results.iter().all(|parts| parts.as_slice().is_empty());
+            if is_zero { Ok(Vec::new()) } else { self.reverse_parts(results, gradient) }
+        };
+        each.into_iter().map(one).collect()
+    }
 }
 
 /// A closure that owns what it needs is a [`Saved`].

@@ -242,3 +242,18 @@ pub fn autograd(graph: &Graph, x: &Tensor, seed: &Tensor, wanted: &[ValueId]) ->
     let wanted: Vec<&Tensor> = wanted.iter().map(of).collect();
     Tensor::run_backward(&[score], &wanted, false, false)
 }
+
+/// A residual network of which each value is read up to three times.
+pub fn branching() -> (Graph, [ValueId; 3]) {
+    let mut sketch = Sketch::new(&random(&[2, 3, 6, 6]));
+    let a = sketch.convolution(sketch.input(), 4);
+    let b = sketch.relu(a);
+    let c = sketch.convolution(b, 4);
+    let c = sketch.add(c, b);
+    let d = sketch.batch_norm(c);
+    let d = sketch.add(d, b);
+    let e = sketch.relu(d);
+    let e = sketch.add(e, c);
+    let score = sketch.pooled(e);
+    (sketch.finish(score), [b, c, e])
+}

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
-use crate::plan::rule::{Gradient, Ran, Rule, Slot};
+use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
 use crate::torch::{Call, Operator, OperatorError, Value, has_kernels};
 
 use super::arguments::first;
@@ -132,12 +132,31 @@ impl Rule for PackedLinear {
         if wanted.is_empty() {
             return Ok((vec![Value::Tensor(result)], None));
         }
-        let linear = Arc::clone(&self.linear);
-        let saved = move |results: &[Option<Tensor>], _: Gradient| {
-            let Some(Some(given)) = results.first() else { return Ok(vec![None]) };
-            Ok(vec![Some(linear.input_gradient(given)?)])
-        };
-        Ok((vec![Value::Tensor(result)], Some(Box::new(saved))))
+        Ok((vec![Value::Tensor(result)], Some(Box::new(Back(Arc::clone(&self.linear))))))
+    }
+}
+
+/// The way back: of the input only the shape mattered, and the gradient's tells it.
+struct Back(Arc<Linear>);
+
+impl Saved for Back {
+    fn reverse(&self, results: &[Option<Tensor>], _: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        let given = results.first().and_then(Option::as_ref);
+        Ok(vec![given.map(|given| self.0.input_gradient(given)).transpose()?])
+    }
+
+    /// As rows of one gradient: reading the weight is what takes the time.
+    fn reverse_each(&self, each: Vec<Vec<Parts>>, _: Gradient) -> Result<Vec<Vec<Option<Tensor>>>, OperatorError> {
+        let whole = |results: Vec<Parts>| results.into_iter().next().map_or(Ok(None), Parts::into_sum);
+        let given: Vec<Option<Tensor>> = each.into_iter().map(whole).collect::<Result<_, _>>()?;
+        let there: Vec<&Tensor> = given.iter().flatten().collect();
+        let mut found = match there.as_slice() {
+            [] => Vec::new(),
+            [one] => vec![self.0.input_gradient(one)?],
+            several => self.0.input_gradient(&Tensor::f_cat(several, 0)?)?.f_chunk(several.len() as i64, 0)?,
+        }
+        .into_iter();
+        Ok(given.iter().map(|given| vec![given.as_ref().and_then(|_| found.next())]).collect())
     }
 }
 

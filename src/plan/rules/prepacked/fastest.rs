@@ -36,7 +36,7 @@ where
 }
 
 /// The least of several times: whatever else the machine does only adds to it.
-fn least_time(run: impl Fn() -> Result<Tensor, OperatorError>) -> Result<Duration, OperatorError> {
+pub(super) fn least_time<T>(run: impl Fn() -> Result<T, OperatorError>) -> Result<Duration, OperatorError> {
     drop(run()?);
     let mut least = Duration::MAX;
     for _ in 0..TRIALS {
