@@ -9,13 +9,13 @@ mod geometry;
 mod laid_out;
 mod operators;
 mod phases;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod way_back;
 mod way_there;
 mod winograd;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::Tensor;
@@ -26,16 +26,13 @@ use crate::torch::{Bounds, OperatorError, Value, add, add_clamped, channels_last
 
 use super::arguments::{first, unfit};
 use super::rectifiers::Gate;
-use fastest::least_time;
 use operators::Operators;
+use rows::Rows;
 use way_back::BackCall;
 use way_there::ThereCall;
 
 pub(in crate::plan) use geometry::Geometry;
 pub(in crate::plan) use laid_out::LaidOut;
-
-/// Shapes and numbers of gradients that a convolution remembers something of.
-const MOST_SHAPES: usize = 64;
 
 /// What follows the convolution, as far as its result tells how to come back.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,8 +76,8 @@ struct Convolution {
     there: Mutex<Option<ThereCall>>,
     /// By the height and width of the input.
     back: Mutex<Option<([i64; 2], BackCall)>>,
-    /// Whether several gradients go back as rows of one, by the input's shape and their number.
-    as_rows: Mutex<HashMap<(Vec<i64>, usize), bool>>,
+    rows_there: Rows,
+    rows_back: Rows,
 }
 
 impl Prepacked {
@@ -124,7 +121,8 @@ impl Prepacked {
             geometry,
             there: Mutex::new(None),
             back: Mutex::new(None),
-            as_rows: Mutex::default(),
+            rows_there: Rows::default(),
+            rows_back: Rows::default(),
         };
         Ok(Prepacked { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
     }
@@ -185,7 +183,8 @@ impl Convolution {
                 way.call(bias, &self.geometry, activation, &self.operators)?
             }
         };
-        there.insert(call).run(input)
+        let call = there.insert(call);
+        self.rows_there.run(input, |input| call.run(input))
     }
 
     /// The gradient to an input of `size`, from that of the result.
@@ -209,36 +208,8 @@ impl Convolution {
                 way.call(&weights.weight, &self.geometry, &given.size(), size, &self.operators)?
             }
         };
-        back.insert((of_size, call)).1.input_gradient(&given)
-    }
-
-    /// The gradients to inputs of `size`, one by one or as rows of one gradient, whichever was faster at the first time.
-    fn input_gradients(&self, given: &[&Tensor], size: &[i64]) -> Result<Vec<Tensor>, OperatorError> {
-        if let [one] = given {
-            return Ok(vec![self.input_gradient(one, size)?]);
-        }
-        let one_by_one = || given.iter().map(|one| self.input_gradient(one, size)).collect::<Result<Vec<_>, _>>();
-        let as_rows = || {
-            let size = [&[size[0] * given.len() as i64], &size[1..]].concat();
-            let rows = given.iter().map(|one| channels_last(one)).collect::<Result<Vec<_>, _>>()?;
-            let united = self.input_gradient(&Tensor::f_cat(&rows, 0)?, &size)?;
-            Ok(united.f_chunk(given.len() as i64, 0)?)
-        };
-        let key = (size.to_vec(), given.len());
-        let known = lock(&self.as_rows).get(&key).copied();
-        let is_faster = match known {
-            Some(known) => known,
-            None => {
-                let is_faster = least_time(as_rows)? < least_time(one_by_one)?;
-                let mut known = lock(&self.as_rows);
-                if known.len() == MOST_SHAPES {
-                    known.clear();
-                }
-                known.insert(key, is_faster);
-                is_faster
-            }
-        };
-        if is_faster { as_rows() } else { one_by_one() }
+        let (_, call) = back.insert((of_size, call));
+        self.rows_back.run(&given, |given| call.input_gradient(given))
     }
 }
 
@@ -259,48 +230,19 @@ impl Saved for Back {
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let Some(given) = self.past_the_gate(results, gradient)? else {
-            return Ok(self.wanted.iter().map(|_| None).collect());
+        let given = match (&self.gate, results.into_iter().next()) {
+            (Some(gate), Some(parts)) => gate.pass(parts.as_slice(), gradient)?,
+            (None, Some(parts)) => parts.into_sum()?,
+            (_, None) => None,
         };
-        let input = self.wants_input().then(|| self.convolution.input_gradient(&given, &self.size)).transpose()?;
-        Ok(self.answer(&given, input.as_ref()))
-    }
-
-    fn reverse_each(
-        &self,
-        each: Vec<Vec<Parts>>,
-        gradient: Gradient,
-    ) -> Result<Vec<Vec<Option<Tensor>>>, OperatorError> {
-        let given: Vec<Option<Tensor>> =
-            each.into_iter().map(|results| self.past_the_gate(results, gradient)).collect::<Result<_, _>>()?;
-        let there: Vec<&Tensor> = given.iter().flatten().collect();
-        let mut inputs = match (self.wants_input(), there.as_slice()) {
-            (false, _) | (_, []) => Vec::new(),
-            (true, there) => self.convolution.input_gradients(there, &self.size)?,
-        }
-        .into_iter();
-        let mut answer = |given: &Tensor| self.answer(given, inputs.next().as_ref());
-        Ok(given.iter().map(|given| given.as_ref().map(&mut answer).unwrap_or_default()).collect())
-    }
-}
-
-impl Back {
-    fn past_the_gate(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
-        match (&self.gate, results.into_iter().next()) {
-            (Some(gate), Some(parts)) => gate.pass(parts.as_slice(), gradient),
-            (None, Some(parts)) => parts.into_sum(),
-            (_, None) => Ok(None),
-        }
-    }
-
-    fn wants_input(&self) -> bool {
-        self.wanted.contains(&0)
-    }
-
-    /// The gradients of the wanted arguments: what is added gets that of the result.
-    fn answer(&self, given: &Tensor, input: Option<&Tensor>) -> Vec<Option<Tensor>> {
-        let of = |&argument: &usize| if argument == 0 { input } else { Some(given) };
-        self.wanted.iter().map(|argument| of(argument).map(Tensor::shallow_clone)).collect()
+        let Some(given) = given else { return Ok(self.wanted.iter().map(|_| None).collect()) };
+        self.wanted
+            .iter()
+            .map(|&argument| match argument {
+                0 => self.convolution.input_gradient(&given, &self.size).map(Some),
+                _ => Ok(Some(given.shallow_clone())),
+            })
+            .collect()
     }
 }
 
