@@ -8,10 +8,11 @@ use crate::model::graph::{Argument, Dimension, Element, Graph, Node, Rectifier, 
 use crate::plan::Mode;
 use crate::torch::{OperatorError, Value};
 
+use super::constant::Constant;
 use super::passes::Draft;
 use super::rule::{Rule, Slot};
 use super::rules::packed_linear::PackedLinear;
-use super::rules::prepacked::Prepacked;
+use super::rules::prepacked::{Geometry, Prepacked};
 use super::{PlanError, PlanSpec, Weights, lifetimes, reach, rules};
 
 /// One node, ready to run.
@@ -62,12 +63,8 @@ impl Plan {
         if spec.mode != Mode::Exact {
             super::passes::run(&mut draft, spec, weights)?;
         }
+        let to_lay_out: Vec<_> = draft.nodes.iter_mut().map(|node| take_weight(node, &draft.constants)).collect();
         draft.drop_unread_constants();
-        if spec.device != Device::Cpu {
-            for tensor in draft.constants.values_mut() {
-                *tensor = weights.placed(tensor, spec.device)?;
-            }
-        }
 
         let mut sources = Vec::new();
         if spec.input_gradient {
@@ -89,14 +86,19 @@ impl Plan {
         let input_kind = draft.kind(graph.input.value).unwrap_or(graph.input.kind);
         let value_count = draft.value_count();
         let Draft { nodes, constants, .. } = draft;
+        let constants = constants
+            .iter()
+            .map(|(id, constant)| Ok((*id, weights.tensor(constant, spec.device)?)))
+            .collect::<Result<BTreeMap<_, _>, PlanError>>()?;
         let steps = nodes
             .into_iter()
+            .zip(to_lay_out)
             .zip(releases)
-            .map(|(mut node, release)| {
+            .map(|((mut node, to_lay_out), release)| {
                 let differentiable = !node.no_grad && node.defines().any(|v| back.contains(&v));
                 let wanted = if differentiable { wanted(&node, &needed_gradients) } else { Vec::new() };
                 place_on(spec.device, &mut node);
-                let rule = rule(&node, spec, &constants, weights)
+                let rule = rule(&node, to_lay_out, spec, &constants, weights)
                     .map_err(|source| PlanError::Node { node: node.name.clone(), source })?;
                 Ok(Step { name: node.name, rule, arguments: node.arguments, outputs: node.outputs, wanted, release })
             })
@@ -136,16 +138,24 @@ impl Plan {
     }
 }
 
+/// What the rule of a convolution that is laid out is made with. The node reads its weight no more then.
+fn take_weight(node: &mut Node, constants: &BTreeMap<ValueId, Constant>) -> Option<(Constant, Geometry)> {
+    let (position, geometry) = Prepacked::read(node)?;
+    let Argument::Use(weight) = node.arguments[position] else { return None };
+    let weight = constants.get(&weight)?.clone();
+    node.arguments[position] = Argument::Literal(Value::None);
+    Some((weight, geometry))
+}
+
 /// How a node runs.
 fn rule(
     node: &Node,
+    to_lay_out: Option<(Constant, Geometry)>,
     spec: &PlanSpec,
     constants: &BTreeMap<ValueId, Tensor>,
     weights: &mut Weights,
 ) -> Result<Box<dyn Rule>, OperatorError> {
-    if let Some((Argument::Use(weight), geometry)) = Prepacked::read(node)
-        && let Some(weight) = constants.get(weight)
-    {
+    if let Some((weight, geometry)) = to_lay_out {
         return Ok(Box::new(Prepacked::new(node, geometry, weights.laid_out(weight, geometry))?));
     }
     if spec.mode != Mode::Exact

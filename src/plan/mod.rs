@@ -6,6 +6,7 @@
 
 mod cache;
 mod compile;
+mod constant;
 mod error;
 mod interrupt;
 mod lifetimes;

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, TchError, Tensor};
 
 use crate::model::graph::ValueId;
 
+use super::constant::{Constant, Identity};
 use super::rules::packed_linear::PackedWeight;
 use super::rules::prepacked::{Geometry, LaidOut};
 
@@ -17,38 +18,30 @@ use super::rules::prepacked::{Geometry, LaidOut};
 #[derive(Default)]
 pub struct Weights {
     /// By the value that a batch normalisation gives: the weight and bias of the convolution that it was folded into.
-    folded: HashMap<ValueId, (Tensor, Tensor)>,
+    folded: HashMap<ValueId, [Constant; 2]>,
     laid_out: Vec<Arc<Mutex<LaidOut>>>,
     packed: Vec<Arc<Mutex<PackedWeight>>>,
-    /// Copies in bfloat16, by the tensor's address, shape and strides.
-    rounded: HashMap<Layout, Tensor>,
-    /// Copies on a device, by the tensor's address, shape and strides.
-    placed: HashMap<Placement, Tensor>,
+    /// Tensors that steps read, where they are not the model's own: computed, or on another device.
+    made: HashMap<(Identity, Device), Tensor>,
 }
 
-type Layout = (usize, Vec<i64>, Vec<i64>);
-type Placement = (Layout, Device);
-
 impl Weights {
-    /// The folded weight and bias, computed when no plan has needed them before.
+    /// The folded weight and bias, found out when no plan has needed them before.
     pub(super) fn folded<E>(
         &mut self,
         norm: ValueId,
-        fold: impl FnOnce() -> Result<Option<(Tensor, Tensor)>, E>,
-    ) -> Result<Option<(Tensor, Tensor)>, E> {
-        let (weight, bias) = match self.folded.entry(norm) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => match fold()? {
-                Some(folded) => place.insert(folded),
-                None => return Ok(None),
-            },
-        };
-        Ok(Some((weight.shallow_clone(), bias.shallow_clone())))
+        fold: impl FnOnce() -> Result<Option<[Constant; 2]>, E>,
+    ) -> Result<Option<[Constant; 2]>, E> {
+        Ok(match self.folded.entry(norm) {
+            Entry::Occupied(known) => Some(known.get().clone()),
+            Entry::Vacant(place) => fold()?.map(|folded| place.insert(folded).clone()),
+        })
     }
 
     /// The layouts of a convolution's weight.
-    pub(super) fn laid_out(&mut self, weight: &Tensor, geometry: Geometry) -> Arc<Mutex<LaidOut>> {
-        shared(&mut self.laid_out, |known| known.are_of(weight, &geometry), || LaidOut::new(weight, geometry))
+    pub(super) fn laid_out(&mut self, weight: Constant, geometry: Geometry) -> Arc<Mutex<LaidOut>> {
+        let identity = weight.identity();
+        shared(&mut self.laid_out, |known| known.are_of(&identity, &geometry), || LaidOut::new(weight, geometry))
     }
 
     /// The layouts of a linear layer's weight.
@@ -56,23 +49,17 @@ impl Weights {
         shared(&mut self.packed, |known| known.is_of(weight), || PackedWeight::new(weight))
     }
 
-    /// A constant's copy in bfloat16.
-    pub(super) fn rounded(&mut self, tensor: &Tensor) -> Result<Tensor, tch::TchError> {
-        Ok(match self.rounded.entry(layout(tensor)) {
-            Entry::Occupied(known) => known.get().shallow_clone(),
-            Entry::Vacant(place) => place.insert(tensor.f_to_kind(Kind::BFloat16)?).shallow_clone(),
-        })
-    }
-
-    /// A constant's copy on a device.
-    pub(super) fn placed(&mut self, tensor: &Tensor, device: Device) -> Result<Tensor, tch::TchError> {
-        let key = (layout(tensor), device);
-        if let Some(copy) = self.placed.get(&key) {
-            return Ok(copy.shallow_clone());
+    /// A constant as steps on a device read it.
+    pub(super) fn tensor(&mut self, constant: &Constant, device: Device) -> Result<Tensor, TchError> {
+        if let Constant::Whole(tensor) = constant
+            && tensor.device() == device
+        {
+            return Ok(tensor.shallow_clone());
         }
-        let copy = tensor.f_to_device(device)?;
-        self.placed.insert(key, copy.shallow_clone());
-        Ok(copy)
+        Ok(match self.made.entry((constant.identity(), device)) {
+            Entry::Occupied(known) => known.get().shallow_clone(),
+            Entry::Vacant(place) => place.insert(constant.tensor()?.f_to_device(device)?).shallow_clone(),
+        })
     }
 
     /// Forgets layouts that no plan uses any more.
@@ -80,10 +67,6 @@ impl Weights {
         self.laid_out.retain(|laid_out| Arc::strong_count(laid_out) > 1);
         self.packed.retain(|packed| Arc::strong_count(packed) > 1);
     }
-}
-
-fn layout(tensor: &Tensor) -> Layout {
-    (tensor.data_ptr() as usize, tensor.size(), tensor.stride())
 }
 
 /// The one that is known, or a new one.
@@ -94,4 +77,101 @@ fn shared<T>(all: &mut Vec<Arc<Mutex<T>>>, is_it: impl Fn(&T) -> bool, make: imp
     let new = Arc::new(Mutex::new(make()));
     all.push(Arc::clone(&new));
     new
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Kind;
+
+    use super::*;
+    use crate::model::graph::Graph;
+    use crate::plan::rule::Gradient;
+    use crate::plan::sketch::{Sketch, compile, distance, random, spec};
+    use crate::plan::{Mode, Never, Plan, Until};
+    use crate::torch::has_kernels;
+
+    /// Convolution, normalisation and rectifier, twice. The values that convolutions and normalisations give are targets to be.
+    fn network() -> (Graph, [ValueId; 4]) {
+        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
+        let a = sketch.convolution(sketch.input(), 8);
+        let b = sketch.batch_norm(a);
+        let y = sketch.relu(b);
+        let c = sketch.convolution(y, 8);
+        let d = sketch.batch_norm(c);
+        let z = sketch.relu(d);
+        let score = sketch.pooled(z);
+        (sketch.finish(score), [a, b, c, d])
+    }
+
+    fn modes_with_layouts() -> impl Iterator<Item = Mode> {
+        [Mode::Default].into_iter().chain(has_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
+    }
+
+    fn run(plan: &Plan) {
+        let pass = plan.forward(random(&[2, 3, 9, 9]), &Never).unwrap();
+        pass.reverse(&pass.logits().ones_like(), Gradient::Guided, Until::Input, &Never).unwrap();
+    }
+
+    #[test]
+    fn a_folded_weight_is_held_neither_before_nor_after_it_is_laid_out() {
+        let (graph, _) = network();
+        for mode in modes_with_layouts() {
+            let mut weights = Weights::default();
+            let plan = Plan::compile_sharing(&graph, &spec(&graph, &[], mode), &mut weights).unwrap();
+            assert_eq!(weights.laid_out.len(), 2);
+            let held_is_small = || plan.constants.values().chain(weights.made.values()).all(|t| t.dim() == 1);
+            assert!(held_is_small());
+            run(&plan);
+            assert!(held_is_small());
+        }
+    }
+
+    #[test]
+    fn plans_of_one_graph_share_layouts_and_whatever_was_computed() {
+        let (graph, [_, target, ..]) = network();
+        for mode in modes_with_layouts() {
+            let mut weights = Weights::default();
+            let mut compile = || Plan::compile_sharing(&graph, &spec(&graph, &[target], mode), &mut weights).unwrap();
+            let [a, b] = [compile(), compile()];
+            let addresses = |plan: &Plan| plan.constants.values().map(|t| t.data_ptr() as usize).collect::<Vec<_>>();
+            assert_eq!(addresses(&a), addresses(&b));
+            assert_eq!(weights.laid_out.len(), 2);
+        }
+    }
+
+    #[test]
+    fn rounded_copies_are_shared_on_any_processor() {
+        let (graph, _) = network();
+        let mut weights = Weights::default();
+        let mut compile =
+            || Plan::compile_sharing(&graph, &spec(&graph, &[], Mode::Bfloat16), &mut weights).unwrap().constants;
+        let [a, b] = [compile(), compile()];
+        assert!(a.values().all(|constant| constant.kind() == Kind::BFloat16));
+        assert!(a.values().zip(b.values()).all(|(a, b)| a.data_ptr() == b.data_ptr()));
+    }
+
+    #[test]
+    fn plans_that_fold_and_plans_that_do_not_agree_whatever_was_laid_out_before() {
+        let (graph, [a, b, c, d]) = network();
+        let x = random(&[2, 3, 9, 9]);
+        let mut weights = Weights::default();
+        // A target between a convolution and its normalisation keeps both.
+        for targets in [vec![], vec![a], vec![b, d], vec![c], vec![a, c], vec![]] {
+            let folding = Plan::compile_sharing(&graph, &spec(&graph, &targets, Mode::Default), &mut weights).unwrap();
+            let exact = compile(&graph, &targets, Mode::Exact);
+            let [exact, found] = [&exact, &folding].map(|plan| plan.forward(x.shallow_clone(), &Never).unwrap());
+            assert!(distance(found.logits(), exact.logits()) < 1e-5);
+            let seed = random(&[2, 8]);
+            let [exact, found] =
+                [&exact, &found].map(|pass| pass.reverse(&seed, Gradient::Plain, Until::Input, &Never).unwrap());
+            assert!(distance(&found.input.unwrap(), &exact.input.unwrap()) < 1e-5);
+            for (found, exact) in found.targets.iter().zip(&exact.targets) {
+                assert!(distance(found, exact) < 1e-5);
+            }
+        }
+        // Two folded, two not.
+        assert_eq!(weights.laid_out.len(), 4);
+        weights.forget_unused();
+        assert!(weights.laid_out.is_empty());
+    }
 }

@@ -6,6 +6,7 @@ use tch::{Kind, Tensor};
 
 use crate::model::graph::{Argument, Graph, Node, ValueId, ValueInfo};
 use crate::plan::PlanSpec;
+use crate::plan::constant::Constant;
 use crate::torch::Value;
 
 /// The nodes and constants of a plan, before each becomes a step.
@@ -15,7 +16,7 @@ pub struct Draft {
     /// In an order in which each reads only values that are already there.
     pub nodes: Vec<Node>,
     /// What does not depend on the input. Passes add to it; nothing there is ever changed.
-    pub constants: BTreeMap<ValueId, Tensor>,
+    pub constants: BTreeMap<ValueId, Constant>,
     kept: HashSet<ValueId>,
 }
 
@@ -32,7 +33,8 @@ impl Draft {
             }
         }
         nodes.reverse();
-        let constants = graph.constants.iter().map(|(id, tensor)| (*id, tensor.shallow_clone())).collect();
+        let whole = |tensor: &Tensor| Constant::Whole(tensor.shallow_clone());
+        let constants = graph.constants.iter().map(|(id, tensor)| (*id, whole(tensor))).collect();
         Draft { values: graph.values.clone(), nodes, constants, kept }
     }
 
@@ -41,15 +43,15 @@ impl Draft {
         self.values.len()
     }
 
-    pub fn add_constant(&mut self, tensor: Tensor) -> ValueId {
-        let kind = tensor.f_kind().ok();
+    pub fn add_constant(&mut self, constant: Constant) -> ValueId {
+        let kind = constant.kind().ok();
         let id = self.add_value(ValueInfo {
             name: "constant".into(),
-            shape: Some(tensor.size()),
+            shape: Some(constant.size()),
             kind,
             differentiable: false,
         });
-        self.constants.insert(id, tensor);
+        self.constants.insert(id, constant);
         id
     }
 
@@ -93,7 +95,7 @@ impl Draft {
     }
 
     /// The constant that an argument reads.
-    pub fn constant(&self, argument: &Argument) -> Option<&Tensor> {
+    pub fn constant(&self, argument: &Argument) -> Option<&Constant> {
         match argument {
             Argument::Use(id) => self.constants.get(id),
             _ => None,

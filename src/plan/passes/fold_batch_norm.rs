@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use tch::{Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
+use crate::plan::constant::Constant;
 use crate::plan::{PlanError, Weights};
 use crate::torch::Value;
 
@@ -36,8 +37,8 @@ pub fn fold_batch_norm(draft: &mut Draft, weights: &mut Weights) -> Result<(), P
         }
         let Some(result) = norm.outputs.first().copied().flatten() else { continue };
         let folded = weights.folded(result, || folded(draft, &draft.nodes[producer], &norm))?;
-        let Some((weight, bias)) = folded else { continue };
-        let (weight, bias) = (draft.add_constant(weight), draft.add_constant(bias));
+        let Some(folded) = folded else { continue };
+        let [weight, bias] = folded.map(|constant| draft.add_constant(constant));
         let convolution = &mut draft.nodes[producer];
         convolution.arguments[WEIGHT] = Argument::Use(weight);
         convolution.arguments[BIAS] = Argument::Use(bias);
@@ -64,21 +65,21 @@ fn is_foldable(draft: &Draft, convolution: &Node, norm: &Node) -> bool {
     };
     is_convolution
         && convolution.no_grad == norm.no_grad
-        && draft.constant(&convolution.arguments[WEIGHT]).is_some()
+        && matches!(draft.constant(&convolution.arguments[WEIGHT]), Some(Constant::Whole(_)))
         && draft.is_constant_or_none(&convolution.arguments[BIAS])
 }
 
 /// The folded weight and bias, computed in double precision.
-fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<(Tensor, Tensor)>, PlanError> {
-    let exact = |argument: &Argument| draft.constant(argument).map(|t| t.f_to_kind(Kind::Double)).transpose();
+fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<[Constant; 2]>, PlanError> {
+    let exact = |argument: &Argument| -> Result<Option<Tensor>, PlanError> {
+        let Some(constant) = draft.constant(argument) else { return Ok(None) };
+        Ok(Some(constant.tensor()?.f_to_kind(Kind::Double)?))
+    };
     let Some(Value::Float(epsilon)) = norm.literal("eps") else { return Ok(None) };
-    let parameters = (
-        exact(&norm.arguments[3])?,
-        exact(&norm.arguments[4])?,
-        exact(&convolution.arguments[WEIGHT])?,
-        draft.constant(&convolution.arguments[WEIGHT]).map(|t| t.f_kind()).transpose()?,
-    );
-    let (Some(mean), Some(variance), Some(weight), Some(kind)) = parameters else { return Ok(None) };
+    let Some(Constant::Whole(weight)) = draft.constant(&convolution.arguments[WEIGHT]) else { return Ok(None) };
+    let (Some(mean), Some(variance)) = (exact(&norm.arguments[3])?, exact(&norm.arguments[4])?) else {
+        return Ok(None);
+    };
     let mut scale = variance.f_add_scalar(*epsilon)?.f_rsqrt()?;
     if let Some(own) = exact(&norm.arguments[1])? {
         scale = scale.f_mul(&own)?;
@@ -93,8 +94,8 @@ fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<(Tens
     }
     let mut a_filter = vec![1; weight.dim()];
     a_filter[0] = -1;
-    let weight = weight.f_mul(&scale.f_reshape(&a_filter)?)?;
-    Ok(Some((weight.f_to_kind(kind)?, bias.f_to_kind(kind)?)))
+    let bias = Constant::Whole(bias.f_to_kind(weight.f_kind()?)?);
+    Ok(Some([Constant::Scaled { weight: weight.shallow_clone(), scale: scale.f_reshape(&a_filter)? }, bias]))
 }
 
 #[cfg(test)]
@@ -117,7 +118,7 @@ mod tests {
     /// The score of a draft, node by node.
     fn run(graph: &Graph, draft: &Draft, x: &Tensor) -> Tensor {
         let mut values: HashMap<ValueId, Tensor> =
-            draft.constants.iter().map(|(id, tensor)| (*id, tensor.shallow_clone())).collect();
+            draft.constants.iter().map(|(id, constant)| (*id, constant.tensor().unwrap())).collect();
         values.insert(graph.input.value, x.shallow_clone());
         for node in &draft.nodes {
             let value = |id| values.get(&id).map(|t: &Tensor| Value::Tensor(t.shallow_clone()));
@@ -184,11 +185,11 @@ mod tests {
         let score = sketch.pooled(y);
         let graph = sketch.finish(score);
         let mut weights = Weights::default();
-        let address = |weights: &mut Weights| {
+        let mut identity = || {
             let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Default));
-            fold_batch_norm(&mut draft, weights).unwrap();
-            draft.constant(&draft.nodes[0].arguments[WEIGHT]).unwrap().data_ptr()
+            fold_batch_norm(&mut draft, &mut weights).unwrap();
+            [WEIGHT, BIAS].map(|i| draft.constant(&draft.nodes[0].arguments[i]).unwrap().identity())
         };
-        assert_eq!(address(&mut weights), address(&mut weights));
+        assert_eq!(identity(), identity());
     }
 }

@@ -60,14 +60,14 @@ impl Convolution {
         }
         let weight = draft.constant(&node.arguments[1])?;
         let Argument::Use(input) = node.arguments[0] else { return None };
-        let fits = weight.dim() == 4
-            && weight.f_kind().is_ok_and(|kind| has_kernels(kind) && draft.kind(input) == Some(kind))
+        let size = weight.size();
+        let fits = size.len() == 4
+            && weight.kind().is_ok_and(|kind| has_kernels(kind) && draft.kind(input) == Some(kind))
             && draft.shape(input).is_some_and(|shape| shape.len() == 4)
             && draft.is_constant_or_none(&node.arguments[2]);
         if !fits {
             return None;
         }
-        let size = weight.size();
         let dilation = pair(node.literal("dilation")?)?;
         let padding = match node.literal("padding")? {
             Value::String(words) => padding_of(words, [size[2], size[3]], dilation)?,

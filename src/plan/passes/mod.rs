@@ -20,7 +20,7 @@ pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<
     fold_batch_norm::fold_batch_norm(draft, weights)?;
     fold_padding::fold_padding(draft)?;
     if spec.mode == Mode::Bfloat16 {
-        use_bfloat16::use_bfloat16(draft, spec.score, weights)?;
+        use_bfloat16::use_bfloat16(draft, spec.score)?;
     }
     if spec.device == Device::Cpu {
         fuse_convolutions::fuse_convolutions(draft)?;

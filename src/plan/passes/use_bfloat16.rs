@@ -6,7 +6,8 @@ use tch::Kind;
 
 use crate::model::dtype::scalar_type;
 use crate::model::graph::{Argument, Element, Node, Operation, ValueId};
-use crate::plan::{PlanError, Weights};
+use crate::plan::PlanError;
+use crate::plan::constant::Constant;
 use crate::torch::{Operator, Value};
 
 use super::Draft;
@@ -21,7 +22,7 @@ const BFLOAT16: i64 = scalar_type(Kind::BFloat16);
 /// - the linear layer of constant weights that gives the score: two of a thousand logits often share the eight bits that bfloat16 has.
 ///
 /// Batch normalisations must have been folded before: what is rounded then is their product with the weight.
-pub fn use_bfloat16(draft: &mut Draft, score: ValueId, weights: &mut Weights) -> Result<(), PlanError> {
+pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> {
     let head = draft.nodes.iter().position(|node| {
         node.operator_name() == "linear"
             && node.defines().any(|value| value == score)
@@ -36,11 +37,11 @@ pub fn use_bfloat16(draft: &mut Draft, score: ValueId, weights: &mut Weights) ->
         let mut arguments = std::mem::take(&mut draft.nodes[at].arguments);
         for argument in &mut arguments {
             match argument {
-                Argument::Use(value) => *value = round(draft, *value, &mut rounded, weights)?,
+                Argument::Use(value) => *value = round(draft, *value, &mut rounded)?,
                 Argument::List(elements) => {
                     for element in elements {
                         if let Element::Use(value) = element {
-                            *value = round(draft, *value, &mut rounded, weights)?;
+                            *value = round(draft, *value, &mut rounded)?;
                         }
                     }
                 }
@@ -64,20 +65,15 @@ fn is_normalisation(node: &Node) -> bool {
 }
 
 /// The rounded copy of a constant; any other value itself.
-fn round(
-    draft: &mut Draft,
-    value: ValueId,
-    rounded: &mut HashMap<ValueId, ValueId>,
-    weights: &mut Weights,
-) -> Result<ValueId, PlanError> {
+fn round(draft: &mut Draft, value: ValueId, rounded: &mut HashMap<ValueId, ValueId>) -> Result<ValueId, PlanError> {
     if let Some(known) = rounded.get(&value) {
         return Ok(*known);
     }
     let Some(constant) = draft.constants.get(&value) else { return Ok(value) };
-    if constant.f_kind()? != Kind::Float {
+    if constant.kind()? != Kind::Float {
         return Ok(value);
     }
-    let copy = weights.rounded(constant)?;
+    let copy = Constant::Rounded(Box::new(constant.clone()));
     let new = draft.add_constant(copy);
     rounded.insert(value, new);
     Ok(new)
@@ -223,10 +219,10 @@ mod tests {
         let score = sketch.pooled(y);
         let graph = sketch.finish(score);
         let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16));
-        use_bfloat16(&mut draft, score, &mut Weights::default()).unwrap();
+        use_bfloat16(&mut draft, score).unwrap();
         draft.drop_unread_constants();
         assert!(!draft.constants.is_empty());
-        assert!(draft.constants.values().all(|constant| constant.kind() == Kind::Float));
+        assert!(draft.constants.values().all(|constant| constant.kind().unwrap() == Kind::Float));
     }
 
     #[test]
@@ -240,20 +236,5 @@ mod tests {
         let plan = compile(&graph, &[y], Mode::Bfloat16);
         let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
         assert_eq!(pass.activations(0).kind(), Kind::BFloat16);
-    }
-
-    #[test]
-    fn plans_of_one_graph_share_the_rounded_weights() {
-        let (graph, target) = network(true);
-        let mut weights = Weights::default();
-        let mut addresses = || {
-            let mut draft = Draft::new(&graph, &spec(&graph, &[target], Mode::Bfloat16));
-            use_bfloat16(&mut draft, graph.outputs[0].value.unwrap(), &mut weights).unwrap();
-            draft.drop_unread_constants();
-            let mut all: Vec<_> = draft.constants.values().map(|constant| constant.data_ptr() as usize).collect();
-            all.sort_unstable();
-            all
-        };
-        assert_eq!(addresses(), addresses());
     }
 }

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use crate::plan::constant::{Constant, Identity};
 use crate::torch::OperatorError;
 
 use super::geometry::Geometry;
@@ -11,30 +12,36 @@ use super::way_there::WayThere;
 
 /// A convolution's weights, laid out at their first use. Plans of one model share them.
 ///
-/// The layouts suit the input size that came first. They stay right for any other.
+/// The layouts suit the input size that came first. They stay right for any other. A weight that is made of others (that of a folded
+/// normalisation) is there only while it is laid out.
 pub(in crate::plan) struct LaidOut {
     /// As the model has them, `[outputs, inputs / groups, height, width]`.
-    pub(super) weight: Tensor,
+    weight: Constant,
     geometry: Geometry,
     there: Option<WayThere>,
     back: Option<WayBack>,
 }
 
 impl LaidOut {
-    pub fn new(weight: &Tensor, geometry: Geometry) -> Self {
-        LaidOut { weight: weight.shallow_clone(), geometry, there: None, back: None }
+    pub fn new(weight: Constant, geometry: Geometry) -> Self {
+        LaidOut { weight, geometry, there: None, back: None }
     }
 
-    /// Whether these are that tensor's.
-    pub fn are_of(&self, weight: &Tensor, geometry: &Geometry) -> bool {
-        self.geometry == *geometry && self.weight.data_ptr() == weight.data_ptr() && self.weight.size() == weight.size()
+    /// Whether these are that constant's.
+    pub fn are_of(&self, weight: &Identity, geometry: &Geometry) -> bool {
+        self.geometry == *geometry && self.weight.identity() == *weight
+    }
+
+    /// The weight's shape.
+    pub(super) fn size(&self) -> Vec<i64> {
+        self.weight.size()
     }
 
     /// For `input`, and any other.
     pub(super) fn there(&mut self, input: &Tensor, operators: &Operators) -> Result<WayThere, OperatorError> {
         let way = match self.there.take() {
             Some(way) => way,
-            None => WayThere::choose(&self.weight, &self.geometry, input, operators)?,
+            None => WayThere::choose(&self.weight.tensor()?, &self.geometry, input, operators)?,
         };
         Ok(self.there.insert(way).clone())
     }
@@ -49,7 +56,7 @@ impl LaidOut {
         let suits = |way: &WayBack| way.suits(&self.weight.size(), &self.geometry, &given.size());
         let way = match self.back.take().filter(suits) {
             Some(way) => way,
-            None => WayBack::choose(&self.weight, &self.geometry, given, size, operators)?,
+            None => WayBack::choose(&self.weight.tensor()?, &self.geometry, given, size, operators)?,
         };
         Ok(self.back.insert(way).clone())
     }

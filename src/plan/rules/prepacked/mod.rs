@@ -82,16 +82,17 @@ struct Convolution {
 
 impl Prepacked {
     /// Where a node of one of the two operators keeps its weight, and how it moves. None for other nodes.
-    pub fn read(node: &Node) -> Option<(&Argument, Geometry)> {
+    pub fn read(node: &Node) -> Option<(usize, Geometry)> {
         let operator = node.operation.aten().filter(|o| o.name() == "mkldnn::_convolution_pointwise")?;
-        let at = |name| node.arguments.get(operator.schema().position(name)?);
+        let position = |name| operator.schema().position(name).filter(|&at| at < node.arguments.len());
+        let at = |name| Some(&node.arguments[position(name)?]);
         let pair = |name| match at(name)? {
             Argument::Literal(Value::Ints(pair)) => <[i64; 2]>::try_from(pair.as_slice()).ok(),
             _ => None,
         };
         let Argument::Literal(Value::Int(groups)) = at("groups")? else { return None };
         let (padding, stride, dilation) = (pair("padding")?, pair("stride")?, pair("dilation")?);
-        Some((at("W")?, Geometry { padding, stride, dilation, groups: *groups }))
+        Some((position("W")?, Geometry { padding, stride, dilation, groups: *groups }))
     }
 
     /// The rule of a node that can be [read](Prepacked::read).
@@ -113,7 +114,7 @@ impl Prepacked {
             argument: "attr".into(),
             problem: "takes none, relu or hardtanh".into(),
         })?;
-        let weight_size = lock(&weights).weight.size();
+        let weight_size = lock(&weights).size();
         let convolution = Convolution {
             operators: Operators::find()?,
             weights,
@@ -203,9 +204,8 @@ impl Convolution {
         let call = match back.take().filter(|(known, _)| *known == of_size) {
             Some((_, call)) => call,
             None => {
-                let mut weights = lock(&self.weights);
-                let way = weights.back(&given, size, &self.operators)?;
-                way.call(&weights.weight, &self.geometry, &given.size(), size, &self.operators)?
+                let way = lock(&self.weights).back(&given, size, &self.operators)?;
+                way.call(&self.weight_size, &self.geometry, &given.size(), size, &self.operators)?
             }
         };
         let (_, call) = back.insert((of_size, call));

@@ -6,6 +6,7 @@ use super::way_back::WayBack;
 use super::way_there::WayThere;
 use super::*;
 use crate::model::graph::{Operation, Rectifier, ValueId};
+use crate::plan::constant::Constant;
 use crate::plan::rules::trial::{Layout, any, relative_error, slot};
 use crate::torch::{Operator, has_winograd};
 
@@ -102,10 +103,14 @@ fn node(case: &Case) -> (Node, Vec<Value>) {
 }
 
 fn rule(node: &Node, values: &[Value]) -> Prepacked {
-    let (weight, geometry) = Prepacked::read(node).unwrap();
-    let Argument::Use(ValueId(weight)) = weight else { panic!("the weight is a value") };
-    let weight = values[*weight as usize].tensor().unwrap();
-    Prepacked::new(node, geometry, Arc::new(Mutex::new(LaidOut::new(weight, geometry)))).unwrap()
+    let (position, geometry) = Prepacked::read(node).unwrap();
+    let weight = values[position].tensor().unwrap();
+    Prepacked::new(
+        node,
+        geometry,
+        Arc::new(Mutex::new(LaidOut::new(Constant::Whole(weight.shallow_clone()), geometry))),
+    )
+    .unwrap()
 }
 
 /// What PyTorch's ordinary operators give.
@@ -202,7 +207,7 @@ proptest! {
         let operators = Operators::find().unwrap();
         let ways = WayBack::all(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
         for way in ways {
-            let call = way.call(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
+            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let found = call.input_gradient(&given).unwrap();
             prop_assert_eq!(found.size(), expected.size());
             let error = relative_error(&found, &expected);
@@ -250,7 +255,7 @@ proptest! {
         let back = WayBack::all(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
         prop_assert_eq!(back.iter().filter(|way| matches!(way, WayBack::TurnedWinograd(_))).count(), if has_winograd() { 2 } else { 0 });
         for way in back {
-            let call = way.call(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
+            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
             prop_assert!(error < 1e-5, "{:?}: {}", way, error);
         }
@@ -262,13 +267,37 @@ fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
     // On inputs of 4 × 4 the turned kernel, padded by 4, would lie in the padding alone.
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 4 };
     let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
-    let mut laid_out = LaidOut::new(&weight, geometry);
+    let scale = Layout::Contiguous.random(&[4, 1, 1, 1], Kind::Double);
+    let scaled = Constant::Scaled { weight: weight.shallow_clone(), scale };
+    let mut laid_out = LaidOut::new(scaled.clone(), geometry);
     let operators = Operators::find().unwrap();
     for size in [9, 3, 9] {
         let given = channels_last(&Layout::Contiguous.random(&[1, 4, size - 2, size - 2], Kind::Float)).unwrap();
         let way = laid_out.back(&given, &[1, 4, size, size], &operators).unwrap();
         assert!(way.suits(&weight.size(), &geometry, &given.size()));
+        let call = way.call(&weight.size(), &geometry, &given.size(), &[1, 4, size, size], &operators).unwrap();
+        let expected = given.conv_transpose2d(
+            &scaled.tensor().unwrap(),
+            None::<Tensor>,
+            geometry.stride,
+            geometry.padding,
+            [0i64, 0],
+            geometry.groups,
+            geometry.dilation,
+        );
+        assert!(relative_error(&call.input_gradient(&given).unwrap(), &expected) < 1e-5);
     }
+}
+
+#[test]
+fn a_weight_that_could_not_be_laid_out_is_laid_out_later() {
+    let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 1 };
+    let weight = Layout::Contiguous.random(&[6, 4, 3, 3], Kind::Float);
+    let mut laid_out = LaidOut::new(Constant::Whole(weight), geometry);
+    let operators = Operators::find().unwrap();
+    let input = |channels| channels_last(&Layout::Contiguous.random(&[1, channels, 9, 9], Kind::Float)).unwrap();
+    assert!(laid_out.there(&input(5), &operators).is_err());
+    assert!(laid_out.there(&input(4), &operators).is_ok());
 }
 
 #[test]
@@ -340,7 +369,7 @@ fn an_activation_that_it_does_not_know_is_refused() {
     });
     node.arguments[7] = Argument::Literal(Value::String("gelu".into()));
     let (_, geometry) = Prepacked::read(&node).unwrap();
-    let weights = LaidOut::new(values[1].tensor().unwrap(), geometry);
+    let weights = LaidOut::new(Constant::Whole(values[1].tensor().unwrap().shallow_clone()), geometry);
     let error = Prepacked::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
     assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
 }

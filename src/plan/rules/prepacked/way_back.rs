@@ -47,8 +47,9 @@ impl WayBack {
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
         let ways = Self::all(weight, geometry, &given.size(), size, operators)?;
+        let shape = weight.size();
         fastest(ways, |way| {
-            let call = way.call(weight, geometry, &given.size(), size, operators)?;
+            let call = way.call(&shape, geometry, &given.size(), size, operators)?;
             Ok(move || call.input_gradient(given))
         })
     }
@@ -81,23 +82,22 @@ impl WayBack {
             || turned_geometry(weight, geometry, given).is_some()
     }
 
-    /// The way for one size of input and gradient, but for the number of rows.
+    /// The way for a weight of that shape and one size of input and gradient, but for the number of rows.
     pub fn call(
         &self,
-        weight: &Tensor,
+        shape: &[i64],
         geometry: &Geometry,
         given: &[i64],
         size: &[i64],
         operators: &Operators,
     ) -> Result<BackCall, OperatorError> {
-        let shape = weight.size();
         let moves = || {
-            turned_geometry(&shape, geometry, given)
+            turned_geometry(shape, geometry, given)
                 .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })
         };
         Ok(match self {
             WayBack::Transposed(weight) => {
-                BackCall::Direct(operators.transposed(weight, geometry, geometry.rest(size, &shape))?)
+                BackCall::Direct(operators.transposed(weight, geometry, geometry.rest(size, shape))?)
             }
             WayBack::Turned(weight) => {
                 BackCall::Direct(operators.convolution(weight, &Value::None, &moves()?, Activation::None)?)
