@@ -11,9 +11,11 @@ use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
+use tch::Tensor;
 use zip::ZipArchive;
 
 use super::ModelError;
+use crate::torch;
 
 /// What loading a model may cost at most.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,12 +153,13 @@ impl Archive {
         Ok(Text { name, bytes })
     }
 
-    /// The bytes of one storage.
-    pub fn storage(&mut self, kind: &str, file: &str) -> Result<Vec<u8>, ModelError> {
-        let bytes =
-            self.entry(&format!("data/{kind}/{file}"), self.weight_budget, "the weights", "max_weight_bytes")?;
-        self.weight_budget -= bytes.len() as u64;
-        Ok(bytes)
+    /// The bytes of one storage, read into the memory where they stay.
+    pub fn storage(&mut self, kind: &str, file: &str) -> Result<Tensor, ModelError> {
+        let name = format!("data/{kind}/{file}");
+        let (entry, size) = self.open_entry(&name, self.weight_budget, "the weights", "max_weight_bytes")?;
+        let storage = torch::written(size, |bytes| fill(entry, &name, bytes))?;
+        self.weight_budget -= size as u64;
+        Ok(storage)
     }
 
     pub fn limits(&self) -> &LoadLimits {
@@ -180,6 +183,22 @@ impl Archive {
 
     /// Reads one entry whole, at most `limit` bytes whatever its header says.
     fn entry(&mut self, name: &str, limit: u64, what: &str, option: &'static str) -> Result<Vec<u8>, ModelError> {
+        let (entry, size) = self.open_entry(name, limit, what, option)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|_| no_memory(name))?;
+        bytes.resize(size, 0);
+        fill(entry, name, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// An entry of at most `limit` bytes, and how many it says that it has, which its file can hold.
+    fn open_entry(
+        &mut self,
+        name: &str,
+        limit: u64,
+        what: &str,
+        option: &'static str,
+    ) -> Result<(impl Read, usize), ModelError> {
         let index = *self.entries.get(name).ok_or_else(|| ModelError::malformed(name, "the entry is missing"))?;
         let bad = |problem: String| ModelError::malformed(name, problem);
         let entry = self.zip.by_index(index).map_err(|error| bad(error.to_string()))?;
@@ -195,15 +214,28 @@ impl Archive {
                 "{packed} bytes unpack to {size}: {MAX_RATIO} times as much is allowed, and nothing in a model shrinks that well"
             )));
         }
-        let mut bytes = Vec::new();
-        let expected = usize::try_from(size).map_err(|_| bad("no memory for it".into()))?;
-        bytes.try_reserve_exact(expected).map_err(|_| bad("no memory for it".into()))?;
-        // One byte more than it says shows that it lies, and asks for the checksum at its end.
-        entry.take(size + 1).read_to_end(&mut bytes).map_err(|error| bad(error.to_string()))?;
-        if bytes.len() as u64 != size {
-            return Err(bad(format!("it says that it has {size} bytes, and it has {} or more", bytes.len())));
-        }
-        Ok(bytes)
+        Ok((entry, usize::try_from(size).map_err(|_| no_memory(name))?))
+    }
+}
+
+fn no_memory(name: &str) -> ModelError {
+    ModelError::malformed(name, "no memory for it".to_owned())
+}
+
+/// Reads an entry that must have as many bytes as there is room for.
+fn fill(mut entry: impl Read, name: &str, bytes: &mut [u8]) -> Result<(), ModelError> {
+    let bad = |error: io::Error| ModelError::malformed(name, error.to_string());
+    let length = bytes.len();
+    let wrong =
+        |has: &str| ModelError::malformed(name, format!("it says that it has {length} bytes, and it has {has}"));
+    entry.read_exact(bytes).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => wrong("fewer"),
+        _ => bad(error),
+    })?;
+    // At its end its checksum is compared.
+    match entry.read(&mut [0]).map_err(bad)? {
+        0 => Ok(()),
+        _ => Err(wrong("more")),
     }
 }
 

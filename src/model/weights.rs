@@ -52,8 +52,7 @@ impl Payload {
             let storage = match files.get(&file) {
                 Some(&index) => index,
                 None => {
-                    let bytes = archive.storage(kind, &file)?;
-                    storages.push(Tensor::f_from_slice(&bytes)?);
+                    storages.push(archive.storage(kind, &file)?);
                     files.insert(file, storages.len() - 1);
                     storages.len() - 1
                 }

@@ -47,6 +47,7 @@ use crate::schedule::{
 };
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Metrics;
+use crate::torch;
 
 /// What a message holds besides a frame's payload.
 const AROUND_PAYLOAD_BYTES: u64 = 1 << 20;
@@ -330,6 +331,8 @@ fn load(config: &Config) -> Result<Engine, StartError> {
                 version,
                 source: Box::new(source),
             })?;
+            // What its run at load took: plans would only take it in part.
+            torch::give_back_memory();
             let metadata = Arc::clone(&model.metadata);
             let one = Served::new(metadata, served_limits).map_err(|source| StartError::Preparation {
                 name,

@@ -26,7 +26,7 @@ pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schem
 pub use process::{give_back_memory, leave};
 pub use processor::{has_bfloat16, has_kernels};
 pub use rows::{stack, to_vec};
-pub use storage::Storage;
+pub use storage::{Storage, written};
 pub use tape::Tape;
 pub use value::Value;
 pub use winograd::{WINOGRAD_CHANNELS, WinogradStep, has_winograd, winograd, winograd_weight};

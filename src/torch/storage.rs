@@ -1,6 +1,8 @@
-//! Which memory a tensor uses.
+//! The memory behind tensors.
 
-use tch::Tensor;
+use std::slice;
+
+use tch::{Device, Kind, TchError, Tensor};
 
 use super::ffi;
 
@@ -22,9 +24,36 @@ impl Storage {
     }
 }
 
+/// A tensor of so many bytes, which `write` is given to write.
+///
+/// # Errors
+/// Out of memory, and what `write` says.
+pub fn written<E: From<TchError>>(length: usize, write: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Tensor, E> {
+    let tensor = Tensor::f_zeros([length as i64], (Kind::Uint8, Device::Cpu))?;
+    if length > 0 {
+        // SAFETY: the tensor is contiguous, has so many bytes, all of them initialised, and nobody else has it yet.
+        write(unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast(), length) })?;
+    } else {
+        write(&mut [])?;
+    }
+    Ok(tensor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_has_the_bytes_that_were_written() {
+        let tensor = written(3, |bytes| {
+            bytes.copy_from_slice(&[1, 2, 3]);
+            Ok::<_, TchError>(())
+        });
+        assert_eq!(tensor.unwrap(), Tensor::from_slice(&[1u8, 2, 3]));
+        assert_eq!(written(0, |_| Ok::<_, TchError>(())).unwrap().numel(), 0);
+        let failed = written(3, |_| Err(TchError::Convert("unreadable".into())));
+        assert!(failed.unwrap_err().to_string().contains("unreadable"));
+    }
 
     #[test]
     fn a_view_has_its_bases_storage() {

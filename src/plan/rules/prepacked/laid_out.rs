@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use crate::plan::constant::{Constant, Identity};
-use crate::torch::OperatorError;
+use crate::torch::{OperatorError, give_back_memory};
 
 use super::geometry::Geometry;
 use super::operators::Operators;
@@ -41,7 +41,7 @@ impl LaidOut {
     pub(super) fn there(&mut self, input: &Tensor, operators: &Operators) -> Result<WayThere, OperatorError> {
         let way = match self.there.take() {
             Some(way) => way,
-            None => WayThere::choose(&self.weight.tensor()?, &self.geometry, input, operators)?,
+            None => sparingly(|| WayThere::choose(&self.weight.tensor()?, &self.geometry, input, operators))?,
         };
         Ok(self.there.insert(way).clone())
     }
@@ -56,8 +56,15 @@ impl LaidOut {
         let suits = |way: &WayBack| way.suits(&self.weight.size(), &self.geometry, &given.size());
         let way = match self.back.take().filter(suits) {
             Some(way) => way,
-            None => WayBack::choose(&self.weight.tensor()?, &self.geometry, given, size, operators)?,
+            None => sparingly(|| WayBack::choose(&self.weight.tensor()?, &self.geometry, given, size, operators))?,
         };
         Ok(self.back.insert(way).clone())
     }
+}
+
+/// Leaves none of the memory that ways took which were tried and not chosen: the next convolution's seldom fit into it.
+fn sparingly<T>(choose: impl FnOnce() -> T) -> T {
+    let chosen = choose();
+    give_back_memory();
+    chosen
 }
