@@ -100,6 +100,16 @@ void in_parallel(int64_t jobs, const Work& work) {
   iterator.for_each(part, 1);
 }
 
+// Memory for so many numbers, the same at each call on a thread: fresh pages would take longer than what is computed in them.
+float* scratch_of_thread(int64_t count) {
+  static thread_local at::Tensor scratch;
+  if (!scratch.defined() || scratch.numel() < count) {
+    scratch.reset();
+    scratch = at::empty({count}, at::kFloat);
+  }
+  return scratch.data_ptr<float>();
+}
+
 at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at::Tensor* bias, int64_t padding, float low, float high) {
   const CamlensWinogradTiles* const tiles = tiles_of_processor();
   TORCH_CHECK(tiles != nullptr, "the processor lacks AVX2");
@@ -123,8 +133,7 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at:
 
   const int64_t fitting = BLOCK_BYTES / (positions * (inputs + outputs) * static_cast<int64_t>(sizeof(float)));
   const int64_t block = std::min(tiling.count(), std::max(fitting, LEAST_BLOCK));
-  const at::Tensor scratch = at::empty({positions * block * (inputs + outputs)}, input.options());
-  float* const values = scratch.data_ptr<float>();
+  float* const values = scratch_of_thread(positions * block * (inputs + outputs));
   float* const products = values + positions * block * inputs;
   const std::vector<float> zeros(inputs, 0.0f);
   const float* const weights = weight.const_data_ptr<float>();
