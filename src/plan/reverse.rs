@@ -175,9 +175,9 @@ fn note_targets(
 
 /// What the gradients of a step's results take, of all runs.
 fn coming_bytes(step: &Step, runs: &[Run]) -> usize {
+    let bytes = |part: &Tensor| part.f_kind().map_or(0, |kind| part.numel() * kind.elt_size_in_bytes());
     let of = |run: &Run| -> usize {
-        let parts = step.outputs.iter().flatten().flat_map(|id| run.gradients[id.index()].as_slice());
-        parts.map(|part| part.numel() * part.kind().elt_size_in_bytes()).sum()
+        step.outputs.iter().flatten().flat_map(|id| run.gradients[id.index()].as_slice()).map(bytes).sum()
     };
     runs.iter().map(of).sum()
 }

@@ -13,7 +13,7 @@ JSON:
                                                           takes one image at a time
                   torch, openvino, onnxruntime            the forward run alone
                   openvino-bf16                           the same in bfloat16, where the processor has it
-    check FILE    {"check": FILE, "captum": E, "oracle": E}: the relative L2 of FILE (`.npy`, F of the first row and its first
+    check FILE    {"captum": E, "oracle": E}: the relative L2 of FILE (`.npy`, F of the first row and its first
                   class, by Captum's convention) from each; Captum's is left out where Captum cannot run the network
     quit          ends, as the end of input does
 
@@ -174,7 +174,7 @@ class Peers:
         ours, first = torch.from_numpy(np.load(path)), self.x[:1]
         to_nchw = tokens if self.name.startswith("vit") else lambda t: t
         definition = oracle.explain(copy.deepcopy(self.model), first, CLASSES[:1], LAYERS[self.name], to_nchw=to_nchw).F
-        found = {"check": path, "oracle": camlens_export.relative_error(ours, definition)}
+        found = {"oracle": camlens_export.relative_error(ours, definition)}
         if "captum" in self.runs:
             found["captum"] = camlens_export.relative_error(ours, self.captum()[:1])
         return found

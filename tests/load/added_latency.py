@@ -1,11 +1,8 @@
 #!/usr/bin/env python3
 """What gRPC, scheduling and telemetry add to the engine's own time: 224 × 224 pixels of RGB in, Guided Grad-CAM as float16 out,
 one frame in flight on a Unix socket. The round trip is the client's, less the stages in which the engine works, as the
-server tells them for the same frames: forward with the choice of classes, backward, fuse. All else is what is added, to the
-client's own reading and writing. The client shares the cores and is not what is measured: the processor time that a frame takes
-in it is subtracted. With one frame in flight that is time during which nothing else goes on, but for what of its reading goes
-on beside the server's writing. Judged is the server that sends every frame's trace to a collector, beside one without
-telemetry.
+server tells them for the same frames: forward with the choice of classes, backward, fuse. All else counts, to the client's
+own reading and writing. Judged is the server that sends every frame's trace to a collector, beside one without telemetry.
 
 `camlens bench` gives no differences frame by frame, so each measurement is short and gives the mean one; of these the median
 is taken. In the engine's process the same run takes the same time only within some percent, which is more than what is
@@ -43,20 +40,12 @@ def engine_ms(result):
     return sum(result["stages_ms"][stage]["mean"] for stage in ENGINE)
 
 
-def client_ms(long, short):
-    """Processor time of a frame in the client: what the frames take by which one run is longer."""
-    frames = [result["frames"]["answered"] for result in (long, short)]
-    return 1000 * (long["cpu_s"] - short["cpu_s"]) / (frames[0] - frames[1])
-
-
-def figures(settling, results):
+def figures(results):
     each = [parts(result) for result in results]
-    client = sidecar.median([client_ms(settling, result) for result in results])
-    low, added, high = sidecar.quartiles([sum(one.values()) - client for one in each])
+    low, added, high = sidecar.quartiles([sum(one.values()) for one in each])
     return {
         "added_ms": added,
         "quartiles_ms": [low, high],
-        "client_ms": round(client, 4),
         "parts_ms": {part: round(sidecar.median([one[part] for one in each]), 4) for part in each[0]},
         "engine_ms": sidecar.median([engine_ms(result) for result in results]),
         "round_trip_p50_ms": sidecar.median([result["latency_ms"]["p50"] for result in results]),
@@ -67,18 +56,19 @@ def figures(settling, results):
 collector = Collector("full")
 telemetry = ["--otlp-endpoint", f"http://{collector.host}:{collector.port}", "--otlp-protocol", "http/protobuf"]
 with sidecar.Sidecar(options) as without, sidecar.Sidecar(options, *telemetry, "--trace-ratio", "1") as watched:
-    settling = [sidecar.measure(server, *load, "--duration", SETTLING_S) for server in (without, watched)]
+    for server in (without, watched):
+        sidecar.measure(server, *load, "--duration", SETTLING_S)
     ones, others = [], []
     for pair in range(options.pairs):
         # Whoever is first changes from pair to pair.
         for server, results in [(without, ones), (watched, others)][:: 1 if pair % 2 else -1]:
             results.append(sidecar.measure(server, *load, *measured))
         added = [sum(parts(results[-1]).values()) for results in (ones, others)]
-        sidecar.say(f"pair {pair}: {added[0]:.3f} ms without telemetry and {added[1]:.3f}, client included")
+        sidecar.say(f"pair {pair}: {added[0]:.3f} ms without telemetry and {added[1]:.3f}")
     codes = [without.stop(), watched.stop()]
 collector.stop()
 
-judged = figures(settling[1], others)
+judged = figures(others)
 sidecar.report(
     "added_latency",
     judged["added_ms"] <= ALLOWED_MS and codes == [0, 0],
@@ -86,5 +76,5 @@ sidecar.report(
     model=others[-1]["model"]["name"],
     frames_of_one=others[-1]["latency_ms"]["count"],
     **judged,
-    without_telemetry=figures(settling[0], ones),
+    without_telemetry=figures(ones),
 )

@@ -45,7 +45,7 @@ fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
     let [outputs, inputs, 3, 3] = *weight.size().as_slice() else { return false };
     has_winograd()
         && weight.device() == Device::Cpu
-        && weight.kind() == Kind::Float
+        && weight.f_kind().is_ok_and(|kind| kind == Kind::Float)
         && (stride, dilation, groups) == ([1, 1], [1, 1], 1)
         && padding[0] == padding[1]
         && outputs % WINOGRAD_CHANNELS == 0
