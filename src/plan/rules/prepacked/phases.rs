@@ -102,6 +102,11 @@ impl Phases {
         Ok(Phases { weight, stride, axes })
     }
 
+    /// How many numbers the weights have.
+    pub(super) fn size(&self) -> usize {
+        self.weight.numel()
+    }
+
     /// How the gradient to an input of `size`, `[N, C, H, W]`, comes from one of shape `given`.
     pub(super) fn call(&self, given: &[i64], size: &[i64], operators: &Operators) -> Result<PhasesCall, OperatorError> {
         let wanted = [0, 1].map(|axis| (size[axis + 2] + self.stride - 1) / self.stride);

@@ -48,13 +48,22 @@ impl WayBack {
     ) -> Result<Self, OperatorError> {
         let ways = Self::all(weight, geometry, &given.size(), size, operators)?;
         let shape = weight.size();
-        fastest(ways, |way| {
+        fastest(ways, Self::size, |way| {
             let call = way.call(&shape, geometry, &given.size(), size, operators)?;
             Ok(move || call.input_gradient(given))
         })
     }
 
-    /// Every way that there is, in the order of the memory that the weights take.
+    /// How many numbers its weights have.
+    fn size(&self) -> usize {
+        match self {
+            WayBack::Transposed(weight) | WayBack::Turned(weight) => weight.numel(),
+            WayBack::TurnedWinograd(winograd) => winograd.size(),
+            WayBack::Phases(phases) => phases.size(),
+        }
+    }
+
+    /// Every way that there is.
     pub(super) fn all(
         weight: &Tensor,
         geometry: &Geometry,

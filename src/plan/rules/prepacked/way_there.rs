@@ -35,13 +35,21 @@ impl WayThere {
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
         let ways = Self::all(weight, geometry, &input.size(), operators)?;
-        fastest(ways, |way| {
+        fastest(ways, Self::size, |way| {
             let call = way.call(&Value::None, geometry, Activation::None, operators)?;
             Ok(move || call.run(input))
         })
     }
 
-    /// Every way that there is, in the order of the memory that the weights take.
+    /// How many numbers its weights have.
+    fn size(&self) -> usize {
+        match self {
+            WayThere::Direct(weight) => weight.numel(),
+            WayThere::Winograd(winograd) => winograd.size(),
+        }
+    }
+
+    /// Every way that there is.
     pub(super) fn all(
         weight: &Tensor,
         geometry: &Geometry,

@@ -18,7 +18,7 @@ impl Clone for Winograd {
 }
 
 impl Winograd {
-    /// In the order of the memory that they take. Empty where the algorithm does not suit.
+    /// Empty where the algorithm does not suit.
     pub fn all(weight: &Tensor, geometry: &Geometry) -> Result<Vec<Self>, OperatorError> {
         if !suits(weight, geometry) {
             return Ok(Vec::new());
@@ -27,6 +27,11 @@ impl Winograd {
             .iter()
             .map(|&step| winograd_weight(weight, step).map(Winograd))
             .collect()
+    }
+
+    /// How many numbers the weights have.
+    pub fn size(&self) -> usize {
+        self.0.numel()
     }
 
     /// A convolution that moves as `geometry` says.
