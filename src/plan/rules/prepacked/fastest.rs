@@ -80,8 +80,8 @@ mod tests {
     fn less_time_wins_and_memory_has_its_price() {
         assert_eq!(place_of_fastest(&[(40, 9), (1, 9), (40, 9)]), 1);
         assert_eq!(place_of_fastest(&[(40, 9), (1, 36)]), 1);
-        // 2 % less time for four times the memory.
-        assert_eq!(place_of_fastest(&[(50, 9), (49, 36)]), 0);
+        // A tenth less time for sixteen times the memory.
+        assert_eq!(place_of_fastest(&[(50, 9), (45, 144)]), 0);
         assert_eq!(place_of_fastest(&[(500, 9)]), 0);
     }
 
