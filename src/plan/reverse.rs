@@ -361,11 +361,9 @@ mod tests {
         let b = sketch.add(b, a);
         let target = sketch.relu(b);
         let pooled = sketch.pooled(target);
-        let (weight, bias) = (sketch.constant(random(&[12, 16])), sketch.constant(random(&[12])));
-        let c = sketch.node("linear", vec![("input", pooled.into()), ("weight", weight.into()), ("bias", bias.into())]);
+        let c = sketch.linear(pooled, 12);
         let c = sketch.relu(c);
-        let (weight, bias) = (sketch.constant(random(&[5, 12])), sketch.constant(random(&[5])));
-        let score = sketch.node("linear", vec![("input", c.into()), ("weight", weight.into()), ("bias", bias.into())]);
+        let score = sketch.linear(c, 5);
         (sketch.finish(score), target)
     }
 

@@ -137,6 +137,13 @@ impl Sketch {
         self.node("conv2d", named)
     }
 
+    /// A linear layer with a random weight and bias.
+    pub fn linear(&mut self, input: ValueId, outputs: i64) -> ValueId {
+        let inputs = self.results[input.index()].size().last().copied().unwrap_or(1);
+        let (weight, bias) = (self.constant(random(&[outputs, inputs])), self.constant(random(&[outputs])));
+        self.node("linear", vec![("input", input.into()), ("weight", weight.into()), ("bias", bias.into())])
+    }
+
     /// Batch normalisation with random running statistics.
     pub fn batch_norm(&mut self, input: ValueId) -> ValueId {
         let channels = [self.results[input.index()].size()[1]];

@@ -34,11 +34,6 @@ bool is_ours(const at::Tensor& tensor) {
   return tensor.use_count() == 1 && tensor.has_storage() && tensor.storage().use_count() == 1 && tensor.is_non_overlapping_and_dense();
 }
 
-int give(at::Tensor** result, at::Tensor tensor) {
-  *result = new at::Tensor(std::move(tensor));
-  return CAMLENS_OK;
-}
-
 // How numbers are stored. Sums and comparisons are of float32.
 struct Float32 {
   using Stored = float;

@@ -2,17 +2,25 @@
 #pragma once
 #include "bridge.h"
 
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
+#include <utility>
 
 inline char* copy_text(const std::string& text) {
   char* out = static_cast<char*>(std::malloc(text.size() + 1));
   if (out != nullptr) std::memcpy(out, text.c_str(), text.size() + 1);
   return out;
+}
+
+// Hands a tensor to the caller, who owns it then.
+inline int give(at::Tensor** result, at::Tensor tensor) {
+  *result = new at::Tensor(std::move(tensor));
+  return CAMLENS_OK;
 }
 
 // Runs `body`; turns what it throws into a status and a text.

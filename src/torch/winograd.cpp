@@ -174,11 +174,6 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at:
   return out;
 }
 
-int give(at::Tensor** result, at::Tensor tensor) {
-  *result = new at::Tensor(std::move(tensor));
-  return CAMLENS_OK;
-}
-
 }  // namespace
 
 extern "C" {

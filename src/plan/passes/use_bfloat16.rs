@@ -130,10 +130,7 @@ mod tests {
         let target = sketch.relu(z);
         let mut score = sketch.pooled(target);
         if has_head {
-            let weight = sketch.constant(random(&[5, 8]));
-            let bias = sketch.constant(random(&[5]));
-            score =
-                sketch.node("linear", vec![("input", score.into()), ("weight", weight.into()), ("bias", bias.into())]);
+            score = sketch.linear(score, 5);
         }
         (sketch.finish(score), target)
     }

@@ -38,12 +38,12 @@ impl LaidOut {
     }
 
     /// For `input`, and any other.
-    pub(super) fn there(&mut self, input: &Tensor, operators: &Operators) -> Result<WayThere, OperatorError> {
+    pub(super) fn there(&mut self, input: &Tensor, operators: &Operators) -> Result<&WayThere, OperatorError> {
         let way = match self.there.take() {
             Some(way) => way,
             None => sparingly(|| WayThere::choose(&self.weight.tensor()?, &self.geometry, input, operators))?,
         };
-        Ok(self.there.insert(way).clone())
+        Ok(self.there.insert(way))
     }
 
     /// For `given`, the gradient of the result for an input of `size`.
@@ -52,13 +52,13 @@ impl LaidOut {
         given: &Tensor,
         size: &[i64],
         operators: &Operators,
-    ) -> Result<WayBack, OperatorError> {
+    ) -> Result<&WayBack, OperatorError> {
         let suits = |way: &WayBack| way.suits(&self.weight.size(), &self.geometry, &given.size());
         let way = match self.back.take().filter(suits) {
             Some(way) => way,
             None => sparingly(|| WayBack::choose(&self.weight.tensor()?, &self.geometry, given, size, operators))?,
         };
-        Ok(self.back.insert(way).clone())
+        Ok(self.back.insert(way))
     }
 }
 

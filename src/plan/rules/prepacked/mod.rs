@@ -180,7 +180,8 @@ impl Convolution {
         let call = match there.take() {
             Some(call) => call,
             None => {
-                let way = lock(&self.weights).there(input, &self.operators)?;
+                let mut weights = lock(&self.weights);
+                let way = weights.there(input, &self.operators)?;
                 way.call(bias, &self.geometry, activation, &self.operators)?
             }
         };
@@ -204,7 +205,8 @@ impl Convolution {
         let call = match back.take().filter(|(known, _)| *known == of_size) {
             Some((_, call)) => call,
             None => {
-                let way = lock(&self.weights).back(&given, size, &self.operators)?;
+                let mut weights = lock(&self.weights);
+                let way = weights.back(&given, size, &self.operators)?;
                 way.call(&self.weight_size, &self.geometry, &given.size(), size, &self.operators)?
             }
         };

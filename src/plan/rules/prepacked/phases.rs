@@ -23,12 +23,6 @@ pub(super) struct Phases {
     axes: [Axis; 2],
 }
 
-impl Clone for Phases {
-    fn clone(&self) -> Self {
-        Phases { weight: self.weight.shallow_clone(), ..*self }
-    }
-}
-
 /// One axis of the arranged kernel.
 #[derive(Debug, Clone, Copy)]
 struct Axis {

@@ -26,17 +26,6 @@ pub(super) enum WayBack {
     Phases(Phases),
 }
 
-impl Clone for WayBack {
-    fn clone(&self) -> Self {
-        match self {
-            WayBack::Transposed(weight) => WayBack::Transposed(weight.shallow_clone()),
-            WayBack::Turned(weight) => WayBack::Turned(weight.shallow_clone()),
-            WayBack::TurnedWinograd(winograd) => WayBack::TurnedWinograd(winograd.clone()),
-            WayBack::Phases(phases) => WayBack::Phases(phases.clone()),
-        }
-    }
-}
-
 impl WayBack {
     /// The fastest way for a convolution of `weight`, tried on the gradient `given` of the result for an input of `size`.
     pub fn choose(

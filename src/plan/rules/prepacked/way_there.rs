@@ -17,15 +17,6 @@ pub(super) enum WayThere {
     Winograd(Winograd),
 }
 
-impl Clone for WayThere {
-    fn clone(&self) -> Self {
-        match self {
-            WayThere::Direct(weight) => WayThere::Direct(weight.shallow_clone()),
-            WayThere::Winograd(winograd) => WayThere::Winograd(winograd.clone()),
-        }
-    }
-}
-
 impl WayThere {
     /// The fastest way for a convolution of `weight`, tried on `input`.
     pub fn choose(

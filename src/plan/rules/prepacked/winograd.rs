@@ -11,12 +11,6 @@ use super::geometry::Geometry;
 #[derive(Debug)]
 pub(super) struct Winograd(Tensor);
 
-impl Clone for Winograd {
-    fn clone(&self) -> Self {
-        Winograd(self.0.shallow_clone())
-    }
-}
-
 impl Winograd {
     /// Empty where the algorithm does not suit.
     pub fn all(weight: &Tensor, geometry: &Geometry) -> Result<Vec<Self>, OperatorError> {
