@@ -47,36 +47,25 @@ fn libtorch(root: &Path) -> PathBuf {
 
 fn bridge(libtorch: &Path) {
     let include = libtorch.join("include");
-    for file in [
-        "bridge.h",
-        "bridge.cpp",
-        "kernels.h",
-        "kernels.cpp",
-        "status.h",
-        "winograd.h",
-        "winograd.cpp",
-        "winograd_tiles.h",
-        "winograd_tiles.cpp",
-    ] {
-        println!("cargo:rerun-if-changed=src/torch/{file}");
-    }
+    println!("cargo:rerun-if-changed=src/torch");
     cpp()
         .flag("-isystem")
         .flag(include.to_str().expect("a path in UTF-8"))
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
-        .files(["src/torch/bridge.cpp", "src/torch/kernels.cpp", "src/torch/winograd.cpp"])
+        .files(["bridge", "kernels", "linear", "products", "winograd"].map(|file| format!("src/torch/{file}.cpp")))
         .compile("camlens_bridge");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        winograd_tiles("avx2", 8, 6, &["-mavx2", "-mfma"]);
-        winograd_tiles("avx512", 16, 14, &["-mavx512f", "-mfma"]);
+        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma"]);
+        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma"]);
     } else {
-        winograd_tiles("default", 4, 6, &[]);
+        tiles("default", [4, 4, 6], &[]);
     }
 }
 
-/// The arithmetic of Winograd's convolutions for one instruction set; see winograd_tiles.cpp.
-fn winograd_tiles(instructions: &str, width: usize, rows: usize, flags: &[&str]) {
+/// The arithmetic of matrix products and of Winograd's convolutions for one instruction set: the floats of a vector, and of how many
+/// vectors and rows the registers hold sums; see product_tiles.cpp.
+fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str]) {
     let mut build = cpp();
     for flag in flags {
         build.flag(flag);
@@ -85,11 +74,13 @@ fn winograd_tiles(instructions: &str, width: usize, rows: usize, flags: &[&str])
         // Products and sums in one instruction, and at full speed in a build for debugging too.
         .flag("-ffp-contract=fast")
         .opt_level(3)
+        .define("CAMLENS_WIDTH", width.to_string().as_str())
+        .define("CAMLENS_PARTS", parts.to_string().as_str())
+        .define("CAMLENS_ROWS", rows.to_string().as_str())
+        .define("CAMLENS_PRODUCT_TILES", format!("camlens_product_tiles_{instructions}").as_str())
         .define("CAMLENS_WINOGRAD_TILES", format!("camlens_winograd_tiles_{instructions}").as_str())
-        .define("CAMLENS_WINOGRAD_WIDTH", width.to_string().as_str())
-        .define("CAMLENS_WINOGRAD_ROWS", rows.to_string().as_str())
-        .file("src/torch/winograd_tiles.cpp")
-        .compile(&format!("camlens_winograd_{instructions}"));
+        .files(["src/torch/product_tiles.cpp", "src/torch/winograd_tiles.cpp"])
+        .compile(&format!("camlens_tiles_{instructions}"));
 }
 
 fn cpp() -> cc::Build {

@@ -1,4 +1,4 @@
-//! Declarations of `bridge.h` and `kernels.h`, line for line.
+//! Declarations of the C++ headers beside it, line for line.
 
 use std::ffi::{c_char, c_int};
 
@@ -145,7 +145,33 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> c_int;
 
-    pub(super) safe fn camlens_has_winograd() -> bool;
+    pub(super) safe fn camlens_has_products() -> bool;
+    pub(super) fn camlens_linear_weight(
+        weight: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_linear(
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        outputs: i64,
+        bias: *const C_tensor,
+        low: f64,
+        high: f64,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_pointwise(
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        outputs: i64,
+        bias: *const C_tensor,
+        low: f64,
+        high: f64,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+
     pub(super) fn camlens_winograd_weight(
         weight: *const C_tensor,
         step: i64,
@@ -155,6 +181,7 @@ unsafe extern "C" {
     pub(super) fn camlens_winograd(
         input: *const C_tensor,
         weight: *const C_tensor,
+        outputs: i64,
         bias: *const C_tensor,
         padding: i64,
         low: f64,

@@ -20,6 +20,12 @@ pub struct Bounds {
 impl Bounds {
     /// Those of ReLU.
     pub const RELU: Bounds = Bounds { low: 0.0, high: None };
+
+    /// The lower and the upper one; infinite where there is none.
+    pub(super) fn limits(bounds: Option<Self>) -> [f64; 2] {
+        let low = bounds.map_or(f64::NEG_INFINITY, |bounds| bounds.low);
+        [low, bounds.and_then(|bounds| bounds.high).unwrap_or(f64::INFINITY)]
+    }
 }
 
 /// Takes a gradient back through a rectifier, in one pass: the sum of `parts` where the rectifier's `result` lies within its

@@ -3,12 +3,14 @@
 //! tch gives tensors; this module adds what it lacks and a model graph needs: operators found by name in ATen's
 //! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
 //! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), the elementwise kernels of a reverse run on the CPU
-//! ([`gate`]), and convolutions by Winograd's algorithm ([`winograd`]). A C++ exception becomes an [`OperatorError`].
+//! ([`gate`]), matrix products with constant matrices ([`linear`], [`pointwise`]) and convolutions by Winograd's algorithm
+//! ([`winograd`]). A C++ exception becomes an [`OperatorError`].
 
 mod call;
 mod convolution;
 mod ffi;
 mod kernels;
+mod linear;
 mod operator;
 mod process;
 mod processor;
@@ -22,6 +24,7 @@ mod winograd;
 pub use call::Call;
 pub use convolution::window_may_miss;
 pub use kernels::{Bounds, add, add_clamped, channels_last, gate, unite_phases};
+pub use linear::{has_products, linear, linear_weight, pointwise};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use process::{give_back_memory, leave};
 pub use processor::{has_bfloat16, has_kernels};
@@ -29,4 +32,4 @@ pub use rows::{stack, to_vec};
 pub use storage::{Storage, written};
 pub use tape::Tape;
 pub use value::Value;
-pub use winograd::{WINOGRAD_CHANNELS, WinogradStep, has_winograd, winograd, winograd_weight};
+pub use winograd::{WINOGRAD_CHANNELS, WinogradStep, winograd, winograd_weight};

@@ -1,18 +1,20 @@
 #include "winograd.h"
 
+#include "parallel.h"
+#include "products.h"
 #include "status.h"
 #include "winograd_tiles.h"
 
 #include <ATen/ATen.h>
-#include <ATen/TensorIterator.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace {
 
-constexpr int64_t PANEL = CAMLENS_WINOGRAD_PANEL;
+constexpr int64_t CHANNELS = CAMLENS_WINOGRAD_CHANNELS;
 constexpr int64_t LARGEST = CAMLENS_WINOGRAD_LARGEST_EDGE * CAMLENS_WINOGRAD_LARGEST_EDGE;
 
 // Values and products of the tiles that are worked on at once: about what the processor's caches hold. Few tiles at once would
@@ -20,6 +22,7 @@ constexpr int64_t LARGEST = CAMLENS_WINOGRAD_LARGEST_EDGE * CAMLENS_WINOGRAD_LAR
 constexpr int64_t BLOCK_BYTES = 4 << 20;
 constexpr int64_t LEAST_BLOCK = 64;
 
+// As `camlens_product_tiles`.
 const CamlensWinogradTiles* tiles_of_processor() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) return &camlens_winograd_tiles_avx512;
@@ -52,15 +55,18 @@ at::Tensor weight_transform(int64_t edge) {
 at::Tensor transformed(const at::Tensor& weight, int64_t step) {
   TORCH_CHECK(step == 2 || step == 4, "steps of 2 or 4 are expected, not of ", step);
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3, "a kernel of 3 × 3 is expected, not ", weight.sizes());
-  TORCH_CHECK(weight.size(0) % PANEL == 0 && weight.size(1) % PANEL == 0, "channels in multiples of 16 are expected, not ", weight.sizes());
+  TORCH_CHECK(weight.size(0) % CHANNELS == 0 && weight.size(1) % CHANNELS == 0, "channels in multiples of 16 are expected, not ", weight.sizes());
   const int64_t edge = step + 2, outputs = weight.size(0), inputs = weight.size(1);
   const at::Tensor transform = weight_transform(edge);
-  at::Tensor to = at::empty({edge * edge, outputs / PANEL, inputs, PANEL}, at::kFloat);
   // A panel at a time, so that little more memory than the result's is taken.
-  for (int64_t panel = 0; panel < outputs / PANEL; ++panel) {
-    const at::Tensor part = weight.narrow(0, panel * PANEL, PANEL).to(at::kDouble);
+  const CamlensProductTiles* const products = camlens_product_tiles();
+  TORCH_CHECK(products != nullptr, "the processor lacks AVX2");
+  const int64_t width = products->width, count = (outputs + width - 1) / width;
+  at::Tensor to = at::empty({edge * edge, count, inputs, width}, at::kFloat);
+  for (int64_t panel = 0; panel < count; ++panel) {
+    const at::Tensor part = weight.narrow(0, panel * width, std::min(width, outputs - panel * width)).to(at::kDouble);
     const at::Tensor values = at::matmul(at::matmul(transform, part), transform.t()).permute({2, 3, 1, 0});
-    to.select(1, panel).copy_(values.reshape({edge * edge, inputs, PANEL}));
+    to.select(1, panel).copy_(camlens_in_panels(values.reshape({edge * edge, inputs, part.size(0)})).select(1, 0));
   }
   return to;
 }
@@ -86,20 +92,6 @@ struct Tiling {
   int64_t x(int64_t tile) const { return tile % across; }
 };
 
-// Runs `work(begin, end)` over parts of `0..jobs` on libtorch's threads. (Its own `parallel_for` is serial without OpenMP's flags.)
-template <typename Work>
-void in_parallel(int64_t jobs, const Work& work) {
-  const at::Tensor places = at::empty({jobs}, at::kByte);
-  const char* const first = static_cast<const char*>(places.const_data_ptr());
-  at::TensorIterator iterator =
-      at::TensorIteratorConfig().check_all_same_dtype(false).resize_outputs(false).add_output(places).build();
-  const auto part = [&](char** data, const int64_t*, int64_t inner, int64_t outer) {
-    const int64_t begin = data[0] - first;
-    work(begin, begin + inner * outer);
-  };
-  iterator.for_each(part, 1);
-}
-
 // Memory for so many numbers, the same at each call on a thread: fresh pages would take longer than what is computed in them.
 float* scratch_of_thread(int64_t count) {
   static thread_local at::Tensor scratch;
@@ -110,26 +102,29 @@ float* scratch_of_thread(int64_t count) {
   return scratch.data_ptr<float>();
 }
 
-at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at::Tensor* bias, int64_t padding, float low, float high) {
+at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, int64_t padding, float low,
+                    float high) {
   const CamlensWinogradTiles* const tiles = tiles_of_processor();
-  TORCH_CHECK(tiles != nullptr, "the processor lacks AVX2");
+  const CamlensProductTiles* const matrices = camlens_product_tiles();
+  TORCH_CHECK(tiles != nullptr && matrices != nullptr, "the processor lacks AVX2");
+  const int64_t width = matrices->width, panels = (outputs + width - 1) / width;
   TORCH_CHECK(given.dim() == 4 && given.is_cpu() && given.scalar_type() == at::kFloat, "float32 pictures on the CPU are expected");
-  TORCH_CHECK(weight.dim() == 4 && weight.size(3) == PANEL && weight.is_contiguous() && weight.scalar_type() == at::kFloat,
+  TORCH_CHECK(weight.dim() == 4 && weight.size(1) == panels && weight.size(3) == width && weight.is_contiguous() && weight.scalar_type() == at::kFloat,
               "transformed weights are expected");
   const CamlensWinogradScheme& scheme = weight.size(0) == 16 ? tiles->two : tiles->four;
   const int64_t positions = scheme.edge * scheme.edge;
   TORCH_CHECK(weight.size(0) == positions, "transformed weights are expected");
-  const int64_t inputs = weight.size(2), outputs = weight.size(1) * PANEL;
+  const int64_t inputs = weight.size(2);
   TORCH_CHECK(given.size(1) == inputs, "the input has ", given.size(1), " channels, the weights ", inputs);
   TORCH_CHECK(bias == nullptr || (bias->numel() == outputs && bias->is_contiguous() && bias->scalar_type() == at::kFloat),
               "a bias of ", outputs, " float32 is expected");
   const at::Tensor input = given.contiguous(at::MemoryFormat::ChannelsLast);
-  const int64_t rows = input.size(0), height = input.size(2) + 2 * padding - 2, width = input.size(3) + 2 * padding - 2;
-  TORCH_CHECK(padding >= 0 && height > 0 && width > 0, "the input is smaller than the kernel: ", input.sizes());
-  at::Tensor out = at::empty({rows, outputs, height, width}, input.options(), at::MemoryFormat::ChannelsLast);
+  const int64_t rows = input.size(0), down = input.size(2) + 2 * padding - 2, across = input.size(3) + 2 * padding - 2;
+  TORCH_CHECK(padding >= 0 && down > 0 && across > 0, "the input is smaller than the kernel: ", input.sizes());
+  at::Tensor out = at::empty({rows, outputs, down, across}, input.options(), at::MemoryFormat::ChannelsLast);
   const Pictures<const float> from{input.const_data_ptr<float>(), rows, input.size(2), input.size(3), inputs};
-  const Pictures<float> to{out.data_ptr<float>(), rows, height, width, outputs};
-  const Tiling tiling{rows, (height + scheme.step - 1) / scheme.step, (width + scheme.step - 1) / scheme.step};
+  const Pictures<float> to{out.data_ptr<float>(), rows, down, across, outputs};
+  const Tiling tiling{rows, (down + scheme.step - 1) / scheme.step, (across + scheme.step - 1) / scheme.step};
 
   const int64_t fitting = BLOCK_BYTES / (positions * (inputs + outputs) * static_cast<int64_t>(sizeof(float)));
   const int64_t block = std::min(tiling.count(), std::max(fitting, LEAST_BLOCK));
@@ -138,7 +133,6 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at:
   const std::vector<float> zeros(inputs, 0.0f);
   const float* const weights = weight.const_data_ptr<float>();
   const float* const shift = bias == nullptr ? nullptr : bias->const_data_ptr<float>();
-  const int64_t panels = outputs / PANEL;
   for (int64_t first = 0; first < tiling.count(); first += block) {
     const int64_t count = std::min(block, tiling.count() - first);
     in_parallel(count, [&](int64_t begin, int64_t end) {
@@ -154,10 +148,16 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at:
       }
     });
     in_parallel(positions * panels, [&](int64_t begin, int64_t end) {
+      const RowParts parts(count, matrices->rows);
       for (int64_t job = begin; job < end; ++job) {
-        const int64_t position = job / panels, panel = job % panels;
-        tiles->multiply(values + position * block * inputs, count, inputs, weights + job * inputs * PANEL,
-                        products + position * block * outputs + panel * PANEL, outputs);
+        const int64_t position = job / panels, column = job % panels * width;
+        const float* const panel = weights + job * inputs * width;
+        const CamlensProduct product{values + position * block * inputs, inputs, inputs, panel,
+                                     products + position * block * outputs + column, outputs, std::min(width, outputs - column),
+                                     nullptr, -INFINITY, INFINITY, nullptr};
+        for (int64_t part = 0; part < parts.count; ++part) {
+          multiply_part(*matrices, product, parts, part, job + 1 < end ? panel + inputs * width : nullptr);
+        }
       }
     });
     in_parallel(count, [&](int64_t begin, int64_t end) {
@@ -178,8 +178,6 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, const at:
 
 extern "C" {
 
-bool camlens_has_winograd() { return tiles_of_processor() != nullptr; }
-
 int camlens_winograd_weight(const at::Tensor* weight, int64_t step, at::Tensor** result, char** error) {
   *result = nullptr;
   return guarded(error, [&]() -> int {
@@ -188,12 +186,12 @@ int camlens_winograd_weight(const at::Tensor* weight, int64_t step, at::Tensor**
   });
 }
 
-int camlens_winograd(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, int64_t padding, double low, double high,
-                     at::Tensor** result, char** error) {
+int camlens_winograd(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, int64_t padding, double low,
+                     double high, at::Tensor** result, char** error) {
   *result = nullptr;
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
-    return give(result, convolve(*input, *weight, bias, padding, static_cast<float>(low), static_cast<float>(high)));
+    return give(result, convolve(*input, *weight, outputs, bias, padding, static_cast<float>(low), static_cast<float>(high)));
   });
 }
 }

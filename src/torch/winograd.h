@@ -1,4 +1,4 @@
-// Convolutions of 3 × 3 kernels by Winograd's algorithm, on the CPU. The conventions are those of bridge.h.
+// Convolutions of 3 × 3 kernels by Winograd's algorithm, on the CPU, where `camlens_has_products`. The conventions are those of bridge.h.
 #pragma once
 #include <cstdint>
 
@@ -8,15 +8,12 @@ class Tensor;
 
 extern "C" {
 
-// Whether the processor has the instructions.
-bool camlens_has_winograd();
-
 // The weights `[outputs, inputs, 3, 3]` of a convolution, transformed for F(step×step, 3×3), `step` being 2 or 4. Both numbers of
 // channels are multiples of 16.
 int camlens_winograd_weight(const at::Tensor* weight, int64_t step, at::Tensor** result, char** error);
 
 // min(max(convolution + `bias`, low), high) with stride 1, of a float32 `input`, `[N, inputs, H, W]`, with such weights. `bias` may be
 // null, bounds may be infinite. The result has its channels next to each other in memory.
-int camlens_winograd(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, int64_t padding, double low, double high,
-                     at::Tensor** result, char** error);
+int camlens_winograd(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, int64_t padding,
+                     double low, double high, at::Tensor** result, char** error);
 }

@@ -21,15 +21,10 @@ pub enum WinogradStep {
     Four = 4,
 }
 
-/// Whether the processor has the instructions: AVX2 or AVX-512 on x86.
-pub fn has_winograd() -> bool {
-    ffi::camlens_has_winograd()
-}
-
 /// The weights `[outputs, inputs, 3, 3]` of a convolution, transformed for [`winograd`].
 ///
 /// # Errors
-/// Another kernel, channels that are not multiples of [`WINOGRAD_CHANNELS`], out of memory.
+/// No instructions for it ([`has_products`](super::has_products)), another kernel, channels that are not multiples of [`WINOGRAD_CHANNELS`], out of memory.
 pub fn winograd_weight(weight: &Tensor, step: WinogradStep) -> Result<Tensor, OperatorError> {
     one_tensor("winograd_weight", |result, error| {
         // SAFETY: the tensor is alive, and the places are ours to write.
@@ -37,24 +32,26 @@ pub fn winograd_weight(weight: &Tensor, step: WinogradStep) -> Result<Tensor, Op
     })
 }
 
-/// A convolution with stride 1 and `padding` on all sides, of float32 `[N, inputs, H, W]` with transformed weights, whose result
-/// is kept within `bounds`, where they are given. The result has its channels next to each other in memory.
+/// A convolution with stride 1 and `padding` on all sides, of float32 `[N, inputs, H, W]` with the transformed weights for so many
+/// `outputs`, whose result is kept within `bounds`, where they are given. The result has its channels next to each other in memory.
 ///
 /// # Errors
 /// Another dtype or device, other numbers of channels, an input smaller than the kernel, out of memory.
 pub fn winograd(
     input: &Tensor,
     weight: &Tensor,
+    outputs: i64,
     bias: Option<&Tensor>,
     padding: i64,
     bounds: Option<Bounds>,
 ) -> Result<Tensor, OperatorError> {
     let bias = bias.map_or(ptr::null(), Tensor::as_ptr);
-    let low = bounds.map_or(f64::NEG_INFINITY, |bounds| bounds.low);
-    let high = bounds.and_then(|bounds| bounds.high).unwrap_or(f64::INFINITY);
+    let [low, high] = Bounds::limits(bounds);
     one_tensor("winograd", |result, error| {
         // SAFETY: the tensors are alive, the bias is null or is too, and the places are ours to write.
-        unsafe { ffi::camlens_winograd(input.as_ptr(), weight.as_ptr(), bias, padding, low, high, result, error) }
+        unsafe {
+            ffi::camlens_winograd(input.as_ptr(), weight.as_ptr(), outputs, bias, padding, low, high, result, error)
+        }
     })
 }
 
@@ -98,7 +95,7 @@ mod tests {
             let expected = bounds.map_or(sum.shallow_clone(), |b| sum.clamp(b.low, b.high.unwrap()));
             let (step, allowed) = step;
             let weight = winograd_weight(&weight, step).unwrap();
-            let found = winograd(&input, &weight, bias.as_ref(), padding, bounds).unwrap();
+            let found = winograd(&input, &weight, outputs, bias.as_ref(), padding, bounds).unwrap();
             prop_assert_eq!(found.size(), expected.size());
             // Relative to the sum: what the bounds leave of it may be small.
             let error = relative_error(&(&sum + (double(&found) - &expected)), &sum);
@@ -113,7 +110,7 @@ mod tests {
         let (input, weight) = (random(&[2, 16, 130, 131]), random(&[32, 16, 3, 3]));
         let expected = input.to_kind(Kind::Double).conv2d(&weight.to_kind(Kind::Double), None::<Tensor>, 1, 1, 1, 1);
         for step in [WinogradStep::Two, WinogradStep::Four] {
-            let found = winograd(&input, &winograd_weight(&weight, step).unwrap(), None, 1, None).unwrap();
+            let found = winograd(&input, &winograd_weight(&weight, step).unwrap(), 32, None, 1, None).unwrap();
             assert!(relative_error(&found, &expected) < 3e-6);
         }
     }
@@ -123,7 +120,7 @@ mod tests {
         let input = random(&[1, 16, 4, 4]);
         let _ = input.get(0).get(3).get(1).get(1).fill_(f64::NAN);
         let weight = winograd_weight(&random(&[16, 16, 3, 3]), WinogradStep::Two).unwrap();
-        let found = winograd(&input, &weight, None, 1, Some(Bounds { low: 0.0, high: Some(1.0) })).unwrap();
+        let found = winograd(&input, &weight, 16, None, 1, Some(Bounds { low: 0.0, high: Some(1.0) })).unwrap();
         assert!(found.get(0).get(0).get(1).get(1).double_value(&[]).is_nan());
     }
 
@@ -134,12 +131,15 @@ mod tests {
         assert!(of(&[16, 16, 5, 5]).contains("3 × 3"));
         assert!(of(&[16, 8, 3, 3]).contains("multiples of 16"));
         let weight = winograd_weight(&random(&[16, 32, 3, 3]), WinogradStep::Four).unwrap();
-        let with = |input: &Tensor| error(winograd(input, &weight, None, 0, None));
+        let with = |input: &Tensor| error(winograd(input, &weight, 16, None, 0, None));
         assert!(with(&random(&[1, 16, 5, 5])).contains("channels"));
         assert!(with(&random(&[1, 32, 2, 5])).contains("smaller"));
         assert!(with(&random(&[1, 32, 5, 5]).to_kind(Kind::Double)).contains("float32"));
-        assert!(error(winograd(&random(&[1, 32, 5, 5]), &random(&[36, 1, 32, 8]), None, 0, None)).contains("weights"));
+        assert!(error(winograd(&random(&[1, 32, 5, 5]), &weight, 64, None, 0, None)).contains("weights"));
+        assert!(
+            error(winograd(&random(&[1, 32, 5, 5]), &random(&[36, 1, 32, 8]), 16, None, 0, None)).contains("weights")
+        );
         let bias = random(&[8]);
-        assert!(error(winograd(&random(&[1, 32, 5, 5]), &weight, Some(&bias), 0, None)).contains("bias"));
+        assert!(error(winograd(&random(&[1, 32, 5, 5]), &weight, 16, Some(&bias), 0, None)).contains("bias"));
     }
 }

@@ -1,21 +1,10 @@
 #include "winograd_tiles.h"
 
-// Given by build.rs: CAMLENS_WINOGRAD_TILES, the name of the table; CAMLENS_WINOGRAD_WIDTH, the floats of a vector; and
-// CAMLENS_WINOGRAD_ROWS, how many rows of a product the registers hold.
+#include "vector.h"
+
+// Given by build.rs, besides the width of vectors: CAMLENS_WINOGRAD_TILES, the name of the table.
 
 namespace {
-
-typedef float Vector __attribute__((vector_size(CAMLENS_WINOGRAD_WIDTH * 4)));
-// As it lies in memory.
-typedef float Unaligned __attribute__((vector_size(CAMLENS_WINOGRAD_WIDTH * 4), aligned(4), may_alias));
-
-constexpr int64_t WIDTH = CAMLENS_WINOGRAD_WIDTH;
-constexpr int64_t PANEL = CAMLENS_WINOGRAD_PANEL;
-
-// Of the subtraction the compiler leaves nothing; of an addition it would, for the sake of -0.
-inline Vector all(float value) { return value - Vector{}; }
-inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
-inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
 
 // Polynomials are evaluated at 0, ±1 and ∞: Winograd 1980; Lavin and Gray 2016 (arXiv 1509.09308).
 struct Two {
@@ -82,52 +71,9 @@ void output(const float* products, int64_t stride, int64_t channels, const float
     const Vector shift = bias == nullptr ? Vector{} : load(bias + c);
     for (int i = 0; i < STEP * STEP; ++i) {
       if (pixels[i] == nullptr) continue;
-      Vector value = result[i] + shift;
-      // NaN stays NaN.
-      value = value < low ? all(low) : value;
-      value = value > high ? all(high) : value;
-      store(pixels[i] + c, value);
+      store(pixels[i] + c, between(result[i] + shift, low, high));
     }
   }
-}
-
-constexpr int ROWS = CAMLENS_WINOGRAD_ROWS;
-constexpr int PARTS = PANEL / WIDTH;
-
-template <int rows>
-void multiply_rows(const float* tiles, int64_t inputs, const float* weights, float* products, int64_t outputs) {
-  Vector sum[rows][PARTS] = {};
-  for (int64_t k = 0; k < inputs; ++k) {
-    Vector weight[PARTS];
-    for (int part = 0; part < PARTS; ++part) weight[part] = load(weights + k * PANEL + part * WIDTH);
-    for (int row = 0; row < rows; ++row) {
-      const Vector value = all(tiles[row * inputs + k]);
-      for (int part = 0; part < PARTS; ++part) sum[row][part] += value * weight[part];
-    }
-  }
-  for (int row = 0; row < rows; ++row) {
-    for (int part = 0; part < PARTS; ++part) store(products + row * outputs + part * WIDTH, sum[row][part]);
-  }
-}
-
-// `count` rows, of which there are at most `rows`.
-template <int rows>
-void multiply_rest(int64_t count, const float* tiles, int64_t inputs, const float* weights, float* products, int64_t outputs) {
-  if constexpr (rows > 0) {
-    if (count == rows) {
-      multiply_rows<rows>(tiles, inputs, weights, products, outputs);
-    } else {
-      multiply_rest<rows - 1>(count, tiles, inputs, weights, products, outputs);
-    }
-  }
-}
-
-void multiply(const float* tiles, int64_t count, int64_t inputs, const float* weights, float* products, int64_t outputs) {
-  int64_t row = 0;
-  for (; row + ROWS <= count; row += ROWS) {
-    multiply_rows<ROWS>(tiles + row * inputs, inputs, weights, products + row * outputs, outputs);
-  }
-  multiply_rest<ROWS - 1>(count - row, tiles + row * inputs, inputs, weights, products + row * outputs, outputs);
 }
 
 template <typename Scheme>
@@ -137,4 +83,4 @@ constexpr CamlensWinogradScheme scheme() {
 
 }  // namespace
 
-extern "C" const CamlensWinogradTiles CAMLENS_WINOGRAD_TILES = {scheme<Two>(), scheme<Four>(), multiply};
+extern "C" const CamlensWinogradTiles CAMLENS_WINOGRAD_TILES = {scheme<Two>(), scheme<Four>()};

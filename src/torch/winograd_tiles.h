@@ -1,12 +1,11 @@
-// The arithmetic of convolutions of 3 × 3 kernels by Winograd's algorithm: F(2×2, 3×3) and F(4×4, 3×3), on tiles whose channels lie
-// next to each other. winograd_tiles.cpp is compiled once for each instruction set and shares no header with the rest of the
-// program: what such a header defines inline could be taken from the wrong one.
+// The transforms of convolutions of 3 × 3 kernels by Winograd's algorithm: F(2×2, 3×3) and F(4×4, 3×3), on tiles whose channels lie
+// next to each other. winograd_tiles.cpp is compiled as product_tiles.cpp is.
 #pragma once
 #include <stdint.h>
 
 enum {
-  // Outputs that lie together in the transformed weights. All numbers of channels are multiples of it.
-  CAMLENS_WINOGRAD_PANEL = 16,
+  // All numbers of channels are multiples of it.
+  CAMLENS_WINOGRAD_CHANNELS = 16,
   CAMLENS_WINOGRAD_LARGEST_EDGE = 6,
 };
 
@@ -22,8 +21,6 @@ struct CamlensWinogradScheme {
 
 struct CamlensWinogradTiles {
   struct CamlensWinogradScheme two, four;
-  // One panel of one position: `tiles`, [count, inputs], times `weights`, [inputs, 16], into `products`, [count, outputs].
-  void (*multiply)(const float* tiles, int64_t count, int64_t inputs, const float* weights, float* products, int64_t outputs);
 };
 
 extern "C" {

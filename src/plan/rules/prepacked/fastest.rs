@@ -9,7 +9,7 @@ use crate::torch::OperatorError;
 /// Runs of each way that are timed, after one that is not.
 const TRIALS: usize = 3;
 /// The part of its time that a way must save for each time more that its weights take the memory of the smallest.
-const PRICE_OF_MEMORY: f64 = 0.05;
+const PRICE_OF_MEMORY: f64 = 0.1;
 
 /// The fastest of the `ways`, where more memory has its price. `size` is how many numbers the weights of one have, `prepared` gives
 /// what runs it.

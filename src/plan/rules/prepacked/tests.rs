@@ -8,7 +8,7 @@ use super::*;
 use crate::model::graph::{Operation, Rectifier, ValueId};
 use crate::plan::constant::Constant;
 use crate::plan::rules::trial::{Layout, any, relative_error, slot};
-use crate::torch::{Operator, has_winograd};
+use crate::torch::{Operator, has_products};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -245,7 +245,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &given, Gradient::Plain);
 
         let there = WayThere::all(weight, &case.geometry, &case.input, &operators).unwrap();
-        prop_assert_eq!(there.len(), if has_winograd() { 3 } else { 1 });
+        prop_assert_eq!(there.len(), if has_products() { 3 } else { 1 });
         for way in there {
             let call = way.call(&values[2], &case.geometry, activation, &operators).unwrap();
             let found = call.run(&input).unwrap();
@@ -253,7 +253,7 @@ proptest! {
             prop_assert!(error < 1e-5, "{:?}: {}", way, error);
         }
         let back = WayBack::all(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
-        prop_assert_eq!(back.iter().filter(|way| matches!(way, WayBack::TurnedWinograd(_))).count(), if has_winograd() { 2 } else { 0 });
+        prop_assert_eq!(back.iter().filter(|way| matches!(way, WayBack::Turned(WayThere::Winograd(_)))).count(), if has_products() { 2 } else { 0 });
         for way in back {
             let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);

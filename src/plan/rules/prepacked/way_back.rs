@@ -12,7 +12,7 @@ use super::fastest::fastest;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
 use super::phases::{Phases, PhasesCall};
-use super::winograd::{Winograd, WinogradCall};
+use super::way_there::{ThereCall, WayThere};
 
 /// Weights laid out for a way.
 #[derive(Debug)]
@@ -20,9 +20,7 @@ pub(super) enum WayBack {
     /// A transposed convolution.
     Transposed(Tensor),
     /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
-    Turned(Tensor),
-    /// The same, by Winograd's algorithm.
-    TurnedWinograd(Winograd),
+    Turned(WayThere),
     Phases(Phases),
 }
 
@@ -46,8 +44,8 @@ impl WayBack {
     /// How many numbers its weights have.
     fn size(&self) -> usize {
         match self {
-            WayBack::Transposed(weight) | WayBack::Turned(weight) => weight.numel(),
-            WayBack::TurnedWinograd(winograd) => winograd.size(),
+            WayBack::Transposed(weight) => weight.numel(),
+            WayBack::Turned(way) => way.size(),
             WayBack::Phases(phases) => phases.size(),
         }
     }
@@ -65,8 +63,7 @@ impl WayBack {
         let mut ways = vec![WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)];
         if let Some(moves) = turned_geometry(&shape, geometry, given) {
             let turned = turned(weight, geometry.groups)?;
-            ways.push(WayBack::Turned(operators.lay_out(&turned, &moves, given)?));
-            ways.extend(Winograd::all(&turned, &moves)?.into_iter().map(WayBack::TurnedWinograd));
+            ways.extend(WayThere::all(&turned, &moves, given, operators)?.into_iter().map(WayBack::Turned));
         }
         if Phases::suit(&shape, geometry) {
             ways.push(WayBack::Phases(Phases::new(weight, geometry, given, operators)?));
@@ -76,8 +73,7 @@ impl WayBack {
 
     /// Whether the way is one for a gradient of that shape too; layouts are kept for inputs of any size.
     pub fn suits(&self, weight: &[i64], geometry: &Geometry, given: &[i64]) -> bool {
-        !matches!(self, WayBack::Turned(_) | WayBack::TurnedWinograd(_))
-            || turned_geometry(weight, geometry, given).is_some()
+        !matches!(self, WayBack::Turned(_)) || turned_geometry(weight, geometry, given).is_some()
     }
 
     /// The way for a weight of that shape and one size of input and gradient, but for the number of rows.
@@ -89,18 +85,15 @@ impl WayBack {
         size: &[i64],
         operators: &Operators,
     ) -> Result<BackCall, OperatorError> {
-        let moves = || {
-            turned_geometry(shape, geometry, given)
-                .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })
-        };
         Ok(match self {
             WayBack::Transposed(weight) => {
-                BackCall::Direct(operators.transposed(weight, geometry, geometry.rest(size, shape))?)
+                BackCall::Transposed(operators.transposed(weight, geometry, geometry.rest(size, shape))?)
             }
-            WayBack::Turned(weight) => {
-                BackCall::Direct(operators.convolution(weight, &Value::None, &moves()?, Activation::None)?)
+            WayBack::Turned(way) => {
+                let moves = turned_geometry(shape, geometry, given)
+                    .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })?;
+                BackCall::Turned(way.call(&Value::None, &moves, Activation::None, operators)?)
             }
-            WayBack::TurnedWinograd(winograd) => BackCall::Winograd(winograd.call(None, &moves()?, Activation::None)),
             WayBack::Phases(phases) => BackCall::Phases(phases.call(given, size, operators)?),
         })
     }
@@ -132,8 +125,8 @@ fn turned(weight: &Tensor, groups: i64) -> Result<Tensor, OperatorError> {
 /// A way with everything but the gradient.
 #[derive(Debug)]
 pub(super) enum BackCall {
-    Direct(Call),
-    Winograd(WinogradCall),
+    Transposed(Call),
+    Turned(ThereCall),
     Phases(PhasesCall),
 }
 
@@ -141,8 +134,8 @@ impl BackCall {
     /// The gradient to the input, from one with its channels next to each other in memory.
     pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
-            BackCall::Direct(call) => call.call([(INPUT, given)]),
-            BackCall::Winograd(call) => call.run(given),
+            BackCall::Transposed(call) => call.call([(INPUT, given)]),
+            BackCall::Turned(call) => call.run(given),
             BackCall::Phases(call) => call.input_gradient(given),
         }
     }

@@ -1,4 +1,4 @@
-//! How a convolution's result comes of its input: by the sum over the kernel or by Winograd's algorithm, whichever is faster.
+//! How a convolution's result comes of its input: by oneDNN, by a matrix product or by Winograd's algorithm, whichever is faster.
 
 use tch::Tensor;
 
@@ -8,12 +8,14 @@ use super::Activation;
 use super::fastest::fastest;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
+use super::pointwise::{Pointwise, PointwiseCall};
 use super::winograd::{Winograd, WinogradCall};
 
 /// Weights laid out for a way.
 #[derive(Debug)]
 pub(super) enum WayThere {
     Direct(Tensor),
+    Pointwise(Pointwise),
     Winograd(Winograd),
 }
 
@@ -33,23 +35,25 @@ impl WayThere {
     }
 
     /// How many numbers its weights have.
-    fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         match self {
             WayThere::Direct(weight) => weight.numel(),
+            WayThere::Pointwise(pointwise) => pointwise.size(),
             WayThere::Winograd(winograd) => winograd.size(),
         }
     }
 
     /// Every way that there is.
-    pub(super) fn all(
+    pub fn all(
         weight: &Tensor,
         geometry: &Geometry,
         input: &[i64],
         operators: &Operators,
     ) -> Result<Vec<Self>, OperatorError> {
         let direct = WayThere::Direct(operators.lay_out(weight, geometry, input)?);
+        let pointwise = Pointwise::new(weight, geometry)?.map(WayThere::Pointwise);
         let winograd = Winograd::all(weight, geometry)?.into_iter().map(WayThere::Winograd);
-        Ok([direct].into_iter().chain(winograd).collect())
+        Ok([direct].into_iter().chain(pointwise).chain(winograd).collect())
     }
 
     /// The way with everything but the input, of whatever size.
@@ -62,6 +66,7 @@ impl WayThere {
     ) -> Result<ThereCall, OperatorError> {
         Ok(match self {
             WayThere::Direct(weight) => ThereCall::Direct(operators.convolution(weight, bias, geometry, activation)?),
+            WayThere::Pointwise(pointwise) => ThereCall::Pointwise(pointwise.call(bias.tensor(), activation)),
             WayThere::Winograd(winograd) => ThereCall::Winograd(winograd.call(bias.tensor(), geometry, activation)),
         })
     }
@@ -71,6 +76,7 @@ impl WayThere {
 #[derive(Debug)]
 pub(super) enum ThereCall {
     Direct(Call),
+    Pointwise(PointwiseCall),
     Winograd(WinogradCall),
 }
 
@@ -79,6 +85,7 @@ impl ThereCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
             ThereCall::Direct(call) => call.call([(INPUT, input)]),
+            ThereCall::Pointwise(call) => call.run(input),
             ThereCall::Winograd(call) => call.run(input),
         }
     }

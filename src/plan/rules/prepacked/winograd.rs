@@ -2,14 +2,17 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_winograd, winograd, winograd_weight};
+use crate::torch::{OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_products, winograd, winograd_weight};
 
 use super::Activation;
 use super::geometry::Geometry;
 
 /// A convolution's weights, transformed.
 #[derive(Debug)]
-pub(super) struct Winograd(Tensor);
+pub(super) struct Winograd {
+    weight: Tensor,
+    outputs: i64,
+}
 
 impl Winograd {
     /// Empty where the algorithm does not suit.
@@ -19,19 +22,20 @@ impl Winograd {
         }
         [WinogradStep::Two, WinogradStep::Four]
             .iter()
-            .map(|&step| winograd_weight(weight, step).map(Winograd))
+            .map(|&step| Ok(Winograd { weight: winograd_weight(weight, step)?, outputs: weight.size()[0] }))
             .collect()
     }
 
     /// How many numbers the weights have.
     pub fn size(&self) -> usize {
-        self.0.numel()
+        self.weight.numel()
     }
 
     /// A convolution that moves as `geometry` says.
     pub fn call(&self, bias: Option<&Tensor>, geometry: &Geometry, activation: Activation) -> WinogradCall {
         WinogradCall {
-            weight: self.0.shallow_clone(),
+            weight: self.weight.shallow_clone(),
+            outputs: self.outputs,
             bias: bias.map(Tensor::shallow_clone),
             padding: geometry.padding[0],
             activation,
@@ -42,7 +46,7 @@ impl Winograd {
 fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
     let Geometry { padding, stride, dilation, groups } = *geometry;
     let [outputs, inputs, 3, 3] = *weight.size().as_slice() else { return false };
-    has_winograd()
+    has_products()
         && weight.device() == Device::Cpu
         && weight.f_kind().is_ok_and(|kind| kind == Kind::Float)
         && (stride, dilation, groups) == ([1, 1], [1, 1], 1)
@@ -55,6 +59,7 @@ fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
 #[derive(Debug)]
 pub(super) struct WinogradCall {
     weight: Tensor,
+    outputs: i64,
     bias: Option<Tensor>,
     padding: i64,
     activation: Activation,
@@ -62,6 +67,7 @@ pub(super) struct WinogradCall {
 
 impl WinogradCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
-        winograd(input, &self.weight, self.bias.as_ref(), self.padding, self.activation.bounds())
+        let bias = self.bias.as_ref();
+        winograd(input, &self.weight, self.outputs, bias, self.padding, self.activation.bounds())
     }
 }

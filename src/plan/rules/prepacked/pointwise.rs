@@ -1,0 +1,61 @@
+//! Convolutions of 1 × 1 kernels as matrix products.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::torch::{OperatorError, has_products, linear_weight, pointwise};
+
+use super::Activation;
+use super::geometry::Geometry;
+
+/// A convolution's weights, in panels.
+#[derive(Debug)]
+pub(super) struct Pointwise {
+    weight: Tensor,
+    outputs: i64,
+}
+
+impl Pointwise {
+    /// None where it does not suit.
+    pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
+        let Geometry { padding, stride, groups, .. } = *geometry;
+        let [outputs, inputs, 1, 1] = *weight.size().as_slice() else { return Ok(None) };
+        let suits = has_products()
+            && weight.device() == Device::Cpu
+            && weight.f_kind()? == Kind::Float
+            && (padding, stride, groups) == ([0, 0], [1, 1], 1);
+        if !suits {
+            return Ok(None);
+        }
+        let weight = linear_weight(&weight.f_reshape([outputs, inputs])?)?;
+        Ok(Some(Pointwise { weight, outputs }))
+    }
+
+    /// How many numbers the weights have.
+    pub fn size(&self) -> usize {
+        self.weight.numel()
+    }
+
+    pub fn call(&self, bias: Option<&Tensor>, activation: Activation) -> PointwiseCall {
+        PointwiseCall {
+            weight: self.weight.shallow_clone(),
+            outputs: self.outputs,
+            bias: bias.map(Tensor::shallow_clone),
+            activation,
+        }
+    }
+}
+
+/// [`Pointwise`] with everything but the input.
+#[derive(Debug)]
+pub(super) struct PointwiseCall {
+    weight: Tensor,
+    outputs: i64,
+    bias: Option<Tensor>,
+    activation: Activation,
+}
+
+impl PointwiseCall {
+    pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
+        pointwise(input, &self.weight, self.outputs, self.bias.as_ref(), self.activation.bounds())
+    }
+}

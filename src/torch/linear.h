@@ -1,0 +1,25 @@
+// Matrix products with constant matrices on the CPU: 1 × 1 convolutions and linear layers. The conventions are those of bridge.h.
+#pragma once
+#include <cstdint>
+
+namespace at {
+class Tensor;
+}
+
+extern "C" {
+
+// Whether the processor has the instructions for this and for winograd.h.
+bool camlens_has_products();
+
+// A float32 weight, `[outputs, inputs]`, as the functions below take it.
+int camlens_linear_weight(const at::Tensor* weight, at::Tensor** result, char** error);
+
+// min(max(product + `bias`, low), high) of a float32 `input`, `[..., inputs]`, with such a weight. `bias` may be null, bounds may be
+// infinite.
+int camlens_linear(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, double low, double high,
+                   at::Tensor** result, char** error);
+
+// The same for each pixel of `[N, inputs, H, W]`. The result has its channels next to each other in memory.
+int camlens_pointwise(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, double low, double high,
+                      at::Tensor** result, char** error);
+}

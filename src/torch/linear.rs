@@ -1,0 +1,181 @@
+//! Matrix products with constant matrices, on the CPU: linear layers and 1 × 1 convolutions in float32.
+//!
+//! A weight lies in panels as wide as the registers allow, so that a product reads it once, in order, and fetches the next panel while
+//! it multiplies with this one. oneDNN's kernels are as fast where the weights are in the caches; of a network they seldom are.
+
+use std::ptr;
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::kernels::one_tensor;
+use super::{Bounds, OperatorError, ffi};
+
+/// Whether the processor has the instructions for [`linear`], [`pointwise`] and [`winograd`](super::winograd()): AVX2 or AVX-512 on x86.
+pub fn has_products() -> bool {
+    ffi::camlens_has_products()
+}
+
+/// A float32 weight `[outputs, inputs]` in panels, for [`linear`] and [`pointwise`].
+///
+/// # Errors
+/// Another shape or dtype, no instructions for it, out of memory.
+pub fn linear_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
+    one_tensor("linear_weight", |result, error| {
+        // SAFETY: the tensor is alive, and the places are ours to write.
+        unsafe { ffi::camlens_linear_weight(weight.as_ptr(), result, error) }
+    })
+}
+
+/// `[..., inputs]` to `[..., outputs]`: the product with a [weight in panels](linear_weight) for so many `outputs`, and the bias,
+/// within `bounds` where they are given.
+///
+/// # Errors
+/// Another dtype or device, other numbers of inputs or outputs, out of memory.
+pub fn linear(
+    input: &Tensor,
+    weight: &Tensor,
+    outputs: i64,
+    bias: Option<&Tensor>,
+    bounds: Option<Bounds>,
+) -> Result<Tensor, OperatorError> {
+    let (bias, [low, high]) = (address(bias), Bounds::limits(bounds));
+    one_tensor("linear", |result, error| {
+        // SAFETY: the tensors are alive, the bias is null or is too, and the places are ours to write.
+        unsafe { ffi::camlens_linear(input.as_ptr(), weight.as_ptr(), outputs, bias, low, high, result, error) }
+    })
+}
+
+/// [`linear`] for each pixel of `[N, inputs, H, W]`: a convolution of 1 × 1 kernels. The result has its channels next to each other in
+/// memory.
+///
+/// # Errors
+/// Those of [`linear`].
+pub fn pointwise(
+    input: &Tensor,
+    weight: &Tensor,
+    outputs: i64,
+    bias: Option<&Tensor>,
+    bounds: Option<Bounds>,
+) -> Result<Tensor, OperatorError> {
+    let (bias, [low, high]) = (address(bias), Bounds::limits(bounds));
+    one_tensor("pointwise", |result, error| {
+        // SAFETY: the tensors are alive, the bias is null or is too, and the places are ours to write.
+        unsafe { ffi::camlens_pointwise(input.as_ptr(), weight.as_ptr(), outputs, bias, low, high, result, error) }
+    })
+}
+
+fn address(bias: Option<&Tensor>) -> *const C_tensor {
+    bias.map_or(ptr::null(), Tensor::as_ptr)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    fn random(shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn double(tensor: &Tensor) -> Tensor {
+        tensor.to_kind(Kind::Double)
+    }
+
+    /// The largest difference, relative to what is summed.
+    fn error(found: &Tensor, expected: &Tensor, input: &Tensor, weight: &Tensor) -> f64 {
+        let summed = double(input).abs().linear(&double(weight).abs(), None::<Tensor>) + 1.0;
+        ((double(found) - expected).abs() / summed).max().double_value(&[])
+    }
+
+    fn within(tensor: Tensor, bounds: Option<Bounds>) -> Tensor {
+        bounds.map_or(tensor.shallow_clone(), |b| tensor.clamp(b.low, b.high.unwrap()))
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_product(
+            rows in 1..70i64,
+            inputs in 1..70i64,
+            outputs in 1..140i64,
+            has_bias in any::<bool>(),
+            high in prop::option::of(0.5..1.5f64),
+        ) {
+            let (input, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
+            let bias = has_bias.then(|| random(&[outputs]));
+            let bounds = high.map(|high| Bounds { low: -0.25, high: Some(high) });
+            let expected = within(double(&input).linear(&double(&weight), bias.as_ref().map(double)), bounds);
+            let panels = linear_weight(&weight).unwrap();
+            let found = linear(&input, &panels, outputs, bias.as_ref(), bounds).unwrap();
+            prop_assert_eq!(found.size(), [rows, outputs]);
+            let error = error(&found, &expected, &input, &weight);
+            prop_assert!(error < 1e-6, "{}", error);
+        }
+
+        #[test]
+        fn each_pixel_is_multiplied(
+            size in [1..4i64, 1..40i64, 1..20i64, 1..20i64],
+            outputs in 1..80i64,
+            is_channels_last in any::<bool>(),
+        ) {
+            let input = random(&size);
+            let input = if is_channels_last { crate::torch::channels_last(&input).unwrap() } else { input };
+            let (weight, bias) = (random(&[outputs, size[1]]), random(&[outputs]));
+            let found = pointwise(&input, &linear_weight(&weight).unwrap(), outputs, Some(&bias), None).unwrap();
+            let pixels = input.permute([0, 2, 3, 1]);
+            let expected = double(&pixels).linear(&double(&weight), Some(double(&bias)));
+            let error = error(&found.permute([0, 2, 3, 1]), &expected, &pixels, &weight);
+            prop_assert!(error < 1e-6, "{}", error);
+            let [_, channels, height, width] = *found.size().as_slice() else { panic!() };
+            prop_assert_eq!(found.stride(), [channels * height * width, 1, width * channels, channels]);
+        }
+    }
+
+    #[test]
+    fn small_and_large_weights_and_few_and_many_rows() {
+        // More weights than a core's cache holds, and less; more rows than panels, and less; no dimension but the inputs.
+        for (rows, inputs, outputs) in [(3, 1100, 700), (333, 1100, 700), (2000, 48, 64), (5, 48, 320)] {
+            let (input, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
+            let expected = double(&input).linear(&double(&weight), None::<Tensor>);
+            let panels = linear_weight(&weight).unwrap();
+            let found = linear(&input, &panels, outputs, None, None).unwrap();
+            assert!(error(&found, &expected, &input, &weight) < 1e-6);
+            let first = linear(&input.get(0), &panels, outputs, None, None).unwrap();
+            assert_eq!(first.size(), [outputs]);
+            assert!(error(&first, &expected.get(0), &input.get(0), &weight) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_stay_so() {
+        let input = random(&[2, 8]);
+        let _ = input.get(1).get(3).fill_(f64::NAN);
+        let bounds = Some(Bounds { low: 0.0, high: Some(1.0) });
+        let found = linear(&input, &linear_weight(&random(&[5, 8])).unwrap(), 5, None, bounds).unwrap();
+        assert!(found.get(1).isnan().all().int64_value(&[]) != 0 && found.get(0).isnan().any().int64_value(&[]) == 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let text = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
+        assert!(text(linear_weight(&random(&[4, 4, 1, 1]))).contains("[outputs, inputs]"));
+        assert!(text(linear_weight(&random(&[4, 4]).to_kind(Kind::Double))).contains("float32"));
+        let weight = linear_weight(&random(&[40, 8])).unwrap();
+        let input = random(&[3, 8]);
+        assert!(text(linear(&random(&[3, 9]), &weight, 40, None, None)).contains("channels"));
+        assert!(text(linear(&input, &weight, 400, None, None)).contains("panels"));
+        assert!(text(linear(&input, &random(&[40, 8]), 40, None, None)).contains("panels"));
+        assert!(text(linear(&input, &weight, 40, Some(&random(&[8])), None)).contains("bias"));
+        assert!(text(linear(&input.to_kind(Kind::Double), &weight, 40, None, None)).contains("float32"));
+        assert!(text(pointwise(&input, &weight, 40, None, None)).contains("[N, inputs, H, W]"));
+    }
+
+    #[test]
+    fn nothing_comes_of_nothing() {
+        let weight = linear_weight(&random(&[40, 8])).unwrap();
+        assert_eq!(linear(&random(&[0, 8]), &weight, 40, None, None).unwrap().size(), [0, 40]);
+        assert_eq!(pointwise(&random(&[0, 8, 2, 2]), &weight, 40, None, None).unwrap().size(), [0, 40, 2, 2]);
+    }
+}

@@ -1,0 +1,82 @@
+#include "product_tiles.h"
+
+#include "vector.h"
+
+#include <utility>
+
+// Given by build.rs, besides the width of vectors: CAMLENS_PRODUCT_TILES, the name of the table; CAMLENS_ROWS and CAMLENS_PARTS, how
+// many rows and vectors of a panel the registers hold sums of.
+
+namespace {
+
+constexpr int ROWS = CAMLENS_ROWS, PARTS = CAMLENS_PARTS;
+constexpr int64_t PANEL = PARTS * WIDTH;
+static_assert(PANEL % CAMLENS_LINE == 0, "a panel's rows are whole cache lines");
+
+// The first `count` of them; may be none or all.
+inline void store_some(float* to, Vector value, int64_t count) {
+  for (int64_t i = 0; i < WIDTH && i < count; ++i) to[i] = value[i];
+}
+
+// `parts` are the vectors of a panel that have columns.
+template <int rows, int parts, bool fetches>
+void multiply_rows(const CamlensProduct& product) {
+  const float* const left = product.left;
+  const float* const panel = product.panel;
+  const int64_t depth = product.depth, stride = product.left_stride;
+  Vector sum[rows][parts] = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    Vector right[parts];
+    for (int part = 0; part < parts; ++part) right[part] = load(panel + k * PANEL + part * WIDTH);
+    if (fetches) __builtin_prefetch(product.next + k * CAMLENS_LINE);
+    for (int row = 0; row < rows; ++row) {
+      const Vector value = all(left[row * stride + k]);
+      for (int part = 0; part < parts; ++part) sum[row][part] += value * right[part];
+    }
+  }
+  Vector bias[parts] = {};
+  if (product.bias != nullptr) {
+    for (int part = 0; part < parts; ++part) bias[part] = load(product.bias + part * WIDTH);
+  }
+  for (int row = 0; row < rows; ++row) {
+    float* const to = product.to + row * product.to_stride;
+    for (int part = 0; part < parts; ++part) sum[row][part] = between(sum[row][part] + bias[part], product.low, product.high);
+    if (product.columns == parts * WIDTH) {
+      for (int part = 0; part < parts; ++part) store(to + part * WIDTH, sum[row][part]);
+    } else {
+      for (int part = 0; part < parts; ++part) store_some(to + part * WIDTH, sum[row][part], product.columns - part * WIDTH);
+    }
+  }
+}
+
+typedef void (*Multiply)(const CamlensProduct&);
+
+// What multiplies 1, 2, … ROWS rows.
+template <int parts, bool fetches>
+struct ByRows {
+  Multiply of[ROWS];
+  template <int... less>
+  explicit constexpr ByRows(std::integer_sequence<int, less...>) : of{multiply_rows<less + 1, parts, fetches>...} {}
+};
+
+template <int parts>
+void multiply_parts(const CamlensProduct& product, int64_t rows) {
+  constexpr auto counts = std::make_integer_sequence<int, ROWS>();
+  static constexpr ByRows<parts, false> plain(counts);
+  static constexpr ByRows<parts, true> fetching(counts);
+  (product.next == nullptr ? plain.of : fetching.of)[rows - 1](product);
+}
+
+template <int parts>
+void multiply_columns(const CamlensProduct& product, int64_t rows) {
+  if constexpr (parts > 1) {
+    if (product.columns <= (parts - 1) * WIDTH) return multiply_columns<parts - 1>(product, rows);
+  }
+  multiply_parts<parts>(product, rows);
+}
+
+void multiply(const CamlensProduct* product, int64_t rows) { multiply_columns<PARTS>(*product, rows); }
+
+}  // namespace
+
+extern "C" const CamlensProductTiles CAMLENS_PRODUCT_TILES = {PANEL, ROWS, multiply};

@@ -1,0 +1,42 @@
+// The arithmetic of matrix products whose right matrix lies in panels. product_tiles.cpp is compiled once for each instruction set and
+// shares no header with the rest of the program: what such a header defines inline could be taken from the wrong one.
+#pragma once
+#include <stdint.h>
+
+enum {
+  // Floats of a cache line.
+  CAMLENS_LINE = 16,
+};
+
+// Some rows of a product and the columns of one panel. Strides count floats.
+struct CamlensProduct {
+  // [rows, depth].
+  const float* left;
+  int64_t left_stride, depth;
+  // [depth, width of a panel].
+  const float* panel;
+  // [rows, columns]; there are at most as many columns as a panel has.
+  float* to;
+  int64_t to_stride, columns;
+  // [width of a panel]; may be null.
+  const float* bias;
+  // What the result lies between, once the bias is added. NaN stays NaN.
+  float low, high;
+  // `depth` cache lines that will be read next: they are fetched on the way. May be null.
+  const float* next;
+};
+
+struct CamlensProductTiles {
+  // Columns of a panel, a multiple of CAMLENS_LINE, and the most rows that `multiply` takes.
+  int64_t width, rows;
+  void (*multiply)(const struct CamlensProduct* product, int64_t rows);
+};
+
+extern "C" {
+#if defined(__x86_64__)
+extern const struct CamlensProductTiles camlens_product_tiles_avx2;
+extern const struct CamlensProductTiles camlens_product_tiles_avx512;
+#else
+extern const struct CamlensProductTiles camlens_product_tiles_default;
+#endif
+}
