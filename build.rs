@@ -56,16 +56,19 @@ fn bridge(libtorch: &Path) {
         .files(["bridge", "kernels", "linear", "products", "winograd"].map(|file| format!("src/torch/{file}.cpp")))
         .compile("camlens_bridge");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma"]);
-        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma"]);
+        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma"], &BOTH);
+        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma"], &BOTH);
+        tiles("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bf16", "-mfma"], &["product_tiles"]);
     } else {
-        tiles("default", [4, 4, 6], &[]);
+        tiles("default", [4, 4, 6], &[], &BOTH);
     }
 }
 
+const BOTH: [&str; 2] = ["product_tiles", "winograd_tiles"];
+
 /// The arithmetic of matrix products and of Winograd's convolutions for one instruction set: the floats of a vector, and of how many
 /// vectors and rows the registers hold sums; see product_tiles.cpp.
-fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str]) {
+fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], files: &[&str]) {
     let mut build = cpp();
     for flag in flags {
         build.flag(flag);
@@ -79,7 +82,7 @@ fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str]) {
         .define("CAMLENS_ROWS", rows.to_string().as_str())
         .define("CAMLENS_PRODUCT_TILES", format!("camlens_product_tiles_{instructions}").as_str())
         .define("CAMLENS_WINOGRAD_TILES", format!("camlens_winograd_tiles_{instructions}").as_str())
-        .files(["src/torch/product_tiles.cpp", "src/torch/winograd_tiles.cpp"])
+        .files(files.iter().map(|file| format!("src/torch/{file}.cpp")))
         .compile(&format!("camlens_tiles_{instructions}"));
 }
 

@@ -145,7 +145,7 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> c_int;
 
-    pub(super) safe fn camlens_has_products() -> bool;
+    pub(super) safe fn camlens_has_products(of_bfloat16: bool) -> bool;
     pub(super) fn camlens_linear_weight(
         weight: *const C_tensor,
         result: *mut *mut C_tensor,

@@ -1,5 +1,6 @@
 #include "kernels.h"
 
+#include "parallel.h"
 #include "status.h"
 
 #include <ATen/ATen.h>
@@ -229,25 +230,29 @@ at::Tensor add_clamped(const at::Tensor& sum, const at::Tensor& other, double lo
 }
 
 template <typename Stored>
-void interleave(Stored* to, const Stored* from, int64_t channels, int64_t pixels) {
-  for (int64_t i = 0; i < pixels; ++i) {
-    for (int64_t c = 0; c < channels; ++c) to[i * channels + c] = from[c * pixels + i];
+void interleave(Stored* to, const Stored* from, int64_t channels, int64_t count, int64_t apart) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t c = 0; c < channels; ++c) to[i * channels + c] = from[c * apart + i];
   }
 }
 
 template <typename Stored>
 void interleave_rows(const at::Tensor& out, const at::Tensor& tensor) {
-  const int64_t channels = tensor.size(1), pixels = tensor.size(2) * tensor.size(3);
-  for (int64_t row = 0; row < tensor.size(0); ++row) {
-    Stored* to = static_cast<Stored*>(out.data_ptr()) + row * channels * pixels;
-    const Stored* from = static_cast<const Stored*>(tensor.const_data_ptr()) + row * channels * pixels;
-    // Where the compiler knows the number, it unrolls.
-    if (channels == 3) {
-      interleave(to, from, 3, pixels);
-    } else {
-      interleave(to, from, 4, pixels);
+  const int64_t channels = tensor.size(1), across = tensor.size(3), pixels = tensor.size(2) * across;
+  Stored* const first_to = static_cast<Stored*>(out.data_ptr());
+  const Stored* const first_from = static_cast<const Stored*>(tensor.const_data_ptr());
+  in_parallel(tensor.size(0) * tensor.size(2), [&](int64_t begin, int64_t end) {
+    for (int64_t line = begin; line < end; ++line) {
+      Stored* const to = first_to + line * across * channels;
+      const Stored* const from = first_from + line / tensor.size(2) * channels * pixels + line % tensor.size(2) * across;
+      // Where the compiler knows the number, it unrolls.
+      if (channels == 3) {
+        interleave(to, from, 3, across, pixels);
+      } else {
+        interleave(to, from, 4, across, pixels);
+      }
     }
-  }
+  });
 }
 
 at::Tensor channels_last(const at::Tensor& tensor) {
@@ -271,19 +276,19 @@ at::Tensor unite_phases(const at::Tensor& phases, int64_t stride, int64_t top, i
               "the phases do not reach that far");
   const at::Tensor from = phases.to(at::kFloat).contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor out = at::empty({phases.size(0), channels, height, width}, from.options());
-  const int64_t depth = from.size(1), across = from.size(3);
-  float* to = out.data_ptr<float>();
-  for (int64_t row = 0; row < out.size(0); ++row) {
-    for (int64_t c = 0; c < channels; ++c) {
-      for (int64_t y = 0; y < height; ++y) {
-        const float* pixel = from.const_data_ptr<float>() +
-                             ((row * from.size(2) + y / stride + top) * across + left) * depth + (c * stride + y % stride) * stride;
-        for (int64_t x = 0; x < width; x += stride, pixel += depth) {
-          for (int64_t phase = 0; phase < std::min(stride, width - x); ++phase) *to++ = pixel[phase];
-        }
+  const int64_t depth = from.size(1), down = from.size(2), across = from.size(3);
+  float* const first_to = out.data_ptr<float>();
+  const float* const first_from = from.const_data_ptr<float>();
+  in_parallel(out.size(0) * channels * height, [&](int64_t begin, int64_t end) {
+    for (int64_t line = begin; line < end; ++line) {
+      const int64_t row = line / (channels * height), c = line / height % channels, y = line % height;
+      float* to = first_to + line * width;
+      const float* pixel = first_from + ((row * down + y / stride + top) * across + left) * depth + (c * stride + y % stride) * stride;
+      for (int64_t x = 0; x < width; x += stride, pixel += depth) {
+        for (int64_t phase = 0; phase < std::min(stride, width - x); ++phase) *to++ = pixel[phase];
       }
     }
-  }
+  });
   return out;
 }
 

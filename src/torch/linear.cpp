@@ -17,33 +17,41 @@ namespace {
 // of their panels.
 constexpr int64_t RESIDENT_BYTES = 512 << 10;
 
-// What each row of a matrix is multiplied with.
+// What each row of a matrix is multiplied with: numbers of so many bytes, in steps of four.
 struct Weights {
   const CamlensProductTiles& tiles;
-  const float* panels;
-  int64_t depth, columns;
+  const char* panels;
+  int64_t bytes, depth, columns;
   // Whole panels long, or null.
   const float* bias;
   float low, high;
   int64_t panel_count() const { return (columns + tiles.width - 1) / tiles.width; }
-  int64_t panel_size() const { return depth * tiles.width; }
+  int64_t panel_bytes() const { return depth * tiles.width * 4; }
 };
 
-void multiply(const float* left, int64_t rows, const Weights& weights, float* to) {
+void multiply(const void* left, int64_t rows, const Weights& weights, void* to) {
   if (rows == 0) return;
   const int64_t panels = weights.panel_count(), width = weights.tiles.width;
   const RowParts parts(rows, weights.tiles.rows);
-  const bool are_resident = panels * weights.panel_size() * static_cast<int64_t>(sizeof(float)) <= RESIDENT_BYTES && parts.count > panels;
+  const bool are_resident = panels * weights.panel_bytes() <= RESIDENT_BYTES && parts.count > panels;
   in_parallel(parts.count * panels, [&](int64_t begin, int64_t end) {
     int64_t panel = are_resident ? begin % panels : begin / parts.count, part = are_resident ? begin / panels : begin % parts.count;
     for (int64_t job = begin; job < end; ++job) {
       const int64_t column = panel * width;
-      const float* const right = weights.panels + panel * weights.panel_size();
+      const char* const right = weights.panels + panel * weights.panel_bytes();
       const bool has_following = !are_resident && (panel + 1) * parts.count < end;
-      const CamlensProduct product{left, weights.depth, weights.depth, right, to + column, weights.columns,
-                                   std::min(width, weights.columns - column), weights.bias == nullptr ? nullptr : weights.bias + column,
-                                   weights.low, weights.high, nullptr};
-      multiply_part(weights.tiles, product, parts, part, has_following ? right + weights.panel_size() : nullptr);
+      const CamlensProduct product{left,
+                                   weights.depth * 4,
+                                   weights.depth,
+                                   right,
+                                   static_cast<char*>(to) + column * weights.bytes,
+                                   weights.columns * weights.bytes,
+                                   std::min(width, weights.columns - column),
+                                   weights.bias == nullptr ? nullptr : weights.bias + column,
+                                   weights.low,
+                                   weights.high,
+                                   nullptr};
+      multiply_part(weights.tiles, product, parts, part, has_following ? right + weights.panel_bytes() : nullptr);
       int64_t& inner = are_resident ? panel : part;
       if (++inner == (are_resident ? panels : parts.count)) {
         inner = 0;
@@ -57,48 +65,56 @@ void multiply(const float* left, int64_t rows, const Weights& weights, float* to
 class Prepared {
  public:
   Prepared(const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, double low, double high)
-      : tiles_(camlens_product_tiles()), low_(static_cast<float>(low)), high_(static_cast<float>(high)), outputs_(outputs), weight_(weight) {
-    TORCH_CHECK(tiles_ != nullptr, "the processor lacks AVX2");
-    const int64_t panels = (outputs + tiles_->width - 1) / tiles_->width;
-    TORCH_CHECK(weight.dim() == 3 && weight.size(0) == panels && weight.size(2) == tiles_->width && weight.is_contiguous() &&
-                    weight.scalar_type() == at::kFloat,
+      : tiles_(camlens_product_tiles(weight.scalar_type())),
+        low_(static_cast<float>(low)),
+        high_(static_cast<float>(high)),
+        outputs_(outputs),
+        weight_(weight) {
+    TORCH_CHECK(tiles_ != nullptr, "the processor lacks the instructions for products of ", weight.scalar_type());
+    const int64_t panels = (outputs + tiles_->width - 1) / tiles_->width, numbers = numbers_of_step();
+    TORCH_CHECK(weight.dim() == (numbers == 1 ? 3 : 4) && weight.size(0) == panels && weight.size(2) == tiles_->width &&
+                    (numbers == 1 || weight.size(3) == numbers) && weight.is_contiguous(),
                 "a weight in panels for ", outputs, " outputs is expected, not ", weight.sizes());
     if (bias == nullptr) return;
     TORCH_CHECK(bias->dim() == 1 && bias->numel() == outputs && bias->scalar_type() == at::kFloat, "a bias of ", outputs,
                 " float32 is expected");
-    bias_ = at::constant_pad_nd(*bias, {0, panels * tiles_->width - outputs}).contiguous();
+    // The last panel's is as long as the others'.
+    bias_ = panels * tiles_->width == outputs ? bias->contiguous() : at::constant_pad_nd(*bias, {0, panels * tiles_->width - outputs});
   }
 
-  int64_t inputs() const { return weight_.size(1); }
+  int64_t inputs() const { return weight_.size(1) * numbers_of_step(); }
   int64_t outputs() const { return outputs_; }
+
+  void check(const at::Tensor& input, int64_t channels) const {
+    TORCH_CHECK(input.is_cpu() && input.scalar_type() == weight_.scalar_type(), "an input of ", weight_.scalar_type(),
+                " on the CPU is expected");
+    TORCH_CHECK(channels == inputs(), "the input has ", channels, " channels, the weight ", inputs());
+  }
 
   void multiply(const at::Tensor& input, const at::Tensor& result) const {
     const float* const bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr;
-    const Weights weights{*tiles_, weight_.const_data_ptr<float>(), inputs(), outputs_, bias, low_, high_};
-    ::multiply(input.const_data_ptr<float>(), input.numel() / inputs(), weights, result.data_ptr<float>());
+    const char* const panels = static_cast<const char*>(weight_.const_data_ptr());
+    const Weights weights{*tiles_, panels, static_cast<int64_t>(weight_.element_size()), weight_.size(1), outputs_, bias, low_, high_};
+    ::multiply(input.const_data_ptr(), input.numel() / inputs(), weights, result.data_ptr());
   }
 
  private:
+  int64_t numbers_of_step() const { return 4 / static_cast<int64_t>(weight_.element_size()); }
+
   const CamlensProductTiles* tiles_;
   float low_, high_;
   int64_t outputs_;
   at::Tensor weight_, bias_;
 };
 
-void check_input(const at::Tensor& input, int64_t channels, int64_t inputs) {
-  TORCH_CHECK(input.is_cpu() && input.scalar_type() == at::kFloat, "a float32 input on the CPU is expected");
-  TORCH_CHECK(channels == inputs, "the input has ", channels, " channels, the weight ", inputs);
-}
-
 at::Tensor packed(const at::Tensor& weight) {
-  TORCH_CHECK(weight.dim() == 2 && weight.numel() > 0 && weight.scalar_type() == at::kFloat, "a float32 weight [outputs, inputs] is expected, not ",
-              weight.sizes());
+  TORCH_CHECK(weight.dim() == 2 && weight.numel() > 0, "a weight [outputs, inputs] is expected, not ", weight.sizes());
   return camlens_in_panels(weight.t());
 }
 
 at::Tensor linear(const at::Tensor& given, const Prepared& prepared) {
   TORCH_CHECK(given.dim() > 0, "an input [..., inputs] is expected");
-  check_input(given, given.size(-1), prepared.inputs());
+  prepared.check(given, given.size(-1));
   const at::Tensor input = given.contiguous();
   std::vector<int64_t> shape = input.sizes().vec();
   shape.back() = prepared.outputs();
@@ -109,7 +125,7 @@ at::Tensor linear(const at::Tensor& given, const Prepared& prepared) {
 
 at::Tensor pointwise(const at::Tensor& given, const Prepared& prepared) {
   TORCH_CHECK(given.dim() == 4, "an input [N, inputs, H, W] is expected, not ", given.sizes());
-  check_input(given, given.size(1), prepared.inputs());
+  prepared.check(given, given.size(1));
   const at::Tensor input = given.contiguous(at::MemoryFormat::ChannelsLast);
   const std::array<int64_t, 4> shape{input.size(0), prepared.outputs(), input.size(2), input.size(3)};
   at::Tensor result = at::empty(shape, input.options(), at::MemoryFormat::ChannelsLast);
@@ -121,7 +137,7 @@ at::Tensor pointwise(const at::Tensor& given, const Prepared& prepared) {
 
 extern "C" {
 
-bool camlens_has_products() { return camlens_product_tiles() != nullptr; }
+bool camlens_has_products(bool of_bfloat16) { return camlens_product_tiles(of_bfloat16 ? at::kBFloat16 : at::kFloat) != nullptr; }
 
 int camlens_linear_weight(const at::Tensor* weight, at::Tensor** result, char** error) {
   *result = nullptr;

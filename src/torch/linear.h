@@ -8,14 +8,14 @@ class Tensor;
 
 extern "C" {
 
-// Whether the processor has the instructions for this and for winograd.h.
-bool camlens_has_products();
+// Whether the processor has the instructions for this with numbers of that type, and, those for float32, for winograd.h.
+bool camlens_has_products(bool of_bfloat16);
 
-// A float32 weight, `[outputs, inputs]`, as the functions below take it.
+// A float32 or bfloat16 weight, `[outputs, inputs]`, as the functions below take it. Of bfloat16, the number of inputs is even.
 int camlens_linear_weight(const at::Tensor* weight, at::Tensor** result, char** error);
 
-// min(max(product + `bias`, low), high) of a float32 `input`, `[..., inputs]`, with such a weight. `bias` may be null, bounds may be
-// infinite.
+// min(max(product + `bias`, low), high) of an `input`, `[..., inputs]`, with such a weight of the same type. `bias`, float32, may be null,
+// bounds may be infinite. Sums are float32.
 int camlens_linear(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, double low, double high,
                    at::Tensor** result, char** error);
 

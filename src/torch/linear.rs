@@ -1,22 +1,28 @@
-//! Matrix products with constant matrices, on the CPU: linear layers and 1 × 1 convolutions in float32.
+//! Matrix products with constant matrices, on the CPU: linear layers and 1 × 1 convolutions in float32, and in bfloat16 with sums in
+//! float32.
 //!
 //! A weight lies in panels as wide as the registers allow, so that a product reads it once, in order, and fetches the next panel while
 //! it multiplies with this one. oneDNN's kernels are as fast where the weights are in the caches; of a network they seldom are.
 
 use std::ptr;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use torch_sys::C_tensor;
 
 use super::kernels::one_tensor;
 use super::{Bounds, OperatorError, ffi};
 
-/// Whether the processor has the instructions for [`linear`], [`pointwise`] and [`winograd`](super::winograd()): AVX2 or AVX-512 on x86.
-pub fn has_products() -> bool {
-    ffi::camlens_has_products()
+/// Whether the processor has the instructions for [`linear`] and [`pointwise`] with numbers of that dtype: AVX2 or AVX-512 on x86 for
+/// float32, AVX-512 BF16 for bfloat16. [`winograd`](super::winograd()) takes those for float32.
+pub fn has_products(kind: Kind) -> bool {
+    match kind {
+        Kind::Float => ffi::camlens_has_products(false),
+        Kind::BFloat16 => ffi::camlens_has_products(true),
+        _ => false,
+    }
 }
 
-/// A float32 weight `[outputs, inputs]` in panels, for [`linear`] and [`pointwise`].
+/// A weight `[outputs, inputs]` in panels, for [`linear`] and [`pointwise`]. Of bfloat16, the number of inputs is even.
 ///
 /// # Errors
 /// Another shape or dtype, no instructions for it, out of memory.
@@ -27,8 +33,8 @@ pub fn linear_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
     })
 }
 
-/// `[..., inputs]` to `[..., outputs]`: the product with a [weight in panels](linear_weight) for so many `outputs`, and the bias,
-/// within `bounds` where they are given.
+/// `[..., inputs]` to `[..., outputs]`: the product with a [weight in panels](linear_weight) for so many `outputs`, and the bias
+/// (float32), within `bounds` where they are given. The result has the weight's dtype.
 ///
 /// # Errors
 /// Another dtype or device, other numbers of inputs or outputs, out of memory.
@@ -72,7 +78,7 @@ fn address(bias: Option<&Tensor>) -> *const C_tensor {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
 
@@ -133,6 +139,25 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn bfloat16_is_summed_in_float32(rows in 1..40i64, inputs in (1..40i64).prop_map(|n| 2 * n), outputs in 1..80i64) {
+            let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
+            let (input, weight, bias) = (half(random(&[rows, inputs])), half(random(&[outputs, inputs])), random(&[outputs]));
+            if has_products(Kind::BFloat16) {
+                let found = linear(&input, &linear_weight(&weight).unwrap(), outputs, Some(&bias), None).unwrap();
+                prop_assert_eq!(found.kind(), Kind::BFloat16);
+                let expected = double(&input).linear(&double(&weight), Some(double(&bias)));
+                // What rounding the result leaves, relative to it, and of the sum.
+                let error = (double(&found) - &expected).abs() - expected.abs() / 256;
+                let summed = double(&input).abs().linear(&double(&weight).abs(), None::<Tensor>) + 1.0;
+                prop_assert!((error / summed).max().double_value(&[]) < 1e-6);
+            } else {
+                prop_assert!(linear_weight(&weight).unwrap_err().to_string().contains("instructions"));
+            }
+        }
+    }
+
     #[test]
     fn small_and_large_weights_and_few_and_many_rows() {
         // More weights than a core's cache holds, and less; more rows than panels, and less; no dimension but the inputs.
@@ -161,14 +186,18 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let text = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
         assert!(text(linear_weight(&random(&[4, 4, 1, 1]))).contains("[outputs, inputs]"));
-        assert!(text(linear_weight(&random(&[4, 4]).to_kind(Kind::Double))).contains("float32"));
+        assert!(text(linear_weight(&random(&[4, 4]).to_kind(Kind::Double))).contains("instructions"));
         let weight = linear_weight(&random(&[40, 8])).unwrap();
         let input = random(&[3, 8]);
         assert!(text(linear(&random(&[3, 9]), &weight, 40, None, None)).contains("channels"));
         assert!(text(linear(&input, &weight, 400, None, None)).contains("panels"));
         assert!(text(linear(&input, &random(&[40, 8]), 40, None, None)).contains("panels"));
         assert!(text(linear(&input, &weight, 40, Some(&random(&[8])), None)).contains("bias"));
-        assert!(text(linear(&input.to_kind(Kind::Double), &weight, 40, None, None)).contains("float32"));
+        assert!(text(linear(&input.to_kind(Kind::Double), &weight, 40, None, None)).contains("an input of Float"));
+        if has_products(Kind::BFloat16) {
+            let odd = random(&[4, 7]).to_kind(Kind::BFloat16);
+            assert!(text(linear_weight(&odd)).contains("even number of inputs"));
+        }
         assert!(text(pointwise(&input, &weight, 40, None, None)).contains("[N, inputs, H, W]"));
     }
 

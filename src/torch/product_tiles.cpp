@@ -2,6 +2,10 @@
 
 #include "vector.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include <utility>
 
 // Given by build.rs, besides the width of vectors: CAMLENS_PRODUCT_TILES, the name of the table; CAMLENS_ROWS and CAMLENS_PARTS, how
@@ -11,27 +15,53 @@ namespace {
 
 constexpr int ROWS = CAMLENS_ROWS, PARTS = CAMLENS_PARTS;
 constexpr int64_t PANEL = PARTS * WIDTH;
-static_assert(PANEL % CAMLENS_LINE == 0, "a panel's rows are whole cache lines");
+static_assert(PANEL * 4 % CAMLENS_LINE_BYTES == 0, "a panel's steps are whole cache lines");
+
+#if defined(__AVX512BF16__)
+typedef Bfloat16 Number;
+typedef __m512bh Step;
+inline Step load_step(const char* from) { return reinterpret_cast<Step>(_mm512_loadu_si512(from)); }
+inline Step all_of(const char* step) {
+  int32_t pair;
+  __builtin_memcpy(&pair, step, sizeof pair);
+  return reinterpret_cast<Step>(_mm512_set1_epi32(pair));
+}
+inline Vector multiply_add(Vector sum, Step left, Step right) {
+  return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), left, right));
+}
+inline Number rounded(float value) {
+  alignas(sizeof(Vector)) Bfloat16 numbers[WIDTH];
+  store(numbers, all(value));
+  return numbers[0];
+}
+#else
+typedef float Number;
+typedef Vector Step;
+inline Step load_step(const char* from) { return load(reinterpret_cast<const float*>(from)); }
+inline Step all_of(const char* step) { return all(*reinterpret_cast<const float*>(step)); }
+inline Vector multiply_add(Vector sum, Step left, Step right) { return sum + left * right; }
+inline Number rounded(float value) { return value; }
+#endif
 
 // The first `count` of them; may be none or all.
-inline void store_some(float* to, Vector value, int64_t count) {
-  for (int64_t i = 0; i < WIDTH && i < count; ++i) to[i] = value[i];
+inline void store_some(Number* to, Vector value, int64_t count) {
+  for (int64_t i = 0; i < WIDTH && i < count; ++i) to[i] = rounded(value[i]);
 }
 
 // `parts` are the vectors of a panel that have columns.
 template <int rows, int parts, bool fetches>
 void multiply_rows(const CamlensProduct& product) {
-  const float* const left = product.left;
-  const float* const panel = product.panel;
+  const char* const left = static_cast<const char*>(product.left);
+  const char* const panel = static_cast<const char*>(product.panel);
   const int64_t depth = product.depth, stride = product.left_stride;
   Vector sum[rows][parts] = {};
   for (int64_t k = 0; k < depth; ++k) {
-    Vector right[parts];
-    for (int part = 0; part < parts; ++part) right[part] = load(panel + k * PANEL + part * WIDTH);
-    if (fetches) __builtin_prefetch(product.next + k * CAMLENS_LINE);
+    Step right[parts];
+    for (int part = 0; part < parts; ++part) right[part] = load_step(panel + (k * PANEL + part * WIDTH) * 4);
+    if (fetches) __builtin_prefetch(product.next + k * CAMLENS_LINE_BYTES);
     for (int row = 0; row < rows; ++row) {
-      const Vector value = all(left[row * stride + k]);
-      for (int part = 0; part < parts; ++part) sum[row][part] += value * right[part];
+      const Step value = all_of(left + row * stride + k * 4);
+      for (int part = 0; part < parts; ++part) sum[row][part] = multiply_add(sum[row][part], value, right[part]);
     }
   }
   Vector bias[parts] = {};
@@ -39,7 +69,7 @@ void multiply_rows(const CamlensProduct& product) {
     for (int part = 0; part < parts; ++part) bias[part] = load(product.bias + part * WIDTH);
   }
   for (int row = 0; row < rows; ++row) {
-    float* const to = product.to + row * product.to_stride;
+    Number* const to = reinterpret_cast<Number*>(static_cast<char*>(product.to) + row * product.to_stride);
     for (int part = 0; part < parts; ++part) sum[row][part] = between(sum[row][part] + bias[part], product.low, product.high);
     if (product.columns == parts * WIDTH) {
       for (int part = 0; part < parts; ++part) store(to + part * WIDTH, sum[row][part]);

@@ -4,30 +4,30 @@
 #include <stdint.h>
 
 enum {
-  // Floats of a cache line.
-  CAMLENS_LINE = 16,
+  CAMLENS_LINE_BYTES = 64,
 };
 
-// Some rows of a product and the columns of one panel. Strides count floats.
+// Some rows of a product and the columns of one panel. Numbers are floats, or bfloat16 whose products are summed as floats. A step in
+// depth takes four bytes of a row and of each column: a float, or two bfloat16. Strides count bytes.
 struct CamlensProduct {
   // [rows, depth].
-  const float* left;
+  const void* left;
   int64_t left_stride, depth;
   // [depth, width of a panel].
-  const float* panel;
+  const void* panel;
   // [rows, columns]; there are at most as many columns as a panel has.
-  float* to;
+  void* to;
   int64_t to_stride, columns;
-  // [width of a panel]; may be null.
+  // Floats, [width of a panel]; may be null.
   const float* bias;
   // What the result lies between, once the bias is added. NaN stays NaN.
   float low, high;
   // `depth` cache lines that will be read next: they are fetched on the way. May be null.
-  const float* next;
+  const char* next;
 };
 
 struct CamlensProductTiles {
-  // Columns of a panel, a multiple of CAMLENS_LINE, and the most rows that `multiply` takes.
+  // Columns of a panel, whose steps are whole cache lines, and the most rows that `multiply` takes.
   int64_t width, rows;
   void (*multiply)(const struct CamlensProduct* product, int64_t rows);
 };
@@ -36,6 +36,8 @@ extern "C" {
 #if defined(__x86_64__)
 extern const struct CamlensProductTiles camlens_product_tiles_avx2;
 extern const struct CamlensProductTiles camlens_product_tiles_avx512;
+// Of bfloat16.
+extern const struct CamlensProductTiles camlens_product_tiles_avx512_bf16;
 #else
 extern const struct CamlensProductTiles camlens_product_tiles_default;
 #endif

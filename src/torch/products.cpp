@@ -2,20 +2,24 @@
 
 #include <ATen/ATen.h>
 
-const CamlensProductTiles* camlens_product_tiles() {
+const CamlensProductTiles* camlens_product_tiles(at::ScalarType type) {
 #if defined(__x86_64__)
+  if (type == at::kBFloat16) return __builtin_cpu_supports("avx512bf16") ? &camlens_product_tiles_avx512_bf16 : nullptr;
+  if (type != at::kFloat) return nullptr;
   if (__builtin_cpu_supports("avx512f")) return &camlens_product_tiles_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &camlens_product_tiles_avx2;
-  return nullptr;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &camlens_product_tiles_avx2 : nullptr;
 #else
-  return &camlens_product_tiles_default;
+  return type == at::kFloat ? &camlens_product_tiles_default : nullptr;
 #endif
 }
 
 at::Tensor camlens_in_panels(const at::Tensor& right) {
-  const CamlensProductTiles* const tiles = camlens_product_tiles();
-  TORCH_CHECK(tiles != nullptr, "the processor lacks AVX2");
+  const CamlensProductTiles* const tiles = camlens_product_tiles(right.scalar_type());
+  TORCH_CHECK(tiles != nullptr, "the processor lacks the instructions for products of ", right.scalar_type());
   const int64_t columns = right.size(-1), panels = (columns + tiles->width - 1) / tiles->width;
   const at::Tensor whole = at::constant_pad_nd(right, {0, panels * tiles->width - columns});
-  return whole.unflatten(-1, {panels, tiles->width}).transpose(-2, -3).contiguous();
+  const at::Tensor in_panels = whole.unflatten(-1, {panels, tiles->width}).transpose(-2, -3);
+  if (right.scalar_type() != at::kBFloat16) return in_panels.contiguous();
+  TORCH_CHECK(right.size(-2) % 2 == 0, "an even number of inputs is expected, not ", right.size(-2));
+  return in_panels.unflatten(-2, {right.size(-2) / 2, 2}).transpose(-1, -2).contiguous();
 }

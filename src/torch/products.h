@@ -1,13 +1,15 @@
-// Matrix products whose right matrix lies in panels: [panels, depth, width of a panel], the last one filled up with zeros.
+// Matrix products whose right matrix lies in panels: [panels, depth, width of a panel], the last one filled up with zeros; of bfloat16,
+// [panels, depth, width, 2].
 #pragma once
 #include "product_tiles.h"
 
 #include <ATen/core/Tensor.h>
 
-// What the processor has the instructions for; null without AVX2 on x86.
-const CamlensProductTiles* camlens_product_tiles();
+// What multiplies numbers of that type, float32 or bfloat16; null where the processor lacks the instructions: AVX2 on x86; for bfloat16
+// AVX-512 BF16.
+const CamlensProductTiles* camlens_product_tiles(at::ScalarType type);
 
-// `[..., depth, columns]` to `[..., panels, depth, width]`.
+// `[..., depth, columns]` to panels. Of bfloat16, the depth is even, and must be what `camlens_product_tiles` has the instructions for.
 at::Tensor camlens_in_panels(const at::Tensor& right);
 
 // The rows of a product in parts of about the same size, each no larger than the registers allow.
@@ -19,12 +21,12 @@ struct RowParts {
 
 // One of the parts. `product` tells of the first row; `following` is the panel that is read after its own, or null.
 inline void multiply_part(const CamlensProductTiles& tiles, CamlensProduct product, const RowParts& parts, int64_t part,
-                          const float* following) {
+                          const void* following) {
   const int64_t begin = parts.begin(part);
-  product.left += begin * product.left_stride;
-  product.to += begin * product.to_stride;
+  product.left = static_cast<const char*>(product.left) + begin * product.left_stride;
+  product.to = static_cast<char*>(product.to) + begin * product.to_stride;
   // The first parts fetch it, each so many cache lines as it has steps.
-  const bool fetches = following != nullptr && part < tiles.width / CAMLENS_LINE;
-  product.next = fetches ? following + part * product.depth * CAMLENS_LINE : nullptr;
+  const bool fetches = following != nullptr && part < tiles.width * 4 / CAMLENS_LINE_BYTES;
+  product.next = fetches ? static_cast<const char*>(following) + part * product.depth * CAMLENS_LINE_BYTES : nullptr;
   tiles.multiply(&product, parts.begin(part + 1) - begin);
 }

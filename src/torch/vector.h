@@ -1,4 +1,4 @@
-// Vectors of floats, as wide as build.rs says: CAMLENS_WIDTH floats. Each file that includes it is compiled for one instruction set;
+// Vectors of floats in registers, as wide as build.rs says: CAMLENS_WIDTH floats. Each file that includes it is compiled for one instruction set;
 // nothing here has external linkage.
 #pragma once
 #include <stdint.h>
@@ -11,10 +11,29 @@ typedef float Unaligned __attribute__((vector_size(CAMLENS_WIDTH * 4), aligned(4
 
 constexpr int64_t WIDTH = CAMLENS_WIDTH;
 
+// A number of 16 bits: the upper half of a float.
+struct Bfloat16 {
+  uint16_t bits;
+};
+typedef uint32_t Bits __attribute__((vector_size(CAMLENS_WIDTH * 4)));
+typedef uint16_t Halves __attribute__((vector_size(CAMLENS_WIDTH * 2)));
+typedef uint16_t UnalignedHalves __attribute__((vector_size(CAMLENS_WIDTH * 2), aligned(2), may_alias));
+
 // Of the subtraction the compiler leaves nothing; of an addition it would, for the sake of -0.
 inline Vector all(float value) { return value - Vector{}; }
 inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
+
+inline Vector load(const Bfloat16* from) {
+  const Halves halves = *reinterpret_cast<const UnalignedHalves*>(from);
+  return reinterpret_cast<Vector>(__builtin_convertvector(halves, Bits) << 16);
+}
+// Rounded to the nearest, to the even one of two; NaN stays NaN.
+inline void store(Bfloat16* to, Vector value) {
+  const Bits bits = reinterpret_cast<Bits>(value), rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const Bits kept = value == value ? rounded : bits | 0x400000;
+  *reinterpret_cast<UnalignedHalves*>(to) = __builtin_convertvector(kept >> 16, Halves);
+}
 
 // NaN stays NaN.
 inline Vector between(Vector value, float low, float high) {

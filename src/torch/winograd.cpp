@@ -14,6 +14,7 @@
 
 namespace {
 
+constexpr int64_t FLOAT = sizeof(float);
 constexpr int64_t CHANNELS = CAMLENS_WINOGRAD_CHANNELS;
 constexpr int64_t LARGEST = CAMLENS_WINOGRAD_LARGEST_EDGE * CAMLENS_WINOGRAD_LARGEST_EDGE;
 
@@ -22,7 +23,7 @@ constexpr int64_t LARGEST = CAMLENS_WINOGRAD_LARGEST_EDGE * CAMLENS_WINOGRAD_LAR
 constexpr int64_t BLOCK_BYTES = 4 << 20;
 constexpr int64_t LEAST_BLOCK = 64;
 
-// As `camlens_product_tiles`.
+// As `camlens_product_tiles` of floats.
 const CamlensWinogradTiles* tiles_of_processor() {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) return &camlens_winograd_tiles_avx512;
@@ -59,27 +60,27 @@ at::Tensor transformed(const at::Tensor& weight, int64_t step) {
   const int64_t edge = step + 2, outputs = weight.size(0), inputs = weight.size(1);
   const at::Tensor transform = weight_transform(edge);
   // A panel at a time, so that little more memory than the result's is taken.
-  const CamlensProductTiles* const products = camlens_product_tiles();
+  const CamlensProductTiles* const products = camlens_product_tiles(at::kFloat);
   TORCH_CHECK(products != nullptr, "the processor lacks AVX2");
   const int64_t width = products->width, count = (outputs + width - 1) / width;
   at::Tensor to = at::empty({edge * edge, count, inputs, width}, at::kFloat);
   for (int64_t panel = 0; panel < count; ++panel) {
     const at::Tensor part = weight.narrow(0, panel * width, std::min(width, outputs - panel * width)).to(at::kDouble);
     const at::Tensor values = at::matmul(at::matmul(transform, part), transform.t()).permute({2, 3, 1, 0});
-    to.select(1, panel).copy_(camlens_in_panels(values.reshape({edge * edge, inputs, part.size(0)})).select(1, 0));
+    to.select(1, panel).copy_(camlens_in_panels(values.reshape({edge * edge, inputs, part.size(0)}).to(at::kFloat)).select(1, 0));
   }
   return to;
 }
 
-// Pictures in memory, [rows, height, width, channels].
-template <typename Number>
+// Pictures in memory, [rows, height, width, channels], of numbers of so many bytes.
+template <typename Byte>
 struct Pictures {
-  Number* at;
-  int64_t rows, height, width, channels;
+  Byte* at;
+  int64_t rows, height, width, channels, bytes;
   // Null outside.
-  Number* pixel(int64_t row, int64_t y, int64_t x) const {
+  Byte* pixel(int64_t row, int64_t y, int64_t x) const {
     const bool is_inside = y >= 0 && y < height && x >= 0 && x < width;
-    return is_inside ? at + ((row * height + y) * width + x) * channels : nullptr;
+    return is_inside ? at + ((row * height + y) * width + x) * channels * bytes : nullptr;
   }
 };
 
@@ -105,10 +106,11 @@ float* scratch_of_thread(int64_t count) {
 at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, int64_t padding, float low,
                     float high) {
   const CamlensWinogradTiles* const tiles = tiles_of_processor();
-  const CamlensProductTiles* const matrices = camlens_product_tiles();
+  const CamlensProductTiles* const matrices = camlens_product_tiles(at::kFloat);
   TORCH_CHECK(tiles != nullptr && matrices != nullptr, "the processor lacks AVX2");
   const int64_t width = matrices->width, panels = (outputs + width - 1) / width;
-  TORCH_CHECK(given.dim() == 4 && given.is_cpu() && given.scalar_type() == at::kFloat, "float32 pictures on the CPU are expected");
+  TORCH_CHECK(given.dim() == 4 && given.is_cpu() && (given.scalar_type() == at::kFloat || given.scalar_type() == at::kBFloat16),
+              "float32 or bfloat16 pictures on the CPU are expected");
   TORCH_CHECK(weight.dim() == 4 && weight.size(1) == panels && weight.size(3) == width && weight.is_contiguous() && weight.scalar_type() == at::kFloat,
               "transformed weights are expected");
   const CamlensWinogradScheme& scheme = weight.size(0) == 16 ? tiles->two : tiles->four;
@@ -122,15 +124,17 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
   const int64_t rows = input.size(0), down = input.size(2) + 2 * padding - 2, across = input.size(3) + 2 * padding - 2;
   TORCH_CHECK(padding >= 0 && down > 0 && across > 0, "the input is smaller than the kernel: ", input.sizes());
   at::Tensor out = at::empty({rows, outputs, down, across}, input.options(), at::MemoryFormat::ChannelsLast);
-  const Pictures<const float> from{input.const_data_ptr<float>(), rows, input.size(2), input.size(3), inputs};
-  const Pictures<float> to{out.data_ptr<float>(), rows, down, across, outputs};
+  const int64_t bytes = input.element_size();
+  const CamlensWinogradTransforms& transforms = input.scalar_type() == at::kFloat ? scheme.of_floats : scheme.of_bfloat16;
+  const Pictures<const char> from{static_cast<const char*>(input.const_data_ptr()), rows, input.size(2), input.size(3), inputs, bytes};
+  const Pictures<char> to{static_cast<char*>(out.data_ptr()), rows, down, across, outputs, bytes};
   const Tiling tiling{rows, (down + scheme.step - 1) / scheme.step, (across + scheme.step - 1) / scheme.step};
 
-  const int64_t fitting = BLOCK_BYTES / (positions * (inputs + outputs) * static_cast<int64_t>(sizeof(float)));
+  const int64_t fitting = BLOCK_BYTES / (positions * (inputs + outputs) * FLOAT);
   const int64_t block = std::min(tiling.count(), std::max(fitting, LEAST_BLOCK));
   float* const values = scratch_of_thread(positions * block * (inputs + outputs));
   float* const products = values + positions * block * inputs;
-  const std::vector<float> zeros(inputs, 0.0f);
+  const std::vector<char> zeros(inputs * bytes, 0);
   const float* const weights = weight.const_data_ptr<float>();
   const float* const shift = bias == nullptr ? nullptr : bias->const_data_ptr<float>();
   for (int64_t first = 0; first < tiling.count(); first += block) {
@@ -139,12 +143,12 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
       for (int64_t at = begin; at < end; ++at) {
         const int64_t row = tiling.row(first + at), top = tiling.y(first + at) * scheme.step - padding,
                       left = tiling.x(first + at) * scheme.step - padding;
-        const float* pixels[LARGEST];
+        const void* pixels[LARGEST];
         for (int64_t i = 0; i < positions; ++i) {
-          const float* const pixel = from.pixel(row, top + i / scheme.edge, left + i % scheme.edge);
+          const char* const pixel = from.pixel(row, top + i / scheme.edge, left + i % scheme.edge);
           pixels[i] = pixel == nullptr ? zeros.data() : pixel;
         }
-        scheme.input(pixels, inputs, values + at * inputs, block * inputs);
+        transforms.input(pixels, inputs, values + at * inputs, block * inputs);
       }
     });
     in_parallel(positions * panels, [&](int64_t begin, int64_t end) {
@@ -152,9 +156,17 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
       for (int64_t job = begin; job < end; ++job) {
         const int64_t position = job / panels, column = job % panels * width;
         const float* const panel = weights + job * inputs * width;
-        const CamlensProduct product{values + position * block * inputs, inputs, inputs, panel,
-                                     products + position * block * outputs + column, outputs, std::min(width, outputs - column),
-                                     nullptr, -INFINITY, INFINITY, nullptr};
+        const CamlensProduct product{values + position * block * inputs,
+                                     inputs * FLOAT,
+                                     inputs,
+                                     panel,
+                                     products + position * block * outputs + column,
+                                     outputs * FLOAT,
+                                     std::min(width, outputs - column),
+                                     nullptr,
+                                     -INFINITY,
+                                     INFINITY,
+                                     nullptr};
         for (int64_t part = 0; part < parts.count; ++part) {
           multiply_part(*matrices, product, parts, part, job + 1 < end ? panel + inputs * width : nullptr);
         }
@@ -163,11 +175,11 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
     in_parallel(count, [&](int64_t begin, int64_t end) {
       for (int64_t at = begin; at < end; ++at) {
         const int64_t row = tiling.row(first + at), top = tiling.y(first + at) * scheme.step, left = tiling.x(first + at) * scheme.step;
-        float* pixels[LARGEST];
+        void* pixels[LARGEST];
         for (int64_t i = 0; i < scheme.step * scheme.step; ++i) {
           pixels[i] = to.pixel(row, top + i / scheme.step, left + i % scheme.step);
         }
-        scheme.output(products + at * outputs, block * outputs, outputs, shift, low, high, pixels);
+        transforms.output(products + at * outputs, block * outputs, outputs, shift, low, high, pixels);
       }
     });
   }

@@ -12,8 +12,8 @@ extern "C" {
 // channels are multiples of 16.
 int camlens_winograd_weight(const at::Tensor* weight, int64_t step, at::Tensor** result, char** error);
 
-// min(max(convolution + `bias`, low), high) with stride 1, of a float32 `input`, `[N, inputs, H, W]`, with such weights. `bias` may be
-// null, bounds may be infinite. The result has its channels next to each other in memory.
+// min(max(convolution + `bias`, low), high) with stride 1, of an `input`, `[N, inputs, H, W]`, float32 or bfloat16, with such weights. `bias`,
+// float32, may be null, bounds may be infinite. The result has its channels next to each other in memory.
 int camlens_winograd(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, int64_t padding,
                      double low, double high, at::Tensor** result, char** error);
 }

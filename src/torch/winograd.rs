@@ -32,11 +32,11 @@ pub fn winograd_weight(weight: &Tensor, step: WinogradStep) -> Result<Tensor, Op
     })
 }
 
-/// A convolution with stride 1 and `padding` on all sides, of float32 `[N, inputs, H, W]` with the transformed weights for so many
+/// A convolution with stride 1 and `padding` on all sides, of `[N, inputs, H, W]`, float32 or bfloat16, with the transformed weights for so many
 /// `outputs`, whose result is kept within `bounds`, where they are given. The result has its channels next to each other in memory.
 ///
 /// # Errors
-/// Another dtype or device, other numbers of channels, an input smaller than the kernel, out of memory.
+/// Another dtype or device, a bias that is not float32, other numbers of channels, an input smaller than the kernel, out of memory.
 pub fn winograd(
     input: &Tensor,
     weight: &Tensor,
@@ -103,6 +103,25 @@ mod tests {
             let [_, channels, height, width] = *found.size().as_slice() else { panic!() };
             prop_assert_eq!(found.stride(), [channels * height * width, 1, width * channels, channels]);
         }
+    }
+
+    #[test]
+    fn pictures_of_bfloat16_are_transformed_in_float32() {
+        let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
+        let (input, weight, bias) = (half(random(&[2, 32, 13, 14])), half(random(&[48, 32, 3, 3])), random(&[48]));
+        let double = |t: &Tensor| t.to_kind(Kind::Double);
+        let expected = double(&input).conv2d(&double(&weight), Some(double(&bias)), 1, 1, 1, 1);
+        for step in [WinogradStep::Two, WinogradStep::Four] {
+            let weight = winograd_weight(&weight, step).unwrap();
+            let found = winograd(&input, &weight, 48, Some(&bias), 1, None).unwrap();
+            assert_eq!(found.kind(), Kind::BFloat16);
+            // As near as its own rounding allows: 2⁻⁸ at most, 2⁻⁹·√(1/3) or so at the mean.
+            assert!(relative_error(&found, &half(expected.shallow_clone()).to_kind(Kind::Double)) < 1e-3);
+            assert!(relative_error(&found, &expected) < 2.5e-3);
+        }
+        let nan = Tensor::full([1, 32, 4, 4], f64::NAN, (Kind::BFloat16, Device::Cpu));
+        let found = winograd(&nan, &winograd_weight(&weight, WinogradStep::Two).unwrap(), 48, None, 1, None).unwrap();
+        assert!(found.isnan().all().int64_value(&[]) != 0);
     }
 
     #[test]

@@ -48,20 +48,20 @@ struct Four {
   }
 };
 
-template <typename Scheme>
-void input(const float* const* pixels, int64_t channels, float* to, int64_t stride) {
+template <typename Scheme, typename Number>
+void input(const void* const* pixels, int64_t channels, float* to, int64_t stride) {
   constexpr int EDGE = Scheme::EDGE;
   for (int64_t c = 0; c < channels; c += WIDTH) {
     Vector d[EDGE * EDGE], half[EDGE * EDGE];
-    for (int i = 0; i < EDGE * EDGE; ++i) d[i] = load(pixels[i] + c);
+    for (int i = 0; i < EDGE * EDGE; ++i) d[i] = load(static_cast<const Number*>(pixels[i]) + c);
     for (int x = 0; x < EDGE; ++x) Scheme::evaluate(d + x, half + x, EDGE);
     for (int y = 0; y < EDGE; ++y) Scheme::evaluate(half + y * EDGE, d + y * EDGE, 1);
     for (int i = 0; i < EDGE * EDGE; ++i) store(to + i * stride + c, d[i]);
   }
 }
 
-template <typename Scheme>
-void output(const float* products, int64_t stride, int64_t channels, const float* bias, float low, float high, float* const* pixels) {
+template <typename Scheme, typename Number>
+void output(const float* products, int64_t stride, int64_t channels, const float* bias, float low, float high, void* const* pixels) {
   constexpr int EDGE = Scheme::EDGE, STEP = Scheme::STEP;
   for (int64_t c = 0; c < channels; c += WIDTH) {
     Vector m[EDGE * EDGE], half[STEP * EDGE], result[STEP * STEP];
@@ -71,14 +71,19 @@ void output(const float* products, int64_t stride, int64_t channels, const float
     const Vector shift = bias == nullptr ? Vector{} : load(bias + c);
     for (int i = 0; i < STEP * STEP; ++i) {
       if (pixels[i] == nullptr) continue;
-      store(pixels[i] + c, between(result[i] + shift, low, high));
+      store(static_cast<Number*>(pixels[i]) + c, between(result[i] + shift, low, high));
     }
   }
 }
 
+template <typename Scheme, typename Number>
+constexpr CamlensWinogradTransforms transforms() {
+  return {input<Scheme, Number>, output<Scheme, Number>};
+}
+
 template <typename Scheme>
 constexpr CamlensWinogradScheme scheme() {
-  return {Scheme::EDGE, Scheme::STEP, input<Scheme>, output<Scheme>};
+  return {Scheme::EDGE, Scheme::STEP, transforms<Scheme, float>(), transforms<Scheme, Bfloat16>()};
 }
 
 }  // namespace

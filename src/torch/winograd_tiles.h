@@ -9,14 +9,18 @@ enum {
   CAMLENS_WINOGRAD_LARGEST_EDGE = 6,
 };
 
-// Transforms between pixels and values at `edge`² positions. Strides and channels count floats.
+// Transforms between pixels and values at `edge`² positions. Values are floats; pixels are too, or bfloat16. Strides count floats.
+struct CamlensWinogradTransforms {
+  // Bᵀ d B of one tile: `pixels` are its edge² pixels, `to` has its edge² values, `stride` apart.
+  void (*input)(const void* const* pixels, int64_t channels, float* to, int64_t stride);
+  // Aᵀ m A of one tile, plus `bias` (may be null), between `low` and `high`, into the step² `pixels` that are not null.
+  void (*output)(const float* products, int64_t stride, int64_t channels, const float* bias, float low, float high, void* const* pixels);
+};
+
 struct CamlensWinogradScheme {
   // Pixels along the edge of a tile, and of what comes of it.
   int64_t edge, step;
-  // Bᵀ d B of one tile: `pixels` are its edge² pixels, `to` has its edge² values, `stride` apart.
-  void (*input)(const float* const* pixels, int64_t channels, float* to, int64_t stride);
-  // Aᵀ m A of one tile, plus `bias` (may be null), between `low` and `high`, into the step² `pixels` that are not null.
-  void (*output)(const float* products, int64_t stride, int64_t channels, const float* bias, float low, float high, float* const* pixels);
+  struct CamlensWinogradTransforms of_floats, of_bfloat16;
 };
 
 struct CamlensWinogradTiles {

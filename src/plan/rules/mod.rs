@@ -9,6 +9,7 @@ mod blank;
 mod by_hand;
 mod canonical;
 mod convolution;
+mod fastest;
 mod linear;
 mod normalization;
 pub(in crate::plan) mod packed_linear;

@@ -1,7 +1,8 @@
 //! `linear` with a constant weight, laid out for the processor once.
 //!
-//! The operator is oneDNN's, as ATen carries it: `mkldnn::_linear_pointwise`. ATen's own `linear` asks MKL, which is several times
-//! slower on processors that are not Intel's. The gradient to the input is another `linear`, of the transposed weight.
+//! Either for oneDNN's operator, as ATen carries it, `mkldnn::_linear_pointwise`, or for camlens's own product, whichever is faster.
+//! ATen's own `linear` asks MKL, which is several times slower on processors that are not Intel's. The gradient to the input is
+//! another `linear`, of the transposed weight.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,9 +10,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Call, Operator, OperatorError, Value, has_kernels};
+use crate::torch::{Call, Operator, OperatorError, Value, has_kernels, has_products, linear, linear_weight};
 
 use super::arguments::first;
+use super::fastest::{bytes, fastest, in_float, sparingly};
 use super::tape::TapeRule;
 
 /// The place of a call's input.
@@ -20,8 +22,8 @@ const INPUT: usize = 0;
 /// A weight `[outputs, inputs]`, laid out at its first use. Plans of one model share it.
 pub(in crate::plan) struct PackedWeight {
     weight: Tensor,
-    forward: Option<Tensor>,
-    back: Option<Tensor>,
+    forward: Option<Packed>,
+    back: Option<Packed>,
 }
 
 impl PackedWeight {
@@ -36,27 +38,96 @@ impl PackedWeight {
             && self.weight.stride() == weight.stride()
     }
 
-    /// For `rows` of input.
-    fn forward(&mut self, rows: i64, reorder: &Operator) -> Result<Tensor, OperatorError> {
+    /// For `input` and any other.
+    fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&Packed, OperatorError> {
         let packed = match self.forward.take() {
             Some(packed) => packed,
-            None => pack(&self.weight.f_contiguous()?, rows, reorder)?,
+            None => sparingly(|| Packed::choose(&self.weight.f_contiguous()?, input, operators))?,
         };
-        Ok(self.forward.insert(packed).shallow_clone())
+        Ok(self.forward.insert(packed))
     }
 
-    /// For `rows` of gradient.
-    fn back(&mut self, rows: i64, reorder: &Operator) -> Result<Tensor, OperatorError> {
+    /// For the gradient `given` and any other.
+    fn back(&mut self, given: &Tensor, operators: &Operators) -> Result<&Packed, OperatorError> {
         let packed = match self.back.take() {
             Some(packed) => packed,
-            None => pack(&self.weight.f_transpose(0, 1)?.f_contiguous()?, rows, reorder)?,
+            None => sparingly(|| Packed::choose(&self.weight.f_transpose(0, 1)?.f_contiguous()?, given, operators))?,
         };
-        Ok(self.back.insert(packed).shallow_clone())
+        Ok(self.back.insert(packed))
     }
 }
 
-fn pack(weight: &Tensor, rows: i64, reorder: &Operator) -> Result<Tensor, OperatorError> {
-    reorder.call_tensor(&[Value::Tensor(weight.shallow_clone()), Value::Int(rows)])
+/// oneDNN's operators.
+struct Operators {
+    linear: Operator,
+    reorder: Operator,
+}
+
+/// A weight laid out for one of two ways.
+#[derive(Debug)]
+enum Packed {
+    OneDnn(Tensor),
+    Panels { weight: Tensor, outputs: i64 },
+}
+
+impl Packed {
+    /// The faster way for a `weight`, tried on `input`.
+    fn choose(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
+        let ways = Self::all(weight, rows(input), operators)?;
+        fastest(ways, Self::size, |way| {
+            let call = way.call(&Value::None, operators)?;
+            Ok(move || call.run(input))
+        })
+    }
+
+    fn all(weight: &Tensor, rows: i64, operators: &Operators) -> Result<Vec<Self>, OperatorError> {
+        let arguments = [Value::Tensor(weight.shallow_clone()), Value::Int(rows)];
+        let mut ways = vec![Packed::OneDnn(operators.reorder.call_tensor(&arguments)?)];
+        let &[outputs, inputs] = weight.size().as_slice() else { return Ok(ways) };
+        let kind = weight.f_kind()?;
+        if has_products(kind) && (kind == Kind::Float || inputs % 2 == 0) {
+            ways.push(Packed::Panels { weight: linear_weight(weight)?, outputs });
+        }
+        Ok(ways)
+    }
+
+    /// How many bytes it takes.
+    fn size(&self) -> usize {
+        match self {
+            Packed::OneDnn(weight) | Packed::Panels { weight, .. } => bytes(weight),
+        }
+    }
+
+    fn call(&self, bias: &Value, operators: &Operators) -> Result<LinearCall, OperatorError> {
+        Ok(match self {
+            Packed::OneDnn(weight) => {
+                let (input, weight) = (Value::Tensor(Tensor::new()), Value::Tensor(weight.shallow_clone()));
+                let (name, scalars) = (Value::String("none".into()), Value::Floats(Vec::new()));
+                let arguments = [input, weight, bias.clone(), name, scalars, Value::None];
+                LinearCall::OneDnn(Call::new(&operators.linear, &arguments)?)
+            }
+            Packed::Panels { weight, outputs } => {
+                LinearCall::Panels { weight: weight.shallow_clone(), outputs: *outputs, bias: in_float(bias.tensor())? }
+            }
+        })
+    }
+}
+
+/// A way with everything but the input.
+#[derive(Debug)]
+enum LinearCall {
+    OneDnn(Call),
+    Panels { weight: Tensor, outputs: i64, bias: Option<Tensor> },
+}
+
+impl LinearCall {
+    fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
+        let input = input.f_contiguous()?;
+        match self {
+            LinearCall::OneDnn(call) => call.call([(INPUT, &input)]),
+            LinearCall::Panels { weight, outputs, bias } => linear(&input, weight, *outputs, bias.as_ref(), None),
+        }
+    }
 }
 
 /// The rule. The weight and the bias are those that it was made with.
@@ -67,14 +138,13 @@ pub(in crate::plan) struct PackedLinear {
 }
 
 struct Linear {
-    operator: Operator,
-    reorder: Operator,
+    operators: Operators,
     weight: Arc<Mutex<PackedWeight>>,
     /// `[outputs, inputs]`.
     size: [i64; 2],
     kind: Kind,
-    forward: Mutex<Option<Call>>,
-    back: Mutex<Option<Call>>,
+    forward: Mutex<Option<LinearCall>>,
+    back: Mutex<Option<LinearCall>>,
 }
 
 impl PackedLinear {
@@ -104,8 +174,10 @@ impl PackedLinear {
             return Err(OperatorError::Unsupported { operator: node.name.clone() });
         };
         let linear = Linear {
-            operator: Operator::find("mkldnn::_linear_pointwise", "")?,
-            reorder: Operator::find("mkldnn::_reorder_linear_weight", "")?,
+            operators: Operators {
+                linear: Operator::find("mkldnn::_linear_pointwise", "")?,
+                reorder: Operator::find("mkldnn::_reorder_linear_weight", "")?,
+            },
             weight,
             size: [outputs, inputs],
             kind,
@@ -166,24 +238,18 @@ impl Linear {
         let mut forward = lock(&self.forward);
         let call = match forward.take() {
             Some(call) => call,
-            None => self.call(lock(&self.weight).forward(rows(input), &self.reorder)?, bias)?,
+            None => lock(&self.weight).forward(input, &self.operators)?.call(bias, &self.operators)?,
         };
-        forward.insert(call).call([(INPUT, &input.f_contiguous()?)])
+        forward.insert(call).run(input)
     }
 
     fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
         let mut back = lock(&self.back);
         let call = match back.take() {
             Some(call) => call,
-            None => self.call(lock(&self.weight).back(rows(given), &self.reorder)?, &Value::None)?,
+            None => lock(&self.weight).back(given, &self.operators)?.call(&Value::None, &self.operators)?,
         };
-        back.insert(call).call([(INPUT, &given.f_contiguous()?)])
-    }
-
-    fn call(&self, weight: Tensor, bias: &Value) -> Result<Call, OperatorError> {
-        let input = Value::Tensor(Tensor::new());
-        let (name, scalars) = (Value::String("none".into()), Value::Floats(Vec::new()));
-        Call::new(&self.operator, &[input, Value::Tensor(weight), bias.clone(), name, scalars, Value::None])
+        back.insert(call).run(given)
     }
 }
 
@@ -258,6 +324,33 @@ mod tests {
                 prop_assert_eq!(found.size(), gradient.size());
                 prop_assert!(off(&found, &gradient, &summed_back) < 1e-5);
                 prop_assert!(rule.forward(&values, &[]).unwrap().1.is_none());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_give_the_product(size in [1..=60i64, 1..=40i64, 1..=40i64], with_bias: bool, is_bfloat16: bool) {
+            let kind = if is_bfloat16 && has_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
+            let random = |shape: &[i64]| Layout::Contiguous.random(shape, kind);
+            let [rows, inputs, outputs] = size;
+            let (input, weight, bias) = (random(&[rows, inputs]), random(&[outputs, inputs]), random(&[outputs]));
+            let bias = with_bias.then_some(bias);
+            let float = |t: &Tensor| t.to_kind(Kind::Float);
+            let expected = float(&input).linear(&float(&weight), bias.as_ref().map(float));
+            let summed = float(&input).abs().linear(&float(&weight).abs(), bias.as_ref().map(|b| float(b).abs()));
+            let operators = Operators {
+                linear: Operator::find("mkldnn::_linear_pointwise", "").unwrap(),
+                reorder: Operator::find("mkldnn::_reorder_linear_weight", "").unwrap(),
+            };
+            let ways = Packed::all(&weight, rows, &operators).unwrap();
+            let has_panels = has_products(kind) && (kind == Kind::Float || inputs % 2 == 0);
+            prop_assert_eq!(ways.len(), 1 + usize::from(has_panels));
+            let bias = bias.map_or(Value::None, Value::Tensor);
+            for way in ways {
+                let found = way.call(&bias, &operators).unwrap().run(&input).unwrap();
+                let error = relative_error(&(&summed + (float(&found) - &expected)), &summed);
+                prop_assert!(error < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{:?}: {}", way, error);
             }
         }
     }

@@ -3,8 +3,9 @@
 use tch::Tensor;
 
 use crate::plan::constant::{Constant, Identity};
-use crate::torch::{OperatorError, give_back_memory};
+use crate::torch::OperatorError;
 
+use super::super::fastest::sparingly;
 use super::geometry::Geometry;
 use super::operators::Operators;
 use super::way_back::WayBack;
@@ -60,11 +61,4 @@ impl LaidOut {
         };
         Ok(self.back.insert(way))
     }
-}
-
-/// Leaves none of the memory that ways took which were tried and not chosen: the next convolution's seldom fit into it.
-fn sparingly<T>(choose: impl FnOnce() -> T) -> T {
-    let chosen = choose();
-    give_back_memory();
-    chosen
 }

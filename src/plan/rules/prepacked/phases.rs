@@ -8,6 +8,7 @@ use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value, unite_phases};
 
+use super::super::fastest::bytes;
 use super::Activation;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
@@ -96,9 +97,9 @@ impl Phases {
         Ok(Phases { weight, stride, axes })
     }
 
-    /// How many numbers the weights have.
+    /// How many bytes the weights take.
     pub(super) fn size(&self) -> usize {
-        self.weight.numel()
+        bytes(&self.weight)
     }
 
     /// How the gradient to an input of `size`, `[N, C, H, W]`, comes from one of shape `given`.

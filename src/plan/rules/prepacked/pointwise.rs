@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::torch::{OperatorError, has_products, linear_weight, pointwise};
 
+use super::super::fastest::{bytes, in_float};
 use super::Activation;
 use super::geometry::Geometry;
 
@@ -19,9 +20,10 @@ impl Pointwise {
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let Geometry { padding, stride, groups, .. } = *geometry;
         let [outputs, inputs, 1, 1] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = has_products()
+        let kind = weight.f_kind()?;
+        let suits = has_products(kind)
+            && (kind == Kind::Float || inputs % 2 == 0)
             && weight.device() == Device::Cpu
-            && weight.f_kind()? == Kind::Float
             && (padding, stride, groups) == ([0, 0], [1, 1], 1);
         if !suits {
             return Ok(None);
@@ -30,18 +32,18 @@ impl Pointwise {
         Ok(Some(Pointwise { weight, outputs }))
     }
 
-    /// How many numbers the weights have.
+    /// How many bytes the weights take.
     pub fn size(&self) -> usize {
-        self.weight.numel()
+        bytes(&self.weight)
     }
 
-    pub fn call(&self, bias: Option<&Tensor>, activation: Activation) -> PointwiseCall {
-        PointwiseCall {
+    pub fn call(&self, bias: Option<&Tensor>, activation: Activation) -> Result<PointwiseCall, OperatorError> {
+        Ok(PointwiseCall {
             weight: self.weight.shallow_clone(),
             outputs: self.outputs,
-            bias: bias.map(Tensor::shallow_clone),
+            bias: in_float(bias)?,
             activation,
-        }
+        })
     }
 }
 

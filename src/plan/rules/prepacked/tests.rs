@@ -2,13 +2,15 @@ use proptest::prelude::*;
 use tch::Kind;
 
 use super::phases::Phases;
+use super::pointwise::Pointwise;
 use super::way_back::WayBack;
 use super::way_there::WayThere;
+use super::winograd::Winograd;
 use super::*;
 use crate::model::graph::{Operation, Rectifier, ValueId};
 use crate::plan::constant::Constant;
 use crate::plan::rules::trial::{Layout, any, relative_error, slot};
-use crate::torch::{Operator, has_products};
+use crate::torch::{Operator, has_kernels, has_products};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -245,7 +247,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &given, Gradient::Plain);
 
         let there = WayThere::all(weight, &case.geometry, &case.input, &operators).unwrap();
-        prop_assert_eq!(there.len(), if has_products() { 3 } else { 1 });
+        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 3 } else { 1 });
         for way in there {
             let call = way.call(&values[2], &case.geometry, activation, &operators).unwrap();
             let found = call.run(&input).unwrap();
@@ -253,11 +255,80 @@ proptest! {
             prop_assert!(error < 1e-5, "{:?}: {}", way, error);
         }
         let back = WayBack::all(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
-        prop_assert_eq!(back.iter().filter(|way| matches!(way, WayBack::Turned(WayThere::Winograd(_)))).count(), if has_products() { 2 } else { 0 });
+        let is_winograd = |way: &&WayBack| matches!(way, WayBack::Turned(WayThere::Winograd(_)));
+        prop_assert_eq!(back.iter().filter(is_winograd).count(), if has_products(Kind::Float) { 2 } else { 0 });
         for way in back {
             let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
             prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        }
+    }
+}
+
+/// Convolutions that are matrix products.
+fn case_of_1_by_1() -> impl Strategy<Value = Case> {
+    (case(), 1..=40i64, 2..=40i64, [1..=11i64, 1..=11i64]).prop_map(|(case, inputs, outputs, size)| Case {
+        input: [case.input[0], inputs, size[0], size[1]],
+        outputs,
+        kernel: [1, 1],
+        geometry: Geometry { padding: [0; 2], stride: [1, 1], dilation: [1, 1], groups: 1 },
+        adds: false,
+        ..case
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_matrix_product_gives_result_and_gradient(case in case_of_1_by_1()) {
+        let (node, values) = node(&case);
+        let (input, weight) = (channels_last(values[0].tensor().unwrap()).unwrap(), values[1].tensor().unwrap());
+        let activation = rule(&node, &values).activation;
+        let operators = Operators::find().unwrap();
+        let shape = case.geometry.result(&case.input, &weight.size());
+        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
+        let plain = Case { activation: ("none", vec![]), ..case.clone() };
+        let gradient = expected(&plain, &node, &values, &given, Gradient::Plain).gradients.remove(0);
+        let expected = expected(&case, &node, &values, &given, Gradient::Plain);
+
+        let there = WayThere::all(weight, &case.geometry, &case.input, &operators).unwrap();
+        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 2 } else { 1 });
+        for way in there {
+            let found = way.call(&values[2], &case.geometry, activation, &operators).unwrap().run(&input).unwrap();
+            let error = relative_error(&(&expected.sum + (found - &expected.result)), &expected.sum);
+            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        }
+        let back = WayBack::all(weight, &case.geometry, &shape, &case.input, &operators).unwrap();
+        prop_assert!(!has_products(Kind::Float) || back.iter().any(|way| matches!(way, WayBack::Turned(WayThere::Pointwise(_)))));
+        for way in back {
+            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
+            let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
+            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        }
+    }
+}
+
+/// What bfloat16 leaves of a convolution, where the processor has it: every way gives it.
+#[test]
+fn every_way_takes_bfloat16() {
+    let operators = Operators::find().unwrap();
+    for (kernel, padding) in [(1, 0), (3, 1)] {
+        let geometry = Geometry { padding: [padding; 2], stride: [1, 1], dilation: [1, 1], groups: 1 };
+        let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::BFloat16);
+        let (input, weight, bias) = (random(&[2, 32, 9, 10]), random(&[48, 32, kernel, kernel]), random(&[48]));
+        if !has_kernels(Kind::BFloat16) {
+            assert!(Pointwise::new(&weight, &geometry).unwrap().is_none());
+            assert!(Winograd::all(&weight, &geometry).unwrap().is_empty());
+            continue;
+        }
+        let float = |t: &Tensor| t.to_kind(Kind::Float);
+        let sum = float(&input).conv2d(&float(&weight), Some(float(&bias)), 1, padding, 1, 1);
+        let ways = WayThere::all(&weight, &geometry, &input.size(), &operators).unwrap();
+        assert_eq!(ways.len(), if kernel == 1 { 2 } else { 3 });
+        for way in ways {
+            let call = way.call(&Value::Tensor(bias.shallow_clone()), &geometry, Activation::Relu, &operators).unwrap();
+            let found = call.run(&channels_last(&input).unwrap()).unwrap();
+            assert_eq!(found.kind(), Kind::BFloat16);
+            assert!(relative_error(&float(&found), &sum.relu()) < 4e-3, "{way:?}");
         }
     }
 }

@@ -7,8 +7,8 @@ use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value, window_may_miss};
 
+use super::super::fastest::{bytes, fastest};
 use super::Activation;
-use super::fastest::fastest;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
 use super::phases::{Phases, PhasesCall};
@@ -41,10 +41,10 @@ impl WayBack {
         })
     }
 
-    /// How many numbers its weights have.
+    /// How many bytes its weights take.
     fn size(&self) -> usize {
         match self {
-            WayBack::Transposed(weight) => weight.numel(),
+            WayBack::Transposed(weight) => bytes(weight),
             WayBack::Turned(way) => way.size(),
             WayBack::Phases(phases) => phases.size(),
         }

@@ -4,8 +4,8 @@ use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value};
 
+use super::super::fastest::{bytes, fastest};
 use super::Activation;
-use super::fastest::fastest;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
 use super::pointwise::{Pointwise, PointwiseCall};
@@ -34,10 +34,10 @@ impl WayThere {
         })
     }
 
-    /// How many numbers its weights have.
+    /// How many bytes its weights take.
     pub fn size(&self) -> usize {
         match self {
-            WayThere::Direct(weight) => weight.numel(),
+            WayThere::Direct(weight) => bytes(weight),
             WayThere::Pointwise(pointwise) => pointwise.size(),
             WayThere::Winograd(winograd) => winograd.size(),
         }
@@ -66,8 +66,8 @@ impl WayThere {
     ) -> Result<ThereCall, OperatorError> {
         Ok(match self {
             WayThere::Direct(weight) => ThereCall::Direct(operators.convolution(weight, bias, geometry, activation)?),
-            WayThere::Pointwise(pointwise) => ThereCall::Pointwise(pointwise.call(bias.tensor(), activation)),
-            WayThere::Winograd(winograd) => ThereCall::Winograd(winograd.call(bias.tensor(), geometry, activation)),
+            WayThere::Pointwise(pointwise) => ThereCall::Pointwise(pointwise.call(bias.tensor(), activation)?),
+            WayThere::Winograd(winograd) => ThereCall::Winograd(winograd.call(bias.tensor(), geometry, activation)?),
         })
     }
 }

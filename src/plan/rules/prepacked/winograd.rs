@@ -2,8 +2,11 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_products, winograd, winograd_weight};
+use crate::torch::{
+    OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_kernels, has_products, winograd, winograd_weight,
+};
 
+use super::super::fastest::{bytes, in_float};
 use super::Activation;
 use super::geometry::Geometry;
 
@@ -26,29 +29,34 @@ impl Winograd {
             .collect()
     }
 
-    /// How many numbers the weights have.
+    /// How many bytes the weights take.
     pub fn size(&self) -> usize {
-        self.weight.numel()
+        bytes(&self.weight)
     }
 
     /// A convolution that moves as `geometry` says.
-    pub fn call(&self, bias: Option<&Tensor>, geometry: &Geometry, activation: Activation) -> WinogradCall {
-        WinogradCall {
+    pub fn call(
+        &self,
+        bias: Option<&Tensor>,
+        geometry: &Geometry,
+        activation: Activation,
+    ) -> Result<WinogradCall, OperatorError> {
+        Ok(WinogradCall {
             weight: self.weight.shallow_clone(),
             outputs: self.outputs,
-            bias: bias.map(Tensor::shallow_clone),
+            bias: in_float(bias)?,
             padding: geometry.padding[0],
             activation,
-        }
+        })
     }
 }
 
 fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
     let Geometry { padding, stride, dilation, groups } = *geometry;
     let [outputs, inputs, 3, 3] = *weight.size().as_slice() else { return false };
-    has_products()
+    has_products(Kind::Float)
         && weight.device() == Device::Cpu
-        && weight.f_kind().is_ok_and(|kind| kind == Kind::Float)
+        && weight.f_kind().is_ok_and(has_kernels)
         && (stride, dilation, groups) == ([1, 1], [1, 1], 1)
         && padding[0] == padding[1]
         && outputs % WINOGRAD_CHANNELS == 0
