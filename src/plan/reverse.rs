@@ -9,9 +9,9 @@ use super::rule::{Gradient, Parts};
 use super::{Interrupt, Pass, PlanError};
 
 /// As long as the gradients that come to a step take no more than this together, the step takes all of them back before the next
-/// one does: a linear layer reads its weights once for all. Convolutions gain nothing from that, and the caches hold one
+/// one does: linear layers and convolutions read their weights once for all. Further down weights are small, and the caches hold one
 /// gradient better than several.
-const SIDE_BY_SIDE_BYTES: usize = 1 << 20;
+const SIDE_BY_SIDE_BYTES: usize = 8 << 20;
 
 /// How far back a reverse run goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -79,6 +79,7 @@ struct Convolution {
     back: Mutex<Option<([i64; 2], BackCall)>>,
     rows_there: Rows,
     rows_back: Rows,
+    classes_back: Rows,
 }
 
 impl Prepacked {
@@ -125,6 +126,7 @@ impl Prepacked {
             back: Mutex::new(None),
             rows_there: Rows::default(),
             rows_back: Rows::default(),
+            classes_back: Rows::default(),
         };
         Ok(Prepacked { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
     }
@@ -216,6 +218,17 @@ impl Convolution {
     }
 }
 
+impl Convolution {
+    /// [`Convolution::input_gradient`] of each of several gradients.
+    fn input_gradients(&self, given: &[&Tensor], size: &[i64]) -> Result<Vec<Tensor>, OperatorError> {
+        self.classes_back.run_each(given, |given| {
+            let mut size = size.to_vec();
+            size[0] = given.size()[0];
+            self.input_gradient(given, &size)
+        })
+    }
+}
+
 /// The way back of one run.
 struct Back {
     convolution: Arc<Convolution>,
@@ -233,12 +246,7 @@ impl Saved for Back {
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let given = match (&self.gate, results.into_iter().next()) {
-            (Some(gate), Some(parts)) => gate.pass(parts.as_slice(), gradient)?,
-            (None, Some(parts)) => parts.into_sum()?,
-            (_, None) => None,
-        };
-        let Some(given) = given else { return Ok(self.wanted.iter().map(|_| None).collect()) };
+        let Some(given) = self.gated(results, gradient)? else { return Ok(self.wanted.iter().map(|_| None).collect()) };
         self.wanted
             .iter()
             .map(|&argument| match argument {
@@ -246,6 +254,35 @@ impl Saved for Back {
                 _ => Ok(Some(given.shallow_clone())),
             })
             .collect()
+    }
+
+    fn reverse_each(
+        &self,
+        each: Vec<Vec<Parts>>,
+        gradient: Gradient,
+    ) -> Result<Vec<Vec<Option<Tensor>>>, OperatorError> {
+        let given = each.into_iter().map(|results| self.gated(results, gradient)).collect::<Result<Vec<_>, _>>()?;
+        let there: Vec<&Tensor> = given.iter().flatten().collect();
+        let wants_input = self.wanted.contains(&0);
+        let inputs = if wants_input { self.convolution.input_gradients(&there, &self.size)? } else { Vec::new() };
+        let mut inputs = inputs.into_iter();
+        let answer = |given: &Option<Tensor>| {
+            let input = if given.is_some() { inputs.next() } else { None };
+            let of = |argument| if argument == 0 { &input } else { given };
+            self.wanted.iter().map(|&argument| of(argument).as_ref().map(Tensor::shallow_clone)).collect()
+        };
+        Ok(given.iter().map(answer).collect())
+    }
+}
+
+impl Back {
+    /// The gradient of the convolution with what is added.
+    fn gated(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
+        match (&self.gate, results.into_iter().next()) {
+            (Some(gate), Some(parts)) => gate.pass(parts.as_slice(), gradient),
+            (None, Some(parts)) => parts.into_sum(),
+            (_, None) => Ok(None),
+        }
     }
 }
 

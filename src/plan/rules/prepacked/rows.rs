@@ -2,7 +2,8 @@
 //!
 //! Weights are laid out for the rows that came first, one as a rule. For another number oneDNN may want another layout, and then
 //! arranges the weights anew at every call, which can take longer than the convolution. Where it does not, rows together are
-//! sometimes faster, on many cores above all. So the first batches of each number of rows are run one way and the other.
+//! sometimes faster, on many cores above all. So the first batches of each number of rows are run one way and the other. The same goes
+//! for several gradients of one result.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -59,10 +60,32 @@ impl Rows {
         if rows == 1 {
             return run(input);
         }
+        self.faster(rows, |at_once| if at_once { run(input) } else { one_by_one(input, rows, &run) })
+    }
+
+    /// What `run` gives for each of several tensors of one shape.
+    pub fn run_each(
+        &self,
+        inputs: &[&Tensor],
+        run: impl Fn(&Tensor) -> Result<Tensor, OperatorError>,
+    ) -> Result<Vec<Tensor>, OperatorError> {
+        let count = inputs.len() as i64;
+        if count <= 1 {
+            return inputs.iter().map(|input| run(input)).collect();
+        }
+        let rows = count * inputs[0].size()[0];
+        self.faster(rows, |at_once| match at_once {
+            true => Ok(run(&channels_last(&Tensor::f_cat(inputs, 0)?)?)?.f_chunk(count, 0)?),
+            false => inputs.iter().map(|input| run(input)).collect(),
+        })
+    }
+
+    /// What `run` gives, which is told whether to take all rows at once.
+    fn faster<T>(&self, rows: i64, run: impl FnOnce(bool) -> Result<T, OperatorError>) -> Result<T, OperatorError> {
         let tried = self.lock().get(&rows).copied().unwrap_or_default();
         let at_once = tried.goes_at_once();
         let start = Instant::now();
-        let result = if at_once { run(input)? } else { one_by_one(input, rows, run)? };
+        let result = run(at_once)?;
         if !tried.is_decided() {
             let time = start.elapsed();
             let mut all = self.lock();
@@ -80,7 +103,7 @@ impl Rows {
 fn one_by_one(
     input: &Tensor,
     rows: i64,
-    run: impl Fn(&Tensor) -> Result<Tensor, OperatorError>,
+    run: &impl Fn(&Tensor) -> Result<Tensor, OperatorError>,
 ) -> Result<Tensor, OperatorError> {
     let results =
         (0..rows).map(|row| run(&channels_last(&input.f_narrow(0, row, 1)?)?)).collect::<Result<Vec<_>, _>>()?;
@@ -123,6 +146,31 @@ mod tests {
         let expected = |kept| tried.into_iter().chain([kept; 2]).cloned().collect::<Vec<_>>();
         assert_eq!(calls(6, 3, slow, fast), expected(&each));
         assert_eq!(calls(6, 3, fast, slow), expected(&together));
+    }
+
+    #[test]
+    fn several_tensors_are_run_together_or_each_for_itself() {
+        let random = || channels_last(&Tensor::randn([2, 4, 3, 3], (Kind::Float, Device::Cpu))).unwrap();
+        let inputs = [random(), random(), random()];
+        let inputs: Vec<&Tensor> = inputs.iter().collect();
+        for (slow, kept) in [(6, vec![2, 2, 2]), (2, vec![6])] {
+            let ways = Rows::default();
+            let mut seen = Vec::new();
+            for _ in 0..5 {
+                let rows = RefCell::new(Vec::new());
+                let found = ways.run_each(&inputs, |input| {
+                    rows.borrow_mut().push(input.size()[0]);
+                    if input.size()[0] == slow {
+                        sleep(Duration::from_millis(100));
+                    }
+                    Ok(input * 2.0)
+                });
+                assert!(found.unwrap().iter().zip(&inputs).all(|(found, input)| found.equal(&(*input * 2.0))));
+                seen.push(rows.into_inner());
+            }
+            assert_eq!(seen, [vec![6], vec![6], vec![2, 2, 2], vec![2, 2, 2], kept]);
+        }
+        assert_eq!(Rows::default().run_each(&inputs[..1], |input| Ok(input * 2.0)).unwrap().len(), 1);
     }
 
     #[test]
