@@ -47,7 +47,10 @@ fn libtorch(root: &Path) -> PathBuf {
 
 fn bridge(libtorch: &Path) {
     let include = libtorch.join("include");
-    println!("cargo:rerun-if-changed=src/torch");
+    let files = fs::read_dir("src/torch").expect("src/torch is there").filter_map(|entry| Some(entry.ok()?.path()));
+    for file in files.filter(|file| file.extension().is_some_and(|ending| ending == "h" || ending == "cpp")) {
+        println!("cargo:rerun-if-changed={}", file.display());
+    }
     cpp()
         .flag("-isystem")
         .flag(include.to_str().expect("a path in UTF-8"))
@@ -64,6 +67,7 @@ fn bridge(libtorch: &Path) {
     }
 }
 
+/// What is compiled for each instruction set with floats.
 const BOTH: [&str; 2] = ["product_tiles", "winograd_tiles"];
 
 /// The arithmetic of matrix products and of Winograd's convolutions for one instruction set: the floats of a vector, and of how many

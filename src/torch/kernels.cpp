@@ -270,7 +270,7 @@ at::Tensor channels_last(const at::Tensor& tensor) {
 }
 
 at::Tensor unite_phases(const at::Tensor& phases, int64_t stride, int64_t top, int64_t left, int64_t height, int64_t width) {
-  TORCH_CHECK(phases.dim() == 4 && stride > 0 && phases.size(1) % (stride * stride) == 0, "no phases: ", phases.sizes());
+  TORCH_CHECK(phases.is_cpu() && phases.dim() == 4 && stride > 0 && phases.size(1) % (stride * stride) == 0, "no phases: ", phases.sizes());
   const int64_t channels = phases.size(1) / (stride * stride);
   TORCH_CHECK(top >= 0 && left >= 0 && top + (height - 1) / stride < phases.size(2) && left + (width - 1) / stride < phases.size(3),
               "the phases do not reach that far");

@@ -70,14 +70,14 @@ class Prepared {
         high_(static_cast<float>(high)),
         outputs_(outputs),
         weight_(weight) {
-    TORCH_CHECK(tiles_ != nullptr, "the processor lacks the instructions for products of ", weight.scalar_type());
+    TORCH_CHECK(tiles_ != nullptr, "there are no instructions for products of ", weight.scalar_type());
     const int64_t panels = (outputs + tiles_->width - 1) / tiles_->width, numbers = numbers_of_step();
-    TORCH_CHECK(weight.dim() == (numbers == 1 ? 3 : 4) && weight.size(0) == panels && weight.size(2) == tiles_->width &&
-                    (numbers == 1 || weight.size(3) == numbers) && weight.is_contiguous(),
+    TORCH_CHECK(weight.dim() == (numbers == 1 ? 3 : 4) && weight.numel() > 0 && weight.size(0) == panels && weight.size(2) == tiles_->width &&
+                    (numbers == 1 || weight.size(3) == numbers) && weight.is_contiguous() && weight.is_cpu(),
                 "a weight in panels for ", outputs, " outputs is expected, not ", weight.sizes());
     if (bias == nullptr) return;
-    TORCH_CHECK(bias->dim() == 1 && bias->numel() == outputs && bias->scalar_type() == at::kFloat, "a bias of ", outputs,
-                " float32 is expected");
+    TORCH_CHECK(bias->dim() == 1 && bias->numel() == outputs && bias->scalar_type() == at::kFloat && bias->is_cpu(),
+                "a bias of ", outputs, " float32 is expected");
     // The last panel's is as long as the others'.
     bias_ = panels * tiles_->width == outputs ? bias->contiguous() : at::constant_pad_nd(*bias, {0, panels * tiles_->width - outputs});
   }

@@ -37,7 +37,7 @@ pub fn linear_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
 /// (float32), within `bounds` where they are given. The result has the weight's dtype.
 ///
 /// # Errors
-/// Another dtype or device, other numbers of inputs or outputs, out of memory.
+/// Another dtype or device, another number of inputs, a weight with more or fewer panels than so many outputs have, out of memory.
 pub fn linear(
     input: &Tensor,
     weight: &Tensor,
@@ -174,12 +174,36 @@ mod tests {
     }
 
     #[test]
+    fn any_number_of_threads_gives_the_same() {
+        let before = tch::get_num_threads();
+        for (rows, inputs, outputs) in [(49, 700, 300), (200, 40, 70), (1, 900, 150)] {
+            let (input, weight) = (random(&[rows, inputs]), linear_weight(&random(&[outputs, inputs])).unwrap());
+            let found = [1, 3, 16].map(|threads| {
+                tch::set_num_threads(threads);
+                linear(&input, &weight, outputs, None, None).unwrap()
+            });
+            tch::set_num_threads(before);
+            assert!(found[1].equal(&found[0]) && found[2].equal(&found[0]));
+        }
+    }
+
+    #[test]
     fn numbers_that_are_none_stay_so() {
         let input = random(&[2, 8]);
         let _ = input.get(1).get(3).fill_(f64::NAN);
         let bounds = Some(Bounds { low: 0.0, high: Some(1.0) });
         let found = linear(&input, &linear_weight(&random(&[5, 8])).unwrap(), 5, None, bounds).unwrap();
         assert!(found.get(1).isnan().all().int64_value(&[]) != 0 && found.get(0).isnan().any().int64_value(&[]) == 0);
+        if has_products(Kind::BFloat16) {
+            // One whose upper half alone would be infinite, or rounded to -0.
+            for bits in [0x7f80_0001, 0x7fff_ffff] {
+                let bias = Tensor::from_slice(&[f32::from_bits(bits); 5]);
+                let half = |shape: &[i64]| random(shape).to_kind(Kind::BFloat16);
+                let found =
+                    linear(&half(&[2, 8]), &linear_weight(&half(&[5, 8])).unwrap(), 5, Some(&bias), None).unwrap();
+                assert!(found.isnan().all().int64_value(&[]) != 0);
+            }
+        }
     }
 
     #[test]
@@ -191,6 +215,8 @@ mod tests {
         let input = random(&[3, 8]);
         assert!(text(linear(&random(&[3, 9]), &weight, 40, None, None)).contains("channels"));
         assert!(text(linear(&input, &weight, 400, None, None)).contains("panels"));
+        assert!(text(linear(&random(&[3, 0]), &random(&[1, 0, 32]), 5, None, None)).contains("panels"));
+        assert!(text(linear_weight(&random(&[4, 0]))).contains("[outputs, inputs]"));
         assert!(text(linear(&input, &random(&[40, 8]), 40, None, None)).contains("panels"));
         assert!(text(linear(&input, &weight, 40, Some(&random(&[8])), None)).contains("bias"));
         assert!(text(linear(&input.to_kind(Kind::Double), &weight, 40, None, None)).contains("an input of Float"));

@@ -29,23 +29,20 @@ inline Step all_of(const char* step) {
 inline Vector multiply_add(Vector sum, Step left, Step right) {
   return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), left, right));
 }
-inline Number rounded(float value) {
-  alignas(sizeof(Vector)) Bfloat16 numbers[WIDTH];
-  store(numbers, all(value));
-  return numbers[0];
-}
 #else
 typedef float Number;
 typedef Vector Step;
 inline Step load_step(const char* from) { return load(reinterpret_cast<const float*>(from)); }
 inline Step all_of(const char* step) { return all(*reinterpret_cast<const float*>(step)); }
 inline Vector multiply_add(Vector sum, Step left, Step right) { return sum + left * right; }
-inline Number rounded(float value) { return value; }
 #endif
 
 // The first `count` of them; may be none or all.
 inline void store_some(Number* to, Vector value, int64_t count) {
-  for (int64_t i = 0; i < WIDTH && i < count; ++i) to[i] = rounded(value[i]);
+  if (count >= WIDTH) return store(to, value);
+  Number numbers[WIDTH];
+  store(numbers, value);
+  for (int64_t i = 0; i < count; ++i) to[i] = numbers[i];
 }
 
 // `parts` are the vectors of a panel that have columns.

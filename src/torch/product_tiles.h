@@ -1,5 +1,5 @@
 // The arithmetic of matrix products whose right matrix lies in panels. product_tiles.cpp is compiled once for each instruction set and
-// shares no header with the rest of the program: what such a header defines inline could be taken from the wrong one.
+// shares no function with the rest of the program: what a header defines inline could be taken from the wrong one.
 #pragma once
 #include <stdint.h>
 

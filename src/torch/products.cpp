@@ -2,9 +2,17 @@
 
 #include <ATen/ATen.h>
 
+#if defined(__x86_64__)
+namespace {
+
+bool has_bfloat16() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw"); }
+
+}  // namespace
+#endif
+
 const CamlensProductTiles* camlens_product_tiles(at::ScalarType type) {
 #if defined(__x86_64__)
-  if (type == at::kBFloat16) return __builtin_cpu_supports("avx512bf16") ? &camlens_product_tiles_avx512_bf16 : nullptr;
+  if (type == at::kBFloat16) return has_bfloat16() ? &camlens_product_tiles_avx512_bf16 : nullptr;
   if (type != at::kFloat) return nullptr;
   if (__builtin_cpu_supports("avx512f")) return &camlens_product_tiles_avx512;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &camlens_product_tiles_avx2 : nullptr;
@@ -15,9 +23,11 @@ const CamlensProductTiles* camlens_product_tiles(at::ScalarType type) {
 
 at::Tensor camlens_in_panels(const at::Tensor& right) {
   const CamlensProductTiles* const tiles = camlens_product_tiles(right.scalar_type());
-  TORCH_CHECK(tiles != nullptr, "the processor lacks the instructions for products of ", right.scalar_type());
+  TORCH_CHECK(tiles != nullptr, "there are no instructions for products of ", right.scalar_type());
   const int64_t columns = right.size(-1), panels = (columns + tiles->width - 1) / tiles->width;
-  const at::Tensor whole = at::constant_pad_nd(right, {0, panels * tiles->width - columns});
+  // Padding by nothing would copy too.
+  const int64_t more = panels * tiles->width - columns;
+  const at::Tensor whole = more == 0 ? right : at::constant_pad_nd(right, {0, more});
   const at::Tensor in_panels = whole.unflatten(-1, {panels, tiles->width}).transpose(-2, -3);
   if (right.scalar_type() != at::kBFloat16) return in_panels.contiguous();
   TORCH_CHECK(right.size(-2) % 2 == 0, "an even number of inputs is expected, not ", right.size(-2));

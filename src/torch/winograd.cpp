@@ -23,14 +23,13 @@ constexpr int64_t LARGEST = CAMLENS_WINOGRAD_LARGEST_EDGE * CAMLENS_WINOGRAD_LAR
 constexpr int64_t BLOCK_BYTES = 4 << 20;
 constexpr int64_t LEAST_BLOCK = 64;
 
-// As `camlens_product_tiles` of floats.
-const CamlensWinogradTiles* tiles_of_processor() {
+// Those that belong to the processor's products of floats.
+const CamlensWinogradTiles& tiles_of(const CamlensProductTiles* products) {
+  TORCH_CHECK(products != nullptr, "the processor lacks AVX2");
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return &camlens_winograd_tiles_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &camlens_winograd_tiles_avx2;
-  return nullptr;
+  return products == &camlens_product_tiles_avx512 ? camlens_winograd_tiles_avx512 : camlens_winograd_tiles_avx2;
 #else
-  return &camlens_winograd_tiles_default;
+  return camlens_winograd_tiles_default;
 #endif
 }
 
@@ -56,7 +55,8 @@ at::Tensor weight_transform(int64_t edge) {
 at::Tensor transformed(const at::Tensor& weight, int64_t step) {
   TORCH_CHECK(step == 2 || step == 4, "steps of 2 or 4 are expected, not of ", step);
   TORCH_CHECK(weight.dim() == 4 && weight.size(2) == 3 && weight.size(3) == 3, "a kernel of 3 × 3 is expected, not ", weight.sizes());
-  TORCH_CHECK(weight.size(0) % CHANNELS == 0 && weight.size(1) % CHANNELS == 0, "channels in multiples of 16 are expected, not ", weight.sizes());
+  TORCH_CHECK(weight.numel() > 0 && weight.size(0) % CHANNELS == 0 && weight.size(1) % CHANNELS == 0,
+              "channels in multiples of 16 are expected, not ", weight.sizes());
   const int64_t edge = step + 2, outputs = weight.size(0), inputs = weight.size(1);
   const at::Tensor transform = weight_transform(edge);
   // A panel at a time, so that little more memory than the result's is taken.
@@ -105,21 +105,22 @@ float* scratch_of_thread(int64_t count) {
 
 at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, int64_t padding, float low,
                     float high) {
-  const CamlensWinogradTiles* const tiles = tiles_of_processor();
   const CamlensProductTiles* const matrices = camlens_product_tiles(at::kFloat);
-  TORCH_CHECK(tiles != nullptr && matrices != nullptr, "the processor lacks AVX2");
+  const CamlensWinogradTiles& tiles = tiles_of(matrices);
   const int64_t width = matrices->width, panels = (outputs + width - 1) / width;
   TORCH_CHECK(given.dim() == 4 && given.is_cpu() && (given.scalar_type() == at::kFloat || given.scalar_type() == at::kBFloat16),
               "float32 or bfloat16 pictures on the CPU are expected");
-  TORCH_CHECK(weight.dim() == 4 && weight.size(1) == panels && weight.size(3) == width && weight.is_contiguous() && weight.scalar_type() == at::kFloat,
+  TORCH_CHECK(weight.dim() == 4 && weight.size(1) == panels && weight.size(3) == width && weight.is_contiguous() && weight.is_cpu() &&
+                  weight.scalar_type() == at::kFloat && weight.numel() > 0 && outputs % CHANNELS == 0 && weight.size(2) % CHANNELS == 0,
               "transformed weights are expected");
-  const CamlensWinogradScheme& scheme = weight.size(0) == 16 ? tiles->two : tiles->four;
+  const CamlensWinogradScheme& scheme = weight.size(0) == 16 ? tiles.two : tiles.four;
   const int64_t positions = scheme.edge * scheme.edge;
   TORCH_CHECK(weight.size(0) == positions, "transformed weights are expected");
   const int64_t inputs = weight.size(2);
   TORCH_CHECK(given.size(1) == inputs, "the input has ", given.size(1), " channels, the weights ", inputs);
-  TORCH_CHECK(bias == nullptr || (bias->numel() == outputs && bias->is_contiguous() && bias->scalar_type() == at::kFloat),
-              "a bias of ", outputs, " float32 is expected");
+  TORCH_CHECK(bias == nullptr || (bias->numel() == outputs && bias->is_cpu() && bias->scalar_type() == at::kFloat), "a bias of ", outputs,
+              " float32 is expected");
+  const at::Tensor shifts = bias == nullptr ? at::Tensor() : bias->contiguous();
   const at::Tensor input = given.contiguous(at::MemoryFormat::ChannelsLast);
   const int64_t rows = input.size(0), down = input.size(2) + 2 * padding - 2, across = input.size(3) + 2 * padding - 2;
   TORCH_CHECK(padding >= 0 && down > 0 && across > 0, "the input is smaller than the kernel: ", input.sizes());
@@ -136,7 +137,7 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
   float* const products = values + positions * block * inputs;
   const std::vector<char> zeros(inputs * bytes, 0);
   const float* const weights = weight.const_data_ptr<float>();
-  const float* const shift = bias == nullptr ? nullptr : bias->const_data_ptr<float>();
+  const float* const shift = bias == nullptr ? nullptr : shifts.const_data_ptr<float>();
   for (int64_t first = 0; first < tiling.count(); first += block) {
     const int64_t count = std::min(block, tiling.count() - first);
     in_parallel(count, [&](int64_t begin, int64_t end) {

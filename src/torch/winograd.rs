@@ -154,7 +154,10 @@ mod tests {
         assert!(with(&random(&[1, 16, 5, 5])).contains("channels"));
         assert!(with(&random(&[1, 32, 2, 5])).contains("smaller"));
         assert!(with(&random(&[1, 32, 5, 5]).to_kind(Kind::Double)).contains("float32"));
-        assert!(error(winograd(&random(&[1, 32, 5, 5]), &weight, 64, None, 0, None)).contains("weights"));
+        for outputs in [8, 64] {
+            assert!(error(winograd(&random(&[1, 32, 5, 5]), &weight, outputs, None, 0, None)).contains("weights"));
+        }
+        assert!(of(&[0, 0, 3, 3]).contains("multiples of 16"));
         assert!(
             error(winograd(&random(&[1, 32, 5, 5]), &random(&[36, 1, 32, 8]), 16, None, 0, None)).contains("weights")
         );

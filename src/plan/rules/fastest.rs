@@ -93,8 +93,8 @@ mod tests {
     fn less_time_wins_and_memory_has_its_price() {
         assert_eq!(place_of_fastest(&[(40, 9), (1, 9), (40, 9)]), 1);
         assert_eq!(place_of_fastest(&[(40, 9), (1, 36)]), 1);
-        // A tenth less time, and weights that take twice as long to come.
-        assert_eq!(place_of_fastest(&[(50, 9), (45, 300_000_000)]), 0);
+        // Less time, and weights that take a tenth of a second to come.
+        assert_eq!(place_of_fastest(&[(50, 9), (20, 3_000_000_000)]), 0);
         assert_eq!(place_of_fastest(&[(500, 9)]), 0);
     }
 

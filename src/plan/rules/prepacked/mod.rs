@@ -194,14 +194,7 @@ impl Convolution {
 
     /// The gradient to an input of `size`, from that of the result.
     fn input_gradient(&self, given: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
-        let expected = self.geometry.result(size, &self.weight_size);
-        if given.size() != expected {
-            return Err(OperatorError::Argument {
-                operator: "a convolution's gradient".into(),
-                argument: "gradient".into(),
-                problem: format!("has shape {:?}, and the result had {expected:?}", given.size()),
-            });
-        }
+        self.check(given, size)?;
         let given = channels_last(given)?;
         let of_size = [size[2], size[3]];
         let mut back = lock(&self.back);
@@ -216,16 +209,35 @@ impl Convolution {
         let (_, call) = back.insert((of_size, call));
         self.rows_back.run(&given, |given| call.input_gradient(given))
     }
-}
 
-impl Convolution {
     /// [`Convolution::input_gradient`] of each of several gradients.
     fn input_gradients(&self, given: &[&Tensor], size: &[i64]) -> Result<Vec<Tensor>, OperatorError> {
+        for given in given {
+            self.check(given, size)?;
+        }
+        let is_laid_out = lock(&self.back).is_some();
+        if let (Some(first), false) = (given.first(), is_laid_out) {
+            // For the rows of one.
+            drop(self.input_gradient(first, size)?);
+        }
         self.classes_back.run_each(given, |given| {
             let mut size = size.to_vec();
             size[0] = given.size()[0];
             self.input_gradient(given, &size)
         })
+    }
+
+    /// Whether it is the gradient of the result for an input of `size`.
+    fn check(&self, given: &Tensor, size: &[i64]) -> Result<(), OperatorError> {
+        let expected = self.geometry.result(size, &self.weight_size);
+        if given.size() != expected {
+            return Err(OperatorError::Argument {
+                operator: "a convolution's gradient".into(),
+                argument: "gradient".into(),
+                problem: format!("has shape {:?}, and the result had {expected:?}", given.size()),
+            });
+        }
+        Ok(())
     }
 }
 

@@ -18,7 +18,10 @@ const TRIALS: u32 = 2;
 
 /// Which way batches of each number of rows are run.
 #[derive(Debug, Default)]
-pub(super) struct Rows(Mutex<HashMap<i64, Tried>>);
+pub(super) struct Rows(Mutex<HashMap<Shape, Tried>>);
+
+/// So many tensors of so many rows.
+type Shape = (usize, i64);
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Tried {
@@ -60,7 +63,7 @@ impl Rows {
         if rows == 1 {
             return run(input);
         }
-        self.faster(rows, |at_once| if at_once { run(input) } else { one_by_one(input, rows, &run) })
+        self.faster((1, rows), |at_once| if at_once { run(input) } else { one_by_one(input, rows, &run) })
     }
 
     /// What `run` gives for each of several tensors of one shape.
@@ -69,33 +72,28 @@ impl Rows {
         inputs: &[&Tensor],
         run: impl Fn(&Tensor) -> Result<Tensor, OperatorError>,
     ) -> Result<Vec<Tensor>, OperatorError> {
-        let count = inputs.len() as i64;
-        if count <= 1 {
-            return inputs.iter().map(|input| run(input)).collect();
-        }
-        let rows = count * inputs[0].size()[0];
-        self.faster(rows, |at_once| match at_once {
-            true => Ok(run(&channels_last(&Tensor::f_cat(inputs, 0)?)?)?.f_chunk(count, 0)?),
-            false => inputs.iter().map(|input| run(input)).collect(),
-        })
+        let each = || inputs.iter().map(|input| run(input)).collect();
+        let [first, _, ..] = inputs else { return each() };
+        let together = || Ok(run(&channels_last(&Tensor::f_cat(inputs, 0)?)?)?.f_chunk(inputs.len() as i64, 0)?);
+        self.faster((inputs.len(), first.size()[0]), |at_once| if at_once { together() } else { each() })
     }
 
-    /// What `run` gives, which is told whether to take all rows at once.
-    fn faster<T>(&self, rows: i64, run: impl FnOnce(bool) -> Result<T, OperatorError>) -> Result<T, OperatorError> {
-        let tried = self.lock().get(&rows).copied().unwrap_or_default();
+    /// What `run` gives, which is told whether to take all rows of that shape at once.
+    fn faster<T>(&self, shape: Shape, run: impl FnOnce(bool) -> Result<T, OperatorError>) -> Result<T, OperatorError> {
+        let tried = self.lock().get(&shape).copied().unwrap_or_default();
         let at_once = tried.goes_at_once();
         let start = Instant::now();
         let result = run(at_once)?;
         if !tried.is_decided() {
             let time = start.elapsed();
             let mut all = self.lock();
-            let tried = all.entry(rows).or_default();
+            let tried = all.entry(shape).or_default();
             if at_once { &mut tried.at_once } else { &mut tried.one_by_one }.note(time);
         }
         Ok(result)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<i64, Tried>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Shape, Tried>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -169,6 +167,16 @@ mod tests {
                 seen.push(rows.into_inner());
             }
             assert_eq!(seen, [vec![6], vec![6], vec![2, 2, 2], vec![2, 2, 2], kept]);
+            // Another number of tensors, though of as many rows, is tried for itself.
+            let rows = RefCell::new(Vec::new());
+            let random = || channels_last(&Tensor::randn([3, 4, 3, 3], (Kind::Float, Device::Cpu))).unwrap();
+            let pair = [random(), random()];
+            let note = |input: &Tensor| {
+                rows.borrow_mut().push(input.size()[0]);
+                Ok(input * 2.0)
+            };
+            ways.run_each(&[&pair[0], &pair[1]], note).unwrap();
+            assert_eq!(rows.into_inner(), [6]);
         }
         assert_eq!(Rows::default().run_each(&inputs[..1], |input| Ok(input * 2.0)).unwrap().len(), 1);
     }
