@@ -4,6 +4,7 @@
 //! A weight lies in panels as wide as the registers allow, so that a product reads it once, in order, and fetches the next panel while
 //! it multiplies with this one. oneDNN's kernels are as fast where the weights are in the caches; of a network they seldom are.
 
+use std::ffi::{c_char, c_int};
 use std::ptr;
 
 use tch::{Kind, Tensor};
@@ -20,6 +21,11 @@ pub fn has_products(kind: Kind) -> bool {
         Kind::BFloat16 => ffi::camlens_has_products(true),
         _ => false,
     }
+}
+
+/// Whether a weight of that dtype with so many inputs can be [laid out in panels](linear_weight).
+pub fn can_multiply(kind: Kind, inputs: i64) -> bool {
+    has_products(kind) && (kind == Kind::Float || inputs % 2 == 0)
 }
 
 /// A weight `[outputs, inputs]` in panels, for [`linear`] and [`pointwise`]. Of bfloat16, the number of inputs is even.
@@ -45,11 +51,7 @@ pub fn linear(
     bias: Option<&Tensor>,
     bounds: Option<Bounds>,
 ) -> Result<Tensor, OperatorError> {
-    let (bias, [low, high]) = (address(bias), Bounds::limits(bounds));
-    one_tensor("linear", |result, error| {
-        // SAFETY: the tensors are alive, the bias is null or is too, and the places are ours to write.
-        unsafe { ffi::camlens_linear(input.as_ptr(), weight.as_ptr(), outputs, bias, low, high, result, error) }
-    })
+    product("linear", ffi::camlens_linear, input, weight, outputs, bias, bounds)
 }
 
 /// [`linear`] for each pixel of `[N, inputs, H, W]`: a convolution of 1 × 1 kernels. The result has its channels next to each other in
@@ -64,15 +66,36 @@ pub fn pointwise(
     bias: Option<&Tensor>,
     bounds: Option<Bounds>,
 ) -> Result<Tensor, OperatorError> {
-    let (bias, [low, high]) = (address(bias), Bounds::limits(bounds));
-    one_tensor("pointwise", |result, error| {
-        // SAFETY: the tensors are alive, the bias is null or is too, and the places are ours to write.
-        unsafe { ffi::camlens_pointwise(input.as_ptr(), weight.as_ptr(), outputs, bias, low, high, result, error) }
-    })
+    product("pointwise", ffi::camlens_pointwise, input, weight, outputs, bias, bounds)
 }
 
-fn address(bias: Option<&Tensor>) -> *const C_tensor {
-    bias.map_or(ptr::null(), Tensor::as_ptr)
+/// `camlens_linear` and `camlens_pointwise`.
+type Multiply = unsafe extern "C" fn(
+    *const C_tensor,
+    *const C_tensor,
+    i64,
+    *const C_tensor,
+    f64,
+    f64,
+    *mut *mut C_tensor,
+    *mut *mut c_char,
+) -> c_int;
+
+fn product(
+    name: &str,
+    multiply: Multiply,
+    input: &Tensor,
+    weight: &Tensor,
+    outputs: i64,
+    bias: Option<&Tensor>,
+    bounds: Option<Bounds>,
+) -> Result<Tensor, OperatorError> {
+    let bias = bias.map_or(ptr::null(), Tensor::as_ptr);
+    let [low, high] = Bounds::limits(bounds);
+    one_tensor(name, |result, error| {
+        // SAFETY: the tensors are alive, the bias is null or is too, and the places are ours to write.
+        unsafe { multiply(input.as_ptr(), weight.as_ptr(), outputs, bias, low, high, result, error) }
+    })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ mod winograd;
 pub use call::Call;
 pub use convolution::window_may_miss;
 pub use kernels::{Bounds, add, add_clamped, channels_last, gate, unite_phases};
-pub use linear::{has_products, linear, linear_weight, pointwise};
+pub use linear::{can_multiply, has_products, linear, linear_weight, pointwise};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use process::{give_back_memory, leave};
 pub use processor::{has_bfloat16, has_kernels};

@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
 
-    /// The place of the fastest of ways that take so many milliseconds and numbers.
+    /// The place of the fastest of ways that take so many milliseconds and bytes.
     fn place_of_fastest(ways: &[(u64, usize)]) -> usize {
         let places = (0..ways.len()).collect();
         let run = |&place: &usize| {

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Call, Operator, OperatorError, Value, has_kernels, has_products, linear, linear_weight};
+use crate::torch::{Call, Operator, OperatorError, Value, can_multiply, has_kernels, linear, linear_weight};
 
 use super::arguments::first;
 use super::fastest::{bytes, fastest, in_float, sparingly};
@@ -63,6 +63,15 @@ struct Operators {
     reorder: Operator,
 }
 
+impl Operators {
+    fn find() -> Result<Self, OperatorError> {
+        Ok(Operators {
+            linear: Operator::find("mkldnn::_linear_pointwise", "")?,
+            reorder: Operator::find("mkldnn::_reorder_linear_weight", "")?,
+        })
+    }
+}
+
 /// A weight laid out for one of two ways.
 #[derive(Debug)]
 enum Packed {
@@ -84,8 +93,7 @@ impl Packed {
         let arguments = [Value::Tensor(weight.shallow_clone()), Value::Int(rows)];
         let mut ways = vec![Packed::OneDnn(operators.reorder.call_tensor(&arguments)?)];
         let &[outputs, inputs] = weight.size().as_slice() else { return Ok(ways) };
-        let kind = weight.f_kind()?;
-        if has_products(kind) && (kind == Kind::Float || inputs % 2 == 0) {
+        if can_multiply(weight.f_kind()?, inputs) {
             ways.push(Packed::Panels { weight: linear_weight(weight)?, outputs });
         }
         Ok(ways)
@@ -174,10 +182,7 @@ impl PackedLinear {
             return Err(OperatorError::Unsupported { operator: node.name.clone() });
         };
         let linear = Linear {
-            operators: Operators {
-                linear: Operator::find("mkldnn::_linear_pointwise", "")?,
-                reorder: Operator::find("mkldnn::_reorder_linear_weight", "")?,
-            },
+            operators: Operators::find()?,
             weight,
             size: [outputs, inputs],
             kind,
@@ -272,6 +277,7 @@ mod tests {
 
     use super::*;
     use crate::plan::rules::trial::{Layout, Trial, any, relative_error, slot};
+    use crate::torch::has_products;
 
     /// A `linear` by its packed rule, and the values of its arguments.
     fn packed(input: Tensor, weight: Tensor, bias: Value) -> (PackedLinear, Vec<Value>) {
@@ -339,10 +345,7 @@ mod tests {
             let float = |t: &Tensor| t.to_kind(Kind::Float);
             let expected = float(&input).linear(&float(&weight), bias.as_ref().map(float));
             let summed = float(&input).abs().linear(&float(&weight).abs(), bias.as_ref().map(|b| float(b).abs()));
-            let operators = Operators {
-                linear: Operator::find("mkldnn::_linear_pointwise", "").unwrap(),
-                reorder: Operator::find("mkldnn::_reorder_linear_weight", "").unwrap(),
-            };
+            let operators = Operators::find().unwrap();
             let ways = Packed::all(&weight, rows, &operators).unwrap();
             let has_panels = has_products(kind) && (kind == Kind::Float || inputs % 2 == 0);
             prop_assert_eq!(ways.len(), 1 + usize::from(has_panels));

@@ -1,8 +1,8 @@
 //! Convolutions of 1 × 1 kernels as matrix products.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use crate::torch::{OperatorError, has_products, linear_weight, pointwise};
+use crate::torch::{OperatorError, can_multiply, linear_weight, pointwise};
 
 use super::super::fastest::{bytes, in_float};
 use super::Activation;
@@ -20,9 +20,7 @@ impl Pointwise {
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let Geometry { padding, stride, groups, .. } = *geometry;
         let [outputs, inputs, 1, 1] = *weight.size().as_slice() else { return Ok(None) };
-        let kind = weight.f_kind()?;
-        let suits = has_products(kind)
-            && (kind == Kind::Float || inputs % 2 == 0)
+        let suits = can_multiply(weight.f_kind()?, inputs)
             && weight.device() == Device::Cpu
             && (padding, stride, groups) == ([0, 0], [1, 1], 1);
         if !suits {
