@@ -56,22 +56,23 @@ fn bridge(libtorch: &Path) {
         .flag(include.to_str().expect("a path in UTF-8"))
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
-        .files(["bridge", "kernels", "linear", "products", "winograd"].map(|file| format!("src/torch/{file}.cpp")))
+        .files(["bridge", "kernels", "linear", "products", "sparse", "winograd"].map(|file| format!("src/torch/{file}.cpp")))
         .compile("camlens_bridge");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma"], &BOTH);
-        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma"], &BOTH);
-        tiles("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bf16", "-mfma"], &["product_tiles"]);
+        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma"], &OF_FLOATS);
+        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma"], &OF_FLOATS);
+        tiles("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bf16", "-mfma"], &OF_BFLOAT16);
     } else {
-        tiles("default", [4, 4, 6], &[], &BOTH);
+        tiles("default", [4, 4, 6], &[], &OF_FLOATS);
     }
 }
 
-/// What is compiled for each instruction set with floats.
-const BOTH: [&str; 2] = ["product_tiles", "winograd_tiles"];
+/// What is compiled for each instruction set with floats, and with bfloat16.
+const OF_FLOATS: [&str; 3] = ["product_tiles", "sparse_tiles", "winograd_tiles"];
+const OF_BFLOAT16: [&str; 2] = ["product_tiles", "sparse_tiles"];
 
-/// The arithmetic of matrix products and of Winograd's convolutions for one instruction set: the floats of a vector, and of how many
-/// vectors and rows the registers hold sums; see product_tiles.cpp.
+/// The arithmetic of matrix products, dense and sparse, and of Winograd's convolutions for one instruction set: the floats of a vector, and
+/// of how many vectors and rows the registers hold sums; see product_tiles.cpp.
 fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], files: &[&str]) {
     let mut build = cpp();
     for flag in flags {
@@ -85,6 +86,7 @@ fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], f
         .define("CAMLENS_PARTS", parts.to_string().as_str())
         .define("CAMLENS_ROWS", rows.to_string().as_str())
         .define("CAMLENS_PRODUCT_TILES", format!("camlens_product_tiles_{instructions}").as_str())
+        .define("CAMLENS_SPARSE_TILES", format!("camlens_sparse_tiles_{instructions}").as_str())
         .define("CAMLENS_WINOGRAD_TILES", format!("camlens_winograd_tiles_{instructions}").as_str())
         .files(files.iter().map(|file| format!("src/torch/{file}.cpp")))
         .compile(&format!("camlens_tiles_{instructions}"));

@@ -4,6 +4,8 @@ use std::ffi::{c_char, c_int};
 
 use torch_sys::C_tensor;
 
+use super::Moves;
+
 pub(super) enum OperatorHandle {}
 pub(super) enum Stack {}
 
@@ -168,6 +170,20 @@ unsafe extern "C" {
         bias: *const C_tensor,
         low: f64,
         high: f64,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+
+    pub(super) fn camlens_sparse_weight(
+        weight: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_sparse_input_gradient(
+        gradient: *const C_tensor,
+        weight: *const C_tensor,
+        size: *const i64,
+        moves: *const Moves,
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;

@@ -1,49 +1,16 @@
 #include "product_tiles.h"
 
-#include "vector.h"
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
+#include "step.h"
 
 #include <utility>
 
-// Given by build.rs, besides the width of vectors: CAMLENS_PRODUCT_TILES, the name of the table; CAMLENS_ROWS and CAMLENS_PARTS, how
-// many rows and vectors of a panel the registers hold sums of.
+// Given by build.rs, besides what step.h needs: CAMLENS_PRODUCT_TILES, the name of the table; CAMLENS_ROWS, how many rows the registers
+// hold sums of.
 
 namespace {
 
-constexpr int ROWS = CAMLENS_ROWS, PARTS = CAMLENS_PARTS;
-constexpr int64_t PANEL = PARTS * WIDTH;
+constexpr int ROWS = CAMLENS_ROWS;
 static_assert(PANEL * 4 % CAMLENS_LINE_BYTES == 0, "a panel's steps are whole cache lines");
-
-#if defined(__AVX512BF16__)
-typedef Bfloat16 Number;
-typedef __m512bh Step;
-inline Step load_step(const char* from) { return reinterpret_cast<Step>(_mm512_loadu_si512(from)); }
-inline Step all_of(const char* step) {
-  int32_t pair;
-  __builtin_memcpy(&pair, step, sizeof pair);
-  return reinterpret_cast<Step>(_mm512_set1_epi32(pair));
-}
-inline Vector multiply_add(Vector sum, Step left, Step right) {
-  return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), left, right));
-}
-#else
-typedef float Number;
-typedef Vector Step;
-inline Step load_step(const char* from) { return load(reinterpret_cast<const float*>(from)); }
-inline Step all_of(const char* step) { return all(*reinterpret_cast<const float*>(step)); }
-inline Vector multiply_add(Vector sum, Step left, Step right) { return sum + left * right; }
-#endif
-
-// The first `count` of them; may be none or all.
-inline void store_some(Number* to, Vector value, int64_t count) {
-  if (count >= WIDTH) return store(to, value);
-  Number numbers[WIDTH];
-  store(numbers, value);
-  for (int64_t i = 0; i < count; ++i) to[i] = numbers[i];
-}
 
 // `parts` are the vectors of a panel that have columns.
 template <int rows, int parts, bool fetches>

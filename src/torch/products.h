@@ -12,11 +12,16 @@ const CamlensProductTiles* camlens_product_tiles(at::ScalarType type);
 // `[..., depth, columns]` to panels. Of bfloat16, the depth is even, and must be what `camlens_product_tiles` has the instructions for.
 at::Tensor camlens_in_panels(const at::Tensor& right);
 
-// The rows of a product in parts of about the same size, each no larger than the registers allow.
+// The rows of a product in parts of about the same size.
 struct RowParts {
   int64_t count, least, longer;
-  RowParts(int64_t rows, int64_t most) : count((rows + most - 1) / most), least(rows / count), longer(rows % count) {}
+  // None has more than `most`.
+  RowParts(int64_t rows, int64_t most) : RowParts(of(rows, (rows + most - 1) / most)) {}
+  static RowParts of(int64_t rows, int64_t count) { return RowParts(count, rows / count, rows % count); }
   int64_t begin(int64_t part) const { return part * least + (part < longer ? part : longer); }
+
+ private:
+  RowParts(int64_t count, int64_t least, int64_t longer) : count(count), least(least), longer(longer) {}
 };
 
 // One of the parts. `product` tells of the first row; `following` is the panel that is read after its own, or null.

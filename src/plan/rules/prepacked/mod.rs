@@ -11,6 +11,7 @@ mod operators;
 mod phases;
 mod pointwise;
 mod rows;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod way_back;

@@ -12,6 +12,7 @@ use super::Activation;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
 use super::phases::{Phases, PhasesCall};
+use super::sparse::{Sparse, SparseCall};
 use super::way_there::{ThereCall, WayThere};
 
 /// Weights laid out for a way.
@@ -22,6 +23,7 @@ pub(super) enum WayBack {
     /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
     Turned(WayThere),
     Phases(Phases),
+    Sparse(Sparse),
 }
 
 impl WayBack {
@@ -47,6 +49,7 @@ impl WayBack {
             WayBack::Transposed(weight) => bytes(weight),
             WayBack::Turned(way) => way.size(),
             WayBack::Phases(phases) => phases.size(),
+            WayBack::Sparse(sparse) => sparse.size(),
         }
     }
 
@@ -68,6 +71,7 @@ impl WayBack {
         if Phases::suit(&shape, geometry) {
             ways.push(WayBack::Phases(Phases::new(weight, geometry, given, operators)?));
         }
+        ways.extend(Sparse::new(weight, geometry)?.map(WayBack::Sparse));
         Ok(ways)
     }
 
@@ -95,6 +99,7 @@ impl WayBack {
                 BackCall::Turned(way.call(&Value::None, &moves, Activation::None, operators)?)
             }
             WayBack::Phases(phases) => BackCall::Phases(phases.call(given, size, operators)?),
+            WayBack::Sparse(sparse) => BackCall::Sparse(sparse.call(geometry, size)),
         })
     }
 }
@@ -128,6 +133,7 @@ pub(super) enum BackCall {
     Transposed(Call),
     Turned(ThereCall),
     Phases(PhasesCall),
+    Sparse(SparseCall),
 }
 
 impl BackCall {
@@ -137,6 +143,7 @@ impl BackCall {
             BackCall::Transposed(call) => call.call([(INPUT, given)]),
             BackCall::Turned(call) => call.run(given),
             BackCall::Phases(call) => call.input_gradient(given),
+            BackCall::Sparse(call) => call.input_gradient(given),
         }
     }
 }

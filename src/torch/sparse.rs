@@ -1,0 +1,211 @@
+//! Gradients to the inputs of convolutions, where much of the gradient that comes is zero, on the CPU.
+//!
+//! What comes back through a rectifier is zero wherever the rectifier's result was, and with guided backpropagation wherever it would be
+//! negative too: of a ResNet's gradients about seven numbers in ten, nine in ten above a maximum. A pixel's zeros are left out before its
+//! products are made, so that those that are left take their time alone.
+
+use std::ptr;
+
+use tch::Tensor;
+
+use super::kernels::one_tensor;
+use super::{OperatorError, ffi};
+
+/// How a convolution moves over its input: along its height, then along its width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Moves {
+    pub stride: [i64; 2],
+    pub padding: [i64; 2],
+    pub dilation: [i64; 2],
+}
+
+/// The weights `[outputs, inputs, h, w]` of a convolution, for [`sparse_input_gradient`]: of what
+/// [`can_multiply`](super::can_multiply) allows with so many outputs.
+///
+/// # Errors
+/// Another shape or dtype, no instructions for it, out of memory.
+pub fn sparse_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
+    one_tensor("sparse_weight", |result, error| {
+        // SAFETY: the tensor is alive, and the places are ours to write.
+        unsafe { ffi::camlens_sparse_weight(weight.as_ptr(), result, error) }
+    })
+}
+
+/// The gradient to an input of `size`, `[N, inputs, H, W]`, of a convolution with such a weight, from `gradient`, that of its result, of the
+/// weight's dtype. Sums are float32. Zeros count as nothing, even against weights that are infinite or NaN. The result has its channels
+/// next to each other in memory.
+///
+/// # Errors
+/// Another dtype or device, a shape that the convolution does not give, another number of inputs than the weight's, out of memory.
+pub fn sparse_input_gradient(
+    gradient: &Tensor,
+    weight: &Tensor,
+    size: [i64; 4],
+    moves: &Moves,
+) -> Result<Tensor, OperatorError> {
+    one_tensor("sparse_input_gradient", |result, error| {
+        // SAFETY: the tensors are alive, `moves` is laid out as its namesake in sparse.h, and the places are ours to write.
+        unsafe {
+            ffi::camlens_sparse_input_gradient(
+                gradient.as_ptr(),
+                weight.as_ptr(),
+                size.as_ptr(),
+                ptr::from_ref(moves),
+                result,
+                error,
+            )
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::torch::{channels_last, has_products};
+
+    fn random(shape: &[i64]) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    /// Random numbers, of which so many are not zero.
+    fn sparse(shape: &[i64], density: f64) -> Tensor {
+        random(shape) * Tensor::rand(shape, (Kind::Float, Device::Cpu)).lt(density)
+    }
+
+    fn double(tensor: &Tensor) -> Tensor {
+        tensor.to_kind(Kind::Double)
+    }
+
+    /// The gradient by PyTorch, of the input, and what it is a sum of.
+    fn expected(gradient: &Tensor, weight: &Tensor, size: [i64; 4], moves: &Moves) -> (Tensor, Tensor) {
+        let by = |gradient: &Tensor, weight: &Tensor| {
+            let input = Tensor::zeros(size, (Kind::Double, Device::Cpu)).set_requires_grad(true);
+            let result = input.conv2d(weight, None::<Tensor>, moves.stride, moves.padding, moves.dilation, 1);
+            Tensor::run_backward(&[(result * gradient).sum(Kind::Double)], &[&input], false, false).remove(0)
+        };
+        let (gradient, weight) = (double(gradient), double(weight));
+        (by(&gradient, &weight), by(&gradient.abs(), &weight.abs()) + 1.0)
+    }
+
+    /// The largest difference, relative to what is summed.
+    fn error(found: &Tensor, expected: &(Tensor, Tensor)) -> f64 {
+        ((double(found) - &expected.0).abs() / &expected.1).max().double_value(&[])
+    }
+
+    fn axis() -> impl Strategy<Value = [i64; 5]> {
+        (1..=5i64, 1..=3i64, 0..=4i64, 1..=2i64, 0..=19i64).prop_map(|(kernel, stride, padding, dilation, more)| {
+            let least = (dilation * (kernel - 1) + 1 - 2 * padding).max(1);
+            [least + more, kernel, stride, padding, dilation]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_gradient(
+            rows in 1..4i64,
+            channels in [1..150i64, 1..150i64],
+            axes in [axis(), axis()],
+            density in prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64],
+            is_channels_last in any::<bool>(),
+            is_product in any::<bool>(),
+        ) {
+            let axes = if is_product { axes.map(|axis| [axis[0], 1, 1, 0, 1]) } else { axes };
+            let of = |i: usize| axes.map(|axis| axis[i]);
+            let moves = Moves { stride: of(2), padding: of(3), dilation: of(4) };
+            let [outputs, inputs] = channels;
+            let size = [rows, inputs, axes[0][0], axes[1][0]];
+            let weight = random(&[outputs, inputs, axes[0][1], axes[1][1]]);
+            let [height, width] = axes.map(|[size, kernel, stride, padding, dilation]| {
+                (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1
+            });
+            let gradient = sparse(&[rows, outputs, height, width], density);
+            let gradient = if is_channels_last { channels_last(&gradient).unwrap() } else { gradient };
+            let found = sparse_input_gradient(&gradient, &sparse_weight(&weight).unwrap(), size, &moves).unwrap();
+            prop_assert_eq!(found.size(), size);
+            let error = error(&found, &expected(&gradient, &weight, size, &moves));
+            prop_assert!(error < 1e-6, "{}", error);
+        }
+    }
+
+    const BY_ONE: Moves = Moves { stride: [1, 1], padding: [0, 0], dilation: [1, 1] };
+
+    #[test]
+    fn bfloat16_is_summed_in_float32() {
+        if !has_products(Kind::BFloat16) {
+            return;
+        }
+        for (outputs, inputs, kernel, density) in [(64, 48, 1, 0.3), (130, 200, 3, 0.3), (66, 3, 3, 0.1), (64, 64, 1, 1.0)] {
+            let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
+            let weight = half(random(&[outputs, inputs, kernel, kernel]));
+            let gradient = half(sparse(&[2, outputs, 9, 10], density));
+            let size = [2, inputs, 8 + kernel, 9 + kernel];
+            let found = sparse_input_gradient(&gradient, &sparse_weight(&weight).unwrap(), size, &BY_ONE).unwrap();
+            assert_eq!(found.kind(), Kind::BFloat16);
+            let (expected, summed) = expected(&gradient, &weight, size, &BY_ONE);
+            // What rounding the result leaves, relative to it, and of the sum.
+            let error = (double(&found) - &expected).abs() - expected.abs() / 256;
+            assert!((error / summed).max().double_value(&[]) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same() {
+        let before = tch::get_num_threads();
+        for (size, outputs, kernel, stride) in [([2, 300, 7, 7], 130, 1, 1), ([1, 64, 30, 31], 96, 3, 2)] {
+            let moves = Moves { stride: [stride; 2], padding: [kernel / 2; 2], ..BY_ONE };
+            let weight = sparse_weight(&random(&[outputs, size[1], kernel, kernel])).unwrap();
+            let given = sparse(&[size[0], outputs, (size[2] - 1) / stride + 1, (size[3] - 1) / stride + 1], 0.4);
+            let found = [1, 3, 16].map(|threads| {
+                tch::set_num_threads(threads);
+                sparse_input_gradient(&given, &weight, size, &moves).unwrap()
+            });
+            tch::set_num_threads(before);
+            assert!(found[1].equal(&found[0]) && found[2].equal(&found[0]));
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_stay_so_and_the_smallest_count() {
+        let weight = sparse_weight(&random(&[8, 5, 1, 1]).abs()).unwrap();
+        let gradient = Tensor::zeros([1, 8, 1, 3], (Kind::Float, Device::Cpu));
+        let _ = gradient.select(3, 0).select(1, 3).fill_(f64::NAN);
+        let _ = gradient.select(3, 1).select(1, 6).fill_(1e-42);
+        let found = sparse_input_gradient(&gradient, &weight, [1, 5, 1, 3], &BY_ONE).unwrap();
+        assert!(found.select(3, 0).isnan().all().int64_value(&[]) != 0);
+        assert!(found.select(3, 2).equal(&Tensor::zeros([1, 5, 1], (Kind::Float, Device::Cpu))));
+        let tiny = random(&[1, 1, 1, 1]).fill_(1e-30);
+        let large = sparse_weight(&random(&[1, 1, 1, 1]).fill_(1e30)).unwrap();
+        let found = sparse_input_gradient(&tiny, &large, [1, 1, 1, 1], &BY_ONE).unwrap();
+        assert!((found.double_value(&[0, 0, 0, 0]) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let text = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
+        assert!(text(sparse_weight(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
+        assert!(text(sparse_weight(&random(&[4, 4, 1, 0]))).contains("[outputs, inputs, h, w]"));
+        assert!(text(sparse_weight(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
+        let weight = sparse_weight(&random(&[8, 40, 3, 3])).unwrap();
+        let with = |given: &Tensor, size, moves: &Moves| text(sparse_input_gradient(given, &weight, size, moves));
+        let given = random(&[1, 8, 4, 4]);
+        assert!(with(&random(&[1, 9, 4, 4]), [1, 40, 6, 6], &BY_ONE).contains("channels"));
+        assert!(with(&given.to_kind(Kind::Double), [1, 40, 6, 6], &BY_ONE).contains("Float"));
+        assert!(with(&given, [1, 400, 6, 6], &BY_ONE).contains("400 inputs"));
+        assert!(with(&given, [1, 40, 7, 6], &BY_ONE).contains("shape"));
+        assert!(with(&given, [2, 40, 6, 6], &BY_ONE).contains("shape"));
+        assert!(with(&given, [1, 40, 2, 6], &BY_ONE).contains("shape"));
+        assert!(with(&given, [1, 40, 6, 6], &Moves { stride: [0, 1], ..BY_ONE }).contains("move"));
+        assert!(text(sparse_input_gradient(&given, &random(&[8, 40, 3, 3]), [1, 40, 6, 6], &BY_ONE)).contains("panels"));
+    }
+
+    #[test]
+    fn nothing_comes_of_nothing() {
+        let weight = sparse_weight(&random(&[8, 40, 1, 1])).unwrap();
+        let found = sparse_input_gradient(&random(&[0, 8, 2, 2]), &weight, [0, 40, 2, 2], &BY_ONE).unwrap();
+        assert_eq!(found.size(), [0, 40, 2, 2]);
+    }
+}
