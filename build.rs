@@ -56,7 +56,10 @@ fn bridge(libtorch: &Path) {
         .flag(include.to_str().expect("a path in UTF-8"))
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
-        .files(["bridge", "kernels", "linear", "products", "sparse", "winograd"].map(|file| format!("src/torch/{file}.cpp")))
+        .files(
+            ["bridge", "folded", "gradients", "kernels", "linear", "products", "sparse", "sparse_rows", "winograd"]
+                .map(|file| format!("src/torch/{file}.cpp")),
+        )
         .compile("camlens_bridge");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma"], &OF_FLOATS);

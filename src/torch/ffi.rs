@@ -136,16 +136,6 @@ unsafe extern "C" {
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
-    pub(super) fn camlens_unite_phases(
-        phases: *const C_tensor,
-        stride: i64,
-        top: i64,
-        left: i64,
-        height: i64,
-        width: i64,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
 
     pub(super) safe fn camlens_has_products(of_bfloat16: bool) -> bool;
     pub(super) fn camlens_linear_weight(
@@ -182,6 +172,21 @@ unsafe extern "C" {
     pub(super) fn camlens_sparse_input_gradient(
         gradient: *const C_tensor,
         weight: *const C_tensor,
+        size: *const i64,
+        moves: *const Moves,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+
+    pub(super) fn camlens_folded_weight(
+        weight: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_folded_input_gradient(
+        gradient: *const C_tensor,
+        weight: *const C_tensor,
+        kernel: *const i64,
         size: *const i64,
         moves: *const Moves,
         result: *mut *mut C_tensor,

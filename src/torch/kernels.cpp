@@ -269,29 +269,6 @@ at::Tensor channels_last(const at::Tensor& tensor) {
   return out;
 }
 
-at::Tensor unite_phases(const at::Tensor& phases, int64_t stride, int64_t top, int64_t left, int64_t height, int64_t width) {
-  TORCH_CHECK(phases.is_cpu() && phases.dim() == 4 && stride > 0 && phases.size(1) % (stride * stride) == 0, "no phases: ", phases.sizes());
-  const int64_t channels = phases.size(1) / (stride * stride);
-  TORCH_CHECK(top >= 0 && left >= 0 && top + (height - 1) / stride < phases.size(2) && left + (width - 1) / stride < phases.size(3),
-              "the phases do not reach that far");
-  const at::Tensor from = phases.to(at::kFloat).contiguous(at::MemoryFormat::ChannelsLast);
-  at::Tensor out = at::empty({phases.size(0), channels, height, width}, from.options());
-  const int64_t depth = from.size(1), down = from.size(2), across = from.size(3);
-  float* const first_to = out.data_ptr<float>();
-  const float* const first_from = from.const_data_ptr<float>();
-  in_parallel(out.size(0) * channels * height, [&](int64_t begin, int64_t end) {
-    for (int64_t line = begin; line < end; ++line) {
-      const int64_t row = line / (channels * height), c = line / height % channels, y = line % height;
-      float* to = first_to + line * width;
-      const float* pixel = first_from + ((row * down + y / stride + top) * across + left) * depth + (c * stride + y % stride) * stride;
-      for (int64_t x = 0; x < width; x += stride, pixel += depth) {
-        for (int64_t phase = 0; phase < std::min(stride, width - x); ++phase) *to++ = pixel[phase];
-      }
-    }
-  });
-  return out;
-}
-
 }  // namespace
 
 extern "C" {
@@ -327,15 +304,6 @@ int camlens_channels_last(const at::Tensor* tensor, at::Tensor** result, char** 
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
     return give(result, channels_last(*tensor));
-  });
-}
-
-int camlens_unite_phases(const at::Tensor* phases, int64_t stride, int64_t top, int64_t left, int64_t height, int64_t width,
-                         at::Tensor** result, char** error) {
-  *result = nullptr;
-  return guarded(error, [&]() -> int {
-    const c10::AutoGradMode mode(false);
-    return give(result, unite_phases(*phases, stride, top, left, height, width));
   });
 }
 }

@@ -24,9 +24,4 @@ int camlens_add_clamped(const at::Tensor* sum, const at::Tensor* other, double l
 
 // `[N, C, H, W]` with its channels next to each other in memory: the tensor itself where it has them so.
 int camlens_channels_last(const at::Tensor* tensor, at::Tensor** result, char** error);
-
-// `phases`, `[N, C·s·s, h, w]`, to `[N, C, height, width]`: pixel (y, x) of channel c is channel (c·s + y mod s)·s + x mod s of the
-// phase at (y / s + top, x / s + left). As `pixel_shuffle` of a part of it.
-int camlens_unite_phases(const at::Tensor* phases, int64_t stride, int64_t top, int64_t left, int64_t height, int64_t width,
-                         at::Tensor** result, char** error);
 }

@@ -86,23 +86,6 @@ pub fn channels_last(tensor: &Tensor) -> Result<Tensor, OperatorError> {
     one_tensor("channels_last", |result, error| unsafe { ffi::camlens_channels_last(tensor.as_ptr(), result, error) })
 }
 
-/// Puts `phases`, `[N, C·s·s, h, w]`, back into place: `[N, C, height, width]`, f32, where pixel `(y, x)` of channel `c` is channel
-/// `(c·s + y mod s)·s + x mod s` of the phases at `(y / s + top, x / s + left)`. As a `pixel_shuffle` of a part.
-///
-/// # Errors
-/// Phases that do not reach that far, out of memory.
-pub fn unite_phases(
-    phases: &Tensor,
-    stride: i64,
-    [top, left]: [i64; 2],
-    [height, width]: [i64; 2],
-) -> Result<Tensor, OperatorError> {
-    one_tensor("unite_phases", |result, error| {
-        // SAFETY: the tensor is alive, and the places are ours to write.
-        unsafe { ffi::camlens_unite_phases(phases.as_ptr(), stride, top, left, height, width, result, error) }
-    })
-}
-
 pub(super) fn one_tensor(
     name: &str,
     call: impl FnOnce(*mut *mut C_tensor, *mut *mut c_char) -> c_int,
@@ -211,19 +194,6 @@ mod tests {
         }
 
         #[test]
-        fn phases_are_a_pixel_shuffle(
-            channels in 1..4i64, stride in 1..4i64, size in [3..8i64, 3..8i64], offset in [0..2i64, 0..2i64],
-            cut in [0..3i64, 0..3i64], is_channels_last in any::<bool>(),
-        ) {
-            let phases = random(&[2, channels * stride * stride, size[0], size[1]], is_channels_last);
-            let part = phases.narrow(2, offset[0], size[0] - offset[0]).narrow(3, offset[1], size[1] - offset[1]);
-            let whole = part.pixel_shuffle(stride);
-            let wanted = [0, 1].map(|axis| whole.size()[axis + 2] - cut[axis].min(stride - 1));
-            let found = unite_phases(&phases, stride, offset, wanted).unwrap();
-            prop_assert!(found.equal(&whole.narrow(2, 0, wanted[0]).narrow(3, 0, wanted[1])));
-        }
-
-        #[test]
         fn channels_become_neighbours(
             channels in 2..6i64,
             is_channels_last in any::<bool>(),
@@ -307,7 +277,5 @@ mod tests {
         let error = gate(&[Tensor::from_slice(&[1.0f32])], &result, Bounds::RELU, false).unwrap_err();
         assert!(error.to_string().contains("shape"), "{error}");
         assert!(add_clamped(Tensor::from_slice(&[1.0f32]), &result, Bounds::RELU).is_err());
-        assert!(unite_phases(&random(&[1, 4, 2, 2], false), 2, [1, 0], [4, 4]).is_err());
-        assert!(unite_phases(&random(&[1, 3, 2, 2], false), 2, [0, 0], [4, 4]).is_err());
     }
 }

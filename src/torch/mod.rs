@@ -4,11 +4,13 @@
 //! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
 //! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), the elementwise kernels of a reverse run on the CPU
 //! ([`gate`]), matrix products with constant matrices ([`linear`], [`pointwise`]), convolutions by Winograd's algorithm ([`winograd`]) and
-//! the way back through convolutions where much of a gradient is zero ([`sparse_input_gradient`]). A C++ exception becomes an [`OperatorError`].
+//! the way back through convolutions where much of a gradient is zero ([`sparse_input_gradient`], and
+//! [`folded_input_gradient`] to few channels). A C++ exception becomes an [`OperatorError`].
 
 mod call;
 mod convolution;
 mod ffi;
+mod folded;
 mod kernels;
 mod linear;
 mod operator;
@@ -24,7 +26,8 @@ mod winograd;
 
 pub use call::Call;
 pub use convolution::window_may_miss;
-pub use kernels::{Bounds, add, add_clamped, channels_last, gate, unite_phases};
+pub use folded::{folded_input_gradient, folded_weight};
+pub use kernels::{Bounds, add, add_clamped, channels_last, gate};
 pub use linear::{can_multiply, has_products, linear, linear_weight, pointwise};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use process::{give_back_memory, leave};

@@ -21,14 +21,19 @@ const CamlensProductTiles* camlens_product_tiles(at::ScalarType type) {
 #endif
 }
 
+const CamlensProductTiles& camlens_product_tiles_of(const at::Tensor& weight) {
+  const CamlensProductTiles* const tiles = camlens_product_tiles(weight.scalar_type());
+  TORCH_CHECK(tiles != nullptr, "there are no instructions for products of ", weight.scalar_type());
+  return *tiles;
+}
+
 at::Tensor camlens_in_panels(const at::Tensor& right) {
-  const CamlensProductTiles* const tiles = camlens_product_tiles(right.scalar_type());
-  TORCH_CHECK(tiles != nullptr, "there are no instructions for products of ", right.scalar_type());
-  const int64_t columns = right.size(-1), panels = (columns + tiles->width - 1) / tiles->width;
+  const CamlensProductTiles& tiles = camlens_product_tiles_of(right);
+  const int64_t columns = right.size(-1), panels = (columns + tiles.width - 1) / tiles.width;
   // Padding by nothing would copy too.
-  const int64_t more = panels * tiles->width - columns;
+  const int64_t more = panels * tiles.width - columns;
   const at::Tensor whole = more == 0 ? right : at::constant_pad_nd(right, {0, more});
-  const at::Tensor in_panels = whole.unflatten(-1, {panels, tiles->width}).transpose(-2, -3);
+  const at::Tensor in_panels = whole.unflatten(-1, {panels, tiles.width}).transpose(-2, -3);
   if (right.scalar_type() != at::kBFloat16) return in_panels.contiguous();
   TORCH_CHECK(right.size(-2) % 2 == 0, "an even number of inputs is expected, not ", right.size(-2));
   return in_panels.unflatten(-2, {right.size(-2) / 2, 2}).transpose(-1, -2).contiguous();

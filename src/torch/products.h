@@ -9,6 +9,9 @@
 // AVX-512 BF16.
 const CamlensProductTiles* camlens_product_tiles(at::ScalarType type);
 
+// The same; raises where it is null.
+const CamlensProductTiles& camlens_product_tiles_of(const at::Tensor& weight);
+
 // `[..., depth, columns]` to panels. Of bfloat16, the depth is even, and must be what `camlens_product_tiles` has the instructions for.
 at::Tensor camlens_in_panels(const at::Tensor& right);
 
@@ -34,4 +37,10 @@ inline void multiply_part(const CamlensProductTiles& tiles, CamlensProduct produ
   const bool fetches = following != nullptr && part < tiles.width * 4 / CAMLENS_LINE_BYTES;
   product.next = fetches ? static_cast<const char*>(following) + part * product.depth * CAMLENS_LINE_BYTES : nullptr;
   tiles.multiply(&product, parts.begin(part + 1) - begin);
+}
+
+// All of so many rows.
+inline void multiply_rows(const CamlensProductTiles& tiles, const CamlensProduct& product, int64_t rows, const void* following) {
+  const RowParts parts(rows, tiles.rows);
+  for (int64_t part = 0; part < parts.count; ++part) multiply_part(tiles, product, parts, part, following);
 }

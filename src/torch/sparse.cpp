@@ -1,8 +1,9 @@
 #include "sparse.h"
 
+#include "gradients.h"
 #include "parallel.h"
 #include "products.h"
-#include "sparse_tiles.h"
+#include "sparse_rows.h"
 #include "status.h"
 
 #include <ATen/ATen.h>
@@ -15,65 +16,11 @@
 
 namespace {
 
-// Steps that are compressed together. The weights that belong to them stay in a core's smallest cache while rows pass by: of fewer
-// panels, those of more steps.
-constexpr int64_t SEGMENT = 64;
 // About so many pixels of a gradient are worked on at once.
 constexpr int64_t CHUNK = 160, LINES = 4;
-// A matrix product of a gradient with more steps than this is made with its zeros.
-constexpr double DENSE = 0.55;
-
-// What multiplies numbers of that type without zeros, where `camlens_product_tiles` has what multiplies with them.
-const CamlensSparseTiles& sparse_tiles(const CamlensProductTiles& products) {
-#if defined(__x86_64__)
-  if (&products == &camlens_product_tiles_avx512_bf16) return camlens_sparse_tiles_avx512_bf16;
-  return &products == &camlens_product_tiles_avx512 ? camlens_sparse_tiles_avx512 : camlens_sparse_tiles_avx2;
-#else
-  return camlens_sparse_tiles_default;
-#endif
-}
-
-// Makes place for so many; what is there is kept for the next call.
-template <typename T>
-void grow(std::vector<T>& vector, int64_t count) {
-  if (static_cast<int64_t>(vector.size()) < count) vector.resize(count);
-}
 
 struct Size {
   int64_t height, width;
-};
-
-// The steps of some pixels that are not zero.
-class Compressed {
- public:
-  // Of `pixels` pixels, so many steps deep, from `first` on.
-  void take(const CamlensSparseTiles& tiles, const char* first, int64_t pixels, int64_t depth) {
-    segments_ = (depth + SEGMENT - 1) / SEGMENT;
-    // `compress` makes numbers even.
-    const int64_t room = depth + segments_;
-    grow(starts_, pixels * (segments_ + 1));
-    grow(places_, pixels * room + CAMLENS_SPARSE_SLACK);
-    grow(steps_, pixels * room + CAMLENS_SPARSE_SLACK);
-    int64_t at = 0;
-    int32_t* starts = starts_.data();
-    for (int64_t pixel = 0; pixel < pixels; ++pixel, first += depth * 4) {
-      for (int64_t begin = 0; begin < depth; begin += SEGMENT) {
-        *starts++ = static_cast<int32_t>(at);
-        at += tiles.compress(first, begin, std::min(begin + SEGMENT, depth), &places_[at], &steps_[at]);
-      }
-      *starts++ = static_cast<int32_t>(at);
-    }
-    count_ = at;
-  }
-
-  int64_t segments() const { return segments_; }
-  int64_t count() const { return count_; }
-  CamlensSparseRows rows() const { return {places_.data(), steps_.data(), starts_.data(), segments_ + 1}; }
-
- private:
-  int64_t segments_ = 0, count_ = 0;
-  std::vector<int32_t> starts_, places_;
-  std::vector<uint32_t> steps_;
 };
 
 // Some pixels of a line that something comes to: from which on, to which on, so many apart. Counted from the first of the lines that are
@@ -176,7 +123,7 @@ struct Gradient {
 
 // What a thread works in, the same memory at each call: fresh pages would take longer than what is computed in them.
 struct Scratch {
-  Compressed compressed;
+  SparseRows rows;
   std::vector<float> sums;
   std::vector<CamlensSparseRun> runs;
   static Scratch& of_thread() {
@@ -196,9 +143,9 @@ class Worker {
     first_ = begin * of_.result.width;
     pixels_ = (end - begin) * of_.result.width;
     const int64_t given = std::max<int64_t>(last - first, 0) * of_.from.width;
-    if (given > 0) scratch_.compressed.take(of_.sparse, of_.given + first * of_.from.width * of_.depth * 4, given, of_.depth);
+    if (given > 0) scratch_.rows.take(of_.sparse, of_.given + first * of_.from.width * of_.depth * 4, given, of_.depth);
     taps_ = of_.taps(begin, end, first, first_place_);
-    is_dense_ = of_.is_product() && static_cast<double>(scratch_.compressed.count()) > DENSE * static_cast<double>(given * of_.depth);
+    is_dense_ = of_.is_product() && scratch_.rows.are_dense();
   }
 
   // The columns of some panels.
@@ -217,8 +164,13 @@ class Worker {
       for (int64_t pixel = 0; pixel < pixels_; ++pixel) std::fill_n(sums + pixel * apart, width, 0.0f);
     }
     for (size_t tap = 0; tap < taps_.size(); ++tap) {
+      scratch_.runs.clear();
+      for (const Span& span : taps_[tap].spans) {
+        scratch_.runs.push_back({span.from, span.count, sums + span.to * apart, span.apart * apart});
+      }
+      const CamlensPanels with{weights(taps_[tap], first_panel), of_.panel_bytes(), panels};
       const char* const following = tap + 1 < taps_.size() ? weights(taps_[tap + 1], first_panel) : nullptr;
-      multiply(taps_[tap], first_panel, panels, sums, apart, tap == 0 && covers_all, following);
+      scratch_.rows.multiply(of_.sparse, scratch_.runs, with, of_.dense.width * 4, tap == 0 && covers_all, following);
     }
     if (is_in_place) return;
     for (int64_t pixel = 0; pixel < pixels_; ++pixel) {
@@ -229,35 +181,7 @@ class Worker {
  private:
   const char* weights(const Tap& tap, int64_t panel) const { return of_.weights + (tap.place * of_.panels() + panel) * of_.panel_bytes(); }
 
-  void multiply(const Tap& tap, int64_t first_panel, int64_t panels, float* sums, int64_t apart, bool is_first, const char* following) {
-    std::vector<CamlensSparseRun>& runs = scratch_.runs;
-    runs.clear();
-    for (const Span& span : tap.spans) runs.push_back({span.from, span.count, sums + span.to * apart, span.apart * apart});
-    const int64_t segments = scratch_.compressed.segments(), step_bytes = of_.dense.width * 4;
-    const int64_t at_once = std::max<int64_t>(1, CAMLENS_SPARSE_PANELS / panels);
-    const char* const first = weights(tap, first_panel);
-    for (int64_t segment = 0; segment < segments; segment += at_once) {
-      const int64_t end = std::min(segment + at_once, segments);
-      const int64_t next = end * SEGMENT, next_end = std::min(next + at_once * SEGMENT, of_.depth);
-      CamlensSparseProduct product{scratch_.compressed.rows(),
-                                   segment,
-                                   end,
-                                   runs.data(),
-                                   static_cast<int64_t>(runs.size()),
-                                   {first, of_.panel_bytes(), panels},
-                                   is_first && segment == 0,
-                                   first + next * step_bytes,
-                                   (next_end - next) * step_bytes};
-      if (end == segments) {
-        product.next = following;
-        product.next_bytes = following == nullptr ? 0 : std::min(at_once * SEGMENT, of_.depth) * step_bytes;
-      }
-      of_.sparse.multiply(&product);
-    }
-  }
-
   void sum_densely(int64_t first_panel, int64_t panels) const {
-    const RowParts parts(pixels_, of_.dense.rows);
     for (int64_t panel = first_panel; panel < first_panel + panels; ++panel) {
       const int64_t column = panel * of_.dense.width;
       const char* const weights = of_.weights + panel * of_.panel_bytes();
@@ -273,7 +197,7 @@ class Worker {
                                    INFINITY,
                                    nullptr};
       const char* const following = panel + 1 < of_.panels() ? weights + of_.panel_bytes() : nullptr;
-      for (int64_t part = 0; part < parts.count; ++part) multiply_part(of_.dense, product, parts, part, following);
+      multiply_rows(of_.dense, product, pixels_, following);
     }
   }
 
@@ -305,12 +229,6 @@ void run(const Gradient& gradient) {
   });
 }
 
-const CamlensProductTiles& tiles_for(const at::Tensor& weight) {
-  const CamlensProductTiles* const tiles = camlens_product_tiles(weight.scalar_type());
-  TORCH_CHECK(tiles != nullptr, "there are no instructions for products of ", weight.scalar_type());
-  return *tiles;
-}
-
 at::Tensor packed(const at::Tensor& weight) {
   TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.is_cpu(), "a weight [outputs, inputs, h, w] is expected, not ", weight.sizes());
   return camlens_in_panels(weight.permute({2, 3, 0, 1}));
@@ -318,29 +236,20 @@ at::Tensor packed(const at::Tensor& weight) {
 
 at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at::IntArrayRef size, const CamlensMoves& moves) {
   const int64_t inputs = size[1];
-  const CamlensProductTiles& tiles = tiles_for(weight);
+  const CamlensProductTiles& tiles = camlens_product_tiles_of(weight);
   const int64_t numbers = 4 / static_cast<int64_t>(weight.element_size());
   TORCH_CHECK(weight.dim() == (numbers == 1 ? 5 : 6) && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
                   weight.size(2) == (inputs + tiles.width - 1) / tiles.width && weight.size(4) == tiles.width &&
                   (numbers == 1 || weight.size(5) == numbers),
               "a weight in panels for ", inputs, " inputs is expected, not ", weight.sizes());
-  TORCH_CHECK(coming.dim() == 4 && coming.is_cpu() && coming.scalar_type() == weight.scalar_type(), "a gradient [N, outputs, h, w] of ",
-              weight.scalar_type(), " on the CPU is expected");
   const int64_t outputs = weight.size(3) * numbers;
-  TORCH_CHECK(coming.size(1) == outputs, "the gradient has ", coming.size(1), " channels, the weight ", outputs, " outputs");
-  const auto refuse = [&] { TORCH_CHECK(false, "the gradient has shape ", coming.sizes(), ", the input ", size); };
-  if (coming.size(0) != size[0]) refuse();
-  for (int axis = 0; axis < 2; ++axis) {
-    TORCH_CHECK(moves.stride[axis] > 0 && moves.padding[axis] >= 0 && moves.dilation[axis] > 0, "a convolution does not move so");
-    const int64_t room = size[axis + 2] + 2 * moves.padding[axis] - moves.dilation[axis] * (weight.size(axis) - 1) - 1;
-    if (room < 0 || coming.size(axis + 2) != room / moves.stride[axis] + 1) refuse();
-  }
+  camlens_check_gradient(coming, weight.scalar_type(), outputs, {weight.size(0), weight.size(1)}, size, moves);
   const at::Tensor given = coming.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor result = at::empty(size, given.options(), at::MemoryFormat::ChannelsLast);
   const int64_t bytes = given.element_size();
   if (result.numel() == 0) return result;
   run(Gradient{tiles,
-               sparse_tiles(tiles),
+               camlens_sparse_tiles(tiles),
                static_cast<const char*>(given.const_data_ptr()),
                static_cast<const char*>(weight.const_data_ptr()),
                static_cast<char*>(result.data_ptr()),

@@ -1,16 +1,13 @@
 // Gradients to the inputs of convolutions on the CPU, where much of the gradient that comes is zero: zeros are left out. The conventions
 // are those of bridge.h.
 #pragma once
+#include "moves.h"
+
 #include <cstdint>
 
 namespace at {
 class Tensor;
 }
-
-// How a convolution moves over its input: of its height, then of its width.
-struct CamlensMoves {
-  int64_t stride[2], padding[2], dilation[2];
-};
 
 extern "C" {
 

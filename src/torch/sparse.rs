@@ -59,74 +59,97 @@ pub fn sparse_input_gradient(
     })
 }
 
+/// What PyTorch's own operators give.
 #[cfg(test)]
-mod tests {
+pub(super) mod reference {
     use proptest::prelude::*;
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::torch::{channels_last, has_products};
+    use crate::torch::channels_last;
 
-    fn random(shape: &[i64]) -> Tensor {
+    #[derive(Debug)]
+    pub struct Case {
+        pub gradient: Tensor,
+        /// `[outputs, inputs, h, w]`.
+        pub weight: Tensor,
+        pub size: [i64; 4],
+        pub moves: Moves,
+    }
+
+    pub fn random(shape: &[i64]) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
     }
 
     /// Random numbers, of which so many are not zero.
-    fn sparse(shape: &[i64], density: f64) -> Tensor {
+    pub fn sparse(shape: &[i64], density: f64) -> Tensor {
         random(shape) * Tensor::rand(shape, (Kind::Float, Device::Cpu)).lt(density)
     }
 
-    fn double(tensor: &Tensor) -> Tensor {
-        tensor.to_kind(Kind::Double)
+    fn axis(most_dilation: i64) -> impl Strategy<Value = [i64; 5]> {
+        (1..=5i64, 1..=3i64, 0..=4i64, 1..=most_dilation, 0..=19i64).prop_map(
+            |(kernel, stride, padding, dilation, more)| {
+                let least = (dilation * (kernel - 1) + 1 - 2 * padding).max(1);
+                [least + more, kernel, stride, padding, dilation]
+            },
+        )
     }
 
-    /// The gradient by PyTorch, of the input, and what it is a sum of.
-    fn expected(gradient: &Tensor, weight: &Tensor, size: [i64; 4], moves: &Moves) -> (Tensor, Tensor) {
+    /// With up to so many input channels.
+    pub fn case(most_inputs: i64, most_dilation: i64) -> impl Strategy<Value = Case> {
+        let density = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64];
+        let axes = [axis(most_dilation), axis(most_dilation)];
+        (1..4i64, 1..150i64, 1..=most_inputs, axes, density, any::<[bool; 2]>()).prop_map(
+            |(rows, outputs, inputs, axes, density, [is_channels_last, is_product])| {
+                let axes = if is_product { axes.map(|axis| [axis[0], 1, 1, 0, 1]) } else { axes };
+                let of = |i: usize| axes.map(|axis| axis[i]);
+                let moves = Moves { stride: of(2), padding: of(3), dilation: of(4) };
+                let [height, width] = axes.map(|[size, kernel, stride, padding, dilation]| {
+                    (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1
+                });
+                let gradient = sparse(&[rows, outputs, height, width], density);
+                let gradient = if is_channels_last { channels_last(&gradient).unwrap() } else { gradient };
+                let weight = random(&[outputs, inputs, axes[0][1], axes[1][1]]);
+                Case { gradient, weight, size: [rows, inputs, axes[0][0], axes[1][0]], moves }
+            },
+        )
+    }
+
+    /// The gradient, and the sum of the amounts that it is a sum of, and 1.
+    pub fn expected(case: &Case) -> (Tensor, Tensor) {
+        let Case { gradient, weight, size, moves } = case;
         let by = |gradient: &Tensor, weight: &Tensor| {
             let input = Tensor::zeros(size, (Kind::Double, Device::Cpu)).set_requires_grad(true);
             let result = input.conv2d(weight, None::<Tensor>, moves.stride, moves.padding, moves.dilation, 1);
             Tensor::run_backward(&[(result * gradient).sum(Kind::Double)], &[&input], false, false).remove(0)
         };
+        let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
         let (gradient, weight) = (double(gradient), double(weight));
         (by(&gradient, &weight), by(&gradient.abs(), &weight.abs()) + 1.0)
     }
 
     /// The largest difference, relative to what is summed.
-    fn error(found: &Tensor, expected: &(Tensor, Tensor)) -> f64 {
-        ((double(found) - &expected.0).abs() / &expected.1).max().double_value(&[])
+    pub fn error(found: &Tensor, (expected, summed): &(Tensor, Tensor)) -> f64 {
+        ((found.to_kind(Kind::Double) - expected).abs() / summed).max().double_value(&[])
     }
+}
 
-    fn axis() -> impl Strategy<Value = [i64; 5]> {
-        (1..=5i64, 1..=3i64, 0..=4i64, 1..=2i64, 0..=19i64).prop_map(|(kernel, stride, padding, dilation, more)| {
-            let least = (dilation * (kernel - 1) + 1 - 2 * padding).max(1);
-            [least + more, kernel, stride, padding, dilation]
-        })
-    }
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tch::{Device, Kind};
+
+    use super::reference::{Case, case, error, expected, random, sparse};
+    use super::*;
+    use crate::torch::has_products;
 
     proptest! {
         #[test]
-        fn it_is_the_gradient(
-            rows in 1..4i64,
-            channels in [1..150i64, 1..150i64],
-            axes in [axis(), axis()],
-            density in prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64],
-            is_channels_last in any::<bool>(),
-            is_product in any::<bool>(),
-        ) {
-            let axes = if is_product { axes.map(|axis| [axis[0], 1, 1, 0, 1]) } else { axes };
-            let of = |i: usize| axes.map(|axis| axis[i]);
-            let moves = Moves { stride: of(2), padding: of(3), dilation: of(4) };
-            let [outputs, inputs] = channels;
-            let size = [rows, inputs, axes[0][0], axes[1][0]];
-            let weight = random(&[outputs, inputs, axes[0][1], axes[1][1]]);
-            let [height, width] = axes.map(|[size, kernel, stride, padding, dilation]| {
-                (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1
-            });
-            let gradient = sparse(&[rows, outputs, height, width], density);
-            let gradient = if is_channels_last { channels_last(&gradient).unwrap() } else { gradient };
-            let found = sparse_input_gradient(&gradient, &sparse_weight(&weight).unwrap(), size, &moves).unwrap();
-            prop_assert_eq!(found.size(), size);
-            let error = error(&found, &expected(&gradient, &weight, size, &moves));
+        fn it_is_the_gradient(case in case(150, 2)) {
+            let weight = sparse_weight(&case.weight).unwrap();
+            let found = sparse_input_gradient(&case.gradient, &weight, case.size, &case.moves).unwrap();
+            prop_assert_eq!(found.size(), case.size);
+            let error = error(&found, &expected(&case));
             prop_assert!(error < 1e-6, "{}", error);
         }
     }
@@ -138,16 +161,18 @@ mod tests {
         if !has_products(Kind::BFloat16) {
             return;
         }
-        for (outputs, inputs, kernel, density) in [(64, 48, 1, 0.3), (130, 200, 3, 0.3), (66, 3, 3, 0.1), (64, 64, 1, 1.0)] {
+        for (outputs, inputs, kernel, density) in
+            [(64, 48, 1, 0.3), (130, 200, 3, 0.3), (66, 3, 3, 0.1), (64, 64, 1, 1.0)]
+        {
             let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
             let weight = half(random(&[outputs, inputs, kernel, kernel]));
             let gradient = half(sparse(&[2, outputs, 9, 10], density));
             let size = [2, inputs, 8 + kernel, 9 + kernel];
             let found = sparse_input_gradient(&gradient, &sparse_weight(&weight).unwrap(), size, &BY_ONE).unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
-            let (expected, summed) = expected(&gradient, &weight, size, &BY_ONE);
+            let (expected, summed) = expected(&Case { gradient, weight, size, moves: BY_ONE });
             // What rounding the result leaves, relative to it, and of the sum.
-            let error = (double(&found) - &expected).abs() - expected.abs() / 256;
+            let error = (found.to_kind(Kind::Double) - &expected).abs() - expected.abs() / 256;
             assert!((error / summed).max().double_value(&[]) < 1e-6);
         }
     }
@@ -199,7 +224,9 @@ mod tests {
         assert!(with(&given, [2, 40, 6, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [1, 40, 2, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [1, 40, 6, 6], &Moves { stride: [0, 1], ..BY_ONE }).contains("move"));
-        assert!(text(sparse_input_gradient(&given, &random(&[8, 40, 3, 3]), [1, 40, 6, 6], &BY_ONE)).contains("panels"));
+        assert!(
+            text(sparse_input_gradient(&given, &random(&[8, 40, 3, 3]), [1, 40, 6, 6], &BY_ONE)).contains("panels")
+        );
     }
 
     #[test]

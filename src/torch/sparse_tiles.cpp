@@ -111,6 +111,20 @@ void multiply(const CamlensSparseProduct* product) {
   }
 }
 
+void fold(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step) {
+  const int64_t width = panels * PANEL;
+  // Rows that overlap do not follow each other: what was just written is not to be read at once.
+  const int64_t between = (width + step - 1) / step;
+  for (int64_t first = 0; first < between; ++first) {
+    for (int64_t row = first; row < count; row += between) {
+      for (int64_t c = 0; c < width; c += WIDTH) {
+        float* const at = to + row * step + c;
+        store(at, load(at) + load(sums + row * apart + c));
+      }
+    }
+  }
+}
+
 void finish(const float* sums, int64_t columns, float low, float high, void* to) {
   for (int64_t c = 0; c < columns; c += WIDTH) {
     store_some(static_cast<Number*>(to) + c, between(load(sums + c), low, high), columns - c);
@@ -119,4 +133,4 @@ void finish(const float* sums, int64_t columns, float low, float high, void* to)
 
 }  // namespace
 
-extern "C" const CamlensSparseTiles CAMLENS_SPARSE_TILES = {compress, multiply, finish};
+extern "C" const CamlensSparseTiles CAMLENS_SPARSE_TILES = {compress, multiply, fold, finish};

@@ -52,6 +52,8 @@ struct CamlensSparseTiles {
   // Which of the steps from `begin` to `end` of a row are not zero, and one that is where their number would be odd; returns how many.
   int64_t (*compress)(const void* row, int64_t begin, int64_t end, int32_t* places, uint32_t* steps);
   void (*multiply)(const struct CamlensSparseProduct* product);
+  // Adds, for each of `count` rows of sums that lie `apart`, so many panels to `to`, which moves by `step` floats: the rows may overlap there.
+  void (*fold)(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step);
   // `sums` between `low` and `high`, as numbers of the row's type. NaN stays NaN.
   void (*finish)(const float* sums, int64_t columns, float low, float high, void* to);
 };

@@ -153,7 +153,6 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
       }
     });
     in_parallel(positions * panels, [&](int64_t begin, int64_t end) {
-      const RowParts parts(count, matrices->rows);
       for (int64_t job = begin; job < end; ++job) {
         const int64_t position = job / panels, column = job % panels * width;
         const float* const panel = weights + job * inputs * width;
@@ -168,9 +167,7 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
                                      -INFINITY,
                                      INFINITY,
                                      nullptr};
-        for (int64_t part = 0; part < parts.count; ++part) {
-          multiply_part(*matrices, product, parts, part, job + 1 < end ? panel + inputs * width : nullptr);
-        }
+        multiply_rows(*matrices, product, count, job + 1 < end ? panel + inputs * width : nullptr);
       }
     });
     in_parallel(count, [&](int64_t begin, int64_t end) {

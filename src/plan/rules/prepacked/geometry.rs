@@ -1,6 +1,6 @@
 //! How a two-dimensional convolution moves over its input.
 
-use crate::torch::Value;
+use crate::torch::{Moves, Value};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::plan) struct Geometry {
@@ -25,6 +25,11 @@ impl Geometry {
     fn room(&self, axis: usize, input: &[i64], weight: &[i64]) -> i64 {
         let span = self.dilation[axis] * (weight[axis + 2] - 1) + 1;
         input[axis + 2] + 2 * self.padding[axis] - span
+    }
+
+    /// As camlens's own ways take it.
+    pub(super) fn moves(&self) -> Moves {
+        Moves { stride: self.stride, padding: self.padding, dilation: self.dilation }
     }
 
     /// As oneDNN's operators take it.

@@ -5,10 +5,10 @@
 //! ([`way_there`]): a matrix product of 1 × 1 kernels, Winograd's algorithm of 3 × 3 kernels. They have no derivative of their own;
 //! the ways back are in [`way_back`]. The plan's `fuse_convolutions` pass makes these nodes.
 
+mod folded;
 mod geometry;
 mod laid_out;
 mod operators;
-mod phases;
 mod pointwise;
 mod rows;
 mod sparse;

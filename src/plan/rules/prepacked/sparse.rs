@@ -7,6 +7,16 @@ use crate::torch::{Moves, OperatorError, can_multiply, sparse_input_gradient, sp
 use super::super::fastest::bytes;
 use super::geometry::Geometry;
 
+/// Whether zeros can be left out of products with the weights of such a convolution. Those that are infinite or NaN would make NaN of a
+/// zero.
+pub(super) fn leaves_out(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
+    let outputs = weight.size().first().copied().unwrap_or_default();
+    Ok(geometry.groups == 1
+        && can_multiply(weight.f_kind()?, outputs)
+        && weight.device() == Device::Cpu
+        && weight.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+}
+
 /// A convolution's weights, in panels.
 #[derive(Debug)]
 pub(super) struct Sparse {
@@ -15,14 +25,12 @@ pub(super) struct Sparse {
 }
 
 impl Sparse {
-    /// None where it does not suit. Weights that are infinite or NaN would make NaN of a zero, and here do not.
+    /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
-        let [outputs, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = geometry.groups == 1 && can_multiply(weight.f_kind()?, outputs) && weight.device() == Device::Cpu;
-        if !suits || weight.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+        if !leaves_out(weight, geometry)? {
             return Ok(None);
         }
-        Ok(Some(Sparse { weight: sparse_weight(weight)?, inputs }))
+        Ok(Some(Sparse { weight: sparse_weight(weight)?, inputs: weight.size()[1] }))
     }
 
     /// How many bytes the weights take.
@@ -32,12 +40,10 @@ impl Sparse {
 
     /// To an input of `size`, `[N, C, H, W]`.
     pub fn call(&self, geometry: &Geometry, size: &[i64]) -> SparseCall {
-        let Geometry { padding, stride, dilation, .. } = *geometry;
         SparseCall {
             weight: self.weight.shallow_clone(),
-            inputs: self.inputs,
-            moves: Moves { stride, padding, dilation },
-            size: [size[2], size[3]],
+            moves: geometry.moves(),
+            size: [self.inputs, size[2], size[3]],
         }
     }
 }
@@ -46,15 +52,13 @@ impl Sparse {
 #[derive(Debug)]
 pub(super) struct SparseCall {
     weight: Tensor,
-    inputs: i64,
     moves: Moves,
-    size: [i64; 2],
+    size: [i64; 3],
 }
 
 impl SparseCall {
     pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
-        let [height, width] = self.size;
-        let rows = given.size()[0];
-        sparse_input_gradient(given, &self.weight, [rows, self.inputs, height, width], &self.moves)
+        let [inputs, height, width] = self.size;
+        sparse_input_gradient(given, &self.weight, [given.size()[0], inputs, height, width], &self.moves)
     }
 }

@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 use tch::Kind;
 
-use super::phases::Phases;
 use super::pointwise::Pointwise;
 use super::way_back::WayBack;
 use super::way_there::WayThere;
@@ -370,43 +369,6 @@ fn a_weight_that_could_not_be_laid_out_is_laid_out_later() {
     let input = |channels| channels_last(&Layout::Contiguous.random(&[1, channels, 9, 9], Kind::Float)).unwrap();
     assert!(laid_out.there(&input(5), &operators).is_err());
     assert!(laid_out.there(&input(4), &operators).is_ok());
-}
-
-#[test]
-fn the_first_convolution_of_a_network_goes_back_by_phases() {
-    // 7 × 7 with stride 2 and 11 × 11 with stride 4, on sizes that the stride does and does not divide.
-    for (kernel, stride, padding, size) in [
-        (7, 2, 3, 24),
-        (7, 2, 3, 25),
-        (11, 4, 2, 35),
-        (5, 3, 0, 16),
-        (6, 2, 5, 9),
-        (3, 2, 1, 12),
-        (3, 2, 0, 13),
-        (4, 4, 0, 16),
-    ] {
-        let case = Case {
-            input: [2, 3, size, size + 1],
-            outputs: 6,
-            kernel: [kernel, kernel],
-            geometry: Geometry { padding: [padding; 2], stride: [stride; 2], dilation: [1, 1], groups: 1 },
-            adds: false,
-            with_bias: true,
-            activation: ("none", vec![]),
-            layout: Layout::Contiguous,
-            given: Layout::Contiguous,
-        };
-        assert!(Phases::suit(&[6, 3, kernel, kernel], &case.geometry));
-        let (node, values) = node(&case);
-        let weight = values[1].tensor().unwrap();
-        let shape = case.geometry.result(&case.input, &weight.size());
-        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
-        let expected = expected(&case, &node, &values, &given, Gradient::Plain);
-        let operators = Operators::find().unwrap();
-        let phases = Phases::new(weight, &case.geometry, &shape, &operators).unwrap();
-        let found = phases.call(&shape, &case.input, &operators).unwrap().input_gradient(&given).unwrap();
-        assert!(relative_error(&found, &expected.gradients[0]) < 1e-5, "kernel {kernel} stride {stride}");
-    }
 }
 
 #[test]

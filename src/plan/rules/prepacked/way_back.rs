@@ -9,9 +9,9 @@ use crate::torch::{Call, OperatorError, Value, window_may_miss};
 
 use super::super::fastest::{bytes, fastest};
 use super::Activation;
+use super::folded::{Folded, FoldedCall};
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
-use super::phases::{Phases, PhasesCall};
 use super::sparse::{Sparse, SparseCall};
 use super::way_there::{ThereCall, WayThere};
 
@@ -22,7 +22,7 @@ pub(super) enum WayBack {
     Transposed(Tensor),
     /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
     Turned(WayThere),
-    Phases(Phases),
+    Folded(Folded),
     Sparse(Sparse),
 }
 
@@ -48,7 +48,7 @@ impl WayBack {
         match self {
             WayBack::Transposed(weight) => bytes(weight),
             WayBack::Turned(way) => way.size(),
-            WayBack::Phases(phases) => phases.size(),
+            WayBack::Folded(folded) => folded.size(),
             WayBack::Sparse(sparse) => sparse.size(),
         }
     }
@@ -68,9 +68,7 @@ impl WayBack {
             let turned = turned(weight, geometry.groups)?;
             ways.extend(WayThere::all(&turned, &moves, given, operators)?.into_iter().map(WayBack::Turned));
         }
-        if Phases::suit(&shape, geometry) {
-            ways.push(WayBack::Phases(Phases::new(weight, geometry, given, operators)?));
-        }
+        ways.extend(Folded::new(weight, geometry)?.map(WayBack::Folded));
         ways.extend(Sparse::new(weight, geometry)?.map(WayBack::Sparse));
         Ok(ways)
     }
@@ -98,7 +96,7 @@ impl WayBack {
                     .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })?;
                 BackCall::Turned(way.call(&Value::None, &moves, Activation::None, operators)?)
             }
-            WayBack::Phases(phases) => BackCall::Phases(phases.call(given, size, operators)?),
+            WayBack::Folded(folded) => BackCall::Folded(folded.call(geometry, size)),
             WayBack::Sparse(sparse) => BackCall::Sparse(sparse.call(geometry, size)),
         })
     }
@@ -132,7 +130,7 @@ fn turned(weight: &Tensor, groups: i64) -> Result<Tensor, OperatorError> {
 pub(super) enum BackCall {
     Transposed(Call),
     Turned(ThereCall),
-    Phases(PhasesCall),
+    Folded(FoldedCall),
     Sparse(SparseCall),
 }
 
@@ -142,7 +140,7 @@ impl BackCall {
         match self {
             BackCall::Transposed(call) => call.call([(INPUT, given)]),
             BackCall::Turned(call) => call.run(given),
-            BackCall::Phases(call) => call.input_gradient(given),
+            BackCall::Folded(call) => call.input_gradient(given),
             BackCall::Sparse(call) => call.input_gradient(given),
         }
     }

@@ -1,0 +1,18 @@
+#include "gradients.h"
+
+#include <ATen/ATen.h>
+
+void camlens_check_gradient(const at::Tensor& gradient, at::ScalarType type, int64_t outputs, at::IntArrayRef kernel, at::IntArrayRef size,
+                            const CamlensMoves& moves) {
+  TORCH_CHECK(gradient.dim() == 4 && gradient.is_cpu() && gradient.scalar_type() == type, "a gradient [N, outputs, h, w] of ", type,
+              " on the CPU is expected");
+  TORCH_CHECK(gradient.size(1) == outputs, "the gradient has ", gradient.size(1), " channels, the weight ", outputs, " outputs");
+  bool fits = gradient.size(0) == size[0];
+  for (int axis = 0; axis < 2; ++axis) {
+    TORCH_CHECK(kernel[axis] > 0 && moves.stride[axis] > 0 && moves.padding[axis] >= 0 && moves.dilation[axis] > 0,
+                "a convolution does not move so");
+    const int64_t room = size[axis + 2] + 2 * moves.padding[axis] - moves.dilation[axis] * (kernel[axis] - 1) - 1;
+    fits = fits && room >= 0 && gradient.size(axis + 2) == room / moves.stride[axis] + 1;
+  }
+  TORCH_CHECK(fits, "the gradient has shape ", gradient.sizes(), ", the input ", size);
+}
