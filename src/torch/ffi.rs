@@ -166,6 +166,18 @@ unsafe extern "C" {
 
     pub(super) fn camlens_sparse_weight(
         weight: *const C_tensor,
+        back: bool,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_sparse_convolution(
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        outputs: i64,
+        bias: *const C_tensor,
+        moves: *const Moves,
+        low: f64,
+        high: f64,
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;

@@ -69,7 +69,8 @@ struct Gradient {
   // What a line of the gradient adds to the lines from `begin` to `end` of the result.
   void add(Scratch& scratch, int64_t row, int64_t y, int64_t begin, int64_t end) const {
     const char* const line = given + (row * from[0] + y) * from[1] * depth * 4;
-    scratch.rows.take(sparse, line, from[1], depth);
+    scratch.rows.begin(from[1], depth);
+    scratch.rows.take(sparse, line, from[1], depth * 4);
     grow(scratch.sums, from[1] * sum_width());
     const int64_t all = kernel[0] * panels;
     for (int64_t panel = 0; panel < all; panel += CAMLENS_SPARSE_PANELS) {
@@ -80,8 +81,8 @@ struct Gradient {
         for (int64_t of_panel = 0; of_panel < count; ++of_panel) multiply_densely(line, first + of_panel * panel_bytes(), sums + of_panel * dense.width);
         continue;
       }
-      const std::vector<CamlensSparseRun> runs{{0, from[1], sums, sum_width()}};
-      scratch.rows.multiply(sparse, runs, {first, panel_bytes(), count}, dense.width * 4, true, nullptr);
+      const std::vector<CamlensSparseRun> runs{{0, 1, from[1], sums, sum_width()}};
+      scratch.rows.multiply_first(sparse, runs, {first, panel_bytes(), count}, dense.width * 4, nullptr, nullptr);
     }
     for (int64_t place = 0; place < kernel[0]; ++place) {
       const int64_t to = y * moves.stride[0] - moves.padding[0] + place;

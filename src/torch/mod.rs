@@ -3,8 +3,8 @@
 //! tch gives tensors; this module adds what it lacks and a model graph needs: operators found by name in ATen's
 //! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
 //! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), the elementwise kernels of a reverse run on the CPU
-//! ([`gate`]), matrix products with constant matrices ([`linear`], [`pointwise`]), convolutions by Winograd's algorithm ([`winograd`]) and
-//! the way back through convolutions where much of a gradient is zero ([`sparse_input_gradient`], and
+//! ([`gate`]), matrix products with constant matrices ([`linear`], [`pointwise`]), convolutions by Winograd's algorithm ([`winograd`]), and
+//! convolutions and ways back through them that leave zeros out ([`sparse_convolution`], [`sparse_input_gradient`], and
 //! [`folded_input_gradient`] to few channels). A C++ exception becomes an [`OperatorError`].
 
 mod call;
@@ -33,7 +33,7 @@ pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schem
 pub use process::{give_back_memory, leave};
 pub use processor::{has_bfloat16, has_kernels};
 pub use rows::{stack, to_vec};
-pub use sparse::{Moves, sparse_input_gradient, sparse_weight};
+pub use sparse::{Moves, sparse_convolution, sparse_input_gradient, sparse_weight_back, sparse_weight_there};
 pub use storage::{Storage, written};
 pub use tape::Tape;
 pub use value::Value;

@@ -16,15 +16,22 @@
 
 namespace {
 
-// About so many pixels of a gradient are worked on at once.
+// About so many pixels of what comes are worked on at once; and lines of the result, where each needs its neighbours, at least.
 constexpr int64_t CHUNK = 160, LINES = 4;
 
-struct Size {
+// Pictures whose pixels' channels lie next to each other, in memory so many bytes apart. Lines are counted through all pictures.
+struct Pictures {
+  const char* at;
   int64_t height, width;
+  int64_t picture_apart, line_apart, pixel_apart;
+  const char* line(int64_t line) const { return at + line / height * picture_apart + line % height * line_apart; }
+  bool is_dense(int64_t pixel_bytes) const {
+    return pixel_apart == pixel_bytes && line_apart == width * pixel_apart && picture_apart == height * line_apart;
+  }
 };
 
-// Some pixels of a line that something comes to: from which on, to which on, so many apart. Counted from the first of the lines that are
-// worked on.
+// Some pixels of a line that come to others: from which on, to which on, so many apart. Counted from the first of the lines that are worked
+// on.
 struct Span {
   int64_t from, to, apart, count;
 };
@@ -35,49 +42,59 @@ struct Tap {
   std::vector<Span> spans;
 };
 
-struct Gradient {
+// A convolution, or the way back through one.
+struct Task {
   const CamlensProductTiles& dense;
   const CamlensSparseTiles& sparse;
-  const char* given;
+  // [places of the kernel, panels, depth, width of a panel].
   const char* weights;
-  char* to;
-  int64_t rows, depth, columns, bytes;
+  // Of whole panels, or null.
+  const float* bias;
+  float low, high;
+  int64_t depth, columns, bytes;
   int64_t kernel[2];
   CamlensMoves moves;
-  Size from, result;
+  bool is_back;
+  Pictures from;
+  int64_t rows, height, width;
+  char* to;
 
   int64_t panels() const { return (columns + dense.width - 1) / dense.width; }
   int64_t panel_bytes() const { return depth * dense.width * 4; }
 
-  // From where a place of the kernel brings something to `at` along an axis of so many pixels; -1 from nowhere.
-  int64_t source(int axis, int64_t at, int64_t place, int64_t count) const {
-    const int64_t moved = at + moves.padding[axis] - place * moves.dilation[axis];
-    return moved >= 0 && moved % moves.stride[axis] == 0 && moved / moves.stride[axis] < count ? moved / moves.stride[axis] : -1;
+  // Which of so many pixels along an axis comes to `at` by a place of the kernel; -1 if none does.
+  int64_t source(int axis, int64_t at, int64_t place) const {
+    const int64_t count = axis == 0 ? from.height : from.width, stride = moves.stride[axis], reach = place * moves.dilation[axis];
+    int64_t found = at * stride + reach - moves.padding[axis];
+    if (is_back) {
+      const int64_t moved = at + moves.padding[axis] - reach;
+      found = moved >= 0 && moved % stride == 0 ? moved / stride : -1;
+    }
+    return found >= 0 && found < count ? found : -1;
   }
 
-  // The lines that are needed for the result's lines from `begin` to `end`.
+  // The lines that come to those from `begin` to `end`.
   std::pair<int64_t, int64_t> needed(int64_t begin, int64_t end) const {
     int64_t first = rows * from.height, last = -1;
     for (int64_t line = begin; line < end; ++line) {
       for (int64_t place = 0; place < kernel[0]; ++place) {
-        const int64_t y = source(0, line % result.height, place, from.height);
+        const int64_t y = source(0, line % height, place);
         if (y < 0) continue;
-        first = std::min(first, line / result.height * from.height + y);
-        last = std::max(last, line / result.height * from.height + y);
+        first = std::min(first, line / height * from.height + y);
+        last = std::max(last, line / height * from.height + y);
       }
     }
     return {first, last + 1};
   }
 
-  // The place of the kernel that brings something to as many pixels as any: sums begin with it, whichever lines are worked on.
+  // The place of the kernel by which something comes to as many pixels as by any: sums begin with it, whichever lines are worked on.
   int64_t fullest() const {
     int64_t fullest[2] = {0, 0};
     for (int axis = 0; axis < 2; ++axis) {
-      const int64_t size = axis == 0 ? result.height : result.width, count = axis == 0 ? from.height : from.width;
       int64_t most = 0;
       for (int64_t place = 0; place < kernel[axis]; ++place) {
         int64_t pixels = 0;
-        for (int64_t at = 0; at < size; ++at) pixels += source(axis, at, place, count) >= 0;
+        for (int64_t at = 0; at < (axis == 0 ? height : width); ++at) pixels += source(axis, at, place) >= 0;
         if (pixels > most) most = pixels, fullest[axis] = place;
       }
     }
@@ -92,10 +109,10 @@ struct Gradient {
       const Span within = span(place % kernel[1]);
       if (within.count == 0) continue;
       for (int64_t line = begin; line < end; ++line) {
-        const int64_t y = source(0, line % result.height, place / kernel[1], from.height);
+        const int64_t y = source(0, line % height, place / kernel[1]);
         if (y < 0) continue;
-        const int64_t from_line = line / result.height * from.height + y - first_line;
-        tap.spans.push_back({from_line * from.width + within.from, (line - begin) * result.width + within.to, within.apart, within.count});
+        const int64_t from_line = line / height * from.height + y - first_line;
+        tap.spans.push_back({from_line * from.width + within.from, (line - begin) * width + within.to, within.apart, within.count});
         tap.pixels += within.count;
       }
       if (tap.pixels > 0) found.push_back(std::move(tap));
@@ -103,18 +120,21 @@ struct Gradient {
     return found;
   }
 
-  // The pixels of a line that a column of the kernel brings something to.
+  // The pixels of a line to which something comes by a column of the kernel: at each step one further along what comes on the way back,
+  // one further along the result on the way there.
   Span span(int64_t column) const {
-    Span found{0, 0, moves.stride[1], 0};
-    for (int64_t x = 0; x < result.width; ++x) {
-      const int64_t source_x = source(1, x, column, from.width);
+    Span found{0, 0, is_back ? moves.stride[1] : 1, 0};
+    for (int64_t x = 0; x < width; ++x) {
+      const int64_t source_x = source(1, x, column);
       if (source_x < 0) continue;
       if (found.count == 0) found.from = source_x, found.to = x;
       ++found.count;
     }
     return found;
   }
+  int64_t from_apart() const { return is_back ? 1 : moves.stride[1]; }
 
+  // Each pixel comes to its own place alone.
   bool is_product() const {
     const auto are = [](const int64_t* numbers, int64_t value) { return numbers[0] == value && numbers[1] == value; };
     return are(kernel, 1) && are(moves.stride, 1) && are(moves.padding, 0);
@@ -135,15 +155,18 @@ struct Scratch {
 // What one thread does.
 class Worker {
  public:
-  explicit Worker(const Gradient& gradient) : of_(gradient), scratch_(Scratch::of_thread()), first_place_(gradient.fullest()) {}
+  explicit Worker(const Task& task) : of_(task), scratch_(Scratch::of_thread()), first_place_(task.fullest()) {}
 
   // The result's lines from `begin` to `end`.
   void take(int64_t begin, int64_t end) {
     const auto [first, last] = of_.needed(begin, end);
-    first_ = begin * of_.result.width;
-    pixels_ = (end - begin) * of_.result.width;
-    const int64_t given = std::max<int64_t>(last - first, 0) * of_.from.width;
-    if (given > 0) scratch_.rows.take(of_.sparse, of_.given + first * of_.from.width * of_.depth * 4, given, of_.depth);
+    begin_ = begin;
+    end_ = end;
+    pixels_ = (end - begin) * of_.width;
+    scratch_.rows.begin(std::max<int64_t>(last - first, 0) * of_.from.width, of_.depth);
+    for (int64_t line = first; line < last; ++line) {
+      scratch_.rows.take(of_.sparse, of_.from.line(line), of_.from.width, of_.from.pixel_apart);
+    }
     taps_ = of_.taps(begin, end, first, first_place_);
     is_dense_ = of_.is_product() && scratch_.rows.are_dense();
   }
@@ -153,28 +176,39 @@ class Worker {
     const int64_t panels = std::min<int64_t>(CAMLENS_SPARSE_PANELS, of_.panels() - first_panel);
     if (is_dense_) return sum_densely(first_panel, panels);
     const int64_t width = panels * of_.dense.width, column = first_panel * of_.dense.width, columns = std::min(width, of_.columns - column);
-    char* const to = of_.to + (first_ * of_.columns + column) * of_.bytes;
+    char* const to = of_.to + (begin_ * of_.width * of_.columns + column) * of_.bytes;
     // Whole panels of floats are summed where they belong.
     const bool is_in_place = of_.bytes == sizeof(float) && columns == width;
     if (!is_in_place) grow(scratch_.sums, pixels_ * width);
     float* const sums = is_in_place ? reinterpret_cast<float*>(to) : scratch_.sums.data();
     const int64_t apart = is_in_place ? of_.columns : width;
+    const float* const bias = of_.bias == nullptr ? nullptr : of_.bias + column;
     const bool covers_all = !taps_.empty() && taps_.front().pixels == pixels_;
     if (!covers_all) {
-      for (int64_t pixel = 0; pixel < pixels_; ++pixel) std::fill_n(sums + pixel * apart, width, 0.0f);
+      for (int64_t pixel = 0; pixel < pixels_; ++pixel) {
+        if (bias == nullptr) {
+          std::fill_n(sums + pixel * apart, width, 0.0f);
+        } else {
+          std::copy_n(bias, width, sums + pixel * apart);
+        }
+      }
     }
     for (size_t tap = 0; tap < taps_.size(); ++tap) {
       scratch_.runs.clear();
       for (const Span& span : taps_[tap].spans) {
-        scratch_.runs.push_back({span.from, span.count, sums + span.to * apart, span.apart * apart});
+        scratch_.runs.push_back({span.from, of_.from_apart(), span.count, sums + span.to * apart, span.apart * apart});
       }
       const CamlensPanels with{weights(taps_[tap], first_panel), of_.panel_bytes(), panels};
       const char* const following = tap + 1 < taps_.size() ? weights(taps_[tap + 1], first_panel) : nullptr;
-      scratch_.rows.multiply(of_.sparse, scratch_.runs, with, of_.dense.width * 4, tap == 0 && covers_all, following);
+      if (tap == 0 && covers_all) {
+        scratch_.rows.multiply_first(of_.sparse, scratch_.runs, with, of_.dense.width * 4, bias, following);
+      } else {
+        scratch_.rows.multiply(of_.sparse, scratch_.runs, with, of_.dense.width * 4, following);
+      }
     }
-    if (is_in_place) return;
+    if (is_in_place && std::isinf(of_.low) && std::isinf(of_.high)) return;
     for (int64_t pixel = 0; pixel < pixels_; ++pixel) {
-      of_.sparse.finish(sums + pixel * width, columns, -INFINITY, INFINITY, to + pixel * of_.columns * of_.bytes);
+      of_.sparse.finish(sums + pixel * apart, columns, of_.low, of_.high, to + pixel * of_.columns * of_.bytes);
     }
   }
 
@@ -182,45 +216,47 @@ class Worker {
   const char* weights(const Tap& tap, int64_t panel) const { return of_.weights + (tap.place * of_.panels() + panel) * of_.panel_bytes(); }
 
   void sum_densely(int64_t first_panel, int64_t panels) const {
+    // All lines at once, where they follow each other.
+    const int64_t at_once = of_.from.is_dense(of_.depth * 4) ? end_ - begin_ : 1;
     for (int64_t panel = first_panel; panel < first_panel + panels; ++panel) {
       const int64_t column = panel * of_.dense.width;
       const char* const weights = of_.weights + panel * of_.panel_bytes();
-      const CamlensProduct product{of_.given + first_ * of_.depth * 4,
-                                   of_.depth * 4,
-                                   of_.depth,
-                                   weights,
-                                   of_.to + (first_ * of_.columns + column) * of_.bytes,
-                                   of_.columns * of_.bytes,
-                                   std::min(of_.dense.width, of_.columns - column),
-                                   nullptr,
-                                   -INFINITY,
-                                   INFINITY,
-                                   nullptr};
-      const char* const following = panel + 1 < of_.panels() ? weights + of_.panel_bytes() : nullptr;
-      multiply_rows(of_.dense, product, pixels_, following);
+      for (int64_t line = begin_; line < end_; line += at_once) {
+        const CamlensProduct product{of_.from.line(line),
+                                     of_.from.pixel_apart,
+                                     of_.depth,
+                                     weights,
+                                     of_.to + (line * of_.width * of_.columns + column) * of_.bytes,
+                                     of_.columns * of_.bytes,
+                                     std::min(of_.dense.width, of_.columns - column),
+                                     of_.bias == nullptr ? nullptr : of_.bias + column,
+                                     of_.low,
+                                     of_.high,
+                                     nullptr};
+        const bool is_first = line == begin_ && panel + 1 < of_.panels();
+        multiply_rows(of_.dense, product, at_once * of_.width, is_first ? weights + of_.panel_bytes() : nullptr);
+      }
     }
   }
 
-  const Gradient& of_;
+  const Task& of_;
   Scratch& scratch_;
-  int64_t first_place_, first_ = 0, pixels_ = 0;
+  int64_t first_place_, begin_ = 0, end_ = 0, pixels_ = 0;
   bool is_dense_ = false;
   std::vector<Tap> taps_;
 };
 
-void run(const Gradient& gradient) {
-  const int64_t lines = gradient.rows * gradient.result.height;
-  const int64_t groups = (gradient.panels() + CAMLENS_SPARSE_PANELS - 1) / CAMLENS_SPARSE_PANELS;
-  // Some lines more than one are worked on, where each needs its neighbours.
-  const int64_t least = gradient.kernel[0] == 1 ? 1 : LINES, strides = gradient.moves.stride[0] * gradient.moves.stride[1];
-  const RowParts fitting(lines, std::max(least, CHUNK * strides / gradient.result.width));
+void run(const Task& task) {
+  const int64_t lines = task.rows * task.height, groups = (task.panels() + CAMLENS_SPARSE_PANELS - 1) / CAMLENS_SPARSE_PANELS;
+  const int64_t least = task.kernel[0] == 1 ? 1 : LINES, strides = task.is_back ? task.moves.stride[0] * task.moves.stride[1] : 1;
+  const RowParts fitting(lines, std::max(least, CHUNK * strides / task.width));
   // As much for each thread.
   const int64_t threads = at::get_num_threads();
   int64_t count = fitting.count;
   while (count * groups % threads != 0 && count < std::min(lines, fitting.count + threads)) ++count;
   const RowParts chunks = RowParts::of(lines, count);
   in_parallel(chunks.count * groups, [&](int64_t begin, int64_t end) {
-    Worker worker(gradient);
+    Worker worker(task);
     for (int64_t job = begin; job < end; ++job) {
       const int64_t chunk = job / groups;
       if (job == begin || job % groups == 0) worker.take(chunks.begin(chunk), chunks.begin(chunk + 1));
@@ -229,38 +265,103 @@ void run(const Gradient& gradient) {
   });
 }
 
-at::Tensor packed(const at::Tensor& weight) {
+at::Tensor packed(const at::Tensor& weight, bool back) {
   TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.is_cpu(), "a weight [outputs, inputs, h, w] is expected, not ", weight.sizes());
-  return camlens_in_panels(weight.permute({2, 3, 0, 1}));
+  return camlens_in_panels(back ? weight.permute({2, 3, 0, 1}) : weight.permute({2, 3, 1, 0}));
+}
+
+// What is checked of a weight, and held while it is used.
+class Prepared {
+ public:
+  Prepared(const at::Tensor& weight, int64_t columns) : tiles_(camlens_product_tiles_of(weight)), weight_(weight), columns_(columns) {
+    const int64_t numbers = numbers_of_step();
+    TORCH_CHECK(weight.dim() == (numbers == 1 ? 5 : 6) && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
+                    weight.size(2) == (columns + tiles_.width - 1) / tiles_.width && weight.size(4) == tiles_.width &&
+                    (numbers == 1 || weight.size(5) == numbers),
+                "a weight in panels for ", columns, " channels is expected, not ", weight.sizes());
+  }
+
+  int64_t channels() const { return weight_.size(3) * numbers_of_step(); }
+  at::IntArrayRef kernel() const { return weight_.sizes().slice(0, 2); }
+
+  Task task(const at::Tensor& given, const at::Tensor& result, const CamlensMoves& moves, bool is_back) const {
+    const int64_t bytes = weight_.element_size(), pixel = given.size(1) * bytes, line = given.size(3) * pixel;
+    const Pictures from{static_cast<const char*>(given.const_data_ptr()), given.size(2), given.size(3), given.size(2) * line, line, pixel};
+    return {tiles_,
+            camlens_sparse_tiles(tiles_),
+            static_cast<const char*>(weight_.const_data_ptr()),
+            nullptr,
+            -INFINITY,
+            INFINITY,
+            weight_.size(3),
+            columns_,
+            bytes,
+            {weight_.size(0), weight_.size(1)},
+            moves,
+            is_back,
+            from,
+            result.size(0),
+            result.size(2),
+            result.size(3),
+            static_cast<char*>(result.data_ptr())};
+  }
+
+  // A bias as long as all panels.
+  at::Tensor whole(const at::Tensor& bias) const {
+    TORCH_CHECK(bias.dim() == 1 && bias.numel() == columns_ && bias.scalar_type() == at::kFloat && bias.is_cpu(), "a bias of ", columns_,
+                " float32 is expected");
+    const int64_t more = weight_.size(2) * tiles_.width - columns_;
+    return more == 0 ? bias.contiguous() : at::constant_pad_nd(bias, {0, more});
+  }
+
+ private:
+  int64_t numbers_of_step() const { return 4 / static_cast<int64_t>(weight_.element_size()); }
+
+  const CamlensProductTiles& tiles_;
+  at::Tensor weight_;
+  int64_t columns_;
+};
+
+// Where the kernel has one place along an axis, what lies between its steps is passed over.
+void pass_over(Task& task) {
+  for (int axis = 0; axis < 2; ++axis) {
+    if (task.kernel[axis] != 1 || task.moves.padding[axis] != 0) continue;
+    const int64_t stride = task.moves.stride[axis];
+    (axis == 0 ? task.from.line_apart : task.from.pixel_apart) *= stride;
+    int64_t& size = axis == 0 ? task.from.height : task.from.width;
+    size = (size + stride - 1) / stride;
+    task.moves.stride[axis] = 1;
+  }
+}
+
+at::Tensor convolve(const at::Tensor& coming, const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, const CamlensMoves& moves,
+                    float low, float high) {
+  const Prepared prepared(weight, outputs);
+  TORCH_CHECK(coming.dim() == 4 && coming.is_cpu() && coming.scalar_type() == weight.scalar_type(), "an input [N, inputs, H, W] of ",
+              weight.scalar_type(), " on the CPU is expected");
+  TORCH_CHECK(coming.size(1) == prepared.channels(), "the input has ", coming.size(1), " channels, the weight ", prepared.channels(), " inputs");
+  int64_t size[2];
+  for (int axis = 0; axis < 2; ++axis) size[axis] = camlens_steps(coming.size(axis + 2), prepared.kernel()[axis], moves, axis);
+  TORCH_CHECK(size[0] > 0 && size[1] > 0, "the input is smaller than the kernel: ", coming.sizes());
+  const at::Tensor given = coming.contiguous(at::MemoryFormat::ChannelsLast);
+  at::Tensor result = at::empty({given.size(0), outputs, size[0], size[1]}, given.options(), at::MemoryFormat::ChannelsLast);
+  if (result.numel() == 0) return result;
+  const at::Tensor shifts = bias == nullptr ? at::Tensor() : prepared.whole(*bias);
+  Task task = prepared.task(given, result, moves, false);
+  task.bias = bias == nullptr ? nullptr : shifts.const_data_ptr<float>();
+  task.low = low;
+  task.high = high;
+  pass_over(task);
+  run(task);
+  return result;
 }
 
 at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at::IntArrayRef size, const CamlensMoves& moves) {
-  const int64_t inputs = size[1];
-  const CamlensProductTiles& tiles = camlens_product_tiles_of(weight);
-  const int64_t numbers = 4 / static_cast<int64_t>(weight.element_size());
-  TORCH_CHECK(weight.dim() == (numbers == 1 ? 5 : 6) && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
-                  weight.size(2) == (inputs + tiles.width - 1) / tiles.width && weight.size(4) == tiles.width &&
-                  (numbers == 1 || weight.size(5) == numbers),
-              "a weight in panels for ", inputs, " inputs is expected, not ", weight.sizes());
-  const int64_t outputs = weight.size(3) * numbers;
-  camlens_check_gradient(coming, weight.scalar_type(), outputs, {weight.size(0), weight.size(1)}, size, moves);
+  const Prepared prepared(weight, size[1]);
+  camlens_check_gradient(coming, weight.scalar_type(), prepared.channels(), prepared.kernel(), size, moves);
   const at::Tensor given = coming.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor result = at::empty(size, given.options(), at::MemoryFormat::ChannelsLast);
-  const int64_t bytes = given.element_size();
-  if (result.numel() == 0) return result;
-  run(Gradient{tiles,
-               camlens_sparse_tiles(tiles),
-               static_cast<const char*>(given.const_data_ptr()),
-               static_cast<const char*>(weight.const_data_ptr()),
-               static_cast<char*>(result.data_ptr()),
-               given.size(0),
-               weight.size(3),
-               inputs,
-               bytes,
-               {weight.size(0), weight.size(1)},
-               moves,
-               {given.size(2), given.size(3)},
-               {size[2], size[3]}});
+  if (result.numel() > 0) run(prepared.task(given, result, moves, true));
   return result;
 }
 
@@ -268,11 +369,20 @@ at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at
 
 extern "C" {
 
-int camlens_sparse_weight(const at::Tensor* weight, at::Tensor** result, char** error) {
+int camlens_sparse_weight(const at::Tensor* weight, bool back, at::Tensor** result, char** error) {
   *result = nullptr;
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
-    return give(result, packed(*weight));
+    return give(result, packed(*weight, back));
+  });
+}
+
+int camlens_sparse_convolution(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias,
+                               const CamlensMoves* moves, double low, double high, at::Tensor** result, char** error) {
+  *result = nullptr;
+  return guarded(error, [&]() -> int {
+    const c10::AutoGradMode mode(false);
+    return give(result, convolve(*input, *weight, outputs, bias, *moves, static_cast<float>(low), static_cast<float>(high)));
   });
 }
 

@@ -1,5 +1,5 @@
-// Gradients to the inputs of convolutions on the CPU, where much of the gradient that comes is zero: zeros are left out. The conventions
-// are those of bridge.h.
+// Convolutions and their gradients on the CPU, of inputs and gradients that are zero in many places: zeros are left out. The conventions
+// are those of bridge.h. Zeros count as nothing, whatever the weights are.
 #pragma once
 #include "moves.h"
 
@@ -11,11 +11,16 @@ class Tensor;
 
 extern "C" {
 
-// The weights `[outputs, inputs, h, w]` of a convolution, float32 or bfloat16 as `camlens_has_products` says, as the function below takes
-// them. Of bfloat16, the number of outputs is even.
-int camlens_sparse_weight(const at::Tensor* weight, at::Tensor** result, char** error);
+// The weights `[outputs, inputs, h, w]` of a convolution, float32 or bfloat16 as `camlens_has_products` says, as the functions below take
+// them: for the way there or for the way back. Of bfloat16, the number of inputs, or of outputs on the way back, is even.
+int camlens_sparse_weight(const at::Tensor* weight, bool back, at::Tensor** result, char** error);
 
-// The gradient to an input of `size`, `[N, inputs, H, W]`, of the convolution, from that of its result, of the weights' type. Sums are float32. The result has its channels next to each other in memory. Zeros count as nothing, whatever the weights are.
+// min(max(convolution + `bias`, low), high) of an `input`, `[N, inputs, H, W]`, of the weights' type. `bias`, float32, may be null, bounds may
+// be infinite. Sums are float32. The result has its channels next to each other in memory.
+int camlens_sparse_convolution(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias,
+                               const CamlensMoves* moves, double low, double high, at::Tensor** result, char** error);
+
+// The gradient to an input of `size`, `[N, inputs, H, W]`, of the convolution, from that of its result, of the weights' type. As above.
 int camlens_sparse_input_gradient(const at::Tensor* gradient, const at::Tensor* weight, const int64_t* size, const CamlensMoves* moves,
                                   at::Tensor** result, char** error);
 }

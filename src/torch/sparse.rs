@@ -1,15 +1,16 @@
-//! Gradients to the inputs of convolutions, where much of the gradient that comes is zero, on the CPU.
+//! Convolutions, and the ways back through them, of inputs and gradients that are zero in many places, on the CPU.
 //!
-//! What comes back through a rectifier is zero wherever the rectifier's result was, and with guided backpropagation wherever it would be
-//! negative too: of a ResNet's gradients about seven numbers in ten, nine in ten above a maximum. A pixel's zeros are left out before its
-//! products are made, so that those that are left take their time alone.
+//! A rectifier's results are zero in every other place. What comes back through one is zero in the same, and with guided
+//! backpropagation wherever it would be negative too: of a ResNet's gradients about seven numbers in ten, nine in ten above a maximum. A
+//! pixel's zeros are left out before its products are made, so that those that are left take their time alone. Zeros count as nothing,
+//! even against weights that are infinite or NaN.
 
 use std::ptr;
 
 use tch::Tensor;
 
 use super::kernels::one_tensor;
-use super::{OperatorError, ffi};
+use super::{Bounds, OperatorError, ffi};
 
 /// How a convolution moves over its input: along its height, then along its width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,21 +21,66 @@ pub struct Moves {
     pub dilation: [i64; 2],
 }
 
-/// The weights `[outputs, inputs, h, w]` of a convolution, for [`sparse_input_gradient`]: of what
-/// [`can_multiply`](super::can_multiply) allows with so many outputs.
+/// The weights `[outputs, inputs, h, w]` of a convolution, for [`sparse_convolution`]: of what
+/// [`can_multiply`](super::can_multiply) allows with so many inputs.
 ///
 /// # Errors
 /// Another shape or dtype, no instructions for it, out of memory.
-pub fn sparse_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
+pub fn sparse_weight_there(weight: &Tensor) -> Result<Tensor, OperatorError> {
+    packed(weight, false)
+}
+
+/// The same for [`sparse_input_gradient`]: of what [`can_multiply`](super::can_multiply) allows with so many outputs.
+///
+/// # Errors
+/// Those of [`sparse_weight_there`].
+pub fn sparse_weight_back(weight: &Tensor) -> Result<Tensor, OperatorError> {
+    packed(weight, true)
+}
+
+fn packed(weight: &Tensor, back: bool) -> Result<Tensor, OperatorError> {
     one_tensor("sparse_weight", |result, error| {
         // SAFETY: the tensor is alive, and the places are ours to write.
-        unsafe { ffi::camlens_sparse_weight(weight.as_ptr(), result, error) }
+        unsafe { ffi::camlens_sparse_weight(weight.as_ptr(), back, result, error) }
+    })
+}
+
+/// A convolution of an `input`, `[N, inputs, H, W]`, with such a weight for so many `outputs`, of its dtype, and a bias (float32), within
+/// `bounds` where they are given. Sums are float32. The result has its channels next to each other in memory.
+///
+/// # Errors
+/// Another dtype or device, a bias that is not float32, other numbers of channels, an input smaller than the kernel, out of memory.
+pub fn sparse_convolution(
+    input: &Tensor,
+    weight: &Tensor,
+    outputs: i64,
+    bias: Option<&Tensor>,
+    moves: &Moves,
+    bounds: Option<Bounds>,
+) -> Result<Tensor, OperatorError> {
+    let bias = bias.map_or(ptr::null(), Tensor::as_ptr);
+    let [low, high] = Bounds::limits(bounds);
+    one_tensor("sparse_convolution", |result, error| {
+        // SAFETY: the tensors are alive, the bias is null or is too, `moves` is laid out as its namesake in moves.h, and the places are ours
+        // to write.
+        unsafe {
+            ffi::camlens_sparse_convolution(
+                input.as_ptr(),
+                weight.as_ptr(),
+                outputs,
+                bias,
+                ptr::from_ref(moves),
+                low,
+                high,
+                result,
+                error,
+            )
+        }
     })
 }
 
 /// The gradient to an input of `size`, `[N, inputs, H, W]`, of a convolution with such a weight, from `gradient`, that of its result, of the
-/// weight's dtype. Sums are float32. Zeros count as nothing, even against weights that are infinite or NaN. The result has its channels
-/// next to each other in memory.
+/// weight's dtype. Sums are float32. The result has its channels next to each other in memory.
 ///
 /// # Errors
 /// Another dtype or device, a shape that the convolution does not give, another number of inputs than the weight's, out of memory.
@@ -45,7 +91,7 @@ pub fn sparse_input_gradient(
     moves: &Moves,
 ) -> Result<Tensor, OperatorError> {
     one_tensor("sparse_input_gradient", |result, error| {
-        // SAFETY: the tensors are alive, `moves` is laid out as its namesake in sparse.h, and the places are ours to write.
+        // SAFETY: the tensors are alive, `moves` is laid out as its namesake in moves.h, and the places are ours to write.
         unsafe {
             ffi::camlens_sparse_input_gradient(
                 gradient.as_ptr(),
@@ -146,10 +192,36 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_the_gradient(case in case(150, 2)) {
-            let weight = sparse_weight(&case.weight).unwrap();
+            let weight = sparse_weight_back(&case.weight).unwrap();
             let found = sparse_input_gradient(&case.gradient, &weight, case.size, &case.moves).unwrap();
             prop_assert_eq!(found.size(), case.size);
             let error = error(&found, &expected(&case));
+            prop_assert!(error < 1e-6, "{}", error);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_convolution(
+            case in case(150, 2),
+            density in prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64],
+            has_bias in any::<bool>(),
+            high in prop::option::of(0.5..1.5f64),
+        ) {
+            let Case { gradient, weight, size, moves } = case;
+            let (input, outputs) = (sparse(&size, density), weight.size()[0]);
+            let bias = has_bias.then(|| random(&[outputs]));
+            let bounds = high.map(|high| Bounds { low: -0.25, high: Some(high) });
+            let packed = sparse_weight_there(&weight).unwrap();
+            let found = sparse_convolution(&input, &packed, outputs, bias.as_ref(), &moves, bounds).unwrap();
+            prop_assert_eq!(found.size(), gradient.size());
+            let by = |input: &Tensor, weight: &Tensor, bias: Option<&Tensor>| {
+                let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
+                double(input).conv2d(&double(weight), bias.map(double), moves.stride, moves.padding, moves.dilation, 1)
+            };
+            let sum = by(&input, &weight, bias.as_ref());
+            let expected = bounds.map_or(sum.shallow_clone(), |b| sum.clamp(b.low, b.high.unwrap()));
+            let error = error(&found, &(expected, by(&input.abs(), &weight.abs(), None) + 1.0));
             prop_assert!(error < 1e-6, "{}", error);
         }
     }
@@ -168,7 +240,7 @@ mod tests {
             let weight = half(random(&[outputs, inputs, kernel, kernel]));
             let gradient = half(sparse(&[2, outputs, 9, 10], density));
             let size = [2, inputs, 8 + kernel, 9 + kernel];
-            let found = sparse_input_gradient(&gradient, &sparse_weight(&weight).unwrap(), size, &BY_ONE).unwrap();
+            let found = sparse_input_gradient(&gradient, &sparse_weight_back(&weight).unwrap(), size, &BY_ONE).unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
             let (expected, summed) = expected(&Case { gradient, weight, size, moves: BY_ONE });
             // What rounding the result leaves, relative to it, and of the sum.
@@ -178,24 +250,53 @@ mod tests {
     }
 
     #[test]
+    fn a_convolution_of_bfloat16_too() {
+        if !has_products(Kind::BFloat16) {
+            return;
+        }
+        let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
+        for (inputs, outputs, kernel, stride, density) in
+            [(64, 48, 1, 1, 0.3), (130, 200, 3, 2, 0.3), (64, 80, 1, 2, 1.0)]
+        {
+            let moves = Moves { stride: [stride; 2], ..BY_ONE };
+            let (input, bias) = (half(sparse(&[2, inputs, 9, 10], density)), random(&[outputs]));
+            let weight = half(random(&[outputs, inputs, kernel, kernel]));
+            let packed = sparse_weight_there(&weight).unwrap();
+            let found = sparse_convolution(&input, &packed, outputs, Some(&bias), &moves, Some(Bounds::RELU)).unwrap();
+            assert_eq!(found.kind(), Kind::BFloat16);
+            let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
+            let by = |input: Tensor, weight: Tensor, bias: Tensor| input.conv2d(&weight, Some(bias), stride, 0, 1, 1);
+            let expected = by(double(&input), double(&weight), double(&bias)).relu();
+            let summed = by(double(&input).abs(), double(&weight).abs(), double(&bias).abs()) + 1.0;
+            let error = (double(&found) - &expected).abs() - expected.abs() / 256;
+            assert!((error / summed).max().double_value(&[]) < 1e-6);
+        }
+    }
+
+    #[test]
     fn any_number_of_threads_gives_the_same() {
         let before = tch::get_num_threads();
         for (size, outputs, kernel, stride) in [([2, 300, 7, 7], 130, 1, 1), ([1, 64, 30, 31], 96, 3, 2)] {
             let moves = Moves { stride: [stride; 2], padding: [kernel / 2; 2], ..BY_ONE };
-            let weight = sparse_weight(&random(&[outputs, size[1], kernel, kernel])).unwrap();
+            let weight = sparse_weight_back(&random(&[outputs, size[1], kernel, kernel])).unwrap();
             let given = sparse(&[size[0], outputs, (size[2] - 1) / stride + 1, (size[3] - 1) / stride + 1], 0.4);
+            let there = sparse_weight_there(&random(&[outputs, size[1], kernel, kernel])).unwrap();
+            let input = sparse(&size, 0.5);
             let found = [1, 3, 16].map(|threads| {
                 tch::set_num_threads(threads);
-                sparse_input_gradient(&given, &weight, size, &moves).unwrap()
+                let back = sparse_input_gradient(&given, &weight, size, &moves).unwrap();
+                (back, sparse_convolution(&input, &there, outputs, None, &moves, None).unwrap())
             });
             tch::set_num_threads(before);
-            assert!(found[1].equal(&found[0]) && found[2].equal(&found[0]));
+            for other in &found[1..] {
+                assert!(other.0.equal(&found[0].0) && other.1.equal(&found[0].1));
+            }
         }
     }
 
     #[test]
     fn numbers_that_are_none_stay_so_and_the_smallest_count() {
-        let weight = sparse_weight(&random(&[8, 5, 1, 1]).abs()).unwrap();
+        let weight = sparse_weight_back(&random(&[8, 5, 1, 1]).abs()).unwrap();
         let gradient = Tensor::zeros([1, 8, 1, 3], (Kind::Float, Device::Cpu));
         let _ = gradient.select(3, 0).select(1, 3).fill_(f64::NAN);
         let _ = gradient.select(3, 1).select(1, 6).fill_(1e-42);
@@ -203,7 +304,7 @@ mod tests {
         assert!(found.select(3, 0).isnan().all().int64_value(&[]) != 0);
         assert!(found.select(3, 2).equal(&Tensor::zeros([1, 5, 1], (Kind::Float, Device::Cpu))));
         let tiny = random(&[1, 1, 1, 1]).fill_(1e-30);
-        let large = sparse_weight(&random(&[1, 1, 1, 1]).fill_(1e30)).unwrap();
+        let large = sparse_weight_back(&random(&[1, 1, 1, 1]).fill_(1e30)).unwrap();
         let found = sparse_input_gradient(&tiny, &large, [1, 1, 1, 1], &BY_ONE).unwrap();
         assert!((found.double_value(&[0, 0, 0, 0]) - 1.0).abs() < 1e-6);
     }
@@ -211,19 +312,28 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let text = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
-        assert!(text(sparse_weight(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
-        assert!(text(sparse_weight(&random(&[4, 4, 1, 0]))).contains("[outputs, inputs, h, w]"));
-        assert!(text(sparse_weight(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
-        let weight = sparse_weight(&random(&[8, 40, 3, 3])).unwrap();
+        assert!(text(sparse_weight_back(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
+        assert!(text(sparse_weight_back(&random(&[4, 4, 1, 0]))).contains("[outputs, inputs, h, w]"));
+        assert!(text(sparse_weight_back(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
+        let weight = sparse_weight_back(&random(&[8, 40, 3, 3])).unwrap();
         let with = |given: &Tensor, size, moves: &Moves| text(sparse_input_gradient(given, &weight, size, moves));
         let given = random(&[1, 8, 4, 4]);
         assert!(with(&random(&[1, 9, 4, 4]), [1, 40, 6, 6], &BY_ONE).contains("channels"));
         assert!(with(&given.to_kind(Kind::Double), [1, 40, 6, 6], &BY_ONE).contains("Float"));
-        assert!(with(&given, [1, 400, 6, 6], &BY_ONE).contains("400 inputs"));
+        assert!(with(&given, [1, 400, 6, 6], &BY_ONE).contains("400 channels"));
         assert!(with(&given, [1, 40, 7, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [2, 40, 6, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [1, 40, 2, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [1, 40, 6, 6], &Moves { stride: [0, 1], ..BY_ONE }).contains("move"));
+        let there = sparse_weight_there(&random(&[40, 8, 3, 3])).unwrap();
+        let with = |input: &Tensor, outputs, bias: Option<&Tensor>| {
+            text(sparse_convolution(input, &there, outputs, bias, &BY_ONE, None))
+        };
+        assert!(with(&random(&[1, 9, 4, 4]), 40, None).contains("channels"));
+        assert!(with(&random(&[1, 8, 2, 4]), 40, None).contains("smaller"));
+        assert!(with(&given, 400, None).contains("400 channels"));
+        assert!(with(&given, 40, Some(&random(&[8]))).contains("bias"));
+        assert!(with(&given.to_kind(Kind::Double), 40, None).contains("Float"));
         assert!(
             text(sparse_input_gradient(&given, &random(&[8, 40, 3, 3]), [1, 40, 6, 6], &BY_ONE)).contains("panels")
         );
@@ -231,7 +341,7 @@ mod tests {
 
     #[test]
     fn nothing_comes_of_nothing() {
-        let weight = sparse_weight(&random(&[8, 40, 1, 1])).unwrap();
+        let weight = sparse_weight_back(&random(&[8, 40, 1, 1])).unwrap();
         let found = sparse_input_gradient(&random(&[0, 8, 2, 2]), &weight, [0, 40, 2, 2], &BY_ONE).unwrap();
         assert_eq!(found.size(), [0, 40, 2, 2]);
     }

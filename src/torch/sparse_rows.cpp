@@ -22,45 +22,55 @@ const CamlensSparseTiles& camlens_sparse_tiles(const CamlensProductTiles& produc
 #endif
 }
 
-void SparseRows::take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t depth) {
+void SparseRows::begin(int64_t rows, int64_t depth) {
   depth_ = depth;
   segments_ = (depth + SEGMENT - 1) / SEGMENT;
+  rows_ = count_ = 0;
   // `compress` makes the number of each segment even.
   const int64_t most = rows * (depth + segments_) + CAMLENS_SPARSE_SLACK;
   grow(starts_, rows * (segments_ + 1));
   grow(places_, most);
   grow(steps_, most);
-  int64_t at = 0;
-  int32_t* starts = starts_.data();
-  for (int64_t row = 0; row < rows; ++row, first += depth * 4) {
-    for (int64_t begin = 0; begin < depth; begin += SEGMENT) {
-      *starts++ = static_cast<int32_t>(at);
-      at += tiles.compress(first, begin, std::min(begin + SEGMENT, depth), &places_[at], &steps_[at]);
-    }
-    *starts++ = static_cast<int32_t>(at);
-  }
-  are_dense_ = static_cast<double>(at) > DENSE * static_cast<double>(rows * depth);
 }
 
+void SparseRows::take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t apart) {
+  int32_t* starts = &starts_[rows_ * (segments_ + 1)];
+  for (int64_t row = 0; row < rows; ++row, first += apart) {
+    for (int64_t begin = 0; begin < depth_; begin += SEGMENT) {
+      *starts++ = static_cast<int32_t>(count_);
+      count_ += tiles.compress(first, begin, std::min(begin + SEGMENT, depth_), &places_[count_], &steps_[count_]);
+    }
+    *starts++ = static_cast<int32_t>(count_);
+  }
+  rows_ += rows;
+}
+
+bool SparseRows::are_dense() const { return static_cast<double>(count_) > DENSE * static_cast<double>(rows_ * depth_); }
+
 void SparseRows::multiply(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels,
-                          int64_t step_bytes, bool is_first, const char* following) const {
-  const int64_t at_once = std::max<int64_t>(1, CAMLENS_SPARSE_PANELS / panels.count);
+                          int64_t step_bytes, const char* following) const {
+  multiply(tiles, {{}, 0, 0, runs.data(), static_cast<int64_t>(runs.size()), panels, false, nullptr, nullptr, 0}, step_bytes, following);
+}
+
+void SparseRows::multiply_first(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels,
+                                int64_t step_bytes, const float* bias, const char* following) const {
+  multiply(tiles, {{}, 0, 0, runs.data(), static_cast<int64_t>(runs.size()), panels, true, bias, nullptr, 0}, step_bytes, following);
+}
+
+void SparseRows::multiply(const CamlensSparseTiles& tiles, CamlensSparseProduct product, int64_t step_bytes, const char* following) const {
+  product.rows = {places_.data(), steps_.data(), starts_.data(), segments_ + 1};
+  const int64_t at_once = std::max<int64_t>(1, CAMLENS_SPARSE_PANELS / product.panels.count);
   for (int64_t segment = 0; segment < segments_; segment += at_once) {
-    const int64_t end = std::min(segment + at_once, segments_);
-    const int64_t next = end * SEGMENT, next_end = std::min(next + at_once * SEGMENT, depth_);
-    CamlensSparseProduct product{{places_.data(), steps_.data(), starts_.data(), segments_ + 1},
-                                 segment,
-                                 end,
-                                 runs.data(),
-                                 static_cast<int64_t>(runs.size()),
-                                 panels,
-                                 is_first && segment == 0,
-                                 panels.first + next * step_bytes,
-                                 (next_end - next) * step_bytes};
-    if (end == segments_) {
+    product.begin = segment;
+    product.end = std::min(segment + at_once, segments_);
+    const int64_t next = product.end * SEGMENT, next_end = std::min(next + at_once * SEGMENT, depth_);
+    product.next = product.panels.first + next * step_bytes;
+    product.next_bytes = (next_end - next) * step_bytes;
+    if (product.end == segments_) {
       product.next = following;
       product.next_bytes = following == nullptr ? 0 : std::min(at_once * SEGMENT, depth_) * step_bytes;
     }
     tiles.multiply(&product);
+    product.is_first = false;
   }
 }

@@ -17,20 +17,25 @@ void grow(std::vector<T>& vector, int64_t count) {
 
 class SparseRows {
  public:
-  // Of so many rows of `depth` steps, from `first` on.
-  void take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t depth);
+  // Makes place for so many rows of `depth` steps, and forgets those that are there.
+  void begin(int64_t rows, int64_t depth);
+  // So many more, from `first` on, so many bytes apart.
+  void take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t apart);
 
   // Whether so few steps are zero that a product with them takes less.
-  bool are_dense() const { return are_dense_; }
+  bool are_dense() const;
 
   // Adds the products of some runs with panels whose steps take so many bytes; `following` are the panels that are read next, or null.
-  // Where this `is_first`, sums begin with zero.
   void multiply(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels, int64_t step_bytes,
-                bool is_first, const char* following) const;
+                const char* following) const;
+  // The same where sums begin with a bias, of whole panels, or with zero where that is null.
+  void multiply_first(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels, int64_t step_bytes,
+                      const float* bias, const char* following) const;
 
  private:
-  int64_t depth_ = 0, segments_ = 0;
-  bool are_dense_ = false;
+  void multiply(const CamlensSparseTiles& tiles, CamlensSparseProduct product, int64_t step_bytes, const char* following) const;
+
+  int64_t depth_ = 0, segments_ = 0, rows_ = 0, count_ = 0;
   std::vector<int32_t> starts_, places_;
   std::vector<uint32_t> steps_;
 };

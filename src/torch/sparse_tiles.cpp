@@ -61,15 +61,14 @@ void multiply_panels(const CamlensSparseProduct& product) {
     const CamlensSparseRun run = product.runs[i];
     const int32_t* starts = product.rows.starts + run.first * product.rows.starts_of_row;
     float* sums = run.sums;
-    for (int64_t row = 0; row < run.count; ++row, starts += product.rows.starts_of_row, sums += run.apart) {
+    for (int64_t row = 0; row < run.count; ++row, starts += run.step * product.rows.starts_of_row, sums += run.apart) {
       for (const int64_t end = fetched + fetches < product.next_bytes ? fetched + fetches : product.next_bytes; fetched < end; fetched += CAMLENS_LINE_BYTES) {
         for (int p = 0; p < panels; ++p) __builtin_prefetch(product.next + p * apart + fetched, 0, 2);
       }
       Vector sum[panels][PARTS] = {};
-      if (!is_first) {
-        for (int p = 0; p < panels; ++p) {
-          for (int part = 0; part < PARTS; ++part) sum[p][part] = load(sums + p * PANEL + part * WIDTH);
-        }
+      const float* const before = is_first ? product.bias : sums;
+      for (int p = 0; p < panels && before != nullptr; ++p) {
+        for (int part = 0; part < PARTS; ++part) sum[p][part] = load(before + p * PANEL + part * WIDTH);
       }
       const int32_t* place = product.rows.places + starts[product.begin];
       const int32_t* const end = product.rows.places + starts[product.end];

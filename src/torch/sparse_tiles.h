@@ -20,9 +20,10 @@ struct CamlensSparseRows {
   int64_t starts_of_row;
 };
 
-// Rows next to each other, and what their products are added to.
+// Some rows, and what their products are added to.
 struct CamlensSparseRun {
-  int64_t first, count;
+  // The first row, how many rows further the next one is, and how many there are.
+  int64_t first, step, count;
   // Of the first row: as many panels wide as are multiplied with. Those of the next one are `apart` floats further.
   float* sums;
   int64_t apart;
@@ -41,8 +42,9 @@ struct CamlensSparseProduct {
   const struct CamlensSparseRun* runs;
   int64_t run_count;
   struct CamlensPanels panels;
-  // Whether sums begin with zero, and not with what is there.
+  // Whether sums begin with `bias`, of whole panels, or with zero where that is null, and not with what is there.
   bool is_first;
+  const float* bias;
   // What is read next: so many bytes of each of as many panels, fetched on the way. None may be.
   const char* next;
   int64_t next_bytes;

@@ -1,36 +1,113 @@
-//! The way back that leaves zeros out.
+//! Convolutions, and the ways back through them, that leave zeros out.
+//!
+//! What they take depends on what comes. A frame on which ways are tried may be unlike those that follow (a black one leaves hardly a
+//! gradient), so they are tried on no less than rectifiers [leave as a rule](like_others).
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::torch::{Moves, OperatorError, can_multiply, sparse_input_gradient, sparse_weight};
+use crate::torch::{
+    Moves, OperatorError, can_multiply, sparse_convolution, sparse_input_gradient, sparse_weight_back,
+    sparse_weight_there,
+};
 
-use super::super::fastest::bytes;
+use super::super::fastest::{bytes, in_float};
+use super::Activation;
 use super::geometry::Geometry;
 
-/// Whether zeros can be left out of products with the weights of such a convolution. Those that are infinite or NaN would make NaN of a
-/// zero.
-pub(super) fn leaves_out(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
-    let outputs = weight.size().first().copied().unwrap_or_default();
+/// The share of numbers that are not zero: of a rectifier's results, and of what comes back through one with guided backpropagation.
+/// ResNets have about so many, and more of a sum of several.
+pub(super) const OF_RESULTS: f64 = 0.5;
+pub(super) const OF_GRADIENTS: f64 = 0.3;
+
+/// `given`, or numbers of its shape where less than that share of it is not zero.
+pub(super) fn like_others(given: &Tensor, share: f64) -> Result<Tensor, OperatorError> {
+    let count = given.f_count_nonzero(None)?.f_int64_value(&[])?;
+    if count as f64 >= share * given.numel() as f64 {
+        return Ok(given.shallow_clone());
+    }
+    let [rows, channels, height, width] = *given.size().as_slice() else { return Ok(given.shallow_clone()) };
+    // Spread evenly, and not in step with pixels: the multiples of the golden ratio.
+    let places = Tensor::f_arange(given.numel() as i64, (Kind::Double, Device::Cpu))? * 0.618_033_988_749_895;
+    let numbers = places.f_frac()?.f_lt(share)?.f_to_kind(given.f_kind()?)?;
+    // With the channels next to each other in memory.
+    Ok(numbers.f_view([rows, height, width, channels])?.f_permute([0, 3, 1, 2])?)
+}
+
+/// Whether zeros of so many channels can be left out of products with the weights of such a convolution. Those that are infinite or NaN
+/// would make NaN of a zero.
+pub(super) fn leaves_out(weight: &Tensor, geometry: &Geometry, channels: i64) -> Result<bool, OperatorError> {
     Ok(geometry.groups == 1
-        && can_multiply(weight.f_kind()?, outputs)
+        && can_multiply(weight.f_kind()?, channels)
         && weight.device() == Device::Cpu
         && weight.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
 }
 
-/// A convolution's weights, in panels.
+/// A convolution's weights for the way there, in panels.
 #[derive(Debug)]
-pub(super) struct Sparse {
+pub(super) struct SparseThere {
+    weight: Tensor,
+    outputs: i64,
+}
+
+impl SparseThere {
+    /// None where it does not suit.
+    pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
+        let [outputs, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
+        let suits = leaves_out(weight, geometry, inputs)?;
+        Ok(if suits { Some(SparseThere { weight: sparse_weight_there(weight)?, outputs }) } else { None })
+    }
+
+    /// How many bytes the weights take.
+    pub fn size(&self) -> usize {
+        bytes(&self.weight)
+    }
+
+    pub fn call(
+        &self,
+        bias: Option<&Tensor>,
+        geometry: &Geometry,
+        activation: Activation,
+    ) -> Result<SparseThereCall, OperatorError> {
+        Ok(SparseThereCall {
+            weight: self.weight.shallow_clone(),
+            outputs: self.outputs,
+            bias: in_float(bias)?,
+            moves: geometry.moves(),
+            activation,
+        })
+    }
+}
+
+/// [`SparseThere`] with everything but the input.
+#[derive(Debug)]
+pub(super) struct SparseThereCall {
+    weight: Tensor,
+    outputs: i64,
+    bias: Option<Tensor>,
+    moves: Moves,
+    activation: Activation,
+}
+
+impl SparseThereCall {
+    pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
+        let bounds = self.activation.bounds();
+        sparse_convolution(input, &self.weight, self.outputs, self.bias.as_ref(), &self.moves, bounds)
+    }
+}
+
+/// A convolution's weights for the way back, in panels.
+#[derive(Debug)]
+pub(super) struct SparseBack {
     weight: Tensor,
     inputs: i64,
 }
 
-impl Sparse {
+impl SparseBack {
     /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
-        if !leaves_out(weight, geometry)? {
-            return Ok(None);
-        }
-        Ok(Some(Sparse { weight: sparse_weight(weight)?, inputs: weight.size()[1] }))
+        let [outputs, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
+        let suits = leaves_out(weight, geometry, outputs)?;
+        Ok(if suits { Some(SparseBack { weight: sparse_weight_back(weight)?, inputs }) } else { None })
     }
 
     /// How many bytes the weights take.
@@ -39,8 +116,8 @@ impl Sparse {
     }
 
     /// To an input of `size`, `[N, C, H, W]`.
-    pub fn call(&self, geometry: &Geometry, size: &[i64]) -> SparseCall {
-        SparseCall {
+    pub fn call(&self, geometry: &Geometry, size: &[i64]) -> SparseBackCall {
+        SparseBackCall {
             weight: self.weight.shallow_clone(),
             moves: geometry.moves(),
             size: [self.inputs, size[2], size[3]],
@@ -48,17 +125,48 @@ impl Sparse {
     }
 }
 
-/// [`Sparse`] for one size of input.
+/// [`SparseBack`] for one size of input.
 #[derive(Debug)]
-pub(super) struct SparseCall {
+pub(super) struct SparseBackCall {
     weight: Tensor,
     moves: Moves,
     size: [i64; 3],
 }
 
-impl SparseCall {
+impl SparseBackCall {
     pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
         sparse_input_gradient(given, &self.weight, [given.size()[0], inputs, height, width], &self.moves)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::torch::channels_last;
+
+    #[test]
+    fn ways_are_tried_on_what_rectifiers_leave() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let dense = Tensor::ones([2, 8, 3, 5], (kind, Device::Cpu));
+            assert!(like_others(&dense, 0.5).unwrap().equal(&dense));
+            let none = channels_last(&(dense * 0.0)).unwrap();
+            let found = like_others(&none, 0.3).unwrap();
+            assert_eq!((found.size(), found.stride(), found.kind()), (none.size(), none.stride(), kind));
+            let share = found.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
+            assert!((share - 0.3).abs() < 0.01, "{share}");
+        }
+    }
+
+    #[test]
+    fn weights_that_make_numbers_of_zeros_are_not_for_this() {
+        let geometry = Geometry { padding: [0; 2], stride: [1; 2], dilation: [1; 2], groups: 1 };
+        let weight = Tensor::ones([4, 4, 1, 1], (Kind::Float, Device::Cpu));
+        assert!(leaves_out(&weight, &geometry, 4).unwrap());
+        assert!(!leaves_out(&weight, &Geometry { groups: 2, ..geometry }, 4).unwrap());
+        let _ = weight.get(2).get(1).fill_(f64::INFINITY);
+        assert!(!leaves_out(&weight, &geometry, 4).unwrap());
+        assert!(SparseThere::new(&weight, &geometry).unwrap().is_none());
+        assert!(SparseBack::new(&weight, &geometry).unwrap().is_none());
     }
 }

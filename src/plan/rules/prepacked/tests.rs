@@ -246,7 +246,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &given, Gradient::Plain);
 
         let there = WayThere::all(weight, &case.geometry, &case.input, &operators).unwrap();
-        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 3 } else { 1 });
+        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 4 } else { 1 });
         for way in there {
             let call = way.call(&values[2], &case.geometry, activation, &operators).unwrap();
             let found = call.run(&input).unwrap();
@@ -290,7 +290,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &given, Gradient::Plain);
 
         let there = WayThere::all(weight, &case.geometry, &case.input, &operators).unwrap();
-        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 2 } else { 1 });
+        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 3 } else { 1 });
         for way in there {
             let found = way.call(&values[2], &case.geometry, activation, &operators).unwrap().run(&input).unwrap();
             let error = relative_error(&(&expected.sum + (found - &expected.result)), &expected.sum);
@@ -322,7 +322,8 @@ fn every_way_takes_bfloat16() {
         let float = |t: &Tensor| t.to_kind(Kind::Float);
         let sum = float(&input).conv2d(&float(&weight), Some(float(&bias)), 1, padding, 1, 1);
         let ways = WayThere::all(&weight, &geometry, &input.size(), &operators).unwrap();
-        let of_ours = if kernel == 1 { usize::from(has_products(Kind::BFloat16)) } else { 2 };
+        let products = usize::from(has_products(Kind::BFloat16));
+        let of_ours = products + if kernel == 1 { products } else { 2 };
         assert_eq!(ways.len(), 1 + of_ours);
         for way in ways {
             let call = way.call(&Value::Tensor(bias.shallow_clone()), &geometry, Activation::Relu, &operators).unwrap();

@@ -5,14 +5,14 @@
 
 use tch::Tensor;
 
-use crate::torch::{Call, OperatorError, Value, window_may_miss};
+use crate::torch::{Call, OperatorError, Value, channels_last, window_may_miss};
 
 use super::super::fastest::{bytes, fastest};
 use super::Activation;
 use super::folded::{Folded, FoldedCall};
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
-use super::sparse::{Sparse, SparseCall};
+use super::sparse::{OF_GRADIENTS, SparseBack, SparseBackCall, like_others};
 use super::way_there::{ThereCall, WayThere};
 
 /// Weights laid out for a way.
@@ -23,7 +23,7 @@ pub(super) enum WayBack {
     /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
     Turned(WayThere),
     Folded(Folded),
-    Sparse(Sparse),
+    Sparse(SparseBack),
 }
 
 impl WayBack {
@@ -36,7 +36,7 @@ impl WayBack {
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
         let ways = Self::all(weight, geometry, &given.size(), size, operators)?;
-        let shape = weight.size();
+        let (shape, given) = (weight.size(), &channels_last(&like_others(given, OF_GRADIENTS)?)?);
         fastest(ways, Self::size, |way| {
             let call = way.call(&shape, geometry, &given.size(), size, operators)?;
             Ok(move || call.input_gradient(given))
@@ -66,10 +66,10 @@ impl WayBack {
         let mut ways = vec![WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)];
         if let Some(moves) = turned_geometry(&shape, geometry, given) {
             let turned = turned(weight, geometry.groups)?;
-            ways.extend(WayThere::all(&turned, &moves, given, operators)?.into_iter().map(WayBack::Turned));
+            ways.extend(WayThere::dense(&turned, &moves, given, operators)?.into_iter().map(WayBack::Turned));
         }
         ways.extend(Folded::new(weight, geometry)?.map(WayBack::Folded));
-        ways.extend(Sparse::new(weight, geometry)?.map(WayBack::Sparse));
+        ways.extend(SparseBack::new(weight, geometry)?.map(WayBack::Sparse));
         Ok(ways)
     }
 
@@ -131,7 +131,7 @@ pub(super) enum BackCall {
     Transposed(Call),
     Turned(ThereCall),
     Folded(FoldedCall),
-    Sparse(SparseCall),
+    Sparse(SparseBackCall),
 }
 
 impl BackCall {

@@ -1,14 +1,16 @@
-//! How a convolution's result comes of its input: by oneDNN, by a matrix product or by Winograd's algorithm, whichever is faster.
+//! How a convolution's result comes of its input: by oneDNN, by a matrix product, by Winograd's algorithm or without the input's zeros,
+//! whichever is faster.
 
 use tch::Tensor;
 
-use crate::torch::{Call, OperatorError, Value};
+use crate::torch::{Call, OperatorError, Value, channels_last};
 
 use super::super::fastest::{bytes, fastest};
 use super::Activation;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
 use super::pointwise::{Pointwise, PointwiseCall};
+use super::sparse::{OF_RESULTS, SparseThere, SparseThereCall, like_others};
 use super::winograd::{Winograd, WinogradCall};
 
 /// Weights laid out for a way.
@@ -17,6 +19,7 @@ pub(super) enum WayThere {
     Direct(Tensor),
     Pointwise(Pointwise),
     Winograd(Winograd),
+    Sparse(SparseThere),
 }
 
 impl WayThere {
@@ -28,6 +31,7 @@ impl WayThere {
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
         let ways = Self::all(weight, geometry, &input.size(), operators)?;
+        let input = &channels_last(&like_others(input, OF_RESULTS)?)?;
         fastest(ways, Self::size, |way| {
             let call = way.call(&Value::None, geometry, Activation::None, operators)?;
             Ok(move || call.run(input))
@@ -40,11 +44,24 @@ impl WayThere {
             WayThere::Direct(weight) => bytes(weight),
             WayThere::Pointwise(pointwise) => pointwise.size(),
             WayThere::Winograd(winograd) => winograd.size(),
+            WayThere::Sparse(sparse) => sparse.size(),
         }
     }
 
     /// Every way that there is.
     pub fn all(
+        weight: &Tensor,
+        geometry: &Geometry,
+        input: &[i64],
+        operators: &Operators,
+    ) -> Result<Vec<Self>, OperatorError> {
+        let mut ways = Self::dense(weight, geometry, input, operators)?;
+        ways.extend(SparseThere::new(weight, geometry)?.map(WayThere::Sparse));
+        Ok(ways)
+    }
+
+    /// Those that make products of zeros too.
+    pub fn dense(
         weight: &Tensor,
         geometry: &Geometry,
         input: &[i64],
@@ -68,6 +85,7 @@ impl WayThere {
             WayThere::Direct(weight) => ThereCall::Direct(operators.convolution(weight, bias, geometry, activation)?),
             WayThere::Pointwise(pointwise) => ThereCall::Pointwise(pointwise.call(bias.tensor(), activation)?),
             WayThere::Winograd(winograd) => ThereCall::Winograd(winograd.call(bias.tensor(), geometry, activation)?),
+            WayThere::Sparse(sparse) => ThereCall::Sparse(sparse.call(bias.tensor(), geometry, activation)?),
         })
     }
 }
@@ -78,6 +96,7 @@ pub(super) enum ThereCall {
     Direct(Call),
     Pointwise(PointwiseCall),
     Winograd(WinogradCall),
+    Sparse(SparseThereCall),
 }
 
 impl ThereCall {
@@ -87,6 +106,7 @@ impl ThereCall {
             ThereCall::Direct(call) => call.call([(INPUT, input)]),
             ThereCall::Pointwise(call) => call.run(input),
             ThereCall::Winograd(call) => call.run(input),
+            ThereCall::Sparse(call) => call.run(input),
         }
     }
 }
