@@ -153,6 +153,12 @@ unsafe extern "C" {
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
+    pub(super) fn camlens_linear_gradient(
+        gradient: *const C_tensor,
+        weight: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
     pub(super) fn camlens_pointwise(
         input: *const C_tensor,
         weight: *const C_tensor,

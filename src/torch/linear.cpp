@@ -2,6 +2,7 @@
 
 #include "parallel.h"
 #include "products.h"
+#include "sparse_rows.h"
 #include "status.h"
 
 #include <ATen/ATen.h>
@@ -123,6 +124,44 @@ at::Tensor linear(const at::Tensor& given, const Prepared& prepared) {
   return result;
 }
 
+at::Tensor linear_gradient(const at::Tensor& coming, const at::Tensor& weight) {
+  const CamlensProductTiles& products = camlens_product_tiles_of(weight);
+  TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.is_cpu() && weight.numel() > 0,
+              "a contiguous weight [outputs, inputs] is expected, not ", weight.sizes());
+  TORCH_CHECK(coming.dim() > 0 && coming.is_cpu() && coming.scalar_type() == weight.scalar_type() && coming.size(-1) == weight.size(0),
+              "a gradient [..., ", weight.size(0), "] of ", weight.scalar_type(), " on the CPU is expected, not ", coming.sizes());
+  std::vector<int64_t> shape = coming.sizes().vec();
+  shape.back() = weight.size(1);
+  at::Tensor result = at::empty(shape, weight.options());
+  const at::Tensor given = coming.to(at::kFloat).contiguous();
+  const int64_t outputs = weight.size(0), inputs = weight.size(1), rows = given.numel() / outputs;
+  // Of each row of the gradient, what is not zero.
+  std::vector<int64_t> places, ends;
+  std::vector<float> factors;
+  const float* const numbers = given.const_data_ptr<float>();
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t output = 0; output < outputs; ++output) {
+      if (numbers[row * outputs + output] == 0.0f) continue;
+      places.push_back(output);
+      factors.push_back(numbers[row * outputs + output]);
+    }
+    ends.push_back(static_cast<int64_t>(places.size()));
+  }
+  const CamlensSparseTiles& tiles = camlens_sparse_tiles(products);
+  const int64_t bytes = weight.element_size();
+  const char* const matrix = static_cast<const char*>(weight.const_data_ptr());
+  char* const to = static_cast<char*>(result.data_ptr());
+  in_parallel((inputs + CAMLENS_SUMMED_COLUMNS - 1) / CAMLENS_SUMMED_COLUMNS, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * CAMLENS_SUMMED_COLUMNS, columns = std::min(end * CAMLENS_SUMMED_COLUMNS, inputs) - first;
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t at = row == 0 ? 0 : ends[row - 1];
+      tiles.sum_rows(matrix + first * bytes, inputs * bytes, places.data() + at, factors.data() + at, ends[row] - at, columns,
+                     to + (row * inputs + first) * bytes);
+    }
+  });
+  return result;
+}
+
 at::Tensor pointwise(const at::Tensor& given, const Prepared& prepared) {
   TORCH_CHECK(given.dim() == 4, "an input [N, inputs, H, W] is expected, not ", given.sizes());
   prepared.check(given, given.size(1));
@@ -153,6 +192,14 @@ int camlens_linear(const at::Tensor* input, const at::Tensor* weight, int64_t ou
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
     return give(result, linear(*input, Prepared(*weight, outputs, bias, low, high)));
+  });
+}
+
+int camlens_linear_gradient(const at::Tensor* gradient, const at::Tensor* weight, at::Tensor** result, char** error) {
+  *result = nullptr;
+  return guarded(error, [&]() -> int {
+    const c10::AutoGradMode mode(false);
+    return give(result, linear_gradient(*gradient, *weight));
   });
 }
 

@@ -19,7 +19,11 @@ int camlens_linear_weight(const at::Tensor* weight, at::Tensor** result, char** 
 int camlens_linear(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, double low, double high,
                    at::Tensor** result, char** error);
 
-// The same for each pixel of `[N, inputs, H, W]`. The result has its channels next to each other in memory.
+// The gradient to the input of a linear layer with a contiguous `weight`, `[outputs, inputs]`, float32 or bfloat16, from that of its result,
+// `[..., outputs]`, of the same type. The weight's rows are read whose gradient is not zero: zeros count as nothing. Sums are float32.
+int camlens_linear_gradient(const at::Tensor* gradient, const at::Tensor* weight, at::Tensor** result, char** error);
+
+// The same as `camlens_linear` for each pixel of `[N, inputs, H, W]`. The result has its channels next to each other in memory.
 int camlens_pointwise(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, double low, double high,
                       at::Tensor** result, char** error);
 }

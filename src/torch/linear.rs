@@ -54,6 +54,18 @@ pub fn linear(
     product("linear", ffi::camlens_linear, input, weight, outputs, bias, bounds)
 }
 
+/// The gradient to the input of a linear layer with a contiguous weight `[outputs, inputs]`, from that of its result, `[..., outputs]`, of the
+/// same dtype: one that [`has_products`]. Rows of the weight whose gradient is zero are not read: zeros count as nothing. Sums are float32.
+///
+/// # Errors
+/// Another dtype or device, another number of outputs, no instructions for it, out of memory.
+pub fn linear_gradient(gradient: &Tensor, weight: &Tensor) -> Result<Tensor, OperatorError> {
+    one_tensor("linear_gradient", |result, error| {
+        // SAFETY: the tensors are alive, and the places are ours to write.
+        unsafe { ffi::camlens_linear_gradient(gradient.as_ptr(), weight.as_ptr(), result, error) }
+    })
+}
+
 /// [`linear`] for each pixel of `[N, inputs, H, W]`: a convolution of 1 × 1 kernels. The result has its channels next to each other in
 /// memory.
 ///
@@ -181,6 +193,25 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_gradient_goes_back(
+            rows in 0..4i64, inputs in 1..300i64, outputs in 1..90i64, density in 0.0..1.0f64, is_bfloat16 in any::<bool>(),
+        ) {
+            let kind = if is_bfloat16 && has_products(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
+            let kept = Tensor::rand([rows, outputs], (Kind::Float, Device::Cpu)).lt(density);
+            let gradient = (random(&[rows, outputs]) * kept).to_kind(kind);
+            let weight = random(&[outputs, inputs]).to_kind(kind);
+            let found = linear_gradient(&gradient, &weight).unwrap();
+            prop_assert_eq!((found.size(), found.kind()), (vec![rows, inputs], kind));
+            let expected = double(&gradient).matmul(&double(&weight));
+            let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
+            let off = (double(&found) - &expected).abs() - expected.abs() * rounding;
+            let summed = double(&gradient).abs().matmul(&double(&weight).abs()) + 1.0;
+            prop_assert!(rows == 0 || (off / summed).max().double_value(&[]) < 1e-6);
+        }
+    }
+
     #[test]
     fn small_and_large_weights_and_few_and_many_rows() {
         // More weights than a core's cache holds, and less; more rows than panels, and less; no dimension but the inputs.
@@ -248,6 +279,10 @@ mod tests {
             assert!(text(linear_weight(&odd)).contains("even number of inputs"));
         }
         assert!(text(pointwise(&input, &weight, 40, None, None)).contains("[N, inputs, H, W]"));
+        let plain = random(&[40, 8]);
+        assert!(text(linear_gradient(&random(&[3, 8]), &plain)).contains("[..., 40]"));
+        assert!(text(linear_gradient(&random(&[3, 40]).to_kind(Kind::Double), &plain)).contains("Float"));
+        assert!(text(linear_gradient(&random(&[3, 8]), &plain.transpose(0, 1))).contains("contiguous"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub use call::Call;
 pub use convolution::window_may_miss;
 pub use folded::{folded_input_gradient, folded_weight};
 pub use kernels::{Bounds, add, add_clamped, channels_last, gate};
-pub use linear::{can_multiply, has_products, linear, linear_weight, pointwise};
+pub use linear::{can_multiply, has_products, linear, linear_gradient, linear_weight, pointwise};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use process::{give_back_memory, leave};
 pub use processor::{has_bfloat16, has_kernels};

@@ -6,6 +6,8 @@
 enum {
   // Panels that are multiplied with at once, at most.
   CAMLENS_SPARSE_PANELS = 4,
+  // Columns that `sum_rows` takes as fast as it can.
+  CAMLENS_SUMMED_COLUMNS = 128,
   // How many steps `compress` may write beyond what it counts.
   CAMLENS_SPARSE_SLACK = 16,
 };
@@ -56,6 +58,8 @@ struct CamlensSparseTiles {
   void (*multiply)(const struct CamlensSparseProduct* product);
   // Adds, for each of `count` rows of sums that lie `apart`, so many panels to `to`, which moves by `step` floats: the rows may overlap there.
   void (*fold)(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step);
+  // The sum of some rows of a matrix of the tiles' numbers, `row_bytes` apart, each times its factor: so many columns of it.
+  void (*sum_rows)(const char* matrix, int64_t row_bytes, const int64_t* rows, const float* factors, int64_t count, int64_t columns, void* to);
   // `sums` between `low` and `high`, as numbers of the row's type. NaN stays NaN.
   void (*finish)(const float* sums, int64_t columns, float low, float high, void* to);
 };

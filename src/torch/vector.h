@@ -35,6 +35,14 @@ inline void store(Bfloat16* to, Vector value) {
   *reinterpret_cast<UnalignedHalves*>(to) = __builtin_convertvector(kept >> 16, Halves);
 }
 
+inline float number(float value) { return value; }
+inline float number(Bfloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float wide;
+  __builtin_memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
 // NaN stays NaN.
 inline Vector between(Vector value, float low, float high) {
   value = value < low ? all(low) : value;

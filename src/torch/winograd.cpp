@@ -6,6 +6,7 @@
 #include "winograd_tiles.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -22,6 +23,10 @@ constexpr int64_t LARGEST = CAMLENS_WINOGRAD_LARGEST_EDGE * CAMLENS_WINOGRAD_LAR
 // have the weights read too often.
 constexpr int64_t BLOCK_BYTES = 4 << 20;
 constexpr int64_t LEAST_BLOCK = 64;
+// Values of the tiles that one thread works on at once: less than a core's own cache holds.
+constexpr int64_t VALUE_BYTES = 384 << 10;
+// Weights that each thread reads for itself take no more.
+constexpr int64_t SHARED_BYTES = 4 << 20;
 
 // Those that belong to the processor's products of floats.
 const CamlensWinogradTiles& tiles_of(const CamlensProductTiles* products) {
@@ -103,6 +108,116 @@ float* scratch_of_thread(int64_t count) {
   return scratch.data_ptr<float>();
 }
 
+// Everything that the threads share.
+struct Convolution {
+  const CamlensProductTiles& matrices;
+  const CamlensWinogradScheme& scheme;
+  const CamlensWinogradTransforms& transforms;
+  // [positions, panels, inputs, width of a panel].
+  const float* weights;
+  const float* bias;
+  float low, high;
+  int64_t inputs, outputs, padding;
+  Pictures<const char> from;
+  Pictures<char> to;
+  Tiling tiling;
+  // As many as a pixel of the input has bytes.
+  const char* zeros;
+
+  int64_t positions() const { return scheme.edge * scheme.edge; }
+  int64_t panels() const { return (outputs + matrices.width - 1) / matrices.width; }
+  const float* panel(int64_t position, int64_t panel) const { return weights + (position * panels() + panel) * inputs * matrices.width; }
+
+  // The values of a tile, `stride` floats apart.
+  void take(int64_t tile, float* values, int64_t stride) const {
+    const int64_t row = tiling.row(tile), top = tiling.y(tile) * scheme.step - padding, left = tiling.x(tile) * scheme.step - padding;
+    const void* pixels[LARGEST];
+    for (int64_t i = 0; i < positions(); ++i) {
+      const char* const pixel = from.pixel(row, top + i / scheme.edge, left + i % scheme.edge);
+      pixels[i] = pixel == nullptr ? zeros : pixel;
+    }
+    transforms.input(pixels, inputs, values, stride);
+  }
+
+  // Some channels of the pixels that come of a tile's products.
+  void give(int64_t tile, const float* products, int64_t stride, int64_t first, int64_t channels) const {
+    const int64_t row = tiling.row(tile), top = tiling.y(tile) * scheme.step, left = tiling.x(tile) * scheme.step;
+    void* pixels[LARGEST];
+    for (int64_t i = 0; i < scheme.step * scheme.step; ++i) {
+      char* const pixel = to.pixel(row, top + i / scheme.step, left + i % scheme.step);
+      pixels[i] = pixel == nullptr ? nullptr : pixel + first * to.bytes;
+    }
+    transforms.output(products, stride, channels, bias == nullptr ? nullptr : bias + first, low, high, pixels);
+  }
+
+  // The products of so many tiles' values at one position with a panel.
+  void multiply(const float* values, int64_t tiles, const float* panel, float* products, int64_t stride, int64_t columns,
+                const float* following) const {
+    const CamlensProduct product{values,        inputs * FLOAT, inputs,  panel,   products, stride * FLOAT,
+                                 columns,       nullptr,        -INFINITY, INFINITY, nullptr};
+    multiply_rows(matrices, product, tiles, following);
+  }
+
+  // Each thread takes its tiles all the way, so many at once that their values stay in its cache. Each reads all weights.
+  void run_by_tiles() const {
+    const int64_t threads = at::get_num_threads(), most = std::max<int64_t>(1, VALUE_BYTES / (positions() * inputs * FLOAT));
+    const int64_t fitting = (tiling.count() + most - 1) / most;
+    const RowParts blocks = RowParts::of(tiling.count(), std::min(tiling.count(), (fitting + threads - 1) / threads * threads));
+    in_parallel(blocks.count, [&](int64_t begin, int64_t end) {
+      const int64_t width = matrices.width, block = blocks.least + 1;
+      float* const values = scratch_of_thread(positions() * block * (inputs + width));
+      float* const products = values + positions() * block * inputs;
+      for (int64_t job = begin; job < end; ++job) {
+        const int64_t first = blocks.begin(job), count = blocks.begin(job + 1) - first;
+        for (int64_t at = 0; at < count; ++at) take(first + at, values + at * inputs, count * inputs);
+        for (int64_t column = 0; column < outputs; column += width) {
+          const int64_t columns = std::min(width, outputs - column);
+          for (int64_t position = 0; position < positions(); ++position) {
+            const float* const following = position + 1 < positions() ? panel(position + 1, column / width) : nullptr;
+            multiply(values + position * count * inputs, count, panel(position, column / width), products + position * count * width, width,
+                     columns, following);
+          }
+          for (int64_t at = 0; at < count; ++at) give(first + at, products + at * width, count * width, column, columns);
+        }
+      }
+    });
+  }
+
+  // Each thread takes the products of its positions, so that each reads its part of the weights alone.
+  void run_by_positions() const {
+    const int64_t width = matrices.width;
+    const int64_t fitting = BLOCK_BYTES / (positions() * (inputs + outputs) * FLOAT);
+    const int64_t block = std::min(tiling.count(), std::max(fitting, LEAST_BLOCK));
+    float* const values = scratch_of_thread(positions() * block * (inputs + outputs));
+    float* const products = values + positions() * block * inputs;
+    for (int64_t first = 0; first < tiling.count(); first += block) {
+      const int64_t count = std::min(block, tiling.count() - first);
+      in_parallel(count, [&](int64_t begin, int64_t end) {
+        for (int64_t at = begin; at < end; ++at) take(first + at, values + at * inputs, block * inputs);
+      });
+      in_parallel(positions() * panels(), [&](int64_t begin, int64_t end) {
+        for (int64_t job = begin; job < end; ++job) {
+          const int64_t position = job / panels(), column = job % panels() * width;
+          multiply(values + position * block * inputs, count, weights + job * inputs * width, products + position * block * outputs + column,
+                   outputs, std::min(width, outputs - column), job + 1 < end ? weights + (job + 1) * inputs * width : nullptr);
+        }
+      });
+      in_parallel(count, [&](int64_t begin, int64_t end) {
+        for (int64_t at = begin; at < end; ++at) give(first + at, products + at * outputs, block * outputs, 0, outputs);
+      });
+    }
+  }
+
+  void run() const {
+    const int64_t bytes = positions() * panels() * inputs * matrices.width * FLOAT;
+    if (bytes <= SHARED_BYTES) {
+      run_by_tiles();
+    } else {
+      run_by_positions();
+    }
+  }
+};
+
 at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, int64_t padding, float low,
                     float high) {
   const CamlensProductTiles* const matrices = camlens_product_tiles(at::kFloat);
@@ -114,8 +229,7 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
                   weight.scalar_type() == at::kFloat && weight.numel() > 0 && outputs % CHANNELS == 0 && weight.size(2) % CHANNELS == 0,
               "transformed weights are expected");
   const CamlensWinogradScheme& scheme = weight.size(0) == 16 ? tiles.two : tiles.four;
-  const int64_t positions = scheme.edge * scheme.edge;
-  TORCH_CHECK(weight.size(0) == positions, "transformed weights are expected");
+  TORCH_CHECK(weight.size(0) == scheme.edge * scheme.edge, "transformed weights are expected");
   const int64_t inputs = weight.size(2);
   TORCH_CHECK(given.size(1) == inputs, "the input has ", given.size(1), " channels, the weights ", inputs);
   TORCH_CHECK(bias == nullptr || (bias->numel() == outputs && bias->is_cpu() && bias->scalar_type() == at::kFloat), "a bias of ", outputs,
@@ -125,62 +239,24 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
   const int64_t rows = input.size(0), down = input.size(2) + 2 * padding - 2, across = input.size(3) + 2 * padding - 2;
   TORCH_CHECK(padding >= 0 && down > 0 && across > 0, "the input is smaller than the kernel: ", input.sizes());
   at::Tensor out = at::empty({rows, outputs, down, across}, input.options(), at::MemoryFormat::ChannelsLast);
+  if (out.numel() == 0) return out;
   const int64_t bytes = input.element_size();
-  const CamlensWinogradTransforms& transforms = input.scalar_type() == at::kFloat ? scheme.of_floats : scheme.of_bfloat16;
-  const Pictures<const char> from{static_cast<const char*>(input.const_data_ptr()), rows, input.size(2), input.size(3), inputs, bytes};
-  const Pictures<char> to{static_cast<char*>(out.data_ptr()), rows, down, across, outputs, bytes};
-  const Tiling tiling{rows, (down + scheme.step - 1) / scheme.step, (across + scheme.step - 1) / scheme.step};
-
-  const int64_t fitting = BLOCK_BYTES / (positions * (inputs + outputs) * FLOAT);
-  const int64_t block = std::min(tiling.count(), std::max(fitting, LEAST_BLOCK));
-  float* const values = scratch_of_thread(positions * block * (inputs + outputs));
-  float* const products = values + positions * block * inputs;
   const std::vector<char> zeros(inputs * bytes, 0);
-  const float* const weights = weight.const_data_ptr<float>();
-  const float* const shift = bias == nullptr ? nullptr : shifts.const_data_ptr<float>();
-  for (int64_t first = 0; first < tiling.count(); first += block) {
-    const int64_t count = std::min(block, tiling.count() - first);
-    in_parallel(count, [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; ++at) {
-        const int64_t row = tiling.row(first + at), top = tiling.y(first + at) * scheme.step - padding,
-                      left = tiling.x(first + at) * scheme.step - padding;
-        const void* pixels[LARGEST];
-        for (int64_t i = 0; i < positions; ++i) {
-          const char* const pixel = from.pixel(row, top + i / scheme.edge, left + i % scheme.edge);
-          pixels[i] = pixel == nullptr ? zeros.data() : pixel;
-        }
-        transforms.input(pixels, inputs, values + at * inputs, block * inputs);
-      }
-    });
-    in_parallel(positions * panels, [&](int64_t begin, int64_t end) {
-      for (int64_t job = begin; job < end; ++job) {
-        const int64_t position = job / panels, column = job % panels * width;
-        const float* const panel = weights + job * inputs * width;
-        const CamlensProduct product{values + position * block * inputs,
-                                     inputs * FLOAT,
-                                     inputs,
-                                     panel,
-                                     products + position * block * outputs + column,
-                                     outputs * FLOAT,
-                                     std::min(width, outputs - column),
-                                     nullptr,
-                                     -INFINITY,
-                                     INFINITY,
-                                     nullptr};
-        multiply_rows(*matrices, product, count, job + 1 < end ? panel + inputs * width : nullptr);
-      }
-    });
-    in_parallel(count, [&](int64_t begin, int64_t end) {
-      for (int64_t at = begin; at < end; ++at) {
-        const int64_t row = tiling.row(first + at), top = tiling.y(first + at) * scheme.step, left = tiling.x(first + at) * scheme.step;
-        void* pixels[LARGEST];
-        for (int64_t i = 0; i < scheme.step * scheme.step; ++i) {
-          pixels[i] = to.pixel(row, top + i / scheme.step, left + i % scheme.step);
-        }
-        transforms.output(products + at * outputs, block * outputs, outputs, shift, low, high, pixels);
-      }
-    });
-  }
+  Convolution{*matrices,
+              scheme,
+              input.scalar_type() == at::kFloat ? scheme.of_floats : scheme.of_bfloat16,
+              weight.const_data_ptr<float>(),
+              bias == nullptr ? nullptr : shifts.const_data_ptr<float>(),
+              low,
+              high,
+              inputs,
+              outputs,
+              padding,
+              {static_cast<const char*>(input.const_data_ptr()), rows, input.size(2), input.size(3), inputs, bytes},
+              {static_cast<char*>(out.data_ptr()), rows, down, across, outputs, bytes},
+              {rows, (down + scheme.step - 1) / scheme.step, (across + scheme.step - 1) / scheme.step},
+              zeros.data()}
+      .run();
   return out;
 }
 

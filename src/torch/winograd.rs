@@ -126,11 +126,15 @@ mod tests {
 
     #[test]
     fn more_tiles_than_are_worked_on_at_once() {
-        let (input, weight) = (random(&[2, 16, 130, 131]), random(&[32, 16, 3, 3]));
-        let expected = input.to_kind(Kind::Double).conv2d(&weight.to_kind(Kind::Double), None::<Tensor>, 1, 1, 1, 1);
-        for step in [WinogradStep::Two, WinogradStep::Four] {
-            let found = winograd(&input, &winograd_weight(&weight, step).unwrap(), 32, None, 1, None).unwrap();
-            assert!(relative_error(&found, &expected) < 3e-6);
+        // Small weights that each thread reads, and large ones of which each reads a part.
+        for (size, outputs) in [([2, 16, 130, 131], 32), ([2, 256, 40, 41], 192)] {
+            let (input, weight) = (random(&size), random(&[outputs, size[1], 3, 3]));
+            let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
+            let expected = double(&input).conv2d(&double(&weight), None::<Tensor>, 1, 1, 1, 1);
+            for step in [WinogradStep::Two, WinogradStep::Four] {
+                let found = winograd(&input, &winograd_weight(&weight, step).unwrap(), outputs, None, 1, None).unwrap();
+                assert!(relative_error(&found, &expected) < 3e-6);
+            }
         }
     }
 

@@ -45,6 +45,12 @@ pub(super) fn bytes(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.f_kind().map_or(0, Kind::elt_size_in_bytes)
 }
 
+/// Whether no number of a weight is infinite or NaN.
+pub(super) fn is_finite(weight: &Tensor) -> Result<bool, OperatorError> {
+    let (least, most) = weight.f_aminmax(None, false)?;
+    Ok(least.f_double_value(&[])?.is_finite() && most.f_double_value(&[])?.is_finite())
+}
+
 /// A bias as camlens's own products take it.
 pub(super) fn in_float(bias: Option<&Tensor>) -> Result<Option<Tensor>, OperatorError> {
     Ok(bias.map(|bias| bias.f_to_kind(Kind::Float)).transpose()?)

@@ -2,7 +2,8 @@
 //!
 //! Either for oneDNN's operator, as ATen carries it, `mkldnn::_linear_pointwise`, or for camlens's own product, whichever is faster.
 //! ATen's own `linear` asks MKL, which is several times slower on processors that are not Intel's. The gradient to the input is
-//! another `linear`, of the transposed weight.
+//! another `linear`, of the transposed weight; or the sum of those rows of the weight whose gradient is not zero, of which a classifier's
+//! last layer has one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,14 +11,19 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::{Argument, Node, ValueId};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Call, Operator, OperatorError, Value, can_multiply, has_kernels, linear, linear_weight};
+use crate::torch::{
+    Call, Operator, OperatorError, Value, can_multiply, has_kernels, has_products, linear, linear_gradient,
+    linear_weight,
+};
 
 use super::arguments::first;
-use super::fastest::{bytes, fastest, in_float, sparingly};
+use super::fastest::{bytes, fastest, in_float, is_finite, sparingly};
 use super::tape::TapeRule;
 
 /// The place of a call's input.
 const INPUT: usize = 0;
+/// As long as a gradient has no more rows, and half of its numbers or less, the rows of the weight are summed.
+const FEW_ROWS: i64 = 16;
 
 /// A weight `[outputs, inputs]`, laid out at its first use. Plans of one model share it.
 pub(in crate::plan) struct PackedWeight {
@@ -51,7 +57,7 @@ impl PackedWeight {
     fn back(&mut self, given: &Tensor, operators: &Operators) -> Result<&Packed, OperatorError> {
         let packed = match self.back.take() {
             Some(packed) => packed,
-            None => sparingly(|| Packed::choose(&self.weight.f_transpose(0, 1)?.f_contiguous()?, given, operators))?,
+            None => sparingly(|| Packed::choose_back(&self.weight, given, operators))?,
         };
         Ok(self.back.insert(packed))
     }
@@ -72,11 +78,16 @@ impl Operators {
     }
 }
 
-/// A weight laid out for one of two ways.
+/// A weight laid out for one of several ways.
 #[derive(Debug)]
 enum Packed {
     OneDnn(Tensor),
-    Panels { weight: Tensor, outputs: i64 },
+    Panels {
+        weight: Tensor,
+        outputs: i64,
+    },
+    /// Back, by the weight as it is.
+    Rows(Tensor),
 }
 
 impl Packed {
@@ -87,6 +98,17 @@ impl Packed {
             let call = way.call(&Value::None, operators)?;
             Ok(move || call.run(input))
         })
+    }
+
+    /// The way back: where little of a small gradient is not zero, by the rows of the weight, which nothing needs to be laid out for.
+    fn choose_back(weight: &Tensor, given: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
+        // Infinite or NaN, it would make NaN of a zero.
+        let suits = rows(given) <= FEW_ROWS && has_products(weight.f_kind()?) && is_finite(weight)?;
+        let count = given.f_count_nonzero(None)?.f_int64_value(&[])?;
+        if suits && 2 * count as usize <= given.numel() {
+            return Ok(Packed::Rows(weight.f_contiguous()?));
+        }
+        Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, given, operators)
     }
 
     fn all(weight: &Tensor, rows: i64, operators: &Operators) -> Result<Vec<Self>, OperatorError> {
@@ -102,7 +124,7 @@ impl Packed {
     /// How many bytes it takes.
     fn size(&self) -> usize {
         match self {
-            Packed::OneDnn(weight) | Packed::Panels { weight, .. } => bytes(weight),
+            Packed::OneDnn(weight) | Packed::Panels { weight, .. } | Packed::Rows(weight) => bytes(weight),
         }
     }
 
@@ -117,6 +139,7 @@ impl Packed {
             Packed::Panels { weight, outputs } => {
                 LinearCall::Panels { weight: weight.shallow_clone(), outputs: *outputs, bias: in_float(bias.tensor())? }
             }
+            Packed::Rows(weight) => LinearCall::Rows(weight.shallow_clone()),
         })
     }
 }
@@ -126,6 +149,7 @@ impl Packed {
 enum LinearCall {
     OneDnn(Call),
     Panels { weight: Tensor, outputs: i64, bias: Option<Tensor> },
+    Rows(Tensor),
 }
 
 impl LinearCall {
@@ -134,6 +158,7 @@ impl LinearCall {
         match self {
             LinearCall::OneDnn(call) => call.call([(INPUT, &input)]),
             LinearCall::Panels { weight, outputs, bias } => linear(&input, weight, *outputs, bias.as_ref(), None),
+            LinearCall::Rows(weight) => linear_gradient(&input, weight),
         }
     }
 }
@@ -355,6 +380,34 @@ mod tests {
                 let error = relative_error(&(&summed + (float(&found) - &expected)), &summed);
                 prop_assert!(error < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{:?}: {}", way, error);
             }
+        }
+    }
+
+    #[test]
+    fn the_gradient_of_a_class_is_a_row_of_the_weight() {
+        let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::Float);
+        for is_finite in [true, false] {
+            let weight = random(&[50, 130]);
+            if !is_finite {
+                let _ = weight.get(3).get(7).fill_(f64::INFINITY);
+            }
+            let (rule, values) = packed(random(&[2, 130]), weight.shallow_clone(), Value::None);
+            let saved = rule.forward(&values, &[slot(0)]).unwrap().1.unwrap();
+            let given = Tensor::zeros([2, 50], (Kind::Float, Device::Cpu));
+            let _ = given.get(0).get(4).fill_(1.0);
+            let _ = given.get(1).get(5).fill_(2.0);
+            let found = saved.reverse(&[Some(given.shallow_clone())], Gradient::Plain).unwrap().remove(0).unwrap();
+            // Against weights that are not finite, zeros count.
+            let expected = given.matmul(&weight);
+            assert!(found.nan_to_num(7.0, None, None).allclose(
+                &expected.nan_to_num(7.0, None, None),
+                1e-6,
+                1e-6,
+                false
+            ));
+            assert_eq!(found.isnan().any().int64_value(&[]) == 0, is_finite);
+            let by_rows = matches!(*lock(&rule.linear.back), Some(LinearCall::Rows(_)));
+            assert_eq!(by_rows, is_finite && has_products(Kind::Float));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::torch::{
     sparse_weight_there,
 };
 
-use super::super::fastest::{bytes, in_float};
+use super::super::fastest::{bytes, in_float, is_finite};
 use super::Activation;
 use super::geometry::Geometry;
 
@@ -39,7 +39,7 @@ pub(super) fn leaves_out(weight: &Tensor, geometry: &Geometry, channels: i64) ->
     Ok(geometry.groups == 1
         && can_multiply(weight.f_kind()?, channels)
         && weight.device() == Device::Cpu
-        && weight.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
+        && is_finite(weight)?)
 }
 
 /// A convolution's weights for the way there, in panels.
