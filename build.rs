@@ -57,8 +57,19 @@ fn bridge(libtorch: &Path) {
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
         .files(
-            ["bridge", "folded", "gradients", "kernels", "linear", "products", "sparse", "sparse_rows", "winograd"]
-                .map(|file| format!("src/torch/{file}.cpp")),
+            [
+                "bridge",
+                "folded",
+                "gradients",
+                "kernels",
+                "linear",
+                "pooling",
+                "products",
+                "sparse",
+                "sparse_rows",
+                "winograd",
+            ]
+            .map(|file| format!("src/torch/{file}.cpp")),
         )
         .compile("camlens_bridge");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {

@@ -196,6 +196,29 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> c_int;
 
+    pub(super) fn camlens_max_pool(
+        input: *const C_tensor,
+        kernel: *const i64,
+        moves: *const Moves,
+        result: *mut *mut C_tensor,
+        places: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_max_pool_gradient(
+        gradient: *const C_tensor,
+        places: *const C_tensor,
+        kernel: *const i64,
+        size: *const i64,
+        moves: *const Moves,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_mean_of_pixels(
+        input: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+
     pub(super) fn camlens_folded_weight(
         weight: *const C_tensor,
         result: *mut *mut C_tensor,

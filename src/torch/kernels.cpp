@@ -1,6 +1,7 @@
 #include "kernels.h"
 
 #include "parallel.h"
+#include "processors.h"
 #include "status.h"
 
 #include <ATen/ATen.h>
@@ -12,55 +13,12 @@
 #include <cstring>
 #include <limits>
 
-// A function that is compiled for several instruction sets; the best that the processor has is called.
-#if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
-
-// Elements are independent of each other, though the result may lie where an operand does.
-#if defined(__clang__)
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define INDEPENDENT _Pragma("GCC ivdep")
-#else
-#define INDEPENDENT
-#endif
-
 namespace {
 
 // Nobody else can see what is written into the tensor.
 bool is_ours(const at::Tensor& tensor) {
   return tensor.use_count() == 1 && tensor.has_storage() && tensor.storage().use_count() == 1 && tensor.is_non_overlapping_and_dense();
 }
-
-// How numbers are stored. Sums and comparisons are of float32.
-struct Float32 {
-  using Stored = float;
-  static constexpr at::ScalarType kind = at::kFloat;
-  static inline float read(float stored) { return stored; }
-  static inline float write(float value) { return value; }
-};
-
-// The upper half of a float32.
-struct BFloat16 {
-  using Stored = uint16_t;
-  static constexpr at::ScalarType kind = at::kBFloat16;
-  static inline float read(uint16_t stored) {
-    const uint32_t bits = static_cast<uint32_t>(stored) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-  }
-  // To the nearest, of two as near to the even one. NaN has its own way: rounding could make it infinite.
-  static inline uint16_t write(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return static_cast<uint16_t>(value != value ? 0x7fc0 : rounded);
-  }
-};
 
 // Where a gradient passes, and the least of it that does: a floor of -∞ lets every gradient pass. NaN passes any.
 struct Opening {

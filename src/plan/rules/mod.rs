@@ -91,7 +91,7 @@ fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
         "tanh.default" => smooth(activations::tanh(operator)),
         "softmax.int" => plain(activations::softmax(operator)),
 
-        "max_pool2d.default" => plain(pooling::max_pool2d()?),
+        "max_pool2d.default" => plain(pooling::max_pool2d(exact)?),
         "avg_pool2d.default" => plain(pooling::avg_pool2d(operator)?),
         "adaptive_avg_pool2d.default" if !exact => plain(pooling::adaptive_avg_pool2d(operator)),
         "mean.dim" if !exact => plain(pooling::over_axes(operator, true)),
