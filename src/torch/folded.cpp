@@ -32,16 +32,6 @@ at::Tensor packed(const at::Tensor& weight) {
   return camlens_in_panels(at::constant_pad_nd(lines, {0, whole - line}).reshape({weight.size(0), weight.size(2) * whole}));
 }
 
-// What a thread works in, the same memory at each call: fresh pages would take longer than what is computed in them.
-struct Scratch {
-  SparseRows rows;
-  std::vector<float> sums, lines;
-  static Scratch& of_thread() {
-    static thread_local Scratch scratch;
-    return scratch;
-  }
-};
-
 struct Gradient {
   const CamlensProductTiles& dense;
   const CamlensSparseTiles& sparse;
@@ -67,7 +57,7 @@ struct Gradient {
   }
 
   // What a line of the gradient adds to the lines from `begin` to `end` of the result.
-  void add(Scratch& scratch, int64_t row, int64_t y, int64_t begin, int64_t end) const {
+  void add(SparseScratch& scratch, int64_t row, int64_t y, int64_t begin, int64_t end) const {
     const char* const line = given + (row * from[0] + y) * from[1] * depth * 4;
     scratch.rows.begin(from[1], depth);
     scratch.rows.take(sparse, line, from[1], depth * 4);
@@ -95,7 +85,7 @@ struct Gradient {
   // The lines from `begin` to `end` of a row's result.
   template <typename Number>
   void lines(Number* to, int64_t row, int64_t begin, int64_t end) const {
-    Scratch& scratch = Scratch::of_thread();
+    SparseScratch& scratch = SparseScratch::of_thread();
     scratch.lines.assign((end - begin) * line_width(), 0.0f);
     const int64_t reach = moves.padding[0] - kernel[0] + 1;
     const int64_t first = begin + reach > 0 ? (begin + reach + moves.stride[0] - 1) / moves.stride[0] : 0;
@@ -119,6 +109,7 @@ struct Gradient {
     const RowParts lines_of = RowParts::of(size[0], parts);
     in_parallel(rows * parts, [&](int64_t begin, int64_t end) {
       for (int64_t job = begin; job < end; ++job) lines(to, job / parts, lines_of.begin(job % parts), lines_of.begin(job % parts + 1));
+      SparseScratch::of_thread().end();
     });
   }
 };

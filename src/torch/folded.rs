@@ -26,8 +26,8 @@ pub fn folded_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
 /// The result is contiguous.
 ///
 /// # Errors
-/// Another dtype or device, a shape that the convolution does not give, another number of inputs than the weight's, a dilation, out of
-/// memory.
+/// Another dtype or device, a shape that the convolution does not give, a weight with more or fewer panels than a kernel for so many inputs
+/// has, a dilation, out of memory.
 pub fn folded_input_gradient(
     gradient: &Tensor,
     weight: &Tensor,

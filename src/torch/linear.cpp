@@ -66,21 +66,16 @@ void multiply(const void* left, int64_t rows, const Weights& weights, void* to) 
 class Prepared {
  public:
   Prepared(const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, double low, double high)
-      : tiles_(camlens_product_tiles(weight.scalar_type())),
+      : tiles_(&camlens_product_tiles_of(weight)),
         low_(static_cast<float>(low)),
         high_(static_cast<float>(high)),
         outputs_(outputs),
         weight_(weight) {
-    TORCH_CHECK(tiles_ != nullptr, "there are no instructions for products of ", weight.scalar_type());
     const int64_t panels = (outputs + tiles_->width - 1) / tiles_->width, numbers = numbers_of_step();
     TORCH_CHECK(weight.dim() == (numbers == 1 ? 3 : 4) && weight.numel() > 0 && weight.size(0) == panels && weight.size(2) == tiles_->width &&
                     (numbers == 1 || weight.size(3) == numbers) && weight.is_contiguous() && weight.is_cpu(),
                 "a weight in panels for ", outputs, " outputs is expected, not ", weight.sizes());
-    if (bias == nullptr) return;
-    TORCH_CHECK(bias->dim() == 1 && bias->numel() == outputs && bias->scalar_type() == at::kFloat && bias->is_cpu(),
-                "a bias of ", outputs, " float32 is expected");
-    // The last panel's is as long as the others'.
-    bias_ = panels * tiles_->width == outputs ? bias->contiguous() : at::constant_pad_nd(*bias, {0, panels * tiles_->width - outputs});
+    if (bias != nullptr) bias_ = camlens_whole_bias(*tiles_, *bias, outputs);
   }
 
   int64_t inputs() const { return weight_.size(1) * numbers_of_step(); }
@@ -152,11 +147,14 @@ at::Tensor linear_gradient(const at::Tensor& coming, const at::Tensor& weight) {
   const char* const matrix = static_cast<const char*>(weight.const_data_ptr());
   char* const to = static_cast<char*>(result.data_ptr());
   in_parallel((inputs + CAMLENS_SUMMED_COLUMNS - 1) / CAMLENS_SUMMED_COLUMNS, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * CAMLENS_SUMMED_COLUMNS, columns = std::min(end * CAMLENS_SUMMED_COLUMNS, inputs) - first;
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t at = row == 0 ? 0 : ends[row - 1];
-      tiles.sum_rows(matrix + first * bytes, inputs * bytes, places.data() + at, factors.data() + at, ends[row] - at, columns,
-                     to + (row * inputs + first) * bytes);
+    // Columns of the weight that the caches hold serve all rows.
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t first = part * CAMLENS_SUMMED_COLUMNS, columns = std::min<int64_t>(CAMLENS_SUMMED_COLUMNS, inputs - first);
+      for (int64_t row = 0; row < rows; ++row) {
+        const int64_t at = row == 0 ? 0 : ends[row - 1];
+        tiles.sum_rows(matrix + first * bytes, inputs * bytes, places.data() + at, factors.data() + at, ends[row] - at, columns,
+                       to + (row * inputs + first) * bytes);
+      }
     }
   });
   return result;

@@ -9,19 +9,29 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 namespace {
 
+// Numbers of one width make vectors of one length.
 template <typename T, typename Stored = typename T::Stored>
-inline void take_greater_of(Stored* best, uint8_t* places, const Stored* values, int64_t count, uint8_t place) {
+inline void take_greater_of(float* best, int32_t* places, const Stored* values, int64_t count, int32_t place) {
   INDEPENDENT
   for (int64_t i = 0; i < count; ++i) {
     const float value = T::read(values[i]);
-    const bool is_greater = value > T::read(best[i]) || value != value;
-    best[i] = is_greater ? values[i] : best[i];
+    const bool is_greater = (value > best[i]) | (value != value);
+    best[i] = is_greater ? value : best[i];
     places[i] = is_greater ? place : places[i];
   }
+}
+
+template <typename T, typename Stored = typename T::Stored>
+inline void give_of(Stored* to, uint8_t* places_to, const float* best, const int32_t* places, int64_t count) {
+  INDEPENDENT
+  for (int64_t i = 0; i < count; ++i) to[i] = T::write(best[i]);
+  INDEPENDENT
+  for (int64_t i = 0; i < count; ++i) places_to[i] = static_cast<uint8_t>(places[i]);
 }
 
 template <typename T, typename Stored = typename T::Stored>
@@ -37,20 +47,30 @@ inline void add_of(float* sums, const Stored* values, int64_t count) {
 }
 
 template <typename T, typename Stored = typename T::Stored>
-inline void scale_of(Stored* to, const float* sums, int64_t count, float factor) {
+inline void divide_of(Stored* to, const float* sums, int64_t count, float divisor) {
   INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) to[i] = T::write(sums[i] * factor);
+  for (int64_t i = 0; i < count; ++i) to[i] = T::write(sums[i] / divisor);
 }
 
 // Compilers clone functions, not templates.
 FOR_EACH_PROCESSOR
-void take_greater(float* best, uint8_t* places, const float* values, int64_t count, uint8_t place) {
+void take_greater(float* best, int32_t* places, const float* values, int64_t count, int32_t place) {
   take_greater_of<Float32>(best, places, values, count, place);
 }
 
 FOR_EACH_PROCESSOR
-void take_greater(uint16_t* best, uint8_t* places, const uint16_t* values, int64_t count, uint8_t place) {
+void take_greater(float* best, int32_t* places, const uint16_t* values, int64_t count, int32_t place) {
   take_greater_of<BFloat16>(best, places, values, count, place);
+}
+
+FOR_EACH_PROCESSOR
+void give(float* to, uint8_t* places_to, const float* best, const int32_t* places, int64_t count) {
+  give_of<Float32>(to, places_to, best, places, count);
+}
+
+FOR_EACH_PROCESSOR
+void give(uint16_t* to, uint8_t* places_to, const float* best, const int32_t* places, int64_t count) {
+  give_of<BFloat16>(to, places_to, best, places, count);
 }
 
 FOR_EACH_PROCESSOR
@@ -70,10 +90,10 @@ FOR_EACH_PROCESSOR
 void add(float* sums, const uint16_t* values, int64_t count) { add_of<BFloat16>(sums, values, count); }
 
 FOR_EACH_PROCESSOR
-void scale(float* to, const float* sums, int64_t count, float factor) { scale_of<Float32>(to, sums, count, factor); }
+void divide(float* to, const float* sums, int64_t count, float divisor) { divide_of<Float32>(to, sums, count, divisor); }
 
 FOR_EACH_PROCESSOR
-void scale(uint16_t* to, const float* sums, int64_t count, float factor) { scale_of<BFloat16>(to, sums, count, factor); }
+void divide(uint16_t* to, const float* sums, int64_t count, float divisor) { divide_of<BFloat16>(to, sums, count, divisor); }
 
 // Windows over pictures.
 struct Windows {
@@ -100,27 +120,26 @@ template <typename Stored>
 void take_maxima(const Windows& windows, const Stored* from, int64_t rows, Stored* to, uint8_t* places) {
   const int64_t channels = windows.channels;
   in_parallel(rows * windows.down, [&](int64_t begin, int64_t end) {
+    std::vector<float> best(channels);
+    std::vector<int32_t> places_of_best(channels);
     for (int64_t line = begin; line < end; ++line) {
       const int64_t y = line % windows.down, top = y * windows.moves.stride[0] - windows.moves.padding[0];
       const Stored* const picture = from + line / windows.down * windows.height * windows.width * channels;
       const auto [first_line, last_line] = windows.within(0, y);
       for (int64_t x = 0; x < windows.across; ++x) {
         const int64_t left = x * windows.moves.stride[1] - windows.moves.padding[1];
-        Stored* const best = to + (line * windows.across + x) * channels;
-        uint8_t* const place_of_best = places + (line * windows.across + x) * channels;
+        const int64_t at = (line * windows.across + x) * channels;
+        // ATen begins so too: NaN and what is greater than -∞ take its place.
+        std::fill(best.begin(), best.end(), -std::numeric_limits<float>::infinity());
         const auto [first, last] = windows.within(1, x);
+        std::fill(places_of_best.begin(), places_of_best.end(), static_cast<int32_t>(first_line * windows.kernel[1] + first));
         for (int64_t i = first_line; i < last_line; ++i) {
           for (int64_t j = first; j < last; ++j) {
             const Stored* const values = picture + ((top + i) * windows.width + left + j) * channels;
-            const uint8_t place = static_cast<uint8_t>(i * windows.kernel[1] + j);
-            if (i == first_line && j == first) {
-              std::copy_n(values, channels, best);
-              std::fill_n(place_of_best, channels, place);
-            } else {
-              take_greater(best, place_of_best, values, channels, place);
-            }
+            take_greater(best.data(), places_of_best.data(), values, channels, static_cast<int32_t>(i * windows.kernel[1] + j));
           }
         }
+        give(to + at, places + at, best.data(), places_of_best.data(), channels);
       }
     }
   });
@@ -145,7 +164,7 @@ void take_back(const Windows& windows, const Stored* gradient, const uint8_t* pl
             add_where(sums.data(), gradient + at, places + at, channels, static_cast<uint8_t>(in_y * windows.kernel[1] + in_x));
           }
         }
-        scale(to + (line * windows.width + x) * channels, sums.data(), channels, 1.0f);
+        divide(to + (line * windows.width + x) * channels, sums.data(), channels, 1.0f);
       }
     }
   });
@@ -215,7 +234,7 @@ void take_means(const Stored* from, int64_t rows, int64_t pixels, int64_t channe
       const int64_t row = job / parts, first = job % parts * AT_ONCE, count = std::min(AT_ONCE, channels - first);
       float sums[AT_ONCE] = {};
       for (int64_t pixel = 0; pixel < pixels; ++pixel) add(sums, from + (row * pixels + pixel) * channels + first, count);
-      scale(to + row * channels + first, sums, count, 1.0f / static_cast<float>(pixels));
+      divide(to + row * channels + first, sums, count, static_cast<float>(pixels));
     }
   });
 }

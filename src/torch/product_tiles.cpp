@@ -18,7 +18,12 @@ void multiply_rows(const CamlensProduct& product) {
   const char* const left = static_cast<const char*>(product.left);
   const char* const panel = static_cast<const char*>(product.panel);
   const int64_t depth = product.depth, stride = product.left_stride;
+  // Sums begin with the bias, as those without zeros do.
   Vector sum[rows][parts] = {};
+  for (int part = 0; part < parts && product.bias != nullptr; ++part) {
+    const Vector bias = load(product.bias + part * WIDTH);
+    for (int row = 0; row < rows; ++row) sum[row][part] = bias;
+  }
   for (int64_t k = 0; k < depth; ++k) {
     Step right[parts];
     for (int part = 0; part < parts; ++part) right[part] = load_step(panel + (k * PANEL + part * WIDTH) * 4);
@@ -28,13 +33,9 @@ void multiply_rows(const CamlensProduct& product) {
       for (int part = 0; part < parts; ++part) sum[row][part] = multiply_add(sum[row][part], value, right[part]);
     }
   }
-  Vector bias[parts] = {};
-  if (product.bias != nullptr) {
-    for (int part = 0; part < parts; ++part) bias[part] = load(product.bias + part * WIDTH);
-  }
   for (int row = 0; row < rows; ++row) {
     Number* const to = reinterpret_cast<Number*>(static_cast<char*>(product.to) + row * product.to_stride);
-    for (int part = 0; part < parts; ++part) sum[row][part] = between(sum[row][part] + bias[part], product.low, product.high);
+    for (int part = 0; part < parts; ++part) sum[row][part] = between(sum[row][part], product.low, product.high);
     if (product.columns == parts * WIDTH) {
       for (int part = 0; part < parts; ++part) store(to + part * WIDTH, sum[row][part]);
     } else {

@@ -27,6 +27,13 @@ const CamlensProductTiles& camlens_product_tiles_of(const at::Tensor& weight) {
   return *tiles;
 }
 
+at::Tensor camlens_whole_bias(const CamlensProductTiles& tiles, const at::Tensor& bias, int64_t columns) {
+  TORCH_CHECK(bias.dim() == 1 && bias.numel() == columns && bias.scalar_type() == at::kFloat && bias.is_cpu(), "a bias of ", columns,
+              " float32 is expected");
+  const int64_t more = (tiles.width - columns % tiles.width) % tiles.width;
+  return more == 0 ? bias.contiguous() : at::constant_pad_nd(bias, {0, more});
+}
+
 at::Tensor camlens_in_panels(const at::Tensor& right) {
   const CamlensProductTiles& tiles = camlens_product_tiles_of(right);
   const int64_t columns = right.size(-1), panels = (columns + tiles.width - 1) / tiles.width;

@@ -12,6 +12,9 @@ const CamlensProductTiles* camlens_product_tiles(at::ScalarType type);
 // The same; raises where it is null.
 const CamlensProductTiles& camlens_product_tiles_of(const at::Tensor& weight);
 
+// A bias of so many float32, as long as all panels; raises where it is another.
+at::Tensor camlens_whole_bias(const CamlensProductTiles& tiles, const at::Tensor& bias, int64_t columns);
+
 // `[..., depth, columns]` to panels. Of bfloat16, the depth is even, and must be what `camlens_product_tiles` has the instructions for.
 at::Tensor camlens_in_panels(const at::Tensor& right);
 

@@ -30,8 +30,7 @@ struct Pictures {
   }
 };
 
-// Some pixels of a line that come to others: from which on, to which on, so many apart. Counted from the first of the lines that are worked
-// on.
+// Some pixels of a line that come to others: from which on, to which on, so many apart. Counted through the lines that are worked on.
 struct Span {
   int64_t from, to, apart, count;
 };
@@ -73,18 +72,24 @@ struct Task {
     return found >= 0 && found < count ? found : -1;
   }
 
-  // The lines that come to those from `begin` to `end`.
-  std::pair<int64_t, int64_t> needed(int64_t begin, int64_t end) const {
-    int64_t first = rows * from.height, last = -1;
+  // Which line comes to a line of the result by a line of the kernel; -1 if none does.
+  int64_t source_line(int64_t line, int64_t place) const {
+    const int64_t y = source(0, line % height, place);
+    return y < 0 ? -1 : line / height * from.height + y;
+  }
+
+  // The lines that come to those from `begin` to `end`, in order.
+  std::vector<int64_t> needed(int64_t begin, int64_t end) const {
+    std::vector<int64_t> lines;
     for (int64_t line = begin; line < end; ++line) {
       for (int64_t place = 0; place < kernel[0]; ++place) {
-        const int64_t y = source(0, line % height, place);
-        if (y < 0) continue;
-        first = std::min(first, line / height * from.height + y);
-        last = std::max(last, line / height * from.height + y);
+        const int64_t found = source_line(line, place);
+        if (found >= 0) lines.push_back(found);
       }
     }
-    return {first, last + 1};
+    std::sort(lines.begin(), lines.end());
+    lines.erase(std::unique(lines.begin(), lines.end()), lines.end());
+    return lines;
   }
 
   // The place of the kernel by which something comes to as many pixels as by any: sums begin with it, whichever lines are worked on.
@@ -101,7 +106,8 @@ struct Task {
     return fullest[0] * kernel[1] + fullest[1];
   }
 
-  std::vector<Tap> taps(int64_t begin, int64_t end, int64_t first_line, int64_t first_place) const {
+  // `lines` are those that are needed.
+  std::vector<Tap> taps(int64_t begin, int64_t end, const std::vector<int64_t>& lines, int64_t first_place) const {
     std::vector<Tap> found;
     for (int64_t i = 0; i < kernel[0] * kernel[1]; ++i) {
       const int64_t place = i == 0 ? first_place : i <= first_place ? i - 1 : i;
@@ -109,9 +115,9 @@ struct Task {
       const Span within = span(place % kernel[1]);
       if (within.count == 0) continue;
       for (int64_t line = begin; line < end; ++line) {
-        const int64_t y = source(0, line % height, place / kernel[1]);
-        if (y < 0) continue;
-        const int64_t from_line = line / height * from.height + y - first_line;
+        const int64_t found_line = source_line(line, place / kernel[1]);
+        if (found_line < 0) continue;
+        const int64_t from_line = std::lower_bound(lines.begin(), lines.end(), found_line) - lines.begin();
         tap.spans.push_back({from_line * from.width + within.from, (line - begin) * width + within.to, within.apart, within.count});
         tap.pixels += within.count;
       }
@@ -141,33 +147,20 @@ struct Task {
   }
 };
 
-// What a thread works in, the same memory at each call: fresh pages would take longer than what is computed in them.
-struct Scratch {
-  SparseRows rows;
-  std::vector<float> sums;
-  std::vector<CamlensSparseRun> runs;
-  static Scratch& of_thread() {
-    static thread_local Scratch scratch;
-    return scratch;
-  }
-};
-
 // What one thread does.
 class Worker {
  public:
-  explicit Worker(const Task& task) : of_(task), scratch_(Scratch::of_thread()), first_place_(task.fullest()) {}
+  explicit Worker(const Task& task) : of_(task), scratch_(SparseScratch::of_thread()), first_place_(task.fullest()) {}
 
   // The result's lines from `begin` to `end`.
   void take(int64_t begin, int64_t end) {
-    const auto [first, last] = of_.needed(begin, end);
+    const std::vector<int64_t> lines = of_.needed(begin, end);
     begin_ = begin;
     end_ = end;
     pixels_ = (end - begin) * of_.width;
-    scratch_.rows.begin(std::max<int64_t>(last - first, 0) * of_.from.width, of_.depth);
-    for (int64_t line = first; line < last; ++line) {
-      scratch_.rows.take(of_.sparse, of_.from.line(line), of_.from.width, of_.from.pixel_apart);
-    }
-    taps_ = of_.taps(begin, end, first, first_place_);
+    scratch_.rows.begin(static_cast<int64_t>(lines.size()) * of_.from.width, of_.depth);
+    for (const int64_t line : lines) scratch_.rows.take(of_.sparse, of_.from.line(line), of_.from.width, of_.from.pixel_apart);
+    taps_ = of_.taps(begin, end, lines, first_place_);
     is_dense_ = of_.is_product() && scratch_.rows.are_dense();
   }
 
@@ -240,7 +233,7 @@ class Worker {
   }
 
   const Task& of_;
-  Scratch& scratch_;
+  SparseScratch& scratch_;
   int64_t first_place_, begin_ = 0, end_ = 0, pixels_ = 0;
   bool is_dense_ = false;
   std::vector<Tap> taps_;
@@ -262,6 +255,7 @@ void run(const Task& task) {
       if (job == begin || job % groups == 0) worker.take(chunks.begin(chunk), chunks.begin(chunk + 1));
       worker.sum(job % groups * CAMLENS_SPARSE_PANELS);
     }
+    SparseScratch::of_thread().end();
   });
 }
 
@@ -306,13 +300,7 @@ class Prepared {
             static_cast<char*>(result.data_ptr())};
   }
 
-  // A bias as long as all panels.
-  at::Tensor whole(const at::Tensor& bias) const {
-    TORCH_CHECK(bias.dim() == 1 && bias.numel() == columns_ && bias.scalar_type() == at::kFloat && bias.is_cpu(), "a bias of ", columns_,
-                " float32 is expected");
-    const int64_t more = weight_.size(2) * tiles_.width - columns_;
-    return more == 0 ? bias.contiguous() : at::constant_pad_nd(bias, {0, more});
-  }
+  at::Tensor whole(const at::Tensor& bias) const { return camlens_whole_bias(tiles_, bias, columns_); }
 
  private:
   int64_t numbers_of_step() const { return 4 / static_cast<int64_t>(weight_.element_size()); }

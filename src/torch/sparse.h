@@ -1,5 +1,5 @@
 // Convolutions and their gradients on the CPU, of inputs and gradients that are zero in many places: zeros are left out. The conventions
-// are those of bridge.h. Zeros count as nothing, whatever the weights are.
+// are those of bridge.h. Weights are finite: a zero may be multiplied with one or not.
 #pragma once
 #include "moves.h"
 

@@ -1,6 +1,9 @@
 #include "sparse_rows.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
+#include <limits>
 
 namespace {
 
@@ -28,21 +31,35 @@ void SparseRows::begin(int64_t rows, int64_t depth) {
   rows_ = count_ = 0;
   // `compress` makes the number of each segment even.
   const int64_t most = rows * (depth + segments_) + CAMLENS_SPARSE_SLACK;
+  TORCH_CHECK(most <= std::numeric_limits<int32_t>::max(), "too much for one line: ", rows, " × ", depth);
   grow(starts_, rows * (segments_ + 1));
   grow(places_, most);
   grow(steps_, most);
 }
 
 void SparseRows::take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t apart) {
-  int32_t* starts = &starts_[rows_ * (segments_ + 1)];
+  int32_t* starts = starts_.data() + rows_ * (segments_ + 1);
   for (int64_t row = 0; row < rows; ++row, first += apart) {
     for (int64_t begin = 0; begin < depth_; begin += SEGMENT) {
       *starts++ = static_cast<int32_t>(count_);
-      count_ += tiles.compress(first, begin, std::min(begin + SEGMENT, depth_), &places_[count_], &steps_[count_]);
+      count_ += tiles.compress(first, begin, std::min(begin + SEGMENT, depth_), places_.data() + count_, steps_.data() + count_);
     }
     *starts++ = static_cast<int32_t>(count_);
   }
   rows_ += rows;
+}
+
+int64_t SparseRows::bytes() const {
+  return static_cast<int64_t>((starts_.size() + places_.size()) * sizeof(int32_t) + steps_.size() * sizeof(uint32_t));
+}
+
+SparseScratch& SparseScratch::of_thread() {
+  static thread_local SparseScratch scratch;
+  return scratch;
+}
+
+void SparseScratch::end() {
+  if (rows.bytes() + static_cast<int64_t>((sums.size() + lines.size()) * sizeof(float)) > CAMLENS_SCRATCH_BYTES) *this = SparseScratch();
 }
 
 bool SparseRows::are_dense() const { return static_cast<double>(count_) > DENSE * static_cast<double>(rows_ * depth_); }

@@ -6,6 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+// About what a thread's scratch memory takes at most between calls.
+constexpr int64_t CAMLENS_SCRATCH_BYTES = 8 << 20;
+
 // What multiplies numbers of that type without zeros, where `camlens_product_tiles` has what multiplies with them.
 const CamlensSparseTiles& camlens_sparse_tiles(const CamlensProductTiles& products);
 
@@ -17,10 +20,12 @@ void grow(std::vector<T>& vector, int64_t count) {
 
 class SparseRows {
  public:
-  // Makes place for so many rows of `depth` steps, and forgets those that are there.
+  // Makes place for so many rows of `depth` steps, and forgets those that are there. Raises where they are too many to be counted.
   void begin(int64_t rows, int64_t depth);
   // So many more, from `first` on, so many bytes apart.
   void take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t apart);
+
+  int64_t bytes() const;
 
   // Whether so few steps are zero that a product with them takes less.
   bool are_dense() const;
@@ -38,4 +43,14 @@ class SparseRows {
   int64_t depth_ = 0, segments_ = 0, rows_ = 0, count_ = 0;
   std::vector<int32_t> starts_, places_;
   std::vector<uint32_t> steps_;
+};
+
+// What a thread works in, the same memory at each call: fresh pages would take longer than what is computed in them.
+struct SparseScratch {
+  SparseRows rows;
+  std::vector<float> sums, lines;
+  std::vector<CamlensSparseRun> runs;
+  static SparseScratch& of_thread();
+  // Gives back what is more than a call needs as a rule.
+  void end();
 };

@@ -125,23 +125,20 @@ void fold(const float* sums, int64_t count, int64_t apart, int64_t panels, float
 }
 
 void sum_rows(const char* matrix, int64_t row_bytes, const int64_t* rows, const float* factors, int64_t count, int64_t columns, void* to) {
-  constexpr int AT_ONCE = CAMLENS_SUMMED_COLUMNS / WIDTH;
-  // Rows ahead: they come from memory as a rule.
-  constexpr int64_t AHEAD = 4;
-  const int64_t whole = columns / CAMLENS_SUMMED_COLUMNS * CAMLENS_SUMMED_COLUMNS;
-  for (int64_t c = 0; c < whole; c += CAMLENS_SUMMED_COLUMNS) {
-    Vector sum[AT_ONCE] = {};
+  // As many sums as registers hold; and rows ahead, which come from memory as a rule.
+  constexpr int64_t VECTORS = 8, AT_ONCE = VECTORS * WIDTH, AHEAD = 4, BYTES = sizeof(Number);
+  const int64_t whole = columns / AT_ONCE * AT_ONCE;
+  for (int64_t c = 0; c < whole; c += AT_ONCE) {
+    Vector sum[VECTORS] = {};
     for (int64_t i = 0; i < count; ++i) {
       const Number* const row = reinterpret_cast<const Number*>(matrix + rows[i] * row_bytes) + c;
       if (i + AHEAD < count) {
-        const char* const ahead = matrix + rows[i + AHEAD] * row_bytes + c * static_cast<int64_t>(sizeof(Number));
-        for (int64_t byte = 0; byte < CAMLENS_SUMMED_COLUMNS * static_cast<int64_t>(sizeof(Number)); byte += CAMLENS_LINE_BYTES) {
-          __builtin_prefetch(ahead + byte);
-        }
+        const char* const ahead = matrix + rows[i + AHEAD] * row_bytes + c * BYTES;
+        for (int64_t byte = 0; byte < AT_ONCE * BYTES; byte += CAMLENS_LINE_BYTES) __builtin_prefetch(ahead + byte);
       }
-      for (int part = 0; part < AT_ONCE; ++part) sum[part] += all(factors[i]) * load(row + part * WIDTH);
+      for (int64_t part = 0; part < VECTORS; ++part) sum[part] += all(factors[i]) * load(row + part * WIDTH);
     }
-    for (int part = 0; part < AT_ONCE; ++part) store(static_cast<Number*>(to) + c + part * WIDTH, sum[part]);
+    for (int64_t part = 0; part < VECTORS; ++part) store(static_cast<Number*>(to) + c + part * WIDTH, sum[part]);
   }
   for (int64_t c = whole; c < columns; c += WIDTH) {
     float sum[WIDTH] = {};

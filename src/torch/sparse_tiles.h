@@ -6,7 +6,7 @@
 enum {
   // Panels that are multiplied with at once, at most.
   CAMLENS_SPARSE_PANELS = 4,
-  // Columns that `sum_rows` takes as fast as it can.
+  // Columns for which `sum_rows` is called at once.
   CAMLENS_SUMMED_COLUMNS = 128,
   // How many steps `compress` may write beyond what it counts.
   CAMLENS_SPARSE_SLACK = 16,

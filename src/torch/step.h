@@ -31,7 +31,11 @@ typedef float Number;
 typedef Vector Step;
 constexpr uint32_t MAGNITUDES = 0x7fffffff;
 inline Step load_step(const char* from) { return load(reinterpret_cast<const float*>(from)); }
-inline Step all_of(const char* step) { return all(*reinterpret_cast<const float*>(step)); }
+inline Step all_of(const char* step) {
+  float number;
+  __builtin_memcpy(&number, step, sizeof number);
+  return all(number);
+}
 inline Vector multiply_add(Vector sum, Step left, Step right) { return sum + left * right; }
 #endif
 

@@ -25,7 +25,7 @@ constexpr int64_t BLOCK_BYTES = 4 << 20;
 constexpr int64_t LEAST_BLOCK = 64;
 // Values of the tiles that one thread works on at once: less than a core's own cache holds.
 constexpr int64_t VALUE_BYTES = 384 << 10;
-// Weights that each thread reads for itself take no more.
+// Weights that each thread reads for itself take no more, and each has half as many tiles as are multiplied at once, or more.
 constexpr int64_t SHARED_BYTES = 4 << 20;
 
 // Those that belong to the processor's products of floats.
@@ -210,7 +210,7 @@ struct Convolution {
 
   void run() const {
     const int64_t bytes = positions() * panels() * inputs * matrices.width * FLOAT;
-    if (bytes <= SHARED_BYTES) {
+    if (bytes <= SHARED_BYTES && 2 * tiling.count() >= at::get_num_threads() * matrices.rows) {
       run_by_tiles();
     } else {
       run_by_positions();

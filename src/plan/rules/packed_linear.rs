@@ -22,7 +22,8 @@ use super::tape::TapeRule;
 
 /// The place of a call's input.
 const INPUT: usize = 0;
-/// As long as a gradient has no more rows, and half of its numbers or less, the rows of the weight are summed.
+/// Where the first gradient has no more rows, and half of its numbers are zero, the rows of the weight are summed. Later gradients take
+/// as long as they have numbers that are not.
 const FEW_ROWS: i64 = 16;
 
 /// A weight `[outputs, inputs]`, laid out at its first use. Plans of one model share it.
