@@ -35,9 +35,18 @@ inline void give_of(Stored* to, uint8_t* places_to, const float* best, const int
 }
 
 template <typename T, typename Stored = typename T::Stored>
-inline void add_where_of(float* sums, const Stored* gradient, const uint8_t* places, int64_t count, uint8_t place) {
+inline void add_where_of(float* sums, const Stored* gradient, const uint8_t* places, int64_t count, int32_t place) {
   INDEPENDENT
-  for (int64_t i = 0; i < count; ++i) sums[i] += places[i] == place ? T::read(gradient[i]) : 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    // All of its bits or none: a choice would not become vectors where numbers are of two widths.
+    const float value = T::read(gradient[i]);
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits &= -static_cast<uint32_t>(static_cast<int32_t>(places[i]) == place);
+    float kept;
+    std::memcpy(&kept, &bits, sizeof kept);
+    sums[i] += kept;
+  }
 }
 
 template <typename T, typename Stored = typename T::Stored>
@@ -74,12 +83,12 @@ void give(uint16_t* to, uint8_t* places_to, const float* best, const int32_t* pl
 }
 
 FOR_EACH_PROCESSOR
-void add_where(float* sums, const float* gradient, const uint8_t* places, int64_t count, uint8_t place) {
+void add_where(float* sums, const float* gradient, const uint8_t* places, int64_t count, int32_t place) {
   add_where_of<Float32>(sums, gradient, places, count, place);
 }
 
 FOR_EACH_PROCESSOR
-void add_where(float* sums, const uint16_t* gradient, const uint8_t* places, int64_t count, uint8_t place) {
+void add_where(float* sums, const uint16_t* gradient, const uint8_t* places, int64_t count, int32_t place) {
   add_where_of<BFloat16>(sums, gradient, places, count, place);
 }
 
@@ -161,7 +170,7 @@ void take_back(const Windows& windows, const Stored* gradient, const uint8_t* pl
             const int64_t in_y = y + windows.moves.padding[0] - i * windows.moves.stride[0];
             const int64_t in_x = x + windows.moves.padding[1] - j * windows.moves.stride[1];
             const int64_t at = (first_window + i * windows.across + j) * channels;
-            add_where(sums.data(), gradient + at, places + at, channels, static_cast<uint8_t>(in_y * windows.kernel[1] + in_x));
+            add_where(sums.data(), gradient + at, places + at, channels, static_cast<int32_t>(in_y * windows.kernel[1] + in_x));
           }
         }
         divide(to + (line * windows.width + x) * channels, sums.data(), channels, 1.0f);
