@@ -155,6 +155,11 @@ mod tests {
             for (wide, narrow) in
                 [(&wide.targets[0], &narrow.targets[0]), (wide.input.as_ref().unwrap(), narrow.input.as_ref().unwrap())]
             {
+                // One network in 256 has no class that speaks for any channel.
+                if wide.norm().double_value(&[]) == 0.0 {
+                    assert!(narrow.norm().double_value(&[]) == 0.0);
+                    continue;
+                }
                 let cosine = cosine(wide, narrow);
                 assert!(cosine > 0.95, "{gradient:?}: {cosine}");
                 assert!(!wide.equal(&narrow.to_kind(Kind::Float)), "nothing was rounded");

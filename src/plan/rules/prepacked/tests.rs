@@ -408,3 +408,56 @@ fn an_activation_that_it_does_not_know_is_refused() {
     let error = Prepacked::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
     assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
 }
+
+/// Memory that is taken next holds NaN: what a way leaves unwritten shows.
+fn spoil(shape: &[i64]) {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        drop(Tensor::full(shape, f64::NAN, (kind, tch::Device::Cpu)));
+    }
+}
+
+#[test]
+fn every_way_writes_all_of_its_result() {
+    let operators = Operators::find().unwrap();
+    let kinds = [Kind::Float, Kind::BFloat16].into_iter().filter(|&kind| has_kernels(kind));
+    for kind in kinds {
+        let random = |shape: &[i64]| channels_last(&Layout::Contiguous.random(shape, kind)).unwrap();
+        let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
+        for (inputs, outputs, kernel, stride, padding, size) in [
+            (3, 8, 3, 1, 1, [9, 9]),
+            (8, 8, 3, 1, 1, [9, 9]),
+            (8, 8, 3, 2, 1, [9, 10]),
+            (3, 8, 7, 2, 3, [20, 21]),
+            (16, 48, 1, 1, 0, [7, 7]),
+            (16, 48, 1, 2, 0, [7, 8]),
+            (32, 16, 3, 1, 2, [6, 7]),
+            (6, 10, 2, 3, 0, [11, 13]),
+        ] {
+            let geometry = Geometry { padding: [padding; 2], stride: [stride; 2], dilation: [1, 1], groups: 1 };
+            let (input, weight) = (random(&[2, inputs, size[0], size[1]]), random(&[outputs, inputs, kernel, kernel]));
+            let leaf = float(&input).set_requires_grad(true);
+            let expected = leaf.conv2d(&float(&weight), None::<Tensor>, geometry.stride, geometry.padding, [1, 1], 1);
+            let given = random(&expected.size()) * random(&expected.size()).gt(0.5);
+            let given = channels_last(&given.to_kind(kind)).unwrap();
+            let sum = (&expected * float(&given)).sum(Kind::Float);
+            let gradient = Tensor::run_backward(&[sum], &[&leaf], false, false).remove(0);
+            let limit = if kind == Kind::Float { 1e-5 } else { 5e-3 };
+            for way in WayThere::all(&weight, &geometry, &input.size(), &operators).unwrap() {
+                let call = way.call(&Value::None, &geometry, Activation::None, &operators).unwrap();
+                for _ in 0..3 {
+                    spoil(&expected.size());
+                    let error = relative_error(&float(&call.run(&input).unwrap()), &expected);
+                    assert!(error < limit, "{kind:?} {inputs} to {outputs} by {kernel}: {way:?} is off by {error}");
+                }
+            }
+            for way in WayBack::all(&weight, &geometry, &given.size(), &input.size(), &operators).unwrap() {
+                let call = way.call(&weight.size(), &geometry, &given.size(), &input.size(), &operators).unwrap();
+                for _ in 0..3 {
+                    spoil(&input.size());
+                    let error = relative_error(&float(&call.input_gradient(&given).unwrap()), &gradient);
+                    assert!(error < limit, "{kind:?} {inputs} to {outputs} by {kernel}: {way:?} is off by {error}");
+                }
+            }
+        }
+    }
+}
