@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 namespace {
 
@@ -71,8 +70,8 @@ struct Gradient {
         for (int64_t of_panel = 0; of_panel < count; ++of_panel) multiply_densely(line, first + of_panel * panel_bytes(), sums + of_panel * dense.width);
         continue;
       }
-      const std::vector<CamlensSparseRun> runs{{0, 1, from[1], sums, sum_width()}};
-      scratch.rows.multiply_first(sparse, runs, {first, panel_bytes(), count}, dense.width * 4, nullptr, nullptr);
+      scratch.runs.assign(1, {0, 1, from[1], sums, sum_width()});
+      scratch.rows.multiply_first(sparse, scratch.runs, {first, panel_bytes(), count}, dense.width * 4, nullptr, nullptr);
     }
     for (int64_t place = 0; place < kernel[0]; ++place) {
       const int64_t to = y * moves.stride[0] - moves.padding[0] + place;

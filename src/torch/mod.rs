@@ -3,9 +3,9 @@
 //! tch gives tensors; this module adds what it lacks and a model graph needs: operators found by name in ATen's
 //! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
 //! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), the elementwise kernels of a reverse run on the CPU
-//! ([`gate`]), pooling ([`max_pool`]), matrix products with constant matrices ([`linear`], [`pointwise`]), convolutions by Winograd's algorithm ([`winograd`]), and
-//! convolutions and ways back through them that leave zeros out ([`sparse_convolution`], [`sparse_input_gradient`], and
-//! [`folded_input_gradient`] to few channels). A C++ exception becomes an [`OperatorError`].
+//! ([`gate`]), pooling ([`max_pool`]), matrix products with constant matrices ([`linear`], [`pointwise`]), convolutions by
+//! Winograd's algorithm ([`winograd`]), and convolutions and ways back through them that leave zeros out
+//! ([`sparse_convolution`], [`sparse_input_gradient`], and [`folded_input_gradient`] to few channels). A C++ exception becomes an [`OperatorError`].
 
 mod call;
 mod convolution;

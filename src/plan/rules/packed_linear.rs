@@ -103,10 +103,10 @@ impl Packed {
 
     /// The way back: where little of a small gradient is not zero, by the rows of the weight, which nothing needs to be laid out for.
     fn choose_back(weight: &Tensor, given: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        // Infinite or NaN, it would make NaN of a zero.
-        let suits = rows(given) <= FEW_ROWS && has_products(weight.f_kind()?) && is_finite(weight)?;
         let count = given.f_count_nonzero(None)?.f_int64_value(&[])?;
-        if suits && 2 * count as usize <= given.numel() {
+        let is_sparse = rows(given) <= FEW_ROWS && 2 * count as usize <= given.numel();
+        // Infinite or NaN, it would make NaN of a zero.
+        if is_sparse && has_products(weight.f_kind()?) && is_finite(weight)? {
             return Ok(Packed::Rows(weight.f_contiguous()?));
         }
         Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, given, operators)
