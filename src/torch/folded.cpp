@@ -28,7 +28,7 @@ at::Tensor packed(const at::Tensor& weight) {
   const CamlensProductTiles& tiles = camlens_product_tiles_of(weight);
   const int64_t line = weight.size(3) * weight.size(1), whole = panels_of_line(tiles, weight.size(3), weight.size(1)) * tiles.width;
   const at::Tensor lines = weight.permute({0, 2, 3, 1}).reshape({weight.size(0), weight.size(2), line});
-  return camlens_in_panels(at::constant_pad_nd(lines, {0, whole - line}).reshape({weight.size(0), weight.size(2) * whole}));
+  return camlens_in_sparse_panels(at::constant_pad_nd(lines, {0, whole - line}).reshape({weight.size(0), weight.size(2) * whole}));
 }
 
 struct Gradient {
@@ -36,13 +36,14 @@ struct Gradient {
   const CamlensSparseTiles& sparse;
   const char* given;
   const char* weights;
-  bool are_floats;
+  int64_t bytes;
   int64_t rows, depth, inputs, panels;
   // Height and width.
   int64_t kernel[2], from[2], size[2];
   CamlensMoves moves;
 
-  int64_t panel_bytes() const { return depth * dense.width * 4; }
+  int64_t row_bytes() const { return dense.width * bytes; }
+  int64_t panel_bytes() const { return depth * row_bytes(); }
   int64_t sum_width() const { return kernel[0] * panels * dense.width; }
   // Floats of a line of the result with its padding, as far as whole panels reach.
   int64_t line_width() const {
@@ -57,21 +58,22 @@ struct Gradient {
 
   // What a line of the gradient adds to the lines from `begin` to `end` of the result.
   void add(SparseScratch& scratch, int64_t row, int64_t y, int64_t begin, int64_t end) const {
-    const char* const line = given + (row * from[0] + y) * from[1] * depth * 4;
+    const int64_t pixel_bytes = depth * bytes;
+    const char* const line = given + (row * from[0] + y) * from[1] * pixel_bytes;
     scratch.rows.begin(from[1], depth);
-    scratch.rows.take(sparse, line, from[1], depth * 4);
+    scratch.rows.take(sparse, line, from[1], pixel_bytes);
     grow(scratch.sums, from[1] * sum_width());
     const int64_t all = kernel[0] * panels;
     for (int64_t panel = 0; panel < all; panel += CAMLENS_SPARSE_PANELS) {
       const int64_t count = std::min<int64_t>(CAMLENS_SPARSE_PANELS, all - panel);
       const char* const first = weights + panel * panel_bytes();
       float* const sums = scratch.sums.data() + panel * dense.width;
-      if (are_floats && scratch.rows.are_dense()) {
+      if (bytes == sizeof(float) && scratch.rows.are_dense()) {
         for (int64_t of_panel = 0; of_panel < count; ++of_panel) multiply_densely(line, first + of_panel * panel_bytes(), sums + of_panel * dense.width);
         continue;
       }
-      scratch.runs.assign(1, {0, 1, from[1], sums, sum_width()});
-      scratch.rows.multiply_first(sparse, scratch.runs, {first, panel_bytes(), count}, dense.width * 4, nullptr, nullptr);
+      scratch.runs.assign(1, {line, pixel_bytes, scratch.rows.masks(0), scratch.rows.segments(), from[1], sums, sum_width()});
+      scratch.rows.multiply_first(sparse, scratch.runs, {first, panel_bytes(), count}, row_bytes(), nullptr, nullptr);
     }
     for (int64_t place = 0; place < kernel[0]; ++place) {
       const int64_t to = y * moves.stride[0] - moves.padding[0] + place;
@@ -116,12 +118,11 @@ struct Gradient {
 at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at::IntArrayRef kernel, at::IntArrayRef size,
                           const CamlensMoves& moves) {
   const CamlensProductTiles& tiles = camlens_product_tiles_of(weight);
-  const int64_t numbers = 4 / static_cast<int64_t>(weight.element_size()), panels = panels_of_line(tiles, kernel[1], size[1]);
-  TORCH_CHECK(weight.dim() == (numbers == 1 ? 3 : 4) && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
-                  weight.size(0) == kernel[0] * panels && weight.size(2) == tiles.width && (numbers == 1 || weight.size(3) == numbers),
+  const int64_t panels = panels_of_line(tiles, kernel[1], size[1]);
+  TORCH_CHECK(weight.dim() == 3 && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() && weight.size(0) == kernel[0] * panels &&
+                  weight.size(2) == tiles.width,
               "a weight in panels for ", size[1], " inputs is expected, not ", weight.sizes());
-  const int64_t outputs = weight.size(1) * numbers;
-  camlens_check_gradient(coming, weight.scalar_type(), outputs, kernel, size, moves);
+  camlens_check_gradient(coming, weight.scalar_type(), weight.size(1), kernel, size, moves);
   TORCH_CHECK(moves.dilation[0] == 1 && moves.dilation[1] == 1, "no dilation is expected");
   const at::Tensor given = coming.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor result = at::empty(size, given.options());
@@ -130,7 +131,7 @@ at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at
                           camlens_sparse_tiles(tiles),
                           static_cast<const char*>(given.const_data_ptr()),
                           static_cast<const char*>(weight.const_data_ptr()),
-                          numbers == 1,
+                          static_cast<int64_t>(weight.element_size()),
                           size[0],
                           weight.size(1),
                           size[1],
@@ -139,7 +140,7 @@ at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at
                           {given.size(2), given.size(3)},
                           {size[2], size[3]},
                           moves};
-  if (numbers == 1) {
+  if (weight.scalar_type() == at::kFloat) {
     gradient.run(result.data_ptr<float>());
   } else {
     gradient.run(result.data_ptr<at::BFloat16>());

@@ -18,6 +18,9 @@ at::Tensor camlens_whole_bias(const CamlensProductTiles& tiles, const at::Tensor
 // `[..., depth, columns]` to panels. Of bfloat16, the depth is even, and must be what `camlens_product_tiles` has the instructions for.
 at::Tensor camlens_in_panels(const at::Tensor& right);
 
+// The same for products without zeros: `[..., panels, depth, width]`, of any depth, the columns in the order of sparse_tiles.h.
+at::Tensor camlens_in_sparse_panels(const at::Tensor& right);
+
 // The rows of a product in parts of about the same size.
 struct RowParts {
   int64_t count, least, longer;

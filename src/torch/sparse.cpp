@@ -30,9 +30,10 @@ struct Pictures {
   }
 };
 
-// Some pixels of a line that come to others: from which on, to which on, so many apart. Counted through the lines that are worked on.
+// Some pixels of a line that come to others: from which on, to which on, so many apart. `line` is one of those that are needed; where they
+// come to is counted through the lines that are worked on.
 struct Span {
-  int64_t from, to, apart, count;
+  int64_t line, from, to, apart, count;
 };
 
 // What one of the places of a kernel adds.
@@ -45,7 +46,7 @@ struct Tap {
 struct Task {
   const CamlensProductTiles& dense;
   const CamlensSparseTiles& sparse;
-  // [places of the kernel, panels, depth, width of a panel].
+  // [places of the kernel, panels, depth, width of a panel], each row as `CamlensPanels` says.
   const char* weights;
   // Of whole panels, or null.
   const float* bias;
@@ -59,7 +60,8 @@ struct Task {
   char* to;
 
   int64_t panels() const { return (columns + dense.width - 1) / dense.width; }
-  int64_t panel_bytes() const { return depth * dense.width * 4; }
+  int64_t row_bytes() const { return dense.width * bytes; }
+  int64_t panel_bytes() const { return depth * row_bytes(); }
 
   // Which of so many pixels along an axis comes to `at` by a place of the kernel; -1 if none does.
   int64_t source(int axis, int64_t at, int64_t place) const {
@@ -118,7 +120,7 @@ struct Task {
         const int64_t found_line = source_line(line, place / kernel[1]);
         if (found_line < 0) continue;
         const int64_t from_line = std::lower_bound(lines.begin(), lines.end(), found_line) - lines.begin();
-        tap.spans.push_back({from_line * from.width + within.from, (line - begin) * width + within.to, within.apart, within.count});
+        tap.spans.push_back({from_line, within.from, (line - begin) * width + within.to, within.apart, within.count});
         tap.pixels += within.count;
       }
       if (tap.pixels > 0) found.push_back(std::move(tap));
@@ -129,7 +131,7 @@ struct Task {
   // The pixels of a line to which something comes by a column of the kernel: at each step one further along what comes on the way back,
   // one further along the result on the way there.
   Span span(int64_t column) const {
-    Span found{0, 0, is_back ? moves.stride[1] : 1, 0};
+    Span found{0, 0, 0, is_back ? moves.stride[1] : 1, 0};
     for (int64_t x = 0; x < width; ++x) {
       const int64_t source_x = source(1, x, column);
       if (source_x < 0) continue;
@@ -140,8 +142,9 @@ struct Task {
   }
   int64_t from_apart() const { return is_back ? 1 : moves.stride[1]; }
 
-  // Each pixel comes to its own place alone.
+  // Each pixel comes to its own place alone, and the weights lie as products need them.
   bool is_product() const {
+    if (bytes != sizeof(float)) return false;
     const auto are = [](const int64_t* numbers, int64_t value) { return numbers[0] == value && numbers[1] == value; };
     return are(kernel, 1) && are(moves.stride, 1) && are(moves.padding, 0);
   }
@@ -154,13 +157,13 @@ class Worker {
 
   // The result's lines from `begin` to `end`.
   void take(int64_t begin, int64_t end) {
-    const std::vector<int64_t> lines = of_.needed(begin, end);
+    lines_ = of_.needed(begin, end);
     begin_ = begin;
     end_ = end;
     pixels_ = (end - begin) * of_.width;
-    scratch_.rows.begin(static_cast<int64_t>(lines.size()) * of_.from.width, of_.depth);
-    for (const int64_t line : lines) scratch_.rows.take(of_.sparse, of_.from.line(line), of_.from.width, of_.from.pixel_apart);
-    taps_ = of_.taps(begin, end, lines, first_place_);
+    scratch_.rows.begin(static_cast<int64_t>(lines_.size()) * of_.from.width, of_.depth);
+    for (const int64_t line : lines_) scratch_.rows.take(of_.sparse, of_.from.line(line), of_.from.width, of_.from.pixel_apart);
+    taps_ = of_.taps(begin, end, lines_, first_place_);
     is_dense_ = of_.is_product() && scratch_.rows.are_dense();
   }
 
@@ -189,14 +192,14 @@ class Worker {
     for (size_t tap = 0; tap < taps_.size(); ++tap) {
       scratch_.runs.clear();
       for (const Span& span : taps_[tap].spans) {
-        scratch_.runs.push_back({span.from, of_.from_apart(), span.count, sums + span.to * apart, span.apart * apart});
+        scratch_.runs.push_back(run(span, sums, apart));
       }
       const CamlensPanels with{weights(taps_[tap], first_panel), of_.panel_bytes(), panels};
       const char* const following = tap + 1 < taps_.size() ? weights(taps_[tap + 1], first_panel) : nullptr;
       if (tap == 0 && covers_all) {
-        scratch_.rows.multiply_first(of_.sparse, scratch_.runs, with, of_.dense.width * 4, bias, following);
+        scratch_.rows.multiply_first(of_.sparse, scratch_.runs, with, of_.row_bytes(), bias, following);
       } else {
-        scratch_.rows.multiply(of_.sparse, scratch_.runs, with, of_.dense.width * 4, following);
+        scratch_.rows.multiply(of_.sparse, scratch_.runs, with, of_.row_bytes(), following);
       }
     }
     if (is_in_place && std::isinf(of_.low) && std::isinf(of_.high)) return;
@@ -206,11 +209,22 @@ class Worker {
   }
 
  private:
+  CamlensSparseRun run(const Span& span, float* sums, int64_t apart) const {
+    const int64_t step = of_.from_apart(), row = span.line * of_.from.width + span.from;
+    return {of_.from.line(lines_[span.line]) + span.from * of_.from.pixel_apart,
+            step * of_.from.pixel_apart,
+            scratch_.rows.masks(row),
+            step * scratch_.rows.segments(),
+            span.count,
+            sums + span.to * apart,
+            span.apart * apart};
+  }
+
   const char* weights(const Tap& tap, int64_t panel) const { return of_.weights + (tap.place * of_.panels() + panel) * of_.panel_bytes(); }
 
   void sum_densely(int64_t first_panel, int64_t panels) const {
     // All lines at once, where they follow each other.
-    const int64_t at_once = of_.from.is_dense(of_.depth * 4) ? end_ - begin_ : 1;
+    const int64_t at_once = of_.from.is_dense(of_.depth * of_.bytes) ? end_ - begin_ : 1;
     for (int64_t panel = first_panel; panel < first_panel + panels; ++panel) {
       const int64_t column = panel * of_.dense.width;
       const char* const weights = of_.weights + panel * of_.panel_bytes();
@@ -236,6 +250,8 @@ class Worker {
   SparseScratch& scratch_;
   int64_t first_place_, begin_ = 0, end_ = 0, pixels_ = 0;
   bool is_dense_ = false;
+  // Those that are needed.
+  std::vector<int64_t> lines_;
   std::vector<Tap> taps_;
 };
 
@@ -261,21 +277,19 @@ void run(const Task& task) {
 
 at::Tensor packed(const at::Tensor& weight, bool back) {
   TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.is_cpu(), "a weight [outputs, inputs, h, w] is expected, not ", weight.sizes());
-  return camlens_in_panels(back ? weight.permute({2, 3, 0, 1}) : weight.permute({2, 3, 1, 0}));
+  return camlens_in_sparse_panels(back ? weight.permute({2, 3, 0, 1}) : weight.permute({2, 3, 1, 0}));
 }
 
 // What is checked of a weight, and held while it is used.
 class Prepared {
  public:
   Prepared(const at::Tensor& weight, int64_t columns) : tiles_(camlens_product_tiles_of(weight)), weight_(weight), columns_(columns) {
-    const int64_t numbers = numbers_of_step();
-    TORCH_CHECK(weight.dim() == (numbers == 1 ? 5 : 6) && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
-                    weight.size(2) == (columns + tiles_.width - 1) / tiles_.width && weight.size(4) == tiles_.width &&
-                    (numbers == 1 || weight.size(5) == numbers),
+    TORCH_CHECK(weight.dim() == 5 && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
+                    weight.size(2) == (columns + tiles_.width - 1) / tiles_.width && weight.size(4) == tiles_.width,
                 "a weight in panels for ", columns, " channels is expected, not ", weight.sizes());
   }
 
-  int64_t channels() const { return weight_.size(3) * numbers_of_step(); }
+  int64_t channels() const { return weight_.size(3); }
   at::IntArrayRef kernel() const { return weight_.sizes().slice(0, 2); }
 
   Task task(const at::Tensor& given, const at::Tensor& result, const CamlensMoves& moves, bool is_back) const {
@@ -303,8 +317,6 @@ class Prepared {
   at::Tensor whole(const at::Tensor& bias) const { return camlens_whole_bias(tiles_, bias, columns_); }
 
  private:
-  int64_t numbers_of_step() const { return 4 / static_cast<int64_t>(weight_.element_size()); }
-
   const CamlensProductTiles& tiles_;
   at::Tensor weight_;
   int64_t columns_;

@@ -20,29 +20,33 @@ void grow(std::vector<T>& vector, int64_t count) {
 
 class SparseRows {
  public:
-  // Makes place for so many rows of `depth` steps, and forgets those that are there. Raises where they are too many to be counted.
+  // Makes place for so many rows of `depth` numbers, and forgets those that are there.
   void begin(int64_t rows, int64_t depth);
-  // So many more, from `first` on, so many bytes apart.
+  // So many more, from `first` on, so many bytes apart. They are read again when they are multiplied.
   void take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t apart);
 
   int64_t bytes() const;
 
-  // Whether so few steps are zero that a product with them takes less.
+  // Whether so few numbers are zero that a product with them takes less.
   bool are_dense() const;
 
-  // Adds the products of some runs with panels whose steps take so many bytes; `following` are the panels that are read next, or null.
-  void multiply(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels, int64_t step_bytes,
+  // A row's masks, and how many it has.
+  const uint64_t* masks(int64_t row) const { return masks_.data() + row * segments_; }
+  int64_t segments() const { return segments_; }
+
+  // Adds the products of some runs of these rows with panels, whose rows take so many bytes; `following` are the panels that are read next,
+  // or null.
+  void multiply(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels, int64_t row_bytes,
                 const char* following) const;
   // The same where sums begin with a bias, of whole panels, or with zero where that is null.
-  void multiply_first(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels, int64_t step_bytes,
+  void multiply_first(const CamlensSparseTiles& tiles, const std::vector<CamlensSparseRun>& runs, CamlensPanels panels, int64_t row_bytes,
                       const float* bias, const char* following) const;
 
  private:
-  void multiply(const CamlensSparseTiles& tiles, CamlensSparseProduct product, int64_t step_bytes, const char* following) const;
+  void multiply(const CamlensSparseTiles& tiles, CamlensSparseProduct product, int64_t row_bytes, const char* following) const;
 
   int64_t depth_ = 0, segments_ = 0, rows_ = 0, count_ = 0;
-  std::vector<int32_t> starts_, places_;
-  std::vector<uint32_t> steps_;
+  std::vector<uint64_t> masks_;
 };
 
 // What a thread works in, the same memory at each call: fresh pages would take longer than what is computed in them.

@@ -1,5 +1,5 @@
-// The arithmetic of matrix products whose left matrix has many zeros: they are left out. The right matrix lies in panels as in
-// product_tiles.h, and sparse_tiles.cpp is compiled as product_tiles.cpp is.
+// The arithmetic of matrix products whose left matrix has many zeros: they are left out. The right matrix lies in panels, as in
+// product_tiles.h for floats; of bfloat16, see `CamlensPanels`. sparse_tiles.cpp is compiled as product_tiles.cpp is.
 #pragma once
 #include <stdint.h>
 
@@ -8,39 +8,35 @@ enum {
   CAMLENS_SPARSE_PANELS = 4,
   // Columns for which `sum_rows` is called at once.
   CAMLENS_SUMMED_COLUMNS = 128,
-  // How many steps `compress` may write beyond what it counts.
-  CAMLENS_SPARSE_SLACK = 16,
-};
-
-// Rows of a matrix without the steps that are zero, in segments of their depth.
-struct CamlensSparseRows {
-  // Where each step's columns lie in a panel, in bytes; and the steps.
-  const int32_t* places;
-  const uint32_t* steps;
-  // Where each segment of a row begins among them, and the last one ends: so many numbers for each row.
-  const int32_t* starts;
-  int64_t starts_of_row;
+  // The numbers of a row that one mask tells of: a segment.
+  CAMLENS_SPARSE_SEGMENT = 64,
 };
 
 // Some rows, and what their products are added to.
 struct CamlensSparseRun {
-  // The first row, how many rows further the next one is, and how many there are.
-  int64_t first, step, count;
-  // Of the first row: as many panels wide as are multiplied with. Those of the next one are `apart` floats further.
+  // The numbers of the first row, and which of them are not zero: a bit for each, the lowest of a mask first. Those of the next row are so
+  // many bytes, and so many masks, further.
+  const char* numbers;
+  int64_t numbers_apart;
+  const uint64_t* masks;
+  int64_t masks_apart;
+  int64_t count;
+  // Of the first row: as many panels wide as are multiplied with. Those of the next one are `sums_apart` floats further.
   float* sums;
-  int64_t apart;
+  int64_t sums_apart;
 };
 
-// Panels next to each other, so many bytes apart.
+// Panels next to each other, so many bytes apart. Each has a row of columns for each number of depth: floats in their order; of 32 bfloat16
+// those to which numbers 0 to 3 and 16 to 19 belong come first, then 4 to 7 and 20 to 23 and so on, so that the lower halves of the
+// quarters of two rows, taken in turns, are the pairs of the first 16 columns, and the upper halves those of the others.
 struct CamlensPanels {
   const char* first;
   int64_t apart, count;
 };
 
-// Some runs, with their segments from `begin` to `end`.
+// One segment of the rows of some runs.
 struct CamlensSparseProduct {
-  struct CamlensSparseRows rows;
-  int64_t begin, end;
+  int64_t segment;
   const struct CamlensSparseRun* runs;
   int64_t run_count;
   struct CamlensPanels panels;
@@ -53,8 +49,8 @@ struct CamlensSparseProduct {
 };
 
 struct CamlensSparseTiles {
-  // Which of the steps from `begin` to `end` of a row are not zero, and one that is where their number would be odd; returns how many.
-  int64_t (*compress)(const void* row, int64_t begin, int64_t end, int32_t* places, uint32_t* steps);
+  // Which of the numbers of rows of such a depth, so many bytes apart, are not zero; returns how many. A row's masks follow each other.
+  int64_t (*find)(const char* first, int64_t rows, int64_t apart, int64_t depth, uint64_t* masks);
   void (*multiply)(const struct CamlensSparseProduct* product);
   // Adds, for each of `count` rows of sums that lie `apart`, so many panels to `to`, which moves by `step` floats: the rows may overlap there.
   void (*fold)(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step);

@@ -15,8 +15,6 @@ constexpr int64_t PANEL = PARTS * WIDTH;
 #if defined(__AVX512BF16__)
 typedef Bfloat16 Number;
 typedef __m512bh Step;
-// Without the signs of its numbers.
-constexpr uint32_t MAGNITUDES = 0x7fff7fff;
 inline Step load_step(const char* from) { return reinterpret_cast<Step>(_mm512_loadu_si512(from)); }
 inline Step all_of(const char* step) {
   int32_t pair;
@@ -29,7 +27,6 @@ inline Vector multiply_add(Vector sum, Step left, Step right) {
 #else
 typedef float Number;
 typedef Vector Step;
-constexpr uint32_t MAGNITUDES = 0x7fffffff;
 inline Step load_step(const char* from) { return load(reinterpret_cast<const float*>(from)); }
 inline Step all_of(const char* step) {
   float number;
