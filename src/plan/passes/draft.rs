@@ -11,6 +11,8 @@ use crate::torch::Value;
 
 /// The nodes and constants of a plan, before each becomes a step.
 pub struct Draft {
+    /// The graph's input.
+    pub input: ValueId,
     /// What is known of the values, those of the graph first.
     values: Vec<ValueInfo>,
     /// In an order in which each reads only values that are already there.
@@ -35,7 +37,7 @@ impl Draft {
         nodes.reverse();
         let whole = |tensor: &Tensor| Constant::Whole(tensor.shallow_clone());
         let constants = graph.constants.iter().map(|(id, tensor)| (*id, whole(tensor))).collect();
-        Draft { values: graph.values.clone(), nodes, constants, kept }
+        Draft { input: graph.input.value, values: graph.values.clone(), nodes, constants, kept }
     }
 
     /// How many values there are, those of the passes included.
@@ -88,6 +90,10 @@ impl Draft {
     /// A value's shape with the size that the model was exported with.
     pub fn shape(&self, value: ValueId) -> Option<&[i64]> {
         self.values.get(value.index())?.shape.as_deref()
+    }
+
+    pub fn name(&self, value: ValueId) -> &str {
+        self.values.get(value.index()).map_or("", |info| &info.name)
     }
 
     pub fn kind(&self, value: ValueId) -> Option<Kind> {

@@ -2,6 +2,7 @@
 //! rounding.
 
 mod draft;
+mod first_layers;
 mod fold_batch_norm;
 mod fold_padding;
 mod free_views;
