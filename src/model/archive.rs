@@ -55,8 +55,8 @@ const RESAVE_ADVICE: &str =
     "save it again with PyTorch 2.9 or later: torch.export.save(torch.export.load(\"old.pt2\"), \"new.pt2\")";
 
 /// Anything that a zip can be read from.
-pub trait Source: Read + Seek {}
-impl<T: Read + Seek> Source for T {}
+pub trait Source: Read + Seek + Send {}
+impl<T: Read + Seek + Send> Source for T {}
 
 /// An opened `.pt2`.
 pub struct Archive {
@@ -89,7 +89,7 @@ impl Archive {
         if got < 4 || &magic[..2] != b"PK" {
             return Err(format(what_is(&magic[..got]), EXPORT_ADVICE));
         }
-        Self::read(Box::new(io::BufReader::with_capacity(1 << 20, file)), limits)
+        Self::read(Box::new(io::BufReader::with_capacity(64 << 10, file)), limits)
     }
 
     pub fn read(mut source: Box<dyn Source>, limits: &LoadLimits) -> Result<Self, ModelError> {
@@ -155,11 +155,28 @@ impl Archive {
 
     /// The bytes of one storage, read into the memory where they stay.
     pub fn storage(&mut self, kind: &str, file: &str) -> Result<Tensor, ModelError> {
-        let name = format!("data/{kind}/{file}");
-        let (entry, size) = self.open_entry(&name, self.weight_budget, "the weights", "max_weight_bytes")?;
-        let storage = torch::written(size, |bytes| fill(entry, &name, bytes))?;
-        self.weight_budget -= size as u64;
+        let storage = self.storage_within(kind, file, self.weight_budget)?;
+        self.weight_budget -= storage.numel() as u64;
         Ok(storage)
+    }
+
+    /// The bytes of a storage that was read before.
+    ///
+    /// # Errors
+    /// The file was written into meanwhile: the checksum of the zip tells.
+    pub fn storage_again(&mut self, kind: &str, file: &str) -> Result<Tensor, ModelError> {
+        let what = |error| {
+            let problem =
+                format!("it cannot be read again ({error}); was the file written into? Replace a model's file instead");
+            ModelError::malformed(file, problem)
+        };
+        self.storage_within(kind, file, self.limits.max_weight_bytes).map_err(what)
+    }
+
+    fn storage_within(&mut self, kind: &str, file: &str, limit: u64) -> Result<Tensor, ModelError> {
+        let name = format!("data/{kind}/{file}");
+        let (entry, size) = self.open_entry(&name, limit, "the weights", "max_weight_bytes")?;
+        torch::written(size, |bytes| fill(entry, &name, bytes))
     }
 
     pub fn limits(&self) -> &LoadLimits {

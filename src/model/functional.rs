@@ -15,7 +15,7 @@ use tch::Tensor;
 
 use super::ModelError;
 use super::graph::{Argument, Element, Node, Operation, ValueId};
-use super::pt2::{Call, RawArgument, RawElement, RawNode, RawOperation, RawProgram, is_dropout};
+use super::pt2::{Call, Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram, is_dropout};
 use probe::Geometry;
 pub use probe::{Probe, example};
 use views::Step;
@@ -44,6 +44,8 @@ pub struct Functional {
     /// By [`ValueId`].
     pub names: Vec<String>,
     pub constants: BTreeMap<ValueId, Tensor>,
+    /// Which of the program's each constant is.
+    pub originals: BTreeMap<ValueId, Constant>,
     pub input: ValueId,
     pub outputs: Vec<(String, Option<ValueId>)>,
 }
@@ -97,11 +99,12 @@ pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Func
     for (name, geometry) in probe.into_iter().flat_map(Probe::geometry) {
         f.place(name, geometry.clone());
     }
-    let mut constants = BTreeMap::new();
+    let (mut constants, mut originals) = (BTreeMap::new(), BTreeMap::new());
     for (name, constant) in &program.constants {
         let id = f.fresh(name);
         f.current.insert(name.clone(), id);
         constants.insert(id, program.constant(constant)?);
+        originals.insert(id, constant.clone());
     }
     let input_name = &program.inputs[0].name;
     let input = f.fresh(input_name);
@@ -115,7 +118,7 @@ pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Func
         .map(|(key, name)| Ok((key.clone(), name.as_ref().map(|n| f.value(n)).transpose()?)))
         .collect::<Result<Vec<_>, ModelError>>()?;
     let drafts = sweep(f.drafts, &outputs, &mut f.ghosts);
-    Ok(Functional { drafts, ghosts: f.ghosts, names: f.names, constants, input, outputs })
+    Ok(Functional { drafts, ghosts: f.ghosts, names: f.names, constants, originals, input, outputs })
 }
 
 /// Drops nodes made here that nothing reads (write-backs into bases that are only read through other views).

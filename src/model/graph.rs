@@ -4,9 +4,11 @@
 //! by the importer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::Kind;
 
+use super::stored::Stored;
 use crate::torch::{Operator, OperatorError, Value};
 
 /// A value of the graph: a tensor, or a number that was computed from sizes.
@@ -196,7 +198,7 @@ pub struct Graph {
     /// In an order in which each reads only values that are already there.
     pub nodes: Vec<Node>,
     /// Weights, and everything else that does not depend on the input.
-    pub constants: BTreeMap<ValueId, Tensor>,
+    pub constants: BTreeMap<ValueId, Arc<Stored>>,
     pub input: Input,
     pub outputs: Vec<Output>,
     /// Layer names. See `layers.rs`.
@@ -230,7 +232,7 @@ impl Graph {
         Graph {
             values: self.values.clone(),
             nodes: self.nodes.clone(),
-            constants: self.constants.iter().map(|(id, tensor)| (*id, tensor.shallow_clone())).collect(),
+            constants: self.constants.clone(),
             input: self.input.clone(),
             outputs: self.outputs.clone(),
             layers: self.layers.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
@@ -19,6 +19,7 @@ use super::interpret::{self, Trace};
 use super::layers::Layers;
 use super::metadata::Metadata;
 use super::pt2::RawProgram;
+use super::stored::Stored;
 use super::{ModelError, dtype, identity, rectifier};
 use crate::torch::Value;
 
@@ -49,14 +50,14 @@ impl Model {
     pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
         let (imported, digest, loaded) = if identity::is_builtin(path) {
             identity::place(path)?;
-            (Imported::run(&identity::program(limits)?)?, identity::digest(), identity::description())
+            (Imported::run(&identity::program(limits)?, None)?, identity::digest(), identity::description())
         } else {
             let (file, loaded) = if path.is_dir() {
                 (path.join("model.pt2"), Description::load(path)?)
             } else {
                 (path.to_owned(), super::description::Loaded::default())
             };
-            (Imported::load(&mut Archive::open(&file, limits)?)?, digest(&file)?, loaded)
+            (Imported::load(Archive::open(&file, limits)?)?, digest(&file)?, loaded)
         };
         let max_rows = imported.max_rows()?;
         Assembly { name, version, digest, max_rows, graph: imported.graph, loaded }.finish()
@@ -66,10 +67,10 @@ impl Model {
 impl Graph {
     /// Reads a `.pt2`, makes it functional, and checks that the functional form gives what the exported one gives.
     pub fn load(file: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        Self::from_archive(&mut Archive::open(file, limits)?)
+        Self::from_archive(Archive::open(file, limits)?)
     }
 
-    pub(super) fn from_archive(archive: &mut Archive) -> Result<Self, ModelError> {
+    pub(super) fn from_archive(archive: Archive) -> Result<Self, ModelError> {
         Ok(Imported::load(archive)?.graph)
     }
 }
@@ -85,12 +86,14 @@ struct Imported {
 }
 
 impl Imported {
-    fn load(archive: &mut Archive) -> Result<Self, ModelError> {
-        Self::run(&RawProgram::read(archive)?)
+    fn load(mut archive: Archive) -> Result<Self, ModelError> {
+        let program = RawProgram::read(&mut archive)?;
+        Self::run(&program, Some(&Arc::new(Mutex::new(archive))))
     }
 
-    /// Runs the program once; once more, as it was exported, if it writes into its tensors.
-    fn run(program: &RawProgram) -> Result<Self, ModelError> {
+    /// Runs the program once; once more, as it was exported, if it writes into its tensors. Its constants may leave memory where they can be
+    /// read again from the archive.
+    fn run(program: &RawProgram, archive: Option<&Arc<Mutex<Archive>>>) -> Result<Self, ModelError> {
         let (kind, shape) = image_input(program)?;
         let example = functional::example(kind, &shape)?;
         let probe = if program.writes() { Some(Probe::run(program, &example)?) } else { None };
@@ -99,7 +102,7 @@ impl Imported {
             probe.map(|probe| probe.into_values(program.outputs.iter().filter_map(|(_, name)| name.as_deref())));
         let output_values: Vec<ValueId> = functional.outputs.iter().filter_map(|(_, v)| *v).collect();
         let layers = Layers::new(&functional.drafts, &functional.ghosts, &output_values, &program.paths);
-        let Functional { drafts, names, mut constants, input, outputs, .. } = functional;
+        let Functional { drafts, names, mut constants, originals, input, outputs, .. } = functional;
         let mut nodes: Vec<Node> = drafts.into_iter().map(|draft| draft.node).collect();
         let guard = Guard::new(program.limits.max_value_bytes);
         let trace = Trace::run(&nodes, &constants, (input, &example), &output_values, names.len(), guard)?;
@@ -121,6 +124,13 @@ impl Imported {
             })
             .collect();
         let results = output_values.iter().filter_map(|&v| Some((v, trace.tensor(v)?.shallow_clone()))).collect();
+        let constants = constants
+            .into_iter()
+            .map(|(id, tensor)| {
+                let place = originals.get(&id).zip(archive).and_then(|(original, of)| program.place(original, of));
+                Ok((id, Arc::new(Stored::new(tensor, place)?)))
+            })
+            .collect::<Result<_, ModelError>>()?;
         let graph = Graph {
             values,
             nodes,
@@ -144,7 +154,9 @@ impl Imported {
         let first_row = self.example.f_narrow(0, 0, 1)?;
         let wanted: Vec<ValueId> = self.results.iter().map(|(value, _)| *value).collect();
         let guard = Guard::new(self.limits.max_value_bytes);
-        let alone = interpret::outputs(nodes, constants, (input.value, &first_row), &wanted, values.len(), guard)
+        let constants =
+            constants.iter().map(|(id, stored)| Ok((*id, stored.tensor()?))).collect::<Result<_, ModelError>>()?;
+        let alone = interpret::outputs(nodes, &constants, (input.value, &first_row), &wanted, values.len(), guard)
             .map_err(|error| {
                 ModelError::refused(
                     format!("the model does not run with one row: {error}"),
@@ -319,8 +331,8 @@ mod tests {
                 let guard = Guard::new(1 << 30);
                 let from = (graph.input.value, &input);
                 let heads: Vec<ValueId> = graph.outputs.iter().filter_map(|output| output.value).collect();
-                let trace =
-                    Trace::run(&graph.nodes, &graph.constants, from, &heads, graph.values.len(), guard).unwrap();
+                let constants = graph.constants.iter().map(|(id, stored)| (*id, stored.tensor().unwrap())).collect();
+                let trace = Trace::run(&graph.nodes, &constants, from, &heads, graph.values.len(), guard).unwrap();
                 for output in outputs {
                     let head = (outputs.len() > 1).then_some(*output);
                     let got = trace.tensor(graph.score(head).unwrap()).unwrap();

@@ -29,6 +29,7 @@ pub mod operation;
 mod pt2;
 mod rectifier;
 mod repository;
+pub mod stored;
 mod weights;
 
 pub use archive::LoadLimits;

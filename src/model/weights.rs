@@ -7,35 +7,51 @@
 //! overlap alike.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::archive::Archive;
+use super::stored::Place;
 use super::{ModelError, dtype};
 
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
-struct Placement {
+pub(super) struct Placement {
     /// Index of its storage; none for an empty tensor.
     storage: Option<usize>,
     kind: Kind,
-    size: Vec<i64>,
-    stride: Vec<i64>,
+    pub size: Vec<i64>,
+    pub stride: Vec<i64>,
     /// In elements.
-    offset: i64,
+    pub offset: i64,
+}
+
+impl Placement {
+    /// The tensor in its storage's bytes.
+    pub fn view(&self, bytes: &Tensor) -> Result<Tensor, ModelError> {
+        let width = self.kind.elt_size_in_bytes() as i64;
+        let whole = bytes.f_slice(0, 0, bytes.numel() as i64 / width * width, 1)?;
+        let typed = if self.kind == Kind::Uint8 { whole } else { whole.f_view_dtype(self.kind)? };
+        Ok(typed.f_as_strided(&self.size, &self.stride, self.offset)?)
+    }
 }
 
 /// The weights or the constants of a program.
 #[derive(Default)]
 pub struct Payload {
+    /// `weights` or `constants`.
+    kind: &'static str,
     storages: Vec<Tensor>,
+    /// Where each storage lies.
+    files: Vec<String>,
     placements: BTreeMap<String, Result<Placement, String>>,
 }
 
 impl Payload {
     /// Reads every storage of `kind` (`weights` or `constants`) once.
-    pub fn read(archive: &mut Archive, kind: &str) -> Result<Self, ModelError> {
+    pub fn read(archive: &mut Archive, kind: &'static str) -> Result<Self, ModelError> {
         let Config { config } = archive.payload_config(kind)?.parse()?;
         let mut storages = Vec::new();
         let mut files: BTreeMap<String, usize> = BTreeMap::new();
@@ -66,7 +82,17 @@ impl Payload {
             };
             placements.insert(name, placement);
         }
-        Ok(Payload { storages, placements })
+        let mut in_order: Vec<(String, usize)> = files.into_iter().collect();
+        in_order.sort_by_key(|(_, index)| *index);
+        let files = in_order.into_iter().map(|(file, _)| file).collect();
+        Ok(Payload { kind, storages, files, placements })
+    }
+
+    /// Where the tensor of that name lies in the archive that this was read from. None where it has no elements.
+    pub fn place(&self, name: &str, archive: &Arc<Mutex<Archive>>) -> Option<Place> {
+        let placement = self.placements.get(name)?.as_ref().ok()?.clone();
+        let file = self.files.get(placement.storage?)?.clone();
+        Some(Place { archive: Arc::clone(archive), payload: self.kind, file, placement })
     }
 
     /// The tensor of that name.
@@ -77,7 +103,7 @@ impl Payload {
     /// A payload with memory of its own, in which tensors that were tied still are.
     pub fn copy(&self) -> Result<Self, ModelError> {
         let storages = self.storages.iter().map(Tensor::f_detach_copy).collect::<Result<_, tch::TchError>>()?;
-        Ok(Payload { storages, placements: self.placements.clone() })
+        Ok(Payload { kind: self.kind, storages, files: self.files.clone(), placements: self.placements.clone() })
     }
 
     fn view(&self, name: &str, storages: &[Tensor]) -> Result<Tensor, ModelError> {
@@ -93,11 +119,7 @@ impl Payload {
                 (placement.kind, tch::Device::Cpu),
             )?);
         };
-        let bytes = &storages[storage];
-        let width = placement.kind.elt_size_in_bytes() as i64;
-        let whole = bytes.f_slice(0, 0, bytes.numel() as i64 / width * width, 1)?;
-        let typed = if placement.kind == Kind::Uint8 { whole } else { whole.f_view_dtype(placement.kind)? };
-        Ok(typed.f_as_strided(&placement.size, &placement.stride, placement.offset)?)
+        placement.view(&storages[storage])
     }
 }
 

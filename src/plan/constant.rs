@@ -1,16 +1,26 @@
 //! A plan's constants: the model's own, and those that are made of them.
 
+use std::sync::Arc;
+
 use tch::{Kind, TchError, Tensor};
 
-/// A constant. One that is made of others takes no memory of its own until somebody asks for its tensor.
+use crate::model::stored::{self, Stored};
+
+/// How many numbers are scaled at once.
+const NUMBERS_AT_ONCE: i64 = 1 << 17;
+
+/// A constant. One that is made of others takes no memory of its own until somebody asks for its tensor; nor does one of the model's that
+/// has left it.
 ///
 /// The tensors within live as long as the model does, or as long as the [`Weights`](super::Weights) of its plans.
 #[derive(Debug)]
 pub(super) enum Constant {
     Whole(Tensor),
+    /// The model's own.
+    Stored(Arc<Stored>),
     /// A convolution's weight, each filter multiplied by its scale: `[outputs, 1, …]` in double precision.
     Scaled {
-        weight: Tensor,
+        weight: Box<Constant>,
         scale: Tensor,
     },
     /// In bfloat16.
@@ -22,35 +32,47 @@ pub(super) enum Constant {
 pub(super) enum Identity {
     /// Address, shape and strides.
     Whole(usize, Vec<i64>, Vec<i64>),
+    Stored(stored::Identity),
     Scaled(Box<[Identity; 2]>),
     Rounded(Box<Identity>),
 }
 
 impl Constant {
-    /// Its tensor, which is computed unless it is there as it is.
+    /// Its tensor, which is computed or read again unless it is there as it is.
     ///
     /// # Errors
-    /// Out of memory.
+    /// Out of memory; the model's file is not what it was.
     pub fn tensor(&self) -> Result<Tensor, TchError> {
         match self {
             Constant::Whole(tensor) => Ok(tensor.shallow_clone()),
-            Constant::Scaled { weight, scale } => {
-                weight.f_to_kind(Kind::Double)?.f_mul(scale)?.f_to_kind(weight.f_kind()?)
-            }
+            Constant::Stored(stored) => stored.tensor().map_err(|error| TchError::Convert(error.to_string())),
+            Constant::Scaled { weight, scale } => scaled(&weight.tensor()?, scale),
             Constant::Rounded(wide) => wide.tensor()?.f_to_kind(Kind::BFloat16),
+        }
+    }
+
+    /// What it is made of may leave memory: whoever lays it out has done so.
+    pub fn leave(&self) {
+        match self {
+            Constant::Whole(_) => {}
+            Constant::Stored(stored) => stored.leave(),
+            Constant::Scaled { weight: of, .. } | Constant::Rounded(of) => of.leave(),
         }
     }
 
     pub fn size(&self) -> Vec<i64> {
         match self {
-            Constant::Whole(tensor) | Constant::Scaled { weight: tensor, .. } => tensor.size(),
-            Constant::Rounded(wide) => wide.size(),
+            Constant::Whole(tensor) => tensor.size(),
+            Constant::Stored(stored) => stored.size().to_vec(),
+            Constant::Scaled { weight: of, .. } | Constant::Rounded(of) => of.size(),
         }
     }
 
     pub fn kind(&self) -> Result<Kind, TchError> {
         match self {
-            Constant::Whole(tensor) | Constant::Scaled { weight: tensor, .. } => tensor.f_kind(),
+            Constant::Whole(tensor) => tensor.f_kind(),
+            Constant::Stored(stored) => Ok(stored.kind()),
+            Constant::Scaled { weight, .. } => weight.kind(),
             Constant::Rounded(_) => Ok(Kind::BFloat16),
         }
     }
@@ -59,18 +81,32 @@ impl Constant {
         let whole = |tensor: &Tensor| Identity::Whole(tensor.data_ptr() as usize, tensor.size(), tensor.stride());
         match self {
             Constant::Whole(tensor) => whole(tensor),
-            Constant::Scaled { weight, scale } => Identity::Scaled(Box::new([whole(weight), whole(scale)])),
+            Constant::Stored(stored) => Identity::Stored(stored.identity()),
+            Constant::Scaled { weight, scale } => Identity::Scaled(Box::new([weight.identity(), whole(scale)])),
             Constant::Rounded(wide) => Identity::Rounded(Box::new(wide.identity())),
         }
     }
+}
+
+/// Some filters at a time: in double precision, all of them could take more memory than what they are laid out for.
+fn scaled(weight: &Tensor, scale: &Tensor) -> Result<Tensor, TchError> {
+    let (filters, kind) = (weight.size()[0], weight.f_kind()?);
+    let result = weight.f_empty_like()?;
+    let at_once = (filters * NUMBERS_AT_ONCE / (weight.numel() as i64).max(1)).max(1);
+    for first in (0..filters).step_by(at_once as usize) {
+        let some = |tensor: &Tensor| tensor.f_narrow(0, first, at_once.min(filters - first));
+        some(&result)?.f_copy_(&some(weight)?.f_to_kind(Kind::Double)?.f_mul(&some(scale)?)?.f_to_kind(kind)?)?;
+    }
+    Ok(result)
 }
 
 impl Clone for Constant {
     fn clone(&self) -> Self {
         match self {
             Constant::Whole(tensor) => Constant::Whole(tensor.shallow_clone()),
+            Constant::Stored(stored) => Constant::Stored(Arc::clone(stored)),
             Constant::Scaled { weight, scale } => {
-                Constant::Scaled { weight: weight.shallow_clone(), scale: scale.shallow_clone() }
+                Constant::Scaled { weight: weight.clone(), scale: scale.shallow_clone() }
             }
             Constant::Rounded(wide) => Constant::Rounded(wide.clone()),
         }
@@ -83,14 +119,15 @@ mod tests {
     use crate::plan::sketch::random;
 
     fn scaled() -> Constant {
-        Constant::Scaled { weight: random(&[2, 3, 1, 1]), scale: random(&[2, 1, 1, 1]).to_kind(Kind::Double) }
+        let weight = Box::new(Constant::Whole(random(&[2, 3, 1, 1])));
+        Constant::Scaled { weight, scale: random(&[2, 1, 1, 1]).to_kind(Kind::Double) }
     }
 
     #[test]
     fn a_made_constant_is_computed_in_double_precision_and_has_the_dtype_of_its_weight() {
         let constant = scaled();
         let Constant::Scaled { weight, scale } = &constant else { panic!("it is scaled") };
-        let product = weight.to_kind(Kind::Double) * scale;
+        let product = weight.tensor().unwrap().to_kind(Kind::Double) * scale;
         assert_eq!(constant.tensor().unwrap(), product.to_kind(Kind::Float));
         assert_eq!((constant.size(), constant.kind().unwrap()), (vec![2, 3, 1, 1], Kind::Float));
         let rounded = Constant::Rounded(Box::new(constant.clone()));
@@ -103,11 +140,12 @@ mod tests {
         let constant = scaled();
         let Constant::Scaled { weight, scale } = &constant else { panic!("it is scaled") };
         assert_eq!(constant.identity(), constant.clone().identity());
+        let other = Box::new(Constant::Whole(weight.tensor().unwrap().copy()));
         let others = [
-            Constant::Whole(weight.shallow_clone()),
-            Constant::Whole(weight.view([3, 2])),
-            Constant::Scaled { weight: weight.shallow_clone(), scale: scale.copy() },
-            Constant::Scaled { weight: weight.copy(), scale: scale.shallow_clone() },
+            Constant::Whole(weight.tensor().unwrap()),
+            Constant::Whole(weight.tensor().unwrap().view([3, 2])),
+            Constant::Scaled { weight: weight.clone(), scale: scale.copy() },
+            Constant::Scaled { weight: other, scale: scale.shallow_clone() },
             Constant::Rounded(Box::new(constant.clone())),
         ];
         for (i, other) in others.iter().enumerate() {

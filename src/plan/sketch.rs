@@ -1,5 +1,7 @@
 //! Small graphs made by hand, for tests.
 
+use std::sync::Arc;
+
 use tch::{Kind, Tensor};
 
 use super::{Plan, PlanSpec};
@@ -7,6 +9,7 @@ use crate::model::graph::{
     Argument, Dimension, Element, Graph, Input, Node, Operation, Output, Rectifier, ValueId, ValueInfo,
 };
 use crate::model::layers::Layers;
+use crate::model::stored::Stored;
 use crate::plan::Mode;
 use crate::torch::{Operator, Value};
 
@@ -89,7 +92,7 @@ impl Sketch {
 
     pub fn constant(&mut self, tensor: Tensor) -> ValueId {
         let id = self.add_value("constant", tensor.shallow_clone(), false);
-        self.graph.constants.insert(id, tensor);
+        self.graph.constants.insert(id, Arc::new(Stored::new(tensor, None).unwrap()));
         id
     }
 
@@ -234,8 +237,8 @@ pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
 /// The gradients of the score by PyTorch's own tape over the whole graph, for the input and other values.
 pub fn autograd(graph: &Graph, x: &Tensor, seed: &Tensor, wanted: &[ValueId]) -> Vec<Tensor> {
     let mut values: Vec<Option<Tensor>> = graph.values.iter().map(|_| None).collect();
-    for (id, tensor) in &graph.constants {
-        values[id.index()] = Some(tensor.shallow_clone());
+    for (id, stored) in &graph.constants {
+        values[id.index()] = Some(stored.tensor().unwrap());
     }
     values[graph.input.value.index()] = Some(x.detach().set_requires_grad(true));
     for node in &graph.nodes {

@@ -51,14 +51,21 @@ impl Weights {
 
     /// A constant as steps on a device read it.
     pub(super) fn tensor(&mut self, constant: &Constant, device: Device) -> Result<Tensor, TchError> {
-        if let Constant::Whole(tensor) = constant
-            && tensor.device() == device
-        {
-            return Ok(tensor.shallow_clone());
+        let is_there = match constant {
+            Constant::Whole(tensor) => tensor.device() == device,
+            Constant::Stored(_) => device == Device::Cpu,
+            _ => false,
+        };
+        if is_there {
+            return constant.tensor();
         }
         Ok(match self.made.entry((constant.identity(), device)) {
             Entry::Occupied(known) => known.get().shallow_clone(),
-            Entry::Vacant(place) => place.insert(constant.tensor()?.f_to_device(device)?).shallow_clone(),
+            Entry::Vacant(place) => {
+                let made = place.insert(constant.tensor()?.f_to_device(device)?).shallow_clone();
+                constant.leave();
+                made
+            }
         })
     }
 
@@ -81,13 +88,16 @@ fn shared<T>(all: &mut Vec<Arc<Mutex<T>>>, is_it: impl Fn(&T) -> bool, make: imp
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tch::Kind;
 
     use super::*;
+    use crate::model::LoadLimits;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
     use crate::plan::sketch::{Sketch, compile, distance, random, spec};
-    use crate::plan::{Mode, Never, Plan, Until};
+    use crate::plan::{Mode, Never, Plan, PlanSpec, Until};
     use crate::torch::has_kernels;
 
     /// Convolution, normalisation and rectifier, twice. The values that convolutions and normalisations give are targets to be.
@@ -124,6 +134,28 @@ mod tests {
             run(&plan);
             assert!(held_is_small());
         }
+    }
+
+    #[test]
+    fn a_models_weights_leave_memory_once_they_are_laid_out() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/models/efficientnet-lite0/1/model.pt2");
+        let graph = Graph::load(Path::new(file), &LoadLimits::default()).unwrap();
+        let score = graph.score(None).unwrap();
+        let of = |mode| PlanSpec { score, input_size: [224, 224], ..spec(&graph, &[], mode) };
+        let large =
+            || graph.constants.values().filter(|constant| constant.size().len() == 4 && constant.bytes() >= 64 << 10);
+        let mut weights = Weights::default();
+        let plan = Plan::compile_sharing(&graph, &of(Mode::Default), &mut weights).unwrap();
+        let x = random(&[1, 3, 224, 224]);
+        assert!(large().count() > 20 && large().all(|constant| constant.is_in_memory()));
+        let pass = plan.forward(x.shallow_clone(), &Never).unwrap();
+        assert!(large().all(|constant| !constant.is_in_memory()));
+        pass.reverse(&pass.logits().ones_like(), Gradient::Guided, Until::Input, &Never).unwrap();
+        assert!(large().all(|constant| !constant.is_in_memory()));
+        let exact = Plan::compile_sharing(&graph, &of(Mode::Exact), &mut weights).unwrap();
+        assert!(large().all(|constant| constant.is_in_memory()));
+        let expected = exact.forward(x, &Never).unwrap();
+        assert!(distance(pass.logits(), expected.logits()) < 1e-4);
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Forge {
 }
 
 fn load(bytes: Vec<u8>, limits: &LoadLimits) -> Result<Graph, ModelError> {
-    Graph::from_archive(&mut Archive::read(Box::new(Cursor::new(bytes)), limits)?)
+    Graph::from_archive(Archive::read(Box::new(Cursor::new(bytes)), limits)?)
 }
 
 fn fixture_bytes(path: &str) -> Vec<u8> {

@@ -1,13 +1,15 @@
 //! An exported program as the file has it: names, in-place writes and all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
 use tch::{Kind, Tensor};
 
 use crate::model::ModelError;
-use crate::model::archive::LoadLimits;
+use crate::model::archive::{Archive, LoadLimits};
 use crate::model::graph::Dimension;
 use crate::model::operation::Symbolic;
+use crate::model::stored::Place;
 use crate::model::weights::Payload;
 use crate::torch::{Alias, Operator, Value};
 
@@ -133,6 +135,14 @@ impl RawProgram {
         match constant {
             Constant::Weight(name) => self.weights.tensor(name),
             Constant::Constant(name) => self.tensors.tensor(name),
+        }
+    }
+
+    /// Where it lies in the archive that this was read from, if it has elements.
+    pub fn place(&self, constant: &Constant, archive: &Arc<Mutex<Archive>>) -> Option<Place> {
+        match constant {
+            Constant::Weight(name) => self.weights.place(name, archive),
+            Constant::Constant(name) => self.tensors.place(name, archive),
         }
     }
 

@@ -1,10 +1,12 @@
 //! A plan in the making: what passes rewrite.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use crate::model::graph::{Argument, Graph, Node, ValueId, ValueInfo};
+use crate::model::stored::Stored;
 use crate::plan::PlanSpec;
 use crate::plan::constant::Constant;
 use crate::torch::Value;
@@ -35,8 +37,8 @@ impl Draft {
             }
         }
         nodes.reverse();
-        let whole = |tensor: &Tensor| Constant::Whole(tensor.shallow_clone());
-        let constants = graph.constants.iter().map(|(id, tensor)| (*id, whole(tensor))).collect();
+        let stored = |stored: &Arc<Stored>| Constant::Stored(Arc::clone(stored));
+        let constants = graph.constants.iter().map(|(id, constant)| (*id, stored(constant))).collect();
         Draft { input: graph.input.value, values: graph.values.clone(), nodes, constants, kept }
     }
 

@@ -65,7 +65,7 @@ fn is_foldable(draft: &Draft, convolution: &Node, norm: &Node) -> bool {
     };
     is_convolution
         && convolution.no_grad == norm.no_grad
-        && matches!(draft.constant(&convolution.arguments[WEIGHT]), Some(Constant::Whole(_)))
+        && draft.constant(&convolution.arguments[WEIGHT]).is_some()
         && draft.is_constant_or_none(&convolution.arguments[BIAS])
 }
 
@@ -76,7 +76,7 @@ fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<[Cons
         Ok(Some(constant.tensor()?.f_to_kind(Kind::Double)?))
     };
     let Some(Value::Float(epsilon)) = norm.literal("eps") else { return Ok(None) };
-    let Some(Constant::Whole(weight)) = draft.constant(&convolution.arguments[WEIGHT]) else { return Ok(None) };
+    let Some(weight) = draft.constant(&convolution.arguments[WEIGHT]) else { return Ok(None) };
     let (Some(mean), Some(variance)) = (exact(&norm.arguments[3])?, exact(&norm.arguments[4])?) else {
         return Ok(None);
     };
@@ -92,10 +92,10 @@ fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<[Cons
     if let Some(own) = exact(&norm.arguments[2])? {
         bias = bias.f_add(&own)?;
     }
-    let mut a_filter = vec![1; weight.dim()];
+    let mut a_filter = vec![1; weight.size().len()];
     a_filter[0] = -1;
-    let bias = Constant::Whole(bias.f_to_kind(weight.f_kind()?)?);
-    Ok(Some([Constant::Scaled { weight: weight.shallow_clone(), scale: scale.f_reshape(&a_filter)? }, bias]))
+    let bias = Constant::Whole(bias.f_to_kind(weight.kind()?)?);
+    Ok(Some([Constant::Scaled { weight: Box::new(weight.clone()), scale: scale.f_reshape(&a_filter)? }, bias]))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::way_there::WayThere;
 /// A convolution's weights, laid out at their first use. Plans of one model share them.
 ///
 /// The layouts suit the input size that came first. They stay right for any other. A weight that is made of others (that of a folded
-/// normalisation) is there only while it is laid out.
+/// normalisation) is there only while it is laid out, and the model's own leaves memory then.
 pub(in crate::plan) struct LaidOut {
     /// As the model has them, `[outputs, inputs / groups, height, width]`.
     weight: Constant,
@@ -44,6 +44,7 @@ impl LaidOut {
             Some(way) => way,
             None => sparingly(|| WayThere::choose(&self.weight.tensor()?, &self.geometry, input, operators))?,
         };
+        self.weight.leave();
         Ok(self.there.insert(way))
     }
 
@@ -59,6 +60,7 @@ impl LaidOut {
             Some(way) => way,
             None => sparingly(|| WayBack::choose(&self.weight.tensor()?, &self.geometry, given, size, operators))?,
         };
+        self.weight.leave();
         Ok(self.back.insert(way))
     }
 }

@@ -340,7 +340,7 @@ fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 4 };
     let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
     let scale = Layout::Contiguous.random(&[4, 1, 1, 1], Kind::Double);
-    let scaled = Constant::Scaled { weight: weight.shallow_clone(), scale };
+    let scaled = Constant::Scaled { weight: Box::new(Constant::Whole(weight.shallow_clone())), scale };
     let mut laid_out = LaidOut::new(scaled.clone(), geometry);
     let operators = Operators::find().unwrap();
     for size in [9, 3, 9] {

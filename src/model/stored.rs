@@ -1,0 +1,197 @@
+//! Constants of a model, which need not stay in memory.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tch::{Kind, Tensor};
+
+use super::ModelError;
+use super::archive::Archive;
+use super::weights::Placement;
+
+/// A smaller one stays in memory.
+const MIN_BYTES: i64 = 64 << 10;
+
+/// A tensor that does not depend on the input. One that lies in the model's file may leave memory; it is read again where it is wanted.
+#[derive(Debug)]
+pub struct Stored {
+    size: Vec<i64>,
+    kind: Kind,
+    tensor: Mutex<Option<Tensor>>,
+    place: Option<Place>,
+}
+
+/// Where a tensor lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
+#[derive(Clone)]
+pub struct Place {
+    pub(super) archive: Arc<Mutex<Archive>>,
+    /// `weights` or `constants`.
+    pub(super) payload: &'static str,
+    pub(super) file: String,
+    pub(super) placement: Placement,
+}
+
+/// Tells constants apart: those with the same identity have the same values.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// An address, or a name in the model's file.
+    memory: Result<usize, (&'static str, String)>,
+    size: Vec<i64>,
+    stride: Vec<i64>,
+    offset: i64,
+}
+
+impl Stored {
+    /// In memory; and in the file, if it can be read again there.
+    pub fn new(tensor: Tensor, place: Option<Place>) -> Result<Self, ModelError> {
+        let (size, kind) = (tensor.size(), tensor.f_kind()?);
+        let bytes = size.iter().product::<i64>() * kind.elt_size_in_bytes() as i64;
+        Ok(Stored { size, kind, tensor: Mutex::new(Some(tensor)), place: place.filter(|_| bytes >= MIN_BYTES) })
+    }
+
+    pub fn size(&self) -> &[i64] {
+        &self.size
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How many bytes its elements take.
+    pub fn bytes(&self) -> usize {
+        self.size.iter().product::<i64>() as usize * self.kind.elt_size_in_bytes()
+    }
+
+    /// The tensor. It is in memory then, until it leaves again.
+    ///
+    /// # Errors
+    /// It had left, and the file was written into or can no longer be read.
+    pub fn tensor(&self) -> Result<Tensor, ModelError> {
+        let mut tensor = lock(&self.tensor);
+        if let Some(tensor) = &*tensor {
+            return Ok(tensor.shallow_clone());
+        }
+        let place = self.place.as_ref().ok_or_else(|| ModelError::malformed("a constant", "it is lost".to_owned()))?;
+        let bytes = lock(&place.archive).storage_again(place.payload, &place.file)?;
+        Ok(tensor.insert(place.placement.view(&bytes)?).shallow_clone())
+    }
+
+    /// Lets go of it, if it can be read again: it leaves memory when nobody else holds it.
+    pub fn leave(&self) {
+        if self.place.is_some() {
+            *lock(&self.tensor) = None;
+        }
+    }
+
+    #[cfg(test)]
+    pub fn is_in_memory(&self) -> bool {
+        lock(&self.tensor).is_some()
+    }
+
+    pub fn identity(&self) -> Identity {
+        if let Some(Place { payload, file, placement, .. }) = &self.place {
+            let Placement { size, stride, offset, .. } = placement.clone();
+            return Identity { memory: Err((payload, file.clone())), size, stride, offset };
+        }
+        let (address, stride) = match &*lock(&self.tensor) {
+            Some(tensor) => (tensor.data_ptr() as usize, tensor.stride()),
+            None => (0, Vec::new()),
+        };
+        Identity { memory: Ok(address), size: self.size.clone(), stride, offset: 0 }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.payload).field(&self.file).field(&self.placement).finish()
+    }
+}
+
+/// What is locked here is whole even when a panic came between: a tensor is put there in one go, and an archive finds each entry anew.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::{Read, Seek, SeekFrom, Write};
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::model::LoadLimits;
+    use crate::model::graph::Graph;
+
+    /// A model in a file of its own, and its largest constant.
+    fn model() -> (tempfile::TempDir, PathBuf, Arc<Stored>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("model.pt2");
+        fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/models/efficientnet-lite0/1/model.pt2"), &file).unwrap();
+        let graph = Graph::load(&file, &LoadLimits::default()).unwrap();
+        let largest = graph.constants.values().max_by_key(|constant| constant.bytes()).unwrap();
+        assert!(largest.is_in_memory());
+        (folder, file, Arc::clone(largest))
+    }
+
+    #[test]
+    fn what_has_left_is_read_again_though_its_file_was_replaced() {
+        let (_folder, file, constant) = model();
+        let (before, identity) = (constant.tensor().unwrap(), constant.identity());
+        for replace in [false, true] {
+            constant.leave();
+            assert!(!constant.is_in_memory());
+            if replace {
+                let other = file.with_extension("new");
+                fs::write(&other, b"another model").unwrap();
+                fs::rename(&other, &file).unwrap();
+            }
+            assert_eq!(constant.identity(), identity);
+            let again = constant.tensor().unwrap();
+            assert!(again.equal(&before) && again.data_ptr() != before.data_ptr());
+            assert!(constant.is_in_memory());
+        }
+        fs::remove_file(&file).unwrap();
+        constant.leave();
+        assert!(constant.tensor().unwrap().equal(&before));
+    }
+
+    #[test]
+    fn a_file_that_was_written_into_is_found_out() {
+        let (_folder, file, constant) = model();
+        let bytes = constant.tensor().unwrap().f_contiguous().unwrap();
+        let mut first = vec![0u8; 64];
+        bytes
+            .f_view_dtype(Kind::Uint8)
+            .unwrap()
+            .f_flatten(0, -1)
+            .unwrap()
+            .f_slice(0, 0, 64, 1)
+            .unwrap()
+            .copy_data_u8(&mut first, 64);
+        drop(bytes);
+        constant.leave();
+        let mut content = Vec::new();
+        File::open(&file).unwrap().read_to_end(&mut content).unwrap();
+        let at =
+            content.windows(64).position(|window| window == first).expect("the weights lie in the file as they are");
+        let mut written = File::options().write(true).open(&file).unwrap();
+        written.seek(SeekFrom::Start(at as u64)).unwrap();
+        written.write_all(&[!first[0]]).unwrap();
+        let error = constant.tensor().unwrap_err().to_string();
+        assert!(error.contains("written into") && error.contains("checksum"), "{error}");
+        written.set_len(1000).unwrap();
+        assert!(constant.tensor().unwrap_err().to_string().contains("cannot be read again"));
+    }
+
+    #[test]
+    fn what_is_small_or_lies_in_no_file_stays() {
+        let tensor = || Tensor::zeros([1 << 20], (Kind::Float, tch::Device::Cpu));
+        let of_no_file = Stored::new(tensor(), None).unwrap();
+        let (_folder, _, constant) = model();
+        let small = Stored::new(tensor().slice(0, 0, 9, 1), constant.place.clone()).unwrap();
+        for stays in [of_no_file, small] {
+            stays.leave();
+            assert!(stays.is_in_memory() && stays.tensor().is_ok());
+        }
+    }
+}
