@@ -17,7 +17,7 @@ use crate::torch::{
 };
 
 use super::arguments::first;
-use super::fastest::{bytes, fastest, in_float, is_finite, sparingly};
+use super::fastest::{Candidate, bytes, fastest, in_float, is_finite, sparingly};
 use super::tape::TapeRule;
 
 /// The place of a call's input.
@@ -94,8 +94,7 @@ enum Packed {
 impl Packed {
     /// The faster way for a `weight`, tried on `input`.
     fn choose(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        let ways = Self::all(weight, rows(input), operators)?;
-        fastest(ways, Self::size, |way| {
+        fastest(Self::candidates(weight, rows(input), operators), Self::size, |way| {
             let call = way.call(&Value::None, operators)?;
             Ok(move || call.run(input))
         })
@@ -112,14 +111,17 @@ impl Packed {
         Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, given, operators)
     }
 
-    fn all(weight: &Tensor, rows: i64, operators: &Operators) -> Result<Vec<Self>, OperatorError> {
-        let arguments = [Value::Tensor(weight.shallow_clone()), Value::Int(rows)];
-        let mut ways = vec![Packed::OneDnn(operators.reorder.call_tensor(&arguments)?)];
-        let &[outputs, inputs] = weight.size().as_slice() else { return Ok(ways) };
-        if can_multiply(weight.f_kind()?, inputs) {
-            ways.push(Packed::Panels { weight: linear_weight(weight)?, outputs });
-        }
-        Ok(ways)
+    fn candidates<'a>(weight: &'a Tensor, rows: i64, operators: &'a Operators) -> Vec<Candidate<'a, Self>> {
+        let one_dnn = move || {
+            let arguments = [Value::Tensor(weight.shallow_clone()), Value::Int(rows)];
+            Ok(Some(Packed::OneDnn(operators.reorder.call_tensor(&arguments)?)))
+        };
+        let panels = move || {
+            let &[outputs, inputs] = weight.size().as_slice() else { return Ok(None) };
+            let suits = can_multiply(weight.f_kind()?, inputs);
+            Ok(if suits { Some(Packed::Panels { weight: linear_weight(weight)?, outputs }) } else { None })
+        };
+        vec![Candidate::new(one_dnn), Candidate::new(panels)]
     }
 
     /// How many bytes it takes.
@@ -372,7 +374,8 @@ mod tests {
             let expected = float(&input).linear(&float(&weight), bias.as_ref().map(float));
             let summed = float(&input).abs().linear(&float(&weight).abs(), bias.as_ref().map(|b| float(b).abs()));
             let operators = Operators::find().unwrap();
-            let ways = Packed::all(&weight, rows, &operators).unwrap();
+            let candidates = Packed::candidates(&weight, rows, &operators).into_iter();
+            let ways = candidates.filter_map(|candidate| candidate.lay_out().unwrap()).collect::<Vec<_>>();
             let has_panels = has_products(kind) && (kind == Kind::Float || inputs % 2 == 0);
             prop_assert_eq!(ways.len(), 1 + usize::from(has_panels));
             let bias = bias.map_or(Value::None, Value::Tensor);

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value, channels_last, window_may_miss};
 
-use super::super::fastest::{bytes, fastest};
+use super::super::fastest::{Candidate, bytes, fastest};
 use super::Activation;
 use super::folded::{Folded, FoldedCall};
 use super::geometry::Geometry;
@@ -35,8 +35,10 @@ impl WayBack {
         size: &[i64],
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
-        let ways = Self::all(weight, geometry, &given.size(), size, operators)?;
-        let (shape, given) = (weight.size(), &channels_last(&like_others(given, OF_GRADIENTS)?)?);
+        let (shape, of_given) = (weight.size(), given.size());
+        let turned = turned(weight, geometry, &of_given)?;
+        let ways = Self::candidates(weight, turned.as_ref(), geometry, &of_given, size, operators);
+        let given = &channels_last(&like_others(given, OF_GRADIENTS)?)?;
         fastest(ways, Self::size, |way| {
             let call = way.call(&shape, geometry, &given.size(), size, operators)?;
             Ok(move || call.input_gradient(given))
@@ -53,24 +55,26 @@ impl WayBack {
         }
     }
 
-    /// Every way that there is.
-    pub(super) fn all(
-        weight: &Tensor,
-        geometry: &Geometry,
-        given: &[i64],
+    /// Every way that there may be; `turned` is what [`turned`] gives.
+    pub(super) fn candidates<'a>(
+        weight: &'a Tensor,
+        turned: Option<&'a (Tensor, Geometry)>,
+        geometry: &'a Geometry,
+        given: &'a [i64],
         size: &[i64],
-        operators: &Operators,
-    ) -> Result<Vec<Self>, OperatorError> {
-        let shape = weight.size();
-        let rest = geometry.rest(size, &shape);
-        let mut ways = vec![WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)];
-        if let Some(moves) = turned_geometry(&shape, geometry, given) {
-            let turned = turned(weight, geometry.groups)?;
-            ways.extend(WayThere::dense(&turned, &moves, given, operators)?.into_iter().map(WayBack::Turned));
+        operators: &'a Operators,
+    ) -> Vec<Candidate<'a, Self>> {
+        let rest = geometry.rest(size, &weight.size());
+        let transposed =
+            move || Ok(Some(WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)));
+        let mut ways = vec![Candidate::new(transposed)];
+        if let Some((turned, moves)) = turned {
+            let dense = WayThere::dense(turned, moves, given, operators);
+            ways.extend(dense.into_iter().map(|way| way.map(WayBack::Turned)));
         }
-        ways.extend(Folded::new(weight, geometry)?.map(WayBack::Folded));
-        ways.extend(SparseBack::new(weight, geometry)?.map(WayBack::Sparse));
-        Ok(ways)
+        ways.push(Candidate::new(move || Ok(Folded::new(weight, geometry)?.map(WayBack::Folded))));
+        ways.push(Candidate::new(move || Ok(SparseBack::new(weight, geometry)?.map(WayBack::Sparse))));
+        ways
     }
 
     /// Whether the way is one for a gradient of that shape too; layouts are kept for inputs of any size.
@@ -113,16 +117,21 @@ fn turned_geometry(weight: &[i64], geometry: &Geometry, given: &[i64]) -> Option
     suits.then_some(Geometry { padding, ..*geometry })
 }
 
-/// `[outputs, inputs / groups, h, w]` to `[inputs, outputs / groups, h, w]`, each kernel turned by 180°.
-fn turned(weight: &Tensor, groups: i64) -> Result<Tensor, OperatorError> {
-    let [outputs, inputs, height, width] = *weight.size().as_slice() else {
-        return Err(OperatorError::Unsupported { operator: "a turned convolution".into() });
-    };
+/// The weight `[outputs, inputs / groups, h, w]` as `[inputs, outputs / groups, h, w]`, each kernel turned by 180°, and how a convolution
+/// with it moves over the gradient `given`. None where that does not give the gradient to the input.
+pub(super) fn turned(
+    weight: &Tensor,
+    geometry: &Geometry,
+    given: &[i64],
+) -> Result<Option<(Tensor, Geometry)>, OperatorError> {
+    let [outputs, inputs, height, width] = *weight.size().as_slice() else { return Ok(None) };
+    let Some(moves) = turned_geometry(&weight.size(), geometry, given) else { return Ok(None) };
+    let groups = geometry.groups;
     let exchanged = weight
         .f_reshape([groups, outputs / groups, inputs, height, width])?
         .f_transpose(1, 2)?
         .f_reshape([groups * inputs, outputs / groups, height, width])?;
-    Ok(exchanged.f_flip([2i64, 3])?.f_contiguous()?)
+    Ok(Some((exchanged.f_flip([2i64, 3])?.f_contiguous()?, moves)))
 }
 
 /// A way with everything but the gradient.

@@ -5,7 +5,7 @@ use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value, channels_last};
 
-use super::super::fastest::{bytes, fastest};
+use super::super::fastest::{Candidate, bytes, fastest};
 use super::Activation;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
@@ -30,7 +30,8 @@ impl WayThere {
         input: &Tensor,
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
-        let ways = Self::all(weight, geometry, &input.size(), operators)?;
+        let size = input.size();
+        let ways = Self::candidates(weight, geometry, &size, operators);
         let input = &channels_last(&like_others(input, OF_RESULTS)?)?;
         fastest(ways, Self::size, |way| {
             let call = way.call(&Value::None, geometry, Activation::None, operators)?;
@@ -48,29 +49,29 @@ impl WayThere {
         }
     }
 
-    /// Every way that there is.
-    pub fn all(
-        weight: &Tensor,
-        geometry: &Geometry,
-        input: &[i64],
-        operators: &Operators,
-    ) -> Result<Vec<Self>, OperatorError> {
-        let mut ways = Self::dense(weight, geometry, input, operators)?;
-        ways.extend(SparseThere::new(weight, geometry)?.map(WayThere::Sparse));
-        Ok(ways)
+    /// Every way that there may be.
+    pub fn candidates<'a>(
+        weight: &'a Tensor,
+        geometry: &'a Geometry,
+        input: &'a [i64],
+        operators: &'a Operators,
+    ) -> Vec<Candidate<'a, Self>> {
+        let mut ways = Self::dense(weight, geometry, input, operators);
+        ways.push(Candidate::new(move || Ok(SparseThere::new(weight, geometry)?.map(WayThere::Sparse))));
+        ways
     }
 
     /// Those that make products of zeros too.
-    pub fn dense(
-        weight: &Tensor,
-        geometry: &Geometry,
-        input: &[i64],
-        operators: &Operators,
-    ) -> Result<Vec<Self>, OperatorError> {
-        let direct = WayThere::Direct(operators.lay_out(weight, geometry, input)?);
-        let pointwise = Pointwise::new(weight, geometry)?.map(WayThere::Pointwise);
-        let winograd = Winograd::all(weight, geometry)?.into_iter().map(WayThere::Winograd);
-        Ok([direct].into_iter().chain(pointwise).chain(winograd).collect())
+    pub fn dense<'a>(
+        weight: &'a Tensor,
+        geometry: &'a Geometry,
+        input: &'a [i64],
+        operators: &'a Operators,
+    ) -> Vec<Candidate<'a, Self>> {
+        let direct = move || Ok(Some(WayThere::Direct(operators.lay_out(weight, geometry, input)?)));
+        let pointwise = move || Ok(Pointwise::new(weight, geometry)?.map(WayThere::Pointwise));
+        let winograd = Winograd::candidates(weight, geometry).into_iter().map(|way| way.map(WayThere::Winograd));
+        [Candidate::new(direct), Candidate::new(pointwise)].into_iter().chain(winograd).collect()
     }
 
     /// The way with everything but the input, of whatever size.

@@ -6,7 +6,7 @@ use crate::torch::{
     OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_kernels, has_products, winograd, winograd_weight,
 };
 
-use super::super::fastest::{bytes, in_float};
+use super::super::fastest::{Candidate, bytes, in_float};
 use super::Activation;
 use super::geometry::Geometry;
 
@@ -19,14 +19,16 @@ pub(super) struct Winograd {
 
 impl Winograd {
     /// Empty where the algorithm does not suit.
-    pub fn all(weight: &Tensor, geometry: &Geometry) -> Result<Vec<Self>, OperatorError> {
+    pub fn candidates<'a>(weight: &'a Tensor, geometry: &Geometry) -> Vec<Candidate<'a, Self>> {
         if !suits(weight, geometry) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        [WinogradStep::Two, WinogradStep::Four]
-            .iter()
-            .map(|&step| Ok(Winograd { weight: winograd_weight(weight, step)?, outputs: weight.size()[0] }))
-            .collect()
+        let outputs = weight.size()[0];
+        let of = |step: WinogradStep, places: usize| {
+            let bytes = places * weight.numel() / 9 * Kind::Float.elt_size_in_bytes();
+            Candidate::of_bytes(bytes, move || Ok(Some(Winograd { weight: winograd_weight(weight, step)?, outputs })))
+        };
+        vec![of(WinogradStep::Two, 4 * 4), of(WinogradStep::Four, 6 * 6)]
     }
 
     /// How many bytes the weights take.
