@@ -1,6 +1,6 @@
 //! The program's run exactly as it was exported: what it gives, and which of its names share memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tch::{Device, Kind, Tensor};
 
@@ -9,17 +9,24 @@ use crate::model::graph::{Dimension, Operation};
 use crate::model::guard::Guard;
 use crate::model::operation::flat;
 use crate::model::pt2::{Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram};
-use crate::torch::{OperatorError, Storage, Value};
+use crate::model::weights::Payload;
+use crate::torch::{Alias, OperatorError, Storage, Value};
 
 /// The program's run as it was exported.
 pub struct Probe {
     env: BTreeMap<String, Value>,
     geometry: BTreeMap<String, Geometry>,
+    /// The memory that values in `env` use, by its address: its number, and how many of them use it.
+    storages: HashMap<usize, (usize, usize)>,
+    numbers: usize,
+    /// Addresses of what may not be written into.
+    originals: HashSet<usize>,
 }
 
 /// Which memory a tensor uses, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Geometry {
+    /// A number for each; 0 for an empty tensor, which aliases nothing.
     pub(super) storage: usize,
     offset: i64,
     size: Vec<i64>,
@@ -33,28 +40,66 @@ impl Geometry {
 }
 
 impl Probe {
-    /// Runs the program on a copy of `given`; every tensor is kept, so that no memory is used twice.
+    /// Runs the program on a copy of `given`. Values are freed after their last use, but for the program's outputs.
     pub fn run(program: &RawProgram, given: &Tensor) -> Result<Self, ModelError> {
-        // In-place operators may write into the input and the buffers: they get copies, in which what was tied still is.
+        if let Some(probe) = Self::attempt(program, given, (&program.weights, &program.tensors), true)? {
+            return Ok(probe);
+        }
+        // It writes into its constants: it gets copies, in which what was tied still is.
         let (weights, tensors) = (program.weights.copy()?, program.tensors.copy()?);
+        let probe = Self::attempt(program, given, (&weights, &tensors), false)?;
+        probe.ok_or_else(|| ModelError::malformed("the graph", "it writes into a copy of its constants".to_owned()))
+    }
+
+    /// None where the program is about to write into a constant that is an original.
+    fn attempt(
+        program: &RawProgram,
+        given: &Tensor,
+        (weights, tensors): (&Payload, &Payload),
+        are_originals: bool,
+    ) -> Result<Option<Self>, ModelError> {
         let given = given.f_detach_copy()?;
         let mut guard = Guard::new(program.limits.max_value_bytes);
-        let mut probe = Probe { env: BTreeMap::new(), geometry: BTreeMap::new() };
+        let (env, geometry, storages) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
+        let mut probe = Probe { env, geometry, storages, numbers: 0, originals: HashSet::new() };
+        let last_use = last_uses(program);
         for (name, constant) in &program.constants {
             let tensor = match constant {
                 Constant::Weight(key) => weights.tensor(key)?,
                 Constant::Constant(key) => tensors.tensor(key)?,
             };
+            if are_originals {
+                probe.originals.insert(Storage::of(&tensor).address);
+            }
             probe.set(name, Value::Tensor(tensor));
         }
         for input in &program.inputs {
             probe.set(&input.name, Value::Tensor(given.shallow_clone()));
         }
         let _guard = tch::no_grad_guard();
-        for node in &program.nodes {
+        for (index, node) in program.nodes.iter().enumerate() {
+            if probe.would_write_an_original(node) {
+                return Ok(None);
+            }
             probe.step(node, &mut guard).map_err(|source| ModelError::Node { node: node.name.clone(), source })?;
+            let defined = node.outputs.iter().flatten().map(String::as_str);
+            for name in node.uses().chain(defined).filter(|name| last_use.get(name).is_none_or(|&last| last == index)) {
+                probe.free(name);
+            }
         }
-        Ok(probe)
+        Ok(Some(probe))
+    }
+
+    fn would_write_an_original(&self, node: &RawNode) -> bool {
+        let RawOperation::Aten(operator) = &node.operation else { return false };
+        let arguments = operator.schema().arguments.iter().zip(&node.arguments);
+        let mut written = arguments.filter(|(argument, _)| argument.alias == Alias::Written);
+        written.any(|(_, argument)| argument.uses().any(|name| self.is_original(name)))
+    }
+
+    fn is_original(&self, name: &str) -> bool {
+        let tensor = self.env.get(name).and_then(Value::tensor);
+        tensor.is_some_and(|tensor| self.originals.contains(&Storage::of(tensor).address))
     }
 
     /// The values of `names` alone; the rest is freed.
@@ -71,7 +116,7 @@ impl Probe {
         if let Value::Tensor(tensor) = &value {
             let storage = Storage::of(tensor);
             let geometry = Geometry {
-                storage: storage.address,
+                storage: self.number(storage.address),
                 offset: storage.offset,
                 size: tensor.size(),
                 stride: tensor.stride(),
@@ -79,6 +124,31 @@ impl Probe {
             self.geometry.insert(name.to_owned(), geometry);
         }
         self.env.insert(name.to_owned(), value);
+    }
+
+    /// The number of the memory at an address, which one more name uses.
+    fn number(&mut self, address: usize) -> usize {
+        if address == 0 {
+            return 0;
+        }
+        let (number, names) = self.storages.entry(address).or_insert_with(|| {
+            self.numbers += 1;
+            (self.numbers, 0)
+        });
+        *names += 1;
+        *number
+    }
+
+    /// Forgets a value. Where it was the last one there, the memory may be used again, for what is then no alias of it.
+    fn free(&mut self, name: &str) {
+        let Some(value) = self.env.remove(name) else { return };
+        let Some(address) = value.tensor().map(|tensor| Storage::of(tensor).address) else { return };
+        if let Some((_, names)) = self.storages.get_mut(&address) {
+            *names -= 1;
+            if *names == 0 {
+                self.storages.remove(&address);
+            }
+        }
     }
 
     fn step(&mut self, node: &RawNode, guard: &mut Guard) -> Result<(), OperatorError> {
@@ -123,6 +193,17 @@ impl Probe {
         }
         Ok(())
     }
+}
+
+/// For each name, the last node that reads it; what the program gives is read after the last one.
+fn last_uses(program: &RawProgram) -> HashMap<&str, usize> {
+    let mut last_use = HashMap::new();
+    for (index, node) in program.nodes.iter().enumerate() {
+        last_use.extend(node.uses().map(|name| (name, index)));
+    }
+    let outputs = program.outputs.iter().filter_map(|(_, name)| name.as_deref());
+    last_use.extend(outputs.map(|name| (name, program.nodes.len())));
+    last_use
 }
 
 /// An input to probe with: noise of the sizes that the model was exported with.
