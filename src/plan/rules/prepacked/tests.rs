@@ -318,6 +318,32 @@ proptest! {
     }
 }
 
+#[test]
+fn groups_in_bfloat16_go_back_in_float32_too() {
+    if !has_kernels(Kind::BFloat16) {
+        return;
+    }
+    let operators = Operators::find().unwrap();
+    let geometry = Geometry { padding: [1, 1], stride: [2, 2], dilation: [1, 1], groups: 16 };
+    let size = [2, 16, 9, 10];
+    let weight = Layout::Contiguous.random(&[16, 1, 3, 3], Kind::BFloat16);
+    let shape = geometry.result(&size, &weight.size());
+    let given = channels_last(&Layout::Contiguous.random(&shape, Kind::BFloat16)).unwrap();
+    let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
+    let leaf = Tensor::zeros(size, (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
+    let result = leaf.conv2d(&float(&weight), None::<Tensor>, geometry.stride, geometry.padding, [1, 1], 16);
+    let expected = Tensor::run_backward(&[(result * float(&given)).sum(Kind::Float)], &[&leaf], false, false).remove(0);
+    let ways = ways_back(&weight, &geometry, &shape, &size, &operators);
+    assert!(ways.iter().any(|way| matches!(way, WayBack::Wide(_))));
+    for way in ways {
+        let call = way.call(&weight.size(), &geometry, &shape, &size, &operators).unwrap();
+        let found = call.input_gradient(&given).unwrap();
+        assert_eq!(found.kind(), Kind::BFloat16);
+        let error = relative_error(&float(&found), &expected);
+        assert!(error < 5e-3, "{way:?} is off by {error}");
+    }
+}
+
 /// What bfloat16 leaves of a convolution, where the processor has it: every way gives it.
 #[test]
 fn every_way_takes_bfloat16() {

@@ -3,7 +3,7 @@
 //! There are several ways, and which is the fastest depends on the shapes and on the processor. They are tried on the first gradient
 //! that comes, and what won is kept.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::torch::{Call, OperatorError, Value, channels_last, window_may_miss};
 
@@ -20,6 +20,8 @@ use super::way_there::{ThereCall, WayThere};
 pub(super) enum WayBack {
     /// A transposed convolution.
     Transposed(Tensor),
+    /// The same in float32 of a gradient in another dtype: of groups in bfloat16, oneDNN's takes up to ten times as long where the stride is 2.
+    Wide(Tensor),
     /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
     Turned(WayThere),
     Folded(Folded),
@@ -48,7 +50,7 @@ impl WayBack {
     /// How many bytes its weights take.
     fn size(&self) -> usize {
         match self {
-            WayBack::Transposed(weight) => bytes(weight),
+            WayBack::Transposed(weight) | WayBack::Wide(weight) => bytes(weight),
             WayBack::Turned(way) => way.size(),
             WayBack::Folded(folded) => folded.size(),
             WayBack::Sparse(sparse) => sparse.size(),
@@ -68,6 +70,12 @@ impl WayBack {
         let transposed =
             move || Ok(Some(WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)));
         let mut ways = vec![Candidate::new(transposed)];
+        if geometry.groups > 1 && weight.f_kind().is_ok_and(|kind| kind != Kind::Float) {
+            ways.push(Candidate::new(move || {
+                let wide = weight.f_to_kind(Kind::Float)?;
+                Ok(Some(WayBack::Wide(operators.lay_out_transposed(&wide, geometry, rest, given)?)))
+            }));
+        }
         if let Some((turned, moves)) = turned {
             let dense = WayThere::dense(turned, moves, given, operators);
             ways.extend(dense.into_iter().map(|way| way.map(WayBack::Turned)));
@@ -94,6 +102,9 @@ impl WayBack {
         Ok(match self {
             WayBack::Transposed(weight) => {
                 BackCall::Transposed(operators.transposed(weight, geometry, geometry.rest(size, shape))?)
+            }
+            WayBack::Wide(weight) => {
+                BackCall::Wide(operators.transposed(weight, geometry, geometry.rest(size, shape))?)
             }
             WayBack::Turned(way) => {
                 let moves = turned_geometry(shape, geometry, given)
@@ -138,6 +149,7 @@ pub(super) fn turned(
 #[derive(Debug)]
 pub(super) enum BackCall {
     Transposed(Call),
+    Wide(Call),
     Turned(ThereCall),
     Folded(FoldedCall),
     Sparse(SparseBackCall),
@@ -148,6 +160,10 @@ impl BackCall {
     pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
             BackCall::Transposed(call) => call.call([(INPUT, given)]),
+            BackCall::Wide(call) => {
+                let wide = call.call([(INPUT, &given.f_to_kind(Kind::Float)?)])?;
+                Ok(wide.f_to_kind(given.f_kind()?)?)
+            }
             BackCall::Turned(call) => call.run(given),
             BackCall::Folded(call) => call.input_gradient(given),
             BackCall::Sparse(call) => call.input_gradient(given),
