@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use super::ModelError;
 use super::archive::Archive;
 use super::weights::Placement;
+use crate::torch::is_alone;
 
 /// A smaller one stays in memory.
 const MIN_BYTES: i64 = 64 << 10;
@@ -21,24 +22,30 @@ pub struct Stored {
     place: Option<Place>,
 }
 
-/// Where a tensor lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
+/// Where a tensor that fills a storage lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
 #[derive(Clone)]
 pub struct Place {
     pub(super) archive: Arc<Mutex<Archive>>,
     /// `weights` or `constants`.
-    pub(super) payload: &'static str,
+    pub(super) part: &'static str,
     pub(super) file: String,
     pub(super) placement: Placement,
 }
 
-/// Tells constants apart: those with the same identity have the same values.
+/// Tells constants of a model apart: those with the same identity have the same values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// An address, or a name in the model's file.
-    memory: Result<usize, (&'static str, String)>,
+    memory: Memory,
+    kind: Kind,
     size: Vec<i64>,
     stride: Vec<i64>,
-    offset: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Memory {
+    Address(usize),
+    /// In the model's file: the part and the name.
+    File(&'static str, String),
 }
 
 impl Stored {
@@ -72,14 +79,15 @@ impl Stored {
             return Ok(tensor.shallow_clone());
         }
         let place = self.place.as_ref().ok_or_else(|| ModelError::malformed("a constant", "it is lost".to_owned()))?;
-        let bytes = lock(&place.archive).storage_again(place.payload, &place.file)?;
+        let bytes = lock(&place.archive).storage_again(place.part, &place.file)?;
         Ok(tensor.insert(place.placement.view(&bytes)?).shallow_clone())
     }
 
-    /// Lets go of it, if it can be read again: it leaves memory when nobody else holds it.
+    /// Leaves memory, if nobody else holds the tensor and it can be read again.
     pub fn leave(&self) {
-        if self.place.is_some() {
-            *lock(&self.tensor) = None;
+        let mut tensor = lock(&self.tensor);
+        if self.place.is_some() && tensor.as_ref().is_some_and(is_alone) {
+            *tensor = None;
         }
     }
 
@@ -89,21 +97,18 @@ impl Stored {
     }
 
     pub fn identity(&self) -> Identity {
-        if let Some(Place { payload, file, placement, .. }) = &self.place {
-            let Placement { size, stride, offset, .. } = placement.clone();
-            return Identity { memory: Err((payload, file.clone())), size, stride, offset };
-        }
-        let (address, stride) = match &*lock(&self.tensor) {
-            Some(tensor) => (tensor.data_ptr() as usize, tensor.stride()),
-            None => (0, Vec::new()),
+        let (memory, stride) = match (&self.place, &*lock(&self.tensor)) {
+            (Some(place), _) => (Memory::File(place.part, place.file.clone()), place.placement.stride.clone()),
+            (None, Some(tensor)) => (Memory::Address(tensor.data_ptr() as usize), tensor.stride()),
+            (None, None) => (Memory::Address(0), Vec::new()),
         };
-        Identity { memory: Ok(address), size: self.size.clone(), stride, offset: 0 }
+        Identity { memory, kind: self.kind, size: self.size.clone(), stride }
     }
 }
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.payload).field(&self.file).field(&self.placement).finish()
+        f.debug_tuple("Place").field(&self.part).field(&self.file).field(&self.placement).finish()
     }
 }
 
@@ -136,7 +141,7 @@ mod tests {
     #[test]
     fn what_has_left_is_read_again_though_its_file_was_replaced() {
         let (_folder, file, constant) = model();
-        let (before, identity) = (constant.tensor().unwrap(), constant.identity());
+        let (before, identity) = (constant.tensor().unwrap().copy(), constant.identity());
         for replace in [false, true] {
             constant.leave();
             assert!(!constant.is_in_memory());
@@ -147,8 +152,10 @@ mod tests {
             }
             assert_eq!(constant.identity(), identity);
             let again = constant.tensor().unwrap();
-            assert!(again.equal(&before) && again.data_ptr() != before.data_ptr());
-            assert!(constant.is_in_memory());
+            assert!(again.equal(&before));
+            constant.leave();
+            assert!(constant.is_in_memory(), "somebody holds it");
+            assert_eq!(constant.tensor().unwrap().data_ptr(), again.data_ptr());
         }
         fs::remove_file(&file).unwrap();
         constant.leave();

@@ -22,10 +22,10 @@ pub(super) struct Placement {
     /// Index of its storage; none for an empty tensor.
     storage: Option<usize>,
     kind: Kind,
-    pub size: Vec<i64>,
+    size: Vec<i64>,
     pub stride: Vec<i64>,
     /// In elements.
-    pub offset: i64,
+    offset: i64,
 }
 
 impl Placement {
@@ -34,7 +34,9 @@ impl Placement {
         let width = self.kind.elt_size_in_bytes() as i64;
         let whole = bytes.f_slice(0, 0, bytes.numel() as i64 / width * width, 1)?;
         let typed = if self.kind == Kind::Uint8 { whole } else { whole.f_view_dtype(self.kind)? };
-        Ok(typed.f_as_strided(&self.size, &self.stride, self.offset)?)
+        // No view, which would hold on to what it is one of.
+        let mut tensor = Tensor::f_empty([0i64], (self.kind, tch::Device::Cpu))?;
+        Ok(tensor.f_set_source_tensor_storage_offset_(&typed, self.offset, &self.size, &self.stride)?)
     }
 }
 
@@ -42,7 +44,7 @@ impl Placement {
 #[derive(Default)]
 pub struct Payload {
     /// `weights` or `constants`.
-    kind: &'static str,
+    part: &'static str,
     storages: Vec<Tensor>,
     /// Where each storage lies.
     files: Vec<String>,
@@ -50,9 +52,9 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Reads every storage of `kind` (`weights` or `constants`) once.
-    pub fn read(archive: &mut Archive, kind: &'static str) -> Result<Self, ModelError> {
-        let Config { config } = archive.payload_config(kind)?.parse()?;
+    /// Reads every storage of a part (`weights` or `constants`) once.
+    pub fn read(archive: &mut Archive, part: &'static str) -> Result<Self, ModelError> {
+        let Config { config } = archive.payload_config(part)?.parse()?;
         let mut storages = Vec::new();
         let mut files: BTreeMap<String, usize> = BTreeMap::new();
         let mut placements = BTreeMap::new();
@@ -68,7 +70,7 @@ impl Payload {
             let storage = match files.get(&file) {
                 Some(&index) => index,
                 None => {
-                    storages.push(archive.storage(kind, &file)?);
+                    storages.push(archive.storage(part, &file)?);
                     files.insert(file, storages.len() - 1);
                     storages.len() - 1
                 }
@@ -85,14 +87,19 @@ impl Payload {
         let mut in_order: Vec<(String, usize)> = files.into_iter().collect();
         in_order.sort_by_key(|(_, index)| *index);
         let files = in_order.into_iter().map(|(file, _)| file).collect();
-        Ok(Payload { kind, storages, files, placements })
+        Ok(Payload { part, storages, files, placements })
     }
 
-    /// Where the tensor of that name lies in the archive that this was read from. None where it has no elements.
+    /// Where the tensor of that name lies in the archive that this was read from, if it fills its storage: of one that shares it with
+    /// others, each would have to be read whole.
     pub fn place(&self, name: &str, archive: &Arc<Mutex<Archive>>) -> Option<Place> {
         let placement = self.placements.get(name)?.as_ref().ok()?.clone();
-        let file = self.files.get(placement.storage?)?.clone();
-        Some(Place { archive: Arc::clone(archive), payload: self.kind, file, placement })
+        let storage = placement.storage?;
+        let bytes = placement.size.iter().product::<i64>() * placement.kind.elt_size_in_bytes() as i64;
+        if bytes as usize != self.storages.get(storage)?.numel() || placement.stride.contains(&0) {
+            return None;
+        }
+        Some(Place { archive: Arc::clone(archive), part: self.part, file: self.files.get(storage)?.clone(), placement })
     }
 
     /// The tensor of that name.
@@ -103,7 +110,7 @@ impl Payload {
     /// A payload with memory of its own, in which tensors that were tied still are.
     pub fn copy(&self) -> Result<Self, ModelError> {
         let storages = self.storages.iter().map(Tensor::f_detach_copy).collect::<Result<_, tch::TchError>>()?;
-        Ok(Payload { kind: self.kind, storages, files: self.files.clone(), placements: self.placements.clone() })
+        Ok(Payload { part: self.part, storages, files: self.files.clone(), placements: self.placements.clone() })
     }
 
     fn view(&self, name: &str, storages: &[Tensor]) -> Result<Tensor, ModelError> {

@@ -39,6 +39,7 @@ impl PlanCache {
                 if self.plans.len() == self.capacity {
                     self.plans.remove(0);
                     weights.forget_unused();
+                    graph.constants.values().for_each(|constant| constant.leave());
                 }
                 drop(weights);
                 self.plans.push(plan);

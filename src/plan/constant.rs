@@ -12,7 +12,7 @@ const NUMBERS_AT_ONCE: i64 = 1 << 17;
 /// A constant. One that is made of others takes no memory of its own until somebody asks for its tensor; nor does one of the model's that
 /// has left it.
 ///
-/// The tensors within live as long as the model does, or as long as the [`Weights`](super::Weights) of its plans.
+/// Tensors within live as long as the [`Weights`](super::Weights) of the plans, so that their addresses tell them apart.
 #[derive(Debug)]
 pub(super) enum Constant {
     Whole(Tensor),

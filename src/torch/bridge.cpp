@@ -229,6 +229,10 @@ void camlens_tensor_storage(const at::Tensor* tensor, uintptr_t* address, int64_
   *offset = tensor->has_storage() ? tensor->storage_offset() : 0;
 }
 
+bool camlens_tensor_is_alone(const at::Tensor* tensor) {
+  return tensor->use_count() == 1 && (!tensor->has_storage() || tensor->storage().use_count() == 1);
+}
+
 int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* gradients, size_t output_count,
                      const at::Tensor* const* inputs, size_t input_count, at::Tensor** results, char** error) {
   for (size_t i = 0; i < input_count; ++i) results[i] = nullptr;

@@ -102,6 +102,9 @@ char* camlens_stack_string(const camlens_stack* stack, size_t index);  // the ca
 // Where a tensor's memory is: the address of its storage (0 when it is empty) and its offset there in elements.
 void camlens_tensor_storage(const at::Tensor* tensor, uintptr_t* address, int64_t* offset);
 
+// Whether nothing else holds the tensor or its memory.
+bool camlens_tensor_is_alone(const at::Tensor* tensor);
+
 // d(outputs)/d(inputs) applied to `gradients` (null: that output is left out). `results` gets one tensor an input, null
 // where no output depends on it. The tape can be walked again.
 int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* gradients, size_t output_count,

@@ -96,6 +96,7 @@ unsafe extern "C" {
     pub(super) fn camlens_stack_string(stack: *const Stack, index: usize) -> *mut c_char;
 
     pub(super) fn camlens_tensor_storage(tensor: *const C_tensor, address: *mut usize, offset: *mut i64);
+    pub(super) fn camlens_tensor_is_alone(tensor: *const C_tensor) -> bool;
 
     pub(super) fn camlens_gradient(
         outputs: *const *const C_tensor,

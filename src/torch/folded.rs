@@ -10,8 +10,8 @@ use tch::Tensor;
 use super::kernels::one_tensor;
 use super::{Moves, OperatorError, ffi};
 
-/// The weights `[outputs, inputs, h, w]` of a convolution, for [`folded_input_gradient`]: of what
-/// [`can_multiply`](super::can_multiply) allows with so many outputs.
+/// The weights `[outputs, inputs, h, w]` of a convolution, for [`folded_input_gradient`], of a dtype that
+/// [has products](super::has_products).
 ///
 /// # Errors
 /// Another shape or dtype, no instructions for it, out of memory.

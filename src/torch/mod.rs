@@ -36,7 +36,7 @@ pub use process::{give_back_memory, leave};
 pub use processor::{has_bfloat16, has_kernels};
 pub use rows::{stack, to_vec};
 pub use sparse::{Moves, sparse_convolution, sparse_input_gradient, sparse_weight_back, sparse_weight_there};
-pub use storage::{Storage, written};
+pub use storage::{Storage, is_alone, written};
 pub use tape::Tape;
 pub use value::Value;
 pub use winograd::{WINOGRAD_CHANNELS, WinogradStep, winograd, winograd_weight};

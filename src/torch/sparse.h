@@ -12,7 +12,7 @@ class Tensor;
 extern "C" {
 
 // The weights `[outputs, inputs, h, w]` of a convolution, float32 or bfloat16 as `camlens_has_products` says, as the functions below take
-// them: for the way there or for the way back. Of bfloat16, the number of inputs, or of outputs on the way back, is even.
+// them: for the way there or for the way back.
 int camlens_sparse_weight(const at::Tensor* weight, bool back, at::Tensor** result, char** error);
 
 // min(max(convolution + `bias`, low), high) of an `input`, `[N, inputs, H, W]`, of the weights' type. `bias`, float32, may be null, bounds may

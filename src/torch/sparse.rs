@@ -22,8 +22,8 @@ pub struct Moves {
     pub dilation: [i64; 2],
 }
 
-/// The weights `[outputs, inputs, h, w]` of a convolution, for [`sparse_convolution`]: of what
-/// [`can_multiply`](super::can_multiply) allows with so many inputs.
+/// The weights `[outputs, inputs, h, w]` of a convolution, for [`sparse_convolution`], of a dtype that
+/// [has products](super::has_products).
 ///
 /// # Errors
 /// Another shape or dtype, no instructions for it, out of memory.
@@ -31,7 +31,7 @@ pub fn sparse_weight_there(weight: &Tensor) -> Result<Tensor, OperatorError> {
     packed(weight, false)
 }
 
-/// The same for [`sparse_input_gradient`]: of what [`can_multiply`](super::can_multiply) allows with so many outputs.
+/// The same for [`sparse_input_gradient`].
 ///
 /// # Errors
 /// Those of [`sparse_weight_there`].

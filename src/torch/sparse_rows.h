@@ -1,4 +1,4 @@
-// Rows of a matrix without their zeros, and what they are multiplied with.
+// Which numbers of a matrix are not zero, and their products.
 #pragma once
 #include "product_tiles.h"
 #include "sparse_tiles.h"
@@ -22,7 +22,7 @@ class SparseRows {
  public:
   // Makes place for so many rows of `depth` numbers, and forgets those that are there.
   void begin(int64_t rows, int64_t depth);
-  // So many more, from `first` on, so many bytes apart. They are read again when they are multiplied.
+  // So many more, from `first` on, so many bytes apart. Runs point to their numbers, which must still be there then.
   void take(const CamlensSparseTiles& tiles, const char* first, int64_t rows, int64_t apart);
 
   int64_t bytes() const;

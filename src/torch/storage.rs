@@ -24,6 +24,12 @@ impl Storage {
     }
 }
 
+/// Whether nothing else holds a tensor or its memory.
+pub fn is_alone(tensor: &Tensor) -> bool {
+    // SAFETY: the tensor is alive.
+    unsafe { ffi::camlens_tensor_is_alone(tensor.as_ptr()) }
+}
+
 /// A tensor of so many bytes, which `write` is given to write.
 ///
 /// # Errors
@@ -53,6 +59,16 @@ mod tests {
         assert_eq!(written(0, |_| Ok::<_, TchError>(())).unwrap().numel(), 0);
         let failed = written(3, |_| Err(TchError::Convert("unreadable".into())));
         assert!(failed.unwrap_err().to_string().contains("unreadable"));
+    }
+
+    #[test]
+    fn a_tensor_is_alone_until_it_is_shared_or_viewed() {
+        let tensor = Tensor::from_slice(&[1.0f32, 2.0]);
+        assert!(is_alone(&tensor));
+        for other in [tensor.shallow_clone(), tensor.view([2, 1]), tensor.slice(0, 0, 1, 1)] {
+            assert!(!is_alone(&tensor) && !is_alone(&other));
+        }
+        assert!(is_alone(&tensor));
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::torch::{Alias, OperatorError, Storage, Value};
 pub struct Probe {
     env: BTreeMap<String, Value>,
     geometry: BTreeMap<String, Geometry>,
+    /// Where the memory of each value in `env` was when it was put there.
+    addresses: BTreeMap<String, usize>,
     /// The memory that values in `env` use, by its address: its number, and how many of them use it.
     storages: HashMap<usize, (usize, usize)>,
     numbers: usize,
@@ -60,8 +62,14 @@ impl Probe {
     ) -> Result<Option<Self>, ModelError> {
         let given = given.f_detach_copy()?;
         let mut guard = Guard::new(program.limits.max_value_bytes);
-        let (env, geometry, storages) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
-        let mut probe = Probe { env, geometry, storages, numbers: 0, originals: HashSet::new() };
+        let mut probe = Probe {
+            env: BTreeMap::new(),
+            geometry: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            storages: HashMap::new(),
+            numbers: 0,
+            originals: HashSet::new(),
+        };
         let last_use = last_uses(program);
         for (name, constant) in &program.constants {
             let tensor = match constant {
@@ -122,6 +130,7 @@ impl Probe {
                 stride: tensor.stride(),
             };
             self.geometry.insert(name.to_owned(), geometry);
+            self.addresses.insert(name.to_owned(), storage.address);
         }
         self.env.insert(name.to_owned(), value);
     }
@@ -141,8 +150,8 @@ impl Probe {
 
     /// Forgets a value. Where it was the last one there, the memory may be used again, for what is then no alias of it.
     fn free(&mut self, name: &str) {
-        let Some(value) = self.env.remove(name) else { return };
-        let Some(address) = value.tensor().map(|tensor| Storage::of(tensor).address) else { return };
+        self.env.remove(name);
+        let Some(address) = self.addresses.remove(name) else { return };
         if let Some((_, names)) = self.storages.get_mut(&address) {
             *names -= 1;
             if *names == 0 {

@@ -11,7 +11,8 @@ const PIXELS: i64 = 8;
 /// They make one in so many of the network's multiplications, at most.
 const SHARE: i64 = 6;
 
-/// The nodes, by their places, that compute with large values, of the input alone or of such nodes' results.
+/// The nodes, by their places, that compute with large values, of the input alone or of such nodes' results; and the rectifiers of what
+/// these give.
 pub fn first_layers(draft: &Draft) -> HashSet<usize> {
     let costs: Vec<i64> = draft.nodes.iter().map(|node| multiplications(draft, node)).collect();
     let mut left = costs.iter().sum::<i64>() / SHARE;
@@ -20,7 +21,8 @@ pub fn first_layers(draft: &Draft) -> HashSet<usize> {
     for (at, (node, cost)) in draft.nodes.iter().zip(costs).enumerate() {
         let mut read = node.uses().filter(|value| !draft.constants.contains_key(value)).peekable();
         let reads_any = read.peek().is_some();
-        if reads_any && cost <= left && read.all(|value| known.contains(&value) && is_large(draft, value)) {
+        let suits = |value| known.contains(&value) && (node.rectifier.is_some() || is_large(draft, value));
+        if reads_any && cost <= left && read.all(suits) {
             left -= cost;
             known.extend(node.defines());
             first.insert(at);
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn they_read_large_values() {
-        assert_eq!(places(10_000), [0, 1, 2, 3, 4]);
+        assert_eq!(places(10_000), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]

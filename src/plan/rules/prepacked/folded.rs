@@ -22,8 +22,8 @@ pub(super) struct Folded {
 impl Folded {
     /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
-        let [outputs, inputs, height, width] = *weight.size().as_slice() else { return Ok(None) };
-        if inputs > MOST_CHANNELS || geometry.dilation != [1, 1] || !leaves_out(weight, geometry, outputs)? {
+        let [_, inputs, height, width] = *weight.size().as_slice() else { return Ok(None) };
+        if inputs > MOST_CHANNELS || geometry.dilation != [1, 1] || !leaves_out(weight, geometry)? {
             return Ok(None);
         }
         Ok(Some(Folded { weight: folded_weight(weight)?, inputs, kernel: [height, width] }))

@@ -14,7 +14,7 @@ use super::way_there::WayThere;
 /// A convolution's weights, laid out at their first use. Plans of one model share them.
 ///
 /// The layouts suit the input size that came first. They stay right for any other. A weight that is made of others (that of a folded
-/// normalisation) is there only while it is laid out, and the model's own leaves memory then.
+/// normalisation) is there only while it is laid out, and the model's own leaves memory then, unless a plan reads it as it is.
 pub(in crate::plan) struct LaidOut {
     /// As the model has them, `[outputs, inputs / groups, height, width]`.
     weight: Constant,

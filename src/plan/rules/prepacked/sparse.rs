@@ -7,7 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::torch::{
-    Moves, OperatorError, can_multiply, sparse_convolution, sparse_input_gradient, sparse_weight_back,
+    Moves, OperatorError, has_products, sparse_convolution, sparse_input_gradient, sparse_weight_back,
     sparse_weight_there,
 };
 
@@ -35,13 +35,10 @@ pub(super) fn like_others(given: &Tensor, share: f64) -> Result<Tensor, Operator
     Ok(row.f_repeat([rows, 1, 1, 1])?.f_permute([0, 3, 1, 2])?)
 }
 
-/// Whether zeros of so many channels can be left out of products with the weights of such a convolution. Those that are infinite or NaN
-/// would make NaN of a zero.
-pub(super) fn leaves_out(weight: &Tensor, geometry: &Geometry, channels: i64) -> Result<bool, OperatorError> {
-    Ok(geometry.groups == 1
-        && can_multiply(weight.f_kind()?, channels)
-        && weight.device() == Device::Cpu
-        && is_finite(weight)?)
+/// Whether zeros can be left out of products with the weights of such a convolution. Those that are infinite or NaN would make NaN of a
+/// zero.
+pub(super) fn leaves_out(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
+    Ok(geometry.groups == 1 && has_products(weight.f_kind()?) && weight.device() == Device::Cpu && is_finite(weight)?)
 }
 
 /// A convolution's weights for the way there, in panels.
@@ -54,8 +51,8 @@ pub(super) struct SparseThere {
 impl SparseThere {
     /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
-        let [outputs, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = leaves_out(weight, geometry, inputs)?;
+        let [outputs, ..] = *weight.size().as_slice() else { return Ok(None) };
+        let suits = leaves_out(weight, geometry)?;
         Ok(if suits { Some(SparseThere { weight: sparse_weight_there(weight)?, outputs }) } else { None })
     }
 
@@ -107,8 +104,8 @@ pub(super) struct SparseBack {
 impl SparseBack {
     /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
-        let [outputs, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = leaves_out(weight, geometry, outputs)?;
+        let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
+        let suits = leaves_out(weight, geometry)?;
         Ok(if suits { Some(SparseBack { weight: sparse_weight_back(weight)?, inputs }) } else { None })
     }
 
@@ -164,10 +161,10 @@ mod tests {
     fn weights_that_make_numbers_of_zeros_are_not_for_this() {
         let geometry = Geometry { padding: [0; 2], stride: [1; 2], dilation: [1; 2], groups: 1 };
         let weight = Tensor::ones([4, 4, 1, 1], (Kind::Float, Device::Cpu));
-        assert!(leaves_out(&weight, &geometry, 4).unwrap());
-        assert!(!leaves_out(&weight, &Geometry { groups: 2, ..geometry }, 4).unwrap());
+        assert!(leaves_out(&weight, &geometry).unwrap());
+        assert!(!leaves_out(&weight, &Geometry { groups: 2, ..geometry }).unwrap());
         let _ = weight.get(2).get(1).fill_(f64::INFINITY);
-        assert!(!leaves_out(&weight, &geometry, 4).unwrap());
+        assert!(!leaves_out(&weight, &geometry).unwrap());
         assert!(SparseThere::new(&weight, &geometry).unwrap().is_none());
         assert!(SparseBack::new(&weight, &geometry).unwrap().is_none());
     }
