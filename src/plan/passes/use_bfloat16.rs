@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::sketch::{Sketch, compile, random, spec};
+    use crate::plan::sketch::{Sketch, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
     /// Convolution, normalisation, rectifier, residual sum, average, and a linear layer when `has_head`.
@@ -248,7 +248,9 @@ mod tests {
         let [wide, narrow] = [Mode::Default, Mode::Bfloat16].map(|mode| compile(&graph, &[stem, pooled, y], mode));
         let [wide, narrow] = [&wide, &narrow].map(|plan| plan.forward(x.shallow_clone(), &Never).unwrap());
         for target in 0..2 {
-            assert!(narrow.activations(target).equal(wide.activations(target)));
+            assert_eq!(narrow.activations(target).kind(), Kind::Float);
+            // Ways through a convolution differ in rounding, by far less than bfloat16 does.
+            assert!(distance(narrow.activations(target), wide.activations(target)) < 1e-5);
         }
         assert_eq!(narrow.activations(2).kind(), Kind::BFloat16);
         let found = narrow.reverse(&narrow.logits().ones_like(), Gradient::Plain, Until::Input, &Never).unwrap();
