@@ -165,12 +165,10 @@ impl Archive {
     /// # Errors
     /// The file was written into meanwhile: the checksum of the zip tells.
     pub fn storage_again(&mut self, kind: &str, file: &str) -> Result<Tensor, ModelError> {
-        let what = |error| {
-            let problem =
-                format!("it cannot be read again ({error}); was the file written into? Replace a model's file instead");
-            ModelError::malformed(file, problem)
-        };
-        self.storage_within(kind, file, self.limits.max_weight_bytes).map_err(what)
+        self.storage_within(kind, file, self.limits.max_weight_bytes).map_err(|error| {
+            let advice = "if it was written into while it was served, restart the server, and replace the file instead of writing into it";
+            format(format!("a weight cannot be read again: {error}"), advice)
+        })
     }
 
     fn storage_within(&mut self, kind: &str, file: &str, limit: u64) -> Result<Tensor, ModelError> {

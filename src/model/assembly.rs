@@ -118,7 +118,7 @@ impl Assembly<'_> {
             limits: description.limits.clone(),
             max_rows,
             node_count: graph.nodes.len() as u32,
-            parameter_count: graph.constants.values().map(|t| t.size().iter().product::<i64>() as u64).sum(),
+            parameter_count: graph.constants.values().map(|t| t.numel() as u64).sum(),
             constant_bytes: graph.constants.values().map(|t| t.bytes() as u64).sum(),
         };
         Ok(Model { graph, description, metadata: Arc::new(metadata) })

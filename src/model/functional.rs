@@ -75,15 +75,7 @@ struct Functionaliser {
 /// Turns a program into its functional form. `probe` is its run as it was exported; a program that writes nothing needs
 /// none.
 pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Functional, ModelError> {
-    let mut last_use = BTreeMap::new();
-    for (index, node) in program.nodes.iter().enumerate() {
-        for name in node.uses() {
-            last_use.insert(name.to_owned(), index);
-        }
-    }
-    for name in program.outputs.iter().filter_map(|(_, name)| name.as_ref()) {
-        last_use.insert(name.clone(), program.nodes.len());
-    }
+    let last_use = program.last_uses().into_iter().map(|(name, index)| (name.to_owned(), index)).collect();
     let mut f = Functionaliser {
         geometry: BTreeMap::new(),
         sharing: BTreeMap::new(),

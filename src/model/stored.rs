@@ -11,7 +11,7 @@ use super::weights::Placement;
 use crate::torch::is_alone;
 
 /// A smaller one stays in memory.
-const MIN_BYTES: i64 = 64 << 10;
+const MIN_BYTES: usize = 64 << 10;
 
 /// A tensor that does not depend on the input. One that lies in the model's file may leave memory; it is read again where it is wanted.
 #[derive(Debug)]
@@ -52,8 +52,11 @@ impl Stored {
     /// In memory; and in the file, if it can be read again there.
     pub fn new(tensor: Tensor, place: Option<Place>) -> Result<Self, ModelError> {
         let (size, kind) = (tensor.size(), tensor.f_kind()?);
-        let bytes = size.iter().product::<i64>() * kind.elt_size_in_bytes() as i64;
-        Ok(Stored { size, kind, tensor: Mutex::new(Some(tensor)), place: place.filter(|_| bytes >= MIN_BYTES) })
+        let mut stored = Stored { size, kind, tensor: Mutex::new(Some(tensor)), place };
+        if stored.bytes() < MIN_BYTES {
+            stored.place = None;
+        }
+        Ok(stored)
     }
 
     pub fn size(&self) -> &[i64] {
@@ -64,9 +67,13 @@ impl Stored {
         self.kind
     }
 
+    pub fn numel(&self) -> usize {
+        self.size.iter().product::<i64>() as usize
+    }
+
     /// How many bytes its elements take.
     pub fn bytes(&self) -> usize {
-        self.size.iter().product::<i64>() as usize * self.kind.elt_size_in_bytes()
+        self.numel() * self.kind.elt_size_in_bytes()
     }
 
     /// The tensor. It is in memory then, until it leaves again.

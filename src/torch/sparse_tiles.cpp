@@ -147,7 +147,8 @@ void multiply_panels(const CamlensSparseProduct& product) {
   const char* next = product.next;
   int64_t rows = 0, left = product.next_bytes / CAMLENS_LINE_BYTES;
   for (int64_t i = 0; i < product.run_count; ++i) rows += product.runs[i].count;
-  const int64_t lines = rows == 0 ? 0 : (left + rows - 1) / rows;
+  if (rows == 0) return;
+  const int64_t lines = (left + rows - 1) / rows;
   for (int64_t i = 0; i < product.run_count; ++i) {
     CamlensSparseRun run = product.runs[i];
     run.masks += product.segment;

@@ -70,7 +70,7 @@ impl Probe {
             numbers: 0,
             originals: HashSet::new(),
         };
-        let last_use = last_uses(program);
+        let last_use = program.last_uses();
         for (name, constant) in &program.constants {
             let tensor = match constant {
                 Constant::Weight(key) => weights.tensor(key)?,
@@ -202,17 +202,6 @@ impl Probe {
         }
         Ok(())
     }
-}
-
-/// For each name, the last node that reads it; what the program gives is read after the last one.
-fn last_uses(program: &RawProgram) -> HashMap<&str, usize> {
-    let mut last_use = HashMap::new();
-    for (index, node) in program.nodes.iter().enumerate() {
-        last_use.extend(node.uses().map(|name| (name, index)));
-    }
-    let outputs = program.outputs.iter().filter_map(|(_, name)| name.as_deref());
-    last_use.extend(outputs.map(|name| (name, program.nodes.len())));
-    last_use
 }
 
 /// An input to probe with: noise of the sizes that the model was exported with.

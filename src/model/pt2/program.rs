@@ -146,6 +146,17 @@ impl RawProgram {
         }
     }
 
+    /// For each name, the last node that reads it; what the program gives is read after the last one.
+    pub fn last_uses(&self) -> BTreeMap<&str, usize> {
+        let mut last_use = BTreeMap::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            last_use.extend(node.uses().map(|name| (name, index)));
+        }
+        let outputs = self.outputs.iter().filter_map(|(_, name)| name.as_deref());
+        last_use.extend(outputs.map(|name| (name, self.nodes.len())));
+        last_use
+    }
+
     /// Whether a node writes into a tensor that it is given.
     pub fn writes(&self) -> bool {
         self.nodes.iter().any(|node| node.written().is_some())

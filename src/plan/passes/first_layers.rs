@@ -56,7 +56,7 @@ mod tests {
     use crate::plan::Mode;
     use crate::plan::sketch::{Sketch, random, spec};
 
-    /// The places of the first layers of a network of three convolutions with rectifiers, the second one of stride 2 and the third one of
+    /// The places of the first layers of a network of four convolutions with rectifiers, the second one of stride 2 and the third one of
     /// stride 4, where the last one gives so many channels.
     fn places(channels: i64) -> Vec<usize> {
         let mut sketch = Sketch::new(&random(&[1, 3, 16, 16]));

@@ -38,7 +38,7 @@ pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> 
         wide.insert(draft.input);
     }
     draft.round_values(|value| !wide.contains(&value) && (head.is_none() || value != score));
-    let mut rounding = Rounding { wide, rounded: HashMap::new(), conversions: Vec::new() };
+    let mut rounding = Rounding { wide, rounded: HashMap::new(), conversions: HashMap::new() };
     for at in 0..draft.nodes.len() {
         if Some(at) == head || first.contains(&at) {
             continue;
@@ -82,8 +82,8 @@ struct Rounding {
     /// Values that stay float32.
     wide: HashSet<ValueId>,
     rounded: HashMap<ValueId, ValueId>,
-    /// With the value that each converts.
-    conversions: Vec<(ValueId, Node)>,
+    /// By the value that each converts.
+    conversions: HashMap<ValueId, Node>,
 }
 
 impl Rounding {
@@ -108,7 +108,7 @@ impl Rounding {
             None => {
                 let name = format!("{}.bfloat16", draft.name(value));
                 let (conversion, new) = conversion(draft, name, value, Kind::BFloat16)?;
-                self.conversions.push((value, conversion));
+                self.conversions.insert(value, conversion);
                 new
             }
         };
@@ -117,20 +117,13 @@ impl Rounding {
     }
 
     /// Puts each behind the node that gives what it converts.
-    fn insert_conversions(self, draft: &mut Draft) {
+    fn insert_conversions(mut self, draft: &mut Draft) {
         let nodes = std::mem::take(&mut draft.nodes);
-        let mut conversions = self.conversions;
-        let mut take = |draft: &mut Draft, values: &[ValueId]| {
-            let (now, later) = conversions.drain(..).partition(|(value, _)| values.contains(value));
-            conversions = later;
-            let now: Vec<(ValueId, Node)> = now;
-            draft.nodes.extend(now.into_iter().map(|(_, node)| node));
-        };
-        take(draft, &[draft.input]);
+        draft.nodes.extend(self.conversions.remove(&draft.input));
         for node in nodes {
-            let values: Vec<ValueId> = node.defines().collect();
+            let behind: Vec<Node> = node.defines().filter_map(|value| self.conversions.remove(&value)).collect();
             draft.nodes.push(node);
-            take(draft, &values);
+            draft.nodes.extend(behind);
         }
     }
 }
