@@ -60,6 +60,7 @@ fn bridge(libtorch: &Path) {
             [
                 "bridge",
                 "folded",
+                "gates",
                 "gradients",
                 "kernels",
                 "linear",
@@ -82,10 +83,10 @@ fn bridge(libtorch: &Path) {
 }
 
 /// What is compiled for each instruction set with floats, and with bfloat16.
-const OF_FLOATS: [&str; 3] = ["product_tiles", "sparse_tiles", "winograd_tiles"];
-const OF_BFLOAT16: [&str; 2] = ["product_tiles", "sparse_tiles"];
+const OF_FLOATS: [&str; 4] = ["gate_tiles", "product_tiles", "sparse_tiles", "winograd_tiles"];
+const OF_BFLOAT16: [&str; 3] = ["gate_tiles", "product_tiles", "sparse_tiles"];
 
-/// The arithmetic of matrix products, dense and sparse, and of Winograd's convolutions for one instruction set: the floats of a vector, and
+/// The arithmetic of gates, of matrix products, dense and sparse, and of Winograd's convolutions for one instruction set: the floats of a vector, and
 /// of how many vectors and rows the registers hold sums; see product_tiles.cpp.
 fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], files: &[&str]) {
     let mut build = cpp();
@@ -95,10 +96,13 @@ fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], f
     build
         // Products and sums in one instruction, and at full speed in a build for debugging too.
         .flag("-ffp-contract=fast")
+        // GCC 12 means its own header's "undefined" vectors.
+        .flag_if_supported("-Wno-maybe-uninitialized")
         .opt_level(3)
         .define("CAMLENS_WIDTH", width.to_string().as_str())
         .define("CAMLENS_PARTS", parts.to_string().as_str())
         .define("CAMLENS_ROWS", rows.to_string().as_str())
+        .define("CAMLENS_GATE_TILES", format!("camlens_gate_tiles_{instructions}").as_str())
         .define("CAMLENS_PRODUCT_TILES", format!("camlens_product_tiles_{instructions}").as_str())
         .define("CAMLENS_SPARSE_TILES", format!("camlens_sparse_tiles_{instructions}").as_str())
         .define("CAMLENS_WINOGRAD_TILES", format!("camlens_winograd_tiles_{instructions}").as_str())

@@ -118,6 +118,30 @@ unsafe extern "C" {
         gradient: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
+    pub(super) fn camlens_gates(
+        result: *const C_tensor,
+        low: f64,
+        high: f64,
+        gates: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_add_gates(
+        sum: *const C_tensor,
+        other: *const C_tensor,
+        low: f64,
+        high: f64,
+        result: *mut *mut C_tensor,
+        gates: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_pass_gates(
+        parts: *const *const C_tensor,
+        part_count: usize,
+        gates: *const C_tensor,
+        guided: bool,
+        gradient: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
     pub(super) fn camlens_add_clamped(
         sum: *const C_tensor,
         other: *const C_tensor,
@@ -151,6 +175,13 @@ unsafe extern "C" {
         bias: *const C_tensor,
         low: f64,
         high: f64,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_linear_by_rows(
+        input: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
@@ -190,7 +221,10 @@ unsafe extern "C" {
     ) -> c_int;
     pub(super) fn camlens_sparse_input_gradient(
         gradient: *const C_tensor,
+        gates: *const C_tensor,
+        guided: bool,
         weight: *const C_tensor,
+        of_there: bool,
         size: *const i64,
         moves: *const Moves,
         result: *mut *mut C_tensor,
@@ -227,6 +261,8 @@ unsafe extern "C" {
     ) -> c_int;
     pub(super) fn camlens_folded_input_gradient(
         gradient: *const C_tensor,
+        gates: *const C_tensor,
+        guided: bool,
         weight: *const C_tensor,
         kernel: *const i64,
         size: *const i64,

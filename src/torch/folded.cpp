@@ -35,6 +35,7 @@ struct Gradient {
   const CamlensProductTiles& dense;
   const CamlensSparseTiles& sparse;
   const char* given;
+  CamlensGated gated;
   const char* weights;
   int64_t bytes;
   int64_t rows, depth, inputs, panels;
@@ -61,19 +62,22 @@ struct Gradient {
     const int64_t pixel_bytes = depth * bytes;
     const char* const line = given + (row * from[0] + y) * from[1] * pixel_bytes;
     scratch.rows.begin(from[1], depth);
-    scratch.rows.take(sparse, line, from[1], pixel_bytes);
+    CamlensGated gated_line = gated;
+    if (gated.gates != nullptr) gated_line.gates += (row * from[0] + y) * from[1] * camlens_segments(depth);
+    scratch.rows.take(sparse, line, from[1], pixel_bytes, gated_line);
     grow(scratch.sums, from[1] * sum_width());
     const int64_t all = kernel[0] * panels;
     for (int64_t panel = 0; panel < all; panel += CAMLENS_SPARSE_PANELS) {
       const int64_t count = std::min<int64_t>(CAMLENS_SPARSE_PANELS, all - panel);
       const char* const first = weights + panel * panel_bytes();
       float* const sums = scratch.sums.data() + panel * dense.width;
-      if (bytes == sizeof(float) && scratch.rows.are_dense()) {
+      if (bytes == sizeof(float) && gated.gates == nullptr && scratch.rows.are_dense()) {
         for (int64_t of_panel = 0; of_panel < count; ++of_panel) multiply_densely(line, first + of_panel * panel_bytes(), sums + of_panel * dense.width);
         continue;
       }
       scratch.runs.assign(1, {line, pixel_bytes, scratch.rows.masks(0), scratch.rows.segments(), from[1], sums, sum_width()});
-      scratch.rows.multiply_first(sparse, scratch.runs, {first, panel_bytes(), count}, row_bytes(), nullptr, nullptr);
+      const SparseRows::Right right{{first, panel_bytes(), count}, row_bytes(), nullptr, false, count * dense.width};
+      scratch.rows.multiply(sparse, scratch.runs, right, true, nullptr, scratch.transposed);
     }
     for (int64_t place = 0; place < kernel[0]; ++place) {
       const int64_t to = y * moves.stride[0] - moves.padding[0] + place;
@@ -115,8 +119,8 @@ struct Gradient {
   }
 };
 
-at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at::IntArrayRef kernel, at::IntArrayRef size,
-                          const CamlensMoves& moves) {
+at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor* gates, bool guided, const at::Tensor& weight, at::IntArrayRef kernel,
+                          at::IntArrayRef size, const CamlensMoves& moves) {
   const CamlensProductTiles& tiles = camlens_product_tiles_of(weight);
   const int64_t panels = panels_of_line(tiles, kernel[1], size[1]);
   TORCH_CHECK(weight.dim() == 3 && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() && weight.size(0) == kernel[0] * panels &&
@@ -130,6 +134,7 @@ at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at
   const Gradient gradient{tiles,
                           camlens_sparse_tiles(tiles),
                           static_cast<const char*>(given.const_data_ptr()),
+                          camlens_gated(gates, coming, guided),
                           static_cast<const char*>(weight.const_data_ptr()),
                           static_cast<int64_t>(weight.element_size()),
                           size[0],
@@ -160,12 +165,13 @@ int camlens_folded_weight(const at::Tensor* weight, at::Tensor** result, char** 
   });
 }
 
-int camlens_folded_input_gradient(const at::Tensor* gradient, const at::Tensor* weight, const int64_t* kernel, const int64_t* size,
-                                  const CamlensMoves* moves, at::Tensor** result, char** error) {
+int camlens_folded_input_gradient(const at::Tensor* gradient, const at::Tensor* gates, bool guided, const at::Tensor* weight,
+                                  const int64_t* kernel, const int64_t* size, const CamlensMoves* moves, at::Tensor** result,
+                                  char** error) {
   *result = nullptr;
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
-    return give(result, input_gradient(*gradient, *weight, at::IntArrayRef(kernel, 2), at::IntArrayRef(size, 4), *moves));
+    return give(result, input_gradient(*gradient, gates, guided, *weight, at::IntArrayRef(kernel, 2), at::IntArrayRef(size, 4), *moves));
   });
 }
 }

@@ -7,6 +7,7 @@ use std::ptr;
 
 use tch::Tensor;
 
+use super::gates::{Ahead, pointers};
 use super::kernels::one_tensor;
 use super::{Moves, OperatorError, ffi};
 
@@ -30,16 +31,21 @@ pub fn folded_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
 /// has, a dilation, out of memory.
 pub fn folded_input_gradient(
     gradient: &Tensor,
+    ahead: Option<Ahead<'_>>,
     weight: &Tensor,
     kernel: [i64; 2],
     size: [i64; 4],
     moves: &Moves,
 ) -> Result<Tensor, OperatorError> {
+    let (gates, guided) = pointers(ahead);
     one_tensor("folded_input_gradient", |result, error| {
-        // SAFETY: the tensors are alive, `moves` is laid out as its namesake in moves.h, and the places are ours to write.
+        // SAFETY: the tensors are alive, the gates are null or are too, `moves` is laid out as its namesake in moves.h, and the places are ours
+        // to write.
         unsafe {
             ffi::camlens_folded_input_gradient(
                 gradient.as_ptr(),
+                gates,
+                guided,
                 weight.as_ptr(),
                 kernel.as_ptr(),
                 size.as_ptr(),
@@ -58,23 +64,32 @@ mod tests {
 
     use super::*;
     use crate::torch::has_products;
-    use crate::torch::sparse::reference::{Case, case, error, expected, random, sparse};
+    use crate::torch::sparse::reference::{Case, case, error, expected, gates, passed, random, sparse};
 
     const BY_ONE: Moves = Moves { stride: [1, 1], padding: [0, 0], dilation: [1, 1] };
 
-    fn gradient_of(case: &Case) -> Result<Tensor, OperatorError> {
+    fn gradient_of(case: &Case, ahead: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
         let [_, _, height, width] = *case.weight.size().as_slice() else { panic!() };
         let weight = folded_weight(&case.weight)?;
-        folded_input_gradient(&case.gradient, &weight, [height, width], case.size, &case.moves)
+        folded_input_gradient(&case.gradient, ahead, &weight, [height, width], case.size, &case.moves)
     }
 
     proptest! {
         #[test]
         fn it_is_the_gradient(case in case(5, 1)) {
-            let found = gradient_of(&case).unwrap();
+            let found = gradient_of(&case, None).unwrap();
             prop_assert_eq!(found.size(), case.size);
             prop_assert!(found.is_contiguous());
             let error = error(&found, &expected(&case));
+            prop_assert!(error < 1e-6, "{}", error);
+        }
+
+        #[test]
+        fn it_takes_a_gradient_through_the_gates_ahead(case in case(5, 1), guided in any::<bool>()) {
+            let gates = gates(&case);
+            let ahead = Ahead { gates: &gates, guided };
+            let found = gradient_of(&case, Some(ahead)).unwrap();
+            let error = error(&found, &expected(&passed(case, ahead)));
             prop_assert!(error < 1e-6, "{}", error);
         }
     }
@@ -92,7 +107,7 @@ mod tests {
                 let weight = random(&[24, 3, kernel, kernel]);
                 let case = Case { gradient, weight, size: [2, 3, size, size + 1], moves };
                 assert!(
-                    error(&gradient_of(&case).unwrap(), &expected(&case)) < 1e-6,
+                    error(&gradient_of(&case, None).unwrap(), &expected(&case)) < 1e-6,
                     "kernel {kernel} stride {stride}"
                 );
             }
@@ -112,7 +127,7 @@ mod tests {
             size: [1, 3, 40, 41],
             moves,
         };
-        let found = gradient_of(&case).unwrap();
+        let found = gradient_of(&case, None).unwrap();
         assert_eq!(found.kind(), Kind::BFloat16);
         let (expected, summed) = expected(&case);
         let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
@@ -131,7 +146,7 @@ mod tests {
         };
         let found = [1, 3, 16].map(|threads| {
             tch::set_num_threads(threads);
-            gradient_of(&case).unwrap()
+            gradient_of(&case, None).unwrap()
         });
         tch::set_num_threads(before);
         assert!(found[1].equal(&found[0]) && found[2].equal(&found[0]));
@@ -144,7 +159,7 @@ mod tests {
         assert!(text(folded_weight(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
         let weight = folded_weight(&random(&[8, 3, 3, 3])).unwrap();
         let with = |given: &Tensor, kernel, size, moves: &Moves| {
-            text(folded_input_gradient(given, &weight, kernel, size, moves))
+            text(folded_input_gradient(given, None, &weight, kernel, size, moves))
         };
         let given = random(&[1, 8, 4, 4]);
         assert!(with(&given, [3, 3], [1, 300, 6, 6], &BY_ONE).contains("300 inputs"));
@@ -158,7 +173,8 @@ mod tests {
     #[test]
     fn nothing_comes_of_nothing() {
         let weight = folded_weight(&random(&[8, 3, 1, 1])).unwrap();
-        let found = folded_input_gradient(&random(&[0, 8, 2, 2]), &weight, [1, 1], [0, 3, 2, 2], &BY_ONE).unwrap();
+        let found =
+            folded_input_gradient(&random(&[0, 8, 2, 2]), None, &weight, [1, 1], [0, 3, 2, 2], &BY_ONE).unwrap();
         assert_eq!(found.size(), [0, 3, 2, 2]);
     }
 }

@@ -1,5 +1,6 @@
 #include "kernels.h"
 
+#include "ours.h"
 #include "parallel.h"
 #include "processors.h"
 #include "status.h"
@@ -14,11 +15,6 @@
 #include <limits>
 
 namespace {
-
-// Nobody else can see what is written into the tensor.
-bool is_ours(const at::Tensor& tensor) {
-  return tensor.use_count() == 1 && tensor.has_storage() && tensor.storage().use_count() == 1 && tensor.is_non_overlapping_and_dense();
-}
 
 // Where a gradient passes, and the least of it that does: a floor of -∞ lets every gradient pass. NaN passes any.
 struct Opening {

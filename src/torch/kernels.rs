@@ -35,8 +35,21 @@ impl Bounds {
 /// # Errors
 /// No part at all, shapes that differ, out of memory.
 pub fn gate(parts: &[Tensor], result: &Tensor, bounds: Bounds, guided: bool) -> Result<Tensor, OperatorError> {
+    let high = bounds.high.unwrap_or(f64::NAN);
+    with_two(parts, |parts, count| {
+        one_tensor("gate", |gradient, error| {
+            // SAFETY: `count` of the parts are live tensors, as is the result; the places are ours to write.
+            unsafe { ffi::camlens_gate(parts, count, result.as_ptr(), bounds.low, high, guided, gradient, error) }
+        })
+    })
+}
+
+/// What `pass` gives for gradients that are to be summed, of which it takes two at once: there are seldom more.
+pub(super) fn with_two<T>(
+    parts: &[Tensor],
+    pass: impl FnOnce(*const *const C_tensor, usize) -> Result<T, OperatorError>,
+) -> Result<T, OperatorError> {
     let summed;
-    // The kernel takes two at once; there are seldom more.
     let (one, two) = match parts {
         [] => {
             let message = "a gate takes at least one gradient".to_owned();
@@ -50,14 +63,7 @@ pub fn gate(parts: &[Tensor], result: &Tensor, bounds: Bounds, guided: bool) -> 
         }
     };
     let pointers: [*const C_tensor; 2] = [one.as_ptr(), two.map_or(ptr::null(), Tensor::as_ptr)];
-    let count = 1 + usize::from(two.is_some());
-    let high = bounds.high.unwrap_or(f64::NAN);
-    one_tensor("gate", |gradient, error| {
-        // SAFETY: `count` of the pointers are live tensors, as is the result; the places are ours to write.
-        unsafe {
-            ffi::camlens_gate(pointers.as_ptr(), count, result.as_ptr(), bounds.low, high, guided, gradient, error)
-        }
-    })
+    pass(pointers.as_ptr(), 1 + usize::from(two.is_some()))
 }
 
 /// The sum, in the memory of `sum` where nobody else holds it.
@@ -97,6 +103,18 @@ pub(super) fn one_tensor(
     }
     // SAFETY: after success the place holds a tensor that is ours.
     unsafe { own(result) }.ok_or_else(|| OperatorError::Unsupported { operator: name.to_owned() })
+}
+
+/// The same for two.
+pub(super) fn two_tensors(
+    name: &str,
+    call: impl FnOnce(*mut *mut C_tensor, *mut *mut C_tensor, *mut *mut c_char) -> c_int,
+) -> Result<(Tensor, Tensor), OperatorError> {
+    let mut other: *mut C_tensor = ptr::null_mut();
+    let one = one_tensor(name, |one, error| call(one, &raw mut other, error))?;
+    // SAFETY: after success the place holds a tensor that is ours.
+    let other = unsafe { own(other) };
+    Ok((one, other.ok_or_else(|| OperatorError::Unsupported { operator: name.to_owned() })?))
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ namespace {
 // Weights of at most so many bytes stay in a core's cache while rows pass by; larger ones are read once, and the rows again for each
 // of their panels.
 constexpr int64_t RESIDENT_BYTES = 512 << 10;
+// Of a weight that is read as it is.
+constexpr int64_t OUTPUTS_AT_ONCE = 16;
 
 // What each row of a matrix is multiplied with: numbers of so many bytes, in steps of four.
 struct Weights {
@@ -119,12 +121,48 @@ at::Tensor linear(const at::Tensor& given, const Prepared& prepared) {
   return result;
 }
 
-at::Tensor linear_gradient(const at::Tensor& coming, const at::Tensor& weight) {
-  const CamlensProductTiles& products = camlens_product_tiles_of(weight);
+// Raises unless numbers `[..., channels]` can be multiplied with the weight as it is.
+void check_rows(const at::Tensor& numbers, const at::Tensor& weight, int64_t axis) {
   TORCH_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.is_cpu() && weight.numel() > 0,
               "a contiguous weight [outputs, inputs] is expected, not ", weight.sizes());
-  TORCH_CHECK(coming.dim() > 0 && coming.is_cpu() && coming.scalar_type() == weight.scalar_type() && coming.size(-1) == weight.size(0),
-              "a gradient [..., ", weight.size(0), "] of ", weight.scalar_type(), " on the CPU is expected, not ", coming.sizes());
+  TORCH_CHECK(numbers.dim() > 0 && numbers.is_cpu() && numbers.scalar_type() == weight.scalar_type() && numbers.size(-1) == weight.size(axis),
+              axis == 0 ? "a gradient" : "an input", " [..., ", weight.size(axis), "] of ", weight.scalar_type(), " on the CPU is expected, not ",
+              numbers.sizes());
+}
+
+at::Tensor linear_by_rows(const at::Tensor& given, const at::Tensor& weight, const at::Tensor* bias) {
+  const CamlensProductTiles& tiles = camlens_product_tiles_of(weight);
+  check_rows(given, weight, 1);
+  const int64_t outputs = weight.size(0), inputs = weight.size(1), bytes = weight.element_size();
+  TORCH_CHECK(bias == nullptr || (bias->scalar_type() == at::kFloat && bias->is_cpu() && bias->dim() == 1 && bias->size(0) == outputs),
+              "a bias of ", outputs, " float32 is expected");
+  const at::Tensor input = given.contiguous(), shifts = bias == nullptr ? at::Tensor() : bias->contiguous();
+  std::vector<int64_t> shape = input.sizes().vec();
+  shape.back() = outputs;
+  at::Tensor result = at::empty(shape, input.options());
+  const char* const matrix = static_cast<const char*>(weight.const_data_ptr());
+  char* const to = static_cast<char*>(result.data_ptr());
+  const RowParts parts(outputs, OUTPUTS_AT_ONCE);
+  in_parallel(parts.count, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t first = parts.begin(part);
+      const CamlensDots dots{input.const_data_ptr(),
+                             matrix + first * inputs * bytes,
+                             input.numel() / inputs,
+                             parts.begin(part + 1) - first,
+                             inputs,
+                             bias == nullptr ? nullptr : shifts.const_data_ptr<float>() + first,
+                             to + first * bytes,
+                             outputs * bytes};
+      tiles.dot(&dots);
+    }
+  });
+  return result;
+}
+
+at::Tensor linear_gradient(const at::Tensor& coming, const at::Tensor& weight) {
+  const CamlensProductTiles& products = camlens_product_tiles_of(weight);
+  check_rows(coming, weight, 0);
   std::vector<int64_t> shape = coming.sizes().vec();
   shape.back() = weight.size(1);
   at::Tensor result = at::empty(shape, weight.options());
@@ -190,6 +228,14 @@ int camlens_linear(const at::Tensor* input, const at::Tensor* weight, int64_t ou
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
     return give(result, linear(*input, Prepared(*weight, outputs, bias, low, high)));
+  });
+}
+
+int camlens_linear_by_rows(const at::Tensor* input, const at::Tensor* weight, const at::Tensor* bias, at::Tensor** result, char** error) {
+  *result = nullptr;
+  return guarded(error, [&]() -> int {
+    const c10::AutoGradMode mode(false);
+    return give(result, linear_by_rows(*input, *weight, bias));
   });
 }
 

@@ -54,6 +54,19 @@ pub fn linear(
     product("linear", ffi::camlens_linear, input, weight, outputs, bias, bounds)
 }
 
+/// `[..., inputs]` to `[..., outputs]`: the product with a contiguous weight `[outputs, inputs]` of the same dtype, one that
+/// [`has_products`], and the bias (float32). Sums are float32. For few rows: the weight is read once, as it is.
+///
+/// # Errors
+/// Another dtype or device, another number of inputs, a bias of another size, no instructions for it, out of memory.
+pub fn linear_by_rows(input: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, OperatorError> {
+    let bias = bias.map_or(ptr::null(), Tensor::as_ptr);
+    one_tensor("linear_by_rows", |result, error| {
+        // SAFETY: the tensors are alive, the bias is null or is too, and the places are ours to write.
+        unsafe { ffi::camlens_linear_by_rows(input.as_ptr(), weight.as_ptr(), bias, result, error) }
+    })
+}
+
 /// The gradient to the input of a linear layer with a contiguous weight `[outputs, inputs]`, from that of its result, `[..., outputs]`, of the
 /// same dtype: one that [`has_products`]. Rows of the weight whose gradient is zero are not read: zeros count as nothing. Sums are float32.
 ///
@@ -189,6 +202,28 @@ mod tests {
                 prop_assert!((error / summed).max().double_value(&[]) < 1e-6);
             } else {
                 prop_assert!(linear_weight(&weight).unwrap_err().to_string().contains("instructions"));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_weight_is_read_as_it_is(
+            rows in 0..5i64, inputs in 1..300i64, outputs in 1..90i64, has_bias in any::<bool>(), is_bfloat16 in any::<bool>(),
+        ) {
+            let kind = if is_bfloat16 && has_products(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
+            let (input, weight) = (random(&[rows, inputs]).to_kind(kind), random(&[outputs, inputs]).to_kind(kind));
+            let bias = has_bias.then(|| random(&[outputs]));
+            let found = linear_by_rows(&input, &weight, bias.as_ref()).unwrap();
+            prop_assert_eq!((found.size(), found.kind()), (vec![rows, outputs], kind));
+            let expected = double(&input).linear(&double(&weight), bias.as_ref().map(double));
+            let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
+            let off = (double(&found) - &expected).abs() - expected.abs() * rounding;
+            let summed = double(&input).abs().linear(&double(&weight).abs(), bias.as_ref().map(|b| double(b).abs())) + 1.0;
+            prop_assert!(rows == 0 || (off / summed).max().double_value(&[]) < 1e-6);
+            if rows > 0 {
+                let alone = linear_by_rows(&input.narrow(0, rows - 1, 1), &weight, bias.as_ref()).unwrap();
+                prop_assert!(alone.equal(&found.narrow(0, rows - 1, 1)), "whatever comes with it");
             }
         }
     }

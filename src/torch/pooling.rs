@@ -1,14 +1,11 @@
 //! Pooling of pictures whose channels lie next to each other in memory, on the CPU, where ATen takes one thread or passes over memory
 //! more often.
 
-use std::ffi::c_char;
 use std::ptr;
 
 use tch::Tensor;
-use torch_sys::C_tensor;
 
-use super::kernels::one_tensor;
-use super::stack::own;
+use super::kernels::{one_tensor, two_tensors};
 use super::{Moves, OperatorError, ffi};
 
 /// The maxima of `[N, C, H, W]` over windows of that height and width, and their places in their windows for [`max_pool_gradient`]. Float32 or
@@ -18,17 +15,10 @@ use super::{Moves, OperatorError, ffi};
 /// Another dtype or device, a dilation, windows of more than 255 places, more than half of them padding, a picture that is smaller, out of
 /// memory.
 pub fn max_pool(input: &Tensor, kernel: [i64; 2], moves: &Moves) -> Result<(Tensor, Tensor), OperatorError> {
-    let mut places: *mut C_tensor = ptr::null_mut();
-    let maxima = one_tensor("max_pool", |result, error: *mut *mut c_char| {
+    two_tensors("max_pool", |maxima, places, error| {
         // SAFETY: the tensor is alive, `moves` is laid out as its namesake in moves.h, and the places are ours to write.
-        unsafe {
-            let moves = ptr::from_ref(moves);
-            ffi::camlens_max_pool(input.as_ptr(), kernel.as_ptr(), moves, result, &raw mut places, error)
-        }
-    })?;
-    // SAFETY: after success the place holds a tensor that is ours.
-    let places = unsafe { own(places) };
-    Ok((maxima, places.ok_or_else(|| OperatorError::Unsupported { operator: "max_pool".into() })?))
+        unsafe { ffi::camlens_max_pool(input.as_ptr(), kernel.as_ptr(), ptr::from_ref(moves), maxima, places, error) }
+    })
 }
 
 /// The gradient to an input of `size` of [`max_pool`], from that of its result.

@@ -72,6 +72,48 @@ void multiply_columns(const CamlensProduct& product, int64_t rows) {
 
 void multiply(const CamlensProduct* product, int64_t rows) { multiply_columns<PARTS>(*product, rows); }
 
+// Columns whose weights are read side by side.
+constexpr int64_t SIDE_BY_SIDE = 4;
+// The numbers of a vector.
+constexpr int64_t LANES = WIDTH * 4 / sizeof(Number);
+
+inline float sum_of(Vector vector) {
+  float sum = 0;
+  for (int64_t i = 0; i < WIDTH; ++i) sum += vector[i];
+  return sum;
+}
+
+// A row with some columns.
+template <int columns>
+void dot_columns(const CamlensDots& dots, int64_t row, int64_t column) {
+  const Number* const left = static_cast<const Number*>(dots.left) + row * dots.depth;
+  const Number* const right = static_cast<const Number*>(dots.right) + column * dots.depth;
+  Vector sum[columns] = {};
+  int64_t k = 0;
+  for (; k + LANES <= dots.depth; k += LANES) {
+    const Step values = load_step(reinterpret_cast<const char*>(left + k));
+    for (int c = 0; c < columns; ++c) {
+      sum[c] = multiply_add(sum[c], values, load_step(reinterpret_cast<const char*>(right + c * dots.depth + k)));
+    }
+  }
+  Number* const to = reinterpret_cast<Number*>(static_cast<char*>(dots.to) + row * dots.to_stride) + column;
+  for (int c = 0; c < columns; ++c) {
+    float total = sum_of(sum[c]) + (dots.bias == nullptr ? 0.0f : dots.bias[column + c]);
+    for (int64_t rest = k; rest < dots.depth; ++rest) total += number(left[rest]) * number(right[c * dots.depth + rest]);
+    store_some(to + c, all(total), 1);
+  }
+}
+
+void dot(const CamlensDots* dots) {
+  int64_t column = 0;
+  for (; column + SIDE_BY_SIDE <= dots->columns; column += SIDE_BY_SIDE) {
+    for (int64_t row = 0; row < dots->rows; ++row) dot_columns<SIDE_BY_SIDE>(*dots, row, column);
+  }
+  for (; column < dots->columns; ++column) {
+    for (int64_t row = 0; row < dots->rows; ++row) dot_columns<1>(*dots, row, column);
+  }
+}
+
 }  // namespace
 
-extern "C" const CamlensProductTiles CAMLENS_PRODUCT_TILES = {PANEL, ROWS, multiply};
+extern "C" const CamlensProductTiles CAMLENS_PRODUCT_TILES = {PANEL, ROWS, multiply, dot};

@@ -26,10 +26,23 @@ struct CamlensProduct {
   const char* next;
 };
 
+// Products of each of some rows with each of others, which lie as they came: [rows, depth] and [columns, depth], without gaps. `depth` counts
+// numbers.
+struct CamlensDots {
+  const void *left, *right;
+  int64_t rows, columns, depth;
+  // Of each column; may be null.
+  const float* bias;
+  // [rows, columns], so many bytes apart.
+  void* to;
+  int64_t to_stride;
+};
+
 struct CamlensProductTiles {
   // Columns of a panel, whose steps are whole cache lines, and the most rows that `multiply` takes.
   int64_t width, rows;
   void (*multiply)(const struct CamlensProduct* product, int64_t rows);
+  void (*dot)(const struct CamlensDots* dots);
 };
 
 extern "C" {

@@ -46,8 +46,10 @@ struct Tap {
 struct Task {
   const CamlensProductTiles& dense;
   const CamlensSparseTiles& sparse;
-  // [places of the kernel, panels, depth, width of a panel], each row as `CamlensPanels` says.
+  // [places of the kernel, panels, depth, width of a panel], each row as `CamlensPanels` says; or [places of the kernel, panels of depth,
+  // columns, width of a panel].
   const char* weights;
+  bool is_transposed;
   // Of whole panels, or null.
   const float* bias;
   float low, high;
@@ -56,12 +58,16 @@ struct Task {
   CamlensMoves moves;
   bool is_back;
   Pictures from;
+  // Of what comes, a line after the other.
+  CamlensGated gated;
   int64_t rows, height, width;
   char* to;
 
   int64_t panels() const { return (columns + dense.width - 1) / dense.width; }
   int64_t row_bytes() const { return dense.width * bytes; }
-  int64_t panel_bytes() const { return depth * row_bytes(); }
+  // From a panel to the next one.
+  int64_t panel_bytes() const { return (is_transposed ? columns : depth) * row_bytes(); }
+  int64_t place_bytes() const { return (is_transposed ? (depth + dense.width - 1) / dense.width : panels()) * panel_bytes(); }
 
   // Which of so many pixels along an axis comes to `at` by a place of the kernel; -1 if none does.
   int64_t source(int axis, int64_t at, int64_t place) const {
@@ -142,9 +148,14 @@ struct Task {
   }
   int64_t from_apart() const { return is_back ? 1 : moves.stride[1]; }
 
+  CamlensGated gated_line(int64_t line) const {
+    if (gated.gates == nullptr) return gated;
+    return {gated.gates + line * from.width * camlens_segments(depth), gated.is_guided};
+  }
+
   // Each pixel comes to its own place alone, and the weights lie as products need them.
   bool is_product() const {
-    if (bytes != sizeof(float)) return false;
+    if (bytes != sizeof(float) || gated.gates != nullptr || is_transposed) return false;
     const auto are = [](const int64_t* numbers, int64_t value) { return numbers[0] == value && numbers[1] == value; };
     return are(kernel, 1) && are(moves.stride, 1) && are(moves.padding, 0);
   }
@@ -162,7 +173,7 @@ class Worker {
     end_ = end;
     pixels_ = (end - begin) * of_.width;
     scratch_.rows.begin(static_cast<int64_t>(lines_.size()) * of_.from.width, of_.depth);
-    for (const int64_t line : lines_) scratch_.rows.take(of_.sparse, of_.from.line(line), of_.from.width, of_.from.pixel_apart);
+    for (const int64_t line : lines_) scratch_.rows.take(of_.sparse, of_.from.line(line), of_.from.width, of_.from.pixel_apart, of_.gated_line(line));
     taps_ = of_.taps(begin, end, lines_, first_place_);
     is_dense_ = of_.is_product() && scratch_.rows.are_dense();
   }
@@ -196,11 +207,8 @@ class Worker {
       }
       const CamlensPanels with{weights(taps_[tap], first_panel), of_.panel_bytes(), panels};
       const char* const following = tap + 1 < taps_.size() ? weights(taps_[tap + 1], first_panel) : nullptr;
-      if (tap == 0 && covers_all) {
-        scratch_.rows.multiply_first(of_.sparse, scratch_.runs, with, of_.row_bytes(), bias, following);
-      } else {
-        scratch_.rows.multiply(of_.sparse, scratch_.runs, with, of_.row_bytes(), following);
-      }
+      const SparseRows::Right right{with, of_.row_bytes(), following, of_.is_transposed, columns};
+      scratch_.rows.multiply(of_.sparse, scratch_.runs, right, tap == 0 && covers_all, bias, scratch_.transposed);
     }
     if (is_in_place && std::isinf(of_.low) && std::isinf(of_.high)) return;
     for (int64_t pixel = 0; pixel < pixels_; ++pixel) {
@@ -220,7 +228,9 @@ class Worker {
             span.apart * apart};
   }
 
-  const char* weights(const Tap& tap, int64_t panel) const { return of_.weights + (tap.place * of_.panels() + panel) * of_.panel_bytes(); }
+  const char* weights(const Tap& tap, int64_t panel) const {
+    return of_.weights + tap.place * of_.place_bytes() + (of_.is_transposed ? panel * of_.dense.width * of_.row_bytes() : panel * of_.panel_bytes());
+  }
 
   void sum_densely(int64_t first_panel, int64_t panels) const {
     // All lines at once, where they follow each other.
@@ -280,16 +290,19 @@ at::Tensor packed(const at::Tensor& weight, bool back) {
   return camlens_in_sparse_panels(back ? weight.permute({2, 3, 0, 1}) : weight.permute({2, 3, 1, 0}));
 }
 
-// What is checked of a weight, and held while it is used.
+// What is checked of a weight, and held while it is used. With `is_transposed` it lies as for the other way.
 class Prepared {
  public:
-  Prepared(const at::Tensor& weight, int64_t columns) : tiles_(camlens_product_tiles_of(weight)), weight_(weight), columns_(columns) {
+  Prepared(const at::Tensor& weight, int64_t depth, int64_t columns, bool is_transposed)
+      : tiles_(camlens_product_tiles_of(weight)), weight_(weight), depth_(depth), columns_(columns), is_transposed_(is_transposed) {
+    const int64_t in_panels = is_transposed ? depth : columns, in_rows = is_transposed ? columns : depth;
     TORCH_CHECK(weight.dim() == 5 && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
-                    weight.size(2) == (columns + tiles_.width - 1) / tiles_.width && weight.size(4) == tiles_.width,
-                "a weight in panels for ", columns, " channels is expected, not ", weight.sizes());
+                    weight.size(2) == (in_panels + tiles_.width - 1) / tiles_.width && weight.size(4) == tiles_.width,
+                "a weight in panels for ", in_panels, " channels is expected, not ", weight.sizes());
+    TORCH_CHECK(weight.size(3) == in_rows, "a weight for ", in_rows, " other channels is expected, not ", weight.sizes());
+    TORCH_CHECK(!is_transposed || camlens_sparse_tiles(tiles_).transpose != nullptr, "a weight of ", weight.scalar_type(), " is not transposed");
   }
 
-  int64_t channels() const { return weight_.size(3); }
   at::IntArrayRef kernel() const { return weight_.sizes().slice(0, 2); }
 
   Task task(const at::Tensor& given, const at::Tensor& result, const CamlensMoves& moves, bool is_back) const {
@@ -298,16 +311,18 @@ class Prepared {
     return {tiles_,
             camlens_sparse_tiles(tiles_),
             static_cast<const char*>(weight_.const_data_ptr()),
+            is_transposed_,
             nullptr,
             -INFINITY,
             INFINITY,
-            weight_.size(3),
+            depth_,
             columns_,
             bytes,
             {weight_.size(0), weight_.size(1)},
             moves,
             is_back,
             from,
+            {nullptr, false},
             result.size(0),
             result.size(2),
             result.size(3),
@@ -319,7 +334,8 @@ class Prepared {
  private:
   const CamlensProductTiles& tiles_;
   at::Tensor weight_;
-  int64_t columns_;
+  int64_t depth_, columns_;
+  bool is_transposed_;
 };
 
 // Where the kernel has one place along an axis, what lies between its steps is passed over.
@@ -336,10 +352,9 @@ void pass_over(Task& task) {
 
 at::Tensor convolve(const at::Tensor& coming, const at::Tensor& weight, int64_t outputs, const at::Tensor* bias, const CamlensMoves& moves,
                     float low, float high) {
-  const Prepared prepared(weight, outputs);
   TORCH_CHECK(coming.dim() == 4 && coming.is_cpu() && coming.scalar_type() == weight.scalar_type(), "an input [N, inputs, H, W] of ",
               weight.scalar_type(), " on the CPU is expected");
-  TORCH_CHECK(coming.size(1) == prepared.channels(), "the input has ", coming.size(1), " channels, the weight ", prepared.channels(), " inputs");
+  const Prepared prepared(weight, coming.size(1), outputs, false);
   int64_t size[2];
   for (int axis = 0; axis < 2; ++axis) size[axis] = camlens_steps(coming.size(axis + 2), prepared.kernel()[axis], moves, axis);
   TORCH_CHECK(size[0] > 0 && size[1] > 0, "the input is smaller than the kernel: ", coming.sizes());
@@ -356,12 +371,16 @@ at::Tensor convolve(const at::Tensor& coming, const at::Tensor& weight, int64_t 
   return result;
 }
 
-at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor& weight, at::IntArrayRef size, const CamlensMoves& moves) {
-  const Prepared prepared(weight, size[1]);
-  camlens_check_gradient(coming, weight.scalar_type(), prepared.channels(), prepared.kernel(), size, moves);
+at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor* gates, bool guided, const at::Tensor& weight, bool is_transposed,
+                          at::IntArrayRef size, const CamlensMoves& moves) {
+  TORCH_CHECK(coming.dim() == 4, "a gradient [N, outputs, h, w] is expected, not ", coming.sizes());
+  const Prepared prepared(weight, coming.size(1), size[1], is_transposed);
+  camlens_check_gradient(coming, weight.scalar_type(), coming.size(1), prepared.kernel(), size, moves);
   const at::Tensor given = coming.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor result = at::empty(size, given.options(), at::MemoryFormat::ChannelsLast);
-  if (result.numel() > 0) run(prepared.task(given, result, moves, true));
+  Task task = prepared.task(given, result, moves, true);
+  task.gated = camlens_gated(gates, coming, guided);
+  if (result.numel() > 0) run(task);
   return result;
 }
 
@@ -386,12 +405,12 @@ int camlens_sparse_convolution(const at::Tensor* input, const at::Tensor* weight
   });
 }
 
-int camlens_sparse_input_gradient(const at::Tensor* gradient, const at::Tensor* weight, const int64_t* size, const CamlensMoves* moves,
-                                  at::Tensor** result, char** error) {
+int camlens_sparse_input_gradient(const at::Tensor* gradient, const at::Tensor* gates, bool guided, const at::Tensor* weight,
+                                  bool of_there, const int64_t* size, const CamlensMoves* moves, at::Tensor** result, char** error) {
   *result = nullptr;
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
-    return give(result, input_gradient(*gradient, *weight, at::IntArrayRef(size, 4), *moves));
+    return give(result, input_gradient(*gradient, gates, guided, *weight, of_there, at::IntArrayRef(size, 4), *moves));
   });
 }
 }

@@ -20,7 +20,8 @@ int camlens_sparse_weight(const at::Tensor* weight, bool back, at::Tensor** resu
 int camlens_sparse_convolution(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias,
                                const CamlensMoves* moves, double low, double high, at::Tensor** result, char** error);
 
-// The gradient to an input of `size`, `[N, inputs, H, W]`, of the convolution, from that of its result, of the weights' type. As above.
-int camlens_sparse_input_gradient(const at::Tensor* gradient, const at::Tensor* weight, const int64_t* size, const CamlensMoves* moves,
-                                  at::Tensor** result, char** error);
+// The gradient to an input of `size`, `[N, inputs, H, W]`, of the convolution, from that of its result, of the weights' type. Where there are
+// `gates`, as gates.h says, the gradient comes through them; without them `guided` means nothing. `of_there`: the weights are those for the way there, float32; they are transposed as they are read. As above.
+int camlens_sparse_input_gradient(const at::Tensor* gradient, const at::Tensor* gates, bool guided, const at::Tensor* weight, bool of_there,
+                                  const int64_t* size, const CamlensMoves* moves, at::Tensor** result, char** error);
 }

@@ -10,6 +10,7 @@ use std::ptr;
 
 use tch::Tensor;
 
+use super::gates::{Ahead, pointers};
 use super::kernels::one_tensor;
 use super::{Bounds, OperatorError, ffi};
 
@@ -81,23 +82,32 @@ pub fn sparse_convolution(
 }
 
 /// The gradient to an input of `size`, `[N, inputs, H, W]`, of a convolution with such a weight, from `gradient`, that of its result, of the
-/// weight's dtype. Sums are float32. The result has its channels next to each other in memory.
+/// weight's dtype, which may still have gates [ahead](Ahead) of it. The weight may be [that for the way there](sparse_weight_there), with
+/// `of_there`, of float32: it is transposed as it is read, which takes longer where there are few pixels, and no memory. Sums are float32. The
+/// result has its channels next to each other in memory.
 ///
 /// # Errors
-/// Another dtype or device, a shape that the convolution does not give, a weight with more or fewer panels than so many inputs have, out of
-/// memory.
+/// Another dtype or device, gates of another shape, a shape that the convolution does not give, a weight with more or fewer panels than so
+/// many inputs have, out of memory.
 pub fn sparse_input_gradient(
     gradient: &Tensor,
+    ahead: Option<Ahead<'_>>,
     weight: &Tensor,
+    of_there: bool,
     size: [i64; 4],
     moves: &Moves,
 ) -> Result<Tensor, OperatorError> {
+    let (gates, guided) = pointers(ahead);
     one_tensor("sparse_input_gradient", |result, error| {
-        // SAFETY: the tensors are alive, `moves` is laid out as its namesake in moves.h, and the places are ours to write.
+        // SAFETY: the tensors are alive, the gates are null or are too, `moves` is laid out as its namesake in moves.h, and the places are ours
+        // to write.
         unsafe {
             ffi::camlens_sparse_input_gradient(
                 gradient.as_ptr(),
+                gates,
+                guided,
                 weight.as_ptr(),
+                of_there,
                 size.as_ptr(),
                 ptr::from_ref(moves),
                 result,
@@ -114,7 +124,7 @@ pub(super) mod reference {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::torch::channels_last;
+    use crate::torch::{Gates, channels_last};
 
     #[derive(Debug)]
     pub struct Case {
@@ -123,6 +133,18 @@ pub(super) mod reference {
         pub weight: Tensor,
         pub size: [i64; 4],
         pub moves: Moves,
+    }
+
+    /// Gates for the gradient, open for about a half of it.
+    pub fn gates(case: &Case) -> Gates {
+        let result = channels_last(&random(&case.gradient.size())).unwrap();
+        Gates::of(&result, Bounds::RELU).unwrap().unwrap()
+    }
+
+    /// The case of what comes through the gates.
+    pub fn passed(case: Case, ahead: Ahead<'_>) -> Case {
+        let gradient = ahead.gates.pass(&[case.gradient.shallow_clone()], ahead.guided).unwrap();
+        Case { gradient, ..case }
     }
 
     pub fn random(shape: &[i64]) -> Tensor {
@@ -187,17 +209,44 @@ mod tests {
     use proptest::prelude::*;
     use tch::{Device, Kind};
 
-    use super::reference::{Case, case, error, expected, random, sparse};
+    use super::reference::{Case, case, error, expected, gates, passed, random, sparse};
     use super::*;
-    use crate::torch::has_products;
+    use crate::torch::{Gates, channels_last, has_products};
 
     proptest! {
         #[test]
         fn it_is_the_gradient(case in case(150, 2)) {
             let weight = sparse_weight_back(&case.weight).unwrap();
-            let found = sparse_input_gradient(&case.gradient, &weight, case.size, &case.moves).unwrap();
+            let found = sparse_input_gradient(&case.gradient, None, &weight, false, case.size, &case.moves).unwrap();
             prop_assert_eq!(found.size(), case.size);
             let error = error(&found, &expected(&case));
+            prop_assert!(error < 1e-6, "{}", error);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_weight_for_the_way_there_serves_too(case in case(150, 2), has_gates in any::<bool>(), guided in any::<bool>()) {
+            let weight = sparse_weight_there(&case.weight).unwrap();
+            let gates = gates(&case);
+            let ahead = has_gates.then_some(Ahead { gates: &gates, guided });
+            let found = sparse_input_gradient(&case.gradient, ahead, &weight, true, case.size, &case.moves).unwrap();
+            let case = match ahead {
+                Some(ahead) => passed(case, ahead),
+                None => case,
+            };
+            let error = error(&found, &expected(&case));
+            prop_assert!(error < 1e-6, "{}", error);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_takes_a_gradient_through_the_gates_ahead(case in case(150, 2), guided in any::<bool>()) {
+            let (weight, gates) = (sparse_weight_back(&case.weight).unwrap(), gates(&case));
+            let ahead = Ahead { gates: &gates, guided };
+            let found = sparse_input_gradient(&case.gradient, Some(ahead), &weight, false, case.size, &case.moves).unwrap();
+            let error = error(&found, &expected(&passed(case, ahead)));
             prop_assert!(error < 1e-6, "{}", error);
         }
     }
@@ -242,12 +291,38 @@ mod tests {
             let weight = half(random(&[outputs, inputs, kernel, kernel]));
             let gradient = half(sparse(&[2, outputs, 9, 10], density));
             let size = [2, inputs, 8 + kernel, 9 + kernel];
-            let found = sparse_input_gradient(&gradient, &sparse_weight_back(&weight).unwrap(), size, &BY_ONE).unwrap();
+            let found =
+                sparse_input_gradient(&gradient, None, &sparse_weight_back(&weight).unwrap(), false, size, &BY_ONE)
+                    .unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
             let (expected, summed) = expected(&Case { gradient, weight, size, moves: BY_ONE });
             // What rounding the result leaves, relative to it, and of the sum.
             let error = (found.to_kind(Kind::Double) - &expected).abs() - expected.abs() / 256;
             assert!((error / summed).max().double_value(&[]) < 1e-6);
+        }
+    }
+
+    #[test]
+    fn bfloat16_comes_through_the_gates_ahead() {
+        if !has_products(Kind::BFloat16) {
+            return;
+        }
+        let half = |tensor: Tensor| channels_last(&tensor.to_kind(Kind::BFloat16)).unwrap();
+        let weight = sparse_weight_back(&half(random(&[131, 48, 3, 3]))).unwrap();
+        let gradient = half(random(&[2, 131, 9, 10]));
+        let _ = gradient.select(1, 7).fill_(-f64::NAN);
+        let closed = half(random(&[2, 131, 9, 10]));
+        let _ = closed.select(1, 7).fill_(0.0);
+        let gates = Gates::of(&closed, Bounds::RELU).unwrap().unwrap();
+        let open = Gates::of(&half(random(&[2, 131, 9, 10]).abs() + 1.0), Bounds::RELU).unwrap().unwrap();
+        let with = |given: &Tensor, ahead| {
+            sparse_input_gradient(given, ahead, &weight, false, [2, 48, 11, 12], &BY_ONE).unwrap()
+        };
+        for guided in [false, true] {
+            let passed = gates.pass(&[gradient.shallow_clone()], guided).unwrap();
+            assert!(with(&gradient, Some(Ahead { gates: &gates, guided })).equal(&with(&passed, None)));
+            let all = with(&gradient, Some(Ahead { gates: &open, guided }));
+            assert!(all.isnan().all().int64_value(&[]) != 0, "what is none stays so, whatever its sign");
         }
     }
 
@@ -289,7 +364,7 @@ mod tests {
             let bias = random(&[outputs]);
             let found = [1, 3, 16].map(|threads| {
                 tch::set_num_threads(threads);
-                let back = sparse_input_gradient(&given, &weight, size, &moves).unwrap();
+                let back = sparse_input_gradient(&given, None, &weight, false, size, &moves).unwrap();
                 (back, sparse_convolution(&input, &there, outputs, Some(&bias), &moves, None).unwrap())
             });
             tch::set_num_threads(before);
@@ -305,12 +380,12 @@ mod tests {
         let gradient = Tensor::zeros([1, 8, 1, 3], (Kind::Float, Device::Cpu));
         let _ = gradient.select(3, 0).select(1, 3).fill_(f64::NAN);
         let _ = gradient.select(3, 1).select(1, 6).fill_(1e-42);
-        let found = sparse_input_gradient(&gradient, &weight, [1, 5, 1, 3], &BY_ONE).unwrap();
+        let found = sparse_input_gradient(&gradient, None, &weight, false, [1, 5, 1, 3], &BY_ONE).unwrap();
         assert!(found.select(3, 0).isnan().all().int64_value(&[]) != 0);
         assert!(found.select(3, 2).equal(&Tensor::zeros([1, 5, 1], (Kind::Float, Device::Cpu))));
         let tiny = random(&[1, 1, 1, 1]).fill_(1e-30);
         let large = sparse_weight_back(&random(&[1, 1, 1, 1]).fill_(1e30)).unwrap();
-        let found = sparse_input_gradient(&tiny, &large, [1, 1, 1, 1], &BY_ONE).unwrap();
+        let found = sparse_input_gradient(&tiny, None, &large, false, [1, 1, 1, 1], &BY_ONE).unwrap();
         assert!((found.double_value(&[0, 0, 0, 0]) - 1.0).abs() < 1e-6);
     }
 
@@ -321,7 +396,8 @@ mod tests {
         assert!(text(sparse_weight_back(&random(&[4, 4, 1, 0]))).contains("[outputs, inputs, h, w]"));
         assert!(text(sparse_weight_back(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
         let weight = sparse_weight_back(&random(&[8, 40, 3, 3])).unwrap();
-        let with = |given: &Tensor, size, moves: &Moves| text(sparse_input_gradient(given, &weight, size, moves));
+        let with =
+            |given: &Tensor, size, moves: &Moves| text(sparse_input_gradient(given, None, &weight, false, size, moves));
         let given = random(&[1, 8, 4, 4]);
         assert!(with(&random(&[1, 9, 4, 4]), [1, 40, 6, 6], &BY_ONE).contains("channels"));
         assert!(with(&given.to_kind(Kind::Double), [1, 40, 6, 6], &BY_ONE).contains("Float"));
@@ -329,6 +405,11 @@ mod tests {
         assert!(with(&given, [1, 40, 7, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [2, 40, 6, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [1, 40, 2, 6], &BY_ONE).contains("shape"));
+        let gates = Gates::of(&channels_last(&random(&[1, 8, 4, 5])).unwrap(), Bounds::RELU).unwrap().unwrap();
+        let ahead = Ahead { gates: &gates, guided: true };
+        assert!(
+            text(sparse_input_gradient(&given, Some(ahead), &weight, false, [1, 40, 6, 6], &BY_ONE)).contains("gates")
+        );
         assert!(with(&given, [1, 40, 6, 6], &Moves { stride: [0, 1], ..BY_ONE }).contains("move"));
         let there = sparse_weight_there(&random(&[40, 8, 3, 3])).unwrap();
         let with = |input: &Tensor, outputs, bias: Option<&Tensor>| {
@@ -340,14 +421,16 @@ mod tests {
         assert!(with(&given, 40, Some(&random(&[8]))).contains("bias"));
         assert!(with(&given.to_kind(Kind::Double), 40, None).contains("Float"));
         assert!(
-            text(sparse_input_gradient(&given, &random(&[8, 40, 3, 3]), [1, 40, 6, 6], &BY_ONE)).contains("panels")
+            text(sparse_input_gradient(&given, None, &random(&[8, 40, 3, 3]), false, [1, 40, 6, 6], &BY_ONE))
+                .contains("panels")
         );
     }
 
     #[test]
     fn nothing_comes_of_nothing() {
         let weight = sparse_weight_back(&random(&[8, 40, 1, 1])).unwrap();
-        let found = sparse_input_gradient(&random(&[0, 8, 2, 2]), &weight, [0, 40, 2, 2], &BY_ONE).unwrap();
+        let found =
+            sparse_input_gradient(&random(&[0, 8, 2, 2]), None, &weight, false, [0, 40, 2, 2], &BY_ONE).unwrap();
         assert_eq!(found.size(), [0, 40, 2, 2]);
     }
 }

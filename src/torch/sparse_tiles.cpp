@@ -15,53 +15,59 @@ constexpr int64_t SEGMENT = CAMLENS_SPARSE_SEGMENT;
 // Of a panel, the columns that belong to a number.
 constexpr int64_t ROW_BYTES = PANEL * sizeof(Number);
 
-// Which of so many numbers, at most a segment's, are not zero.
+// Which of so many numbers, at most a segment's, are not zero; or, guided, above zero or NaN.
 #if defined(__AVX512BF16__)
+template <bool is_guided>
 uint64_t mask_of(const Number* numbers, int64_t count) {
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff), infinite = _mm512_set1_epi16(0x7f80);
   uint64_t mask = 0;
   for (int64_t k = 0; k < count; k += 32) {
     const __mmask32 within = count - k >= 32 ? 0xffffffff : (1u << (count - k)) - 1;
     const __m512i values = _mm512_maskz_loadu_epi16(within, numbers + k);
-    mask |= static_cast<uint64_t>(_mm512_test_epi16_mask(values, _mm512_set1_epi16(0x7fff))) << k;
+    const __mmask32 found = is_guided ? _mm512_cmpgt_epi16_mask(values, _mm512_setzero_si512()) |
+                                            _mm512_cmpgt_epi16_mask(_mm512_and_si512(values, magnitude), infinite)
+                                      : _mm512_test_epi16_mask(values, magnitude);
+    mask |= static_cast<uint64_t>(found) << k;
   }
   return mask;
 }
 #elif defined(__AVX512F__)
+template <bool is_guided>
 uint64_t mask_of(const Number* numbers, int64_t count) {
   uint64_t mask = 0;
   for (int64_t k = 0; k < count; k += 16) {
     const __mmask16 within = static_cast<__mmask16>(count - k >= 16 ? 0xffff : (1 << (count - k)) - 1);
-    const __m512i values = _mm512_maskz_loadu_epi32(within, numbers + k);
-    mask |= static_cast<uint64_t>(_mm512_test_epi32_mask(values, _mm512_set1_epi32(0x7fffffff))) << k;
+    const __m512 values = _mm512_maskz_loadu_ps(within, numbers + k);
+    const __mmask16 found = _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), is_guided ? _CMP_NLE_UQ : _CMP_NEQ_UQ);
+    mask |= static_cast<uint64_t>(found) << k;
   }
   return mask;
 }
 #else
+template <bool is_guided>
 uint64_t mask_of(const Number* numbers, int64_t count) {
   uint64_t mask = 0;
   int64_t k = 0;
 #if defined(__AVX2__)
   for (; k + 8 <= count; k += 8) {
-    const __m256i magnitudes = _mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers + k)), 1);
-    const __m256i are_zero = _mm256_cmpeq_epi32(magnitudes, _mm256_setzero_si256());
-    mask |= static_cast<uint64_t>(~_mm256_movemask_ps(_mm256_castsi256_ps(are_zero)) & 0xff) << k;
+    const __m256 values = _mm256_loadu_ps(numbers + k);
+    const __m256 found = _mm256_cmp_ps(values, _mm256_setzero_ps(), is_guided ? _CMP_NLE_UQ : _CMP_NEQ_UQ);
+    mask |= static_cast<uint64_t>(_mm256_movemask_ps(found)) << k;
   }
 #endif
-  for (; k < count; ++k) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, numbers + k, sizeof bits);
-    mask |= static_cast<uint64_t>((bits & 0x7fffffff) != 0) << k;
-  }
+  for (; k < count; ++k) mask |= static_cast<uint64_t>(is_guided ? !(numbers[k] <= 0) : numbers[k] != 0) << k;
   return mask;
 }
 #endif
 
-int64_t find(const char* first, int64_t rows, int64_t apart, int64_t depth, uint64_t* masks) {
+int64_t find(const char* first, int64_t rows, int64_t apart, int64_t depth, CamlensGated gated, uint64_t* masks) {
   int64_t found = 0;
   for (int64_t row = 0; row < rows; ++row, first += apart) {
     const Number* const numbers = reinterpret_cast<const Number*>(first);
     for (int64_t begin = 0; begin < depth; begin += SEGMENT) {
-      *masks = mask_of(numbers + begin, depth - begin < SEGMENT ? depth - begin : SEGMENT);
+      const int64_t count = depth - begin < SEGMENT ? depth - begin : SEGMENT;
+      *masks = gated.is_guided ? mask_of<true>(numbers + begin, count) : mask_of<false>(numbers + begin, count);
+      if (gated.gates != nullptr) *masks &= *gated.gates++;
       found += __builtin_popcountll(*masks++);
     }
   }
@@ -118,12 +124,12 @@ inline void add_products(Vector (&sum)[panels][PARTS], uint64_t mask, const Numb
 #endif
 
 // Sums begin with `begin`, or with zero where that is null; without `is_first` with what is there. Each row fetches so many of the `next`
-// cache lines of each panel.
+// cache lines of each panel, from `at` on.
 template <int panels, bool is_first>
-void multiply_run(CamlensSparseRun run, const char* first, int64_t apart, const float* begin, const char* next, int64_t lines) {
+void multiply_run(CamlensSparseRun run, const char* first, int64_t apart, const float* begin, const char* const* next, int64_t at, int64_t lines) {
   for (; run.count > 0; --run.count) {
-    for (const char* const end = next + lines * CAMLENS_LINE_BYTES; next < end; next += CAMLENS_LINE_BYTES) {
-      for (int p = 0; p < panels; ++p) __builtin_prefetch(next + p * apart, 0, 2);
+    for (const int64_t end = at + lines * CAMLENS_LINE_BYTES; at < end; at += CAMLENS_LINE_BYTES) {
+      for (int p = 0; p < panels; ++p) __builtin_prefetch(next[p] + at, 0, 2);
     }
     Vector sum[panels][PARTS] = {};
     if (!is_first) begin = run.sums;
@@ -142,10 +148,9 @@ void multiply_run(CamlensSparseRun run, const char* first, int64_t apart, const 
 
 template <int panels, bool is_first>
 void multiply_panels(const CamlensSparseProduct& product) {
-  const char* const first = product.panels.first + product.segment * SEGMENT * ROW_BYTES;
+  const char* const first = product.panels.first;
   const int64_t apart = product.panels.apart;
-  const char* next = product.next;
-  int64_t rows = 0, left = product.next_bytes / CAMLENS_LINE_BYTES;
+  int64_t at = 0, rows = 0, left = product.next_bytes / CAMLENS_LINE_BYTES;
   for (int64_t i = 0; i < product.run_count; ++i) rows += product.runs[i].count;
   if (rows == 0) return;
   const int64_t lines = (left + rows - 1) / rows;
@@ -155,14 +160,14 @@ void multiply_panels(const CamlensSparseProduct& product) {
     run.numbers += product.segment * SEGMENT * sizeof(Number);
     const int64_t all = run.count, fetching = left <= 0 ? 0 : left / lines < all ? left / lines : all;
     run.count = fetching;
-    if (fetching > 0) multiply_run<panels, is_first>(run, first, apart, product.bias, next, lines);
-    next += fetching * lines * CAMLENS_LINE_BYTES;
+    if (fetching > 0) multiply_run<panels, is_first>(run, first, apart, product.bias, product.next, at, lines);
+    at += fetching * lines * CAMLENS_LINE_BYTES;
     left -= fetching * lines;
     run.count = all - fetching;
     run.numbers += fetching * run.numbers_apart;
     run.masks += fetching * run.masks_apart;
     run.sums += fetching * run.sums_apart;
-    multiply_run<panels, is_first>(run, first, apart, product.bias, nullptr, 0);
+    multiply_run<panels, is_first>(run, first, apart, product.bias, product.next, 0, 0);
   }
 }
 
@@ -181,6 +186,81 @@ void multiply(const CamlensSparseProduct* product) {
     default: return multiply_with<4>(*product);
   }
 }
+
+#if defined(__AVX512BF16__)
+constexpr auto transpose = nullptr;
+#else
+// As many rows of as many columns as a vector has, to columns.
+inline void transpose_block(const float* from, float* to) {
+#if defined(__AVX512F__)
+  __m512 one[WIDTH], other[WIDTH];
+  for (int i = 0; i < WIDTH; ++i) one[i] = _mm512_loadu_ps(from + i * PANEL);
+  for (int i = 0; i < WIDTH; i += 2) {
+    other[i] = _mm512_unpacklo_ps(one[i], one[i + 1]);
+    other[i + 1] = _mm512_unpackhi_ps(one[i], one[i + 1]);
+  }
+  const auto low = [](__m512 a, __m512 b) { return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
+  const auto high = [](__m512 a, __m512 b) { return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))); };
+  // Then one[4 g + j] has in its quarter q column 4 q + j of rows 4 g to 4 g + 3.
+  for (int i = 0; i < WIDTH; i += 4) {
+    one[i] = low(other[i], other[i + 2]);
+    one[i + 1] = high(other[i], other[i + 2]);
+    one[i + 2] = low(other[i + 1], other[i + 3]);
+    one[i + 3] = high(other[i + 1], other[i + 3]);
+  }
+  constexpr int EVEN = 0x88, ODD = 0xdd;
+  for (int j = 0; j < 4; ++j) {
+    const __m512 even[2] = {_mm512_shuffle_f32x4(one[j], one[4 + j], EVEN), _mm512_shuffle_f32x4(one[8 + j], one[12 + j], EVEN)};
+    const __m512 odd[2] = {_mm512_shuffle_f32x4(one[j], one[4 + j], ODD), _mm512_shuffle_f32x4(one[8 + j], one[12 + j], ODD)};
+    _mm512_storeu_ps(to + j * PANEL, _mm512_shuffle_f32x4(even[0], even[1], EVEN));
+    _mm512_storeu_ps(to + (4 + j) * PANEL, _mm512_shuffle_f32x4(odd[0], odd[1], EVEN));
+    _mm512_storeu_ps(to + (8 + j) * PANEL, _mm512_shuffle_f32x4(even[0], even[1], ODD));
+    _mm512_storeu_ps(to + (12 + j) * PANEL, _mm512_shuffle_f32x4(odd[0], odd[1], ODD));
+  }
+#elif defined(__AVX2__)
+  __m256 one[WIDTH], other[WIDTH];
+  for (int i = 0; i < WIDTH; ++i) one[i] = _mm256_loadu_ps(from + i * PANEL);
+  for (int i = 0; i < WIDTH; i += 2) {
+    other[i] = _mm256_unpacklo_ps(one[i], one[i + 1]);
+    other[i + 1] = _mm256_unpackhi_ps(one[i], one[i + 1]);
+  }
+  // Then one[4 g + j] has in its half q column 4 q + j of rows 4 g to 4 g + 3.
+  for (int i = 0; i < WIDTH; i += 4) {
+    one[i] = _mm256_shuffle_ps(other[i], other[i + 2], 0x44);
+    one[i + 1] = _mm256_shuffle_ps(other[i], other[i + 2], 0xee);
+    one[i + 2] = _mm256_shuffle_ps(other[i + 1], other[i + 3], 0x44);
+    one[i + 3] = _mm256_shuffle_ps(other[i + 1], other[i + 3], 0xee);
+  }
+  for (int j = 0; j < 4; ++j) {
+    _mm256_storeu_ps(to + j * PANEL, _mm256_permute2f128_ps(one[j], one[4 + j], 0x20));
+    _mm256_storeu_ps(to + (4 + j) * PANEL, _mm256_permute2f128_ps(one[j], one[4 + j], 0x31));
+  }
+#else
+  for (int64_t row = 0; row < WIDTH; ++row) {
+    for (int64_t column = 0; column < WIDTH; ++column) to[column * PANEL + row] = from[row * PANEL + column];
+  }
+#endif
+}
+
+void transpose(const CamlensTransposed* transposed, float* panels) {
+  static_assert(SEGMENT % PANEL == 0, "whole panels have a segment's columns");
+  for (int64_t column = 0; column < transposed->columns; column += WIDTH) {
+    const char* const panel = transposed->first + column / PANEL * transposed->apart;
+    const float* const from = reinterpret_cast<const float*>(panel) + column % PANEL;
+    for (int64_t row = 0; row < transposed->rows; row += WIDTH) {
+      float* const to = panels + (row / PANEL * SEGMENT + column) * PANEL + row % PANEL;
+      const int64_t left = transposed->rows - row;
+      if (left >= WIDTH) {
+        transpose_block(from + row * PANEL, to);
+        continue;
+      }
+      float block[WIDTH * PANEL] = {};
+      for (int64_t i = 0; i < left; ++i) store(block + i * PANEL, load(from + (row + i) * PANEL));
+      transpose_block(block, to);
+    }
+  }
+}
+#endif
 
 void fold(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step) {
   const int64_t width = panels * PANEL;
@@ -231,4 +311,4 @@ void finish(const float* sums, int64_t columns, float low, float high, void* to)
 
 }  // namespace
 
-extern "C" const CamlensSparseTiles CAMLENS_SPARSE_TILES = {find, multiply, fold, sum_rows, finish};
+extern "C" const CamlensSparseTiles CAMLENS_SPARSE_TILES = {find, multiply, transpose, fold, sum_rows, finish};

@@ -39,19 +39,37 @@ struct CamlensSparseProduct {
   int64_t segment;
   const struct CamlensSparseRun* runs;
   int64_t run_count;
+  // From the segment's rows on.
   struct CamlensPanels panels;
   // Whether sums begin with `bias`, of whole panels, or with zero where that is null, and not with what is there.
   bool is_first;
   const float* bias;
-  // What is read next: so many bytes of each of as many panels, fetched on the way. None may be.
-  const char* next;
+  // What is read next: so many bytes from each of as many places as there are panels, fetched on the way. None may be.
+  const char* next[CAMLENS_SPARSE_PANELS];
   int64_t next_bytes;
+};
+
+// Floats of panels of the transposed matrix, as `CamlensPanels` has them: at most a segment's columns of some of its rows.
+struct CamlensTransposed {
+  // The first panel that has the columns, from the first of the rows on; the next one is so many bytes further.
+  const char* first;
+  int64_t apart;
+  int64_t columns, rows;
+};
+
+// Which numbers of rows count as zero too: those whose bit is not set, where there are bits, a row's masks after each other; and with `is_guided`
+// those that are not above zero. NaN counts where its bit is set.
+struct CamlensGated {
+  const uint64_t* gates;
+  bool is_guided;
 };
 
 struct CamlensSparseTiles {
   // Which of the numbers of rows of such a depth, so many bytes apart, are not zero; returns how many. A row's masks follow each other.
-  int64_t (*find)(const char* first, int64_t rows, int64_t apart, int64_t depth, uint64_t* masks);
+  int64_t (*find)(const char* first, int64_t rows, int64_t apart, int64_t depth, struct CamlensGated gated, uint64_t* masks);
   void (*multiply)(const struct CamlensSparseProduct* product);
+  // The same as a segment of as many panels as the rows fill, a segment's rows apart. Null for bfloat16.
+  void (*transpose)(const struct CamlensTransposed* transposed, float* panels);
   // Adds, for each of `count` rows of sums that lie `apart`, so many panels to `to`, which moves by `step` floats: the rows may overlap there.
   void (*fold)(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step);
   // The sum of some rows of a matrix of the tiles' numbers, `row_bytes` apart, each times its factor: so many columns of it.

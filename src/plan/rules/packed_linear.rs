@@ -3,7 +3,8 @@
 //! Either for oneDNN's operator, as ATen carries it, `mkldnn::_linear_pointwise`, or for camlens's own product, whichever is faster.
 //! ATen's own `linear` asks MKL, which is several times slower on processors that are not Intel's. The gradient to the input is
 //! another `linear`, of the transposed weight; or the sum of those rows of the weight whose gradient is not zero, of which a classifier's
-//! last layer has one.
+//! last layer has one. Inputs of few rows are multiplied with the weight as it is: reading it is what takes the time, and nothing else
+//! needs memory.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,8 +13,8 @@ use tch::{Device, Kind, Tensor};
 use crate::model::graph::{Argument, Node, ValueId};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
 use crate::torch::{
-    Call, Operator, OperatorError, Value, can_multiply, has_kernels, has_products, linear, linear_gradient,
-    linear_weight,
+    Call, Operator, OperatorError, Value, can_multiply, has_kernels, has_products, linear, linear_by_rows,
+    linear_gradient, linear_weight,
 };
 
 use super::arguments::first;
@@ -22,8 +23,8 @@ use super::tape::TapeRule;
 
 /// The place of a call's input.
 const INPUT: usize = 0;
-/// Where the first gradient has no more rows, and half of its numbers are zero, the rows of the weight are summed. Later gradients take
-/// as long as they have numbers that are not.
+/// Where the first input has no more rows, the weight is read as it is. Where the first gradient has no more, and half of its numbers are
+/// zero, the rows of the weight are summed; later gradients take as long as they have numbers that are not.
 const FEW_ROWS: i64 = 16;
 
 /// A weight `[outputs, inputs]`, laid out at its first use. Plans of one model share it.
@@ -49,7 +50,7 @@ impl PackedWeight {
     fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&Packed, OperatorError> {
         let packed = match self.forward.take() {
             Some(packed) => packed,
-            None => sparingly(|| Packed::choose(&self.weight.f_contiguous()?, input, operators))?,
+            None => sparingly(|| Packed::choose_forward(&self.weight.f_contiguous()?, input, operators))?,
         };
         Ok(self.forward.insert(packed))
     }
@@ -87,8 +88,10 @@ enum Packed {
         weight: Tensor,
         outputs: i64,
     },
-    /// Back, by the weight as it is.
+    /// Forward, by the weight as it is.
     Rows(Tensor),
+    /// Back, by the weight as it is.
+    Sums(Tensor),
 }
 
 impl Packed {
@@ -100,13 +103,21 @@ impl Packed {
         })
     }
 
-    /// The way back: where little of a small gradient is not zero, by the rows of the weight, which nothing needs to be laid out for.
+    /// The way forward: of few rows by the weight as it is, which nothing needs to be laid out for.
+    fn choose_forward(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
+        if rows(input) <= FEW_ROWS && has_products(weight.f_kind()?) {
+            return Ok(Packed::Rows(weight.shallow_clone()));
+        }
+        Self::choose(weight, input, operators)
+    }
+
+    /// The way back: where little of a small gradient is not zero, by the sum of rows of the weight as it is.
     fn choose_back(weight: &Tensor, given: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
         let count = given.f_count_nonzero(None)?.f_int64_value(&[])?;
         let is_sparse = rows(given) <= FEW_ROWS && 2 * count as usize <= given.numel();
         // Infinite or NaN, it would make NaN of a zero.
         if is_sparse && has_products(weight.f_kind()?) && is_finite(weight)? {
-            return Ok(Packed::Rows(weight.f_contiguous()?));
+            return Ok(Packed::Sums(weight.f_contiguous()?));
         }
         Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, given, operators)
     }
@@ -127,7 +138,8 @@ impl Packed {
     /// How many bytes it takes.
     fn size(&self) -> usize {
         match self {
-            Packed::OneDnn(weight) | Packed::Panels { weight, .. } | Packed::Rows(weight) => bytes(weight),
+            Packed::OneDnn(weight) | Packed::Panels { weight, .. } => bytes(weight),
+            Packed::Rows(weight) | Packed::Sums(weight) => bytes(weight),
         }
     }
 
@@ -142,7 +154,8 @@ impl Packed {
             Packed::Panels { weight, outputs } => {
                 LinearCall::Panels { weight: weight.shallow_clone(), outputs: *outputs, bias: in_float(bias.tensor())? }
             }
-            Packed::Rows(weight) => LinearCall::Rows(weight.shallow_clone()),
+            Packed::Rows(weight) => LinearCall::Rows { weight: weight.shallow_clone(), bias: in_float(bias.tensor())? },
+            Packed::Sums(weight) => LinearCall::Sums(weight.shallow_clone()),
         })
     }
 }
@@ -152,7 +165,8 @@ impl Packed {
 enum LinearCall {
     OneDnn(Call),
     Panels { weight: Tensor, outputs: i64, bias: Option<Tensor> },
-    Rows(Tensor),
+    Rows { weight: Tensor, bias: Option<Tensor> },
+    Sums(Tensor),
 }
 
 impl LinearCall {
@@ -161,7 +175,8 @@ impl LinearCall {
         match self {
             LinearCall::OneDnn(call) => call.call([(INPUT, &input)]),
             LinearCall::Panels { weight, outputs, bias } => linear(&input, weight, *outputs, bias.as_ref(), None),
-            LinearCall::Rows(weight) => linear_gradient(&input, weight),
+            LinearCall::Rows { weight, bias } => linear_by_rows(&input, weight, bias.as_ref()),
+            LinearCall::Sums(weight) => linear_gradient(&input, weight),
         }
     }
 }
@@ -364,7 +379,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_ways_give_the_product(size in [1..=60i64, 1..=40i64, 1..=40i64], with_bias: bool, is_bfloat16: bool) {
+        fn all_ways_give_the_product(size in [1..=60i64, 1..=40i64, 1..=40i64], with_bias: bool, is_bfloat16: bool) {
             let kind = if is_bfloat16 && has_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
             let random = |shape: &[i64]| Layout::Contiguous.random(shape, kind);
             let [rows, inputs, outputs] = size;
@@ -378,8 +393,9 @@ mod tests {
             let ways = candidates.filter_map(|candidate| candidate.lay_out().unwrap()).collect::<Vec<_>>();
             let has_panels = has_products(kind) && (kind == Kind::Float || inputs % 2 == 0);
             prop_assert_eq!(ways.len(), 1 + usize::from(has_panels));
+            let by_rows = has_products(kind).then(|| Packed::Rows(weight.shallow_clone()));
             let bias = bias.map_or(Value::None, Value::Tensor);
-            for way in ways {
+            for way in ways.into_iter().chain(by_rows) {
                 let found = way.call(&bias, &operators).unwrap().run(&input).unwrap();
                 let error = relative_error(&(&summed + (float(&found) - &expected)), &summed);
                 prop_assert!(error < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{:?}: {}", way, error);
@@ -410,7 +426,7 @@ mod tests {
                 false
             ));
             assert_eq!(found.isnan().any().int64_value(&[]) == 0, is_finite);
-            let by_rows = matches!(*lock(&rule.linear.back), Some(LinearCall::Rows(_)));
+            let by_rows = matches!(*lock(&rule.linear.back), Some(LinearCall::Sums(_)));
             assert_eq!(by_rows, is_finite && has_products(Kind::Float));
         }
     }

@@ -1,30 +1,70 @@
 //! ReLU and its relatives: the gradient passes where a gate is open.
 //!
 //! Where the result tells whether the gate was open, the result is what is saved: it is alive anyway. Elsewhere the gate
-//! itself is, at a byte an element.
+//! itself is, at a byte an element; and of what the result of a laid out convolution tells, a bit for each, so that the result can go.
 
 use tch::Tensor;
 
 use crate::plan::rule::{Gradient, Parts, Saved, Slot};
-use crate::torch::{Bounds, Operator, OperatorError, Value, gate};
+use crate::torch::{Ahead, Bounds, Gates, Operator, OperatorError, Value, add_clamped, gate};
 
 use super::arguments::{first, number, optional_number};
 use super::by_hand::{Run, Single, ran};
 
-/// What `relu`, `relu6`, `hardtanh` and `threshold` remember: the tensor that tells where the gate was open.
+/// What `relu`, `relu6`, `hardtanh` and `threshold` remember.
 pub(super) struct Gate {
-    pub result: Tensor,
-    pub bounds: Bounds,
-    pub guided: bool,
+    tells: Tells,
+    guided: bool,
+}
+
+/// What tells where a gate was open.
+enum Tells {
+    Result(Tensor, Bounds),
+    Bits(Gates),
 }
 
 impl Gate {
+    /// Of bits where they are to be had of the `result`, which goes then when nobody else needs it.
+    pub fn of(result: &Tensor, bounds: Bounds, guided: bool) -> Result<Self, OperatorError> {
+        let bits = Gates::of(result, bounds)?;
+        Ok(Gate { tells: bits.map_or_else(|| Tells::Result(result.shallow_clone(), bounds), Tells::Bits), guided })
+    }
+
+    /// Clamps a sum, whose memory it may take over, and tells the gate of what that gives.
+    pub fn of_sum(sum: Tensor, other: &Tensor, bounds: Bounds, guided: bool) -> Result<(Tensor, Self), OperatorError> {
+        match Gates::of_sum(sum, other, bounds)? {
+            Ok((result, bits)) => Ok((result, Gate { tells: Tells::Bits(bits), guided })),
+            Err(sum) => {
+                let result = add_clamped(sum, other, bounds)?;
+                let gate = Gate::of(&result, bounds, guided)?;
+                Ok((result, gate))
+            }
+        }
+    }
+
+    /// The gate for whoever takes a gradient through it on the way. None where bits do not tell it.
+    pub fn ahead(&self, gradient: Gradient) -> Option<Ahead<'_>> {
+        match &self.tells {
+            Tells::Bits(gates) => Some(Ahead { gates, guided: self.is_guided(gradient) }),
+            Tells::Result(..) => None,
+        }
+    }
+
+    fn is_guided(&self, gradient: Gradient) -> bool {
+        self.guided && gradient == Gradient::Guided
+    }
+
     /// The gradient before the gate, given what it is the sum of after it; `None`: zero.
     pub fn pass(&self, parts: &[Tensor], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
         if parts.is_empty() {
             return Ok(None);
         }
-        gate(parts, &self.result, self.bounds, self.guided && gradient == Gradient::Guided).map(Some)
+        let guided = self.is_guided(gradient);
+        match &self.tells {
+            Tells::Result(result, bounds) => gate(parts, result, *bounds, guided),
+            Tells::Bits(gates) => gates.pass(parts, guided),
+        }
+        .map(Some)
     }
 }
 
@@ -78,7 +118,7 @@ fn gated(
         }
         let output = operator.call_tensor(arguments)?;
         let (bounds, result) = bounds(arguments, &output)?;
-        Ok(Some((vec![Value::Tensor(output)], Some(Box::new(Gate { result, bounds, guided })))))
+        Ok(Some((vec![Value::Tensor(output)], Some(Box::new(Gate { tells: Tells::Result(result, bounds), guided })))))
     })
 }
 

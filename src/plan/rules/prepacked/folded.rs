@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::torch::{Moves, OperatorError, folded_input_gradient, folded_weight};
+use crate::torch::{Ahead, Moves, OperatorError, folded_input_gradient, folded_weight};
 
 use super::super::fastest::bytes;
 use super::geometry::Geometry;
@@ -55,9 +55,9 @@ pub(super) struct FoldedCall {
 }
 
 impl FoldedCall {
-    pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
+    pub fn input_gradient(&self, given: &Tensor, ahead: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
         let size = [given.size()[0], inputs, height, width];
-        folded_input_gradient(given, &self.weight, self.kernel, size, &self.moves)
+        folded_input_gradient(given, ahead, &self.weight, self.kernel, size, &self.moves)
     }
 }

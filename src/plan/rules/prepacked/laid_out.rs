@@ -58,7 +58,10 @@ impl LaidOut {
         let suits = |way: &WayBack| way.suits(&self.weight.size(), &self.geometry, &given.size());
         let way = match self.back.take().filter(suits) {
             Some(way) => way,
-            None => sparingly(|| WayBack::choose(&self.weight.tensor()?, &self.geometry, given, size, operators))?,
+            None => sparingly(|| {
+                let there = self.there.as_ref().map_or(Ok(None), WayThere::panels)?;
+                WayBack::choose(&self.weight.tensor()?, there.as_ref(), &self.geometry, given, size, operators)
+            })?,
         };
         self.weight.leave();
         Ok(self.back.insert(way))

@@ -25,7 +25,7 @@ use tch::Tensor;
 
 use crate::model::graph::{Argument, Node};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Bounds, OperatorError, Value, add, add_clamped, channels_last};
+use crate::torch::{Ahead, Bounds, OperatorError, Value, add, add_clamped, channels_last};
 
 use super::arguments::{first, unfit};
 use super::rectifiers::Gate;
@@ -133,8 +133,22 @@ impl Prepacked {
         Ok(Prepacked { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
     }
 
+    /// The result, and with `has_gate` where the activation lets gradients pass.
+    fn convolve(&self, input: &Tensor, bias: &Value, has_gate: bool) -> Result<(Tensor, Option<Gate>), OperatorError> {
+        let result = self.convolution.run(input, bias, self.activation)?;
+        let bounds = self.activation.bounds().filter(|_| has_gate);
+        let gate = bounds.map(|bounds| Gate::of(&result, bounds, self.guided)).transpose()?;
+        Ok((result, gate))
+    }
+
     /// Adds first and activates then, in place. oneDNN's own fused addition was measured at more than the time of both.
-    fn convolve_and_add(&self, input: &Tensor, bias: &Value, other: &Tensor) -> Result<Tensor, OperatorError> {
+    fn convolve_and_add(
+        &self,
+        input: &Tensor,
+        bias: &Value,
+        other: &Tensor,
+        has_gate: bool,
+    ) -> Result<(Tensor, Option<Gate>), OperatorError> {
         let sum = self.convolution.run(input, bias, Activation::None)?;
         let other = channels_last(other)?;
         if other.size() != sum.size() {
@@ -145,14 +159,12 @@ impl Prepacked {
             });
         }
         match self.activation.bounds() {
-            None => add(sum, &other),
-            Some(bounds) => add_clamped(sum, &other, bounds),
+            None => Ok((add(sum, &other)?, None)),
+            Some(bounds) if has_gate => {
+                Gate::of_sum(sum, &other, bounds, self.guided).map(|(result, gate)| (result, Some(gate)))
+            }
+            Some(bounds) => Ok((add_clamped(sum, &other, bounds)?, None)),
         }
-    }
-
-    /// Where the activation lets gradients pass.
-    fn gate(&self, result: &Tensor) -> Option<Gate> {
-        self.activation.bounds().map(|bounds| Gate { result: result.shallow_clone(), bounds, guided: self.guided })
     }
 }
 
@@ -161,16 +173,17 @@ impl Rule for Prepacked {
         let input = channels_last(first(arguments)?)?;
         let other = if self.adds { arguments.get(1).and_then(Value::tensor) } else { None };
         let bias = arguments.get(if self.adds { 3 } else { 2 }).ok_or_else(|| unfit(2, "a bias", arguments))?;
-        let result = match other {
-            Some(other) => self.convolve_and_add(&input, bias, other)?,
-            None => self.convolution.run(&input, bias, self.activation)?,
+        let has_gate = !wanted.is_empty();
+        let (result, gate) = match other {
+            Some(other) => self.convolve_and_add(&input, bias, other, has_gate)?,
+            None => self.convolve(&input, bias, has_gate)?,
         };
         if wanted.is_empty() {
             return Ok((vec![Value::Tensor(result)], None));
         }
         let back = Back {
             convolution: Arc::clone(&self.convolution),
-            gate: self.gate(&result),
+            gate,
             size: input.size(),
             wanted: wanted.iter().map(|slot| slot.argument).collect(),
         };
@@ -210,6 +223,24 @@ impl Convolution {
         };
         let (_, call) = back.insert((of_size, call));
         self.rows_back.run(&given, |given| call.input_gradient(given))
+    }
+
+    /// [`Convolution::input_gradient`] of a gradient that has a gate ahead. None where no way takes one through it on the way.
+    fn input_gradient_ahead(
+        &self,
+        given: &Tensor,
+        ahead: Ahead<'_>,
+        size: &[i64],
+    ) -> Result<Option<Tensor>, OperatorError> {
+        self.check(given, size)?;
+        let back = lock(&self.back);
+        match &*back {
+            // Several rows may be run one by one.
+            Some((of_size, call)) if *of_size == [size[2], size[3]] && size[0] == 1 => {
+                call.input_gradient_ahead(given, ahead)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// [`Convolution::input_gradient`] of each of several gradients.
@@ -260,6 +291,9 @@ impl Saved for Back {
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
+        if let Some(found) = self.reverse_ahead(&results, gradient)? {
+            return Ok(vec![Some(found)]);
+        }
         let Some(given) = self.gated(results, gradient)? else { return Ok(self.wanted.iter().map(|_| None).collect()) };
         self.wanted
             .iter()
@@ -290,6 +324,15 @@ impl Saved for Back {
 }
 
 impl Back {
+    /// The gradient to the input, where it alone is wanted and comes through the gate on the way.
+    fn reverse_ahead(&self, results: &[Parts], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
+        let ahead = self.gate.as_ref().and_then(|gate| gate.ahead(gradient));
+        match (ahead, results.first().map(Parts::as_slice), self.wanted.as_slice()) {
+            (Some(ahead), Some([given]), [0]) => self.convolution.input_gradient_ahead(given, ahead, &self.size),
+            _ => Ok(None),
+        }
+    }
+
     /// The gradient of the convolution with what is added.
     fn gated(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
         match (&self.gate, results.into_iter().next()) {

@@ -1,6 +1,6 @@
 //! Convolutions of 1 × 1 kernels as matrix products.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::torch::{OperatorError, can_multiply, linear_weight, pointwise};
 
@@ -33,6 +33,12 @@ impl Pointwise {
     /// How many bytes the weights take.
     pub fn size(&self) -> usize {
         bytes(&self.weight)
+    }
+
+    /// As those of a [way without zeros](super::sparse::SparseThere) lie. None of another dtype than float32.
+    pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
+        let is_float = self.weight.f_kind()? == Kind::Float;
+        Ok(if is_float { Some(self.weight.f_unsqueeze(0)?.f_unsqueeze(0)?) } else { None })
     }
 
     pub fn call(&self, bias: Option<&Tensor>, activation: Activation) -> Result<PointwiseCall, OperatorError> {

@@ -7,7 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::torch::{
-    Moves, OperatorError, has_products, sparse_convolution, sparse_input_gradient, sparse_weight_back,
+    Ahead, Moves, OperatorError, has_products, sparse_convolution, sparse_input_gradient, sparse_weight_back,
     sparse_weight_there,
 };
 
@@ -61,6 +61,10 @@ impl SparseThere {
         bytes(&self.weight)
     }
 
+    pub fn panels(&self) -> Tensor {
+        self.weight.shallow_clone()
+    }
+
     pub fn call(
         &self,
         bias: Option<&Tensor>,
@@ -98,6 +102,8 @@ impl SparseThereCall {
 #[derive(Debug)]
 pub(super) struct SparseBack {
     weight: Tensor,
+    /// They are those of the way there, and transposed as they are read.
+    of_there: bool,
     inputs: i64,
 }
 
@@ -106,18 +112,27 @@ impl SparseBack {
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = leaves_out(weight, geometry)?;
-        Ok(if suits { Some(SparseBack { weight: sparse_weight_back(weight)?, inputs }) } else { None })
+        Ok(if suits { Some(SparseBack { weight: sparse_weight_back(weight)?, of_there: false, inputs }) } else { None })
     }
 
-    /// How many bytes the weights take.
+    /// The same with weights that lie in panels for the way there, `[height, width, panels, inputs, width of a panel]`. None where it does not
+    /// suit.
+    pub fn of_there(panels: &Tensor, weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
+        let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
+        let suits = weight.f_kind()? == Kind::Float && leaves_out(weight, geometry)?;
+        Ok(if suits { Some(SparseBack { weight: panels.shallow_clone(), of_there: true, inputs }) } else { None })
+    }
+
+    /// How many bytes weights take that are there for this alone.
     pub fn size(&self) -> usize {
-        bytes(&self.weight)
+        if self.of_there { 0 } else { bytes(&self.weight) }
     }
 
     /// To an input of `size`, `[N, C, H, W]`.
     pub fn call(&self, geometry: &Geometry, size: &[i64]) -> SparseBackCall {
         SparseBackCall {
             weight: self.weight.shallow_clone(),
+            of_there: self.of_there,
             moves: geometry.moves(),
             size: [self.inputs, size[2], size[3]],
         }
@@ -128,14 +143,16 @@ impl SparseBack {
 #[derive(Debug)]
 pub(super) struct SparseBackCall {
     weight: Tensor,
+    of_there: bool,
     moves: Moves,
     size: [i64; 3],
 }
 
 impl SparseBackCall {
-    pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
+    pub fn input_gradient(&self, given: &Tensor, ahead: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
-        sparse_input_gradient(given, &self.weight, [given.size()[0], inputs, height, width], &self.moves)
+        let size = [given.size()[0], inputs, height, width];
+        sparse_input_gradient(given, ahead, &self.weight, self.of_there, size, &self.moves)
     }
 }
 

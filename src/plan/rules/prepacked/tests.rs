@@ -225,8 +225,13 @@ fn ways_there(weight: &Tensor, geometry: &Geometry, input: &[i64], operators: &O
 
 fn ways_back(weight: &Tensor, geometry: &Geometry, given: &[i64], size: &[i64], operators: &Operators) -> Vec<WayBack> {
     let turned = turned(weight, geometry, given).unwrap();
-    let candidates = WayBack::candidates(weight, turned.as_ref(), geometry, given, size, operators);
-    candidates.into_iter().filter_map(|candidate| candidate.lay_out().unwrap()).collect()
+    let ways = |there: Option<&Tensor>| {
+        let candidates = WayBack::candidates(weight, there, turned.as_ref(), geometry, given, size, operators);
+        candidates.into_iter().filter_map(|candidate| candidate.lay_out().unwrap()).collect::<Vec<_>>()
+    };
+    let there = ways_there(weight, geometry, size, operators);
+    let shared = there.iter().filter_map(|way| way.panels().unwrap()).flat_map(|panels| ways(Some(&panels)).pop());
+    ways(None).into_iter().chain(shared).collect()
 }
 
 /// Convolutions that Winograd's algorithm suits.

@@ -5,7 +5,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::torch::{Call, OperatorError, Value, channels_last, window_may_miss};
+use crate::torch::{Ahead, Call, OperatorError, Value, channels_last, window_may_miss};
 
 use super::super::fastest::{Candidate, bytes, fastest};
 use super::Activation;
@@ -29,9 +29,11 @@ pub(super) enum WayBack {
 }
 
 impl WayBack {
-    /// The fastest way for a convolution of `weight`, tried on the gradient `given` of the result for an input of `size`.
+    /// The fastest way for a convolution of `weight`, tried on the gradient `given` of the result for an input of `size`. `there` are
+    /// [the weights for the way there](WayThere::panels), which take no memory again.
     pub fn choose(
         weight: &Tensor,
+        there: Option<&Tensor>,
         geometry: &Geometry,
         given: &Tensor,
         size: &[i64],
@@ -39,7 +41,7 @@ impl WayBack {
     ) -> Result<Self, OperatorError> {
         let (shape, of_given) = (weight.size(), given.size());
         let turned = turned(weight, geometry, &of_given)?;
-        let ways = Self::candidates(weight, turned.as_ref(), geometry, &of_given, size, operators);
+        let ways = Self::candidates(weight, there, turned.as_ref(), geometry, &of_given, size, operators);
         let given = &channels_last(&like_others(given, OF_GRADIENTS)?)?;
         fastest(ways, Self::size, |way| {
             let call = way.call(&shape, geometry, &given.size(), size, operators)?;
@@ -47,7 +49,7 @@ impl WayBack {
         })
     }
 
-    /// How many bytes its weights take.
+    /// How many bytes weights take that are there for it alone.
     fn size(&self) -> usize {
         match self {
             WayBack::Transposed(weight) | WayBack::Wide(weight) => bytes(weight),
@@ -57,9 +59,10 @@ impl WayBack {
         }
     }
 
-    /// Every way that there may be; `turned` is what [`turned`] gives.
+    /// Every way that there may be; `there` is as for [`WayBack::choose`], `turned` is what [`turned`] gives.
     pub(super) fn candidates<'a>(
         weight: &'a Tensor,
+        there: Option<&'a Tensor>,
         turned: Option<&'a (Tensor, Geometry)>,
         geometry: &'a Geometry,
         given: &'a [i64],
@@ -82,6 +85,10 @@ impl WayBack {
         }
         ways.push(Candidate::new(move || Ok(Folded::new(weight, geometry)?.map(WayBack::Folded))));
         ways.push(Candidate::new(move || Ok(SparseBack::new(weight, geometry)?.map(WayBack::Sparse))));
+        if let Some(there) = there {
+            let of_there = move || Ok(SparseBack::of_there(there, weight, geometry)?.map(WayBack::Sparse));
+            ways.push(Candidate::new(of_there));
+        }
         ways
     }
 
@@ -165,8 +172,17 @@ impl BackCall {
                 Ok(wide.f_to_kind(given.f_kind()?)?)
             }
             BackCall::Turned(call) => call.run(given),
-            BackCall::Folded(call) => call.input_gradient(given),
-            BackCall::Sparse(call) => call.input_gradient(given),
+            BackCall::Folded(call) => call.input_gradient(given, None),
+            BackCall::Sparse(call) => call.input_gradient(given, None),
+        }
+    }
+
+    /// The same from one with gates ahead. None where it must have come through them.
+    pub fn input_gradient_ahead(&self, given: &Tensor, ahead: Ahead<'_>) -> Result<Option<Tensor>, OperatorError> {
+        match self {
+            BackCall::Folded(call) => call.input_gradient(given, Some(ahead)).map(Some),
+            BackCall::Sparse(call) => call.input_gradient(given, Some(ahead)).map(Some),
+            BackCall::Transposed(_) | BackCall::Wide(_) | BackCall::Turned(_) => Ok(None),
         }
     }
 }

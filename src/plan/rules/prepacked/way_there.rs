@@ -49,6 +49,15 @@ impl WayThere {
         }
     }
 
+    /// The weights, where they lie so that a way back can read them too.
+    pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
+        match self {
+            WayThere::Sparse(sparse) => Ok(Some(sparse.panels())),
+            WayThere::Pointwise(pointwise) => pointwise.panels(),
+            WayThere::Direct(_) | WayThere::Winograd(_) => Ok(None),
+        }
+    }
+
     /// Every way that there may be.
     pub fn candidates<'a>(
         weight: &'a Tensor,
