@@ -16,7 +16,7 @@ struct CamlensPixels {
 struct CamlensGateTiles {
   // Which results a gate is open for.
   void (*open)(const void* results, struct CamlensPixels pixels, float low, float high, uint64_t* gates);
-  // `one` + `other` between `least` and `most`, which may be infinite, and which of these results a gate is open for.
+  // `one` + `other` between `least` and `most`, none of which is where it is NaN, and which of these results a gate is open for.
   void (*add)(const void* one, const void* other, struct CamlensPixels pixels, float least, float most, float low, float high, void* to,
               uint64_t* gates);
   // `one` + `other`, which may be null, where the gate is open, and 0 elsewhere; `floor` where it is less than that. NaN stays NaN.

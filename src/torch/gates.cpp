@@ -4,21 +4,19 @@
 #include "ours.h"
 #include "parallel.h"
 #include "products.h"
+#include "sparse_rows.h"
 #include "status.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 namespace {
 
 // Fewer numbers than that are not worth another thread.
 constexpr int64_t NUMBERS_OF_THREAD = 16384;
-
-int64_t words_of(int64_t channels) { return (channels + CAMLENS_GATE_WORD - 1) / CAMLENS_GATE_WORD; }
 
 const CamlensGateTiles& tiles_of(const at::Tensor& numbers) {
   const CamlensProductTiles& products = camlens_product_tiles_of(numbers);
@@ -59,12 +57,11 @@ void check(const at::Tensor& numbers) {
 }
 
 at::Tensor gates_for(const at::Tensor& result) {
-  return at::empty({result.size(0), result.size(2), result.size(3), words_of(result.size(1))}, result.options().dtype(at::kLong));
+  return at::empty({result.size(0), result.size(2), result.size(3), camlens_segments(result.size(1))}, result.options().dtype(at::kLong));
 }
 
 // What results are compared with: a result that was clamped was rounded after that, and so is its bound.
 float bound(const at::Tensor& result, double value) {
-  if (std::isinf(value)) return std::numeric_limits<float>::quiet_NaN();
   const float wide = static_cast<float>(value);
   return result.scalar_type() == at::kBFloat16 ? static_cast<float>(at::BFloat16(wide)) : wide;
 }
@@ -100,7 +97,7 @@ at::Tensor pass(const at::Tensor* const* parts, size_t count, const at::Tensor& 
   for (size_t i = 0; i < count; ++i) {
     const at::Tensor& part = *parts[i];
     TORCH_CHECK(part.sizes() == parts[0]->sizes() && part.scalar_type() == parts[0]->scalar_type(), "parts have shapes ", parts[0]->sizes(), " and ",
-                part.sizes());
+                part.sizes(), ", and types ", parts[0]->scalar_type(), " and ", part.scalar_type());
     camlens_check_gates(gates, part);
     const bool is_taken_over = is_ours(part);
     numbers[i] = part.contiguous(at::MemoryFormat::ChannelsLast);
@@ -122,7 +119,7 @@ void camlens_check_gates(const at::Tensor& gates, const at::Tensor& gradient) {
   TORCH_CHECK(gradient.dim() == 4, "a gradient [N, C, H, W] is expected, not ", gradient.sizes());
   const bool fits = gates.dim() == 4 && gates.scalar_type() == at::kLong && gates.is_cpu() && gates.is_contiguous() &&
                     gates.size(0) == gradient.size(0) && gates.size(1) == gradient.size(2) && gates.size(2) == gradient.size(3) &&
-                    gates.size(3) == words_of(gradient.size(1));
+                    gates.size(3) == camlens_segments(gradient.size(1));
   TORCH_CHECK(fits, "the gradient has shape ", gradient.sizes(), ", its gates ", gates.sizes());
 }
 

@@ -1,4 +1,4 @@
-//! Rectifiers' gates as bits, on the CPU: a reverse run needs no more of a rectifier's result, which takes 32 times as much memory.
+//! Rectifiers' gates as bits, on the CPU: a reverse run needs no more of a rectifier's result, which takes up to 32 times as much memory.
 
 use std::ptr;
 
@@ -26,7 +26,7 @@ impl Gates {
         if !are_covered(result) {
             return Ok(None);
         }
-        let [low, high] = Bounds::limits(Some(bounds));
+        let [low, high] = closing(bounds);
         let bits = one_tensor("gates", |bits, error| {
             // SAFETY: the tensor is alive, and the places are ours to write.
             unsafe { ffi::camlens_gates(result.as_ptr(), low, high, bits, error) }
@@ -48,7 +48,7 @@ impl Gates {
         if !is_alike || !are_covered(&sum) || !are_covered(other) {
             return Ok(Err(sum));
         }
-        let [low, high] = Bounds::limits(Some(bounds));
+        let [low, high] = closing(bounds);
         let (result, bits) = two_tensors("add_gates", |result, bits, error| {
             // SAFETY: both tensors are alive, and the places are ours to write. Memory is written only where `sum` alone holds it, and
             // `sum` ends here.
@@ -71,7 +71,7 @@ impl Gates {
     }
 }
 
-/// A gradient that did not come through the gates before it: what takes it passes it as [`Gates::pass`] would, on the way.
+/// Gates that a gradient has not come through yet: what takes it passes it as [`Gates::pass`] would, on the way.
 #[derive(Debug, Clone, Copy)]
 pub struct Ahead<'a> {
     pub gates: &'a Gates,
@@ -81,6 +81,11 @@ pub struct Ahead<'a> {
 /// The bits, null where there are none, and whether they are guided.
 pub(super) fn pointers(ahead: Option<Ahead<'_>>) -> (*const C_tensor, bool) {
     ahead.map_or((ptr::null(), false), |ahead| (ahead.gates.bits.as_ptr(), ahead.guided))
+}
+
+/// The lower and the upper bound; NaN where there is none.
+fn closing(bounds: Bounds) -> [f64; 2] {
+    [bounds.low, bounds.high.unwrap_or(f64::NAN)]
 }
 
 fn are_covered(numbers: &Tensor) -> bool {
@@ -111,6 +116,17 @@ mod tests {
     fn random(shape: &[i64], kind: Kind) -> Tensor {
         let numbers = (Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 4.0).round() / 4.0;
         channels_last(&numbers.to_kind(kind)).unwrap()
+    }
+
+    #[test]
+    fn a_bound_that_is_infinite_closes_as_in_a_gate() {
+        let result = Tensor::from_slice(&[f32::INFINITY, f32::NEG_INFINITY, 1.0, 2.0]).view([1, 1, 2, 2]);
+        let given = result.ones_like();
+        for bounds in [Bounds { low: f64::NEG_INFINITY, high: Some(f64::INFINITY) }, Bounds::RELU] {
+            let expected = gate(&[given.shallow_clone()], &result, bounds, false).unwrap();
+            let found = Gates::of(&result, bounds).unwrap().unwrap().pass(&[given.shallow_clone()], false).unwrap();
+            assert!(found.equal(&expected));
+        }
     }
 
     fn bounds() -> impl Strategy<Value = Bounds> {

@@ -2,7 +2,8 @@
 //! float32.
 //!
 //! A weight lies in panels as wide as the registers allow, so that a product reads it once, in order, and fetches the next panel while
-//! it multiplies with this one. oneDNN's kernels are as fast where the weights are in the caches; of a network they seldom are.
+//! it multiplies with this one. oneDNN's kernels are as fast where the weights are in the caches; of a network they seldom are. For inputs of
+//! few rows a linear layer's weight serves as it is.
 
 use std::ffi::{c_char, c_int};
 use std::ptr;
@@ -314,6 +315,9 @@ mod tests {
             assert!(text(linear_weight(&odd)).contains("even number of inputs"));
         }
         assert!(text(pointwise(&input, &weight, 40, None, None)).contains("[N, inputs, H, W]"));
+        assert!(text(linear_by_rows(&random(&[3, 9]), &random(&[40, 8]), None)).contains("[..., 8]"));
+        assert!(text(linear_by_rows(&input, &random(&[40, 8]), Some(&random(&[8])))).contains("bias"));
+        assert!(text(linear_by_rows(&input, &random(&[8, 40]).transpose(0, 1), None)).contains("contiguous"));
         let plain = random(&[40, 8]);
         assert!(text(linear_gradient(&random(&[3, 8]), &plain)).contains("[..., 40]"));
         assert!(text(linear_gradient(&random(&[3, 40]).to_kind(Kind::Double), &plain)).contains("Float"));

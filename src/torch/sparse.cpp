@@ -375,6 +375,7 @@ at::Tensor input_gradient(const at::Tensor& coming, const at::Tensor* gates, boo
                           at::IntArrayRef size, const CamlensMoves& moves) {
   TORCH_CHECK(coming.dim() == 4, "a gradient [N, outputs, h, w] is expected, not ", coming.sizes());
   const Prepared prepared(weight, coming.size(1), size[1], is_transposed);
+  // Its channels are those of the weight.
   camlens_check_gradient(coming, weight.scalar_type(), coming.size(1), prepared.kernel(), size, moves);
   const at::Tensor given = coming.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor result = at::empty(size, given.options(), at::MemoryFormat::ChannelsLast);

@@ -362,14 +362,19 @@ mod tests {
             // Some lines dense, some not; and a bias: sums begin with it, dense or not.
             let _ = input.narrow(2, 0, size[2] / 2).fill_(0.5);
             let bias = random(&[outputs]);
+            let gates = Gates::of(&channels_last(&random(&given.size())).unwrap(), Bounds::RELU).unwrap().unwrap();
+            let ahead = Some(Ahead { gates: &gates, guided: true });
             let found = [1, 3, 16].map(|threads| {
                 tch::set_num_threads(threads);
-                let back = sparse_input_gradient(&given, None, &weight, false, size, &moves).unwrap();
-                (back, sparse_convolution(&input, &there, outputs, Some(&bias), &moves, None).unwrap())
+                [
+                    sparse_input_gradient(&given, None, &weight, false, size, &moves).unwrap(),
+                    sparse_input_gradient(&given, ahead, &there, true, size, &moves).unwrap(),
+                    sparse_convolution(&input, &there, outputs, Some(&bias), &moves, None).unwrap(),
+                ]
             });
             tch::set_num_threads(before);
             for other in &found[1..] {
-                assert!(other.0.equal(&found[0].0) && other.1.equal(&found[0].1));
+                assert!(other.iter().zip(&found[0]).all(|(one, other)| one.equal(other)));
             }
         }
     }

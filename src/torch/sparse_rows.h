@@ -42,7 +42,7 @@ class SparseRows {
   const uint64_t* masks(int64_t row) const { return masks_.data() + row * segments_; }
   int64_t segments() const { return segments_; }
 
-  // What the rows are multiplied with: panels whose rows take so many bytes. With `transposed` it is the first of those of the transposed
+  // What the rows are multiplied with: panels whose rows take so many bytes. With `is_transposed` it is the first of those of the transposed
   // matrix that have the rows' numbers as columns, from the first of so many columns on. `following` is what is read next, or null.
   struct Right {
     CamlensPanels panels;

@@ -68,7 +68,8 @@ struct CamlensSparseTiles {
   // Which of the numbers of rows of such a depth, so many bytes apart, are not zero; returns how many. A row's masks follow each other.
   int64_t (*find)(const char* first, int64_t rows, int64_t apart, int64_t depth, struct CamlensGated gated, uint64_t* masks);
   void (*multiply)(const struct CamlensSparseProduct* product);
-  // The same as a segment of as many panels as the rows fill, a segment's rows apart. Null for bfloat16.
+  // The same as a segment of as many panels as the rows fill, a segment's rows apart; further columns of the last one may stay as they are.
+  // Null for bfloat16.
   void (*transpose)(const struct CamlensTransposed* transposed, float* panels);
   // Adds, for each of `count` rows of sums that lie `apart`, so many panels to `to`, which moves by `step` floats: the rows may overlap there.
   void (*fold)(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step);

@@ -8,7 +8,8 @@ use crate::torch::{OperatorError, give_back_memory};
 
 /// Runs of each way that are timed, after one that is not.
 const TRIALS: usize = 3;
-/// How fast weights come from memory. While ways are tried theirs are in the caches; of a whole network's they are not.
+/// How fast weights come from memory. While ways are tried theirs are in the caches; of a whole network's they are not. A way that reads weights
+/// which another one has laid out pays nothing: it takes no memory, which is worth that time.
 const BYTES_A_SECOND: f64 = 30e9;
 
 /// A way that may be taken. Nothing is laid out for it before it is tried.
@@ -39,7 +40,7 @@ impl<'a, T: 'a> Candidate<'a, T> {
     }
 }
 
-/// The fastest of some ways. `size` is how many bytes the weights of one take, `prepared` gives what runs it. No more than two are laid out
+/// The fastest of some ways. `size` is how many bytes the weights of one take beside those that are there, `prepared` gives what runs it. No more than two are laid out
 /// at once: the fastest so far, and the one that is tried beside it.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ use super::tape::TapeRule;
 
 /// The place of a call's input.
 const INPUT: usize = 0;
-/// Where the first input has no more rows, the weight is read as it is. Where the first gradient has no more, and half of its numbers are
+/// While inputs have no more rows, the weight is read as it is. Where the first gradient has no more, and half of its numbers are
 /// zero, the rows of the weight are summed; later gradients take as long as they have numbers that are not.
 const FEW_ROWS: i64 = 16;
 
@@ -46,9 +46,10 @@ impl PackedWeight {
             && self.weight.stride() == weight.stride()
     }
 
-    /// For `input` and any other.
+    /// For `input` and any other of no more rows; where it has more than a few, for any other.
     fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&Packed, OperatorError> {
-        let packed = match self.forward.take() {
+        let suits = |packed: &Packed| !matches!(packed, Packed::Rows(_)) || rows(input) <= FEW_ROWS;
+        let packed = match self.forward.take().filter(suits) {
             Some(packed) => packed,
             None => sparingly(|| Packed::choose_forward(&self.weight.f_contiguous()?, input, operators))?,
         };
@@ -284,7 +285,8 @@ impl Linear {
     /// The bias is that of the first run.
     fn run(&self, input: &Tensor, bias: &Value) -> Result<Tensor, OperatorError> {
         let mut forward = lock(&self.forward);
-        let call = match forward.take() {
+        let suits = |call: &LinearCall| !matches!(call, LinearCall::Rows { .. }) || rows(input) <= FEW_ROWS;
+        let call = match forward.take().filter(suits) {
             Some(call) => call,
             None => lock(&self.weight).forward(input, &self.operators)?.call(bias, &self.operators)?,
         };
@@ -400,6 +402,22 @@ mod tests {
                 let error = relative_error(&(&summed + (float(&found) - &expected)), &summed);
                 prop_assert!(error < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{:?}: {}", way, error);
             }
+        }
+    }
+
+    #[test]
+    fn a_weight_is_read_as_it_is_until_an_input_has_many_rows() {
+        let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::Float);
+        let (weight, bias) = (random(&[40, 70]), random(&[40]));
+        let (rule, values) = packed(random(&[1, 70]), weight.shallow_clone(), Value::Tensor(bias.shallow_clone()));
+        let by_rows = || matches!(*lock(&rule.linear.forward), Some(LinearCall::Rows { .. }));
+        for (rows, is_as_it_is) in [(1, true), (FEW_ROWS, true), (FEW_ROWS + 1, false), (1, false)] {
+            let input = random(&[rows, 70]);
+            let expected = input.linear(&weight, Some(&bias));
+            let arguments = [Value::Tensor(input), values[1].clone(), values[2].clone()];
+            let found = rule.forward(&arguments, &[]).unwrap().0.remove(0);
+            assert!(relative_error(found.tensor().unwrap(), &expected) < 1e-5);
+            assert_eq!(by_rows(), is_as_it_is && has_products(Kind::Float), "{rows} rows");
         }
     }
 

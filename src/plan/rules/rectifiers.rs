@@ -42,11 +42,12 @@ impl Gate {
         }
     }
 
-    /// The gate for whoever takes a gradient through it on the way. None where bits do not tell it.
+    /// The gate for whoever takes a guided gradient through it on the way. None where bits do not tell it, and for others: of a plain gradient
+    /// most may come through, and then a product with all of it is faster.
     pub fn ahead(&self, gradient: Gradient) -> Option<Ahead<'_>> {
         match &self.tells {
-            Tells::Bits(gates) => Some(Ahead { gates, guided: self.is_guided(gradient) }),
-            Tells::Result(..) => None,
+            Tells::Bits(gates) if self.is_guided(gradient) => Some(Ahead { gates, guided: true }),
+            _ => None,
         }
     }
 

@@ -225,7 +225,8 @@ impl Convolution {
         self.rows_back.run(&given, |given| call.input_gradient(given))
     }
 
-    /// [`Convolution::input_gradient`] of a gradient that has a gate ahead. None where no way takes one through it on the way.
+    /// [`Convolution::input_gradient`] of a gradient that has a gate ahead. None where the way does not take one through it, for several rows, and
+    /// where none was chosen yet for inputs of that size.
     fn input_gradient_ahead(
         &self,
         given: &Tensor,

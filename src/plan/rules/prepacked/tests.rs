@@ -217,6 +217,31 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn every_way_back_takes_a_guided_gradient_through_the_gate(case in case()) {
+        let mut case = Case { adds: false, activation: ("relu", vec![]), ..case };
+        case.input[0] = 1;
+        let (node, values) = node(&case);
+        let rule = rule(&node, &values);
+        let (results, saved) = rule.forward(&values, &[slot(0)]).unwrap();
+        let shape = results[0].tensor().unwrap().size();
+        let given = case.given.random(&shape, Kind::Float);
+        let expected = expected(&case, &node, &values, &given, Gradient::Guided);
+        if is_on_the_edge(&case, &expected.sum) {
+            return Ok(());
+        }
+        let (weight, operators) = (values[1].tensor().unwrap(), Operators::find().unwrap());
+        for way in ways_back(weight, &case.geometry, &shape, &case.input, &operators) {
+            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
+            *lock(&rule.convolution.back) = Some(([case.input[2], case.input[3]], call));
+            let found = saved.as_ref().unwrap().reverse(&[Some(given.shallow_clone())], Gradient::Guided).unwrap();
+            let error = relative_error(found[0].as_ref().unwrap(), &expected.gradients[0]);
+            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        }
+    }
+}
+
 /// Every way, laid out.
 fn ways_there(weight: &Tensor, geometry: &Geometry, input: &[i64], operators: &Operators) -> Vec<WayThere> {
     let candidates = WayThere::candidates(weight, geometry, input, operators);
