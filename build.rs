@@ -86,8 +86,8 @@ fn bridge(libtorch: &Path) {
 const OF_FLOATS: [&str; 4] = ["gate_tiles", "product_tiles", "sparse_tiles", "winograd_tiles"];
 const OF_BFLOAT16: [&str; 3] = ["gate_tiles", "product_tiles", "sparse_tiles"];
 
-/// The arithmetic of gates, of matrix products, dense and sparse, and of Winograd's convolutions for one instruction set: the floats of a vector, and
-/// of how many vectors and rows the registers hold sums; see product_tiles.cpp.
+/// The arithmetic of gates, of matrix products, dense and sparse, and of Winograd's convolutions for one instruction set: the floats of a
+/// vector, and of how many vectors and rows the registers hold sums; see product_tiles.cpp.
 fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], files: &[&str]) {
     let mut build = cpp();
     for flag in flags {

@@ -62,9 +62,7 @@ struct Gradient {
     const int64_t pixel_bytes = depth * bytes;
     const char* const line = given + (row * from[0] + y) * from[1] * pixel_bytes;
     scratch.rows.begin(from[1], depth);
-    CamlensGated gated_line = gated;
-    if (gated.gates != nullptr) gated_line.gates += (row * from[0] + y) * from[1] * camlens_segments(depth);
-    scratch.rows.take(sparse, line, from[1], pixel_bytes, gated_line);
+    scratch.rows.take(sparse, line, from[1], pixel_bytes, camlens_gated_from(gated, (row * from[0] + y) * from[1], depth));
     grow(scratch.sums, from[1] * sum_width());
     const int64_t all = kernel[0] * panels;
     for (int64_t panel = 0; panel < all; panel += CAMLENS_SPARSE_PANELS) {

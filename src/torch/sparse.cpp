@@ -148,10 +148,7 @@ struct Task {
   }
   int64_t from_apart() const { return is_back ? 1 : moves.stride[1]; }
 
-  CamlensGated gated_line(int64_t line) const {
-    if (gated.gates == nullptr) return gated;
-    return {gated.gates + line * from.width * camlens_segments(depth), gated.is_guided};
-  }
+  CamlensGated gated_line(int64_t line) const { return camlens_gated_from(gated, line * from.width, depth); }
 
   // Each pixel comes to its own place alone, and the weights lie as products need them.
   bool is_product() const {

@@ -3,8 +3,8 @@
 //! A rectifier's results are zero in every other place. What comes back through one is zero in the same, and with guided
 //! backpropagation wherever it would be negative too: of a ResNet's gradients about seven numbers in ten, nine in ten above a maximum. A
 //! pixel's zeros are left out: a mask of bits tells which numbers are none, and those alone are multiplied, with rows of weights that a
-//! core's smallest cache holds while pixels pass by. A 1 × 1 convolution of float32 with few zeros is an ordinary product. Weights are to be
-//! finite: a zero may be multiplied with one or not.
+//! core's smallest cache holds while pixels pass by. A 1 × 1 convolution of float32 with few zeros is an ordinary product, unless gates are
+//! still [ahead](Ahead). Weights are to be finite: a zero may be multiplied with one or not.
 
 use std::ptr;
 

@@ -17,6 +17,12 @@ inline int64_t camlens_segments(int64_t depth) { return (depth + CAMLENS_SPARSE_
 // Gates of a gradient, or none; raises where they are another's.
 CamlensGated camlens_gated(const at::Tensor* gates, const at::Tensor& gradient, bool guided);
 
+// Those from a pixel of such a depth on.
+inline CamlensGated camlens_gated_from(CamlensGated gated, int64_t pixel, int64_t depth) {
+  if (gated.gates != nullptr) gated.gates += pixel * camlens_segments(depth);
+  return gated;
+}
+
 // What multiplies numbers of that type without zeros, where `camlens_product_tiles` has what multiplies with them.
 const CamlensSparseTiles& camlens_sparse_tiles(const CamlensProductTiles& products);
 
