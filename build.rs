@@ -74,9 +74,9 @@ fn bridge(libtorch: &Path) {
         )
         .compile("camlens_bridge");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma"], &OF_FLOATS);
-        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma"], &OF_FLOATS);
-        tiles("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma"], &OF_BFLOAT16);
+        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma", "-mprfchw"], &OF_FLOATS);
+        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma", "-mprfchw"], &OF_FLOATS);
+        tiles("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma", "-mprfchw"], &OF_BFLOAT16);
     } else {
         tiles("default", [4, 4, 6], &[], &OF_FLOATS);
     }
@@ -98,6 +98,7 @@ fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], f
         .flag("-ffp-contract=fast")
         // GCC 12 means its own header's "undefined" vectors.
         .flag_if_supported("-Wno-maybe-uninitialized")
+        .flag_if_supported("-Wno-uninitialized")
         .opt_level(3)
         .define("CAMLENS_WIDTH", width.to_string().as_str())
         .define("CAMLENS_PARTS", parts.to_string().as_str())

@@ -18,6 +18,8 @@ void multiply_rows(const CamlensProduct& product) {
   const char* const left = static_cast<const char*>(product.left);
   const char* const panel = static_cast<const char*>(product.panel);
   const int64_t depth = product.depth, stride = product.left_stride;
+  char* const to = static_cast<char*>(product.to);
+  for (int row = 0; row < rows; ++row) fetch_to_write(to + row * product.to_stride, parts * WIDTH);
   // Sums begin with the bias, as those without zeros do.
   Vector sum[rows][parts] = {};
   for (int part = 0; part < parts && product.bias != nullptr; ++part) {
@@ -34,12 +36,12 @@ void multiply_rows(const CamlensProduct& product) {
     }
   }
   for (int row = 0; row < rows; ++row) {
-    Number* const to = reinterpret_cast<Number*>(static_cast<char*>(product.to) + row * product.to_stride);
+    Number* const line = reinterpret_cast<Number*>(to + row * product.to_stride);
     for (int part = 0; part < parts; ++part) sum[row][part] = between(sum[row][part], product.low, product.high);
     if (product.columns == parts * WIDTH) {
-      for (int part = 0; part < parts; ++part) store(to + part * WIDTH, sum[row][part]);
+      for (int part = 0; part < parts; ++part) store(line + part * WIDTH, sum[row][part]);
     } else {
-      for (int part = 0; part < parts; ++part) store_some(to + part * WIDTH, sum[row][part], product.columns - part * WIDTH);
+      for (int part = 0; part < parts; ++part) store_some(line + part * WIDTH, sum[row][part], product.columns - part * WIDTH);
     }
   }
 }

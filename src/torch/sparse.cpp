@@ -208,9 +208,8 @@ class Worker {
       scratch_.rows.multiply(of_.sparse, scratch_.runs, right, tap == 0 && covers_all, bias, scratch_.transposed);
     }
     if (is_in_place && std::isinf(of_.low) && std::isinf(of_.high)) return;
-    for (int64_t pixel = 0; pixel < pixels_; ++pixel) {
-      of_.sparse.finish(sums + pixel * apart, columns, of_.low, of_.high, to + pixel * of_.columns * of_.bytes);
-    }
+    const CamlensSums finished{sums, apart, pixels_, columns, of_.low, of_.high, to, of_.columns * of_.bytes};
+    of_.sparse.finish(&finished);
   }
 
  private:

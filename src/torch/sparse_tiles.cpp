@@ -12,6 +12,8 @@
 namespace {
 
 constexpr int64_t SEGMENT = CAMLENS_SPARSE_SEGMENT;
+// Rows whose results are fetched before they are written.
+constexpr int64_t AHEAD = 8;
 // Of a panel, the columns that belong to a number.
 constexpr int64_t ROW_BYTES = PANEL * sizeof(Number);
 
@@ -131,6 +133,7 @@ void multiply_run(CamlensSparseRun run, const char* first, int64_t apart, const 
     for (const int64_t end = at + lines * CAMLENS_LINE_BYTES; at < end; at += CAMLENS_LINE_BYTES) {
       for (int p = 0; p < panels; ++p) __builtin_prefetch(next[p] + at, 0, 2);
     }
+    if (is_first && run.count > AHEAD) fetch_to_write(reinterpret_cast<const char*>(run.sums + AHEAD * run.sums_apart), panels * PANEL);
     Vector sum[panels][PARTS] = {};
     if (!is_first) begin = run.sums;
     for (int p = 0; p < panels && begin != nullptr; ++p) {
@@ -278,14 +281,14 @@ void fold(const float* sums, int64_t count, int64_t apart, int64_t panels, float
 
 void sum_rows(const char* matrix, int64_t row_bytes, const int64_t* rows, const float* factors, int64_t count, int64_t columns, void* to) {
   // As many sums as registers hold; and rows ahead, which come from memory as a rule.
-  constexpr int64_t VECTORS = 8, AT_ONCE = VECTORS * WIDTH, AHEAD = 4, BYTES = sizeof(Number);
+  constexpr int64_t VECTORS = 8, AT_ONCE = VECTORS * WIDTH, ROWS_AHEAD = 4, BYTES = sizeof(Number);
   const int64_t whole = columns / AT_ONCE * AT_ONCE;
   for (int64_t c = 0; c < whole; c += AT_ONCE) {
     Vector sum[VECTORS] = {};
     for (int64_t i = 0; i < count; ++i) {
       const Number* const row = reinterpret_cast<const Number*>(matrix + rows[i] * row_bytes) + c;
-      if (i + AHEAD < count) {
-        const char* const ahead = matrix + rows[i + AHEAD] * row_bytes + c * BYTES;
+      if (i + ROWS_AHEAD < count) {
+        const char* const ahead = matrix + rows[i + ROWS_AHEAD] * row_bytes + c * BYTES;
         for (int64_t byte = 0; byte < AT_ONCE * BYTES; byte += CAMLENS_LINE_BYTES) __builtin_prefetch(ahead + byte);
       }
       for (int64_t part = 0; part < VECTORS; ++part) sum[part] += all(factors[i]) * load(row + part * WIDTH);
@@ -303,9 +306,14 @@ void sum_rows(const char* matrix, int64_t row_bytes, const int64_t* rows, const 
   }
 }
 
-void finish(const float* sums, int64_t columns, float low, float high, void* to) {
-  for (int64_t c = 0; c < columns; c += WIDTH) {
-    store_some(static_cast<Number*>(to) + c, between(load(sums + c), low, high), columns - c);
+void finish(const CamlensSums* sums) {
+  for (int64_t row = 0; row < sums->rows; ++row) {
+    const float* const from = sums->first + row * sums->apart;
+    char* const to = sums->to + row * sums->to_apart;
+    if (row + AHEAD < sums->rows) fetch_to_write(to + AHEAD * sums->to_apart, sums->columns);
+    for (int64_t c = 0; c < sums->columns; c += WIDTH) {
+      store_some(reinterpret_cast<Number*>(to) + c, between(load(from + c), sums->low, sums->high), sums->columns - c);
+    }
   }
 }
 

@@ -64,6 +64,15 @@ struct CamlensGated {
   bool is_guided;
 };
 
+// Rows of sums, so many floats apart, that are written as numbers of the tiles, so many bytes apart; between `low` and `high`. NaN stays NaN.
+struct CamlensSums {
+  const float* first;
+  int64_t apart, rows, columns;
+  float low, high;
+  char* to;
+  int64_t to_apart;
+};
+
 struct CamlensSparseTiles {
   // Which of the numbers of rows of such a depth, so many bytes apart, are not zero; returns how many. A row's masks follow each other.
   int64_t (*find)(const char* first, int64_t rows, int64_t apart, int64_t depth, struct CamlensGated gated, uint64_t* masks);
@@ -75,8 +84,7 @@ struct CamlensSparseTiles {
   void (*fold)(const float* sums, int64_t count, int64_t apart, int64_t panels, float* to, int64_t step);
   // The sum of some rows of a matrix of the tiles' numbers, `row_bytes` apart, each times its factor: so many columns of it.
   void (*sum_rows)(const char* matrix, int64_t row_bytes, const int64_t* rows, const float* factors, int64_t count, int64_t columns, void* to);
-  // `sums` between `low` and `high`, as numbers of the row's type. NaN stays NaN.
-  void (*finish)(const float* sums, int64_t columns, float low, float high, void* to);
+  void (*finish)(const struct CamlensSums* sums);
 };
 
 extern "C" {

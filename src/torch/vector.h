@@ -3,6 +3,10 @@
 #pragma once
 #include <stdint.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 typedef float Vector __attribute__((vector_size(CAMLENS_WIDTH * 4)));
@@ -30,9 +34,14 @@ inline Vector load(const Bfloat16* from) {
 }
 // Rounded to the nearest, to the even one of two; NaN stays NaN.
 inline void store(Bfloat16* to, Vector value) {
+#if defined(__AVX512BF16__)
+  const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(value));
+  *reinterpret_cast<UnalignedHalves*>(to) = reinterpret_cast<Halves>(rounded);
+#else
   const Bits bits = reinterpret_cast<Bits>(value), rounded = bits + 0x7fff + ((bits >> 16) & 1);
   const Bits kept = value == value ? rounded : bits | 0x400000;
   *reinterpret_cast<UnalignedHalves*>(to) = __builtin_convertvector(kept >> 16, Halves);
+#endif
 }
 
 inline float number(float value) { return value; }
@@ -45,8 +54,16 @@ inline float number(Bfloat16 value) {
 
 // NaN stays NaN.
 inline Vector between(Vector value, float low, float high) {
+#if defined(__AVX512F__)
+  const __m512 raised = _mm512_max_ps(_mm512_set1_ps(low), reinterpret_cast<__m512>(value));
+  return reinterpret_cast<Vector>(_mm512_min_ps(_mm512_set1_ps(high), raised));
+#elif defined(__AVX2__)
+  const __m256 raised = _mm256_max_ps(_mm256_set1_ps(low), reinterpret_cast<__m256>(value));
+  return reinterpret_cast<Vector>(_mm256_min_ps(_mm256_set1_ps(high), raised));
+#else
   value = value < low ? all(low) : value;
   return value > high ? all(high) : value;
+#endif
 }
 
 }  // namespace
