@@ -76,7 +76,12 @@ fn bridge(libtorch: &Path) {
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma", "-mprfchw"], &OF_FLOATS);
         tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma", "-mprfchw"], &OF_FLOATS);
-        tiles("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma", "-mprfchw"], &OF_BFLOAT16);
+        tiles(
+            "avx512_bf16",
+            [16, 2, 14],
+            &["-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma", "-mprfchw"],
+            &OF_BFLOAT16,
+        );
     } else {
         tiles("default", [4, 4, 6], &[], &OF_FLOATS);
     }

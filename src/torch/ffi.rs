@@ -196,9 +196,11 @@ unsafe extern "C" {
         weight: *const C_tensor,
         outputs: i64,
         bias: *const C_tensor,
+        other: *const C_tensor,
         low: f64,
         high: f64,
         result: *mut *mut C_tensor,
+        gates: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
 

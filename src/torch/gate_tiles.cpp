@@ -1,31 +1,13 @@
 #include "gate_tiles.h"
 
+#include "gate_bits.h"
 #include "step.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 // Given by build.rs, besides what step.h needs: CAMLENS_GATE_TILES, the name of the table.
 
 namespace {
 
 constexpr int64_t WORD = CAMLENS_GATE_WORD;
-
-typedef int32_t Truth __attribute__((vector_size(CAMLENS_WIDTH * 4)));
-
-// A bit for each lane that is true.
-inline uint64_t bits_of(Truth lanes) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(lanes), reinterpret_cast<__m512i>(lanes));
-#elif defined(__AVX2__)
-  return static_cast<uint64_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(lanes)));
-#else
-  uint64_t bits = 0;
-  for (int64_t i = 0; i < WIDTH; ++i) bits |= static_cast<uint64_t>(lanes[i] & 1) << i;
-  return bits;
-#endif
-}
 
 // The lanes whose bit is set; 0 in the others.
 inline Vector where(uint64_t bits, Vector value) {
@@ -35,20 +17,11 @@ inline Vector where(uint64_t bits, Vector value) {
   return reinterpret_cast<Vector>(reinterpret_cast<Bits>(value) & are_set);
 }
 
-// The first `count` of them, at least one; 0 in the other lanes.
-inline Vector load_some(const Number* from, int64_t count) {
-  if (count >= WIDTH) return load(from);
-  Number numbers[WIDTH] = {};
-  for (int64_t i = 0; i < count; ++i) numbers[i] = from[i];
-  return load(numbers);
-}
-
 // Which of `count` results, at most a word's, a gate is open for.
 inline uint64_t open_word(const Number* results, int64_t count, float low, float high) {
   uint64_t word = 0;
   for (int64_t c = 0; c < count; c += WIDTH) {
-    const Vector result = load_some(results + c, count - c);
-    word |= bits_of(~((result <= low) | (result >= high))) << c;
+    word |= open_bits(load_some(results + c, count - c), low, high) << c;
   }
   return count == WORD ? word : word & ((uint64_t{1} << count) - 1);
 }

@@ -56,21 +56,11 @@ void check(const at::Tensor& numbers) {
               "numbers [N, C, H, W] with the channels next to each other are expected, not ", numbers.sizes(), ", ", numbers.strides());
 }
 
-at::Tensor gates_for(const at::Tensor& result) {
-  return at::empty({result.size(0), result.size(2), result.size(3), camlens_segments(result.size(1))}, result.options().dtype(at::kLong));
-}
-
-// What results are compared with: a result that was clamped was rounded after that, and so is its bound.
-float bound(const at::Tensor& result, double value) {
-  const float wide = static_cast<float>(value);
-  return result.scalar_type() == at::kBFloat16 ? static_cast<float>(at::BFloat16(wide)) : wide;
-}
-
 at::Tensor gates_of(const at::Tensor& result, double low, double high) {
   check(result);
   const CamlensGateTiles& tiles = tiles_of(result);
-  const at::Tensor gates = gates_for(result);
-  const float lower = bound(result, low), upper = bound(result, high);
+  const at::Tensor gates = camlens_gates_for(result);
+  const float lower = camlens_gate_bound(result, low), upper = camlens_gate_bound(result, high);
   for_pixels(result, [&](int64_t first, CamlensPixels pixels) { tiles.open(pixel(result, first), pixels, lower, upper, words(gates, first)); });
   return gates;
 }
@@ -82,8 +72,8 @@ at::Tensor add(const at::Tensor& sum, const at::Tensor& other, double low, doubl
               sum.scalar_type(), ", what is added ", other.sizes(), " and ", other.scalar_type());
   const CamlensGateTiles& tiles = tiles_of(sum);
   const at::Tensor out = is_ours(sum) ? sum : at::empty_like(sum);
-  gates = gates_for(sum);
-  const float lower = bound(sum, low), upper = bound(sum, high);
+  gates = camlens_gates_for(sum);
+  const float lower = camlens_gate_bound(sum, low), upper = camlens_gate_bound(sum, high);
   for_pixels(sum, [&](int64_t first, CamlensPixels pixels) {
     tiles.add(pixel(sum, first), pixel(other, first), pixels, static_cast<float>(low), static_cast<float>(high), lower, upper,
               place(out, first), words(gates, first));
@@ -114,6 +104,15 @@ at::Tensor pass(const at::Tensor* const* parts, size_t count, const at::Tensor& 
 }
 
 }  // namespace
+
+at::Tensor camlens_gates_for(const at::Tensor& result) {
+  return at::empty({result.size(0), result.size(2), result.size(3), camlens_segments(result.size(1))}, result.options().dtype(at::kLong));
+}
+
+float camlens_gate_bound(const at::Tensor& result, double bound) {
+  const float wide = static_cast<float>(bound);
+  return result.scalar_type() == at::kBFloat16 ? static_cast<float>(at::BFloat16(wide)) : wide;
+}
 
 void camlens_check_gates(const at::Tensor& gates, const at::Tensor& gradient) {
   TORCH_CHECK(gradient.dim() == 4, "a gradient [N, C, H, W] is expected, not ", gradient.sizes());

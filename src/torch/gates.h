@@ -26,5 +26,9 @@ int camlens_pass_gates(const at::Tensor* const* parts, size_t part_count, const 
                        char** error);
 }
 
+// Place for the gates of a result, and what the result, which was rounded after it was clamped, is compared with for them.
+at::Tensor camlens_gates_for(const at::Tensor& result);
+float camlens_gate_bound(const at::Tensor& result, double bound);
+
 // Raises unless they are the gates of results of the gradient's shape, `[N, C, H, W]`.
 void camlens_check_gates(const at::Tensor& gates, const at::Tensor& gradient);

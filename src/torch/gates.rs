@@ -34,6 +34,10 @@ impl Gates {
         Ok(Some(Gates { bits }))
     }
 
+    pub(super) fn of_bits(bits: Tensor) -> Self {
+        Gates { bits }
+    }
+
     /// [`add_clamped`](super::add_clamped) and the gates of what it gives, in one pass. The sum comes back where that is not covered, as in
     /// [`Gates::of`].
     ///
@@ -84,7 +88,7 @@ pub(super) fn pointers(ahead: Option<Ahead<'_>>) -> (*const C_tensor, bool) {
 }
 
 /// The lower and the upper bound; NaN where there is none.
-fn closing(bounds: Bounds) -> [f64; 2] {
+pub(super) fn closing(bounds: Bounds) -> [f64; 2] {
     [bounds.low, bounds.high.unwrap_or(f64::NAN)]
 }
 

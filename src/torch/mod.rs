@@ -31,7 +31,7 @@ pub use convolution::window_may_miss;
 pub use folded::{folded_input_gradient, folded_weight};
 pub use gates::{Ahead, Gates};
 pub use kernels::{Bounds, add, add_clamped, channels_last, gate};
-pub use linear::{can_multiply, has_products, linear, linear_by_rows, linear_gradient, linear_weight, pointwise};
+pub use linear::{Then, can_multiply, has_products, linear, linear_by_rows, linear_gradient, linear_weight, pointwise};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use pooling::{max_pool, max_pool_gradient, mean_of_pixels};
 pub use process::{give_back_memory, leave};

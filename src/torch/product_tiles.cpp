@@ -1,5 +1,6 @@
 #include "product_tiles.h"
 
+#include "gate_bits.h"
 #include "step.h"
 
 #include <utility>
@@ -12,14 +13,48 @@ namespace {
 constexpr int ROWS = CAMLENS_ROWS;
 static_assert(PANEL * 4 % CAMLENS_LINE_BYTES == 0, "a panel's steps are whole cache lines");
 
+// Writes what comes of a row's sums; `is_whole` where all their columns are there.
+template <int parts, bool is_whole>
+inline void finish_row(const CamlensProduct& product, int64_t row, Vector (&sum)[parts]) {
+  const CamlensAfter& after = product.after;
+  const auto read = [&](const Number* from, int part) {
+    return is_whole ? load(from + part * WIDTH) : load_some(from + part * WIDTH, product.columns - part * WIDTH);
+  };
+  if (after.other != nullptr) {
+    const Number* const other = reinterpret_cast<const Number*>(after.other + row * product.to_stride);
+    for (int part = 0; part < parts; ++part) sum[part] += read(other, part);
+  }
+  Number* const to = reinterpret_cast<Number*>(static_cast<char*>(product.to) + row * product.to_stride);
+  for (int part = 0; part < parts; ++part) {
+    sum[part] = between(sum[part], product.low, product.high);
+    if (is_whole) {
+      store(to + part * WIDTH, sum[part]);
+    } else {
+      store_some(to + part * WIDTH, sum[part], product.columns - part * WIDTH);
+    }
+  }
+  if (after.gates == nullptr) return;
+  uint64_t bits = 0;
+  // As they were rounded.
+  for (int part = 0; part < parts; ++part) bits |= open_bits(read(to, part), after.low, after.high) << part * WIDTH;
+  if (!is_whole) bits &= (uint64_t{1} << product.columns) - 1;
+  static_assert(PANEL % 8 == 0 && PANEL <= 64 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a panel's bits are whole bytes, the first column's first");
+  __builtin_memcpy(after.gates + row * after.gates_apart, &bits, PANEL / 8);
+}
+
 // `parts` are the vectors of a panel that have columns.
 template <int rows, int parts, bool fetches>
-void multiply_rows(const CamlensProduct& product) {
+void multiply_rows(const CamlensProduct& given) {
+  // No store may change it.
+  const CamlensProduct product = given;
   const char* const left = static_cast<const char*>(product.left);
   const char* const panel = static_cast<const char*>(product.panel);
   const int64_t depth = product.depth, stride = product.left_stride;
-  char* const to = static_cast<char*>(product.to);
-  for (int row = 0; row < rows; ++row) fetch_to_write(to + row * product.to_stride, parts * WIDTH);
+  for (int row = 0; row < rows; ++row) {
+    const int64_t at = row * product.to_stride;
+    fetch_to_write(static_cast<const char*>(product.to) + at, parts * WIDTH);
+    if (product.after.other != nullptr) fetch(product.after.other + at, parts * WIDTH);
+  }
   // Sums begin with the bias, as those without zeros do.
   Vector sum[rows][parts] = {};
   for (int part = 0; part < parts && product.bias != nullptr; ++part) {
@@ -35,14 +70,10 @@ void multiply_rows(const CamlensProduct& product) {
       for (int part = 0; part < parts; ++part) sum[row][part] = multiply_add(sum[row][part], value, right[part]);
     }
   }
-  for (int row = 0; row < rows; ++row) {
-    Number* const line = reinterpret_cast<Number*>(to + row * product.to_stride);
-    for (int part = 0; part < parts; ++part) sum[row][part] = between(sum[row][part], product.low, product.high);
-    if (product.columns == parts * WIDTH) {
-      for (int part = 0; part < parts; ++part) store(line + part * WIDTH, sum[row][part]);
-    } else {
-      for (int part = 0; part < parts; ++part) store_some(line + part * WIDTH, sum[row][part], product.columns - part * WIDTH);
-    }
+  if (product.columns == parts * WIDTH) {
+    for (int row = 0; row < rows; ++row) finish_row<parts, true>(product, row, sum[row]);
+  } else {
+    for (int row = 0; row < rows; ++row) finish_row<parts, false>(product, row, sum[row]);
   }
 }
 

@@ -7,6 +7,18 @@ enum {
   CAMLENS_LINE_BYTES = 64,
 };
 
+// What comes after sums and bias, of the results' rows and columns.
+struct CamlensAfter {
+  // Numbers that are added to them, as far apart as the results. May be null.
+  const char* other;
+  // Where gates of the results are written, as gate_tiles.h has them: the byte of the first row with the first column's bit, and how many bytes
+  // further that of the next row is. May be null.
+  char* gates;
+  int64_t gates_apart;
+  // What gates are open between.
+  float low, high;
+};
+
 // Some rows of a product and the columns of one panel. Numbers are floats, or bfloat16 whose products are summed as floats. A step in
 // depth takes four bytes of a row and of each column: a float, or two bfloat16. Strides count bytes.
 struct CamlensProduct {
@@ -20,10 +32,11 @@ struct CamlensProduct {
   int64_t to_stride, columns;
   // Floats, [width of a panel]; may be null.
   const float* bias;
-  // What the result lies between, once the bias is added. NaN stays NaN.
+  // What the result lies between, once all is added. NaN stays NaN.
   float low, high;
   // `depth` cache lines that will be read next: they are fetched on the way. May be null.
   const char* next;
+  struct CamlensAfter after;
 };
 
 // Products of each of some rows with each of others, which lie as they came: [rows, depth] and [columns, depth], without gaps. `depth` counts

@@ -245,7 +245,8 @@ class Worker {
                                      of_.bias == nullptr ? nullptr : of_.bias + column,
                                      of_.low,
                                      of_.high,
-                                     nullptr};
+                                     nullptr,
+                                     {}};
         const bool is_first = line == begin_ && panel + 1 < of_.panels();
         multiply_rows(of_.dense, product, at_once * of_.width, is_first ? weights + of_.panel_bytes() : nullptr);
       }

@@ -3,10 +3,6 @@
 #pragma once
 #include "vector.h"
 
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 namespace {
 
 constexpr int PARTS = CAMLENS_PARTS;
@@ -36,6 +32,14 @@ inline Step all_of(const char* step) {
 inline Vector multiply_add(Vector sum, Step left, Step right) { return sum + left * right; }
 #endif
 
+// The first `count` of them, if any; 0 in the other lanes.
+inline Vector load_some(const Number* from, int64_t count) {
+  if (count >= WIDTH) return load(from);
+  Number numbers[WIDTH] = {};
+  for (int64_t i = 0; i < count; ++i) numbers[i] = from[i];
+  return load(numbers);
+}
+
 // The first `count` of them; may be none or all.
 inline void store_some(Number* to, Vector value, int64_t count) {
   if (count >= WIDTH) return store(to, value);
@@ -48,6 +52,9 @@ inline void store_some(Number* to, Vector value, int64_t count) {
 // in a way that no processor foresees.
 inline void fetch_to_write(const char* first, int64_t numbers) {
   for (int64_t byte = 0; byte < numbers * static_cast<int64_t>(sizeof(Number)); byte += 64) __builtin_prefetch(first + byte, 1);
+}
+inline void fetch(const char* first, int64_t numbers) {
+  for (int64_t byte = 0; byte < numbers * static_cast<int64_t>(sizeof(Number)); byte += 64) __builtin_prefetch(first + byte);
 }
 
 }  // namespace

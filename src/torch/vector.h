@@ -29,8 +29,16 @@ inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned
 inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
 
 inline Vector load(const Bfloat16* from) {
+#if defined(__AVX512F__)
+  const __m512i halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(from)));
+  return reinterpret_cast<Vector>(_mm512_slli_epi32(halves, 16));
+#elif defined(__AVX2__)
+  const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from)));
+  return reinterpret_cast<Vector>(_mm256_slli_epi32(halves, 16));
+#else
   const Halves halves = *reinterpret_cast<const UnalignedHalves*>(from);
   return reinterpret_cast<Vector>(__builtin_convertvector(halves, Bits) << 16);
+#endif
 }
 // Rounded to the nearest, to the even one of two; NaN stays NaN.
 inline void store(Bfloat16* to, Vector value) {

@@ -154,7 +154,7 @@ struct Convolution {
   void multiply(const float* values, int64_t tiles, const float* panel, float* products, int64_t stride, int64_t columns,
                 const float* following) const {
     const CamlensProduct product{values,        inputs * FLOAT, inputs,  panel,   products, stride * FLOAT,
-                                 columns,       nullptr,        -INFINITY, INFINITY, nullptr};
+                                 columns,       nullptr,        -INFINITY, INFINITY, nullptr,  {}};
     multiply_rows(matrices, product, tiles, following);
   }
 

@@ -30,10 +30,15 @@ impl Gate {
         Ok(Gate { tells: bits.map_or_else(|| Tells::Result(result.shallow_clone(), bounds), Tells::Bits), guided })
     }
 
+    /// Of bits that are there.
+    pub fn of_bits(bits: Gates, guided: bool) -> Self {
+        Gate { tells: Tells::Bits(bits), guided }
+    }
+
     /// Clamps a sum, whose memory it may take over, and tells the gate of what that gives.
     pub fn of_sum(sum: Tensor, other: &Tensor, bounds: Bounds, guided: bool) -> Result<(Tensor, Self), OperatorError> {
         match Gates::of_sum(sum, other, bounds)? {
-            Ok((result, bits)) => Ok((result, Gate { tells: Tells::Bits(bits), guided })),
+            Ok((result, bits)) => Ok((result, Gate::of_bits(bits, guided))),
             Err(sum) => {
                 let result = add_clamped(sum, other, bounds)?;
                 let gate = Gate::of(&result, bounds, guided)?;

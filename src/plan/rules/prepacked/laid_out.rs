@@ -6,6 +6,7 @@ use crate::plan::constant::{Constant, Identity};
 use crate::torch::OperatorError;
 
 use super::super::fastest::sparingly;
+use super::after::After;
 use super::geometry::Geometry;
 use super::operators::Operators;
 use super::way_back::WayBack;
@@ -38,11 +39,16 @@ impl LaidOut {
         self.weight.size()
     }
 
-    /// For `input`, and any other.
-    pub(super) fn there(&mut self, input: &Tensor, operators: &Operators) -> Result<&WayThere, OperatorError> {
+    /// For `input`, and any other, with what follows there.
+    pub(super) fn there(
+        &mut self,
+        input: &Tensor,
+        after: &After<'_>,
+        operators: &Operators,
+    ) -> Result<&WayThere, OperatorError> {
         let way = match self.there.take() {
             Some(way) => way,
-            None => sparingly(|| WayThere::choose(&self.weight.tensor()?, &self.geometry, input, operators))?,
+            None => sparingly(|| WayThere::choose(&self.weight.tensor()?, &self.geometry, input, after, operators))?,
         };
         self.weight.leave();
         Ok(self.there.insert(way))

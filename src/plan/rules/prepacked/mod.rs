@@ -6,6 +6,7 @@
 //! rectifiers leave. They have no derivative of their own; the ways back are in [`way_back`]. The plan's `fuse_convolutions` pass makes
 //! these nodes.
 
+mod after;
 mod folded;
 mod geometry;
 mod laid_out;
@@ -25,10 +26,11 @@ use tch::Tensor;
 
 use crate::model::graph::{Argument, Node};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Ahead, Bounds, OperatorError, Value, add, add_clamped, channels_last};
+use crate::torch::{Ahead, Bounds, OperatorError, Value, channels_last};
 
 use super::arguments::{first, unfit};
 use super::rectifiers::Gate;
+use after::After;
 use operators::Operators;
 use rows::Rows;
 use way_back::BackCall;
@@ -132,40 +134,6 @@ impl Prepacked {
         };
         Ok(Prepacked { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
     }
-
-    /// The result, and with `has_gate` where the activation lets gradients pass.
-    fn convolve(&self, input: &Tensor, bias: &Value, has_gate: bool) -> Result<(Tensor, Option<Gate>), OperatorError> {
-        let result = self.convolution.run(input, bias, self.activation)?;
-        let bounds = self.activation.bounds().filter(|_| has_gate);
-        let gate = bounds.map(|bounds| Gate::of(&result, bounds, self.guided)).transpose()?;
-        Ok((result, gate))
-    }
-
-    /// Adds first and activates then, in place. oneDNN's own fused addition was measured at more than the time of both.
-    fn convolve_and_add(
-        &self,
-        input: &Tensor,
-        bias: &Value,
-        other: &Tensor,
-        has_gate: bool,
-    ) -> Result<(Tensor, Option<Gate>), OperatorError> {
-        let sum = self.convolution.run(input, bias, Activation::None)?;
-        let other = channels_last(other)?;
-        if other.size() != sum.size() {
-            return Err(OperatorError::Argument {
-                operator: "mkldnn._convolution_pointwise.binary".into(),
-                argument: "other".into(),
-                problem: format!("has shape {:?}, and the convolution gives {:?}", other.size(), sum.size()),
-            });
-        }
-        match self.activation.bounds() {
-            None => Ok((add(sum, &other)?, None)),
-            Some(bounds) if has_gate => {
-                Gate::of_sum(sum, &other, bounds, self.guided).map(|(result, gate)| (result, Some(gate)))
-            }
-            Some(bounds) => Ok((add_clamped(sum, &other, bounds)?, None)),
-        }
-    }
 }
 
 impl Rule for Prepacked {
@@ -173,11 +141,14 @@ impl Rule for Prepacked {
         let input = channels_last(first(arguments)?)?;
         let other = if self.adds { arguments.get(1).and_then(Value::tensor) } else { None };
         let bias = arguments.get(if self.adds { 3 } else { 2 }).ok_or_else(|| unfit(2, "a bias", arguments))?;
-        let has_gate = !wanted.is_empty();
-        let (result, gate) = match other {
-            Some(other) => self.convolve_and_add(&input, bias, other, has_gate)?,
-            None => self.convolve(&input, bias, has_gate)?,
+        let other = other.map(channels_last).transpose()?;
+        let after = After {
+            other: other.as_ref(),
+            activation: self.activation,
+            has_gate: !wanted.is_empty(),
+            guided: self.guided,
         };
+        let (result, gate) = self.convolution.run(&input, bias, &after)?;
         if wanted.is_empty() {
             return Ok((vec![Value::Tensor(result)], None));
         }
@@ -192,19 +163,32 @@ impl Rule for Prepacked {
 }
 
 impl Convolution {
-    /// The bias and the activation are those of the first run.
-    fn run(&self, input: &Tensor, bias: &Value, activation: Activation) -> Result<Tensor, OperatorError> {
+    /// The result with what follows. The bias, the activation and whether something is added are those of the first run.
+    fn run(&self, input: &Tensor, bias: &Value, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
+        if let Some(other) = after.other {
+            let expected = self.geometry.result(&input.size(), &self.weight_size);
+            if other.size() != expected {
+                return Err(OperatorError::Argument {
+                    operator: "mkldnn._convolution_pointwise.binary".into(),
+                    argument: "other".into(),
+                    problem: format!("has shape {:?}, and the convolution gives {expected:?}", other.size()),
+                });
+            }
+        }
         let mut there = lock(&self.there);
         let call = match there.take() {
             Some(call) => call,
             None => {
                 let mut weights = lock(&self.weights);
-                let way = weights.there(input, &self.operators)?;
-                way.call(bias, &self.geometry, activation, &self.operators)?
+                let way = weights.there(input, after, &self.operators)?;
+                way.call(bias, &self.geometry, after.at_once(), &self.operators)?
             }
         };
         let call = there.insert(call);
-        self.rows_there.run(input, |input| call.run(input))
+        if input.size()[0] == 1 {
+            return call.run_with(input, after);
+        }
+        after.then(self.rows_there.run(input, |input| call.run(input))?)
     }
 
     /// The gradient to an input of `size`, from that of the result.

@@ -2,10 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{OperatorError, can_multiply, linear_weight, pointwise};
+use crate::torch::{OperatorError, Then, can_multiply, linear_weight, pointwise};
 
 use super::super::fastest::{bytes, in_float};
+use super::super::rectifiers::Gate;
 use super::Activation;
+use super::after::After;
 use super::geometry::Geometry;
 
 /// A convolution's weights, in panels.
@@ -62,6 +64,19 @@ pub(super) struct PointwiseCall {
 
 impl PointwiseCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
-        pointwise(input, &self.weight, self.outputs, self.bias.as_ref(), self.activation.bounds())
+        let then = Then { bounds: self.activation.bounds(), ..Then::default() };
+        Ok(pointwise(input, &self.weight, self.outputs, self.bias.as_ref(), then)?.0)
+    }
+
+    /// With all that follows.
+    pub fn run_with(&self, input: &Tensor, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
+        if let Some(other) = after.other
+            && other.f_kind()? != input.f_kind()?
+        {
+            return after.then(self.run(input)?);
+        }
+        let then = Then { other: after.other, bounds: after.activation.bounds(), has_gates: after.has_gate };
+        let (result, gates) = pointwise(input, &self.weight, self.outputs, self.bias.as_ref(), then)?;
+        Ok((result, gates.map(|gates| Gate::of_bits(gates, after.guided))))
     }
 }

@@ -436,8 +436,36 @@ fn a_weight_that_could_not_be_laid_out_is_laid_out_later() {
     let mut laid_out = LaidOut::new(Constant::Whole(weight), geometry);
     let operators = Operators::find().unwrap();
     let input = |channels| channels_last(&Layout::Contiguous.random(&[1, channels, 9, 9], Kind::Float)).unwrap();
-    assert!(laid_out.there(&input(5), &operators).is_err());
-    assert!(laid_out.there(&input(4), &operators).is_ok());
+    let after = After { other: None, activation: Activation::Relu, has_gate: true, guided: true };
+    assert!(laid_out.there(&input(5), &after, &operators).is_err());
+    assert!(laid_out.there(&input(4), &after, &operators).is_ok());
+}
+
+#[test]
+fn what_follows_comes_with_every_way() {
+    let operators = Operators::find().unwrap();
+    for (size, kernel) in [([1, 32, 6, 7], 1), ([1, 16, 5, 5], 3), ([2, 32, 6, 7], 1)] {
+        let geometry = Geometry { padding: [kernel / 2; 2], stride: [1, 1], dilation: [1, 1], groups: 1 };
+        let random = |shape: &[i64]| channels_last(&Layout::Contiguous.random(shape, Kind::Float)).unwrap();
+        let weight = Layout::Contiguous.random(&[48, size[1], kernel, kernel], Kind::Float);
+        let (input, shape) = (random(&size), geometry.result(&size, &weight.size()));
+        let (other, given) = (random(&shape), random(&shape));
+        let sum = input.conv2d(&weight, None::<Tensor>, [1, 1], geometry.padding, [1, 1], 1);
+        for (other, has_gate) in [(None, true), (Some(&other), true), (Some(&other), false)] {
+            let after = After { other, activation: Activation::Relu, has_gate, guided: true };
+            let result = other.map_or_else(|| sum.copy(), |other| &sum + other).relu();
+            for way in ways_there(&weight, &geometry, &size, &operators) {
+                let call = way.call(&Value::None, &geometry, after.at_once(), &operators).unwrap();
+                let (found, gate) = call.run_with(&input, &after).unwrap();
+                assert!(relative_error(&found, &result) < 1e-5, "{way:?}");
+                assert_eq!(gate.is_some(), has_gate, "{way:?}");
+                let Some(gate) = gate else { continue };
+                let passed = gate.pass(&[given.copy()], Gradient::Guided).unwrap().unwrap();
+                let open = found.gt(0.0).to_kind(Kind::Float);
+                assert!(passed.equal(&(given.relu() * open)), "{way:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,9 @@ use tch::Tensor;
 use crate::torch::{Call, OperatorError, Value, channels_last};
 
 use super::super::fastest::{Candidate, bytes, fastest};
+use super::super::rectifiers::Gate;
 use super::Activation;
+use super::after::After;
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
 use super::pointwise::{Pointwise, PointwiseCall};
@@ -23,19 +25,20 @@ pub(super) enum WayThere {
 }
 
 impl WayThere {
-    /// The fastest way for a convolution of `weight`, tried on `input`.
+    /// The fastest way for a convolution of `weight` with what follows it, tried on `input`.
     pub fn choose(
         weight: &Tensor,
         geometry: &Geometry,
         input: &Tensor,
+        after: &After<'_>,
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
         let size = input.size();
         let ways = Self::candidates(weight, geometry, &size, operators);
         let input = &channels_last(&like_others(input, OF_RESULTS)?)?;
         fastest(ways, Self::size, |way| {
-            let call = way.call(&Value::None, geometry, Activation::None, operators)?;
-            Ok(move || call.run(input))
+            let call = way.call(&Value::None, geometry, after.at_once(), operators)?;
+            Ok(move || Ok(call.run_with(input, after)?.0))
         })
     }
 
@@ -117,6 +120,14 @@ impl ThereCall {
             ThereCall::Pointwise(call) => call.run(input),
             ThereCall::Winograd(call) => call.run(input),
             ThereCall::Sparse(call) => call.run(input),
+        }
+    }
+
+    /// The same with all that follows, where the call was made for [what it does of that at once](After::at_once).
+    pub fn run_with(&self, input: &Tensor, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
+        match self {
+            ThereCall::Pointwise(call) => call.run_with(input, after),
+            _ => after.then(self.run(input)?),
         }
     }
 }
