@@ -61,6 +61,7 @@ fn bridge(libtorch: &Path) {
                 "bridge",
                 "folded",
                 "gates",
+                "gemm",
                 "gradients",
                 "kernels",
                 "linear",

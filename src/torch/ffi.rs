@@ -191,10 +191,16 @@ unsafe extern "C" {
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
-    pub(super) fn camlens_pointwise(
+    pub(super) fn camlens_gemm_weight(
+        weight: *const C_tensor,
+        result: *mut *mut C_tensor,
+        error: *mut *mut c_char,
+    ) -> c_int;
+    pub(super) fn camlens_gemm(
         input: *const C_tensor,
         weight: *const C_tensor,
         outputs: i64,
+        moves: *const Moves,
         bias: *const C_tensor,
         other: *const C_tensor,
         low: f64,

@@ -54,7 +54,7 @@ struct Gradient {
   // A line of the gradient, of floats, with its zeros.
   void multiply_densely(const char* line, const char* panel, float* sums) const {
     const int64_t sum_stride = sum_width() * static_cast<int64_t>(sizeof(float));
-    multiply_rows(dense, {line, depth * 4, depth, panel, sums, sum_stride, dense.width, nullptr, -INFINITY, INFINITY, nullptr, {}}, from[1], nullptr);
+    multiply_rows(dense, {{line, panel, nullptr}, nullptr, 0, depth, depth * 4, 0, sums, sum_stride, dense.width, nullptr, -INFINITY, INFINITY, {}}, from[1], nullptr);
   }
 
   // What a line of the gradient adds to the lines from `begin` to `end` of the result.

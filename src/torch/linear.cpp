@@ -1,7 +1,5 @@
 #include "linear.h"
 
-#include "gate_tiles.h"
-#include "gates.h"
 #include "parallel.h"
 #include "products.h"
 #include "sparse_rows.h"
@@ -11,7 +9,6 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 namespace {
@@ -34,8 +31,7 @@ struct Weights {
   int64_t panel_bytes() const { return depth * tiles.width * 4; }
 };
 
-// `after` is that of the first row and column.
-void multiply(const void* left, int64_t rows, const Weights& weights, void* to, const CamlensAfter& after) {
+void multiply(const void* left, int64_t rows, const Weights& weights, void* to) {
   if (rows == 0) return;
   const int64_t panels = weights.panel_count(), width = weights.tiles.width;
   const RowParts parts(rows, weights.tiles.rows);
@@ -46,19 +42,19 @@ void multiply(const void* left, int64_t rows, const Weights& weights, void* to, 
       const int64_t column = panel * width;
       const char* const right = weights.panels + panel * weights.panel_bytes();
       const bool has_following = !are_resident && (panel + 1) * parts.count < end;
-      const CamlensProduct product{left,
-                                   weights.depth * 4,
+      const CamlensProduct product{{static_cast<const char*>(left), right, nullptr},
+                                   nullptr,
+                                   0,
                                    weights.depth,
-                                   right,
+                                   weights.depth * 4,
+                                   0,
                                    static_cast<char*>(to) + column * weights.bytes,
                                    weights.columns * weights.bytes,
                                    std::min(width, weights.columns - column),
                                    weights.bias == nullptr ? nullptr : weights.bias + column,
                                    weights.low,
                                    weights.high,
-                                   nullptr,
-                                   {after.other == nullptr ? nullptr : after.other + column * weights.bytes,
-                                    after.gates == nullptr ? nullptr : after.gates + column / 8, after.gates_apart, after.low, after.high}};
+                                   {}};
       multiply_part(weights.tiles, product, parts, part, has_following ? right + weights.panel_bytes() : nullptr);
       int64_t& inner = are_resident ? panel : part;
       if (++inner == (are_resident ? panels : parts.count)) {
@@ -94,11 +90,11 @@ class Prepared {
     TORCH_CHECK(channels == inputs(), "the input has ", channels, " channels, the weight ", inputs());
   }
 
-  void multiply(const at::Tensor& input, const at::Tensor& result, const CamlensAfter& after) const {
+  void multiply(const at::Tensor& input, const at::Tensor& result) const {
     const float* const bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr;
     const char* const panels = static_cast<const char*>(weight_.const_data_ptr());
     const Weights weights{*tiles_, panels, static_cast<int64_t>(weight_.element_size()), weight_.size(1), outputs_, bias, low_, high_};
-    ::multiply(input.const_data_ptr(), input.numel() / inputs(), weights, result.data_ptr(), after);
+    ::multiply(input.const_data_ptr(), input.numel() / inputs(), weights, result.data_ptr());
   }
 
  private:
@@ -122,7 +118,7 @@ at::Tensor linear(const at::Tensor& given, const Prepared& prepared) {
   std::vector<int64_t> shape = input.sizes().vec();
   shape.back() = prepared.outputs();
   at::Tensor result = at::empty(shape, input.options());
-  prepared.multiply(input, result, {});
+  prepared.multiply(input, result);
   return result;
 }
 
@@ -203,34 +199,6 @@ at::Tensor linear_gradient(const at::Tensor& coming, const at::Tensor& weight) {
   return result;
 }
 
-// With `other` added, where it is not null. Where `gates` is not null, it becomes the result's, open between such bounds.
-at::Tensor pointwise(const at::Tensor& given, const Prepared& prepared, const at::Tensor* other, double low, double high, at::Tensor* gates) {
-  TORCH_CHECK(given.dim() == 4, "an input [N, inputs, H, W] is expected, not ", given.sizes());
-  prepared.check(given, given.size(1));
-  const at::Tensor input = given.contiguous(at::MemoryFormat::ChannelsLast);
-  const std::array<int64_t, 4> shape{input.size(0), prepared.outputs(), input.size(2), input.size(3)};
-  at::Tensor result = at::empty(shape, input.options(), at::MemoryFormat::ChannelsLast);
-  CamlensAfter after{};
-  at::Tensor added;
-  if (other != nullptr) {
-    TORCH_CHECK(other->sizes() == result.sizes() && other->scalar_type() == result.scalar_type() && other->is_cpu(), "what is added has shape ",
-                other->sizes(), " and type ", other->scalar_type(), ", the result ", result.sizes(), " and ", result.scalar_type());
-    added = other->contiguous(at::MemoryFormat::ChannelsLast);
-    after.other = static_cast<const char*>(added.const_data_ptr());
-  }
-  if (gates != nullptr) {
-    *gates = camlens_gates_for(result);
-    // Of the last word, some bytes may have no column.
-    if (result.size(1) % CAMLENS_GATE_WORD != 0) gates->zero_();
-    after.gates = static_cast<char*>(gates->data_ptr());
-    after.gates_apart = gates->size(3) * gates->element_size();
-    after.low = camlens_gate_bound(result, low);
-    after.high = camlens_gate_bound(result, high);
-  }
-  prepared.multiply(input, result, after);
-  return result;
-}
-
 }  // namespace
 
 extern "C" {
@@ -267,20 +235,6 @@ int camlens_linear_gradient(const at::Tensor* gradient, const at::Tensor* weight
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
     return give(result, linear_gradient(*gradient, *weight));
-  });
-}
-
-int camlens_pointwise(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, const at::Tensor* other,
-                      double low, double high, at::Tensor** result, at::Tensor** gates, char** error) {
-  *result = nullptr;
-  if (gates != nullptr) *gates = nullptr;
-  return guarded(error, [&]() -> int {
-    const c10::AutoGradMode mode(false);
-    at::Tensor found;
-    const int status =
-        give(result, pointwise(*input, Prepared(*weight, outputs, bias, low, high), other, low, high, gates == nullptr ? nullptr : &found));
-    if (gates != nullptr) give(gates, found);
-    return status;
   });
 }
 }

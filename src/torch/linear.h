@@ -1,4 +1,4 @@
-// Matrix products with constant matrices on the CPU: 1 × 1 convolutions and linear layers. The conventions are those of bridge.h.
+// Matrix products with constant matrices on the CPU: linear layers. The conventions are those of bridge.h.
 #pragma once
 #include <cstdint>
 
@@ -26,10 +26,4 @@ int camlens_linear_by_rows(const at::Tensor* input, const at::Tensor* weight, co
 // The gradient to the input of a linear layer with a contiguous `weight`, `[outputs, inputs]`, float32 or bfloat16, from that of its result,
 // `[..., outputs]`, of the same type. The weight's rows are read whose gradient is not zero: zeros count as nothing. Sums are float32.
 int camlens_linear_gradient(const at::Tensor* gradient, const at::Tensor* weight, at::Tensor** result, char** error);
-
-// The same as `camlens_linear` for each pixel of `[N, inputs, H, W]`, with `other`, of the result's shape and type, added before the bounds; it may
-// be null. A bound that is NaN is none. The result has its channels next to each other in memory. Where `gates` is not null, it becomes the
-// result's, as gates.h says.
-int camlens_pointwise(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const at::Tensor* bias, const at::Tensor* other,
-                      double low, double high, at::Tensor** result, at::Tensor** gates, char** error);
 }

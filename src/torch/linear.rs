@@ -1,4 +1,4 @@
-//! Matrix products with constant matrices, on the CPU: linear layers and 1 × 1 convolutions in float32, and in bfloat16 with sums in
+//! Matrix products with constant matrices, on the CPU: linear layers in float32, and in bfloat16 with sums in
 //! float32.
 //!
 //! A weight lies in panels as wide as the registers allow, so that a product reads it once, in order, and fetches the next panel while
@@ -9,11 +9,10 @@ use std::ptr;
 
 use tch::{Kind, Tensor};
 
-use super::gates::closing;
-use super::kernels::{one_tensor, two_tensors};
-use super::{Bounds, Gates, OperatorError, ffi};
+use super::kernels::one_tensor;
+use super::{Bounds, OperatorError, ffi};
 
-/// Whether the processor has the instructions for [`linear`] and [`pointwise`] with numbers of that dtype: AVX2 or AVX-512 on x86 for
+/// Whether the processor has the instructions for [`linear`] and [`gemm`](super::gemm()) with numbers of that dtype: AVX2 or AVX-512 on x86 for
 /// float32, AVX-512 BF16 for bfloat16. [`winograd`](super::winograd()) takes those for float32.
 pub fn has_products(kind: Kind) -> bool {
     match kind {
@@ -28,7 +27,7 @@ pub fn can_multiply(kind: Kind, inputs: i64) -> bool {
     has_products(kind) && (kind == Kind::Float || inputs % 2 == 0)
 }
 
-/// A weight `[outputs, inputs]` in panels, for [`linear`] and [`pointwise`]. Of bfloat16, the number of inputs is even.
+/// A weight `[outputs, inputs]` in panels, for [`linear`]. Of bfloat16, the number of inputs is even.
 ///
 /// # Errors
 /// Another shape or dtype, no instructions for it, out of memory.
@@ -84,55 +83,6 @@ pub fn linear_gradient(gradient: &Tensor, weight: &Tensor) -> Result<Tensor, Ope
     })
 }
 
-/// [`linear`] for each pixel of `[N, inputs, H, W]`: a convolution of 1 × 1 kernels. The result has its channels next to each other in
-/// memory.
-///
-/// # Errors
-/// Those of [`linear`]; another shape or dtype of what is added.
-pub fn pointwise(
-    input: &Tensor,
-    weight: &Tensor,
-    outputs: i64,
-    bias: Option<&Tensor>,
-    then: Then<'_>,
-) -> Result<(Tensor, Option<Gates>), OperatorError> {
-    let [bias, other] = [bias, then.other].map(|tensor| tensor.map_or(ptr::null(), Tensor::as_ptr));
-    let [low, high] = then.bounds.map_or([f64::NAN; 2], closing);
-    let multiply = |result: *mut _, gates: *mut _, error: *mut _| {
-        // SAFETY: the tensors are alive, or null where they may be, and the places are ours to write, or null likewise.
-        unsafe {
-            ffi::camlens_pointwise(
-                input.as_ptr(),
-                weight.as_ptr(),
-                outputs,
-                bias,
-                other,
-                low,
-                high,
-                result,
-                gates,
-                error,
-            )
-        }
-    };
-    if then.has_gates && then.bounds.is_some() {
-        let (result, bits) = two_tensors("pointwise", multiply)?;
-        return Ok((result, Some(Gates::of_bits(bits))));
-    }
-    Ok((one_tensor("pointwise", |result, error| multiply(result, ptr::null_mut(), error))?, None))
-}
-
-/// What follows the products of [`pointwise`], in the same pass.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Then<'a> {
-    /// What is added to them, of the result's shape and dtype.
-    pub other: Option<&'a Tensor>,
-    /// What the sums are clamped to.
-    pub bounds: Option<Bounds>,
-    /// Whether the gates of these bounds are wanted.
-    pub has_gates: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -176,66 +126,6 @@ mod tests {
             prop_assert_eq!(found.size(), [rows, outputs]);
             let error = error(&found, &expected, &input, &weight);
             prop_assert!(error < 1e-6, "{}", error);
-        }
-
-        #[test]
-        fn each_pixel_is_multiplied(
-            size in [1..4i64, 1..40i64, 1..20i64, 1..20i64],
-            outputs in 1..80i64,
-            is_channels_last in any::<bool>(),
-        ) {
-            let input = random(&size);
-            let input = if is_channels_last { crate::torch::channels_last(&input).unwrap() } else { input };
-            let (weight, bias) = (random(&[outputs, size[1]]), random(&[outputs]));
-            let found = pointwise(&input, &linear_weight(&weight).unwrap(), outputs, Some(&bias), Then::default()).unwrap().0;
-            let pixels = input.permute([0, 2, 3, 1]);
-            let expected = double(&pixels).linear(&double(&weight), Some(double(&bias)));
-            let error = error(&found.permute([0, 2, 3, 1]), &expected, &pixels, &weight);
-            prop_assert!(error < 1e-6, "{}", error);
-            let [_, channels, height, width] = *found.size().as_slice() else { panic!() };
-            prop_assert_eq!(found.stride(), [channels * height * width, 1, width * channels, channels]);
-        }
-    }
-
-    fn bounds() -> impl Strategy<Value = Option<Bounds>> {
-        let clamp = |(low, high)| Bounds { low, high: Some(high) };
-        prop::option::of(prop_oneof![Just(Bounds::RELU), (-1.0..0.5f64, 0.5..2.0f64).prop_map(clamp)])
-    }
-
-    proptest! {
-        #[test]
-        fn what_follows_a_product_comes_in_the_same_pass(
-            [rows, pairs, height, width] in [1..3i64, 1..24i64, 1..9i64, 1..9i64],
-            outputs in 1..150i64,
-            bounds in bounds(),
-            (adds, has_gates, is_half) in any::<(bool, bool, bool)>(),
-        ) {
-            let kind = if is_half && has_products(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
-            let size = [rows, 2 * pairs, height, width];
-            let lain = |shape: &[i64]| crate::torch::channels_last(&random(shape).to_kind(kind)).unwrap();
-            let (input, weight) = (lain(&size), linear_weight(&random(&[outputs, size[1]]).to_kind(kind)).unwrap());
-            let (bias, other) = (random(&[outputs]), lain(&[size[0], outputs, size[2], size[3]]));
-            let then = Then { other: adds.then_some(&other), bounds, has_gates };
-            let (found, gates) = pointwise(&input, &weight, outputs, Some(&bias), then).unwrap();
-            prop_assert_eq!(gates.is_some(), has_gates && bounds.is_some());
-
-            let mut expected = pointwise(&input, &weight, outputs, Some(&bias), Then::default()).unwrap().0;
-            if adds {
-                expected += &other;
-            }
-            if let Some(bounds) = bounds {
-                expected = expected.clamp(bounds.low, bounds.high.unwrap_or(f64::INFINITY));
-            }
-            let difference = (double(&found) - double(&expected)).abs() - expected.abs() / 100;
-            // Sums were rounded once more before.
-            let is_near = difference.max().double_value(&[]) < 0.1;
-            prop_assert!(is_near && (kind != Kind::Float || found.equal(&expected)));
-            if let (Some(gates), Some(bounds)) = (gates, bounds) {
-                let given = lain(&found.size());
-                let passed = gates.pass(&[given.copy()], true).unwrap();
-                let of_result = Gates::of(&found, bounds).unwrap().unwrap();
-                prop_assert!(passed.equal(&of_result.pass(&[given], true).unwrap()));
-            }
         }
     }
 
@@ -365,16 +255,6 @@ mod tests {
             let odd = random(&[4, 7]).to_kind(Kind::BFloat16);
             assert!(text(linear_weight(&odd)).contains("even number of inputs"));
         }
-        assert!(
-            text(pointwise(&input, &weight, 40, None, Then::default()).map(|found| found.0))
-                .contains("[N, inputs, H, W]")
-        );
-        let other = random(&[2, 40, 3, 4]);
-        let then = Then { other: Some(&other), ..Then::default() };
-        assert!(
-            text(pointwise(&random(&[2, 8, 3, 3]), &weight, 40, None, then).map(|found| found.0))
-                .contains("what is added has shape [2, 40, 3, 4]")
-        );
         assert!(text(linear_by_rows(&random(&[3, 9]), &random(&[40, 8]), None)).contains("[..., 8]"));
         assert!(text(linear_by_rows(&input, &random(&[40, 8]), Some(&random(&[8])))).contains("bias"));
         assert!(text(linear_by_rows(&input, &random(&[8, 40]).transpose(0, 1), None)).contains("contiguous"));
@@ -388,7 +268,5 @@ mod tests {
     fn nothing_comes_of_nothing() {
         let weight = linear_weight(&random(&[40, 8])).unwrap();
         assert_eq!(linear(&random(&[0, 8]), &weight, 40, None, None).unwrap().size(), [0, 40]);
-        let none = pointwise(&random(&[0, 8, 2, 2]), &weight, 40, None, Then::default()).unwrap().0;
-        assert_eq!(none.size(), [0, 40, 2, 2]);
     }
 }

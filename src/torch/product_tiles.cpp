@@ -42,14 +42,29 @@ inline void finish_row(const CamlensProduct& product, int64_t row, Vector (&sum)
   __builtin_memcpy(after.gates + row * after.gates_apart, &bits, PANEL / 8);
 }
 
-// `parts` are the vectors of a panel that have columns.
+// The rows of the first half.
+constexpr int upper(int rows) { return (rows + 1) / 2; }
+
 template <int rows, int parts, bool fetches>
+inline void add_products(Vector (&sum)[rows][parts], const CamlensPlace& place, int64_t depth, int64_t stride, int64_t second) {
+  const char *const left = place.left, *const lower = place.left + second, *const panel = place.panel, *const next = place.next;
+  for (int64_t k = 0; k < depth; ++k) {
+    Step right[parts];
+    for (int part = 0; part < parts; ++part) right[part] = load_step(panel + (k * PANEL + part * WIDTH) * 4);
+    if (fetches) __builtin_prefetch(next + k * CAMLENS_LINE_BYTES);
+    for (int row = 0; row < rows; ++row) {
+      const char* const at = row < upper(rows) ? left + row * stride : lower + (row - upper(rows)) * stride;
+      const Step value = all_of(at + k * 4);
+      for (int part = 0; part < parts; ++part) sum[row][part] = multiply_add(sum[row][part], value, right[part]);
+    }
+  }
+}
+
+// `parts` are the vectors of a panel that have columns.
+template <int rows, int parts>
 void multiply_rows(const CamlensProduct& given) {
   // No store may change it.
   const CamlensProduct product = given;
-  const char* const left = static_cast<const char*>(product.left);
-  const char* const panel = static_cast<const char*>(product.panel);
-  const int64_t depth = product.depth, stride = product.left_stride;
   for (int row = 0; row < rows; ++row) {
     const int64_t at = row * product.to_stride;
     fetch_to_write(static_cast<const char*>(product.to) + at, parts * WIDTH);
@@ -61,14 +76,15 @@ void multiply_rows(const CamlensProduct& given) {
     const Vector bias = load(product.bias + part * WIDTH);
     for (int row = 0; row < rows; ++row) sum[row][part] = bias;
   }
-  for (int64_t k = 0; k < depth; ++k) {
-    Step right[parts];
-    for (int part = 0; part < parts; ++part) right[part] = load_step(panel + (k * PANEL + part * WIDTH) * 4);
-    if (fetches) __builtin_prefetch(product.next + k * CAMLENS_LINE_BYTES);
-    for (int row = 0; row < rows; ++row) {
-      const Step value = all_of(left + row * stride + k * 4);
-      for (int part = 0; part < parts; ++part) sum[row][part] = multiply_add(sum[row][part], value, right[part]);
+  const int64_t stride = product.left_stride, second = product.second == 0 ? upper(rows) * stride : product.second;
+  const CamlensPlace* place = &product.first;
+  for (int64_t left = product.more_count; left >= 0; --left) {
+    if (place->next == nullptr) {
+      add_products<rows, parts, false>(sum, *place, product.depth, stride, second);
+    } else {
+      add_products<rows, parts, true>(sum, *place, product.depth, stride, second);
     }
+    place = product.more + (product.more_count - left);
   }
   if (product.columns == parts * WIDTH) {
     for (int row = 0; row < rows; ++row) finish_row<parts, true>(product, row, sum[row]);
@@ -80,27 +96,20 @@ void multiply_rows(const CamlensProduct& given) {
 typedef void (*Multiply)(const CamlensProduct&);
 
 // What multiplies 1, 2, … ROWS rows.
-template <int parts, bool fetches>
+template <int parts>
 struct ByRows {
   Multiply of[ROWS];
   template <int... less>
-  explicit constexpr ByRows(std::integer_sequence<int, less...>) : of{multiply_rows<less + 1, parts, fetches>...} {}
+  explicit constexpr ByRows(std::integer_sequence<int, less...>) : of{multiply_rows<less + 1, parts>...} {}
 };
-
-template <int parts>
-void multiply_parts(const CamlensProduct& product, int64_t rows) {
-  constexpr auto counts = std::make_integer_sequence<int, ROWS>();
-  static constexpr ByRows<parts, false> plain(counts);
-  static constexpr ByRows<parts, true> fetching(counts);
-  (product.next == nullptr ? plain.of : fetching.of)[rows - 1](product);
-}
 
 template <int parts>
 void multiply_columns(const CamlensProduct& product, int64_t rows) {
   if constexpr (parts > 1) {
     if (product.columns <= (parts - 1) * WIDTH) return multiply_columns<parts - 1>(product, rows);
   }
-  multiply_parts<parts>(product, rows);
+  static constexpr ByRows<parts> by_rows(std::make_integer_sequence<int, ROWS>{});
+  by_rows.of[rows - 1](product);
 }
 
 void multiply(const CamlensProduct* product, int64_t rows) { multiply_columns<PARTS>(*product, rows); }

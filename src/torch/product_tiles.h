@@ -19,14 +19,24 @@ struct CamlensAfter {
   float low, high;
 };
 
-// Some rows of a product and the columns of one panel. Numbers are floats, or bfloat16 whose products are summed as floats. A step in
+// What is multiplied with a part of a panel's steps.
+struct CamlensPlace {
+  // [rows, depth].
+  const char* left;
+  // [depth, width of a panel].
+  const char* panel;
+  // `depth` cache lines that will be read next: they are fetched on the way. May be null.
+  const char* next;
+};
+
+// Some rows of a product, or of a sum of several, and the columns of one panel. Numbers are floats, or bfloat16 whose products are summed as floats. A step in
 // depth takes four bytes of a row and of each column: a float, or two bfloat16. Strides count bytes.
 struct CamlensProduct {
-  // [rows, depth].
-  const void* left;
-  int64_t left_stride, depth;
-  // [depth, width of a panel].
-  const void* panel;
+  struct CamlensPlace first;
+  const struct CamlensPlace* more;
+  int64_t more_count, depth, left_stride;
+  // How far from the first row is the first one of the second half, the smaller one; 0 where it is so many strides as rows precede it.
+  int64_t second;
   // [rows, columns]; there are at most as many columns as a panel has.
   void* to;
   int64_t to_stride, columns;
@@ -34,8 +44,6 @@ struct CamlensProduct {
   const float* bias;
   // What the result lies between, once all is added. NaN stays NaN.
   float low, high;
-  // `depth` cache lines that will be read next: they are fetched on the way. May be null.
-  const char* next;
   struct CamlensAfter after;
 };
 

@@ -37,13 +37,11 @@ struct RowParts {
 inline void multiply_part(const CamlensProductTiles& tiles, CamlensProduct product, const RowParts& parts, int64_t part,
                           const void* following) {
   const int64_t begin = parts.begin(part);
-  product.left = static_cast<const char*>(product.left) + begin * product.left_stride;
+  product.first.left += begin * product.left_stride;
   product.to = static_cast<char*>(product.to) + begin * product.to_stride;
-  if (product.after.other != nullptr) product.after.other += begin * product.to_stride;
-  if (product.after.gates != nullptr) product.after.gates += begin * product.after.gates_apart;
   // The first parts fetch it, each so many cache lines as it has steps.
   const bool fetches = following != nullptr && part < tiles.width * 4 / CAMLENS_LINE_BYTES;
-  product.next = fetches ? static_cast<const char*>(following) + part * product.depth * CAMLENS_LINE_BYTES : nullptr;
+  product.first.next = fetches ? static_cast<const char*>(following) + part * product.depth * CAMLENS_LINE_BYTES : nullptr;
   tiles.multiply(&product, parts.begin(part + 1) - begin);
 }
 

@@ -235,17 +235,18 @@ class Worker {
       const int64_t column = panel * of_.dense.width;
       const char* const weights = of_.weights + panel * of_.panel_bytes();
       for (int64_t line = begin_; line < end_; line += at_once) {
-        const CamlensProduct product{of_.from.line(line),
-                                     of_.from.pixel_apart,
+        const CamlensProduct product{{of_.from.line(line), weights, nullptr},
+                                     nullptr,
+                                     0,
                                      of_.depth,
-                                     weights,
+                                     of_.from.pixel_apart,
+                                     0,
                                      of_.to + (line * of_.width * of_.columns + column) * of_.bytes,
                                      of_.columns * of_.bytes,
                                      std::min(of_.dense.width, of_.columns - column),
                                      of_.bias == nullptr ? nullptr : of_.bias + column,
                                      of_.low,
                                      of_.high,
-                                     nullptr,
                                      {}};
         const bool is_first = line == begin_ && panel + 1 < of_.panels();
         multiply_rows(of_.dense, product, at_once * of_.width, is_first ? weights + of_.panel_bytes() : nullptr);

@@ -153,8 +153,19 @@ struct Convolution {
   // The products of so many tiles' values at one position with a panel.
   void multiply(const float* values, int64_t tiles, const float* panel, float* products, int64_t stride, int64_t columns,
                 const float* following) const {
-    const CamlensProduct product{values,        inputs * FLOAT, inputs,  panel,   products, stride * FLOAT,
-                                 columns,       nullptr,        -INFINITY, INFINITY, nullptr,  {}};
+    const CamlensProduct product{{reinterpret_cast<const char*>(values), reinterpret_cast<const char*>(panel), nullptr},
+                                 nullptr,
+                                 0,
+                                 inputs,
+                                 inputs * FLOAT,
+                                 0,
+                                 products,
+                                 stride * FLOAT,
+                                 columns,
+                                 nullptr,
+                                 -INFINITY,
+                                 INFINITY,
+                                 {}};
     multiply_rows(matrices, product, tiles, following);
   }
 

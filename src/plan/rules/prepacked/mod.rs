@@ -2,16 +2,16 @@
 //!
 //! The operators are oneDNN's, as ATen carries them: `mkldnn::_convolution_pointwise` is a convolution and an activation,
 //! its overload `binary` adds another tensor before the activation. Where another way to the same result is faster, it is taken
-//! ([`way_there`]): a matrix product of 1 × 1 kernels, Winograd's algorithm of 3 × 3 kernels, products without the zeros that
+//! ([`way_there`]): a matrix product (`gemm`), Winograd's algorithm of 3 × 3 kernels, products without the zeros that
 //! rectifiers leave. They have no derivative of their own; the ways back are in [`way_back`]. The plan's `fuse_convolutions` pass makes
 //! these nodes.
 
 mod after;
 mod folded;
+mod gemm;
 mod geometry;
 mod laid_out;
 mod operators;
-mod pointwise;
 mod rows;
 mod sparse;
 #[cfg(test)]

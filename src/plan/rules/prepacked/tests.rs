@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tch::Kind;
 
-use super::pointwise::Pointwise;
+use super::gemm::Gemm;
 use super::way_back::{WayBack, turned};
 use super::way_there::WayThere;
 use super::winograd::Winograd;
@@ -288,7 +288,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &given, Gradient::Plain);
 
         let there = ways_there(weight, &case.geometry, &case.input, &operators);
-        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 4 } else { 1 });
+        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 5 } else { 1 });
         for way in there {
             let call = way.call(&values[2], &case.geometry, activation, &operators).unwrap();
             let found = call.run(&input).unwrap();
@@ -339,7 +339,7 @@ proptest! {
             prop_assert!(error < 1e-5, "{:?}: {}", way, error);
         }
         let back = ways_back(weight, &case.geometry, &shape, &case.input, &operators);
-        prop_assert!(!has_products(Kind::Float) || back.iter().any(|way| matches!(way, WayBack::Turned(WayThere::Pointwise(_)))));
+        prop_assert!(!has_products(Kind::Float) || back.iter().any(|way| matches!(way, WayBack::Turned(WayThere::Gemm(_)))));
         for way in back {
             let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
@@ -383,7 +383,7 @@ fn every_way_takes_bfloat16() {
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::BFloat16);
         let (input, weight, bias) = (random(&[2, 32, 9, 10]), random(&[48, 32, kernel, kernel]), random(&[48]));
         if !has_kernels(Kind::BFloat16) {
-            assert!(Pointwise::new(&weight, &geometry).unwrap().is_none());
+            assert!(Gemm::new(&weight, &geometry).unwrap().is_none());
             assert!(Winograd::candidates(&weight, &geometry).is_empty());
             continue;
         }
@@ -391,7 +391,7 @@ fn every_way_takes_bfloat16() {
         let sum = float(&input).conv2d(&float(&weight), Some(float(&bias)), 1, padding, 1, 1);
         let ways = ways_there(&weight, &geometry, &input.size(), &operators);
         let products = usize::from(has_products(Kind::BFloat16));
-        let of_ours = products + if kernel == 1 { products } else { 2 };
+        let of_ours = 2 * products + if kernel == 1 { 0 } else { 2 };
         assert_eq!(ways.len(), 1 + of_ours);
         for way in ways {
             let call = way.call(&Value::Tensor(bias.shallow_clone()), &geometry, Activation::Relu, &operators).unwrap();

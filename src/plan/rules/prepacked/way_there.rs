@@ -9,9 +9,9 @@ use super::super::fastest::{Candidate, bytes, fastest};
 use super::super::rectifiers::Gate;
 use super::Activation;
 use super::after::After;
+use super::gemm::{Gemm, GemmCall};
 use super::geometry::Geometry;
 use super::operators::{INPUT, Operators};
-use super::pointwise::{Pointwise, PointwiseCall};
 use super::sparse::{OF_RESULTS, SparseThere, SparseThereCall, like_others};
 use super::winograd::{Winograd, WinogradCall};
 
@@ -19,7 +19,7 @@ use super::winograd::{Winograd, WinogradCall};
 #[derive(Debug)]
 pub(super) enum WayThere {
     Direct(Tensor),
-    Pointwise(Pointwise),
+    Gemm(Gemm),
     Winograd(Winograd),
     Sparse(SparseThere),
 }
@@ -46,7 +46,7 @@ impl WayThere {
     pub fn size(&self) -> usize {
         match self {
             WayThere::Direct(weight) => bytes(weight),
-            WayThere::Pointwise(pointwise) => pointwise.size(),
+            WayThere::Gemm(gemm) => gemm.size(),
             WayThere::Winograd(winograd) => winograd.size(),
             WayThere::Sparse(sparse) => sparse.size(),
         }
@@ -56,7 +56,7 @@ impl WayThere {
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
         match self {
             WayThere::Sparse(sparse) => Ok(Some(sparse.panels())),
-            WayThere::Pointwise(pointwise) => pointwise.panels(),
+            WayThere::Gemm(gemm) => gemm.panels(),
             WayThere::Direct(_) | WayThere::Winograd(_) => Ok(None),
         }
     }
@@ -81,9 +81,9 @@ impl WayThere {
         operators: &'a Operators,
     ) -> Vec<Candidate<'a, Self>> {
         let direct = move || Ok(Some(WayThere::Direct(operators.lay_out(weight, geometry, input)?)));
-        let pointwise = move || Ok(Pointwise::new(weight, geometry)?.map(WayThere::Pointwise));
+        let gemm = move || Ok(Gemm::new(weight, geometry)?.map(WayThere::Gemm));
         let winograd = Winograd::candidates(weight, geometry).into_iter().map(|way| way.map(WayThere::Winograd));
-        [Candidate::new(direct), Candidate::new(pointwise)].into_iter().chain(winograd).collect()
+        [Candidate::new(direct), Candidate::new(gemm)].into_iter().chain(winograd).collect()
     }
 
     /// The way with everything but the input, of whatever size.
@@ -96,7 +96,7 @@ impl WayThere {
     ) -> Result<ThereCall, OperatorError> {
         Ok(match self {
             WayThere::Direct(weight) => ThereCall::Direct(operators.convolution(weight, bias, geometry, activation)?),
-            WayThere::Pointwise(pointwise) => ThereCall::Pointwise(pointwise.call(bias.tensor(), activation)?),
+            WayThere::Gemm(gemm) => ThereCall::Gemm(gemm.call(bias.tensor(), geometry, activation)?),
             WayThere::Winograd(winograd) => ThereCall::Winograd(winograd.call(bias.tensor(), geometry, activation)?),
             WayThere::Sparse(sparse) => ThereCall::Sparse(sparse.call(bias.tensor(), geometry, activation)?),
         })
@@ -107,7 +107,7 @@ impl WayThere {
 #[derive(Debug)]
 pub(super) enum ThereCall {
     Direct(Call),
-    Pointwise(PointwiseCall),
+    Gemm(GemmCall),
     Winograd(WinogradCall),
     Sparse(SparseThereCall),
 }
@@ -117,7 +117,7 @@ impl ThereCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
             ThereCall::Direct(call) => call.call([(INPUT, input)]),
-            ThereCall::Pointwise(call) => call.run(input),
+            ThereCall::Gemm(call) => call.run(input),
             ThereCall::Winograd(call) => call.run(input),
             ThereCall::Sparse(call) => call.run(input),
         }
@@ -126,7 +126,7 @@ impl ThereCall {
     /// The same with all that follows, where the call was made for [what it does of that at once](After::at_once).
     pub fn run_with(&self, input: &Tensor, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
         match self {
-            ThereCall::Pointwise(call) => call.run_with(input, after),
+            ThereCall::Gemm(call) => call.run_with(input, after),
             _ => after.then(self.run(input)?),
         }
     }

@@ -1,10 +1,10 @@
-//! Convolutions of 1 × 1 kernels as matrix products.
+//! Convolutions as matrix products (implicit GEMM), with what follows them in the same pass.
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{OperatorError, Then, can_multiply, linear_weight, pointwise};
+use crate::torch::{Gates, Moves, OperatorError, Then, can_multiply, gemm, gemm_weight};
 
-use super::super::fastest::{bytes, in_float};
+use super::super::fastest::{bytes, in_float, is_finite};
 use super::super::rectifiers::Gate;
 use super::Activation;
 use super::after::After;
@@ -12,24 +12,21 @@ use super::geometry::Geometry;
 
 /// A convolution's weights, in panels.
 #[derive(Debug)]
-pub(super) struct Pointwise {
+pub(super) struct Gemm {
     weight: Tensor,
     outputs: i64,
 }
 
-impl Pointwise {
+impl Gemm {
     /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
-        let Geometry { padding, stride, groups, .. } = *geometry;
-        let [outputs, inputs, 1, 1] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = can_multiply(weight.f_kind()?, inputs)
-            && weight.device() == Device::Cpu
-            && (padding, stride, groups) == ([0, 0], [1, 1], 1);
-        if !suits {
+        let [outputs, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
+        let suits = can_multiply(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
+        // Padding is multiplied too.
+        if !suits || (geometry.padding != [0, 0] && !is_finite(weight)?) {
             return Ok(None);
         }
-        let weight = linear_weight(&weight.f_reshape([outputs, inputs])?)?;
-        Ok(Some(Pointwise { weight, outputs }))
+        Ok(Some(Gemm { weight: gemm_weight(weight)?, outputs }))
     }
 
     /// How many bytes the weights take.
@@ -40,32 +37,38 @@ impl Pointwise {
     /// As those of a [way without zeros](super::sparse::SparseThere) lie. None of another dtype than float32.
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
         let is_float = self.weight.f_kind()? == Kind::Float;
-        Ok(if is_float { Some(self.weight.f_unsqueeze(0)?.f_unsqueeze(0)?) } else { None })
+        Ok(is_float.then(|| self.weight.shallow_clone()))
     }
 
-    pub fn call(&self, bias: Option<&Tensor>, activation: Activation) -> Result<PointwiseCall, OperatorError> {
-        Ok(PointwiseCall {
+    pub fn call(
+        &self,
+        bias: Option<&Tensor>,
+        geometry: &Geometry,
+        activation: Activation,
+    ) -> Result<GemmCall, OperatorError> {
+        Ok(GemmCall {
             weight: self.weight.shallow_clone(),
             outputs: self.outputs,
+            moves: geometry.moves(),
             bias: in_float(bias)?,
             activation,
         })
     }
 }
 
-/// [`Pointwise`] with everything but the input.
+/// [`Gemm`] with everything but the input.
 #[derive(Debug)]
-pub(super) struct PointwiseCall {
+pub(super) struct GemmCall {
     weight: Tensor,
     outputs: i64,
+    moves: Moves,
     bias: Option<Tensor>,
     activation: Activation,
 }
 
-impl PointwiseCall {
+impl GemmCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
-        let then = Then { bounds: self.activation.bounds(), ..Then::default() };
-        Ok(pointwise(input, &self.weight, self.outputs, self.bias.as_ref(), then)?.0)
+        Ok(self.then(input, Then { bounds: self.activation.bounds(), ..Then::default() })?.0)
     }
 
     /// With all that follows.
@@ -76,7 +79,11 @@ impl PointwiseCall {
             return after.then(self.run(input)?);
         }
         let then = Then { other: after.other, bounds: after.activation.bounds(), has_gates: after.has_gate };
-        let (result, gates) = pointwise(input, &self.weight, self.outputs, self.bias.as_ref(), then)?;
+        let (result, gates) = self.then(input, then)?;
         Ok((result, gates.map(|gates| Gate::of_bits(gates, after.guided))))
+    }
+
+    fn then(&self, input: &Tensor, then: Then<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
+        gemm(input, &self.weight, self.outputs, &self.moves, self.bias.as_ref(), then)
     }
 }
