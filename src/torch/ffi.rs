@@ -193,12 +193,14 @@ unsafe extern "C" {
     ) -> c_int;
     pub(super) fn camlens_gemm_weight(
         weight: *const C_tensor,
+        by_lines: bool,
         result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
     pub(super) fn camlens_gemm(
         input: *const C_tensor,
         weight: *const C_tensor,
+        line: i64,
         outputs: i64,
         moves: *const Moves,
         bias: *const C_tensor,

@@ -19,7 +19,7 @@
 namespace {
 
 // Weights of at most so many bytes stay in a core's cache while pixels pass by: each thread takes its part of them. Larger weights are read
-// once, and each thread takes its part of those.
+// once for each strip, and each thread takes its part of those.
 constexpr int64_t RESIDENT_BYTES = 512 << 10;
 // What comes and goes at once with weights of the one kind and of the other.
 constexpr int64_t SMALL_STRIP = 16 << 10, COPIED_STRIP = 128 << 10, LARGE_STRIP = 1 << 20;
@@ -30,7 +30,7 @@ struct Convolution {
   // [places of the kernel, panels, steps, width of a panel], four bytes each.
   const char* weights;
   int64_t bytes, outputs;
-  // Of a place.
+  // Of a place. Those of a line may count as one.
   int64_t steps;
   int64_t kernel[2];
   CamlensMoves moves;
@@ -179,8 +179,9 @@ std::vector<Strip> strips_of(const Convolution& of, bool are_resident) {
   const int64_t fitting = are_resident ? (of.is_padded() ? COPIED_STRIP : SMALL_STRIP) / (coming + result) : LARGE_STRIP / coming;
   const int64_t most = std::max<int64_t>(1, fitting / unit);
   int64_t count = (units + most - 1) / most;
-  // As much for each thread.
-  if (are_resident && of.pictures % threads != 0) count = std::min(units, (count + threads - 1) / threads * threads);
+  // As much for each thread, or so little that it does not matter.
+  const auto is_even = [&](int64_t jobs) { return jobs % threads == 0 || jobs > 4 * threads; };
+  while (count < units && !is_even(of.pictures * count * (are_resident ? 1 : of.panels()))) ++count;
   const RowParts parts = RowParts::of(units, count);
   std::vector<Strip> strips;
   for (int64_t picture = 0; picture < of.pictures; ++picture) {
@@ -211,13 +212,14 @@ void run(const Convolution& of) {
   });
 }
 
-at::Tensor packed(const at::Tensor& weight) {
+at::Tensor packed(const at::Tensor& weight, bool by_lines) {
   TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.is_cpu(), "a weight [outputs, inputs, h, w] is expected, not ", weight.sizes());
-  return camlens_in_panels(weight.permute({2, 3, 1, 0}));
+  const at::Tensor right = weight.permute({2, 3, 1, 0});
+  return camlens_in_panels(by_lines ? right.flatten(1, 2).unsqueeze(1) : right);
 }
 
-at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t outputs, const CamlensMoves& moves, const at::Tensor* bias,
-                    const at::Tensor* other, double low, double high, at::Tensor* gates) {
+at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t line, int64_t outputs, const CamlensMoves& moves,
+                    const at::Tensor* bias, const at::Tensor* other, double low, double high, at::Tensor* gates) {
   const CamlensProductTiles& tiles = camlens_product_tiles_of(weight);
   const int64_t bytes = weight.element_size(), numbers = 4 / bytes;
   TORCH_CHECK(weight.dim() == (numbers == 1 ? 5 : 6) && weight.numel() > 0 && weight.is_contiguous() && weight.is_cpu() &&
@@ -226,10 +228,10 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
               "a weight in panels for ", outputs, " outputs is expected, not ", weight.sizes());
   TORCH_CHECK(given.dim() == 4 && given.is_cpu() && given.scalar_type() == weight.scalar_type(), "an input [N, inputs, H, W] of ",
               weight.scalar_type(), " on the CPU is expected");
-  const int64_t inputs = weight.size(3) * numbers;
-  TORCH_CHECK(given.size(1) == inputs, "the input has ", given.size(1), " channels, the weight ", inputs);
-  int64_t size[2];
-  for (int axis = 0; axis < 2; ++axis) size[axis] = camlens_steps(given.size(axis + 2), weight.size(axis), moves, axis);
+  TORCH_CHECK(line == 1 || (line > 1 && weight.size(1) == 1 && moves.dilation[1] == 1), "a line of places that touch is expected");
+  const int64_t inputs = weight.size(3) * numbers / line;
+  TORCH_CHECK(given.size(1) == inputs && inputs * line == weight.size(3) * numbers, "the input has ", given.size(1), " channels, the weight ", inputs);
+  const int64_t size[2] = {camlens_steps(given.size(2), weight.size(0), moves, 0), camlens_steps(given.size(3), weight.size(1) * line, moves, 1)};
   TORCH_CHECK(size[0] > 0 && size[1] > 0, "the input is smaller than the kernel: ", given.sizes());
   const at::Tensor input = given.contiguous(at::MemoryFormat::ChannelsLast);
   at::Tensor result = at::empty({input.size(0), outputs, size[0], size[1]}, input.options(), at::MemoryFormat::ChannelsLast);
@@ -271,7 +273,7 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
                  static_cast<float>(high),
                  static_cast<char*>(result.data_ptr()),
                  after};
-  if (of.places() == 1 && !of.is_padded() && moves.stride[0] == 1 && moves.stride[1] == 1) {
+  if (of.places() == 1 && line == 1 && !of.is_padded() && moves.stride[0] == 1 && moves.stride[1] == 1) {
     of.columns = of.width = of.pictures * of.height * of.width;
     of.pictures = of.height = of.lines = 1;
   }
@@ -283,23 +285,23 @@ at::Tensor convolve(const at::Tensor& given, const at::Tensor& weight, int64_t o
 
 extern "C" {
 
-int camlens_gemm_weight(const at::Tensor* weight, at::Tensor** result, char** error) {
+int camlens_gemm_weight(const at::Tensor* weight, bool by_lines, at::Tensor** result, char** error) {
   *result = nullptr;
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
-    return give(result, packed(*weight));
+    return give(result, packed(*weight, by_lines));
   });
 }
 
-int camlens_gemm(const at::Tensor* input, const at::Tensor* weight, int64_t outputs, const CamlensMoves* moves, const at::Tensor* bias,
-                 const at::Tensor* other, double low, double high, at::Tensor** result, at::Tensor** gates, char** error) {
+int camlens_gemm(const at::Tensor* input, const at::Tensor* weight, int64_t line, int64_t outputs, const CamlensMoves* moves,
+                 const at::Tensor* bias, const at::Tensor* other, double low, double high, at::Tensor** result, at::Tensor** gates, char** error) {
   *result = nullptr;
   if (gates != nullptr) *gates = nullptr;
   return guarded(error, [&]() -> int {
     const c10::AutoGradMode mode(false);
     at::Tensor found;
     const int status =
-        give(result, convolve(*input, *weight, outputs, *moves, bias, other, low, high, gates == nullptr ? nullptr : &found));
+        give(result, convolve(*input, *weight, line, outputs, *moves, bias, other, low, high, gates == nullptr ? nullptr : &found));
     if (gates != nullptr) give(gates, found);
     return status;
   });

@@ -7,22 +7,63 @@
 
 use std::ptr;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::gates::closing;
 use super::kernels::{one_tensor, two_tensors};
 use super::{Bounds, Gates, Moves, OperatorError, ffi};
 
-/// The weight `[outputs, inputs, h, w]` of a convolution, for [`gemm`], of a dtype that [has products](super::has_products): of float32, as
-/// [`sparse_weight_there`](super::sparse_weight_there) has it; of bfloat16, the number of inputs is even.
-///
-/// # Errors
-/// Another shape or dtype, no instructions for it, out of memory.
-pub fn gemm_weight(weight: &Tensor) -> Result<Tensor, OperatorError> {
-    one_tensor("gemm_weight", |result, error| {
-        // SAFETY: the tensor is alive, and the places are ours to write.
-        unsafe { ffi::camlens_gemm_weight(weight.as_ptr(), result, error) }
-    })
+/// The weights of a convolution, laid out for [`gemm`].
+#[derive(Debug)]
+pub struct GemmWeight {
+    panels: Tensor,
+    outputs: i64,
+    /// How many of the kernel's places lie in a line, where they are taken together.
+    line: i64,
+}
+
+impl GemmWeight {
+    /// Of a weight `[outputs, inputs, h, w]` of a dtype that [has products](super::has_products), for each place of the kernel for itself. Of
+    /// bfloat16, the number of inputs is even.
+    ///
+    /// # Errors
+    /// Another shape or dtype, no instructions for it, out of memory.
+    pub fn by_places(weight: &Tensor) -> Result<Self, OperatorError> {
+        Self::packed(weight, false)
+    }
+
+    /// For each line of the kernel: fewer and longer sums where inputs are few. Where the convolution has no dilation along a line. Of bfloat16,
+    /// the number of a line's inputs is even.
+    ///
+    /// # Errors
+    /// Those of [`GemmWeight::by_places`].
+    pub fn by_lines(weight: &Tensor) -> Result<Self, OperatorError> {
+        Self::packed(weight, true)
+    }
+
+    fn packed(weight: &Tensor, by_lines: bool) -> Result<Self, OperatorError> {
+        let panels = one_tensor("gemm_weight", |result, error| {
+            // SAFETY: the tensor is alive, and the places are ours to write.
+            unsafe { ffi::camlens_gemm_weight(weight.as_ptr(), by_lines, result, error) }
+        })?;
+        let size = weight.size();
+        Ok(GemmWeight { panels, outputs: size[0], line: if by_lines { size[3] } else { 1 } })
+    }
+
+    /// As they lie.
+    pub fn panels(&self) -> &Tensor {
+        &self.panels
+    }
+
+    /// Whether they are as [`sparse_weight_there`](super::sparse_weight_there) has them.
+    pub fn are_for_sparse(&self) -> Result<bool, OperatorError> {
+        Ok(self.line == 1 && self.panels.f_kind()? == Kind::Float)
+    }
+
+    /// The same weights again.
+    pub fn shared(&self) -> Self {
+        GemmWeight { panels: self.panels.shallow_clone(), ..*self }
+    }
 }
 
 /// What follows a convolution, in the same pass.
@@ -36,27 +77,28 @@ pub struct Then<'a> {
     pub has_gates: bool,
 }
 
-/// A convolution of an `input`, `[N, inputs, H, W]`, with [such a weight](gemm_weight) for so many `outputs`, of its dtype, and a bias (float32),
-/// and what follows. Weights are to be finite where the input is padded. The result has its channels next to each other in memory.
+/// A convolution of an `input`, `[N, inputs, H, W]`, with a weight of its dtype, and a bias (float32), and what follows. Weights are to be finite where the input is padded. The result has its channels next to each other in memory.
 ///
 /// # Errors
 /// Another dtype or device, a bias that is not float32, other numbers of channels, an input smaller than the kernel, another shape or dtype of
 /// what is added, out of memory.
 pub fn gemm(
     input: &Tensor,
-    weight: &Tensor,
-    outputs: i64,
+    weight: &GemmWeight,
     moves: &Moves,
     bias: Option<&Tensor>,
     then: Then<'_>,
 ) -> Result<(Tensor, Option<Gates>), OperatorError> {
     let [bias, other] = [bias, then.other].map(|tensor| tensor.map_or(ptr::null(), Tensor::as_ptr));
     let [low, high] = then.bounds.map_or([f64::NAN; 2], closing);
-    let (input, weight, moves) = (input.as_ptr(), weight.as_ptr(), ptr::from_ref(moves));
+    let GemmWeight { panels, outputs, line } = weight;
+    let (input, panels, moves) = (input.as_ptr(), panels.as_ptr(), ptr::from_ref(moves));
     let convolve = |result: *mut _, gates: *mut _, error: *mut _| {
         // SAFETY: the tensors are alive, or null where they may be, `moves` is laid out as its namesake in moves.h, and the places are ours to
         // write, or null likewise.
-        unsafe { ffi::camlens_gemm(input, weight, outputs, moves, bias, other, low, high, result, gates, error) }
+        unsafe {
+            ffi::camlens_gemm(input, panels, *line, *outputs, moves, bias, other, low, high, result, gates, error)
+        }
     };
     if then.has_gates && then.bounds.is_some() {
         let (result, bits) = two_tensors("gemm", convolve)?;
@@ -68,7 +110,7 @@ pub fn gemm(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
     use crate::torch::{channels_last, has_products};
@@ -126,16 +168,17 @@ mod tests {
         )
     }
 
-    fn run(case: &Case) -> (Tensor, Option<Gates>) {
+    fn run(case: &Case, weight: &GemmWeight) -> (Tensor, Option<Gates>) {
         let then = Then { other: case.other.as_ref(), bounds: case.bounds, has_gates: case.has_gates };
-        let outputs = case.weight.size()[0];
-        gemm(&case.input, &gemm_weight(&case.weight).unwrap(), outputs, &case.moves, case.bias.as_ref(), then).unwrap()
+        gemm(&case.input, weight, &case.moves, case.bias.as_ref(), then).unwrap()
     }
 
     proptest! {
         #[test]
-        fn it_is_the_convolution_with_what_follows(case in case()) {
-            let (found, gates) = run(&case);
+        fn it_is_the_convolution_with_what_follows(case in case(), by_lines in any::<bool>()) {
+            let by_lines = by_lines && case.moves.dilation[1] == 1;
+            let packed = if by_lines { GemmWeight::by_lines(&case.weight) } else { GemmWeight::by_places(&case.weight) };
+            let (found, gates) = run(&case, &packed.unwrap());
             let Case { input, weight, moves, bias, other, bounds, has_gates } = &case;
             let sum = |input: Tensor, weight: Tensor, bias: Option<Tensor>, other: Option<Tensor>| {
                 let result = input.conv2d(&weight, bias, moves.stride, moves.padding, moves.dilation, 1);
@@ -179,7 +222,7 @@ mod tests {
             let weight = random(&[outputs, size[1], kernel, kernel]);
             let case =
                 Case { input: random(&size), weight, moves, bias: None, other: None, bounds: None, has_gates: false };
-            let found = run(&case).0;
+            let found = run(&case, &GemmWeight::by_places(&case.weight).unwrap()).0;
             let expected = double(&case.input).conv2d(
                 &double(&case.weight),
                 None::<Tensor>,
@@ -199,33 +242,35 @@ mod tests {
             result.err().unwrap().to_string()
         }
         let moves = Moves { stride: [1; 2], padding: [0; 2], dilation: [1; 2] };
-        let weight = gemm_weight(&random(&[40, 8, 3, 3])).unwrap();
-        let run =
-            |input: &Tensor, weight: &Tensor, outputs, then| text(gemm(input, weight, outputs, &moves, None, then));
-        let input = random(&[2, 8, 5, 6]);
-        assert!(text(gemm_weight(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
-        assert!(text(gemm_weight(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
+        let weight = |outputs: i64| GemmWeight::by_places(&random(&[outputs, 8, 3, 3])).unwrap();
+        let run = |input: &Tensor, weight: &GemmWeight, then| text(gemm(input, weight, &moves, None, then));
+        let (input, none) = (random(&[2, 8, 5, 6]), Then::default());
+        assert!(text(GemmWeight::by_places(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
+        assert!(text(GemmWeight::by_places(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
         if has_products(Kind::BFloat16) {
             let odd = random(&[4, 7, 1, 1]).to_kind(Kind::BFloat16);
-            assert!(text(gemm_weight(&odd)).contains("even number of inputs"));
+            assert!(text(GemmWeight::by_places(&odd)).contains("even number of inputs"));
         }
-        assert!(run(&random(&[8, 5, 6]), &weight, 40, Then::default()).contains("[N, inputs, H, W]"));
-        assert!(run(&random(&[2, 9, 5, 6]), &weight, 40, Then::default()).contains("channels"));
-        assert!(run(&random(&[2, 8, 2, 6]), &weight, 40, Then::default()).contains("smaller than the kernel"));
-        assert!(run(&input, &weight, 400, Then::default()).contains("panels"));
-        assert!(run(&input.to_kind(Kind::Double), &weight, 40, Then::default()).contains("Float"));
+        assert!(run(&random(&[8, 5, 6]), &weight(40), none).contains("[N, inputs, H, W]"));
+        assert!(run(&random(&[2, 9, 5, 6]), &weight(40), none).contains("channels"));
+        assert!(run(&random(&[2, 8, 2, 6]), &weight(40), none).contains("smaller than the kernel"));
+        assert!(run(&input, &GemmWeight { outputs: 400, ..weight(40) }, none).contains("panels"));
+        assert!(run(&input, &GemmWeight { line: 2, ..weight(40) }, none).contains("a line of places"));
+        assert!(run(&input.to_kind(Kind::Double), &weight(40), none).contains("Float"));
+        let lines = GemmWeight::by_lines(&random(&[40, 8, 3, 3])).unwrap();
+        let spread = Moves { dilation: [1, 2], ..moves };
+        assert!(text(gemm(&input, &lines, &spread, None, none)).contains("a line of places"));
         let other = random(&[2, 40, 3, 5]);
         let then = Then { other: Some(&other), ..Then::default() };
-        assert!(run(&input, &weight, 40, then).contains("what is added has shape [2, 40, 3, 5]"));
-        let bias = random(&[8]);
-        assert!(text(gemm(&input, &weight, 40, &moves, Some(&bias), Then::default())).contains("a bias of 40"));
+        assert!(run(&input, &weight(40), then).contains("what is added has shape [2, 40, 3, 5]"));
+        assert!(text(gemm(&input, &weight(40), &moves, Some(&random(&[8])), none)).contains("a bias of 40"));
     }
 
     #[test]
     fn nothing_comes_of_nothing() {
         let moves = Moves { stride: [1; 2], padding: [0; 2], dilation: [1; 2] };
-        let weight = gemm_weight(&random(&[40, 8, 1, 1])).unwrap();
-        let none = gemm(&random(&[0, 8, 2, 2]), &weight, 40, &moves, None, Then::default()).unwrap().0;
+        let weight = GemmWeight::by_places(&random(&[40, 8, 1, 1])).unwrap();
+        let none = gemm(&random(&[0, 8, 2, 2]), &weight, &moves, None, Then::default()).unwrap().0;
         assert_eq!(none.size(), [0, 40, 2, 2]);
     }
 }

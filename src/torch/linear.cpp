@@ -84,10 +84,10 @@ class Prepared {
   int64_t inputs() const { return weight_.size(1) * numbers_of_step(); }
   int64_t outputs() const { return outputs_; }
 
-  void check(const at::Tensor& input, int64_t channels) const {
+  void check(const at::Tensor& input) const {
     TORCH_CHECK(input.is_cpu() && input.scalar_type() == weight_.scalar_type(), "an input of ", weight_.scalar_type(),
                 " on the CPU is expected");
-    TORCH_CHECK(channels == inputs(), "the input has ", channels, " channels, the weight ", inputs());
+    TORCH_CHECK(input.size(-1) == inputs(), "the input has ", input.size(-1), " channels, the weight ", inputs());
   }
 
   void multiply(const at::Tensor& input, const at::Tensor& result) const {
@@ -113,7 +113,7 @@ at::Tensor packed(const at::Tensor& weight) {
 
 at::Tensor linear(const at::Tensor& given, const Prepared& prepared) {
   TORCH_CHECK(given.dim() > 0, "an input [..., inputs] is expected");
-  prepared.check(given, given.size(-1));
+  prepared.check(given);
   const at::Tensor input = given.contiguous();
   std::vector<int64_t> shape = input.sizes().vec();
   shape.back() = prepared.outputs();

@@ -31,7 +31,7 @@ pub use call::Call;
 pub use convolution::window_may_miss;
 pub use folded::{folded_input_gradient, folded_weight};
 pub use gates::{Ahead, Gates};
-pub use gemm::{Then, gemm, gemm_weight};
+pub use gemm::{GemmWeight, Then, gemm};
 pub use kernels::{Bounds, add, add_clamped, channels_last, gate};
 pub use linear::{can_multiply, has_products, linear, linear_by_rows, linear_gradient, linear_weight};
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};

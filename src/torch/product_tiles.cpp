@@ -65,10 +65,11 @@ template <int rows, int parts>
 void multiply_rows(const CamlensProduct& given) {
   // No store may change it.
   const CamlensProduct product = given;
+  constexpr int64_t BYTES = parts * WIDTH * sizeof(Number);
   for (int row = 0; row < rows; ++row) {
     const int64_t at = row * product.to_stride;
-    fetch_to_write(static_cast<const char*>(product.to) + at, parts * WIDTH);
-    if (product.after.other != nullptr) fetch(product.after.other + at, parts * WIDTH);
+    fetch_to_write(static_cast<const char*>(product.to) + at, BYTES);
+    if (product.after.other != nullptr) fetch(product.after.other + at, BYTES);
   }
   // Sums begin with the bias, as those without zeros do.
   Vector sum[rows][parts] = {};

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-// About what a thread's scratch memory takes at most between calls.
+// About what a thread's scratch memory of one kind takes at most between calls.
 constexpr int64_t CAMLENS_SCRATCH_BYTES = 8 << 20;
 
 // How many masks a row of such a depth has.

@@ -133,7 +133,10 @@ void multiply_run(CamlensSparseRun run, const char* first, int64_t apart, const 
     for (const int64_t end = at + lines * CAMLENS_LINE_BYTES; at < end; at += CAMLENS_LINE_BYTES) {
       for (int p = 0; p < panels; ++p) __builtin_prefetch(next[p] + at, 0, 2);
     }
-    if (is_first && run.count > AHEAD) fetch_to_write(reinterpret_cast<const char*>(run.sums + AHEAD * run.sums_apart), panels * PANEL);
+    // Sums of floats may be the result; others are in a scratch memory.
+    if (is_first && sizeof(Number) == sizeof(float) && run.count > AHEAD) {
+      fetch_to_write(reinterpret_cast<const char*>(run.sums + AHEAD * run.sums_apart), panels * PANEL * sizeof(float));
+    }
     Vector sum[panels][PARTS] = {};
     if (!is_first) begin = run.sums;
     for (int p = 0; p < panels && begin != nullptr; ++p) {
@@ -310,7 +313,7 @@ void finish(const CamlensSums* sums) {
   for (int64_t row = 0; row < sums->rows; ++row) {
     const float* const from = sums->first + row * sums->apart;
     char* const to = sums->to + row * sums->to_apart;
-    if (row + AHEAD < sums->rows) fetch_to_write(to + AHEAD * sums->to_apart, sums->columns);
+    if (row + AHEAD < sums->rows) fetch_to_write(to + AHEAD * sums->to_apart, sums->columns * sizeof(Number));
     for (int64_t c = 0; c < sums->columns; c += WIDTH) {
       store_some(reinterpret_cast<Number*>(to) + c, between(load(from + c), sums->low, sums->high), sums->columns - c);
     }

@@ -48,13 +48,13 @@ inline void store_some(Number* to, Vector value, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = numbers[i];
 }
 
-// Fetches the cache lines of so many numbers, which will be written: a store waits for its line, and those of several rows follow each other
+// Fetches so many bytes, which will be written: a store waits for its line, and those of several rows follow each other
 // in a way that no processor foresees.
-inline void fetch_to_write(const char* first, int64_t numbers) {
-  for (int64_t byte = 0; byte < numbers * static_cast<int64_t>(sizeof(Number)); byte += 64) __builtin_prefetch(first + byte, 1);
+inline void fetch_to_write(const char* first, int64_t bytes) {
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(first + byte, 1);
 }
-inline void fetch(const char* first, int64_t numbers) {
-  for (int64_t byte = 0; byte < numbers * static_cast<int64_t>(sizeof(Number)); byte += 64) __builtin_prefetch(first + byte);
+inline void fetch(const char* first, int64_t bytes) {
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(first + byte);
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ inline Vector load(const Bfloat16* from) {
   return reinterpret_cast<Vector>(__builtin_convertvector(halves, Bits) << 16);
 #endif
 }
-// Rounded to the nearest, to the even one of two; NaN stays NaN.
+// Rounded to the nearest, to the even one of two; NaN stays NaN. What is subnormal becomes 0 where the processor has an instruction for it.
 inline void store(Bfloat16* to, Vector value) {
 #if defined(__AVX512BF16__)
   const __m256bh rounded = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(value));

@@ -1,8 +1,8 @@
 //! Convolutions as matrix products (implicit GEMM), with what follows them in the same pass.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use crate::torch::{Gates, Moves, OperatorError, Then, can_multiply, gemm, gemm_weight};
+use crate::torch::{Gates, GemmWeight, Moves, OperatorError, Then, can_multiply, gemm};
 
 use super::super::fastest::{bytes, in_float, is_finite};
 use super::super::rectifiers::Gate;
@@ -10,34 +10,37 @@ use super::Activation;
 use super::after::After;
 use super::geometry::Geometry;
 
+/// Kernels of fewer inputs are multiplied line by line: a place alone has hardly a sum.
+const FEW_INPUTS: i64 = 16;
+
 /// A convolution's weights, in panels.
 #[derive(Debug)]
-pub(super) struct Gemm {
-    weight: Tensor,
-    outputs: i64,
-}
+pub(super) struct Gemm(GemmWeight);
 
 impl Gemm {
     /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
-        let [outputs, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
+        let [_, inputs, _, width] = *weight.size().as_slice() else { return Ok(None) };
+        let by_lines = inputs < FEW_INPUTS && width > 1 && geometry.dilation[1] == 1;
+        let inputs = if by_lines { inputs * width } else { inputs };
         let suits = can_multiply(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
-        // Padding is multiplied too.
-        if !suits || (geometry.padding != [0, 0] && !is_finite(weight)?) {
+        // Padding is copied with all that lies between places, and multiplied too.
+        let is_padded = geometry.padding != [0, 0];
+        if !suits || (is_padded && (geometry.dilation != [1, 1] || !is_finite(weight)?)) {
             return Ok(None);
         }
-        Ok(Some(Gemm { weight: gemm_weight(weight)?, outputs }))
+        let packed = if by_lines { GemmWeight::by_lines(weight) } else { GemmWeight::by_places(weight) };
+        Ok(Some(Gemm(packed?)))
     }
 
     /// How many bytes the weights take.
     pub fn size(&self) -> usize {
-        bytes(&self.weight)
+        bytes(self.0.panels())
     }
 
-    /// As those of a [way without zeros](super::sparse::SparseThere) lie. None of another dtype than float32.
+    /// Where they lie as those of a [way without zeros](super::sparse::SparseThere) do.
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
-        let is_float = self.weight.f_kind()? == Kind::Float;
-        Ok(is_float.then(|| self.weight.shallow_clone()))
+        Ok(self.0.are_for_sparse()?.then(|| self.0.panels().shallow_clone()))
     }
 
     pub fn call(
@@ -46,21 +49,14 @@ impl Gemm {
         geometry: &Geometry,
         activation: Activation,
     ) -> Result<GemmCall, OperatorError> {
-        Ok(GemmCall {
-            weight: self.weight.shallow_clone(),
-            outputs: self.outputs,
-            moves: geometry.moves(),
-            bias: in_float(bias)?,
-            activation,
-        })
+        Ok(GemmCall { weight: self.0.shared(), moves: geometry.moves(), bias: in_float(bias)?, activation })
     }
 }
 
 /// [`Gemm`] with everything but the input.
 #[derive(Debug)]
 pub(super) struct GemmCall {
-    weight: Tensor,
-    outputs: i64,
+    weight: GemmWeight,
     moves: Moves,
     bias: Option<Tensor>,
     activation: Activation,
@@ -84,6 +80,6 @@ impl GemmCall {
     }
 
     fn then(&self, input: &Tensor, then: Then<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
-        gemm(input, &self.weight, self.outputs, &self.moves, self.bias.as_ref(), then)
+        gemm(input, &self.weight, &self.moves, self.bias.as_ref(), then)
     }
 }

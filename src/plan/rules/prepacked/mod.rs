@@ -98,6 +98,9 @@ impl Prepacked {
         };
         let Argument::Literal(Value::Int(groups)) = at("groups")? else { return None };
         let (padding, stride, dilation) = (pair("padding")?, pair("stride")?, pair("dilation")?);
+        if stride.iter().any(|&stride| stride < 1) {
+            return None;
+        }
         Some((position("W")?, Geometry { padding, stride, dilation, groups: *groups }))
     }
 

@@ -306,7 +306,7 @@ proptest! {
     }
 }
 
-/// Convolutions that are matrix products.
+/// Convolutions of 1 × 1 kernels.
 fn case_of_1_by_1() -> impl Strategy<Value = Case> {
     (case(), 1..=40i64, 2..=40i64, [1..=11i64, 1..=11i64]).prop_map(|(case, inputs, outputs, size)| Case {
         input: [case.input[0], inputs, size[0], size[1]],
