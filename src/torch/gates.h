@@ -15,8 +15,8 @@ extern "C" {
 // Which numbers of `result`, whose channels lie next to each other in memory, are between `low` and `high`. A bound that is NaN does not close.
 int camlens_gates(const at::Tensor* result, double low, double high, at::Tensor** gates, char** error);
 
-// min(max(`sum` + `other`, low), high), a bound that is NaN being none, of one shape, with the channels next to each other in memory, and the gates of these results; in the
-// memory of `sum` where nobody else holds it.
+// min(max(`sum` + `other`, low), high), a bound that is NaN being none, of one shape, with the channels next to each other in memory, and the
+// gates of these results; in the memory of `sum` where nobody else holds it.
 int camlens_add_gates(const at::Tensor* sum, const at::Tensor* other, double low, double high, at::Tensor** result, at::Tensor** gates,
                       char** error);
 

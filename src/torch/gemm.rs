@@ -77,7 +77,8 @@ pub struct Then<'a> {
     pub has_gates: bool,
 }
 
-/// A convolution of an `input`, `[N, inputs, H, W]`, with a weight of its dtype, and a bias (float32), and what follows. Weights are to be finite where the input is padded. The result has its channels next to each other in memory.
+/// A convolution of an `input`, `[N, inputs, H, W]`, with a weight of its dtype, and a bias (float32), and what follows. Weights are to be
+/// finite where the input is padded. The result has its channels next to each other in memory.
 ///
 /// # Errors
 /// Another dtype or device, a bias that is not float32, other numbers of channels, an input smaller than the kernel, another shape or dtype of
@@ -110,18 +111,10 @@ pub fn gemm(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tch::Device;
 
     use super::*;
+    use crate::torch::sparse::reference::{double, random};
     use crate::torch::{channels_last, has_products};
-
-    fn random(shape: &[i64]) -> Tensor {
-        Tensor::randn(shape, (Kind::Float, Device::Cpu))
-    }
-
-    fn double(tensor: &Tensor) -> Tensor {
-        tensor.to_kind(Kind::Double)
-    }
 
     #[derive(Debug)]
     struct Case {

@@ -89,14 +89,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-
-    fn random(shape: &[i64]) -> Tensor {
-        Tensor::randn(shape, (Kind::Float, Device::Cpu))
-    }
-
-    fn double(tensor: &Tensor) -> Tensor {
-        tensor.to_kind(Kind::Double)
-    }
+    use crate::torch::sparse::reference::{double, random};
 
     /// The largest difference, relative to what is summed.
     fn error(found: &Tensor, expected: &Tensor, input: &Tensor, weight: &Tensor) -> f64 {

@@ -147,6 +147,10 @@ pub(super) mod reference {
         Case { gradient, ..case }
     }
 
+    pub fn double(tensor: &Tensor) -> Tensor {
+        tensor.to_kind(Kind::Double)
+    }
+
     pub fn random(shape: &[i64]) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
     }
@@ -193,7 +197,6 @@ pub(super) mod reference {
             let result = input.conv2d(weight, None::<Tensor>, moves.stride, moves.padding, moves.dilation, 1);
             Tensor::run_backward(&[(result * gradient).sum(Kind::Double)], &[&input], false, false).remove(0)
         };
-        let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
         let (gradient, weight) = (double(gradient), double(weight));
         (by(&gradient, &weight), by(&gradient.abs(), &weight.abs()) + 1.0)
     }

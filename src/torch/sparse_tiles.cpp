@@ -290,10 +290,7 @@ void sum_rows(const char* matrix, int64_t row_bytes, const int64_t* rows, const 
     Vector sum[VECTORS] = {};
     for (int64_t i = 0; i < count; ++i) {
       const Number* const row = reinterpret_cast<const Number*>(matrix + rows[i] * row_bytes) + c;
-      if (i + ROWS_AHEAD < count) {
-        const char* const ahead = matrix + rows[i + ROWS_AHEAD] * row_bytes + c * BYTES;
-        for (int64_t byte = 0; byte < AT_ONCE * BYTES; byte += CAMLENS_LINE_BYTES) __builtin_prefetch(ahead + byte);
-      }
+      if (i + ROWS_AHEAD < count) fetch(matrix + rows[i + ROWS_AHEAD] * row_bytes + c * BYTES, AT_ONCE * BYTES);
       for (int64_t part = 0; part < VECTORS; ++part) sum[part] += all(factors[i]) * load(row + part * WIDTH);
     }
     for (int64_t part = 0; part < VECTORS; ++part) store(static_cast<Number*>(to) + c + part * WIDTH, sum[part]);

@@ -42,8 +42,8 @@ impl<'a, T: 'a> Candidate<'a, T> {
     }
 }
 
-/// The fastest of some ways. `size` is how many bytes the weights of one take beside those that are there, `prepared` gives what runs it. No more than two are laid out
-/// at once: the fastest so far, and the one that is tried beside it.
+/// The fastest of some ways. `size` is how many bytes the weights of one take beside those that are there, `prepared` gives what runs it. No
+/// more than two are laid out at once: the fastest so far, and the one that is tried beside it.
 ///
 /// # Errors
 /// What laying out or a run says; [`OperatorError::Unsupported`] when there is no way at all.
