@@ -327,7 +327,7 @@ mod tests {
                 let at = |suffix: &str| fixture(&format!("{version}/{name}.{suffix}"));
                 let graph = Graph::load(&at("pt2"), &LoadLimits::default())
                     .unwrap_or_else(|error| panic!("{version}/{name}: {error}"));
-                let input = Tensor::read_npy(at("in.npy")).unwrap();
+                let input = Tensor::read_npy(fixture("input.npy")).unwrap();
                 let guard = Guard::new(1 << 30);
                 let from = (graph.input.value, &input);
                 let heads: Vec<ValueId> = graph.outputs.iter().filter_map(|output| output.value).collect();
@@ -336,7 +336,7 @@ mod tests {
                 for output in outputs {
                     let head = (outputs.len() > 1).then_some(*output);
                     let got = trace.tensor(graph.score(head).unwrap()).unwrap();
-                    let want = Tensor::read_npy(at(&format!("{output}.npy"))).unwrap();
+                    let want = Tensor::read_npy(fixture(&format!("{name}.{output}.npy"))).unwrap();
                     assert!(largest_difference(got, &want) < 1e-5, "{version}/{name}.{output}");
                 }
             }
@@ -345,19 +345,57 @@ mod tests {
 
     #[test]
     fn files_of_older_pytorch_are_refused_with_the_line_that_saves_them_again() {
-        for version in ["2.6.0", "2.7.1", "2.8.0"] {
-            let error = program(&format!("{version}/A.pt2")).err().unwrap().to_string();
-            assert!(error.contains("torch.export.save(torch.export.load("), "{version}: {error}");
+        let mut files = vec![fixture("edge/2.6.0_C.decomp_bare_Infinity.pt2")];
+        for folder in ["2.6.0", "2.7.1", "2.8.0", "edge/2.7.1", "edge/2.8.0"] {
+            files.extend(std::fs::read_dir(fixture(folder)).unwrap().map(|entry| entry.unwrap().path()));
         }
+        assert!(files.len() > 30, "the fixtures are incomplete");
+        for file in files {
+            let error = program(&file.to_string_lossy()).err().unwrap_or_else(|| panic!("{} loads", file.display()));
+            let error = error.to_string();
+            assert!(error.contains("torch.export.save(torch.export.load("), "{}: {error}", file.display());
+        }
+    }
+
+    #[test]
+    fn unusual_files_load_or_say_what_is_wrong() {
+        let mut unexpected = Vec::new();
+        for (name, words) in [
+            ("A.bytesio", None),
+            ("A.extra", None),
+            ("x_f8", None),
+            ("y_kw", None),
+            ("y_tiedT", None),
+            ("y_views2", None),
+            ("z_const_in", None),
+            ("z_fake", None),
+            ("z_guard", None),
+            ("z_mut", None),
+            ("z_mut_decomp", None),
+            ("z_nan", None),
+            ("z_nograd", Some("?")),
+        ] {
+            let file = fixture(&format!("edge/2.11.0/{name}.pt2"));
+            let error = Graph::load(&file, &LoadLimits::default()).err().map(|error| error.to_string());
+            let as_expected = match (&error, words) {
+                (None, None) => true,
+                (Some(error), Some(words)) => error.contains(words),
+                _ => false,
+            };
+            if !as_expected {
+                unexpected.push(format!("{name}: {error:?}"));
+            }
+        }
+        assert!(unexpected.is_empty(), "{unexpected:#?}");
     }
 
     #[test]
     fn storages_that_are_tied_sliced_transposed_or_expanded_are_read_right() {
         for name in ["tied", "views", "noncontig", "chlast", "dtypes", "zero", "const"] {
-            let base = format!("edge/2.11.0/x_{name}");
-            let input = Tensor::read_npy(fixture(&format!("{base}.in.npy"))).unwrap();
-            let want = Tensor::read_npy(fixture(&format!("{base}.out.npy"))).unwrap();
-            let got = first_output(&format!("{base}.pt2"), &input);
+            let input = if name == "chlast" { "edge/x_chlast.in.npy" } else { "edge/input.npy" };
+            let input = Tensor::read_npy(fixture(input)).unwrap();
+            let want = Tensor::read_npy(fixture(&format!("edge/x_{name}.out.npy"))).unwrap();
+            let got = first_output(&format!("edge/2.11.0/x_{name}.pt2"), &input);
             assert!(largest_difference(&got, &want) < 1e-5, "{name}");
         }
     }
