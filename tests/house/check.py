@@ -171,16 +171,16 @@ def paths_in_prose(tree):
             continue
         folder = (tree.root / name).parent
         for number, line in enumerate(tree.text(name).split("\n"), 1):
-            links = [link for link in LINK.findall(line) if "://" not in link and not link.startswith("mailto:")]
-            named = [(folder, link) for link in links]
-            named += [(tree.root, path) for path in FROM_TOP.findall(LINK.sub("](", line))]
+            named = [([folder], link) for link in LINK.findall(line) if "://" not in link]
+            named += [([tree.root], path) for path in FROM_TOP.findall(LINK.sub("](", line))]
             if name.startswith("src/"):
-                named += [(folder, span) for span in CODE_SPAN.findall(line)
+                named += [([folder, tree.root], span) for span in CODE_SPAN.findall(line)
                           if SOURCE.fullmatch(span) and not FROM_TOP.match(span)]
-            for base, path in named:
-                missing = [one for one in alternatives(path) if not glob.glob(os.path.join(glob.escape(base), one))]
-                if missing:
-                    yield f"{name}:{number}: there is no {missing[0]}"
+            for bases, path in named:
+                for one in alternatives(path):
+                    if not any(glob.glob(os.path.join(glob.escape(base), one)) for base in bases):
+                        yield f"{name}:{number}: there is no {one}"
+
 
 
 def alternatives(path):
