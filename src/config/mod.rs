@@ -131,7 +131,9 @@ mod tests {
         parse(&without_comments).expect("keys in comments are keys, too");
         let tables = serde_json::to_value(Config::default()).expect("it is data");
         let keys = |table: &serde_json::Value| table.as_object().cloned().unwrap_or_default();
-        for (table, content) in keys(&tables).into_iter().chain([("server.tls".into(), tables["server"]["tls"].clone())]) {
+        for (table, content) in
+            keys(&tables).into_iter().chain([("server.tls".into(), tables["server"]["tls"].clone())])
+        {
             let start = without_comments.find(&format!("[{table}]\n")).expect("each table is documented");
             let body = &without_comments[start + 1..];
             let body = &body[..body.find("\n[").unwrap_or(body.len())];
