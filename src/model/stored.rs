@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 use super::ModelError;
 use super::archive::Archive;
 use super::weights::Placement;
-use crate::torch::is_alone;
+use crate::torch::is_exclusive;
 
 /// A smaller one stays in memory.
 const MIN_BYTES: usize = 64 << 10;
@@ -93,7 +93,7 @@ impl Stored {
     /// Leaves memory, if nobody else holds the tensor and it can be read again.
     pub fn leave(&self) {
         let mut tensor = lock(&self.tensor);
-        if self.place.is_some() && tensor.as_ref().is_some_and(is_alone) {
+        if self.place.is_some() && tensor.as_ref().is_some_and(is_exclusive) {
             *tensor = None;
         }
     }

@@ -39,6 +39,7 @@ use crate::explain::Mode;
 use crate::frame::{self, PreparationError};
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model, ModelError, Repository};
+use crate::process;
 use crate::proto;
 use crate::proto::v1::explain_service_server::ExplainServiceServer;
 use crate::proto::v1::model_service_server::ModelServiceServer;
@@ -47,7 +48,6 @@ use crate::schedule::{
 };
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Metrics;
-use crate::torch;
 
 /// What a message holds besides a frame's payload.
 const AROUND_PAYLOAD_BYTES: u64 = 1 << 20;
@@ -332,7 +332,7 @@ fn load(config: &Config) -> Result<Engine, StartError> {
                 source: Box::new(source),
             })?;
             // What its run at load took: plans would only take it in part.
-            torch::give_back_memory();
+            process::release_memory();
             let metadata = Arc::clone(&model.metadata);
             let one = Served::new(metadata, served_limits).map_err(|source| StartError::Preparation {
                 name,

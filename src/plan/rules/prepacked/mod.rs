@@ -26,7 +26,7 @@ use tch::Tensor;
 
 use crate::model::graph::{Argument, Node};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Ahead, Bounds, OperatorError, Value, channels_last};
+use crate::torch::{Bounds, OperatorError, PendingMask, Value, channels_last};
 
 use super::arguments::{first, unfit};
 use super::rectifiers::Gate;
@@ -217,7 +217,7 @@ impl Convolution {
     fn input_gradient_ahead(
         &self,
         given: &Tensor,
-        ahead: Ahead<'_>,
+        ahead: PendingMask<'_>,
         size: &[i64],
     ) -> Result<Option<Tensor>, OperatorError> {
         self.check(given, size)?;
