@@ -20,6 +20,7 @@
 //!   and the description of a model's input, which [`frame`] follows, is [`model`]'s.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod explain;
 pub mod frame;

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::client::{self, Address, Link};
-use super::credentials::{Bearer, TlsArgs, TokenArgs};
+use super::credential_args::TokenArgs;
 use super::failure::Failure;
 use super::serve::start_failure;
-use crate::config::Config;
-use crate::model::identity;
-use crate::server::{ListenAddress, Server, Shutdown};
+use crate::client;
+use crate::client::Link;
+use crate::client::address::Address;
+use crate::client::credentials::{Bearer, TlsArgs};
+use crate::config::{Config, ListenAddress};
+use crate::model::import::identity;
+use crate::server::{Server, Shutdown};
 use crate::telemetry::Telemetry;
 
 /// Which server.

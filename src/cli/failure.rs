@@ -6,7 +6,8 @@ use std::io;
 
 use tonic::{Code, Status};
 
-use super::transport_trouble::{self, Trouble};
+use crate::client::trouble;
+use crate::client::trouble::Trouble;
 use crate::telemetry::status_name;
 
 /// What the exit code says to a script. Clap's own usage errors exit with 2 as well.
@@ -62,7 +63,7 @@ impl Failure {
 
     /// A status that the server answered with; `asked` says what was asked, as in "explain coffee.png".
     pub fn from_status(asked: &str, status: &Status) -> Self {
-        if let Some(Trouble { sentence, hint }) = status.source().and_then(transport_trouble::find) {
+        if let Some(Trouble { sentence, hint }) = status.source().and_then(trouble::find) {
             return Failure::new(Exit::Unavailable, format!("cannot {asked}: the server cannot be used, {sentence}"))
                 .hint(hint);
         }

@@ -7,10 +7,10 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::Address;
 use super::connection::Connection;
-use super::credentials::{Bearer, TlsArgs};
 use super::failure::{Exit, Failure};
+use crate::client::address::Address;
+use crate::client::credentials::{Bearer, TlsArgs};
 
 /// Ask a server whether it is ready: exit code 0 when it is, 3 when it is not
 #[derive(Debug, Args)]

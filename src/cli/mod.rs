@@ -5,30 +5,22 @@
 
 mod answer;
 mod bench;
-mod client;
 mod connection;
-mod credentials;
-mod dial;
+pub mod credential_args;
 mod doctor;
 mod explain;
-mod failure;
+pub mod failure;
 mod health;
-mod latency;
-mod link;
 mod models;
-mod names;
 mod npy;
 mod options;
 mod report;
 mod serve;
-mod session;
-mod source;
+pub mod source;
 mod stream;
 mod summary;
-mod tally;
 mod terminal;
 mod trace;
-mod transport_trouble;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 

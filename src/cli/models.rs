@@ -6,11 +6,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::answer::identity_json;
-use super::client;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
 use super::options::ModelName;
 use super::terminal::Ink;
+use crate::client;
 use crate::proto::v1;
 
 /// List models, or show one with its layers
@@ -132,7 +132,7 @@ fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
             layers => layers.join(", "),
         },
     );
-    let precision = super::names::precision(identity.precision);
+    let precision = crate::client::names::precision(identity.precision);
     fact(
         "precision",
         match &model.reduced_precision {

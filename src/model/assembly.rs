@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tch::Kind;
 
 use super::description::{Loaded, Precision};
-use super::graph::{Graph, Node};
-use super::load::Model;
+use super::graph::Graph;
+use super::loaded::Model;
 use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
+use super::node::Node;
 use super::{LayerError, ModelError};
 
 fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>> {

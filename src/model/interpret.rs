@@ -8,8 +8,9 @@ use tch::{Kind, Tensor};
 use crate::torch::{OperatorError, Tape, Value};
 
 use super::ModelError;
-use super::graph::{Argument, Element, Node, Operation, ValueId};
 use super::guard::Guard;
+use super::node::{Argument, Element, Node, ValueId};
+use super::operation::Operation;
 
 /// What one run says of every value. Values themselves stay as long as somebody reads them, and after that when they were asked for
 /// or depend on constants alone.

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::functional::{Draft, Ghost};
-use super::graph::{Graph, Node, ValueId};
-use super::pt2::Call;
+use super::functional::traced::{Draft, Ghost};
+use super::graph::Graph;
+use super::import::pt2::Call;
+use super::node::{Node, ValueId};
 use super::{LayerError, ModelError};
 
 /// The names of a graph's layers.
@@ -285,7 +286,7 @@ impl Graph {
         let upstream = self.ancestors(score);
         let on_the_way = |node: &&Node| node.defines().any(|v| upstream.contains(&v));
         let source = |node: &Node| match node.arguments.first() {
-            Some(super::graph::Argument::Use(value)) if self.is_spatial(*value) => Some(*value),
+            Some(super::node::Argument::Use(value)) if self.is_spatial(*value) => Some(*value),
             _ => None,
         };
         let averaged = self.nodes.iter().rev().filter(on_the_way).find_map(|node| {

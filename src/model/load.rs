@@ -9,18 +9,16 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
-use super::archive::{Archive, LoadLimits};
-use super::assembly::Assembly;
-use super::description::Description;
 use super::functional::{self, Functional, Probe};
-use super::graph::{Dimension, Graph, Input, Node, Output, ValueId, ValueInfo};
+use super::graph::{Graph, Input, Output};
 use super::guard::Guard;
+use super::import::pt2::RawProgram;
+use super::import::pt2::archive::{Archive, LoadLimits};
 use super::interpret::{self, Trace};
 use super::layers::Layers;
-use super::metadata::Metadata;
-use super::pt2::RawProgram;
+use super::node::{Dimension, Node, ValueId, ValueInfo};
 use super::stored::Stored;
-use super::{ModelError, dtype, identity, rectifier};
+use super::{ModelError, dtype, rectifier};
 use crate::torch::Value;
 
 /// A constant that is folded at load takes this much memory at most.
@@ -28,41 +26,6 @@ const MAX_FOLDED_BYTES: usize = 64 << 20;
 
 /// The example image takes this much memory at most, in double precision.
 const MAX_EXAMPLE_BYTES: i64 = 1 << 30;
-
-/// A loaded model. It is not bound to a device.
-pub struct Model {
-    pub graph: Graph,
-    pub description: Description,
-    pub metadata: Arc<Metadata>,
-}
-
-impl Model {
-    /// The same model for another thread. Tensors are shared.
-    pub fn share(&self) -> Self {
-        Model { graph: self.graph.share(), description: self.description.clone(), metadata: Arc::clone(&self.metadata) }
-    }
-
-    /// Loads `model.pt2` and `model.toml` of a version's directory, a bare `.pt2` with the defaults, or the built-in model
-    /// at [`identity::PLACE`].
-    ///
-    /// # Errors
-    /// Everything that is wrong with the file or its description, in words for the person who has it.
-    pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        let (imported, digest, loaded) = if identity::is_builtin(path) {
-            identity::place(path)?;
-            (Imported::run(&identity::program(limits)?, None)?, identity::digest(), identity::description())
-        } else {
-            let (file, loaded) = if path.is_dir() {
-                (path.join("model.pt2"), Description::load(path)?)
-            } else {
-                (path.to_owned(), super::description::Loaded::default())
-            };
-            (Imported::load(Archive::open(&file, limits)?)?, digest(&file)?, loaded)
-        };
-        let max_rows = imported.max_rows()?;
-        Assembly { name, version, digest, max_rows, graph: imported.graph, loaded }.finish()
-    }
-}
 
 impl Graph {
     /// Reads a `.pt2`, makes it functional, and checks that the functional form gives what the exported one gives.
@@ -76,24 +39,24 @@ impl Graph {
 }
 
 /// A graph with what its run at load gave.
-struct Imported {
-    graph: Graph,
+pub(super) struct Imported {
+    pub graph: Graph,
     /// What the run was given.
-    example: Tensor,
+    pub example: Tensor,
     /// What it gave: each output that is a tensor, with its value.
-    results: Vec<(ValueId, Tensor)>,
-    limits: LoadLimits,
+    pub results: Vec<(ValueId, Tensor)>,
+    pub limits: LoadLimits,
 }
 
 impl Imported {
-    fn load(mut archive: Archive) -> Result<Self, ModelError> {
+    pub fn load(mut archive: Archive) -> Result<Self, ModelError> {
         let program = RawProgram::read(&mut archive)?;
         Self::run(&program, Some(&Arc::new(Mutex::new(archive))))
     }
 
     /// Runs the program once; once more, as it was exported, if it writes into its tensors. Its constants may leave memory where they can be
     /// read again from the archive.
-    fn run(program: &RawProgram, archive: Option<&Arc<Mutex<Archive>>>) -> Result<Self, ModelError> {
+    pub fn run(program: &RawProgram, archive: Option<&Arc<Mutex<Archive>>>) -> Result<Self, ModelError> {
         let (kind, shape) = image_input(program)?;
         let example = functional::example(kind, &shape)?;
         let probe = if program.writes() { Some(Probe::run(program, &example)?) } else { None };
@@ -144,7 +107,7 @@ impl Imported {
 
     /// Rows that may run together: one when the batch is fixed, or when a row's result depends on the others. The run at
     /// load had several rows; its first one is run alone and compared.
-    fn max_rows(&self) -> Result<Option<u32>, ModelError> {
+    pub fn max_rows(&self) -> Result<Option<u32>, ModelError> {
         let Graph { input, nodes, constants, values, .. } = &self.graph;
         let [batch, ..] = input.shape;
         let rows = batch.example();
@@ -279,7 +242,7 @@ pub(super) fn bytes(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.f_kind().map_or(8, Kind::elt_size_in_bytes)
 }
 
-fn digest(file: &Path) -> Result<String, ModelError> {
+pub(super) fn digest(file: &Path) -> Result<String, ModelError> {
     let read = |source| ModelError::Read { path: file.to_owned(), source };
     let mut reader = File::open(file).map_err(read)?;
     let mut hash = Sha256::new();

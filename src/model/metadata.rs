@@ -6,7 +6,7 @@ use tch::Kind;
 
 use super::LayerError;
 use super::description::{ModelLimits, Precision, Preprocessing};
-use super::graph::Dimension;
+use super::node::Dimension;
 
 /// A model as its users see it.
 #[derive(Debug, Clone)]

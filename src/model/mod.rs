@@ -9,31 +9,31 @@
 //! `functional` how far aliases are followed; and every call at load passes `guard`, which bounds its results by
 //! `footprint` before it runs. [`LoadLimits`] has the numbers.
 
-pub mod archive;
+mod allowed_operators;
 mod assembly;
 pub mod description;
 pub(crate) mod dtype;
 mod error;
-mod footprint;
 mod functional;
 pub mod graph;
 mod guard;
 #[cfg(test)]
 mod hostile_tests;
-pub mod identity;
+pub mod import;
 mod interpret;
 pub mod layers;
 mod load;
+mod loaded;
 mod metadata;
+pub mod node;
 pub mod operation;
-mod pt2;
+mod program;
 mod rectifier;
 mod repository;
 pub mod stored;
-mod weights;
 
-pub use archive::LoadLimits;
 pub use error::{LayerError, ModelError};
-pub use load::Model;
+pub use import::pt2::archive::LoadLimits;
+pub use loaded::Model;
 pub use metadata::{InputInfo, LabelError, LayerInfo, Metadata, OutputInfo};
 pub use repository::{Entry, Repository};

@@ -4,8 +4,6 @@ use tch::{Kind, Tensor};
 
 use crate::torch::{Operator, OperatorError, Value};
 
-use super::graph::Operation;
-
 /// Arithmetic on sizes: what PyTorch writes as `_operator.mul`, `torch.sym_float`, …
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Symbolic {
@@ -263,6 +261,35 @@ pub(super) fn run(operation: &Operation, arguments: &[Value], record: bool) -> R
             let written = if record { tch::with_grad(apply) } else { tch::no_grad(apply) };
             Ok(vec![Value::Tensor(written?)])
         }
+    }
+}
+
+/// What a node computes. Running it is [`Operation::run`], in `operation.rs`.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// An operator of ATen that neither writes memory nor is random.
+    Aten(Operator),
+    /// An in-place operator without a functional twin: its argument `written` is cloned first.
+    ClonedInPlace { operator: Operator, written: usize },
+    /// Arithmetic on sizes.
+    Symbolic(Symbolic),
+    /// `base` with the elements that a chain of views selects replaced: arguments are base, new, then what the views read.
+    WriteBack(WriteBack),
+}
+
+impl Operation {
+    /// The ATen operator, for those nodes that are just one.
+    pub fn aten(&self) -> Option<&Operator> {
+        match self {
+            Operation::Aten(operator) => Some(operator),
+            _ => None,
+        }
+    }
+
+    /// Runs the operation on arguments in its order. Results are flat: a list of tensors counts one an element.
+    /// `record` keeps what autograd needs (see [`crate::torch::Tape::record`]).
+    pub fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
+        run(self, arguments, record)
     }
 }
 

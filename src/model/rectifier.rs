@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::torch::Value;
 
-use super::graph::{Argument, Node, Rectifier, ValueId};
+use super::node::{Argument, Node, Rectifier, ValueId};
 
 /// Marks rectifiers and smooth activations.
 pub fn mark(nodes: &mut [Node], constants: &BTreeMap<ValueId, Tensor>) {

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ModelError, identity};
+use super::ModelError;
+use super::import::identity;
 
 /// A model that is there, with its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,13 +1,11 @@
 //! Constants of a model, which need not stay in memory.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::model::import::pt2::weights::Place;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tch::{Kind, Tensor};
 
 use super::ModelError;
-use super::archive::Archive;
-use super::weights::Placement;
 use crate::torch::is_exclusive;
 
 /// A smaller one stays in memory.
@@ -20,16 +18,6 @@ pub struct Stored {
     kind: Kind,
     tensor: Mutex<Option<Tensor>>,
     place: Option<Place>,
-}
-
-/// Where a tensor that fills a storage lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
-#[derive(Clone)]
-pub struct Place {
-    pub(super) archive: Arc<Mutex<Archive>>,
-    /// `weights` or `constants`.
-    pub(super) part: &'static str,
-    pub(super) file: String,
-    pub(super) placement: Placement,
 }
 
 /// Tells constants of a model apart: those with the same identity have the same values.
@@ -110,12 +98,6 @@ impl Stored {
             (None, None) => (Memory::Address(0), Vec::new()),
         };
         Identity { memory, kind: self.kind, size: self.size.clone(), stride }
-    }
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.part).field(&self.file).field(&self.placement).finish()
     }
 }
 

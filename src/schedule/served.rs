@@ -4,13 +4,13 @@ use std::sync::{Arc, OnceLock};
 
 use super::batching::Batching;
 use super::buffers::Buffers;
-use super::job::JobError;
+use super::error::JobError;
 use super::outputs::Outputs;
 use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
 use crate::model::description::Precision;
-use crate::model::graph::Dimension;
+use crate::model::node::Dimension;
 use crate::torch::has_bfloat16;
 
 /// The server's limits for each model; a model's own can only tighten them.

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_change_and_the_rest_stays() {
+    fn only_the_given_tensors_change() {
         let add = Operator::find("aten::add", "Tensor").unwrap();
         let fixed = Tensor::from_slice(&[1.0f32, 2.0]);
         let call = Call::new(&add, &[Value::Tensor(Tensor::new()), fixed.into(), Value::Int(10)]).unwrap();
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told() {
+    fn failures_are_errors() {
         let add = Operator::find("aten::add", "Tensor").unwrap();
         assert!(Call::new(&add, &[Value::Int(1)]).unwrap_err().to_string().contains("takes 3 arguments, got 1"));
         let undefined = || Value::Tensor(Tensor::new());

@@ -41,14 +41,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_come_out_row_by_row() {
+    fn elements_are_copied_row_by_row() {
         let tensor = Tensor::from_slice(&[1i64, 2, 3, 4]).view([2, 2]);
         assert_eq!(to_vec(&tensor.transpose(0, 1)).unwrap(), [1.0, 3.0, 2.0, 4.0]);
         assert_eq!(to_vec(&tensor.narrow(0, 1, 0)).unwrap(), [0.0f32; 0]);
     }
 
     #[test]
-    fn rows_lie_one_after_the_other() {
+    fn rows_are_stacked_in_order() {
         let tensor = stack(&[&[1.0, 2.0], &[3.0, 4.0], &[5.0, 6.0]], &[1, 2]).unwrap();
         assert_eq!(tensor.size(), [3, 1, 2]);
         assert_eq!(Vec::<f32>::try_from(tensor.flatten(0, -1)).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);

@@ -135,7 +135,7 @@ impl Operator {
     fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
         let shown = || self.to_string();
         self.check_count(arguments)?;
-        let guarded = with_written_padding(self, arguments, record)?;
+        let guarded = with_written_padding(self.name(), arguments, record)?;
         let arguments = guarded.as_deref().unwrap_or(arguments);
         let stack = self.stack_of(arguments)?;
         let mut error = ptr::null_mut();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_optional_lists_and_numbers_are_carried() {
+    fn lists_optional_lists_and_numbers_are_passed() {
         let cat = Operator::find("aten::cat", "").unwrap();
         let x = Tensor::from_slice(&[1i64, 2, 3]);
         let list = Value::Tensors(vec![Some(x.shallow_clone()), Some(x.shallow_clone())]);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_optional_numbers_is_carried() {
+    fn a_list_of_optional_numbers_is_passed() {
         let convolution = Operator::find("mkldnn::_convolution_pointwise", "").unwrap();
         let x = Tensor::from_slice(&[-5.0f32, 3.0, 30.0]).view([1, 1, 1, 3]);
         let w = Tensor::from_slice(&[1.0f32]).view([1, 1, 1, 1]);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn several_results_come_back_in_order() {
+    fn several_results_are_returned_in_order() {
         let topk = Operator::find("aten::topk", "").unwrap();
         let x = Tensor::from_slice(&[1.0f32, 5.0, 3.0]);
         let out = topk
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_tells_what_is_written_and_what_may_be_a_view() {
+    fn a_schema_has_what_is_written_and_what_may_be_a_view() {
         let relu_ = Operator::find("aten::relu_", "").unwrap();
         assert_eq!(relu_.schema().written().unwrap().name, "self");
         let view = Operator::find("aten::view", "").unwrap();

@@ -6,7 +6,8 @@
 
 use tch::{Device, Tensor};
 
-use super::{Operator, OperatorError, Value};
+use super::error::OperatorError;
+use super::value::Value;
 
 /// The positions of a convolution's arguments.
 struct Positions {
@@ -14,8 +15,8 @@ struct Positions {
     dilation: usize,
 }
 
-fn positions(operator: &Operator, arguments: &[Value]) -> Option<Positions> {
-    match operator.name() {
+fn positions(operator: &str, arguments: &[Value]) -> Option<Positions> {
+    match operator {
         "aten::conv1d" | "aten::conv2d" | "aten::conv3d" => Some(Positions { padding: 4, dilation: 5 }),
         "aten::convolution" | "aten::_convolution" if matches!(arguments.get(6), Some(Value::Bool(false))) => {
             Some(Positions { padding: 4, dilation: 5 })
@@ -37,9 +38,9 @@ pub fn window_may_miss(input: &[i64], kernel: &[i64], padding: &[i64], dilation:
     })
 }
 
-/// The arguments to call with instead, if a window may miss the input.
+/// The arguments to call `operator` (`aten::conv2d`) with instead, if a window may miss the input.
 pub(super) fn with_written_padding(
-    operator: &Operator,
+    operator: &str,
     arguments: &[Value],
     record: bool,
 ) -> Result<Option<Vec<Value>>, OperatorError> {
@@ -71,9 +72,9 @@ pub(super) fn with_written_padding(
         return Ok(None);
     }
     // `constant_pad_nd` counts from the last axis.
-    let pad = sides.iter().rev().flat_map(|&(before, after)| [before, after]).collect();
+    let pad: Vec<i64> = sides.iter().rev().flat_map(|&(before, after)| [before, after]).collect();
     let mut arguments = arguments.to_vec();
-    arguments[0] = Value::Tensor(padded(input, pad, record)?);
+    arguments[0] = Value::Tensor(padded(input, &pad, record)?);
     arguments[at.padding] = match &arguments[at.padding] {
         Value::String(_) => Value::String("valid".into()),
         _ => Value::Ints(vec![0; axes]),
@@ -81,14 +82,9 @@ pub(super) fn with_written_padding(
     Ok(Some(arguments))
 }
 
-fn padded(input: &Tensor, pad: Vec<i64>, record: bool) -> Result<Tensor, OperatorError> {
-    let operator = Operator::find("aten::constant_pad_nd", "")?;
-    let arguments = [Value::Tensor(input.shallow_clone()), Value::Ints(pad), Value::Int(0)];
-    let results = if record { operator.call_recording(&arguments) } else { operator.call(&arguments) }?;
-    match results.into_iter().next() {
-        Some(Value::Tensor(padded)) => Ok(padded),
-        _ => Err(OperatorError::Unsupported { operator: operator.to_string() }),
-    }
+fn padded(input: &Tensor, pad: &[i64], record: bool) -> Result<Tensor, OperatorError> {
+    let pad = || input.f_constant_pad_nd(pad);
+    Ok(if record { tch::with_grad(pad) } else { tch::no_grad(pad) }?)
 }
 
 fn ints(value: &Value) -> Option<&[i64]> {
@@ -104,16 +100,16 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::torch::Tape;
+    use crate::torch::{Operator, Tape};
 
-    /// Whether some window really lies outside, by looking at every tap of every window.
+    /// Whether some window lies entirely in the padding, by trying every tap of every window.
     fn misses(size: i64, kernel: i64, stride: i64, padding: i64, dilation: i64) -> bool {
         let windows = (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
         (0..windows).any(|w| (0..kernel).all(|tap| !(0..size).contains(&(w * stride - padding + tap * dilation))))
     }
 
     #[test]
-    fn every_window_that_misses_is_foreseen() {
+    fn every_window_that_misses_is_predicted() {
         for size in 1..=7 {
             for kernel in 1..=4 {
                 for padding in 0..=4 {
@@ -133,7 +129,7 @@ mod tests {
     }
 
     /// A convolution by its definition, in float64 sums over taps, `[1, 1, n]`.
-    fn by_hand(x: &[f64], w: &[f64], stride: usize, padding: i64, dilation: i64) -> Vec<f64> {
+    fn by_definition(x: &[f64], w: &[f64], stride: usize, padding: i64, dilation: i64) -> Vec<f64> {
         let size = x.len() as i64;
         let last = size + 2 * padding - dilation * (w.len() as i64 - 1) - 1;
         let tap = |start: i64, k: usize| usize::try_from(start + k as i64 * dilation).ok().and_then(|i| x.get(i));
@@ -168,9 +164,9 @@ mod tests {
                     .into(),
                 )
                 .unwrap();
-            assert!(with_written_padding(&operator, &arguments, false).unwrap().is_some());
+            assert!(with_written_padding(operator.name(), &arguments, false).unwrap().is_some());
             let got = Vec::<f64>::try_from(operator.call_tensor(&arguments).unwrap().view(-1).to_kind(Kind::Double));
-            assert_eq!(got.unwrap(), by_hand(&x, &w, stride as usize, padding, dilation));
+            assert_eq!(got.unwrap(), by_definition(&x, &w, stride as usize, padding, dilation));
         }
     }
 
@@ -196,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_convolution_is_called_as_it_is() {
+    fn an_ordinary_convolution_is_called_unchanged() {
         let operator = Operator::find("aten::conv2d", "").unwrap();
         let named = [
             ("input".to_owned(), Value::Tensor(Tensor::zeros([1, 1, 5, 5], (Kind::Float, Device::Cpu)))),
@@ -204,6 +200,6 @@ mod tests {
             ("padding".to_owned(), Value::Ints(vec![1])),
         ];
         let arguments = operator.arrange(named.into()).unwrap();
-        assert!(with_written_padding(&operator, &arguments, false).unwrap().is_none());
+        assert!(with_written_padding(operator.name(), &arguments, false).unwrap().is_none());
     }
 }

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tensor_has_the_bytes_that_were_byte_tensor() {
+    fn a_tensor_has_the_bytes_that_were_written() {
         let tensor = byte_tensor(3, |bytes| {
             bytes.copy_from_slice(&[1, 2, 3]);
             Ok::<_, TchError>(())

@@ -93,7 +93,7 @@ mod tests {
     use crate::torch::Operator;
 
     #[test]
-    fn the_gradient_of_one_call_is_autograds() {
+    fn the_gradient_of_one_call_is_that_of_autograd() {
         let mul = Operator::find("aten::mul", "Tensor").unwrap();
         let (a, b) = (Tensor::from_slice(&[2.0f32, 3.0]), Tensor::from_slice(&[5.0f32, 7.0]));
         let (values, tape) = Tape::record(&[a, b], |leaves| {

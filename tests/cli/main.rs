@@ -2,6 +2,7 @@
 
 mod bench;
 mod fake_server;
+mod readme;
 mod trace;
 
 use std::fs;

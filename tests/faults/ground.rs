@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use camlens::config::Config;
+use camlens::config::ListenAddress;
 use camlens::proto::v1::stream_policy::Overflow;
-use camlens::server::ListenAddress;
 use tonic::Code;
 
 use super::conversation::{Conversation, open};

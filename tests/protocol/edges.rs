@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use camlens::config::ListenAddress;
 use camlens::proto::v1;
 use camlens::proto::v1::dropped::Reason;
 use camlens::proto::v1::explain_service_client::ExplainServiceClient;
 use camlens::proto::v1::stream_policy::Overflow;
-use camlens::server::{ListenAddress, Server, Shutdown, StartError};
+use camlens::server::{Server, Shutdown, StartError};
 use camlens::telemetry::Telemetry;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

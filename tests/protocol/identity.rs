@@ -1,6 +1,6 @@
 //! The built-in model `identity` through the real engine: its results are what pencil and paper say.
 
-use camlens::model::identity;
+use camlens::model::import::identity;
 use camlens::proto::v1;
 use camlens::proto::v1::frame::Payload;
 use camlens::proto::v1::target::Kind;

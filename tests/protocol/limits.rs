@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use camlens::config::ListenAddress;
 use camlens::proto::v1;
 use camlens::proto::v1::explain_service_client::ExplainServiceClient;
 use camlens::proto::v1::explain_stream_request::Message as Request;
 use camlens::proto::v1::explain_stream_response::Message as Response;
 use camlens::proto::v1::stream_policy::Overflow;
-use camlens::server::ListenAddress;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;

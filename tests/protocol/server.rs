@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use camlens::config::Config;
+use camlens::config::ListenAddress;
 use camlens::explain::ExplainError;
 use camlens::frame;
 use camlens::model::{LoadLimits, Model};
@@ -15,7 +16,7 @@ use camlens::proto::v1::model_service_client::ModelServiceClient;
 use camlens::schedule::{
     Batch, Device, Engine, EngineConfig, RowMaps, RowResult, Served, ServedLimits, SystemClock, TargetValues,
 };
-use camlens::server::{Ended, ListenAddress, Server, Shutdown};
+use camlens::server::{Ended, Server, Shutdown};
 use camlens::telemetry::{Stage, Telemetry};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;

@@ -1,8 +1,9 @@
 //! The frames that are sent: of a source, or made up.
 
-use super::super::bench::payloads::{self, PayloadKind, Size, USUAL_SIZE};
-use super::super::failure::Failure;
-use super::super::source::{Payload, Source, SourceFrame};
+use crate::cli::bench::payloads;
+use crate::cli::bench::payloads::{PayloadKind, Size, USUAL_SIZE};
+use crate::cli::failure::Failure;
+use crate::cli::source::{Payload, Source, SourceFrame};
 use crate::proto::v1::frame::Payload as Wire;
 
 /// Opens what `text` names; without it, JPEGs of this size are made up.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::Functionaliser;
 use super::views::Step;
 use crate::model::ModelError;
-use crate::model::graph::Operation;
-use crate::model::pt2::{RawArgument, RawNode, RawOperation};
+use crate::model::import::pt2::{RawArgument, RawNode, RawOperation};
+use crate::model::operation::Operation;
 use crate::torch::Operator;
 
 /// In-place operators that change a tensor's own shape and write no data.

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
-use crate::model::graph::{Dimension, Operation};
 use crate::model::guard::Guard;
+use crate::model::import::pt2::weights::Payload;
+use crate::model::import::pt2::{Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram};
+use crate::model::node::Dimension;
+use crate::model::operation::Operation;
 use crate::model::operation::flat;
-use crate::model::pt2::{Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram};
-use crate::model::weights::Payload;
 use crate::torch::{Alias, OperatorError, Storage, Value};
 
 /// The program's run as it was exported.

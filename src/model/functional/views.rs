@@ -2,9 +2,10 @@
 
 use super::Functionaliser;
 use crate::model::ModelError;
-use crate::model::graph::{Argument, Operation, ValueId};
+use crate::model::import::pt2::{RawArgument, RawElement, RawNode};
+use crate::model::node::{Argument, ValueId};
+use crate::model::operation::Operation;
 use crate::model::operation::{Size, View, ViewArgument, WriteBack};
-use crate::model::pt2::{RawArgument, RawElement, RawNode};
 use crate::torch::Operator;
 
 /// One view operator as it may be applied again to another base.

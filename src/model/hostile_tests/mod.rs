@@ -17,8 +17,8 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::ModelError;
-use super::archive::{Archive, LoadLimits};
 use super::graph::Graph;
+use super::import::pt2::archive::{Archive, LoadLimits};
 
 /// The convolutional model of every fixture directory: conv1, bn1, relu, conv2, act, pool, fc.
 const PLAIN: &str = "2.11.0/A.pt2";

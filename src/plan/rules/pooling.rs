@@ -7,8 +7,8 @@ use crate::torch::{
 };
 
 use super::arguments::{axis, first, integers, is_true};
-use super::blank::Blank;
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
+use super::meta::Blank;
 
 /// Of a window, at most; as [`max_pool`] takes it.
 const MOST_PLACES: i64 = 255;
@@ -122,7 +122,7 @@ fn reduced(
     axes: &[i64],
     keep: bool,
     is_mean: bool,
-) -> Result<Option<(Tensor, super::by_hand::Reverse)>, OperatorError> {
+) -> Result<Option<(Tensor, super::explicit::Reverse)>, OperatorError> {
     let input = first(arguments)?;
     let (shape, kind) = (input.size(), input.f_kind()?);
     let gone: Option<Vec<usize>> = match axes {
@@ -150,7 +150,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
 
     fn pair(a: i64, b: i64) -> Value {
         Value::Ints(vec![a, b])

@@ -8,9 +8,8 @@ use tch::Tensor;
 
 use super::call::run;
 use super::convolution::check_gradient;
-use super::features::multiplied_type;
 use super::panels::pack_sparse;
-use super::tensor::{View, channels_last, data_mut, empty, expect, refused};
+use super::tensor::{View, channels_last, data_mut, empty, expect, multiplied_type, refused};
 use super::{ConvolutionParameters, PendingMask, ffi};
 use crate::torch::OperatorError;
 
@@ -111,10 +110,10 @@ mod tests {
 
     const BY_ONE: ConvolutionParameters = ConvolutionParameters { stride: [1, 1], padding: [0, 0], dilation: [1, 1] };
 
-    fn gradient_of(case: &Case, ahead: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
+    fn gradient_of(case: &Case, pending: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
         let [_, _, height, width] = *case.weight.size().as_slice() else { panic!() };
         let weight = col2im_weight(&case.weight)?;
-        col2im_input_gradient(&case.gradient, ahead, &weight, [height, width], case.size, &case.moves)
+        col2im_input_gradient(&case.gradient, pending, &weight, [height, width], case.size, &case.parameters)
     }
 
     proptest! {
@@ -128,11 +127,11 @@ mod tests {
         }
 
         #[test]
-        fn it_takes_a_gradient_through_the_gates_ahead(case in case(5, 1), guided in any::<bool>()) {
+        fn it_passes_a_gradient_through_pending_gates(case in case(5, 1), guided in any::<bool>()) {
             let gates = gates(&case);
-            let ahead = PendingMask { gates: &gates, guided };
-            let found = gradient_of(&case, Some(ahead)).unwrap();
-            let error = error(&found, &expected(&passed(case, ahead)));
+            let pending = PendingMask { gates: &gates, guided };
+            let found = gradient_of(&case, Some(pending)).unwrap();
+            let error = error(&found, &expected(&passed(case, pending)));
             prop_assert!(error < 1e-6, "{}", error);
         }
     }
@@ -143,12 +142,12 @@ mod tests {
         for (kernel, stride, padding, size) in
             [(7, 2, 3, 224), (7, 2, 3, 225), (11, 4, 2, 135), (3, 1, 1, 65), (6, 2, 5, 9), (4, 4, 0, 64), (3, 5, 0, 16)]
         {
-            let moves = ConvolutionParameters { stride: [stride; 2], padding: [padding; 2], ..BY_ONE };
+            let parameters = ConvolutionParameters { stride: [stride; 2], padding: [padding; 2], ..BY_ONE };
             let given = [size, size + 1].map(|size| (size + 2 * padding - kernel) / stride + 1);
             for density in [0.1, 1.0] {
                 let gradient = sparse(&[2, 24, given[0], given[1]], density);
                 let weight = random(&[24, 3, kernel, kernel]);
-                let case = Case { gradient, weight, size: [2, 3, size, size + 1], moves };
+                let case = Case { gradient, weight, size: [2, 3, size, size + 1], parameters };
                 assert!(
                     error(&gradient_of(&case, None).unwrap(), &expected(&case)) < 1e-6,
                     "kernel {kernel} stride {stride}"
@@ -163,12 +162,12 @@ mod tests {
             return;
         }
         let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
-        let moves = ConvolutionParameters { stride: [2, 2], padding: [3, 3], ..BY_ONE };
+        let parameters = ConvolutionParameters { stride: [2, 2], padding: [3, 3], ..BY_ONE };
         let case = Case {
             gradient: half(sparse(&[1, 64, 20, 21], 0.2)),
             weight: half(random(&[64, 3, 7, 7])),
             size: [1, 3, 40, 41],
-            moves,
+            parameters,
         };
         let found = gradient_of(&case, None).unwrap();
         assert_eq!(found.kind(), Kind::BFloat16);
@@ -185,7 +184,7 @@ mod tests {
             gradient: sparse(&[2, 64, 56, 57], 0.3),
             weight: random(&[64, 3, 3, 3]),
             size: [2, 3, 112, 113],
-            moves: ConvolutionParameters { stride: [2, 2], padding: [1, 1], ..BY_ONE },
+            parameters: ConvolutionParameters { stride: [2, 2], padding: [1, 1], ..BY_ONE },
         };
         let found = [1, 3, 16].map(|threads| {
             tch::set_num_threads(threads);
@@ -196,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         let text = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
         assert!(text(col2im_weight(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
         assert!(text(col2im_weight(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
         let weight = col2im_weight(&random(&[8, 3, 3, 3])).unwrap();
-        let with = |given: &Tensor, kernel, size, moves: &ConvolutionParameters| {
-            text(col2im_input_gradient(given, None, &weight, kernel, size, moves))
+        let with = |given: &Tensor, kernel, size, parameters: &ConvolutionParameters| {
+            text(col2im_input_gradient(given, None, &weight, kernel, size, parameters))
         };
         let given = random(&[1, 8, 4, 4]);
         assert!(with(&given, [3, 3], [1, 300, 6, 6], &BY_ONE).contains("300 inputs"));
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_of_nothing() {
+    fn empty_tensors_give_empty_results() {
         let weight = col2im_weight(&random(&[8, 3, 1, 1])).unwrap();
         let found =
             col2im_input_gradient(&random(&[0, 8, 2, 2]), None, &weight, [1, 1], [0, 3, 2, 2], &BY_ONE).unwrap();

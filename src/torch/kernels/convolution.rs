@@ -1,18 +1,9 @@
-//! The geometry of convolutions and pooling windows.
+//! The sizes of the results of convolutions and pooling windows.
 
-use super::features::ElementType;
+use super::element::ElementType;
+use super::parameters::ConvolutionParameters;
 use super::tensor::{View, expect, refused};
 use crate::torch::OperatorError;
-
-/// How a convolution moves over its input: along the height, then along the width. Laid out as its namesake in
-/// convolution_parameters.h.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C)]
-pub struct ConvolutionParameters {
-    pub stride: [i64; 2],
-    pub padding: [i64; 2],
-    pub dilation: [i64; 2],
-}
 
 impl ConvolutionParameters {
     /// The height and width of the result for an input and a kernel of these heights and widths; 0 along an axis where

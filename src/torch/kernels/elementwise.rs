@@ -7,7 +7,7 @@ use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use super::call::{Parts, run};
-use super::features::ElementType;
+use super::element::ElementType;
 use super::tensor::{self, Operand, View, data_mut, empty_channels_last, expect};
 use super::{Bounds, ffi};
 use crate::torch::OperatorError;
@@ -159,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_gate_is_its_parts(
+        fn a_gate_is_atens(
             shape in [1..3i64, 1..20i64, 1..9i64, 1..9i64],
             layouts in any::<[bool; 3]>(),
             count in 1..4usize,
@@ -169,7 +169,7 @@ mod tests {
             kind in prop_oneof![Just(Kind::Float), Just(Kind::Double)],
         ) {
             let parts: Vec<Tensor> = (0..count).map(|i| random(&shape, layouts[i % 2]).to_kind(kind)).collect();
-            // Some results lie right on a bound.
+            // Some results equal a bound.
             let result = (random(&shape, layouts[2]) * 4.0).round().to_kind(kind) / 4.0;
             let sum = parts.iter().skip(1).fold(parts[0].copy(), |sum, part| sum + part);
             let expected = match high {
@@ -177,7 +177,7 @@ mod tests {
                 Some(high) => result.hardtanh_backward(&sum, low, high),
             };
             let expected = if guided { expected.clamp_min(0) } else { expected };
-            // Held twice, so that they are not written.
+            // Held twice, so that they are not overwritten.
             let held: Vec<Tensor> = parts.iter().map(Tensor::shallow_clone).collect();
             let before: Vec<Tensor> = parts.iter().map(Tensor::copy).collect();
             let found = gate(&parts, &result, Bounds { low, high }, guided).unwrap();
@@ -200,9 +200,9 @@ mod tests {
             let parts: Vec<Tensor> =
                 (0..1 + usize::from(has_two)).map(|i| narrow(random(&shape, layouts[i]))).collect();
             let bounds = Bounds { low: 0.0, high };
-            // What a rectifier gives, before it is rounded: a result at a bound that has no bfloat16 stays there.
+            // A rectifier's result before rounding; one at a bound that bfloat16 cannot represent stays at the bound.
             let result = random(&shape, layouts[2]).clamp(0.0, high.unwrap_or(f64::INFINITY));
-            // Elsewhere rounding may carry a result to the bound, whose gate has no right answer.
+            // Elsewhere rounding may move a result to the bound, and either gate would be right.
             let rounded_bound = high.map(|high| narrow(Tensor::from(high as f32)).double_value(&[]));
             let reaches = |t: &Tensor| rounded_bound.map(|bound| t.to_kind(Kind::Double).ge(bound));
             let result = match (reaches(&narrow(result.shallow_clone())), high) {
@@ -217,7 +217,7 @@ mod tests {
         }
 
         #[test]
-        fn a_clamped_sum_is_its_parts(
+        fn a_clamped_sum_is_atens(
             shape in [1..3i64, 1..20i64, 1..9i64, 1..9i64],
             layouts in any::<[bool; 2]>(),
             high in prop::option::of(0.1..1.0f64),
@@ -235,7 +235,7 @@ mod tests {
         }
 
         #[test]
-        fn channels_become_neighbours(
+        fn channels_become_adjacent(
             channels in 2..6i64,
             is_channels_last in any::<bool>(),
             kind in prop_oneof![Just(Kind::Float), Just(Kind::Double), Just(Kind::BFloat16)],
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_takes_over_memory_that_nobody_else_holds() {
+    fn a_gate_takes_over_memory_that_nothing_else_holds() {
         let result = Tensor::from_slice(&[1.0f32, -1.0, 2.0]);
         let address = |tensor: &Tensor| Storage::of(tensor).address;
         let parts = [Tensor::from_slice(&[1.0f32, 2.0, -3.0]), Tensor::from_slice(&[1.0f32, 1.0, 1.0])];
@@ -257,19 +257,19 @@ mod tests {
         assert_eq!(address(&found), address(&parts[1]), "the first is held elsewhere");
         assert_eq!(values(&found), [2.0, 0.0, 0.0]);
         assert_eq!(values(&held), [1.0, 2.0, -3.0]);
-        // A view of memory that somebody else sees.
+        // A view of memory that another tensor shares.
         let base = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0]);
         let view = base.narrow(0, 1, 3);
         let found = gate(&[view], &result, Bounds::RELU, false).unwrap();
         assert_eq!(values(&found), [2.0, 0.0, 4.0]);
         assert_eq!(values(&base), [1.0, 2.0, 3.0, 4.0]);
-        // One value that stands for all: its memory is shorter than it looks.
+        // One expanded element: the memory is shorter than the shape.
         let expanded = Tensor::from_slice(&[5.0f32]).expand([3], false);
         assert_eq!(values(&gate(&[expanded], &result, Bounds::RELU, false).unwrap()), [5.0, 0.0, 5.0]);
     }
 
     #[test]
-    fn a_sum_takes_over_memory_that_nobody_else_holds() {
+    fn a_sum_takes_over_memory_that_nothing_else_holds() {
         let other = Tensor::from_slice(&[10.0f32, 20.0]);
         let mine = Tensor::from_slice(&[1.0f32, 2.0]);
         let address = Storage::of(&mine).address;
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_pass_as_in_aten() {
+    fn nan_passes_as_in_aten() {
         let nan = f32::NAN;
         let gradient = Tensor::from_slice(&[nan, nan, 1.0, -1.0]);
         let result = Tensor::from_slice(&[1.0f32, 0.0, nan, nan]);
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn bfloat16_is_rounded_as_aten_rounds() {
         let nan = f32::NAN;
-        // Halfway between two: to the even one. Beyond the largest: infinite. NaN stays.
+        // Halfway between two: to the even one. Beyond the largest: infinite. NaN stays NaN.
         let mut all: Vec<f32> =
             vec![1.0, 1.003_906_2, 1.011_718_8, -1.003_906_2, 3.4e38, -3.4e38, 1e-40, 0.0, -0.0, nan];
         all.extend((0..1000).map(|i| (i as f32 - 500.0) * 0.013_37));
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         let result = Tensor::from_slice(&[1.0f32, 2.0]);
         assert!(gate(&[], &result, Bounds::RELU, false).is_err());
         let error = gate(&[Tensor::from_slice(&[1.0f32])], &result, Bounds::RELU, false).unwrap_err();

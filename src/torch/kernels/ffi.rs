@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 use torch_sys::C_tensor;
 
-use super::ConvolutionParameters;
+use super::parameters::ConvolutionParameters;
 
 /// gemm.h
 #[repr(C)]

@@ -6,8 +6,8 @@ use std::ptr;
 use tch::{Kind, Tensor};
 
 use super::call::{Parts, run};
-use super::features::{ElementType, multiplied_type};
-use super::tensor::{Operand, View, channels_last, data_mut, empty, expect, refused};
+use super::element::ElementType;
+use super::tensor::{Operand, View, channels_last, data_mut, empty, expect, multiplied_type, refused};
 use super::{Bounds, ffi};
 use crate::torch::OperatorError;
 
@@ -204,24 +204,24 @@ fn dense_part<'a>(part: &'a Tensor, gradient: &mut Option<Tensor>) -> Result<Ope
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tch::Kind;
+    use tch::{Device, Kind};
 
     use super::*;
-    use crate::torch::{Storage, add_clamped, channels_last, gate};
+    use crate::torch::{Storage, add_clamped, channels_last, gate, has_gemm_kernels};
 
     fn kinds() -> impl Strategy<Value = Kind> {
         let kinds = [Kind::Float, Kind::BFloat16].into_iter().filter(|kind| has_gemm_kernels(*kind));
         prop::sample::select(kinds.collect::<Vec<_>>())
     }
 
-    /// Random numbers, some of which lie right on a bound.
+    /// Random numbers, some of which equal a bound.
     fn random(shape: &[i64], kind: Kind) -> Tensor {
         let numbers = (Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 4.0).round() / 4.0;
         channels_last(&numbers.to_kind(kind)).unwrap()
     }
 
     #[test]
-    fn a_bound_that_is_infinite_closes_as_in_a_gate() {
+    fn an_infinite_bound_closes_as_in_a_gate() {
         let result = Tensor::from_slice(&[f32::INFINITY, f32::NEG_INFINITY, 1.0, 2.0]).view([1, 1, 2, 2]);
         let given = result.ones_like();
         for bounds in [Bounds { low: f64::NEG_INFINITY, high: Some(f64::INFINITY) }, Bounds::RELU] {
@@ -242,7 +242,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bits_tell_what_results_tell(
+        fn bits_are_the_gates_of_the_results(
             shape in shapes(),
             bounds in bounds(),
             count in 1..4usize,
@@ -253,7 +253,7 @@ mod tests {
             let parts: Vec<Tensor> = (0..count).map(|_| random(&shape, kind)).collect();
             let parts = if are_contiguous { parts.iter().map(Tensor::contiguous).collect() } else { parts };
             let result = random(&shape, kind);
-            // Held twice, so that they are not written.
+            // Held twice, so that they are not overwritten.
             let held: Vec<Tensor> = parts.iter().map(Tensor::shallow_clone).collect();
             let before: Vec<Tensor> = parts.iter().map(Tensor::copy).collect();
             let expected = gate(&parts, &result, bounds, guided).unwrap();
@@ -266,7 +266,7 @@ mod tests {
         }
 
         #[test]
-        fn a_sum_tells_its_gates(shape in shapes(), bounds in bounds(), kind in kinds()) {
+        fn a_sum_has_its_gates(shape in shapes(), bounds in bounds(), kind in kinds()) {
             let [sum, other, given] = [(); 3].map(|()| random(&shape, kind));
             let expected = add_clamped(sum.copy(), &other, bounds).unwrap();
             let (held, before) = (sum.shallow_clone(), sum.copy());
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_nobody_else_holds_is_taken_over() {
+    fn memory_that_nothing_else_holds_is_taken_over() {
         let address = |tensor: &Tensor| Storage::of(tensor).address;
         let random = || random(&[1, 8, 3, 3], Kind::Float);
         let (sum, other) = (random(), random());
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_pass_as_in_a_gate() {
+    fn nan_passes_as_in_a_gate() {
         let line = |numbers: &[f32]| {
             channels_last(&Tensor::from_slice(numbers).view([1, 1, 1, -1]).permute([0, 3, 1, 2])).unwrap()
         };
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         let result = random(&[1, 8, 3, 3], Kind::Float);
         let gates = Gates::of(&result, Bounds::RELU).unwrap().unwrap();
         assert!(gates.pass(&[], true).is_err());

@@ -11,10 +11,9 @@ use std::ptr;
 use tch::{Device, Kind, Tensor};
 
 use super::call::run;
-use super::features::multiplied_type;
 use super::gates::{MASK_BITS, closing};
 use super::panels::{Bias, pack};
-use super::tensor::{View, channels_last, data_mut, empty_channels_last, expect, refused};
+use super::tensor::{View, channels_last, data_mut, empty_channels_last, expect, multiplied_type, refused};
 use super::{Bounds, ConvolutionParameters, Gates, ffi};
 use crate::torch::OperatorError;
 
@@ -145,7 +144,7 @@ pub fn gemm(
         let mut bits = Gates::empty(&result_view)?;
         // Some bytes of the last word may have no channel, and are not written.
         if outputs % MASK_BITS != 0 {
-            bits.f_zero_()?;
+            let _ = bits.f_zero_()?;
         }
         gates = Some(bits);
     }
@@ -199,7 +198,7 @@ mod tests {
     struct Case {
         input: Tensor,
         weight: Tensor,
-        moves: ConvolutionParameters,
+        parameters: ConvolutionParameters,
         bias: Option<Tensor>,
         other: Option<Tensor>,
         bounds: Option<Bounds>,
@@ -227,7 +226,7 @@ mod tests {
             |(rows, (inputs, outputs), axes, bounds, [has_bias, adds, has_gates, is_half, is_channels_last])| {
                 let kind = if is_half && has_gemm_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
                 let of = |i: usize| axes.map(|axis| axis[i]);
-                let moves = ConvolutionParameters { stride: of(2), padding: of(3), dilation: of(4) };
+                let parameters = ConvolutionParameters { stride: of(2), padding: of(3), dilation: of(4) };
                 let input = random(&[rows, inputs, axes[0][0], axes[1][0]]).to_kind(kind);
                 let input = if is_channels_last { channels_last(&input).unwrap() } else { input };
                 let weight = random(&[outputs, inputs, axes[0][1], axes[1][1]]).to_kind(kind);
@@ -235,29 +234,29 @@ mod tests {
                     (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1
                 });
                 let other = adds.then(|| random(&[rows, outputs, height, width]).to_kind(kind));
-                Case { input, weight, moves, bias: has_bias.then(|| random(&[outputs])), other, bounds, has_gates }
+                Case { input, weight, parameters, bias: has_bias.then(|| random(&[outputs])), other, bounds, has_gates }
             },
         )
     }
 
     fn run(case: &Case, weight: &GemmWeight) -> (Tensor, Option<Gates>) {
         let then = Epilogue { addend: case.other.as_ref(), bounds: case.bounds, has_gates: case.has_gates };
-        gemm(&case.input, weight, &case.moves, case.bias.as_ref(), then).unwrap()
+        gemm(&case.input, weight, &case.parameters, case.bias.as_ref(), then).unwrap()
     }
 
     proptest! {
         #[test]
-        fn it_is_the_convolution_with_what_follows(case in case(), by_lines in any::<bool>()) {
-            let by_lines = by_lines && case.moves.dilation[1] == 1;
-            let packed = if by_lines { GemmWeight::by_kernel_rows(&case.weight) } else { GemmWeight::by_taps(&case.weight) };
-            let (found, gates) = run(&case, &packed.unwrap());
-            let Case { input, weight, moves, bias, other, bounds, has_gates } = &case;
+        fn it_is_the_convolution_with_its_epilogue(case in case(), by_kernel_rows in any::<bool>()) {
+            let by_kernel_rows = by_kernel_rows && case.parameters.dilation[1] == 1;
+            let pack = if by_kernel_rows { GemmWeight::by_kernel_rows } else { GemmWeight::by_taps };
+            let (found, gates) = run(&case, &pack(&case.weight).unwrap());
+            let Case { input, weight, parameters, bias, other, bounds, has_gates } = &case;
             let sum = |input: Tensor, weight: Tensor, bias: Option<Tensor>, other: Option<Tensor>| {
-                let result = input.conv2d(&weight, bias, moves.stride, moves.padding, moves.dilation, 1);
+                let result = input.conv2d(&weight, bias, parameters.stride, parameters.padding, parameters.dilation, 1);
                 if let Some(other) = other { result + other } else { result }
             };
-            let (amount, wide) = (|tensor: &Tensor| double(tensor).abs(), double);
-            let summed = sum(amount(input), amount(weight), bias.as_ref().map(amount), other.as_ref().map(amount)) + 1.0;
+            let (size, wide) = (|tensor: &Tensor| double(tensor).abs(), double);
+            let summed = sum(size(input), size(weight), bias.as_ref().map(size), other.as_ref().map(size)) + 1.0;
             let mut expected = sum(wide(input), wide(weight), bias.as_ref().map(wide), other.as_ref().map(wide));
             if let Some(bounds) = bounds {
                 expected = expected.clamp(bounds.low, bounds.high.unwrap_or(f64::INFINITY));
@@ -266,7 +265,7 @@ mod tests {
             prop_assert_eq!(found.kind(), input.kind());
             let [_, channels, height, width] = *found.size().as_slice() else { panic!() };
             prop_assert_eq!(found.stride(), [channels * height * width, 1, width * channels, channels]);
-            // What rounding a bfloat16 result leaves.
+            // The rounding error of a bfloat16 result.
             let rounding = if found.kind() == Kind::Float { expected.zeros_like() } else { expected.abs() / 256 };
             let error = (((double(&found) - &expected).abs() - rounding) / summed).max().double_value(&[]);
             prop_assert!(error < 1e-6, "{}", error);
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn large_pictures_and_weights_are_worked_on_in_parts() {
+    fn large_images_and_weights_are_computed_in_parts() {
         for (size, outputs, kernel, stride) in [
             ([1, 256, 70, 40], 8, 3, 1),
             ([2, 64, 90, 7], 96, 3, 2),
@@ -290,16 +289,23 @@ mod tests {
             ([2, 512, 40, 40], 300, 1, 1),
             ([1, 700, 30, 30], 260, 1, 2),
         ] {
-            let moves = ConvolutionParameters { stride: [stride; 2], padding: [kernel / 2; 2], dilation: [1; 2] };
+            let parameters = ConvolutionParameters { stride: [stride; 2], padding: [kernel / 2; 2], dilation: [1; 2] };
             let weight = random(&[outputs, size[1], kernel, kernel]);
-            let case =
-                Case { input: random(&size), weight, moves, bias: None, other: None, bounds: None, has_gates: false };
+            let case = Case {
+                input: random(&size),
+                weight,
+                parameters,
+                bias: None,
+                other: None,
+                bounds: None,
+                has_gates: false,
+            };
             let found = run(&case, &GemmWeight::by_taps(&case.weight).unwrap()).0;
             let expected = double(&case.input).conv2d(
                 &double(&case.weight),
                 None::<Tensor>,
-                moves.stride,
-                moves.padding,
+                parameters.stride,
+                parameters.padding,
                 [1, 1],
                 1,
             );
@@ -309,13 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         fn text<T>(result: Result<T, OperatorError>) -> String {
             result.err().unwrap().to_string()
         }
-        let moves = ConvolutionParameters { stride: [1; 2], padding: [0; 2], dilation: [1; 2] };
+        let parameters = ConvolutionParameters { stride: [1; 2], padding: [0; 2], dilation: [1; 2] };
         let weight = |outputs: i64| GemmWeight::by_taps(&random(&[outputs, 8, 3, 3])).unwrap();
-        let run = |input: &Tensor, weight: &GemmWeight, then| text(gemm(input, weight, &moves, None, then));
+        let run = |input: &Tensor, weight: &GemmWeight, then| text(gemm(input, weight, &parameters, None, then));
         let (input, none) = (random(&[2, 8, 5, 6]), Epilogue::default());
         assert!(text(GemmWeight::by_taps(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
         assert!(text(GemmWeight::by_taps(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
@@ -330,19 +336,19 @@ mod tests {
         assert!(run(&input, &GemmWeight { taps_per_step: 2, ..weight(40) }, none).contains("kernel rows"));
         assert!(run(&input.to_kind(Kind::Double), &weight(40), none).contains("float32"));
         let lines = GemmWeight::by_kernel_rows(&random(&[40, 8, 3, 3])).unwrap();
-        let spread = ConvolutionParameters { dilation: [1, 2], ..moves };
+        let spread = ConvolutionParameters { dilation: [1, 2], ..parameters };
         assert!(text(gemm(&input, &lines, &spread, None, none)).contains("kernel rows"));
         let other = random(&[2, 40, 3, 5]);
         let then = Epilogue { addend: Some(&other), ..Epilogue::default() };
         assert!(run(&input, &weight(40), then).contains("the addend has shape [2, 40, 3, 5]"));
-        assert!(text(gemm(&input, &weight(40), &moves, Some(&random(&[8])), none)).contains("a bias of 40"));
+        assert!(text(gemm(&input, &weight(40), &parameters, Some(&random(&[8])), none)).contains("a bias of 40"));
     }
 
     #[test]
-    fn nothing_comes_of_nothing() {
-        let moves = ConvolutionParameters { stride: [1; 2], padding: [0; 2], dilation: [1; 2] };
+    fn empty_tensors_give_empty_results() {
+        let parameters = ConvolutionParameters { stride: [1; 2], padding: [0; 2], dilation: [1; 2] };
         let weight = GemmWeight::by_taps(&random(&[40, 8, 1, 1])).unwrap();
-        let none = gemm(&random(&[0, 8, 2, 2]), &weight, &moves, None, Epilogue::default()).unwrap().0;
+        let none = gemm(&random(&[0, 8, 2, 2]), &weight, &parameters, None, Epilogue::default()).unwrap().0;
         assert_eq!(none.size(), [0, 40, 2, 2]);
     }
 }

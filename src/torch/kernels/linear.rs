@@ -9,9 +9,10 @@ use std::ptr;
 use tch::{Kind, Tensor};
 
 use super::call::run;
-use super::features::{ElementType, has_gemm_kernels, multiplied_type};
+use super::element::ElementType;
+use super::features::has_gemm_kernels;
 use super::panels::{Bias, pack};
-use super::tensor::{View, contiguous, data_mut, empty, expect, refused};
+use super::tensor::{View, contiguous, data_mut, empty, expect, multiplied_type, refused};
 use super::{Bounds, ffi};
 use crate::torch::OperatorError;
 
@@ -194,7 +195,7 @@ mod tests {
     use super::*;
     use crate::torch::kernels::sparse::reference::{double, random};
 
-    /// The largest difference, relative to what is summed.
+    /// The largest error, relative to the sum of the absolute products.
     fn error(found: &Tensor, expected: &Tensor, input: &Tensor, weight: &Tensor) -> f64 {
         let summed = double(input).abs().linear(&double(weight).abs(), None::<Tensor>) + 1.0;
         ((double(found) - expected).abs() / summed).max().double_value(&[])
@@ -227,14 +228,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bfloat16_is_summed_in_float32(rows in 1..40i64, inputs in (1..40i64).prop_map(|n| 2 * n), outputs in 1..80i64) {
+        fn bfloat16_is_summed_in_float32(
+            rows in 1..40i64,
+            inputs in (1..40i64).prop_map(|n| 2 * n),
+            outputs in 1..80i64,
+        ) {
             let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
-            let (input, weight, bias) = (half(random(&[rows, inputs])), half(random(&[outputs, inputs])), random(&[outputs]));
+            let (input, weight) = (half(random(&[rows, inputs])), half(random(&[outputs, inputs])));
+            let bias = random(&[outputs]);
             if has_gemm_kernels(Kind::BFloat16) {
                 let found = linear(&input, &linear_weight(&weight).unwrap(), outputs, Some(&bias), None).unwrap();
                 prop_assert_eq!(found.kind(), Kind::BFloat16);
                 let expected = double(&input).linear(&double(&weight), Some(double(&bias)));
-                // What rounding the result leaves, relative to it, and of the sum.
+                // The error of rounding the result, relative to the result, and of the sum.
                 let error = (double(&found) - &expected).abs() - expected.abs() / 256;
                 let summed = double(&input).abs().linear(&double(&weight).abs(), None::<Tensor>) + 1.0;
                 prop_assert!((error / summed).max().double_value(&[]) < 1e-6);
@@ -246,8 +252,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_weight_is_read_as_it_is(
-            rows in 0..5i64, inputs in 1..300i64, outputs in 1..90i64, has_bias in any::<bool>(), is_bfloat16 in any::<bool>(),
+        fn a_row_major_weight_is_used_as_it_is(
+            rows in 0..5i64,
+            inputs in 1..300i64,
+            outputs in 1..90i64,
+            has_bias in any::<bool>(),
+            is_bfloat16 in any::<bool>(),
         ) {
             let kind = if is_bfloat16 && has_gemm_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
             let (input, weight) = (random(&[rows, inputs]).to_kind(kind), random(&[outputs, inputs]).to_kind(kind));
@@ -257,19 +267,24 @@ mod tests {
             let expected = double(&input).linear(&double(&weight), bias.as_ref().map(double));
             let rounding = if kind == Kind::Float { 0.0 } else { 1.0 / 256.0 };
             let off = (double(&found) - &expected).abs() - expected.abs() * rounding;
-            let summed = double(&input).abs().linear(&double(&weight).abs(), bias.as_ref().map(|b| double(b).abs())) + 1.0;
+            let magnitude = |tensor: &Tensor| double(tensor).abs();
+            let summed = magnitude(&input).linear(&magnitude(&weight), bias.as_ref().map(magnitude)) + 1.0;
             prop_assert!(rows == 0 || (off / summed).max().double_value(&[]) < 1e-6);
             if rows > 0 {
                 let alone = linear_few_rows(&input.narrow(0, rows - 1, 1), &weight, bias.as_ref()).unwrap();
-                prop_assert!(alone.equal(&found.narrow(0, rows - 1, 1)), "whatever comes with it");
+                prop_assert!(alone.equal(&found.narrow(0, rows - 1, 1)), "whatever the other rows are");
             }
         }
     }
 
     proptest! {
         #[test]
-        fn a_gradient_goes_back(
-            rows in 0..4i64, inputs in 1..300i64, outputs in 1..90i64, density in 0.0..1.0f64, is_bfloat16 in any::<bool>(),
+        fn the_input_gradient_is_that_of_autograd(
+            rows in 0..4i64,
+            inputs in 1..300i64,
+            outputs in 1..90i64,
+            density in 0.0..1.0f64,
+            is_bfloat16 in any::<bool>(),
         ) {
             let kind = if is_bfloat16 && has_gemm_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
             let kept = Tensor::rand([rows, outputs], (Kind::Float, Device::Cpu)).lt(density);
@@ -287,7 +302,7 @@ mod tests {
 
     #[test]
     fn small_and_large_weights_and_few_and_many_rows() {
-        // More weights than a core's cache holds, and less; more rows than panels, and less; no dimension but the
+        // Weights larger and smaller than a core's cache; more rows than panels, and fewer; no dimension but the
         // inputs.
         for (rows, inputs, outputs) in [(3, 1100, 700), (333, 1100, 700), (2000, 48, 64), (5, 48, 320)] {
             let (input, weight) = (random(&[rows, inputs]), random(&[outputs, inputs]));
@@ -316,14 +331,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_stay_so() {
+    fn nan_stays() {
         let input = random(&[2, 8]);
         let _ = input.get(1).get(3).fill_(f64::NAN);
         let bounds = Some(Bounds { low: 0.0, high: Some(1.0) });
         let found = linear(&input, &linear_weight(&random(&[5, 8])).unwrap(), 5, None, bounds).unwrap();
         assert!(found.get(1).isnan().all().int64_value(&[]) != 0 && found.get(0).isnan().any().int64_value(&[]) == 0);
         if has_gemm_kernels(Kind::BFloat16) {
-            // One whose upper half alone would be infinite, or rounded to -0.
+            // A NaN whose upper half alone would be infinite, or rounded to -0.
             for bits in [0x7f80_0001, 0x7fff_ffff] {
                 let bias = Tensor::from_slice(&[f32::from_bits(bits); 5]);
                 let half = |shape: &[i64]| random(shape).to_kind(Kind::BFloat16);
@@ -335,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         let text = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
         assert!(text(linear_weight(&random(&[4, 4, 1, 1]))).contains("[outputs, inputs]"));
         assert!(text(linear_weight(&random(&[4, 4]).to_kind(Kind::Double))).contains("instructions"));
@@ -362,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_of_nothing() {
+    fn empty_tensors_give_empty_results() {
         let weight = linear_weight(&random(&[40, 8])).unwrap();
         assert_eq!(linear(&random(&[0, 8]), &weight, 40, None, None).unwrap().size(), [0, 40]);
     }

@@ -4,8 +4,8 @@ use std::ptr;
 
 use tch::{TchError, Tensor};
 
-use super::features::{ElementType, multiplied_type};
-use super::tensor::{Operand, View, contiguous, expect};
+use super::element::ElementType;
+use super::tensor::{Operand, View, contiguous, expect, multiplied_type};
 use crate::torch::OperatorError;
 
 /// `[..., depth, columns]` to `[..., panels, steps, panel width]`, with two elements per step and column in a last

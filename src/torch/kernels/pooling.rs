@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::call::run;
 use super::convolution::check_gradient;
-use super::features::ElementType;
+use super::element::ElementType;
 use super::tensor::{View, channels_last, data_mut, empty, empty_channels_last, expect, refused};
 use super::{ConvolutionParameters, ffi};
 use crate::torch::OperatorError;
@@ -135,7 +135,7 @@ mod tests {
     use crate::torch::channels_last;
 
     fn random(shape: &[i64], kind: Kind) -> Tensor {
-        // Few different numbers, so that maxima are found several times.
+        // Few distinct numbers, so that a window has its maximum several times.
         channels_last(&(Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 2.0).round().to_kind(kind)).unwrap()
     }
 
@@ -150,14 +150,14 @@ mod tests {
             let kind = if is_bfloat16 { Kind::BFloat16 } else { Kind::Float };
             let kernel = [axes[0].0.min(shape[2]), axes[1].0.min(shape[3])];
             let padding = [0, 1].map(|axis| if axes[axis].2 { kernel[axis] / 2 } else { 0 });
-            let moves = ConvolutionParameters { stride: [axes[0].1, axes[1].1], padding, dilation: [1, 1] };
+            let parameters = ConvolutionParameters { stride: [axes[0].1, axes[1].1], padding, dilation: [1, 1] };
             let input = random(&shape, kind);
             if has_nan {
                 let _ = input.get(0).get(0).get(0).get(0).fill_(f64::NAN);
             }
             let leaf = input.detach().set_requires_grad(true);
-            let expected = leaf.max_pool2d(kernel, moves.stride, padding, [1, 1], false);
-            let (found, places) = max_pool(&input, kernel, &moves).unwrap();
+            let expected = leaf.max_pool2d(kernel, parameters.stride, padding, [1, 1], false);
+            let (found, indices) = max_pool(&input, kernel, &parameters).unwrap();
             let equal = |a: &Tensor, b: &Tensor| a.nan_to_num(7.0, None, None).equal(&b.nan_to_num(7.0, None, None));
             prop_assert!(equal(&found, &expected.detach()));
             let [_, channels, height, width] = *found.size().as_slice() else { panic!() };
@@ -165,8 +165,8 @@ mod tests {
             let gradient = random(&expected.size(), kind);
             let sum = (&expected.nan_to_num(0.0, None, None) * 0.0 + &expected) * &gradient;
             let expected = Tensor::run_backward(&[sum.sum(Kind::Float)], &[&leaf], false, false).remove(0);
-            let found = max_pool_gradient(&gradient, &places, kernel, shape, &moves).unwrap();
-            // Whole numbers: sums are exact in any order.
+            let found = max_pool_gradient(&gradient, &indices, kernel, shape, &parameters).unwrap();
+            // Integers, whose sums are exact in any order.
             prop_assert!(found.equal(&expected));
         }
 
@@ -182,36 +182,43 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         let text = |result: Result<(Tensor, Tensor), OperatorError>| result.unwrap_err().to_string();
-        let moves = ConvolutionParameters { stride: [2, 2], padding: [0, 0], dilation: [1, 1] };
+        let parameters = ConvolutionParameters { stride: [2, 2], padding: [0, 0], dilation: [1, 1] };
         let input = random(&[1, 4, 8, 8], Kind::Float);
-        assert!(text(max_pool(&input.to_kind(Kind::Double), [2, 2], &moves)).contains("float32"));
-        assert!(text(max_pool(&input, [16, 16], &moves)).contains("255"));
-        assert!(text(max_pool(&input, [9, 2], &moves)).contains("smaller"));
+        assert!(text(max_pool(&input.to_kind(Kind::Double), [2, 2], &parameters)).contains("float32"));
+        assert!(text(max_pool(&input, [16, 16], &parameters)).contains("255"));
+        assert!(text(max_pool(&input, [9, 2], &parameters)).contains("smaller"));
         assert!(
-            text(max_pool(&input, [2, 2], &ConvolutionParameters { dilation: [2, 1], ..moves })).contains("dilation")
+            text(max_pool(&input, [2, 2], &ConvolutionParameters { dilation: [2, 1], ..parameters }))
+                .contains("dilation")
         );
         assert!(
-            text(max_pool(&input, [2, 2], &ConvolutionParameters { padding: [2, 0], ..moves })).contains("padding")
+            text(max_pool(&input, [2, 2], &ConvolutionParameters { padding: [2, 0], ..parameters }))
+                .contains("padding")
         );
-        assert!(text(max_pool(&input, [2, 2], &ConvolutionParameters { stride: [0, 1], ..moves })).contains("move"));
-        let (maxima, places) = max_pool(&input, [2, 2], &moves).unwrap();
-        let back = |gradient: &Tensor, places: &Tensor, size| {
-            max_pool_gradient(gradient, places, [2, 2], size, &moves).unwrap_err().to_string()
+        assert!(
+            text(max_pool(&input, [2, 2], &ConvolutionParameters { stride: [0, 1], ..parameters })).contains("move")
+        );
+        let (maxima, indices) = max_pool(&input, [2, 2], &parameters).unwrap();
+        let back = |gradient: &Tensor, indices: &Tensor, size| {
+            max_pool_gradient(gradient, indices, [2, 2], size, &parameters).unwrap_err().to_string()
         };
-        assert!(back(&maxima, &places, [1, 4, 12, 8]).contains("shape"));
-        assert!(back(&maxima, &places.narrow(2, 0, 2), [1, 4, 8, 8]).contains("indices"));
+        assert!(back(&maxima, &indices, [1, 4, 12, 8]).contains("shape"));
+        assert!(back(&maxima, &indices.narrow(2, 0, 2), [1, 4, 8, 8]).contains("indices"));
         assert!(global_average_pool(&input.get(0)).is_err());
     }
 
     #[test]
-    fn nothing_comes_of_nothing() {
-        let moves = ConvolutionParameters { stride: [2, 2], padding: [0, 0], dilation: [1, 1] };
+    fn empty_tensors_give_empty_results() {
+        let parameters = ConvolutionParameters { stride: [2, 2], padding: [0, 0], dilation: [1, 1] };
         let none = Tensor::zeros([0, 4, 8, 8], (Kind::Float, Device::Cpu));
-        let (maxima, places) = max_pool(&none, [2, 2], &moves).unwrap();
+        let (maxima, indices) = max_pool(&none, [2, 2], &parameters).unwrap();
         assert_eq!(maxima.size(), [0, 4, 4, 4]);
-        assert_eq!(max_pool_gradient(&maxima, &places, [2, 2], [0, 4, 8, 8], &moves).unwrap().size(), [0, 4, 8, 8]);
+        assert_eq!(
+            max_pool_gradient(&maxima, &indices, [2, 2], [0, 4, 8, 8], &parameters).unwrap().size(),
+            [0, 4, 8, 8]
+        );
         assert_eq!(global_average_pool(&none).unwrap().size(), [0, 4, 1, 1]);
     }
 }

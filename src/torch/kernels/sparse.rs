@@ -13,9 +13,8 @@ use tch::{Device, Tensor};
 
 use super::call::run;
 use super::convolution::check_gradient;
-use super::features::multiplied_type;
 use super::panels::{Bias, pack_sparse};
-use super::tensor::{View, channels_last, data_mut, empty_channels_last, expect, refused};
+use super::tensor::{View, channels_last, data_mut, empty_channels_last, expect, multiplied_type, refused};
 use super::{Bounds, ConvolutionParameters, PendingMask, ffi};
 use crate::torch::OperatorError;
 
@@ -216,18 +215,18 @@ pub(super) mod reference {
         /// `[outputs, inputs, h, w]`.
         pub weight: Tensor,
         pub size: [i64; 4],
-        pub moves: ConvolutionParameters,
+        pub parameters: ConvolutionParameters,
     }
 
-    /// Gates for the gradient, open for about a half of it.
+    /// Gates for the gradient, about half of them open.
     pub fn gates(case: &Case) -> Gates {
         let result = channels_last(&random(&case.gradient.size())).unwrap();
         Gates::of(&result, Bounds::RELU).unwrap().unwrap()
     }
 
-    /// The case of what comes through the gates.
-    pub fn passed(case: Case, ahead: PendingMask<'_>) -> Case {
-        let gradient = ahead.gates.pass(&[case.gradient.shallow_clone()], ahead.guided).unwrap();
+    /// The case whose gradient has passed the gates.
+    pub fn passed(case: Case, pending: PendingMask<'_>) -> Case {
+        let gradient = pending.gates.pass(&[case.gradient.shallow_clone()], pending.guided).unwrap();
         Case { gradient, ..case }
     }
 
@@ -239,7 +238,7 @@ pub(super) mod reference {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
     }
 
-    /// Random numbers, of which so many are not zero.
+    /// Random numbers; the share `density` is not zero.
     pub fn sparse(shape: &[i64], density: f64) -> Tensor {
         random(shape) * Tensor::rand(shape, (Kind::Float, Device::Cpu)).lt(density)
     }
@@ -253,7 +252,7 @@ pub(super) mod reference {
         )
     }
 
-    /// With up to so many input channels.
+    /// With at most `most_inputs` input channels.
     pub fn case(most_inputs: i64, most_dilation: i64) -> impl Strategy<Value = Case> {
         let density = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64];
         let axes = [axis(most_dilation), axis(most_dilation)];
@@ -261,31 +260,32 @@ pub(super) mod reference {
             |(rows, outputs, inputs, axes, density, [is_channels_last, is_product])| {
                 let axes = if is_product { axes.map(|axis| [axis[0], 1, 1, 0, 1]) } else { axes };
                 let of = |i: usize| axes.map(|axis| axis[i]);
-                let moves = ConvolutionParameters { stride: of(2), padding: of(3), dilation: of(4) };
+                let parameters = ConvolutionParameters { stride: of(2), padding: of(3), dilation: of(4) };
                 let [height, width] = axes.map(|[size, kernel, stride, padding, dilation]| {
                     (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1
                 });
                 let gradient = sparse(&[rows, outputs, height, width], density);
                 let gradient = if is_channels_last { channels_last(&gradient).unwrap() } else { gradient };
                 let weight = random(&[outputs, inputs, axes[0][1], axes[1][1]]);
-                Case { gradient, weight, size: [rows, inputs, axes[0][0], axes[1][0]], moves }
+                Case { gradient, weight, size: [rows, inputs, axes[0][0], axes[1][0]], parameters }
             },
         )
     }
 
-    /// The gradient, and the sum of the amounts that it is a sum of, and 1.
+    /// The gradient, and the sum of the absolute products that it consists of, plus 1.
     pub fn expected(case: &Case) -> (Tensor, Tensor) {
-        let Case { gradient, weight, size, moves } = case;
+        let Case { gradient, weight, size, parameters } = case;
         let by = |gradient: &Tensor, weight: &Tensor| {
             let input = Tensor::zeros(size, (Kind::Double, Device::Cpu)).set_requires_grad(true);
-            let result = input.conv2d(weight, None::<Tensor>, moves.stride, moves.padding, moves.dilation, 1);
+            let result =
+                input.conv2d(weight, None::<Tensor>, parameters.stride, parameters.padding, parameters.dilation, 1);
             Tensor::run_backward(&[(result * gradient).sum(Kind::Double)], &[&input], false, false).remove(0)
         };
         let (gradient, weight) = (double(gradient), double(weight));
         (by(&gradient, &weight), by(&gradient.abs(), &weight.abs()) + 1.0)
     }
 
-    /// The largest difference, relative to what is summed.
+    /// The largest error, relative to the sum of the absolute products.
     pub fn error(found: &Tensor, (expected, summed): &(Tensor, Tensor)) -> f64 {
         ((found.to_kind(Kind::Double) - expected).abs() / summed).max().double_value(&[])
     }
@@ -300,11 +300,16 @@ mod tests {
     use super::*;
     use crate::torch::{Gates, channels_last, has_gemm_kernels};
 
+    fn gradient_of(case: &Case, pending: Option<PendingMask<'_>>, weight: &Tensor, is_forward: bool) -> Tensor {
+        let Case { gradient, size, parameters, .. } = case;
+        sparse_input_gradient(gradient, pending, weight, is_forward, *size, parameters).unwrap()
+    }
+
     proptest! {
         #[test]
         fn it_is_the_gradient(case in case(150, 2)) {
             let weight = sparse_backward_weight(&case.weight).unwrap();
-            let found = sparse_input_gradient(&case.gradient, None, &weight, false, case.size, &case.moves).unwrap();
+            let found = gradient_of(&case, None, &weight, false);
             prop_assert_eq!(found.size(), case.size);
             let error = error(&found, &expected(&case));
             prop_assert!(error < 1e-6, "{}", error);
@@ -313,13 +318,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_weight_for_the_way_there_serves_too(case in case(150, 2), has_gates in any::<bool>(), guided in any::<bool>()) {
+        fn the_forward_weight_serves_too(case in case(150, 2), has_gates in any::<bool>(), guided in any::<bool>()) {
             let weight = sparse_forward_weight(&case.weight).unwrap();
             let gates = gates(&case);
-            let ahead = has_gates.then_some(PendingMask { gates: &gates, guided });
-            let found = sparse_input_gradient(&case.gradient, ahead, &weight, true, case.size, &case.moves).unwrap();
-            let case = match ahead {
-                Some(ahead) => passed(case, ahead),
+            let pending = has_gates.then_some(PendingMask { gates: &gates, guided });
+            let found = gradient_of(&case, pending, &weight, true);
+            let case = match pending {
+                Some(pending) => passed(case, pending),
                 None => case,
             };
             let error = error(&found, &expected(&case));
@@ -329,11 +334,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_takes_a_gradient_through_the_gates_ahead(case in case(150, 2), guided in any::<bool>()) {
+        fn it_passes_a_gradient_through_pending_gates(case in case(150, 2), guided in any::<bool>()) {
             let (weight, gates) = (sparse_backward_weight(&case.weight).unwrap(), gates(&case));
-            let ahead = PendingMask { gates: &gates, guided };
-            let found = sparse_input_gradient(&case.gradient, Some(ahead), &weight, false, case.size, &case.moves).unwrap();
-            let error = error(&found, &expected(&passed(case, ahead)));
+            let pending = PendingMask { gates: &gates, guided };
+            let found = gradient_of(&case, Some(pending), &weight, false);
+            let error = error(&found, &expected(&passed(case, pending)));
             prop_assert!(error < 1e-6, "{}", error);
         }
     }
@@ -346,16 +351,17 @@ mod tests {
             has_bias in any::<bool>(),
             high in prop::option::of(0.5..1.5f64),
         ) {
-            let Case { gradient, weight, size, moves } = case;
+            let Case { gradient, weight, size, parameters } = case;
             let (input, outputs) = (sparse(&size, density), weight.size()[0]);
             let bias = has_bias.then(|| random(&[outputs]));
             let bounds = high.map(|high| Bounds { low: -0.25, high: Some(high) });
             let packed = sparse_forward_weight(&weight).unwrap();
-            let found = sparse_convolution(&input, &packed, outputs, bias.as_ref(), &moves, bounds).unwrap();
+            let found = sparse_convolution(&input, &packed, outputs, bias.as_ref(), &parameters, bounds).unwrap();
             prop_assert_eq!(found.size(), gradient.size());
             let by = |input: &Tensor, weight: &Tensor, bias: Option<&Tensor>| {
                 let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
-                double(input).conv2d(&double(weight), bias.map(double), moves.stride, moves.padding, moves.dilation, 1)
+                let ConvolutionParameters { stride, padding, dilation } = parameters;
+                double(input).conv2d(&double(weight), bias.map(double), stride, padding, dilation, 1)
             };
             let sum = by(&input, &weight, bias.as_ref());
             let expected = bounds.map_or(sum.shallow_clone(), |b| sum.clamp(b.low, b.high.unwrap()));
@@ -382,15 +388,15 @@ mod tests {
                 sparse_input_gradient(&gradient, None, &sparse_backward_weight(&weight).unwrap(), false, size, &BY_ONE)
                     .unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
-            let (expected, summed) = expected(&Case { gradient, weight, size, moves: BY_ONE });
-            // What rounding the result leaves, relative to it, and of the sum.
+            let (expected, summed) = expected(&Case { gradient, weight, size, parameters: BY_ONE });
+            // The error of rounding the result, relative to the result, and of the sum.
             let error = (found.to_kind(Kind::Double) - &expected).abs() - expected.abs() / 256;
             assert!((error / summed).max().double_value(&[]) < 1e-6);
         }
     }
 
     #[test]
-    fn bfloat16_comes_through_the_gates_ahead() {
+    fn bfloat16_passes_through_pending_gates() {
         if !has_gemm_kernels(Kind::BFloat16) {
             return;
         }
@@ -402,8 +408,8 @@ mod tests {
         let _ = closed.select(1, 7).fill_(0.0);
         let gates = Gates::of(&closed, Bounds::RELU).unwrap().unwrap();
         let open = Gates::of(&half(random(&[2, 131, 9, 10]).abs() + 1.0), Bounds::RELU).unwrap().unwrap();
-        let with = |given: &Tensor, ahead| {
-            sparse_input_gradient(given, ahead, &weight, false, [2, 48, 11, 12], &BY_ONE).unwrap()
+        let with = |given: &Tensor, pending| {
+            sparse_input_gradient(given, pending, &weight, false, [2, 48, 11, 12], &BY_ONE).unwrap()
         };
         for guided in [false, true] {
             let passed = gates.pass(&[gradient.shallow_clone()], guided).unwrap();
@@ -422,11 +428,12 @@ mod tests {
         for (inputs, outputs, kernel, stride, density) in
             [(64, 48, 1, 1, 0.3), (131, 200, 3, 2, 0.3), (64, 80, 1, 2, 1.0)]
         {
-            let moves = ConvolutionParameters { stride: [stride; 2], ..BY_ONE };
+            let parameters = ConvolutionParameters { stride: [stride; 2], ..BY_ONE };
             let (input, bias) = (half(sparse(&[2, inputs, 9, 10], density)), random(&[outputs]));
             let weight = half(random(&[outputs, inputs, kernel, kernel]));
             let packed = sparse_forward_weight(&weight).unwrap();
-            let found = sparse_convolution(&input, &packed, outputs, Some(&bias), &moves, Some(Bounds::RELU)).unwrap();
+            let found =
+                sparse_convolution(&input, &packed, outputs, Some(&bias), &parameters, Some(Bounds::RELU)).unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
             let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
             let by = |input: Tensor, weight: Tensor, bias: Tensor| input.conv2d(&weight, Some(bias), stride, 0, 1, 1);
@@ -441,22 +448,22 @@ mod tests {
     fn any_number_of_threads_gives_the_same() {
         let before = tch::get_num_threads();
         for (size, outputs, kernel, stride) in [([2, 300, 7, 7], 130, 1, 1), ([1, 64, 30, 31], 96, 3, 2)] {
-            let moves = ConvolutionParameters { stride: [stride; 2], padding: [kernel / 2; 2], ..BY_ONE };
+            let parameters = ConvolutionParameters { stride: [stride; 2], padding: [kernel / 2; 2], ..BY_ONE };
             let weight = sparse_backward_weight(&random(&[outputs, size[1], kernel, kernel])).unwrap();
             let given = sparse(&[size[0], outputs, (size[2] - 1) / stride + 1, (size[3] - 1) / stride + 1], 0.4);
-            let there = sparse_forward_weight(&random(&[outputs, size[1], kernel, kernel])).unwrap();
+            let forward = sparse_forward_weight(&random(&[outputs, size[1], kernel, kernel])).unwrap();
             let input = sparse(&size, 0.5);
-            // Some lines dense, some not; and a bias: sums begin with it, dense or not.
+            // Some lines dense, some not; and a bias, with which sums begin in either case.
             let _ = input.narrow(2, 0, size[2] / 2).fill_(0.5);
             let bias = random(&[outputs]);
             let gates = Gates::of(&channels_last(&random(&given.size())).unwrap(), Bounds::RELU).unwrap().unwrap();
-            let ahead = Some(PendingMask { gates: &gates, guided: true });
+            let pending = Some(PendingMask { gates: &gates, guided: true });
             let found = [1, 3, 16].map(|threads| {
                 tch::set_num_threads(threads);
                 [
-                    sparse_input_gradient(&given, None, &weight, false, size, &moves).unwrap(),
-                    sparse_input_gradient(&given, ahead, &there, true, size, &moves).unwrap(),
-                    sparse_convolution(&input, &there, outputs, Some(&bias), &moves, None).unwrap(),
+                    sparse_input_gradient(&given, None, &weight, false, size, &parameters).unwrap(),
+                    sparse_input_gradient(&given, pending, &forward, true, size, &parameters).unwrap(),
+                    sparse_convolution(&input, &forward, outputs, Some(&bias), &parameters, None).unwrap(),
                 ]
             });
             tch::set_num_threads(before);
@@ -467,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_stay_so_and_the_smallest_count() {
+    fn nan_stays_and_the_smallest_numbers_count() {
         let weight = sparse_backward_weight(&random(&[8, 5, 1, 1]).abs()).unwrap();
         let gradient = Tensor::zeros([1, 8, 1, 3], (Kind::Float, Device::Cpu));
         let _ = gradient.select(3, 0).select(1, 3).fill_(f64::NAN);
@@ -482,14 +489,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         let text = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
         assert!(text(sparse_backward_weight(&random(&[4, 4]))).contains("[outputs, inputs, h, w]"));
         assert!(text(sparse_backward_weight(&random(&[4, 4, 1, 0]))).contains("[outputs, inputs, h, w]"));
         assert!(text(sparse_backward_weight(&random(&[4, 4, 1, 1]).to_kind(Kind::Double))).contains("instructions"));
         let weight = sparse_backward_weight(&random(&[8, 40, 3, 3])).unwrap();
-        let with = |given: &Tensor, size, moves: &ConvolutionParameters| {
-            text(sparse_input_gradient(given, None, &weight, false, size, moves))
+        let with = |given: &Tensor, size, parameters: &ConvolutionParameters| {
+            text(sparse_input_gradient(given, None, &weight, false, size, parameters))
         };
         let given = random(&[1, 8, 4, 4]);
         assert!(with(&random(&[1, 9, 4, 4]), [1, 40, 6, 6], &BY_ONE).contains("channels"));
@@ -499,14 +506,15 @@ mod tests {
         assert!(with(&given, [2, 40, 6, 6], &BY_ONE).contains("shape"));
         assert!(with(&given, [1, 40, 2, 6], &BY_ONE).contains("shape"));
         let gates = Gates::of(&channels_last(&random(&[1, 8, 4, 5])).unwrap(), Bounds::RELU).unwrap().unwrap();
-        let ahead = PendingMask { gates: &gates, guided: true };
+        let pending = PendingMask { gates: &gates, guided: true };
         assert!(
-            text(sparse_input_gradient(&given, Some(ahead), &weight, false, [1, 40, 6, 6], &BY_ONE)).contains("gates")
+            text(sparse_input_gradient(&given, Some(pending), &weight, false, [1, 40, 6, 6], &BY_ONE))
+                .contains("gates")
         );
         assert!(with(&given, [1, 40, 6, 6], &ConvolutionParameters { stride: [0, 1], ..BY_ONE }).contains("move"));
-        let there = sparse_forward_weight(&random(&[40, 8, 3, 3])).unwrap();
+        let forward = sparse_forward_weight(&random(&[40, 8, 3, 3])).unwrap();
         let with = |input: &Tensor, outputs, bias: Option<&Tensor>| {
-            text(sparse_convolution(input, &there, outputs, bias, &BY_ONE, None))
+            text(sparse_convolution(input, &forward, outputs, bias, &BY_ONE, None))
         };
         assert!(with(&random(&[1, 9, 4, 4]), 40, None).contains("channels"));
         assert!(with(&random(&[1, 8, 2, 4]), 40, None).contains("smaller"));
@@ -520,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_of_nothing() {
+    fn empty_tensors_give_empty_results() {
         let weight = sparse_backward_weight(&random(&[8, 40, 1, 1])).unwrap();
         let found =
             sparse_input_gradient(&random(&[0, 8, 2, 2]), None, &weight, false, [0, 40, 2, 2], &BY_ONE).unwrap();

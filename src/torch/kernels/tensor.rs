@@ -8,7 +8,7 @@ use std::slice;
 
 use tch::{Device, Kind, TchError, Tensor};
 
-use super::features::ElementType;
+use super::element::ElementType;
 use crate::torch::OperatorError;
 use crate::torch::ffi;
 use crate::torch::storage::view_of;
@@ -163,4 +163,18 @@ pub(super) fn refused(kernel: &str, message: String) -> OperatorError {
 /// `expect(condition, kernel, || message)?`: refuses the arguments unless the condition holds.
 pub(super) fn expect(holds: bool, kernel: &str, message: impl FnOnce() -> String) -> Result<(), OperatorError> {
     if holds { Ok(()) } else { Err(refused(kernel, message())) }
+}
+
+/// The element type of a tensor that is multiplied, and the width of a weight's panels.
+///
+/// # Errors
+/// Another dtype or device, no instructions for it.
+pub(super) fn multiplied_type(kernel: &str, tensor: &View<'_>) -> Result<(ElementType, i64), OperatorError> {
+    let element = tensor.element_type().ok_or_else(|| {
+        refused(kernel, "there are no instructions but for float32 and bfloat16 on the CPU".to_owned())
+    })?;
+    let width = element.panel_width().ok_or_else(|| {
+        refused(kernel, format!("the processor has no instructions for products of {}", element.name()))
+    })?;
+    Ok((element, width))
 }

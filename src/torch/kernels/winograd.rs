@@ -7,7 +7,7 @@
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::call::run;
-use super::features::ElementType;
+use super::element::ElementType;
 use super::panels::{Bias, pack};
 use super::tensor::{View, channels_last, data_mut, empty, empty_channels_last, expect, refused};
 use super::{Bounds, ffi};
@@ -213,7 +213,7 @@ mod tests {
             let weight = winograd_weight(&weight, step).unwrap();
             let found = winograd(&input, &weight, outputs, bias.as_ref(), padding, bounds).unwrap();
             prop_assert_eq!(found.size(), expected.size());
-            // Relative to the sum: what the bounds leave of it may be small.
+            // Relative to the sum, since the clamped result may be small.
             let error = relative_error(&(&sum + (double(&found) - &expected)), &sum);
             prop_assert!(error < allowed, "{}", error);
             let [_, channels, height, width] = *found.size().as_slice() else { panic!() };
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_bfloat16_are_transformed_in_float32() {
+    fn images_of_bfloat16_are_transformed_in_float32() {
         let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
         let (input, weight, bias) = (half(random(&[2, 32, 13, 14])), half(random(&[48, 32, 3, 3])), random(&[48]));
         let double = |t: &Tensor| t.to_kind(Kind::Double);
@@ -231,7 +231,7 @@ mod tests {
             let weight = winograd_weight(&weight, step).unwrap();
             let found = winograd(&input, &weight, 48, Some(&bias), 1, None).unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
-            // As near as its own rounding allows: 2⁻⁸ at most, 2⁻⁹·√(1/3) or so at the mean.
+            // As exact as bfloat16 rounding: at most 2⁻⁸, about 2⁻⁹·√(1/3) on average.
             assert!(relative_error(&found, &half(expected.shallow_clone()).to_kind(Kind::Double)) < 1e-3);
             assert!(relative_error(&found, &expected) < 2.5e-3);
         }
@@ -241,8 +241,8 @@ mod tests {
     }
 
     #[test]
-    fn more_tiles_than_are_worked_on_at_once() {
-        // Small weights that each thread reads, and large ones of which each reads a part.
+    fn more_tiles_than_one_block() {
+        // Small weights, which every thread reads, and large ones, of which each thread reads a part.
         for (size, outputs) in [([2, 16, 130, 131], 32), ([2, 256, 40, 41], 192)] {
             let (input, weight) = (random(&size), random(&[outputs, size[1], 3, 3]));
             let double = |tensor: &Tensor| tensor.to_kind(Kind::Double);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_none_stay_so() {
+    fn nan_stays() {
         let input = random(&[1, 16, 4, 4]);
         let _ = input.get(0).get(3).get(1).get(1).fill_(f64::NAN);
         let weight = winograd_weight(&random(&[16, 16, 3, 3]), WinogradStep::Two).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn arguments_that_do_not_match_are_refused() {
         let error = |result: Result<Tensor, OperatorError>| result.unwrap_err().to_string();
         let of = |shape: &[i64]| error(winograd_weight(&random(shape), WinogradStep::Two));
         assert!(of(&[16, 16, 5, 5]).contains("3 × 3"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use camlens::config::Config;
+use camlens::config::ListenAddress;
 use camlens::explain::{ExplainError, Target};
 use camlens::frame::Limits;
 use camlens::model::{LoadLimits, Model};
@@ -21,7 +22,7 @@ use camlens::schedule::{
     Batch, Device, Engine, EngineConfig, HostMap, Lane, RowMaps, RowResult, Served, ServedLimits, SystemClock,
     TargetValues,
 };
-use camlens::server::{ListenAddress, Server, Shutdown};
+use camlens::server::{Server, Shutdown};
 use camlens::telemetry::{Stage, Telemetry};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;

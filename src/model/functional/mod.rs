@@ -1,0 +1,275 @@
+//! In-place writes become new values.
+//!
+//! A program that writes is run once exactly as it was exported (`probe`), and the memory that its tensors use tells
+//! which names alias, including what no schema says (dropout in evaluation mode returns its input; `reshape` may copy).
+//! Then each in-place operator becomes its functional twin and its names are bound to the new value (`in_place`); a write
+//! through a view is written back into the base, and other live views of it are derived again (`views`).
+
+mod in_place;
+mod probe;
+pub mod traced;
+mod views;
+
+use crate::model::functional::traced::Draft;
+use crate::model::functional::traced::Ghost;
+use std::collections::{BTreeMap, BTreeSet};
+
+use tch::Tensor;
+
+use super::ModelError;
+use super::import::pt2::{Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram, is_dropout};
+use super::node::{Argument, Element, Node, ValueId};
+use super::operation::Operation;
+use probe::Geometry;
+pub use probe::{Probe, example};
+use views::Step;
+
+/// A program in which each value is computed once.
+pub struct Functional {
+    pub drafts: Vec<Draft>,
+    pub ghosts: Vec<Ghost>,
+    /// By [`ValueId`].
+    pub names: Vec<String>,
+    pub constants: BTreeMap<ValueId, Tensor>,
+    /// Which of the program's each constant is.
+    pub originals: BTreeMap<ValueId, Constant>,
+    pub input: ValueId,
+    pub outputs: Vec<(String, Option<ValueId>)>,
+}
+
+/// Following aliases may take this many steps: a real model takes thousands, and a program made of views and writes alone
+/// could take the square of its length.
+const MAX_STEPS: u64 = 20_000_000;
+
+struct Functionaliser {
+    geometry: BTreeMap<String, Geometry>,
+    /// Storage → the names that use it.
+    sharing: BTreeMap<usize, BTreeSet<String>>,
+    /// Name → the value that it means now.
+    current: BTreeMap<String, ValueId>,
+    /// Name → the name that it is a view of, and how; no step when it is the same tensor.
+    parent: BTreeMap<String, (String, Option<Step>)>,
+    /// Name → the last node that reads it.
+    last_use: BTreeMap<String, usize>,
+    names: Vec<String>,
+    drafts: Vec<Draft>,
+    ghosts: Vec<Ghost>,
+    /// Of [`MAX_STEPS`].
+    steps: u64,
+    max_nodes: u64,
+}
+
+/// Turns a program into its functional form. `probe` is its run as it was exported; a program that writes nothing needs
+/// none.
+pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Functional, ModelError> {
+    let last_use = program.last_uses().into_iter().map(|(name, index)| (name.to_owned(), index)).collect();
+    let mut f = Functionaliser {
+        geometry: BTreeMap::new(),
+        sharing: BTreeMap::new(),
+        current: BTreeMap::new(),
+        parent: BTreeMap::new(),
+        last_use,
+        names: Vec::new(),
+        drafts: Vec::new(),
+        ghosts: Vec::new(),
+        steps: 0,
+        max_nodes: program.limits.max_nodes,
+    };
+    for (name, geometry) in probe.into_iter().flat_map(Probe::geometry) {
+        f.place(name, geometry.clone());
+    }
+    let (mut constants, mut originals) = (BTreeMap::new(), BTreeMap::new());
+    for (name, constant) in &program.constants {
+        let id = f.fresh(name);
+        f.current.insert(name.clone(), id);
+        constants.insert(id, program.constant(constant)?);
+        originals.insert(id, constant.clone());
+    }
+    let input_name = &program.inputs[0].name;
+    let input = f.fresh(input_name);
+    f.current.insert(input_name.clone(), input);
+    for (index, node) in program.nodes.iter().enumerate() {
+        f.node(index, node)?;
+    }
+    let outputs = program
+        .outputs
+        .iter()
+        .map(|(key, name)| Ok((key.clone(), name.as_ref().map(|n| f.value(n)).transpose()?)))
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    let drafts = sweep(f.drafts, &outputs, &mut f.ghosts);
+    Ok(Functional { drafts, ghosts: f.ghosts, names: f.names, constants, originals, input, outputs })
+}
+
+/// Drops nodes made here that nothing reads (write-backs into bases that are only read through other views).
+fn sweep(drafts: Vec<Draft>, outputs: &[(String, Option<ValueId>)], ghosts: &mut [Ghost]) -> Vec<Draft> {
+    let mut wanted: BTreeSet<ValueId> = outputs.iter().filter_map(|(_, v)| *v).collect();
+    let keep: Vec<bool> = drafts
+        .iter()
+        .rev()
+        .map(|draft| {
+            let keep = !draft.synthetic || draft.node.defines().any(|v| wanted.contains(&v));
+            if keep {
+                wanted.extend(draft.node.uses());
+            }
+            keep
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    let mut kept_before = Vec::with_capacity(keep.len() + 1);
+    kept_before.push(0);
+    for &kept in &keep {
+        kept_before.push(kept_before[kept_before.len() - 1] + usize::from(kept));
+    }
+    for ghost in ghosts {
+        ghost.position = kept_before[ghost.position];
+    }
+    drafts.into_iter().zip(keep).filter_map(|(draft, keep)| keep.then_some(draft)).collect()
+}
+
+impl Functionaliser {
+    /// Notes which memory a name uses.
+    fn place(&mut self, name: &str, geometry: Geometry) {
+        if geometry.storage != 0 {
+            self.sharing.entry(geometry.storage).or_default().insert(name.to_owned());
+        }
+        self.geometry.insert(name.to_owned(), geometry);
+    }
+
+    /// Counts the steps that following an alias takes.
+    fn spend(&mut self, steps: usize) -> Result<(), ModelError> {
+        self.steps += steps as u64;
+        if self.steps > MAX_STEPS {
+            return Err(ModelError::refused(
+                "the program writes into so many views that following them takes too long",
+                "clone tensors before writing into them",
+            ));
+        }
+        Ok(())
+    }
+
+    fn fresh(&mut self, name: &str) -> ValueId {
+        self.names.push(name.to_owned());
+        ValueId((self.names.len() - 1) as u32)
+    }
+
+    fn value(&self, name: &str) -> Result<ValueId, ModelError> {
+        self.current
+            .get(name)
+            .copied()
+            .ok_or_else(|| ModelError::malformed("graph", format!("{name} is read before it is computed")))
+    }
+
+    fn bind(&self, arguments: &[RawArgument]) -> Result<Vec<Argument>, ModelError> {
+        arguments
+            .iter()
+            .map(|argument| {
+                Ok(match argument {
+                    RawArgument::Literal(value) => Argument::Literal(value.clone()),
+                    RawArgument::Use(name) => Argument::Use(self.value(name)?),
+                    RawArgument::List(elements) => Argument::List(
+                        elements
+                            .iter()
+                            .map(|element| {
+                                Ok(match element {
+                                    RawElement::Use(name) => Element::Use(self.value(name)?),
+                                    RawElement::None => Element::None,
+                                    RawElement::Int(v) => Element::Int(*v),
+                                    RawElement::Float(v) => Element::Float(*v),
+                                    RawElement::Bool(v) => Element::Bool(*v),
+                                })
+                            })
+                            .collect::<Result<_, ModelError>>()?,
+                    ),
+                })
+            })
+            .collect()
+    }
+
+    fn push(
+        &mut self,
+        name: &str,
+        operation: Operation,
+        arguments: Vec<Argument>,
+        outputs: Vec<Option<ValueId>>,
+        from: &RawNode,
+    ) -> Result<(), ModelError> {
+        // Views that are derived again come on top of the program's own nodes.
+        let limit = self.max_nodes.saturating_mul(2);
+        if self.drafts.len() as u64 >= limit {
+            let (what, got) = ("the functional form of the graph".into(), self.drafts.len() as u64 + 1);
+            return Err(ModelError::Limit { what, got, limit, option: "max_nodes" });
+        }
+        let node = Node {
+            name: name.to_owned(),
+            operation,
+            arguments,
+            outputs,
+            no_grad: from.no_grad,
+            rectifier: None,
+            smooth_activation: false,
+        };
+        self.drafts.push(Draft { node, calls: from.calls.clone(), synthetic: false });
+        Ok(())
+    }
+
+    fn node(&mut self, index: usize, node: &RawNode) -> Result<(), ModelError> {
+        if is_dropout(node.operator_name()) {
+            return self.identity(node);
+        }
+        match node.written() {
+            None => self.pure(node),
+            Some(written) => self.in_place(index, node, written),
+        }
+    }
+
+    /// A dropout in evaluation mode: the output is the input, and stays so.
+    fn identity(&mut self, node: &RawNode) -> Result<(), ModelError> {
+        let source = match node.arguments.first() {
+            Some(RawArgument::Use(name)) => Some(name.clone()),
+            _ => None,
+        };
+        let output = node.outputs.first().cloned().flatten();
+        let (Some(source), Some(output)) = (source, output) else {
+            return Err(ModelError::malformed("graph", format!("node {} has no input", node.name)));
+        };
+        let value = self.value(&source)?;
+        self.current.insert(output.clone(), value);
+        if let Some(geometry) = self.geometry.get(&source).cloned() {
+            self.place(&output, geometry);
+        }
+        self.parent.insert(output, (source, None));
+        self.ghosts.push(Ghost {
+            position: self.drafts.len(),
+            name: node.name.clone(),
+            calls: node.calls.clone(),
+            value,
+        });
+        Ok(())
+    }
+
+    fn pure(&mut self, node: &RawNode) -> Result<(), ModelError> {
+        let arguments = self.bind(&node.arguments)?;
+        let operation = match &node.operation {
+            RawOperation::Aten(operator) => Operation::Aten(operator.clone()),
+            RawOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic),
+        };
+        let outputs: Vec<Option<ValueId>> =
+            node.outputs.iter().map(|name| name.as_ref().map(|n| self.fresh(n))).collect();
+        self.push(&node.name, operation, arguments, outputs.clone(), node)?;
+        for (result, (name, value)) in node.outputs.iter().zip(&outputs).enumerate() {
+            let (Some(name), Some(value)) = (name, value) else { continue };
+            self.current.insert(name.clone(), *value);
+            // Does the result alias an argument?
+            let Some(mine) = self.geometry.get(name).cloned() else { continue };
+            let source = node.uses().find(|r| self.geometry.get(*r).is_some_and(|g| g.aliases(&mine)));
+            if let (Some(source), RawOperation::Aten(operator)) = (source, &node.operation) {
+                let same = self.geometry.get(source) == Some(&mine);
+                let step = (!same).then(|| Step::new(operator, node.arguments.clone(), source, result));
+                self.parent.insert(name.clone(), (source.to_owned(), step));
+            }
+        }
+        Ok(())
+    }
+}

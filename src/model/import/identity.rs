@@ -1,0 +1,144 @@
+//! The built-in model `identity`: no network at all, so that what it takes is everything around the engine.
+//!
+//! A program of two nodes takes the way of any exported one: the pixels are averaged over a grid of 7 × 7 places (the layer
+//! `pooled`, as large as the last one of a usual network), and those over the grid. With `x` the prepared pixels, 0 to 1:
+//! `pooled[c, i, j]` is the mean of colour `c` over place `(i, j)`, and `y[c]` the mean of `pooled[c]`: how red, how green
+//! and how blue the picture is. There is no rectifier, so the guided gradient is the exact one. Preprocessing is that of
+//! the usual ImageNet networks; a ready tensor may have any height and width.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tch::Kind;
+
+use super::pt2::archive::LoadLimits;
+use super::pt2::weights::Payload;
+use super::pt2::{Call, RawArgument, RawInput, RawNode, RawOperation, RawProgram};
+use crate::model::ModelError;
+use crate::model::description::{Description, Loaded, OutputDescription, Preprocessing, Resize};
+use crate::model::node::Dimension;
+use crate::torch::{Operator, Value};
+
+/// What names the model where the path of models is expected. A directory of that name is `./builtin:identity`.
+pub const PLACE: &str = "builtin:identity";
+/// The model's name.
+pub const NAME: &str = "identity";
+/// The layer of 7 × 7 means.
+pub const LAYER: &str = "pooled";
+
+/// What the digest is of, there being no file: it changes when the model does.
+const DEFINITION: &str = "camlens identity 1: mean over [2, 3] of adaptive_avg_pool2d to [7, 7]";
+/// Places of the grid, in each direction.
+const GRID: i64 = 7;
+/// The sides of the prepared picture.
+const SIDE: u32 = 224;
+/// What pictures are resized to before they are cropped.
+const SHORTER_SIDE: u32 = 256;
+
+/// Whether `path` names a built-in model rather than a place on disk.
+pub fn is_builtin(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.starts_with("builtin:"))
+}
+
+/// The path of the one built-in model there is.
+///
+/// # Errors
+/// When `path` names another.
+pub fn place(path: &Path) -> Result<PathBuf, ModelError> {
+    if path == Path::new(PLACE) {
+        return Ok(path.to_owned());
+    }
+    let problem = format!("there is no such built-in model; there is {PLACE}");
+    Err(ModelError::Repository { path: path.to_owned(), problem })
+}
+
+/// The model's digest.
+pub(in crate::model) fn digest() -> String {
+    Sha256::digest(DEFINITION).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a `model.toml` would say.
+pub(in crate::model) fn description() -> Loaded {
+    let labels: Vec<String> = ["red", "green", "blue"].map(str::to_owned).into();
+    let description = Description {
+        summary: "No network: how red, green and blue a picture is. For measuring what is around a model".to_owned(),
+        input: Preprocessing {
+            resize: Some(Resize::Shorter(SHORTER_SIDE)),
+            crop: Some([SIDE, SIDE]),
+            ..Preprocessing::default()
+        },
+        output: OutputDescription { labels: labels.clone(), ..OutputDescription::default() },
+        ..Description::default()
+    };
+    Loaded { path: PLACE.into(), description, labels }
+}
+
+/// The program.
+pub(in crate::model) fn program(limits: &LoadLimits) -> Result<RawProgram, ModelError> {
+    let node = |name: &str, operator, arguments, path: Option<&str>| RawNode {
+        name: name.to_owned(),
+        operation: RawOperation::Aten(operator),
+        arguments,
+        outputs: vec![Some(name.to_owned())],
+        calls: path.map(|path| Call { key: path.to_owned(), path: path.to_owned() }).into_iter().collect(),
+        no_grad: false,
+    };
+    let read = |name: &str| RawArgument::Use(name.to_owned());
+    let pooled = node(
+        "adaptive_avg_pool2d",
+        Operator::find("aten::adaptive_avg_pool2d", "")?,
+        vec![read("pixels"), RawArgument::Literal(Value::Ints(vec![GRID, GRID]))],
+        Some(LAYER),
+    );
+    let logits = node(
+        "mean",
+        Operator::find("aten::mean", "dim")?,
+        vec![
+            read("adaptive_avg_pool2d"),
+            RawArgument::Literal(Value::Ints(vec![2, 3])),
+            RawArgument::Literal(Value::Bool(false)),
+            RawArgument::Literal(Value::None),
+        ],
+        None,
+    );
+    let free = |example| Dimension::Dynamic { example };
+    let shape = vec![free(2), Dimension::Fixed(3), free(SIDE.into()), free(SIDE.into())];
+    Ok(RawProgram {
+        nodes: vec![pooled, logits],
+        constants: BTreeMap::new(),
+        weights: Payload::default(),
+        tensors: Payload::default(),
+        inputs: vec![RawInput { name: "pixels".to_owned(), kind: Kind::Float, shape }],
+        outputs: vec![("logits".to_owned(), Some("mean".to_owned()))],
+        paths: BTreeSet::from([LAYER.to_owned()]),
+        limits: limits.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Model, Repository};
+
+    #[test]
+    fn identity_is_a_model_like_any_other_and_says_what_it_is() {
+        let repository = Repository::open(Path::new(PLACE)).expect("it is built in");
+        let [entry] = repository.entries() else { panic!("one model") };
+        assert_eq!((entry.name.as_str(), entry.newest()), (NAME, (1, Path::new(PLACE))));
+        let model = Model::load(NAME, 1, Path::new(PLACE), &LoadLimits::default()).expect("it loads");
+        let metadata = &model.metadata;
+        assert_eq!((metadata.class_count, metadata.labels.join(" ")), (Some(3), "red green blue".to_owned()));
+        assert_eq!((metadata.rectifiers, metadata.smooth_activations, metadata.parameter_count), (0, 0, 0));
+        assert_eq!(metadata.default_target_layers, [LAYER]);
+        assert_eq!(metadata.layer_shape(LAYER).expect("a layer"), [2, 3, GRID, GRID]);
+        assert_eq!(metadata.max_rows, None, "rows run together");
+        assert_eq!(metadata.digest.len(), 64);
+    }
+
+    #[test]
+    fn another_built_in_model_is_refused_with_the_one_there_is() {
+        let error = Repository::open(Path::new("builtin:resnet")).expect_err("there is none").to_string();
+        assert_eq!(error, "builtin:resnet: there is no such built-in model; there is builtin:identity");
+    }
+}

@@ -1,0 +1,65 @@
+//! The program of a `.pt2`, read from its JSON and checked before anything of it is run.
+//!
+//! A file is untrusted. `document` reads what is needed and skips the rest; `signature` and `nodes` turn it into a
+//! [`RawProgram`] in which `operators` has found every operator (none that reaches beyond its tensors), and `names`
+//! has seen every value defined once and before it is read.
+
+use std::collections::BTreeSet;
+
+pub use crate::model::allowed_operators::is_dropout;
+pub use crate::model::program::{Call, Constant, RawArgument, RawElement, RawInput, RawNode, RawOperation, RawProgram};
+use document::{Document, Edition, GraphModule};
+use names::Definitions;
+use nodes::Reader;
+
+use self::archive::Archive;
+use self::weights::Payload;
+use crate::model::ModelError;
+
+impl RawProgram {
+    /// Reads the program that an archive holds.
+    pub fn read(archive: &mut Archive) -> Result<Self, ModelError> {
+        let text = archive.graph()?;
+        check_edition(&text.parse()?)?;
+        let GraphModule { graph, signature, module_call_graph } = text.parse::<Document>()?.graph_module;
+        drop(text);
+        let paths: BTreeSet<String> = module_call_graph.iter().filter_map(|call| call.fqn.clone()).collect();
+        let mut definitions = Definitions::default();
+        let (constants, inputs) = signature::inputs(&signature, &graph.tensor_values, &mut definitions)?;
+        let outputs = signature::outputs(&signature, &module_call_graph)?;
+        let limits = archive.limits().clone();
+        let mut reader = Reader { paths: &paths, definitions, max_nodes: limits.max_nodes, nodes: Vec::new() };
+        reader.program(graph)?;
+        let Reader { nodes, definitions, .. } = reader;
+        for name in outputs.iter().filter_map(|(_, name)| name.as_ref()) {
+            definitions.require(name, "the signature")?;
+        }
+        let weights = Payload::read(archive, "weights")?;
+        let tensors = Payload::read(archive, "constants")?;
+        Ok(RawProgram { nodes, constants, weights, tensors, inputs, outputs, paths, limits })
+    }
+}
+
+fn check_edition(edition: &Edition) -> Result<(), ModelError> {
+    let version = &edition.schema_version;
+    if version.major != 8 {
+        return Err(ModelError::Format {
+            what: format!("the file has schema {}.{}, and camlens reads schema 8", version.major, version.minor),
+            advice: "export the model again with PyTorch 2.9 to 2.15".into(),
+        });
+    }
+    if edition.verifiers != ["TRAINING"] {
+        return Err(ModelError::refused(
+            format!("the graph was decomposed (dialect {}), which dissolves rectifiers", edition.verifiers.join(", ")),
+            "save the program that torch.export.export returned, without run_decompositions()",
+        ));
+    }
+    Ok(())
+}
+pub mod archive;
+pub mod document;
+pub mod names;
+pub mod nodes;
+pub mod signature;
+pub mod tagged;
+pub mod weights;

@@ -1,0 +1,218 @@
+//! Storages and the tensors that lie in them.
+//!
+//! A file in the archive is a whole storage. Several tensors may lie in one (tied weights, slices of a buffer), so sizes,
+//! strides and the offset say which part each is. Parts may overlap, with each other and with themselves (an expanded
+//! tensor has strides of 0): that is sound, because every element of every part is checked to lie in the storage, and
+//! nothing writes into a storage. Where an exported program writes into a weight, it runs on a copy in which the parts
+//! overlap alike.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+use super::archive::Archive;
+use crate::model::{ModelError, dtype};
+
+/// Where a tensor lies.
+#[derive(Debug, Clone)]
+pub(in crate::model) struct Placement {
+    /// Index of its storage; none for an empty tensor.
+    storage: Option<usize>,
+    kind: Kind,
+    size: Vec<i64>,
+    pub stride: Vec<i64>,
+    /// In elements.
+    offset: i64,
+}
+
+impl Placement {
+    /// The tensor in its storage's bytes.
+    pub fn view(&self, bytes: &Tensor) -> Result<Tensor, ModelError> {
+        let width = self.kind.elt_size_in_bytes() as i64;
+        let whole = bytes.f_slice(0, 0, bytes.numel() as i64 / width * width, 1)?;
+        let typed = if self.kind == Kind::Uint8 { whole } else { whole.f_view_dtype(self.kind)? };
+        // No view, which would hold on to what it is one of.
+        let mut tensor = Tensor::f_empty([0i64], (self.kind, tch::Device::Cpu))?;
+        Ok(tensor.f_set_source_tensor_storage_offset_(&typed, self.offset, &self.size, &self.stride)?)
+    }
+}
+
+/// The weights or the constants of a program.
+#[derive(Default)]
+pub struct Payload {
+    /// `weights` or `constants`.
+    part: &'static str,
+    storages: Vec<Tensor>,
+    /// Where each storage lies.
+    files: Vec<String>,
+    placements: BTreeMap<String, Result<Placement, String>>,
+}
+
+impl Payload {
+    /// Reads every storage of a part (`weights` or `constants`) once.
+    pub fn read(archive: &mut Archive, part: &'static str) -> Result<Self, ModelError> {
+        let Config { config } = archive.payload_config(part)?.parse()?;
+        let mut storages = Vec::new();
+        let mut files: BTreeMap<String, usize> = BTreeMap::new();
+        let mut placements = BTreeMap::new();
+        for (name, entry) in config {
+            if entry.use_pickle != Some(false) {
+                return Err(ModelError::Format {
+                    what: format!("{name} is stored as a pickle, which camlens never opens"),
+                    advice: "turn tensor subclasses and custom objects into plain tensors before exporting".into(),
+                });
+            }
+            let file = entry.path_name.ok_or_else(|| ModelError::malformed(&name, "no path_name"))?;
+            let meta = entry.tensor_meta.ok_or_else(|| ModelError::malformed(&name, "no tensor_meta"))?;
+            let storage = match files.get(&file) {
+                Some(&index) => index,
+                None => {
+                    storages.push(archive.storage(part, &file)?);
+                    files.insert(file, storages.len() - 1);
+                    storages.len() - 1
+                }
+            };
+            let bytes = storages[storage].numel() as u64;
+            let placement = match placement(&name, &meta, storage, bytes) {
+                Ok(placement) => Ok(placement),
+                // A dtype that is not known matters only when the tensor is used.
+                Err(ModelError::Refused { what, advice }) => Err(format!("{what}; {advice}")),
+                Err(error) => return Err(error),
+            };
+            placements.insert(name, placement);
+        }
+        let mut in_order: Vec<(String, usize)> = files.into_iter().collect();
+        in_order.sort_by_key(|(_, index)| *index);
+        let files = in_order.into_iter().map(|(file, _)| file).collect();
+        Ok(Payload { part, storages, files, placements })
+    }
+
+    /// Where the tensor of that name lies in the archive that this was read from, if it fills its storage: of one that shares it with
+    /// others, each would have to be read whole.
+    pub fn place(&self, name: &str, archive: &Arc<Mutex<Archive>>) -> Option<Place> {
+        let placement = self.placements.get(name)?.as_ref().ok()?.clone();
+        let storage = placement.storage?;
+        let bytes = placement.size.iter().product::<i64>() * placement.kind.elt_size_in_bytes() as i64;
+        if bytes as usize != self.storages.get(storage)?.numel() || placement.stride.contains(&0) {
+            return None;
+        }
+        Some(Place { archive: Arc::clone(archive), part: self.part, file: self.files.get(storage)?.clone(), placement })
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        self.view(name, &self.storages)
+    }
+
+    /// A payload with memory of its own, in which tensors that were tied still are.
+    pub fn copy(&self) -> Result<Self, ModelError> {
+        let storages = self.storages.iter().map(Tensor::f_detach_copy).collect::<Result<_, tch::TchError>>()?;
+        Ok(Payload { part: self.part, storages, files: self.files.clone(), placements: self.placements.clone() })
+    }
+
+    fn view(&self, name: &str, storages: &[Tensor]) -> Result<Tensor, ModelError> {
+        let placement = self
+            .placements
+            .get(name)
+            .ok_or_else(|| ModelError::malformed(name, "the graph uses it, and the file does not hold it"))?;
+        let placement = placement.as_ref().map_err(|problem| ModelError::refused(name, problem.clone()))?;
+        let Some(storage) = placement.storage else {
+            return Ok(Tensor::f_empty_strided(
+                &placement.size,
+                &placement.stride,
+                (placement.kind, tch::Device::Cpu),
+            )?);
+        };
+        placement.view(&storages[storage])
+    }
+}
+
+/// `<name>_weights_config.json`.
+#[derive(Deserialize)]
+struct Config {
+    config: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    path_name: Option<String>,
+    use_pickle: Option<bool>,
+    tensor_meta: Option<Meta>,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    dtype: Option<i64>,
+    sizes: Option<Vec<Number>>,
+    strides: Option<Vec<Number>>,
+    storage_offset: Option<Number>,
+}
+
+/// A number that was fixed at export; any other has no `as_int`.
+#[derive(Deserialize)]
+struct Number {
+    as_int: Option<i64>,
+}
+
+/// A tensor has this many axes at most.
+const MAX_AXES: usize = 64;
+/// A tensor that has more elements than its storage (strides of 0) has this many at most: it may be copied in full.
+const MAX_EXPANDED: i64 = 1 << 26;
+
+/// Reads and checks where a tensor lies: every element must be inside the storage of `bytes` bytes.
+fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Placement, ModelError> {
+    let bad = |problem: &str| ModelError::malformed(name, problem.to_owned());
+    let natural = |number: &Number| number.as_int.filter(|&v| v >= 0);
+    let ints = |key: &str, numbers: &Option<Vec<Number>>| -> Result<Vec<i64>, ModelError> {
+        let numbers = numbers.as_ref().ok_or_else(|| bad(&format!("no {key}")))?;
+        if numbers.len() > MAX_AXES {
+            return Err(bad(&format!("{} {key}, and {MAX_AXES} are allowed", numbers.len())));
+        }
+        let all: Option<Vec<i64>> = numbers.iter().map(natural).collect();
+        all.ok_or_else(|| bad(&format!("{key} is not a list of sizes")))
+    };
+    let (size, stride) = (ints("sizes", &meta.sizes)?, ints("strides", &meta.strides)?);
+    if size.len() != stride.len() {
+        return Err(bad("sizes and strides differ in number"));
+    }
+    let offset = meta.storage_offset.as_ref().and_then(natural).ok_or_else(|| bad("no storage_offset"))?;
+    let kind = dtype::kind(meta.dtype.ok_or_else(|| bad("no dtype"))?)?;
+    let elements = size.iter().try_fold(1i64, |n, &s| n.checked_mul(s)).ok_or_else(|| bad("its size overflows"))?;
+    if elements == 0 {
+        // Whatever its strides say: no element is read.
+        let stride = vec![1; size.len()];
+        return Ok(Placement { storage: None, kind, size, stride, offset: 0 });
+    }
+    let last = size
+        .iter()
+        .zip(&stride)
+        .try_fold(offset, |at, (&s, &step)| at.checked_add((s - 1).checked_mul(step)?))
+        .ok_or_else(|| bad("its strides overflow"))?;
+    let available = bytes / kind.elt_size_in_bytes() as u64;
+    if last as u64 >= available {
+        return Err(bad(&format!("it reaches element {last} of a storage that has {available}")));
+    }
+    if elements as u64 > available && elements > MAX_EXPANDED {
+        return Err(bad(&format!("{elements} elements lie in a storage of {available}; {MAX_EXPANDED} are allowed")));
+    }
+    Ok(Placement { storage: Some(storage), kind, size, stride, offset })
+}
+
+/// Where a tensor that fills a storage lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
+#[derive(Clone)]
+pub struct Place {
+    pub(in crate::model) archive: Arc<Mutex<Archive>>,
+    /// `weights` or `constants`.
+    pub(in crate::model) part: &'static str,
+    pub(in crate::model) file: String,
+    pub(in crate::model) placement: Placement,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.part).field(&self.file).field(&self.placement).finish()
+    }
+}
