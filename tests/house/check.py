@@ -91,7 +91,7 @@ def columns(tree):
 
 
 def rooms_and_arrows(tree):
-    """A room imports only the rooms in its row of `rooms.py`, which are all below it; `src/lib.rs` has the same rooms."""
+    """A room imports only the rooms in its row of `rooms.py`, all of them below it; `src/lib.rs` has the same rooms."""
     order = list(rooms.ROOMS)
     for room, row in rooms.ROOMS.items():
         for other in row.split():

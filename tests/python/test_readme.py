@@ -1,4 +1,4 @@
-"""The Python of the READMEs, run as it is printed there: in a user's folder, over TCP, with stubs made as README says."""
+"""Runs the Python of the READMEs as printed: in a user's folder, over TCP, with stubs made as README.md says."""
 
 import re
 import shlex
