@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::ModelError;
 use super::program::WeightSource;
-use crate::torch::is_alone;
+use crate::torch::is_exclusive;
 
 /// Constants of fewer bytes stay in memory.
 const MIN_BYTES: usize = 64 << 10;
@@ -81,7 +81,7 @@ impl Stored {
     /// Frees the tensor, unless somebody else holds it or it has no source.
     pub fn leave(&self) {
         let mut tensor = lock(&self.tensor);
-        if self.source.is_some() && tensor.as_ref().is_some_and(is_alone) {
+        if self.source.is_some() && tensor.as_ref().is_some_and(is_exclusive) {
             *tensor = None;
         }
     }

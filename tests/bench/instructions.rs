@@ -2,6 +2,7 @@
 //!
 //! `tests/bench/instructions.py` runs this under callgrind and compares the counts with the committed ones. Counts,
 //! unlike times, do not depend on the load of the machine.
+#![allow(unsafe_code, reason = "an allocator that counts is `unsafe` to implement")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -14,7 +14,7 @@ ROOMS = {
     "render": "frame model",
     "frame": "model",
     "explain": "plan model torch",
-    "plan": "model torch",
+    "plan": "model torch process",
     "model": "torch",
     "torch": "",
     "process": "",

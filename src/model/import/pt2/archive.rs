@@ -152,7 +152,7 @@ impl Archive {
     fn storage_within(&mut self, kind: &str, file: &str, limit: u64) -> Result<Tensor, ModelError> {
         let name = format!("data/{kind}/{file}");
         let (entry, size) = self.open_entry(&name, limit, "the weights", "max_weight_bytes")?;
-        torch::written(size, |bytes| fill(entry, &name, bytes))
+        torch::byte_tensor(size, |bytes| fill(entry, &name, bytes))
     }
 
     pub fn limits(&self) -> &LoadLimits {
