@@ -9,7 +9,6 @@ use crate::explain::ExplainError;
 use crate::frame::{ErrorKind, FrameError};
 use crate::model::LabelError;
 use crate::plan::PlanError;
-use crate::proto::v1;
 use crate::render::RenderError;
 use crate::schedule::{AdmissionError, JobError};
 use crate::stream::OutOfOrder;
@@ -83,18 +82,6 @@ impl Refusal {
             details.set_retry_info(Some(delay));
         }
         Status::with_error_details(self.code, self.message, details)
-    }
-
-    /// As a frame's error.
-    pub(super) fn into_frame_error(self, sequence: u64, tag: bytes::Bytes) -> v1::FrameError {
-        v1::FrameError {
-            sequence,
-            tag,
-            code: self.code as i32,
-            message: self.message,
-            field: self.field,
-            retry_after: self.retry_after.and_then(|delay| delay.try_into().ok()),
-        }
     }
 }
 

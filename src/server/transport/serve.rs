@@ -8,7 +8,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::ServerConfig;
-use crate::server::transport::calls::WithCalls;
+use crate::server::transport::calls::{MethodName, WithCalls};
 use crate::server::transport::connections::Connections;
 use crate::server::transport::deadline::WithDeadline;
 use crate::server::transport::listen::Listener;
@@ -33,6 +33,7 @@ pub(in crate::server) struct Transport {
     pub security: Security,
     pub connections: Connections,
     pub metrics: Option<Metrics>,
+    pub method_name: MethodName,
     pub room: Room,
     pub close: CancellationToken,
 }
@@ -40,7 +41,8 @@ pub(in crate::server) struct Transport {
 impl Transport {
     /// Serves on one socket until `close`.
     pub async fn serve(self, listener: Listener) {
-        let Transport { config, max_frame_bytes, routes, security, connections, metrics, room, close } = self;
+        let Transport { config, max_frame_bytes, routes, security, connections, metrics, method_name, room, close } =
+            self;
         let keep_alive = Duration::from_secs(config.keep_alive_s.into());
         let name_the_limit = move |response: http::Response<_>| rename_oversized(response, max_frame_bytes);
         let router = tonic::transport::Server::builder()
@@ -50,7 +52,11 @@ impl Transport {
             .max_concurrent_streams(config.max_streams_per_connection)
             .http2_keepalive_interval(Some(keep_alive))
             .http2_keepalive_timeout(Some(keep_alive))
-            .layer(tower::layer::layer_fn(move |services| WithCalls { metrics: metrics.clone(), services }))
+            .layer(tower::layer::layer_fn(move |services| WithCalls {
+                metrics: metrics.clone(),
+                method_name,
+                services,
+            }))
             .layer(tower::util::MapResponseLayer::new(name_the_limit))
             .layer(tower::layer::layer_fn(WithDeadline))
             .layer(security.gate())

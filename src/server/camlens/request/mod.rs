@@ -1,4 +1,9 @@
-//! From messages to jobs: defaults, checks, and a refusal for what is not built yet.
+//! From messages to checked requests: defaults, checks, and a refusal for what is not built yet.
+
+pub mod frame;
+pub mod options;
+pub mod policy;
+pub mod selector;
 
 use tonic::Code;
 
@@ -10,7 +15,3 @@ fn unknown_value(field: impl Into<String>, value: i32, allowed: &str) -> Refusal
     let message = format!("{field} is {value}, which means nothing here: {allowed}");
     Refusal::new(Code::InvalidArgument, field, message)
 }
-pub mod frame;
-pub mod options;
-pub mod policy;
-pub mod selector;

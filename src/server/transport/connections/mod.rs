@@ -23,7 +23,7 @@ use tower::Layer;
 
 use self::placed::Placed;
 use crate::config::ServerConfig;
-use crate::server::quota::slots::{Full, Places};
+use crate::server::quota::slots::{Full, Slots};
 
 /// Out of file descriptors, as a rule: trying again at once would only burn the processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -31,7 +31,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// What all listeners' connections share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Connections {
-    places: Places,
+    slots: Slots,
     /// `None`: they may live for ever.
     max_age: Option<Duration>,
     /// What a client has for its first words.
@@ -42,7 +42,7 @@ pub(in crate::server) struct Connections {
 impl Connections {
     pub(in crate::server) fn new(config: &ServerConfig) -> Self {
         Connections {
-            places: Places::new(config.max_connections, config.max_connections_per_peer),
+            slots: Slots::new(config.max_connections, config.max_connections_per_peer),
             max_age: (config.max_connection_age_s > 0).then(|| Duration::from_secs(config.max_connection_age_s.into())),
             patience: Duration::from_secs(config.keep_alive_s.into()),
             refused: Arc::default(),
@@ -51,7 +51,7 @@ impl Connections {
 
     /// Connections that are open.
     pub(in crate::server) fn open(&self) -> u32 {
-        self.places.taken()
+        self.slots.taken()
     }
 
     /// Connections that were closed because there was no place for them.
@@ -105,15 +105,15 @@ impl Connections {
 
     fn place<C: Peer>(&self, connection: C) -> Option<Placed<C>> {
         let peer = connection.peer();
-        let place = match self.places.take(peer) {
+        let place = match self.slots.take(peer) {
             Ok(place) => place,
             Err(full) => {
                 // The first, then ever fewer: whoever knocks often must not fill the log.
                 let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
                 if refused.is_power_of_two() {
                     let (limit, value) = match full {
-                        Full::InAll(value) => ("server.max_connections", value),
-                        Full::ForPeer(value) => ("server.max_connections_per_peer", value),
+                        Full::Total(value) => ("server.max_connections", value),
+                        Full::Peer(value) => ("server.max_connections_per_peer", value),
                     };
                     tracing::warn!(refused, ?peer, "connections were closed: {limit} is {value}");
                 }

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
 
 use super::About;
-use crate::server::quota::slots::Place;
+use crate::server::quota::slots::Slot;
 
 /// How long a connection that has said all reads what its client still sends. Closing a socket with something unread in it
 /// would reset it, and the client could lose what was said last: the streams' statuses.
@@ -35,12 +35,12 @@ pub(in crate::server) struct Placed<C> {
     /// Runs once everything has been said.
     lingering: Option<Pin<Box<Sleep>>>,
     unheard_bytes: usize,
-    _place: Place,
+    _slot: Slot,
 }
 
 impl<C> Placed<C> {
     /// A client has `patience` for its first words.
-    pub(in crate::server) fn new(connection: C, about: About, place: Place, patience: Duration) -> Self {
+    pub(in crate::server) fn new(connection: C, about: About, slot: Slot, patience: Duration) -> Self {
         Placed {
             connection,
             about,
@@ -49,7 +49,7 @@ impl<C> Placed<C> {
             over: CancellationToken::new().drop_guard(),
             lingering: None,
             unheard_bytes: 0,
-            _place: place,
+            _slot: slot,
         }
     }
 
@@ -155,13 +155,13 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::server::quota::slots::Places;
+    use crate::server::quota::slots::Slots;
 
     #[tokio::test]
     async fn a_connection_that_has_said_all_reads_what_comes_so_that_its_last_word_arrives() {
         let (server, mut client) = UnixStream::pair().expect("two ends");
-        let place = Places::new(1, 1).take(None).expect("the first");
-        let mut placed = Placed::new(server, About::default(), place, Duration::from_secs(60));
+        let slot = Slots::new(1, 1).take(None).expect("the first");
+        let mut placed = Placed::new(server, About::default(), slot, Duration::from_secs(60));
         placed.write_all(b"the status").await.expect("it is written");
         client.write_all(&[7; 100_000]).await.expect("nobody has read it yet");
         let closing = tokio::spawn(async move { placed.shutdown().await });
