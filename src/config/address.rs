@@ -1,4 +1,4 @@
-//! An address to listen on.
+//! The address of a socket to listen on.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,12 +18,12 @@ pub enum ListenAddress {
 impl FromStr for ListenAddress {
     type Err = String;
 
-    /// `HOST:PORT` or `unix:/PATH`.
+    /// Parses `HOST:PORT` or `unix:/PATH`.
     fn from_str(text: &str) -> Result<Self, String> {
         let refuse =
             || format!("`{text}` is no address to listen on: give HOST:PORT, such as 127.0.0.1:8033, or unix:/PATH");
         if let Some(path) = text.strip_prefix("unix:") {
-            // gRPC also writes unix:///absolute/path.
+            // gRPC's other form is unix:///absolute/path.
             let path = path.strip_prefix("//").unwrap_or(path);
             return if path.is_empty() { Err(refuse()) } else { Ok(ListenAddress::Unix(path.into())) };
         }

@@ -25,7 +25,7 @@ pub(super) struct FrameAccount {
 /// What is known of every frame, whether or not it can be explained.
 pub(super) struct FrameHeader {
     pub(super) sequence: u64,
-    /// The trace that the frame belongs to. Empty: a trace of its own.
+    /// The trace that the client gave the frame. Empty: the frame gets a new trace.
     pub(super) trace: TraceHeaders,
     pub(super) payload_bytes: u64,
     pub(super) accepted_at: Instant,

@@ -2,11 +2,12 @@
 //!
 //! [`Server::start`] loads the models, binds the addresses and serves; [`Server::run`] waits for the end and drains.
 //!
-//! - `camlens` is the face of `camlens.v1`: it alone knows generated types. Another protocol is another folder beside it.
-//! - `submit` is the one way into the engine for every face: a converted frame becomes a job, with its `frame_account` for
-//!   telemetry. [`Refusal`] is the one place where an error becomes a status.
-//! - `transport` has sockets, TLS, tokens, deadlines and the metering of calls; `quota` bounds connections, streams, credit
-//!   and unread answers. Both serve any face.
+//! - `camlens` is the face of `camlens.v1`: it alone knows generated types. Another protocol is another folder beside
+//!   it.
+//! - `submit` is the one way into the engine for every face: it makes a converted frame a job. `frame_account` is the
+//!   frame's record for telemetry, and [`Refusal`] the one type from which statuses are made.
+//! - `transport` has sockets, TLS, tokens, deadlines and the metering of calls; `quota` bounds connections, streams and
+//!   unread answers. Both serve any face.
 //! - `service` is the state that the services share, `routes` lists what can be called, `health` says what can be used.
 //! - `start`, `load`, `shutdown`, `reclaim` and `readings` run the server; `admin` is the port for operators.
 

@@ -20,7 +20,7 @@ use super::service::Service;
 use super::shutdown::Shutdown;
 use super::transport::connections::Connections;
 use super::transport::listen::{ListenError, Listener};
-use super::transport::receiving::Room;
+use super::transport::receiving::ReceiveBudget;
 use super::transport::security::{Security, SecurityError};
 use super::transport::serve::{Transport, max_message_bytes};
 use crate::config::Config;
@@ -136,7 +136,7 @@ impl Server {
             connections,
             metrics: telemetry.metrics().cloned(),
             method_name,
-            room: Room::new(
+            receive_budget: ReceiveBudget::new(
                 config.limits.receiving_bytes,
                 max_message_bytes(config.limits.max_frame_bytes) as u64,
                 Duration::from_secs(config.server.read_timeout_s.into()),

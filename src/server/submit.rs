@@ -1,8 +1,9 @@
 //! The one way into the engine, for every face.
 //!
-//! A face converts a frame of its protocol to a [`ReadFrame`]; no generated type goes any further. A frame that belongs to no
-//! stream is explained by [`Service::explain_frame`]. A face with streams decides itself when a frame is accepted: it opens
-//! the frame's [`FrameAccount`], gets an [`Admission`] from the stream's [`Lane`], and calls [`Service::submit`].
+//! A face converts a frame of its protocol to a [`ReadFrame`]; no generated type goes any further. A frame that belongs
+//! to no stream is explained by [`Service::explain_frame`]. A face with streams decides itself when it accepts a frame:
+//! it opens the frame's [`FrameAccount`], gets an [`Admission`] from the stream's [`Lane`], and calls
+//! [`Service::submit`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -111,7 +112,8 @@ impl Drop for SubmittedFrame {
 }
 
 impl Service {
-    /// Puts an accepted frame into the engine. `reply` gets its outcome, unless the returned guard ends the frame first.
+    /// Puts an accepted frame into the engine. `reply` gets its outcome, unless the returned guard ends the frame
+    /// before.
     pub(super) fn submit(
         &self,
         lane: &Lane,
@@ -220,8 +222,8 @@ mod tests {
     }
 
     impl GreyFace {
-        fn model(&self) -> &Arc<Served> {
-            &self.0.engine.served()[0]
+        fn model(&self) -> Arc<Served> {
+            Arc::clone(&self.0.engine.served()[0])
         }
 
         fn read(&self, request: GreyRequest) -> ReadFrame {
@@ -245,11 +247,11 @@ mod tests {
                 pixel_format: crate::frame::PixelFormat::Gray8,
                 stride_bytes: None,
             };
-            ReadFrame { header, content: FrameContent::new(self.model(), options.into(), payload, None) }
+            ReadFrame { header, content: FrameContent::new(&self.model(), options.into(), payload, None) }
         }
 
         async fn call(&self, request: GreyRequest, deadline: Option<Instant>) -> Result<usize, Refusal> {
-            let explained = self.0.explain_frame(self.model(), self.read(request), deadline).await?;
+            let explained = self.0.explain_frame(&self.model(), self.read(request), deadline).await?;
             assert_eq!(explained.account.trace_id().len(), 32);
             Ok(explained.answer.predictions.len())
         }
@@ -275,7 +277,7 @@ mod tests {
     async fn a_face_with_streams_submits_what_it_has_accepted_and_gets_each_outcome_once() {
         let face = GreyFace(service(|_| {}));
         let Service { engine, telemetry, .. } = &face.0;
-        let lane = engine.lane(face.model());
+        let lane = engine.lane(&face.model());
         let source = telemetry.call_source(("identity", 1));
         let (outcomes, mut posted) = tokio::sync::mpsc::unbounded_channel();
         let mut frames = Vec::new();
@@ -285,7 +287,8 @@ mod tests {
             let account = FrameAccount::open(telemetry, engine.clock(), &source, "LATEST", &header);
             let admission = lane.try_admit(content.bytes()).expect("room");
             let outcomes = outcomes.clone();
-            let reply = Reply::new(move |outcome| drop(outcomes.send((sequence, outcome.is_ok()))));
+            let reply =
+                Reply::new(move |outcome| outcomes.send((sequence, outcome.is_ok())).expect("the test listens"));
             frames.push((face.0.submit(&lane, content, admission, &account, reply), account));
         }
         let mut ended = Vec::new();

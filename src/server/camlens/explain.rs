@@ -88,7 +88,7 @@ impl Service {
         accepted_at: Instant,
     ) -> Result<FrameContent, Refusal> {
         if let Some(own) = frame.options.take() {
-            options = options::overlay(&options, &own);
+            options = options::merge(&options, &own);
         }
         let options = options::resolve(&options, model, &self.limits)?;
         let time_to_live = frame::time_to_live("frame.time_to_live", frame.time_to_live.as_ref())?;

@@ -1,8 +1,8 @@
 //! The face of `camlens.v1`. Generated types are converted here, and nowhere else in the server.
 //!
-//! [`request`] turns messages into what [`crate::server::submit`] takes, [`response`] turns answers into messages. [`explain`]
-//! has the calls for one frame, [`stream`] drives a [`crate::stream::Session`] for each stream, and [`models`] lists what is
-//! served.
+//! [`request`] turns messages into what [`crate::server::submit`] takes, and [`response`] turns answers into messages.
+//! [`explain`] has the calls for one frame, [`stream`] drives a [`crate::stream::Session`] for each stream, and
+//! [`models`] lists the models.
 
 pub mod explain;
 pub mod models;

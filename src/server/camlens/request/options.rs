@@ -18,7 +18,7 @@ use super::unknown_value;
 const DEFAULT_TOP_PREDICTIONS: u32 = 5;
 
 /// Merges `over` into `base`, field by field. A list that is not empty replaces the whole list.
-pub(in crate::server) fn overlay(base: &v1::ExplainOptions, over: &v1::ExplainOptions) -> v1::ExplainOptions {
+pub(in crate::server) fn merge(base: &v1::ExplainOptions, over: &v1::ExplainOptions) -> v1::ExplainOptions {
     let v1::ExplainOptions {
         targets,
         target_layers,
@@ -35,7 +35,7 @@ pub(in crate::server) fn overlay(base: &v1::ExplainOptions, over: &v1::ExplainOp
         if over.is_empty() { base.to_vec() } else { over }
     }
     let number = |base: i32, over: i32| if over == 0 { base } else { over };
-    // Asking for maps takes back "predictions alone", and the other way round.
+    // Maps in `over` revoke `predictions_only` in `base`, and the other way round.
     let asks_for_maps = !tensors.is_empty() || !pictures.is_empty();
     let maps_are_off = predictions_only == Some(true);
     v1::ExplainOptions {
@@ -76,8 +76,8 @@ pub(in crate::server) fn resolve(
     Ok(CheckedOptions { method, targets, outputs })
 }
 
-/// Refuses options whose tensors alone are larger than `max_bytes`; 0 is no limit. Sizes that depend on the frame are not
-/// counted.
+/// Refuses options whose tensors alone are larger than `max_bytes`; 0 is no limit. Sizes that depend on the frame are
+/// not counted.
 pub(in crate::server) fn check_response_size(
     options: &CheckedOptions,
     model: &Served,
@@ -247,38 +247,38 @@ fn outputs(options: &v1::ExplainOptions, predictions_only: bool, limits: &Limits
         }
     }
     let tensors = if asks_for_maps {
-        options.tensors.iter().enumerate().map(|(index, wish)| tensor(index, wish)).collect::<Result<_, _>>()?
+        options.tensors.iter().enumerate().map(|(index, output)| tensor(index, output)).collect::<Result<_, _>>()?
     } else {
         let map = MapKind::GuidedGradCam;
         vec![TensorOutput { map, element_type: ElementType::F32, resolution: Resolution::Model }]
     };
     let pictures =
-        options.pictures.iter().enumerate().map(|(index, wish)| picture(index, wish)).collect::<Result<_, _>>()?;
+        options.pictures.iter().enumerate().map(|(index, output)| picture(index, output)).collect::<Result<_, _>>()?;
     Ok(Outputs { tensors, pictures, top_predictions })
 }
 
-fn tensor(index: usize, wish: &v1::TensorOutput) -> Result<TensorOutput, Refusal> {
+fn tensor(index: usize, output: &v1::TensorOutput) -> Result<TensorOutput, Refusal> {
     let field = |name: &str| format!("options.tensors[{index}].{name}");
-    let map = match v1::Map::try_from(wish.map) {
+    let map = match v1::Map::try_from(output.map) {
         Ok(v1::Map::GuidedGradCam) => MapKind::GuidedGradCam,
         Ok(v1::Map::GradCam) => MapKind::GradCam,
         Ok(v1::Map::GuidedBackprop) => MapKind::GuidedBackprop,
         Ok(v1::Map::Input) => MapKind::Input,
         Ok(v1::Map::Unspecified) | Err(_) => {
             let allowed = "GUIDED_GRAD_CAM, GRAD_CAM, GUIDED_BACKPROP and INPUT are allowed";
-            return Err(unknown_value(field("map"), wish.map, allowed));
+            return Err(unknown_value(field("map"), output.map, allowed));
         }
     };
-    let element_type = match v1::ElementType::try_from(wish.element_type) {
+    let element_type = match v1::ElementType::try_from(output.element_type) {
         Ok(v1::ElementType::Unspecified | v1::ElementType::Float32) => ElementType::F32,
         Ok(v1::ElementType::Float16) => ElementType::F16,
         Ok(v1::ElementType::Uint8) => ElementType::U8,
         Err(_) => {
             let allowed = "FLOAT32, FLOAT16 and UINT8 are allowed";
-            return Err(unknown_value(field("element_type"), wish.element_type, allowed));
+            return Err(unknown_value(field("element_type"), output.element_type, allowed));
         }
     };
-    let resolution = match v1::Resolution::try_from(wish.resolution) {
+    let resolution = match v1::Resolution::try_from(output.resolution) {
         Ok(v1::Resolution::Unspecified | v1::Resolution::Model) => Resolution::Model,
         Ok(v1::Resolution::Frame) => Resolution::Frame,
         Ok(v1::Resolution::Layer) if map == MapKind::GradCam => Resolution::Layer,
@@ -289,49 +289,49 @@ fn tensor(index: usize, wish: &v1::TensorOutput) -> Result<TensorOutput, Refusal
         }
         Err(_) => {
             let allowed = "MODEL, FRAME and LAYER are allowed";
-            return Err(unknown_value(field("resolution"), wish.resolution, allowed));
+            return Err(unknown_value(field("resolution"), output.resolution, allowed));
         }
     };
     Ok(TensorOutput { map, element_type, resolution })
 }
 
-fn picture(index: usize, wish: &v1::PictureOutput) -> Result<PictureOutput, Refusal> {
+fn picture(index: usize, output: &v1::PictureOutput) -> Result<PictureOutput, Refusal> {
     let field = |name: &str| format!("options.pictures[{index}].{name}");
-    let kind = match v1::Picture::try_from(wish.picture) {
+    let kind = match v1::Picture::try_from(output.picture) {
         Ok(v1::Picture::Overlay) => PictureKind::Overlay,
         Ok(v1::Picture::HeatMap) => PictureKind::HeatMap,
         Ok(v1::Picture::GuidedGradCam) => PictureKind::GuidedGradCam,
         Ok(v1::Picture::GuidedBackprop) => PictureKind::GuidedBackprop,
         Ok(v1::Picture::Unspecified) | Err(_) => {
             let allowed = "OVERLAY, HEAT_MAP, GUIDED_GRAD_CAM and GUIDED_BACKPROP are allowed";
-            return Err(unknown_value(field("picture"), wish.picture, allowed));
+            return Err(unknown_value(field("picture"), output.picture, allowed));
         }
     };
-    let quality = wish.quality.unwrap_or(DEFAULT_QUALITY);
+    let quality = output.quality.unwrap_or(DEFAULT_QUALITY);
     if !(1..=100).contains(&quality) {
         let message = format!("{} is {quality}: 1 to 100 are allowed", field("quality"));
         return Err(Refusal::invalid(field("quality"), message));
     }
-    let format = match v1::ImageFormat::try_from(wish.format) {
+    let format = match v1::ImageFormat::try_from(output.format) {
         Ok(v1::ImageFormat::Unspecified | v1::ImageFormat::Jpeg) => PictureFormat::Jpeg { quality },
         Ok(v1::ImageFormat::Png) => PictureFormat::Png,
         Ok(v1::ImageFormat::Webp) => return Err(Refusal::not_built(field("format"), "WebP pictures are")),
-        Err(_) => return Err(unknown_value(field("format"), wish.format, "JPEG and PNG are allowed")),
+        Err(_) => return Err(unknown_value(field("format"), output.format, "JPEG and PNG are allowed")),
     };
-    let color_map = match v1::ColorMap::try_from(wish.color_map) {
+    let color_map = match v1::ColorMap::try_from(output.color_map) {
         Ok(v1::ColorMap::Unspecified | v1::ColorMap::Turbo) => ColorMap::Turbo,
         Ok(v1::ColorMap::Viridis) => ColorMap::Viridis,
         Ok(v1::ColorMap::Jet) => ColorMap::Jet,
         Err(_) => {
-            return Err(unknown_value(field("color_map"), wish.color_map, "TURBO, VIRIDIS and JET are allowed"));
+            return Err(unknown_value(field("color_map"), output.color_map, "TURBO, VIRIDIS and JET are allowed"));
         }
     };
-    let opacity = wish.opacity.unwrap_or(DEFAULT_OPACITY);
+    let opacity = output.opacity.unwrap_or(DEFAULT_OPACITY);
     if !(0.0..=1.0).contains(&opacity) {
         let message = format!("{} is {opacity}: 0 to 1 is allowed", field("opacity"));
         return Err(Refusal::invalid(field("opacity"), message));
     }
-    let range = match &wish.fixed_range {
+    let range = match &output.fixed_range {
         None => ValueRange::OfTheMap,
         Some(range) if range.min.is_finite() && range.max.is_finite() && range.min < range.max => {
             ValueRange::Fixed { low: range.min, high: range.max }

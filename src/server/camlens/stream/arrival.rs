@@ -48,7 +48,7 @@ impl OpenStream {
     fn content(&self, mut frame: v1::Frame, read_at: Instant) -> Result<FrameContent, Refusal> {
         let options = match frame.options.take() {
             Some(own) => {
-                let options = options::overlay(&self.options, &own);
+                let options = options::merge(&self.options, &own);
                 let checked = options::resolve(&options, &self.model, &self.service.limits);
                 Arc::new(checked.map_err(|refusal| refusal.under("frame"))?)
             }

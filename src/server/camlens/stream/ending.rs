@@ -14,7 +14,7 @@ use super::opened::OpenStream;
 use crate::server::camlens::response;
 use crate::server::refusal::Refusal;
 
-/// Upper bound on the bytes that the timing of the delivery adds to an answer after it was measured.
+/// Upper bound on the bytes that the delivery's timing adds to an answer after its size was measured.
 const LATE_BYTES: usize = 64;
 
 impl OpenStream {

@@ -1,9 +1,9 @@
 //! One stream, from its `Open` to its status.
 //!
-//! A [`StreamTask`] reads `Open` and answers it. From then on an [`opened::OpenStream`] reads, submits and sends, and lets
-//! its [`crate::stream::Session`] decide. [`arrival`] turns the client's messages into frames of the engine, [`ending`]
-//! turns frames that have ended into the server's messages, [`frames`] has what a frame is in between, and [`account`]
-//! is the stream's record for telemetry.
+//! A [`StreamTask`] reads `Open` and answers it. From then on an [`opened::OpenStream`] reads, submits and sends, as
+//! its [`crate::stream::Session`] decides. [`arrival`] turns the client's messages into frames of the engine,
+//! [`ending`] turns frames that have ended into the server's messages, [`frames`] has the frames in between, and
+//! [`account`] is the stream's record for telemetry.
 
 mod account;
 mod arrival;

@@ -41,7 +41,7 @@ pub(super) struct OpenStream {
     credit: CreditShare,
     /// As the client sent them, without defaults: a frame's or an update's options are merged into these.
     pub(super) options: v1::ExplainOptions,
-    /// The same, checked and with defaults.
+    /// `options`, checked and with defaults.
     pub(super) checked_options: Arc<CheckedOptions>,
     pub(super) policy: v1::StreamPolicy,
     pub(super) overflow: Overflow,
@@ -131,7 +131,7 @@ impl OpenStream {
     ) -> Result<(), Status> {
         let shutdown = self.service.shutdown.clone();
         let (mut draining, mut gone, mut late, mut reading) = (false, false, false, true);
-        // When the message that the client has not read yet was ready.
+        // When the message became ready that the client has not read yet.
         let mut unread_since = None;
         let mut ending = Ok(());
         loop {
@@ -205,7 +205,7 @@ impl OpenStream {
                         reading = false;
                         self.session.half_close();
                     }
-                    // The client has gone; the transport notices it on both sides, in any order.
+                    // The client has gone. The transport reports that on both sides, in any order.
                     Err(status) if status.code() == Code::Cancelled => {
                         reading = false;
                         gone = true;
@@ -219,7 +219,7 @@ impl OpenStream {
                 },
             }
         }
-        // The last answer is on its way; closing the account now costs its `send` stage nothing but the wait.
+        // Waits until the transport has taken the last answer, so that its `send` stage is measured.
         if self.sending.is_some()
             && timeout(self.service.write_timeout, outbound.reserve()).await.is_ok_and(|room| room.is_ok())
         {
@@ -280,11 +280,11 @@ impl OpenStream {
 
     pub(super) fn update(&mut self, update: v1::Update) -> Result<(), Refusal> {
         let options = match &update.options {
-            Some(over) => options::overlay(&self.options, over),
+            Some(over) => options::merge(&self.options, over),
             None => self.options.clone(),
         };
         let wire_policy = match &update.policy {
-            Some(over) => policy::overlay(&self.policy, over)?,
+            Some(over) => policy::merge(&self.policy, over)?,
             None => self.policy,
         };
         let checked_options = options::resolve(&options, &self.model, &self.service.limits)?;
