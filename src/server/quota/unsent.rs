@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Unsent {
     limit: u64,
-    all: Arc<All>,
+    totals: Arc<Totals>,
 }
 
 #[derive(Debug, Default)]
-struct All {
+struct Totals {
     bytes: AtomicU64,
     streams: AtomicU64,
 }
@@ -25,17 +25,17 @@ pub(in crate::server) struct UnsentShare {
 
 impl Unsent {
     pub(in crate::server) fn new(limit: u64) -> Self {
-        Unsent { limit, all: Arc::default() }
+        Unsent { limit, totals: Arc::default() }
     }
 
     /// Unread bytes of all streams.
     pub(in crate::server) fn bytes(&self) -> u64 {
-        self.all.bytes.load(Ordering::Relaxed)
+        self.totals.bytes.load(Ordering::Relaxed)
     }
 
     /// Adds a stream without unread bytes.
     pub(in crate::server) fn share(&self) -> UnsentShare {
-        self.all.streams.fetch_add(1, Ordering::Relaxed);
+        self.totals.streams.fetch_add(1, Ordering::Relaxed);
         UnsentShare { unsent: self.clone(), bytes: 0 }
     }
 }
@@ -45,23 +45,23 @@ impl UnsentShare {
     /// together are within the limit, and an equal part of the limit when they are not.
     pub(in crate::server) fn update(&mut self, bytes: usize) -> usize {
         let bytes = bytes as u64;
-        let Unsent { limit, all } = &self.unsent;
-        all.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let before = all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let Unsent { limit, totals } = &self.unsent;
+        totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         let total = before.saturating_sub(self.bytes);
         self.bytes = bytes;
         if total <= *limit {
             return usize::MAX;
         }
-        let part = limit / all.streams.load(Ordering::Relaxed).max(1);
+        let part = limit / totals.streams.load(Ordering::Relaxed).max(1);
         usize::try_from(part).unwrap_or(usize::MAX)
     }
 }
 
 impl Drop for UnsentShare {
     fn drop(&mut self) {
-        self.unsent.all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.unsent.all.streams.fetch_sub(1, Ordering::Relaxed);
+        self.unsent.totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.unsent.totals.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

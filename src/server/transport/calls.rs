@@ -34,7 +34,9 @@ impl TraceHeaders {
 /// Called when a response has been sent; put into the response's extensions. It is dropped uncalled if the response is
 /// not sent whole.
 #[derive(Clone)]
-pub(in crate::server) struct OnSent(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>);
+pub(in crate::server) struct OnSent(Arc<Mutex<Option<Callback>>>);
+
+type Callback = Box<dyn FnOnce() + Send>;
 
 impl OnSent {
     pub(in crate::server) fn new(on_sent: impl FnOnce() + Send + 'static) -> Self {
