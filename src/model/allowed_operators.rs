@@ -4,7 +4,7 @@ use crate::model::ModelError;
 use crate::model::operation::Symbolic;
 use crate::torch::{Alias, Operator, Value};
 
-use super::program::{RawArgument, RawNode, RawOperation};
+use super::program::{ProgramArgument, ProgramNode, ProgramOperation};
 
 /// Checks of sizes and dtypes that PyTorch made at export; they compute nothing.
 const IGNORED: [&str; 5] = [
@@ -124,7 +124,7 @@ pub fn is_ignored(target: &str) -> bool {
 }
 
 /// The operator of a node: only ATen's, and none that reaches beyond its arguments.
-pub fn find(target: &str, node: &str) -> Result<RawOperation, ModelError> {
+pub fn find(target: &str, node: &str) -> Result<ProgramOperation, ModelError> {
     let unknown = |why: &str| {
         ModelError::refused(
             format!("operator {target} (node {node}) {why}"),
@@ -134,7 +134,7 @@ pub fn find(target: &str, node: &str) -> Result<RawOperation, ModelError> {
     let mut parts = target.split('.');
     let (Some(space), Some(name)) = (parts.next(), parts.next()) else { return Err(unknown("is not known")) };
     if matches!(space, "_operator" | "math" | "torch") {
-        return Symbolic::find(name).map(RawOperation::Symbolic).ok_or_else(|| unknown("is not known"));
+        return Symbolic::find(name).map(ProgramOperation::Symbolic).ok_or_else(|| unknown("is not known"));
     }
     if space != "aten" {
         return Err(unknown("is not one of ATen's"));
@@ -172,23 +172,23 @@ pub fn find(target: &str, node: &str) -> Result<RawOperation, ModelError> {
     if schema.returns.is_empty() {
         return Err(unknown("gives nothing"));
     }
-    Ok(RawOperation::Aten(operator))
+    Ok(ProgramOperation::Aten(operator))
 }
 
 /// Evaluation mode is what is explained.
-pub fn refuse_training(node: &RawNode) -> Result<(), ModelError> {
-    let RawOperation::Aten(operator) = &node.operation else { return Ok(()) };
+pub fn refuse_training(node: &ProgramNode) -> Result<(), ModelError> {
+    let ProgramOperation::Aten(operator) = &node.operation else { return Ok(()) };
     let argument = |name: &str| operator.schema().position(name).and_then(|i| node.arguments.get(i));
-    let is_off = |argument: &RawArgument| matches!(argument, RawArgument::Literal(Value::Bool(false)));
+    let is_off = |argument: &ProgramArgument| matches!(argument, ProgramArgument::Literal(Value::Bool(false)));
     if ["train", "training"].into_iter().filter_map(argument).any(|flag| !is_off(flag)) {
         return Err(ModelError::refused(
             format!("node {} ({operator}) is in training mode", node.name),
             "call model.eval() before torch.export.export",
         ));
     }
-    let drops = |argument: &RawArgument| {
-        !matches!(argument, RawArgument::Literal(Value::Float(p)) if *p == 0.0)
-            && !matches!(argument, RawArgument::Literal(Value::Int(0)))
+    let drops = |argument: &ProgramArgument| {
+        !matches!(argument, ProgramArgument::Literal(Value::Float(p)) if *p == 0.0)
+            && !matches!(argument, ProgramArgument::Literal(Value::Int(0)))
     };
     if argument("dropout_p").is_some_and(drops) {
         return Err(ModelError::refused(

@@ -255,6 +255,25 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"));
+        let (_, from) = readme.split_once("these are all of them:\n\n```toml\n").expect("the block");
+        let (block, _) = from.split_once("```").expect("the block ends");
+        parse(block).expect("the example is sound");
+        let all = block.replace("\n# ", "\n");
+        // `labels` and `labels_file` exclude each other only when the files are loaded.
+        parse(&all).expect("keys in comments are keys, too");
+        let tables = serde_json::to_value(Description::default()).unwrap();
+        for (table, content) in tables.as_object().unwrap() {
+            let keys = content.as_object().map_or_else(|| vec![table], |keys| keys.keys().collect());
+            for key in keys {
+                let spelt = format!("\n{key} = ");
+                assert!(format!("\n{all}").contains(&spelt), "deploy/README.md lacks {table}.{key}");
+            }
+        }
+    }
+
+    #[test]
     fn resize_takes_the_shorter_side_or_both() {
         assert_eq!(parse("[input]\nresize = 256").unwrap().input.resize, Some(Resize::Shorter(256)));
         assert_eq!(parse("[input]\nresize = [240, 320]").unwrap().input.resize, Some(Resize::Exact([240, 320])));

@@ -137,7 +137,7 @@ impl Metadata {
             Some(Ok(shape)) => Ok(shape),
             Some(Err(error)) => Err(error.clone()),
             None => {
-                let suggestion = super::layers::nearest(name, self.layer_shapes.keys());
+                let suggestion = super::layer_names::nearest(name, self.layer_shapes.keys());
                 Err(LayerError::Unknown {
                     name: name.to_owned(),
                     suggestion,

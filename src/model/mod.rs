@@ -11,6 +11,7 @@
 
 mod allowed_operators;
 mod assembly;
+mod default_target;
 pub mod description;
 pub(crate) mod dtype;
 mod error;
@@ -21,7 +22,9 @@ mod guard;
 mod hostile_tests;
 pub mod import;
 mod interpret;
+mod layer_names;
 pub mod layers;
+mod limits;
 mod load;
 mod loaded;
 mod metadata;
@@ -33,7 +36,7 @@ mod repository;
 pub mod stored;
 
 pub use error::{LayerError, ModelError};
-pub use import::pt2::archive::LoadLimits;
+pub use limits::LoadLimits;
 pub use loaded::Model;
 pub use metadata::{InputInfo, LabelError, LayerInfo, Metadata, OutputInfo};
 pub use repository::{Entry, Repository};

@@ -1,11 +1,11 @@
 //! Constants of a model, which need not stay in memory.
 
-use crate::model::import::pt2::weights::Place;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Kind, Tensor};
 
 use super::ModelError;
+use super::program::WeightSource;
 use crate::torch::is_alone;
 
 /// A smaller one stays in memory.
@@ -17,7 +17,7 @@ pub struct Stored {
     size: Vec<i64>,
     kind: Kind,
     tensor: Mutex<Option<Tensor>>,
-    place: Option<Place>,
+    source: Option<Arc<dyn WeightSource>>,
 }
 
 /// Tells constants of a model apart: those with the same identity have the same values.
@@ -32,17 +32,17 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Memory {
     Address(usize),
-    /// In the model's file: the part and the name.
-    File(&'static str, String),
+    /// The name of the weight's source.
+    Source(String),
 }
 
 impl Stored {
     /// In memory; and in the file, if it can be read again there.
-    pub fn new(tensor: Tensor, place: Option<Place>) -> Result<Self, ModelError> {
+    pub fn new(tensor: Tensor, source: Option<Arc<dyn WeightSource>>) -> Result<Self, ModelError> {
         let (size, kind) = (tensor.size(), tensor.f_kind()?);
-        let mut stored = Stored { size, kind, tensor: Mutex::new(Some(tensor)), place };
+        let mut stored = Stored { size, kind, tensor: Mutex::new(Some(tensor)), source };
         if stored.bytes() < MIN_BYTES {
-            stored.place = None;
+            stored.source = None;
         }
         Ok(stored)
     }
@@ -73,15 +73,15 @@ impl Stored {
         if let Some(tensor) = &*tensor {
             return Ok(tensor.shallow_clone());
         }
-        let place = self.place.as_ref().ok_or_else(|| ModelError::malformed("a constant", "it is lost".to_owned()))?;
-        let bytes = lock(&place.archive).storage_again(place.part, &place.file)?;
-        Ok(tensor.insert(place.placement.view(&bytes)?).shallow_clone())
+        let source =
+            self.source.as_ref().ok_or_else(|| ModelError::malformed("a constant", "it is lost".to_owned()))?;
+        Ok(tensor.insert(source.read()?).shallow_clone())
     }
 
     /// Leaves memory, if nobody else holds the tensor and it can be read again.
     pub fn leave(&self) {
         let mut tensor = lock(&self.tensor);
-        if self.place.is_some() && tensor.as_ref().is_some_and(is_alone) {
+        if self.source.is_some() && tensor.as_ref().is_some_and(is_alone) {
             *tensor = None;
         }
     }
@@ -92,8 +92,8 @@ impl Stored {
     }
 
     pub fn identity(&self) -> Identity {
-        let (memory, stride) = match (&self.place, &*lock(&self.tensor)) {
-            (Some(place), _) => (Memory::File(place.part, place.file.clone()), place.placement.stride.clone()),
+        let (memory, stride) = match (&self.source, &*lock(&self.tensor)) {
+            (Some(source), _) => (Memory::Source(source.name().to_owned()), source.stride().to_vec()),
             (None, Some(tensor)) => (Memory::Address(tensor.data_ptr() as usize), tensor.stride()),
             (None, None) => (Memory::Address(0), Vec::new()),
         };
@@ -184,7 +184,7 @@ mod tests {
         let tensor = || Tensor::zeros([1 << 20], (Kind::Float, tch::Device::Cpu));
         let of_no_file = Stored::new(tensor(), None).unwrap();
         let (_folder, _, constant) = model();
-        let small = Stored::new(tensor().slice(0, 0, 9, 1), constant.place.clone()).unwrap();
+        let small = Stored::new(tensor().slice(0, 0, 9, 1), constant.source.clone()).unwrap();
         for stays in [of_no_file, small] {
             stays.leave();
             assert!(stays.is_in_memory() && stays.tensor().is_ok());

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::Functionaliser;
 use super::views::Step;
 use crate::model::ModelError;
-use crate::model::import::pt2::{RawArgument, RawNode, RawOperation};
 use crate::model::operation::Operation;
+use crate::model::program::{ProgramArgument, ProgramNode, ProgramOperation};
 use crate::torch::Operator;
 
 /// In-place operators that change a tensor's own shape and write no data.
@@ -27,9 +27,10 @@ fn functional_twin(operator: &Operator) -> Option<Operator> {
 }
 
 impl Functionaliser {
-    pub(super) fn in_place(&mut self, index: usize, node: &RawNode, written: usize) -> Result<(), ModelError> {
-        let RawOperation::Aten(operator) = &node.operation else { return Ok(()) };
-        let (Some(RawArgument::Use(target)), Some(Some(output))) = (node.arguments.get(written), node.outputs.first())
+    pub(super) fn in_place(&mut self, index: usize, node: &ProgramNode, written: usize) -> Result<(), ModelError> {
+        let ProgramOperation::Aten(operator) = &node.operation else { return Ok(()) };
+        let (Some(ProgramArgument::Use(target)), Some(Some(output))) =
+            (node.arguments.get(written), node.outputs.first())
         else {
             return Err(ModelError::malformed("graph", format!("node {} writes no tensor", node.name)));
         };
@@ -96,7 +97,7 @@ impl Functionaliser {
     fn metadata(
         &mut self,
         index: usize,
-        node: &RawNode,
+        node: &ProgramNode,
         operator: &Operator,
         written: usize,
         target: &str,
@@ -123,7 +124,7 @@ impl Functionaliser {
             self.place(&old, geometry);
         }
         let mut step_arguments = node.arguments.clone();
-        step_arguments[written] = RawArgument::Use(old.clone());
+        step_arguments[written] = ProgramArgument::Use(old.clone());
         let step = Step::new(&twin, step_arguments, &old, 0);
         self.push(&node.name, Operation::Aten(twin), arguments, vec![Some(value)], node)?;
         self.current.insert(target.to_owned(), value);

@@ -2,20 +2,20 @@
 
 use crate::model::node::Node;
 use crate::model::node::ValueId;
-use crate::model::program::Call;
+use crate::model::program::ModuleCall;
 /// A node with the module calls that it is part of.
-pub struct Draft {
+pub struct TracedNode {
     pub node: Node,
-    pub calls: Vec<Call>,
+    pub calls: Vec<ModuleCall>,
     /// Made here, not in the file.
     pub(super) synthetic: bool,
 }
 
 /// A node that vanished because its result is its input.
-pub struct Ghost {
+pub struct ElidedNode {
     /// Before which node it stood.
     pub position: usize,
     pub name: String,
-    pub calls: Vec<Call>,
+    pub calls: Vec<ModuleCall>,
     pub value: ValueId,
 }

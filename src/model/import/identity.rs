@@ -6,18 +6,18 @@
 //! and how blue the picture is. There is no rectifier, so the guided gradient is the exact one. Preprocessing is that of
 //! the usual ImageNet networks; a ready tensor may have any height and width.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
-use super::pt2::archive::LoadLimits;
-use super::pt2::weights::Payload;
-use super::pt2::{Call, RawArgument, RawInput, RawNode, RawOperation, RawProgram};
-use crate::model::ModelError;
 use crate::model::description::{Description, Loaded, OutputDescription, Preprocessing, Resize};
 use crate::model::node::Dimension;
+use crate::model::program::{
+    ModuleCall, NoWeights, Program, ProgramArgument, ProgramInput, ProgramNode, ProgramOperation,
+};
+use crate::model::{LoadLimits, ModelError};
 use crate::torch::{Operator, Value};
 
 /// What names the model where the path of models is expected. A directory of that name is `./builtin:identity`.
@@ -75,20 +75,20 @@ pub(in crate::model) fn description() -> Loaded {
 }
 
 /// The program.
-pub(in crate::model) fn program(limits: &LoadLimits) -> Result<RawProgram, ModelError> {
-    let node = |name: &str, operator, arguments, path: Option<&str>| RawNode {
+pub(in crate::model) fn program(limits: &LoadLimits) -> Result<Program, ModelError> {
+    let node = |name: &str, operator, arguments, path: Option<&str>| ProgramNode {
         name: name.to_owned(),
-        operation: RawOperation::Aten(operator),
+        operation: ProgramOperation::Aten(operator),
         arguments,
         outputs: vec![Some(name.to_owned())],
-        calls: path.map(|path| Call { key: path.to_owned(), path: path.to_owned() }).into_iter().collect(),
+        calls: path.map(|path| ModuleCall { key: path.to_owned(), path: path.to_owned() }).into_iter().collect(),
         no_grad: false,
     };
-    let read = |name: &str| RawArgument::Use(name.to_owned());
+    let read = |name: &str| ProgramArgument::Use(name.to_owned());
     let pooled = node(
         "adaptive_avg_pool2d",
         Operator::find("aten::adaptive_avg_pool2d", "")?,
-        vec![read("pixels"), RawArgument::Literal(Value::Ints(vec![GRID, GRID]))],
+        vec![read("pixels"), ProgramArgument::Literal(Value::Ints(vec![GRID, GRID]))],
         Some(LAYER),
     );
     let logits = node(
@@ -96,20 +96,19 @@ pub(in crate::model) fn program(limits: &LoadLimits) -> Result<RawProgram, Model
         Operator::find("aten::mean", "dim")?,
         vec![
             read("adaptive_avg_pool2d"),
-            RawArgument::Literal(Value::Ints(vec![2, 3])),
-            RawArgument::Literal(Value::Bool(false)),
-            RawArgument::Literal(Value::None),
+            ProgramArgument::Literal(Value::Ints(vec![2, 3])),
+            ProgramArgument::Literal(Value::Bool(false)),
+            ProgramArgument::Literal(Value::None),
         ],
         None,
     );
     let free = |example| Dimension::Dynamic { example };
     let shape = vec![free(2), Dimension::Fixed(3), free(SIDE.into()), free(SIDE.into())];
-    Ok(RawProgram {
+    Ok(Program {
         nodes: vec![pooled, logits],
-        constants: BTreeMap::new(),
-        weights: Payload::default(),
-        tensors: Payload::default(),
-        inputs: vec![RawInput { name: "pixels".to_owned(), kind: Kind::Float, shape }],
+        constants: BTreeSet::new(),
+        weights: Box::new(NoWeights),
+        inputs: vec![ProgramInput { name: "pixels".to_owned(), kind: Kind::Float, shape }],
         outputs: vec![("logits".to_owned(), Some("mean".to_owned()))],
         paths: BTreeSet::from([LAYER.to_owned()]),
         limits: limits.clone(),

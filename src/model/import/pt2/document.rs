@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use tch::Device;
 
 use super::tagged::{One, Tagged};
-use crate::model::program::{RawArgument, RawElement};
+use crate::model::program::{ProgramArgument, ProgramElement};
 use crate::torch::Value;
 
 /// What says which reader a document needs; read before anything else.
@@ -137,13 +137,13 @@ enum Symbol {
     Bool(bool),
 }
 
-impl From<Symbol> for RawElement {
+impl From<Symbol> for ProgramElement {
     fn from(symbol: Symbol) -> Self {
         match symbol {
-            Symbol::Name(name) => RawElement::Use(name),
-            Symbol::Int(v) => RawElement::Int(v),
-            Symbol::Float(Number(v)) => RawElement::Float(v),
-            Symbol::Bool(v) => RawElement::Bool(v),
+            Symbol::Name(name) => ProgramElement::Use(name),
+            Symbol::Int(v) => ProgramElement::Int(v),
+            Symbol::Float(Number(v)) => ProgramElement::Float(v),
+            Symbol::Bool(v) => ProgramElement::Bool(v),
         }
     }
 }
@@ -186,7 +186,7 @@ impl<'de> Deserialize<'de> for Number {
 #[derive(Debug)]
 pub enum ArgumentJson {
     /// Known as it stands, but for the meaning of its names.
-    Raw(RawArgument),
+    Raw(ProgramArgument),
     /// By the file's numbers.
     ScalarType(i64),
     MemoryFormat(i64),
@@ -207,45 +207,48 @@ impl Tagged for ArgumentJson {
     const WHAT: &'static str = "an argument";
 
     fn read<'de, A: MapAccess<'de>>(key: &str, map: &mut A) -> Result<Self, A::Error> {
-        let use_of = |name: Option<Named>| name.map_or(RawArgument::Literal(Value::None), |n| RawArgument::Use(n.name));
+        let use_of =
+            |name: Option<Named>| name.map_or(ProgramArgument::Literal(Value::None), |n| ProgramArgument::Use(n.name));
         let raw = match key {
             "as_none" => {
                 map.next_value::<IgnoredAny>()?;
-                RawArgument::Literal(Value::None)
+                ProgramArgument::Literal(Value::None)
             }
-            "as_tensor" => RawArgument::Use(map.next_value::<Named>()?.name),
-            "as_tensors" => RawArgument::List(
-                map.next_value::<Vec<Named>>()?.into_iter().map(|tensor| RawElement::Use(tensor.name)).collect(),
+            "as_tensor" => ProgramArgument::Use(map.next_value::<Named>()?.name),
+            "as_tensors" => ProgramArgument::List(
+                map.next_value::<Vec<Named>>()?.into_iter().map(|tensor| ProgramElement::Use(tensor.name)).collect(),
             ),
             "as_optional_tensor" => use_of(map.next_value::<OptionalTensor>()?.as_tensor),
-            "as_optional_tensors" => RawArgument::List(
+            "as_optional_tensors" => ProgramArgument::List(
                 map.next_value::<Vec<OptionalTensor>>()?
                     .into_iter()
-                    .map(|element| element.as_tensor.map_or(RawElement::None, |tensor| RawElement::Use(tensor.name)))
+                    .map(|element| {
+                        element.as_tensor.map_or(ProgramElement::None, |tensor| ProgramElement::Use(tensor.name))
+                    })
                     .collect(),
             ),
-            "as_int" => RawArgument::Literal(Value::Int(map.next_value()?)),
-            "as_ints" => RawArgument::Literal(Value::Ints(map.next_value()?)),
-            "as_float" => RawArgument::Literal(Value::Float(map.next_value::<Number>()?.0)),
-            "as_floats" => RawArgument::Literal(Value::Floats(
+            "as_int" => ProgramArgument::Literal(Value::Int(map.next_value()?)),
+            "as_ints" => ProgramArgument::Literal(Value::Ints(map.next_value()?)),
+            "as_float" => ProgramArgument::Literal(Value::Float(map.next_value::<Number>()?.0)),
+            "as_floats" => ProgramArgument::Literal(Value::Floats(
                 map.next_value::<Vec<Number>>()?.into_iter().map(|number| number.0).collect(),
             )),
-            "as_bool" => RawArgument::Literal(Value::Bool(map.next_value()?)),
-            "as_bools" => RawArgument::Literal(Value::Bools(map.next_value()?)),
-            "as_string" => RawArgument::Literal(Value::String(map.next_value()?)),
+            "as_bool" => ProgramArgument::Literal(Value::Bool(map.next_value()?)),
+            "as_bools" => ProgramArgument::Literal(Value::Bools(map.next_value()?)),
+            "as_string" => ProgramArgument::Literal(Value::String(map.next_value()?)),
             "as_sym_int" | "as_sym_float" | "as_sym_bool" => match map.next_value::<Symbol>()? {
-                Symbol::Name(name) => RawArgument::Use(name),
-                Symbol::Int(v) => RawArgument::Literal(Value::Int(v)),
-                Symbol::Float(Number(v)) => RawArgument::Literal(Value::Float(v)),
-                Symbol::Bool(v) => RawArgument::Literal(Value::Bool(v)),
+                Symbol::Name(name) => ProgramArgument::Use(name),
+                Symbol::Int(v) => ProgramArgument::Literal(Value::Int(v)),
+                Symbol::Float(Number(v)) => ProgramArgument::Literal(Value::Float(v)),
+                Symbol::Bool(v) => ProgramArgument::Literal(Value::Bool(v)),
             },
             "as_sym_ints" | "as_sym_floats" | "as_sym_bools" => {
-                RawArgument::List(map.next_value::<Vec<Symbol>>()?.into_iter().map(RawElement::from).collect())
+                ProgramArgument::List(map.next_value::<Vec<Symbol>>()?.into_iter().map(ProgramElement::from).collect())
             }
             // The device is ours to choose, never the file's.
             "as_device" => {
                 map.next_value::<IgnoredAny>()?;
-                RawArgument::Literal(Value::Device(Device::Cpu))
+                ProgramArgument::Literal(Value::Device(Device::Cpu))
             }
             "as_scalar_type" => return Ok(ArgumentJson::ScalarType(map.next_value()?)),
             "as_memory_format" => return Ok(ArgumentJson::MemoryFormat(map.next_value()?)),

@@ -8,22 +8,23 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::archive::Archive;
+use crate::model::program::{WeightSource, Weights};
 use crate::model::{ModelError, dtype};
 
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
-pub(in crate::model) struct Placement {
+struct Placement {
     /// Index of its storage; none for an empty tensor.
     storage: Option<usize>,
     kind: Kind,
     size: Vec<i64>,
-    pub stride: Vec<i64>,
+    stride: Vec<i64>,
     /// In elements.
     offset: i64,
 }
@@ -41,7 +42,6 @@ impl Placement {
 }
 
 /// The weights or the constants of a program.
-#[derive(Default)]
 pub struct Payload {
     /// `weights` or `constants`.
     part: &'static str,
@@ -90,16 +90,23 @@ impl Payload {
         Ok(Payload { part, storages, files, placements })
     }
 
-    /// Where the tensor of that name lies in the archive that this was read from, if it fills its storage: of one that shares it with
-    /// others, each would have to be read whole.
-    pub fn place(&self, name: &str, archive: &Arc<Mutex<Archive>>) -> Option<Place> {
+    /// Where the tensor of that name can be read again: it must fill its storage. Of tensors that share a storage, each
+    /// would have to read it whole.
+    fn source(&self, name: &str, archive: &Arc<Mutex<Archive>>) -> Option<Arc<dyn WeightSource>> {
         let placement = self.placements.get(name)?.as_ref().ok()?.clone();
         let storage = placement.storage?;
         let bytes = placement.size.iter().product::<i64>() * placement.kind.elt_size_in_bytes() as i64;
         if bytes as usize != self.storages.get(storage)?.numel() || placement.stride.contains(&0) {
             return None;
         }
-        Some(Place { archive: Arc::clone(archive), part: self.part, file: self.files.get(storage)?.clone(), placement })
+        let file = self.files.get(storage)?;
+        Some(Arc::new(StoredWeight {
+            archive: Arc::clone(archive),
+            part: self.part,
+            file: file.clone(),
+            name: format!("{}/{file}", self.part),
+            placement,
+        }))
     }
 
     /// The tensor of that name.
@@ -127,6 +134,87 @@ impl Payload {
             )?);
         };
         placement.view(&storages[storage])
+    }
+}
+
+/// Which part of the file a placeholder's tensor is in, and its name there.
+#[derive(Debug, Clone)]
+pub enum Constant {
+    Weight(String),
+    Constant(String),
+}
+
+/// The tensors of a program read from a `.pt2`.
+pub struct FileWeights {
+    /// Placeholder → its tensor's name in the file.
+    pub constants: BTreeMap<String, Constant>,
+    pub weights: Payload,
+    pub tensors: Payload,
+    /// The file, for as long as weights may be read again.
+    pub archive: Arc<Mutex<Archive>>,
+}
+
+impl FileWeights {
+    fn find(&self, constant: &str) -> Option<(&Payload, &str)> {
+        Some(match self.constants.get(constant)? {
+            Constant::Weight(name) => (&self.weights, name),
+            Constant::Constant(name) => (&self.tensors, name),
+        })
+    }
+}
+
+impl Weights for FileWeights {
+    fn tensor(&self, constant: &str) -> Result<Tensor, ModelError> {
+        let (payload, name) = self
+            .find(constant)
+            .ok_or_else(|| ModelError::malformed("graph", format!("{constant} is no constant of the file")))?;
+        payload.tensor(name)
+    }
+
+    fn source(&self, constant: &str) -> Option<Arc<dyn WeightSource>> {
+        let (payload, name) = self.find(constant)?;
+        payload.source(name, &self.archive)
+    }
+
+    fn copied(&self) -> Result<Box<dyn Weights>, ModelError> {
+        Ok(Box::new(FileWeights {
+            constants: self.constants.clone(),
+            weights: self.weights.copy()?,
+            tensors: self.tensors.copy()?,
+            archive: Arc::clone(&self.archive),
+        }))
+    }
+}
+
+/// A tensor that fills a storage of the file. The file stays open: it may be replaced or removed meanwhile.
+struct StoredWeight {
+    archive: Arc<Mutex<Archive>>,
+    /// `weights` or `constants`.
+    part: &'static str,
+    file: String,
+    name: String,
+    placement: Placement,
+}
+
+impl WeightSource for StoredWeight {
+    fn read(&self) -> Result<Tensor, ModelError> {
+        // A panic while it was locked leaves nothing behind: an archive finds each entry anew.
+        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        self.placement.view(&archive.storage_again(self.part, &self.file)?)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn stride(&self) -> &[i64] {
+        &self.placement.stride
+    }
+}
+
+impl fmt::Debug for StoredWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoredWeight").field(&self.name).field(&self.placement).finish()
     }
 }
 
@@ -199,20 +287,4 @@ fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Plac
         return Err(bad(&format!("{elements} elements lie in a storage of {available}; {MAX_EXPANDED} are allowed")));
     }
     Ok(Placement { storage: Some(storage), kind, size, stride, offset })
-}
-
-/// Where a tensor that fills a storage lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
-#[derive(Clone)]
-pub struct Place {
-    pub(in crate::model) archive: Arc<Mutex<Archive>>,
-    /// `weights` or `constants`.
-    pub(in crate::model) part: &'static str,
-    pub(in crate::model) file: String,
-    pub(in crate::model) placement: Placement,
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.part).field(&self.file).field(&self.placement).finish()
-    }
 }
