@@ -21,7 +21,7 @@ mod error;
 mod explain_device;
 mod explainers;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod finish;
 mod job;
 mod lane;

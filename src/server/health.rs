@@ -153,3 +153,53 @@ async fn tell(mut health: HealthService, name: String, watcher: mpsc::Sender<Res
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Served;
+    use crate::schedule::fake::served;
+
+    fn models(served: &[Arc<Served>], failed: &[&str]) -> Arc<Models> {
+        let failed = failed.iter().map(|name| ((*name).to_owned(), 1)).collect();
+        Arc::new(Models { served: served.into(), failed })
+    }
+
+    #[test]
+    fn each_model_answers_for_itself_and_the_server_serves_while_one_of_them_can_run() {
+        let (registry, watch) = watch::channel(models(&[served("good", 1)], &["bad"]));
+        let readiness = ReadinessSwitch::starting();
+        let health = HealthService::serving(["a.Service"], watch, readiness);
+        let statuses = || ["", "a.Service", "good", "bad", "other"].map(|name| health.status(name));
+        let (serving, not_serving) = (Some(ServingStatus::Serving), Some(ServingStatus::NotServing));
+        assert_eq!(statuses(), [serving, serving, serving, not_serving, None]);
+        assert_eq!(health.names(), r#""", "a.Service", "bad", "good""#);
+        registry.send_replace(models(&[], &["bad", "good"]));
+        assert_eq!(statuses(), [not_serving, not_serving, not_serving, not_serving, None]);
+        registry.send_replace(models(&[served("other", 1)], &["bad"]));
+        assert_eq!(statuses(), [serving, serving, None, not_serving, serving]);
+        health.drain();
+        assert_eq!(statuses(), [not_serving, not_serving, None, not_serving, not_serving]);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_when_its_model_comes_fails_and_goes() {
+        let (registry, watch) = watch::channel(models(&[served("good", 1)], &[]));
+        let health = HealthService::serving([], watch, ReadinessSwitch::starting());
+        let (watcher, mut statuses) = mpsc::channel(1);
+        let watching = tokio::spawn(tell(health.clone(), "new".to_owned(), watcher));
+        let mut next = async || {
+            let response = statuses.recv().await.expect("it watches").expect("a status");
+            ServingStatus::try_from(response.status).expect("it is known")
+        };
+        assert_eq!(next().await, ServingStatus::ServiceUnknown);
+        registry.send_replace(models(&[served("new", 1)], &[]));
+        assert_eq!(next().await, ServingStatus::Serving);
+        registry.send_replace(models(&[served("good", 1)], &["new"]));
+        assert_eq!(next().await, ServingStatus::NotServing);
+        registry.send_replace(models(&[served("good", 1)], &[]));
+        assert_eq!(next().await, ServingStatus::ServiceUnknown);
+        health.end();
+        watching.await.expect("it ends with the server");
+    }
+}

@@ -569,4 +569,6 @@ fn rows_taken(mut state: MutexGuard<'_, State>, shared: &Arc<Shared>, now: Insta
 }
 
 #[cfg(test)]
+mod async_tests;
+#[cfg(test)]
 mod tests;
