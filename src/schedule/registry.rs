@@ -2,8 +2,8 @@
 //!
 //! A model can be added, replaced and removed while frames run:
 //!
-//! - A frame keeps the model that it was submitted with, and so does a stream: its options were checked against that model, and
-//!   the client has been told that model's identity. Streams that open later get the new model.
+//! - A frame keeps the model that it was submitted with, and so does a stream: its options were checked against that
+//!   model, and the client has been told that model's identity. Streams that open later get the new model.
 //! - When a model is removed, frames submitted before are explained; those that its streams submit later end with
 //!   [`super::JobError::ModelRemoved`].
 //! - A device unloads a model when the last stream and the last frame that hold it have ended.
@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use super::admission::Budget;
 use super::served::Served;
 
-/// Identifies one loaded model in its process. A model that replaces another of the same name and version has a key of its own,
-/// so that devices can hold both.
+/// Identifies one loaded model in its process. A model that replaces another of the same name and version has a key of
+/// its own, so that devices can hold both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ModelKey(u64);
 
@@ -109,7 +109,8 @@ impl Registry {
 
     /// Settles which frames the model's frames are counted with: those of the model that it will replace, else its own.
     pub(super) fn assign_slot(&self, model: &Served, own: impl FnOnce() -> Budget) {
-        let known = self.models().find(&model.metadata.name, model.metadata.version).and_then(|old| old.slot.get().cloned());
+        let known =
+            self.models().find(&model.metadata.name, model.metadata.version).and_then(|old| old.slot.get().cloned());
         model.slot.get_or_init(|| known.unwrap_or_else(|| Slot::new(own())));
     }
 
@@ -197,7 +198,10 @@ mod tests {
         registry.fail(&served("bad", 1));
         registry.fail(&served("good", 1));
         let models = registry.models();
-        assert_eq!((models.can_run("good"), models.can_run("bad"), models.can_run("none")), (Some(true), Some(false), None));
+        assert_eq!(
+            (models.can_run("good"), models.can_run("bad"), models.can_run("none")),
+            (Some(true), Some(false), None)
+        );
         assert!(registry.holds(good.key()));
         assert_eq!(models.names().into_iter().collect::<Vec<_>>(), ["bad", "good"]);
         registered(&registry, "bad");

@@ -43,7 +43,7 @@ use crate::telemetry::Telemetry;
 /// The services whose health can be asked about by name.
 const SERVICES: [&str; 2] = [ExplainServiceServer::<Service>::NAME, ModelServiceServer::<Service>::NAME];
 
-/// How long connections have to close once every call has ended.
+/// The time that connections have to close once every call has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a server cannot start.
@@ -74,9 +74,9 @@ pub enum StartError {
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Everything that was accepted was answered or told why not.
+    /// Every accepted frame was answered or dropped with a reason.
     Drained,
-    /// Somebody had no more time.
+    /// A second signal ended it before that.
     Forced,
 }
 
@@ -91,17 +91,17 @@ pub struct Server {
     calls: TaskTracker,
     shutdown: Shutdown,
     drain_timeout: Duration,
-    /// Told to the transports once every call has ended.
+    /// Cancelled once every call has ended, which ends the transports.
     close: CancellationToken,
     transports: JoinSet<()>,
 }
 
 impl Server {
-    /// Binds the addresses, loads the models, explains a frame with each of them and serves. When this returns, the server
-    /// is ready.
+    /// Binds the addresses, loads the models, explains a frame with each of them and serves. When this returns, the
+    /// server is ready.
     ///
     /// # Errors
-    /// Everything that is wrong with the configuration, an address or a model, in words for the person who starts it.
+    /// A fault of the configuration, an address or a model, in words for the operator.
     pub async fn start(config: &Config, telemetry: Telemetry, shutdown: Shutdown) -> Result<Self, StartError> {
         config.check()?;
         let doors = Doors::open(config, &telemetry).await?;
@@ -110,7 +110,7 @@ impl Server {
         Self::serve(config, engine, doors, telemetry, shutdown)
     }
 
-    /// Serves with an engine of one's own, which is taken to be warm.
+    /// Serves with an engine that the caller has started and warmed up.
     pub async fn start_with(
         config: &Config,
         engine: Engine,
@@ -187,18 +187,18 @@ impl Server {
         })
     }
 
-    /// Where the server listens; ports that were asked for as 0 are the real ones.
+    /// The addresses that the server listens on, with real ports where the configuration has 0.
     pub fn addresses(&self) -> &[ListenAddress] {
         &self.addresses
     }
 
-    /// Where the admin port is, if there is one.
+    /// The address of the admin port, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
     }
 
-    /// Serves until the shutdown that was given at the start is requested, then drains: readiness goes NOT_SERVING, each
-    /// stream is told, what was accepted is finished, then connections close.
+    /// Serves until the shutdown that was given at the start is requested, then drains: readiness goes NOT_SERVING,
+    /// each stream is told, what was accepted is finished, then connections close.
     pub async fn run(mut self) -> Ended {
         let shutdown = self.shutdown.clone();
         shutdown.drain().await;
@@ -207,7 +207,7 @@ impl Server {
             () = shutdown.force() => Ended::Forced,
         };
         let engine = self.engine.clone();
-        // It is cancelled when the process ends meanwhile: nothing is left to stop.
+        // The task is cancelled if the process ends first: nothing is left to stop.
         if ended == Ended::Drained
             && let Err(error) = tokio::task::spawn_blocking(move || engine.stop()).await
             && error.is_panic()
@@ -222,7 +222,7 @@ impl Server {
         tracing::info!(timeout_s = self.drain_timeout.as_secs(), "draining");
         self.health.drain();
         self.calls.close();
-        // Streams give up by themselves at the same time; the margin lets them say so.
+        // Streams end by themselves at the same time; the margin lets them send their last messages.
         if tokio::time::timeout(self.drain_timeout + CLOSE_TIMEOUT, self.calls.wait()).await.is_err() {
             tracing::warn!("calls have not ended in time");
         }
@@ -235,8 +235,9 @@ impl Server {
     }
 }
 
-/// Does the work on a thread that ends with it. A thread of tokio's would stay for ten seconds, and with it the OpenMP threads that
-/// libtorch made for its operators: more than there are cores, which makes OpenMP put its threads to sleep at every operator.
+/// Runs `work` on a thread that ends with it. A thread of tokio's blocking pool would stay for ten seconds, and so
+/// would the OpenMP threads that libtorch started for it: more threads than cores make OpenMP put them to sleep at
+/// every operator.
 async fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (alive, ended) = tokio::sync::oneshot::channel::<()>();
     let thread = thread::spawn(move || {
@@ -251,7 +252,7 @@ async fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce() -> T + Se
     }
 }
 
-/// What is there before the models are: everything that can be wrong about addresses and certificates is told first.
+/// What is opened before the models are loaded, so that faults of addresses and certificates are reported first.
 struct Doors {
     security: Security,
     listeners: Vec<(ListenAddress, Listener)>,

@@ -70,7 +70,7 @@ impl fmt::Debug for SpanId {
 /// The flags of a trace. Bits that the specification does not define are kept as zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TraceFlags {
-    /// Whoever came before us may have recorded the trace.
+    /// The caller may have recorded the trace.
     pub sampled: bool,
     /// At least the last seven bytes of the trace id are random (level 2 of the specification).
     pub random: bool,
@@ -86,7 +86,7 @@ impl TraceFlags {
     }
 }
 
-/// Why a `traceparent` or `tracestate` is not one. The specification's answer to each: go on as if it were absent.
+/// Why a `traceparent` or `tracestate` is malformed. The specification says to go on as if it were absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TraceContextError {
     #[error("traceparent must be VERSION-TRACE_ID-PARENT_ID-FLAGS in lowercase hexadecimal digits, 2-32-16-2 of them")]
@@ -107,7 +107,7 @@ pub enum TraceContextError {
     Duplicate,
 }
 
-/// Who caused a frame: the trace and the span that it belongs to.
+/// The trace and the span that a frame belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     pub trace_id: TraceId,
@@ -159,7 +159,7 @@ fn hexadecimal<const N: usize>(digits: &[u8]) -> Result<[u8; N], TraceContextErr
     Ok(bytes)
 }
 
-/// What other tracing systems carry along: an ordered list of members, passed on untouched.
+/// The state of other tracing systems: an ordered list of members, passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct TraceState(Vec<(String, String)>);
 
