@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::registry::ModelKey;
+use super::model_key::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Method, Target};
 use crate::plan::Interrupt;

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
 use super::explainers::Explainers;
-use super::registry::ModelKey;
+use super::model_key::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Explainer, Maps, Method, Reversed, TargetMaps};
 use crate::model::ModelError;

@@ -19,10 +19,12 @@ mod refusal;
 mod service;
 mod shutdown;
 mod start;
+mod start_error;
 pub(crate) mod transport;
 
 pub use refusal::Refusal;
 pub use shutdown::Shutdown;
-pub use start::{Ended, Server, StartError};
+pub use start::{Ended, Server};
+pub use start_error::StartError;
 pub use transport::listen::ListenError;
 pub use transport::security::SecurityError;

@@ -1,6 +1,5 @@
 //! From a configuration to a server that serves, and to its end.
 
-use std::io;
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::thread;
@@ -23,21 +22,19 @@ use super::readings;
 use super::reclaim::Reclaim;
 use super::service::Service;
 use super::shutdown::Shutdown;
+use super::start_error::StartError;
 use super::transport::connections::Connections;
 use super::transport::listen::{ListenError, Listener};
 use super::transport::receiving::Room;
-use super::transport::security::{Security, SecurityError};
+use super::transport::security::Security;
 use super::transport::serve::{Transport, max_message_bytes};
 use crate::config::Config;
-use crate::config::ConfigError;
 use crate::config::ListenAddress;
 use crate::config::ServerConfig;
-use crate::frame::PreparationError;
-use crate::model::ModelError;
 use crate::proto;
 use crate::proto::v1::explain_service_server::ExplainServiceServer;
 use crate::proto::v1::model_service_server::ModelServiceServer;
-use crate::schedule::{Engine, EngineError, WarmUpError};
+use crate::schedule::Engine;
 use crate::telemetry::Telemetry;
 
 /// The services whose health can be asked about by name.
@@ -45,31 +42,6 @@ const SERVICES: [&str; 2] = [ExplainServiceServer::<Service>::NAME, ModelService
 
 /// The time that connections have to close once every call has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why a server cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    #[error("cannot listen on {address} (admin.listen): {source}")]
-    Admin { address: String, source: io::Error },
-    #[error(transparent)]
-    Security(#[from] SecurityError),
-    #[error("model {name} version {version}: {source}")]
-    Model { name: String, version: i64, source: Box<ModelError> },
-    #[error("model {name} version {version}: {source}")]
-    Preparation { name: String, version: i64, source: PreparationError },
-    #[error(transparent)]
-    Repository(Box<ModelError>),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    #[error(transparent)]
-    WarmUp(#[from] WarmUpError),
-    #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
-}
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 mod config;
 pub mod export;
+mod ids;
 pub mod log;
 pub mod metrics;
 mod record;
@@ -25,6 +26,7 @@ use self::export::{ExportSettings, Exporter, ExporterError, FlushError, Item, Se
 use self::metrics::{Metrics, PageError};
 
 pub use config::TelemetryConfig;
+pub use ids::SpanReference;
 pub use record::batch::{BatchOutcome, BatchRecord};
 pub use record::frame::FrameRecord;
 pub use record::outcome::{FrameOutcome, status_name};
@@ -33,7 +35,6 @@ pub use record::source::{Call, EndedFrames, Source};
 pub use record::stream::{StreamEvent, StreamEvents, StreamRecord};
 pub use sampling::{FrameTrace, Sampling};
 pub use stage::{Stage, StageTiming, Timings};
-pub use trace_context::SpanReference;
 
 /// Why telemetry cannot be set up as configured.
 #[derive(Debug, Error)]

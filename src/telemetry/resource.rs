@@ -4,7 +4,7 @@ use opentelemetry::{Key, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_semantic_conventions::attribute;
 
-use super::sampling::new_trace_id;
+use super::ids::new_trace_id;
 
 /// Attributes of the resource and the variables of the environment that Kubernetes' downward API is told to set for
 /// them.

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
-
-use super::trace_context::SpanReference;
+use super::ids::{SpanReference, new_span_id, new_trace_id};
 use super::trace_context::{SpanId, TraceFlags, TraceId, TraceParent, TraceState};
 
 /// A frame's span and its trace, chosen when the frame is accepted so that the answer can name it.
@@ -75,23 +73,6 @@ impl Sampling {
         let bytes = trace_id.bytes();
         let random = bytes[9..].iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
         random < self.threshold
-    }
-}
-
-/// The generator's ids are zero once in 2^128; then another is drawn.
-pub(super) fn new_trace_id() -> TraceId {
-    loop {
-        if let Some(id) = TraceId::new(RandomIdGenerator::default().new_trace_id().to_bytes()) {
-            return id;
-        }
-    }
-}
-
-pub(super) fn new_span_id() -> SpanId {
-    loop {
-        if let Some(id) = SpanId::new(RandomIdGenerator::default().new_span_id().to_bytes()) {
-            return id;
-        }
     }
 }
 

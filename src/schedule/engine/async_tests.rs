@@ -9,7 +9,7 @@ use crate::explain::ExplainError;
 use crate::plan::{Interrupt, PlanError};
 use crate::schedule::device::{Batch, RowMaps, RowResult, TargetValues};
 use crate::schedule::fake::{Bench, out_of_memory, served};
-use crate::schedule::registry::ModelKey;
+use crate::schedule::model_key::ModelKey;
 use crate::schedule::warm_up::add_model;
 
 const PANICS_AT_SUBMIT: u32 = 13;

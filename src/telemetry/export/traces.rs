@@ -12,7 +12,7 @@ use super::losses::Losses;
 use super::queue::Queue;
 use super::sender::{Refused, SendError, Sender};
 use super::settings::{Destination, ExportSettings};
-use crate::telemetry::sampling::new_span_id;
+use crate::telemetry::ids::new_span_id;
 use crate::telemetry::spans::{Envelope, Spans};
 
 /// A message, with all attempts and the pauses between them, may take this many timeouts.

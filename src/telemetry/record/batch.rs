@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::source::Source;
-use crate::telemetry::trace_context::SpanReference;
+use crate::telemetry::ids::SpanReference;
 
 /// One run of the device, shared by the worker and the batch's frames. Dropping the last reference delivers it.
 #[derive(Debug)]

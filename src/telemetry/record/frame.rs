@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::outcome::FrameOutcome;
 use super::progress::Progress;
 use super::source::Source;
+use crate::telemetry::ids::SpanReference;
 use crate::telemetry::sampling::FrameTrace;
-use crate::telemetry::trace_context::SpanReference;
 
 /// A frame that has ended.
 #[derive(Debug, Clone)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::outcome::FrameOutcome;
+use crate::telemetry::ids::SpanReference;
 use crate::telemetry::metrics::ModelInstruments;
-use crate::telemetry::trace_context::SpanReference;
 
 /// A stream, or a unary call.
 #[derive(Debug)]

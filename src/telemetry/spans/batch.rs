@@ -32,8 +32,8 @@ mod tests {
 
     use super::super::tests::{value, written};
     use super::*;
+    use crate::telemetry::ids::SpanReference;
     use crate::telemetry::record::source::{Call, Source};
-    use crate::telemetry::trace_context::SpanReference;
 
     #[test]
     fn a_batch_is_linked_to_the_frames_that_are_kept() {

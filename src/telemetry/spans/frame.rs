@@ -3,9 +3,9 @@
 use opentelemetry_semantic_conventions::attribute::ERROR_TYPE;
 
 use super::{Attributes, Kind, Span, SpanIdentity, Spans};
+use crate::telemetry::ids::new_span_id;
 use crate::telemetry::record::frame::FrameRecord;
 use crate::telemetry::record::outcome::FrameOutcome;
-use crate::telemetry::sampling::new_span_id;
 
 /// The name of the span that stands for the whole frame.
 pub const FRAME_SPAN: &str = "camlens.frame";
@@ -87,8 +87,8 @@ mod tests {
 
     use super::super::tests::{Span, value, written};
     use super::*;
+    use crate::telemetry::ids::SpanReference;
     use crate::telemetry::record::source::{Call, Source};
-    use crate::telemetry::trace_context::SpanReference;
     use crate::telemetry::{Progress, Sampling, Stage};
 
     fn record(outcome: FrameOutcome, traceparent: &str) -> FrameRecord {
