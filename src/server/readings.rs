@@ -29,8 +29,8 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     );
     let unsent = service.unsent.clone();
     metrics.observe(&catalogue::UNSENT_SIZE, Box::new(move |tell| tell(unsent.bytes() as f64, &[])));
-    let places = service.places.clone();
-    metrics.observe(&catalogue::STREAMS, Box::new(move |tell| tell(places.taken().into(), &[])));
+    let streams = service.stream_slots.clone();
+    metrics.observe(&catalogue::STREAMS, Box::new(move |tell| tell(streams.taken().into(), &[])));
     let credit = service.credit.clone();
     metrics.observe(&catalogue::CREDIT, Box::new(move |tell| tell(credit.frames() as f64, &[])));
     let open = connections.clone();

@@ -8,37 +8,26 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::server::NamedService;
-use tonic::service::Routes;
-use tonic_health::pb::health_server::HealthServer;
 
 use super::admin::Admin;
+use super::camlens;
 use super::health::{HealthService, ReadinessSwitch};
 use super::load::load;
-use super::quota::credit::Credit;
-use super::quota::slots::Places;
-use super::quota::unsent::Unsent;
 use super::readings;
-use super::reclaim::Reclaim;
+use super::routes::{method_name, routes};
 use super::service::Service;
 use super::shutdown::Shutdown;
 use super::start_error::StartError;
 use super::transport::connections::Connections;
 use super::transport::listen::{ListenError, Listener};
-use super::transport::receiving::Room;
+use super::transport::receiving::ReceiveBudget;
 use super::transport::security::Security;
 use super::transport::serve::{Transport, max_message_bytes};
 use crate::config::Config;
 use crate::config::ListenAddress;
 use crate::config::ServerConfig;
-use crate::proto;
-use crate::proto::v1::explain_service_server::ExplainServiceServer;
-use crate::proto::v1::model_service_server::ModelServiceServer;
 use crate::schedule::Engine;
 use crate::telemetry::Telemetry;
-
-/// The services whose health can be asked about by name.
-const SERVICES: [&str; 2] = [ExplainServiceServer::<Service>::NAME, ModelServiceServer::<Service>::NAME];
 
 /// The time that connections have to close once every call has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -102,22 +91,9 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         let Doors { security, listeners, readiness, admin_address, admin } = doors;
-        let drain_timeout = Duration::from_secs(config.server.drain_timeout_s.into());
-        let calls = TaskTracker::new();
-        let service = Service {
-            engine: engine.clone(),
-            telemetry: telemetry.clone(),
-            limits: config.limits,
-            drain_timeout,
-            write_timeout: Duration::from_secs(config.server.write_timeout_s.into()),
-            reclaim: Reclaim::default(),
-            unsent: Unsent::new(config.limits.unsent_bytes),
-            credit: Credit::default(),
-            places: Places::new(config.limits.max_streams, config.limits.max_streams_per_peer),
-            shutdown: shutdown.clone(),
-            calls: calls.clone(),
-        };
-        let health = HealthService::serving(SERVICES, engine.watch_models(), readiness);
+        let service = Service::new(config, engine.clone(), telemetry.clone(), shutdown.clone());
+        let (calls, drain_timeout) = (service.calls.clone(), service.drain_timeout);
+        let health = HealthService::serving(camlens::SERVICES, engine.watch_models(), readiness);
         let connections = Connections::new(&config.server);
         if let Some(metrics) = telemetry.metrics() {
             readings::observe(metrics, &service, &connections);
@@ -131,7 +107,8 @@ impl Server {
             security,
             connections,
             metrics: telemetry.metrics().cloned(),
-            room: Room::new(
+            method_name,
+            receive_budget: ReceiveBudget::new(
                 config.limits.receiving_bytes,
                 max_message_bytes(config.limits.max_frame_bytes) as u64,
                 Duration::from_secs(config.server.read_timeout_s.into()),
@@ -259,21 +236,4 @@ async fn bind(config: &ServerConfig) -> Result<Vec<(ListenAddress, Listener)>, L
         listeners.push((listener.address(asked), listener));
     }
     Ok(listeners)
-}
-
-fn routes(service: Service, health: HealthService, max_frame_bytes: u64) -> Result<Routes, StartError> {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    let explain = ExplainServiceServer::new(service.clone())
-        .max_decoding_message_size(max_message_bytes(max_frame_bytes))
-        .max_encoding_message_size(usize::MAX);
-    Ok(Routes::new(explain)
-        .add_service(ModelServiceServer::new(service))
-        .add_service(HealthServer::new(health))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
-        .prepare())
 }
