@@ -1,4 +1,4 @@
-//! What metrics read from a server whenever somebody asks.
+//! Metrics that are read from the server when they are collected.
 
 use opentelemetry::KeyValue;
 
@@ -39,7 +39,7 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     metrics.observe(&catalogue::CONNECTIONS_REFUSED, Box::new(move |tell| tell(refused.refused() as f64, &[])));
 }
 
-/// Tells frames and bytes in work, model by model.
+/// Reports frames and bytes in work of each model.
 fn in_work(engine: &Engine, tell: &mut dyn FnMut(usize, u64, &[KeyValue])) {
     for (model, in_work) in engine.in_work() {
         let attributes = [

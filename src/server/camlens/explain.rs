@@ -68,7 +68,7 @@ impl Service {
         self.refuse_while_draining()?;
         let accepted_at = self.engine.clock().now();
         let v1::ExplainRequest { model, options, frame } = request;
-        let model = Arc::clone(selector::select(self.engine.served(), model.as_ref())?);
+        let model = Arc::clone(selector::select(&self.engine.served(), model.as_ref())?);
         let frame = frame.ok_or_else(|| Refusal::invalid("frame", "frame is missing"))?;
         let echo = frame::echo(&frame);
         let header = frame::header(&frame, call, accepted_at);
