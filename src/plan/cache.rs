@@ -61,14 +61,14 @@ impl PlanCache {
 mod tests {
     use super::*;
     use crate::plan::Mode;
-    use crate::plan::test_graphs::{Sketch, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
     #[test]
     fn the_plan_that_was_not_used_for_longest_goes_first() {
-        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
-        let values = [0; 3].map(|_| sketch.relu(sketch.input()));
-        let sum = sketch.add(values[0], values[1]);
-        let graph = sketch.finish(sum);
+        let mut builder = GraphBuilder::new(&random(&[1, 2, 3, 3]));
+        let values = [0; 3].map(|_| builder.relu(builder.input()));
+        let sum = builder.add(values[0], values[1]);
+        let graph = builder.finish(sum);
         let specs = values.map(|target| spec(&graph, &[target], Mode::Exact));
         let mut cache = PlanCache::new(2);
         let mut use_plan = |i: usize| {

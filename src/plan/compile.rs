@@ -10,8 +10,8 @@ use crate::plan::Mode;
 use crate::torch::{OperatorError, Value};
 
 use super::constant::Constant;
-use super::cpu::convolution::{Geometry, Prepacked};
-use super::cpu::linear::PackedLinear;
+use super::cpu::convolution::{ConvolutionRule, Geometry};
+use super::cpu::linear::LinearRule;
 use super::passes::Draft;
 use super::rule::{Rule, Slot};
 use super::{PlanError, PlanSpec, Weights, lifetimes, reach, rules};
@@ -75,7 +75,7 @@ impl Plan {
             sources.extend(&spec.targets);
         }
         let needed_gradients = reach::descendants(&draft, sources);
-        let back = reach::on_the_way_to(&draft, spec.score);
+        let back = reach::ancestors(&draft, spec.score);
         let below_targets = reach::descendants(&draft, spec.targets.iter().copied());
         let needs_plain_reverse = reach::is_guided_between(&draft, &spec.targets, spec.score);
         let produced: HashMap<ValueId, usize> =
@@ -141,7 +141,7 @@ impl Plan {
 
 /// What the rule of a convolution that is laid out is made with. The node reads its weight no more then.
 fn take_weight(node: &mut Node, constants: &BTreeMap<ValueId, Constant>) -> Option<(Constant, Geometry)> {
-    let (position, geometry) = Prepacked::read(node)?;
+    let (position, geometry) = ConvolutionRule::read(node)?;
     let Argument::Use(weight) = node.arguments[position] else { return None };
     let weight = constants.get(&weight)?.clone();
     node.arguments[position] = Argument::Literal(Value::None);
@@ -157,13 +157,13 @@ fn rule(
     weights: &mut Weights,
 ) -> Result<Box<dyn Rule>, OperatorError> {
     if let Some((weight, geometry)) = to_lay_out {
-        return Ok(Box::new(Prepacked::new(node, geometry, weights.laid_out(weight, geometry))?));
+        return Ok(Box::new(ConvolutionRule::new(node, geometry, weights.laid_out(weight, geometry))?));
     }
     if spec.mode != Mode::Exact
         && spec.device == Device::Cpu
-        && let Some((weight, bias)) = PackedLinear::read(node, |id| constants.get(&id))
+        && let Some((weight, bias)) = LinearRule::read(node, |id| constants.get(&id))
     {
-        return Ok(Box::new(PackedLinear::new(node, weights.packed(weight), bias)?));
+        return Ok(Box::new(LinearRule::new(node, weights.packed(weight), bias)?));
     }
     rules::rule_for(node, spec.mode == Mode::Exact)
 }

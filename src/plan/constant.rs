@@ -52,11 +52,11 @@ impl Constant {
     }
 
     /// What it is made of may leave memory: whoever lays it out has done so.
-    pub fn leave(&self) {
+    pub fn release(&self) {
         match self {
             Constant::Whole(_) => {}
             Constant::Stored(stored) => stored.leave(),
-            Constant::Scaled { weight: of, .. } | Constant::Rounded(of) => of.leave(),
+            Constant::Scaled { weight: of, .. } | Constant::Rounded(of) => of.release(),
         }
     }
 

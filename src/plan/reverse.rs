@@ -41,7 +41,7 @@ struct Run {
 
 /// What all steps of a reverse run are told.
 #[derive(Clone, Copy)]
-struct Way<'a> {
+struct Request<'a> {
     gradient: Gradient,
     until: Until,
     interrupt: &'a dyn Interrupt,
@@ -80,17 +80,17 @@ impl Pass<'_> {
             return Err(PlanError::Inconsistent(format!("the plan was not compiled for gradients until {until:?}")));
         }
         let _guard = tch::no_grad_guard();
-        let way = Way { gradient, until, interrupt };
+        let request = Request { gradient, until, interrupt };
         let first = if until == Until::Targets { plan.first_below_targets } else { 0 };
         let mut runs = seeds.iter().map(|seed| self.start(seed)).collect::<Result<Vec<_>, _>>()?;
         let mut left = plan.steps.len();
-        while runs.len() > 1 && left > first && coming_bytes(&plan.steps[left - 1], &runs) <= SIDE_BY_SIDE_BYTES {
+        while runs.len() > 1 && left > first && incoming_bytes(&plan.steps[left - 1], &runs) <= SIDE_BY_SIDE_BYTES {
             left -= 1;
-            self.step_back(left, &mut runs, way)?;
+            self.step_back(left, &mut runs, request)?;
         }
         let finish = |mut run: Run| {
             for index in (first..left).rev() {
-                self.step_back(index, std::slice::from_mut(&mut run), way)?;
+                self.step_back(index, std::slice::from_mut(&mut run), request)?;
             }
             self.complete(run, until)
         };
@@ -105,28 +105,28 @@ impl Pass<'_> {
     }
 
     /// Takes the gradients of all runs back through one step.
-    fn step_back(&self, index: usize, runs: &mut [Run], way: Way<'_>) -> Result<(), PlanError> {
-        if way.interrupt.stop() {
+    fn step_back(&self, index: usize, runs: &mut [Run], request: Request<'_>) -> Result<(), PlanError> {
+        if request.interrupt.stop() {
             return Err(PlanError::Interrupted);
         }
         let plan = self.plan;
         let step = &plan.steps[index];
-        let mut coming = Vec::with_capacity(runs.len());
+        let mut incoming = Vec::with_capacity(runs.len());
         for run in runs.iter_mut() {
             let mut take = |id: ValueId| std::mem::take(&mut run.gradients[id.index()]);
             let mut outputs: Vec<Parts> = step.outputs.iter().map(|id| id.map(&mut take).unwrap_or_default()).collect();
-            note_targets(&plan.spec.targets, step, &mut outputs, &mut run.targets)?;
-            coming.push(outputs);
+            record_targets(&plan.spec.targets, step, &mut outputs, &mut run.targets)?;
+            incoming.push(outputs);
         }
         let Some(saved) = &self.saved[index] else { return Ok(()) };
-        let passes = |id: &ValueId| way.until == Until::Input || plan.below_targets.contains(id);
-        let is_zero = coming.iter().flatten().all(|parts| parts.as_slice().is_empty());
+        let passes = |id: &ValueId| request.until == Until::Input || plan.below_targets.contains(id);
+        let is_zero = incoming.iter().flatten().all(|parts| parts.as_slice().is_empty());
         if is_zero || !step.wanted.iter().any(|(_, id)| passes(id)) {
             return Ok(());
         }
-        let found = match <[_; 1]>::try_from(coming) {
-            Ok([one]) => saved.reverse_parts(one, way.gradient).map(|found| vec![found]),
-            Err(several) => saved.reverse_each(several, way.gradient),
+        let found = match <[_; 1]>::try_from(incoming) {
+            Ok([one]) => saved.reverse_parts(one, request.gradient).map(|found| vec![found]),
+            Err(several) => saved.reverse_each(several, request.gradient),
         };
         let found = found.map_err(|source| PlanError::Node { node: step.name.clone(), source })?;
         for (run, found) in runs.iter_mut().zip(found) {
@@ -157,7 +157,7 @@ impl Pass<'_> {
 }
 
 /// A target's gradient is complete when the step that computes it is reached.
-fn note_targets(
+fn record_targets(
     ids: &[ValueId],
     step: &Step,
     outputs: &mut [Parts],
@@ -174,7 +174,7 @@ fn note_targets(
 }
 
 /// What the gradients of a step's results take, of all runs.
-fn coming_bytes(step: &Step, runs: &[Run]) -> usize {
+fn incoming_bytes(step: &Step, runs: &[Run]) -> usize {
     let bytes = |part: &Tensor| part.f_kind().map_or(0, |kind| part.numel() * kind.elt_size_in_bytes());
     let of = |run: &Run| -> usize {
         step.outputs.iter().flatten().flat_map(|id| run.gradients[id.index()].as_slice()).map(bytes).sum()
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::model::graph::Graph;
-    use crate::plan::test_graphs::{Sketch, autograd, branching, compile, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, autograd, branching, compile, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec};
 
     fn floats(tensor: &Tensor) -> Vec<f32> {
@@ -224,14 +224,14 @@ mod tests {
 
     /// score = Σ relu(-2 · relu(x)) … with numbers that can be followed by hand.
     fn two_rectifiers() -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&values(&[1.0, 1.0, 1.0]));
-        let weight = sketch.constant(values(&[2.0, -2.0, 2.0]));
-        let shift = sketch.constant(values(&[0.0, 5.0, 0.0]));
-        let a = sketch.relu(sketch.input());
-        let b = sketch.node("mul.Tensor", vec![("self", a.into()), ("other", weight.into())]);
-        let b = sketch.add(b, shift);
-        let c = sketch.relu(b);
-        (sketch.finish(c), a)
+        let mut builder = GraphBuilder::new(&values(&[1.0, 1.0, 1.0]));
+        let weight = builder.constant(values(&[2.0, -2.0, 2.0]));
+        let shift = builder.constant(values(&[0.0, 5.0, 0.0]));
+        let a = builder.relu(builder.input());
+        let b = builder.node("mul.Tensor", vec![("self", a.into()), ("other", weight.into())]);
+        let b = builder.add(b, shift);
+        let c = builder.relu(b);
+        (builder.finish(c), a)
     }
 
     #[test]
@@ -254,9 +254,9 @@ mod tests {
 
     #[test]
     fn smooth_activations_are_guided_when_that_is_asked_for() {
-        let mut sketch = Sketch::new(&values(&[1.0, 1.0]));
-        let y = sketch.node("silu", vec![("self", sketch.input().into())]);
-        let graph = sketch.finish(y);
+        let mut builder = GraphBuilder::new(&values(&[1.0, 1.0]));
+        let y = builder.node("silu", vec![("self", builder.input().into())]);
+        let graph = builder.finish(y);
         let run = |guide_smooth| {
             let spec = PlanSpec { guide_smooth, ..spec(&graph, &[graph.input.value], Mode::Exact) };
             let plan = Plan::compile(&graph, &spec).unwrap();
@@ -309,12 +309,12 @@ mod tests {
 
     #[test]
     fn where_no_path_leads_the_gradient_is_zero() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let aside = sketch.convolution(sketch.input(), 5);
-        let shift = sketch.constant(random(&[2, 3, 4, 4]));
-        let fixed = sketch.relu(shift);
-        let score = sketch.pooled(fixed);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let aside = builder.convolution(builder.input(), 5);
+        let shift = builder.constant(random(&[2, 3, 4, 4]));
+        let fixed = builder.relu(shift);
+        let score = builder.pooled(fixed);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[aside], Mode::Exact);
         let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
         let found = pass.reverse(&pass.logits().ones_like(), Gradient::Plain, Until::Input, &Never).unwrap();
@@ -353,18 +353,18 @@ mod tests {
 
     /// Convolutions of 3 × 3 and 1 × 1, a sum, and linear layers at the end.
     fn classifier() -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
-        let a = sketch.convolution(sketch.input(), 16);
-        let a = sketch.batch_norm(a);
-        let a = sketch.relu(a);
-        let b = sketch.convolution(a, 16);
-        let b = sketch.add(b, a);
-        let target = sketch.relu(b);
-        let pooled = sketch.pooled(target);
-        let c = sketch.linear(pooled, 12);
-        let c = sketch.relu(c);
-        let score = sketch.linear(c, 5);
-        (sketch.finish(score), target)
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 9, 9]));
+        let a = builder.convolution(builder.input(), 16);
+        let a = builder.batch_norm(a);
+        let a = builder.relu(a);
+        let b = builder.convolution(a, 16);
+        let b = builder.add(b, a);
+        let target = builder.relu(b);
+        let pooled = builder.pooled(target);
+        let c = builder.linear(pooled, 12);
+        let c = builder.relu(c);
+        let score = builder.linear(c, 5);
+        (builder.finish(score), target)
     }
 
     #[test]

@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::torch::{OperatorError, Value, add};
 
 /// What a forward run gives: flat results, and what its reverse runs need when there will be any.
-pub type Ran = (Vec<Value>, Option<Box<dyn Saved>>);
+pub type RuleOutput = (Vec<Value>, Option<Box<dyn Saved>>);
 
 /// Which gradient a reverse run takes. Only rectifiers read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,7 +62,7 @@ pub trait Rule: Send {
     /// may ask for; when there are none, nothing is saved.
     ///
     /// Results are flat (a list of tensors counts one an element), without autograd history.
-    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError>;
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<RuleOutput, OperatorError>;
 }
 
 /// The gradient of one value as its readers send it back: what it is the sum of, in the order of arrival. None yet: zero.

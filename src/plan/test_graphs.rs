@@ -57,17 +57,17 @@ impl From<[i64; 2]> for Of {
 }
 
 /// A graph that grows. Each node runs when it is added, so that shapes are known.
-pub struct Sketch {
+pub struct GraphBuilder {
     pub graph: Graph,
     results: Vec<Tensor>,
 }
 
-impl Sketch {
+impl GraphBuilder {
     /// A graph whose input is `example`; the batch is dynamic.
     pub fn new(example: &Tensor) -> Self {
         let size = example.size();
         let fixed = |axis: usize| Dimension::Fixed(size[axis]);
-        let mut sketch = Sketch {
+        let mut builder = GraphBuilder {
             graph: Graph {
                 values: Vec::new(),
                 nodes: Vec::new(),
@@ -82,8 +82,8 @@ impl Sketch {
             },
             results: Vec::new(),
         };
-        sketch.add_value("x", example.shallow_clone(), true);
-        sketch
+        builder.add_value("x", example.shallow_clone(), true);
+        builder
     }
 
     pub fn input(&self) -> ValueId {
@@ -121,8 +121,8 @@ impl Sketch {
             rectifier: matches!(name, "relu" | "relu6").then_some(Rectifier { source: 0 }),
             smooth_activation: name == "silu",
         };
-        let given = |id: ValueId| Some(Value::Tensor(self.results[id.index()].shallow_clone()));
-        let values: Vec<Value> = node.arguments.iter().map(|a| a.resolve(given).unwrap()).collect();
+        let grad_output = |id: ValueId| Some(Value::Tensor(self.results[id.index()].shallow_clone()));
+        let values: Vec<Value> = node.arguments.iter().map(|a| a.resolve(grad_output).unwrap()).collect();
         let result = node.operation.run(&values, false).unwrap().remove(0).tensor().unwrap().shallow_clone();
         let differentiable = node.uses().any(|id| self.graph.value(id).differentiable);
         let id = self.add_value(&node.name, result, differentiable);
@@ -255,15 +255,15 @@ pub fn autograd(graph: &Graph, x: &Tensor, seed: &Tensor, wanted: &[ValueId]) ->
 
 /// A residual network of which each value is read up to three times.
 pub fn branching() -> (Graph, [ValueId; 3]) {
-    let mut sketch = Sketch::new(&random(&[2, 3, 6, 6]));
-    let a = sketch.convolution(sketch.input(), 4);
-    let b = sketch.relu(a);
-    let c = sketch.convolution(b, 4);
-    let c = sketch.add(c, b);
-    let d = sketch.batch_norm(c);
-    let d = sketch.add(d, b);
-    let e = sketch.relu(d);
-    let e = sketch.add(e, c);
-    let score = sketch.pooled(e);
-    (sketch.finish(score), [b, c, e])
+    let mut builder = GraphBuilder::new(&random(&[2, 3, 6, 6]));
+    let a = builder.convolution(builder.input(), 4);
+    let b = builder.relu(a);
+    let c = builder.convolution(b, 4);
+    let c = builder.add(c, b);
+    let d = builder.batch_norm(c);
+    let d = builder.add(d, b);
+    let e = builder.relu(d);
+    let e = builder.add(e, c);
+    let score = builder.pooled(e);
+    (builder.finish(score), [b, c, e])
 }

@@ -9,8 +9,8 @@ use tch::{Device, TchError, Tensor};
 use crate::model::node::ValueId;
 
 use super::constant::{Constant, Identity};
-use super::cpu::convolution::{Geometry, LaidOut};
-use super::cpu::linear::PackedWeight;
+use super::cpu::convolution::{Geometry, PackedConvolution};
+use super::cpu::linear::PackedLinear;
 
 /// What the plans of one model share, so that weights take their memory once however many plans there are.
 ///
@@ -19,8 +19,8 @@ use super::cpu::linear::PackedWeight;
 pub struct Weights {
     /// By the value that a batch normalisation gives: the weight and bias of the convolution that it was folded into.
     folded: HashMap<ValueId, [Constant; 2]>,
-    laid_out: Vec<Arc<Mutex<LaidOut>>>,
-    packed: Vec<Arc<Mutex<PackedWeight>>>,
+    laid_out: Vec<Arc<Mutex<PackedConvolution>>>,
+    packed: Vec<Arc<Mutex<PackedLinear>>>,
     /// Tensors that steps read, where they are not the model's own: computed, or on another device.
     made: HashMap<(Identity, Device), Tensor>,
 }
@@ -39,14 +39,18 @@ impl Weights {
     }
 
     /// The layouts of a convolution's weight.
-    pub(super) fn laid_out(&mut self, weight: Constant, geometry: Geometry) -> Arc<Mutex<LaidOut>> {
+    pub(super) fn laid_out(&mut self, weight: Constant, geometry: Geometry) -> Arc<Mutex<PackedConvolution>> {
         let identity = weight.identity();
-        shared(&mut self.laid_out, |known| known.are_of(&identity, &geometry), || LaidOut::new(weight, geometry))
+        shared(
+            &mut self.laid_out,
+            |known| known.are_of(&identity, &geometry),
+            || PackedConvolution::new(weight, geometry),
+        )
     }
 
     /// The layouts of a linear layer's weight.
-    pub(super) fn packed(&mut self, weight: &Tensor) -> Arc<Mutex<PackedWeight>> {
-        shared(&mut self.packed, |known| known.is_of(weight), || PackedWeight::new(weight))
+    pub(super) fn packed(&mut self, weight: &Tensor) -> Arc<Mutex<PackedLinear>> {
+        shared(&mut self.packed, |known| known.is_of(weight), || PackedLinear::new(weight))
     }
 
     /// A constant as steps on a device read it.
@@ -63,7 +67,7 @@ impl Weights {
             Entry::Occupied(known) => known.get().shallow_clone(),
             Entry::Vacant(place) => {
                 let made = place.insert(constant.tensor()?.f_to_device(device)?).shallow_clone();
-                constant.leave();
+                constant.release();
                 made
             }
         })
@@ -96,21 +100,21 @@ mod tests {
     use crate::model::LoadLimits;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec, Until};
     use crate::torch::has_kernels;
 
     /// Convolution, normalisation and rectifier, twice. The values that convolutions and normalisations give are targets to be.
     fn network() -> (Graph, [ValueId; 4]) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
-        let a = sketch.convolution(sketch.input(), 8);
-        let b = sketch.batch_norm(a);
-        let y = sketch.relu(b);
-        let c = sketch.convolution(y, 8);
-        let d = sketch.batch_norm(c);
-        let z = sketch.relu(d);
-        let score = sketch.pooled(z);
-        (sketch.finish(score), [a, b, c, d])
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 9, 9]));
+        let a = builder.convolution(builder.input(), 8);
+        let b = builder.batch_norm(a);
+        let y = builder.relu(b);
+        let c = builder.convolution(y, 8);
+        let d = builder.batch_norm(c);
+        let z = builder.relu(d);
+        let score = builder.pooled(z);
+        (builder.finish(score), [a, b, c, d])
     }
 
     fn modes_with_layouts() -> impl Iterator<Item = Mode> {

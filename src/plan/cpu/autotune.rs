@@ -8,37 +8,37 @@ use crate::torch::{OperatorError, give_back_memory};
 
 /// Runs of each way that are timed, after one that is not; and so many more where one is not that much faster than the other.
 const TRIALS: usize = 3;
-const MORE_TRIALS: usize = 5;
+const EXTRA_TRIALS: usize = 5;
 const CLEARLY: f64 = 1.15;
 /// How fast weights come from memory. While ways are tried theirs are in the caches; of a whole network's they are not. A way that reads weights
 /// which another one has laid out pays nothing: it takes no memory, which is worth that time.
-const BYTES_A_SECOND: f64 = 30e9;
+const BYTES_PER_SECOND: f64 = 30e9;
 
 /// A way that may be taken. Nothing is laid out for it before it is tried.
 pub(in crate::plan) struct Candidate<'a, T> {
     /// Its weights take at least so many bytes.
-    least_bytes: usize,
-    lay_out: Box<dyn FnOnce() -> Result<Option<T>, OperatorError> + 'a>,
+    min_bytes: usize,
+    pack: Box<dyn FnOnce() -> Result<Option<T>, OperatorError> + 'a>,
 }
 
 impl<'a, T: 'a> Candidate<'a, T> {
     /// `lay_out` gives none where the way does not suit.
-    pub fn new(lay_out: impl FnOnce() -> Result<Option<T>, OperatorError> + 'a) -> Self {
-        Self::of_bytes(0, lay_out)
+    pub fn new(pack: impl FnOnce() -> Result<Option<T>, OperatorError> + 'a) -> Self {
+        Self::of_bytes(0, pack)
     }
 
     /// One whose weights take at least so many bytes.
-    pub fn of_bytes(least_bytes: usize, lay_out: impl FnOnce() -> Result<Option<T>, OperatorError> + 'a) -> Self {
-        Candidate { least_bytes, lay_out: Box::new(lay_out) }
+    pub fn of_bytes(min_bytes: usize, pack: impl FnOnce() -> Result<Option<T>, OperatorError> + 'a) -> Self {
+        Candidate { min_bytes, pack: Box::new(pack) }
     }
 
-    pub fn lay_out(self) -> Result<Option<T>, OperatorError> {
-        (self.lay_out)()
+    pub fn pack(self) -> Result<Option<T>, OperatorError> {
+        (self.pack)()
     }
 
     /// The same as a way of another type.
     pub fn map<U: 'a>(self, into: impl FnOnce(T) -> U + 'a) -> Candidate<'a, U> {
-        Candidate::of_bytes(self.least_bytes, move || Ok((self.lay_out)()?.map(into)))
+        Candidate::of_bytes(self.min_bytes, move || Ok((self.pack)()?.map(into)))
     }
 }
 
@@ -47,7 +47,7 @@ impl<'a, T: 'a> Candidate<'a, T> {
 ///
 /// # Errors
 /// What laying out or a run says; [`OperatorError::Unsupported`] when there is no way at all.
-pub(in crate::plan) fn fastest<T, R>(
+pub(in crate::plan) fn autotune<T, R>(
     candidates: Vec<Candidate<T>>,
     size: impl Fn(&T) -> usize,
     prepared: impl Fn(&T) -> Result<R, OperatorError>,
@@ -55,31 +55,31 @@ pub(in crate::plan) fn fastest<T, R>(
 where
     R: Fn() -> Result<Tensor, OperatorError>,
 {
-    let of_memory = |bytes: usize| bytes as f64 / BYTES_A_SECOND;
+    let of_memory = |bytes: usize| bytes as f64 / BYTES_PER_SECOND;
     // With its least time, once it was compared with another.
     let mut best: Option<(T, Option<Duration>)> = None;
     for candidate in candidates {
-        if let Some((way, Some(time))) = &best
-            && of_memory(candidate.least_bytes) >= time.as_secs_f64() + of_memory(size(way))
+        if let Some((kernel, Some(time))) = &best
+            && of_memory(candidate.min_bytes) >= time.as_secs_f64() + of_memory(size(kernel))
         {
             continue;
         }
-        let Some(way) = candidate.lay_out()? else { continue };
-        let Some((champion, known)) = best.take() else {
-            best = Some((way, None));
+        let Some(kernel) = candidate.pack()? else { continue };
+        let Some((best_kernel, known)) = best.take() else {
+            best = Some((kernel, None));
             continue;
         };
-        let [of_champion, of_way] = least_times(&[prepared(&champion)?, prepared(&way)?])?;
+        let [of_champion, of_kernel] = least_times(&[prepared(&best_kernel)?, prepared(&kernel)?])?;
         let of_champion = known.map_or(of_champion, |known| known.min(of_champion));
-        let cost = |way: &T, time: Duration| time.as_secs_f64() + of_memory(size(way));
-        let is_faster = cost(&way, of_way) < cost(&champion, of_champion);
-        best = Some(if is_faster { (way, Some(of_way)) } else { (champion, Some(of_champion)) });
+        let cost = |kernel: &T, time: Duration| time.as_secs_f64() + of_memory(size(kernel));
+        let is_faster = cost(&kernel, of_kernel) < cost(&best_kernel, of_champion);
+        best = Some(if is_faster { (kernel, Some(of_kernel)) } else { (best_kernel, Some(of_champion)) });
     }
-    best.map(|(way, _)| way).ok_or_else(|| OperatorError::Unsupported { operator: "a product".into() })
+    best.map(|(kernel, _)| kernel).ok_or_else(|| OperatorError::Unsupported { operator: "a product".into() })
 }
 
 /// Leaves none of the memory that ways took which were tried and not chosen: the next ones seldom fit into it.
-pub(in crate::plan) fn sparingly<T>(choose: impl FnOnce() -> T) -> T {
+pub(in crate::plan) fn releasing_memory<T>(choose: impl FnOnce() -> T) -> T {
     let chosen = choose();
     give_back_memory();
     chosen
@@ -97,7 +97,7 @@ pub(in crate::plan) fn is_finite(weight: &Tensor) -> Result<bool, OperatorError>
 }
 
 /// A bias as camlens's own products take it.
-pub(in crate::plan) fn in_float(bias: Option<&Tensor>) -> Result<Option<Tensor>, OperatorError> {
+pub(in crate::plan) fn float_bias(bias: Option<&Tensor>) -> Result<Option<Tensor>, OperatorError> {
     Ok(bias.map(|bias| bias.f_to_kind(Kind::Float)).transpose()?)
 }
 
@@ -110,7 +110,7 @@ where
         drop(run()?);
     }
     let mut least = [Duration::MAX; 2];
-    for trial in 0..TRIALS + MORE_TRIALS {
+    for trial in 0..TRIALS + EXTRA_TRIALS {
         let [less, more] = if least[0] < least[1] { least } else { [least[1], least[0]] };
         if trial == TRIALS && more > less.mul_f64(CLEARLY) {
             break;
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     /// The place of the fastest of ways that take so many milliseconds and bytes, and of those that were laid out.
-    fn place_of_fastest(ways: &[(u64, usize)]) -> (usize, Vec<usize>) {
+    fn place_of_fastest(kernels: &[(u64, usize)]) -> (usize, Vec<usize>) {
         let laid_out = RefCell::new(Vec::new());
         let candidate = |(place, &(_, bytes)): (usize, &(u64, usize))| {
             let laid_out = &laid_out;
@@ -142,15 +142,15 @@ mod tests {
                 Ok(Some(place))
             })
         };
-        let candidates = ways.iter().enumerate().map(candidate).collect();
+        let candidates = kernels.iter().enumerate().map(candidate).collect();
         let run = |&place: &usize| {
-            let time = Duration::from_millis(ways[place].0);
+            let time = Duration::from_millis(kernels[place].0);
             Ok(move || {
                 sleep(time);
                 Ok(Tensor::new())
             })
         };
-        let found = fastest(candidates, |&place| ways[place].1, run).unwrap();
+        let found = autotune(candidates, |&place| kernels[place].1, run).unwrap();
         (found, laid_out.take())
     }
 
@@ -173,17 +173,17 @@ mod tests {
     fn ways_that_do_not_suit_are_passed_over() {
         let candidates = || {
             let none = || Candidate::new(|| Ok(None));
-            vec![none(), Candidate::new(|| Ok(Some(7))).map(|way| way + 1), none()]
+            vec![none(), Candidate::new(|| Ok(Some(7))).map(|kernel| kernel + 1), none()]
         };
         let never = |_: &i32| -> Result<fn() -> Result<Tensor, OperatorError>, OperatorError> {
-            panic!("one way alone is not tried")
+            panic!("one kernel alone is not tried")
         };
-        assert_eq!(fastest(candidates(), |_| 1, never).unwrap(), 8);
+        assert_eq!(autotune(candidates(), |_| 1, never).unwrap(), 8);
     }
 
     #[test]
     fn no_way_at_all_is_an_error() {
-        let none = fastest(Vec::new(), |_: &i32| 1, |_| Ok(|| Ok(Tensor::new())));
+        let none = autotune(Vec::new(), |_: &i32| 1, |_| Ok(|| Ok(Tensor::new())));
         assert!(none.unwrap_err().to_string().contains("a product"));
     }
 }

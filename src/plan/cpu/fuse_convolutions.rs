@@ -232,7 +232,7 @@ mod tests {
     use crate::model::graph::Graph;
     use crate::plan::Mode;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Never, Until};
 
     fn names(graph: &Graph, targets: &[ValueId]) -> Vec<String> {
@@ -250,14 +250,14 @@ mod tests {
     }
 
     fn block() -> Block {
-        let mut sketch = Sketch::new(&random(&[2, 3, 6, 6]));
-        let first = sketch.convolution(sketch.input(), 4);
-        let y = sketch.relu(first);
-        let second = sketch.convolution(y, 4);
-        let sum = sketch.add(second, y);
-        let z = sketch.relu(sum);
-        let score = sketch.pooled(z);
-        Block { graph: sketch.finish(score), first, second, sum }
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 6, 6]));
+        let first = builder.convolution(builder.input(), 4);
+        let y = builder.relu(first);
+        let second = builder.convolution(y, 4);
+        let sum = builder.add(second, y);
+        let z = builder.relu(sum);
+        let score = builder.pooled(z);
+        Block { graph: builder.finish(score), first, second, sum }
     }
 
     #[test]
@@ -275,31 +275,31 @@ mod tests {
 
     #[test]
     fn of_two_convolutions_that_are_added_the_later_one_adds() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
-        let a = sketch.convolution(sketch.input(), 4);
-        let b = sketch.convolution(sketch.input(), 4);
-        let sum = sketch.add(a, b);
-        let score = sketch.pooled(sum);
-        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "conv2d_1+add_2", "mean_3"]);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 6, 6]));
+        let a = builder.convolution(builder.input(), 4);
+        let b = builder.convolution(builder.input(), 4);
+        let sum = builder.add(a, b);
+        let score = builder.pooled(sum);
+        assert_eq!(names(&builder.finish(score), &[]), ["conv2d_0", "conv2d_1+add_2", "mean_3"]);
     }
 
     #[test]
     fn a_value_added_to_itself_is_left_alone() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
-        let a = sketch.convolution(sketch.input(), 4);
-        let sum = sketch.add(a, a);
-        let score = sketch.pooled(sum);
-        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 6, 6]));
+        let a = builder.convolution(builder.input(), 4);
+        let sum = builder.add(a, a);
+        let score = builder.pooled(sum);
+        assert_eq!(names(&builder.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
     }
 
     #[test]
     fn what_is_spread_over_the_result_is_not_taken_in() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
-        let a = sketch.convolution(sketch.input(), 4);
-        let shift = sketch.constant(random(&[4, 1, 1]));
-        let sum = sketch.add(a, shift);
-        let score = sketch.pooled(sum);
-        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 6, 6]));
+        let a = builder.convolution(builder.input(), 4);
+        let shift = builder.constant(random(&[4, 1, 1]));
+        let sum = builder.add(a, shift);
+        let score = builder.pooled(sum);
+        assert_eq!(names(&builder.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
     }
 
     #[test]

@@ -83,17 +83,18 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Of, Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, Of, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
     /// A padding, a convolution, and the value between.
     fn padded(sides: [i64; 4], value: f64) -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 6, 7]));
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 6, 7]));
         let sides = Of::Literal(Value::Ints(sides.to_vec()));
-        let padded = sketch.node("pad", vec![("self", sketch.input().into()), ("pad", sides), ("value", value.into())]);
-        let y = sketch.convolution(padded, 4);
-        let score = sketch.pooled(y);
-        (sketch.finish(score), padded)
+        let padded =
+            builder.node("pad", vec![("self", builder.input().into()), ("pad", sides), ("value", value.into())]);
+        let y = builder.convolution(padded, 4);
+        let score = builder.pooled(y);
+        (builder.finish(score), padded)
     }
 
     fn names(graph: &Graph, targets: &[ValueId]) -> Vec<String> {

@@ -16,7 +16,7 @@ pub use crate::plan::draft::Draft;
 
 /// Runs every pass.
 pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
-    relax_views::free_views(draft)?;
+    relax_views::relax_views(draft)?;
     fold_batch_norm::fold_batch_norm(draft, weights)?;
     fold_padding::fold_padding(draft)?;
     if spec.mode == Mode::Bfloat16 {

@@ -12,7 +12,7 @@ use super::Draft;
 ///
 /// - `view` becomes `reshape`, which copies where there is no view.
 /// - `as_strided` gets its input made contiguous first.
-pub fn free_views(draft: &mut Draft) -> Result<(), PlanError> {
+pub fn relax_views(draft: &mut Draft) -> Result<(), PlanError> {
     let reshape = Operator::find("aten::reshape", "")?;
     let contiguous = Operator::find("aten::contiguous", "")?;
     let mut nodes = Vec::with_capacity(draft.nodes.len());
@@ -53,7 +53,7 @@ fn made_contiguous(contiguous: &Operator, before: &Node, source: ValueId, copy: 
 #[cfg(test)]
 mod tests {
     use crate::plan::Mode;
-    use crate::plan::test_graphs::{Of, Sketch, compile, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, Of, compile, random, spec};
     use crate::plan::{Never, Pass};
 
     fn logits(pass: &Pass) -> Vec<f32> {
@@ -62,14 +62,14 @@ mod tests {
 
     /// A convolution whose result is read by `operator` with `size`, then summed up.
     fn viewed(operator: &str, arguments: Vec<(&str, Of)>) -> crate::model::graph::Graph {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let y = sketch.convolution(sketch.input(), 4);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let y = builder.convolution(builder.input(), 4);
         let mut named: Vec<(&str, Of)> = vec![("self", y.into())];
         named.extend(arguments);
-        let flat = sketch.node(operator, named);
-        let weight = sketch.constant(random(&[64, 5]));
-        let score = sketch.node("matmul", vec![("self", flat.into()), ("other", weight.into())]);
-        sketch.finish(score)
+        let flat = builder.node(operator, named);
+        let weight = builder.constant(random(&[64, 5]));
+        let score = builder.node("matmul", vec![("self", flat.into()), ("other", weight.into())]);
+        builder.finish(score)
     }
 
     #[test]

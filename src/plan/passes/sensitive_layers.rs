@@ -13,7 +13,7 @@ const SHARE: i64 = 6;
 
 /// The nodes, by their places, that compute with large values, of the input alone or of such nodes' results; and the rectifiers of what
 /// these give.
-pub fn first_layers(draft: &Draft) -> HashSet<usize> {
+pub fn sensitive_layers(draft: &Draft) -> HashSet<usize> {
     let costs: Vec<i64> = draft.nodes.iter().map(|node| multiplications(draft, node)).collect();
     let mut left = costs.iter().sum::<i64>() / SHARE;
     let mut known = HashSet::from([draft.input]);
@@ -54,16 +54,16 @@ fn multiplications(draft: &Draft, node: &Node) -> i64 {
 mod tests {
     use super::*;
     use crate::plan::Mode;
-    use crate::plan::test_graphs::{Sketch, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
     /// The places of the first layers of a network of four convolutions with rectifiers, the second one of stride 2 and the third one of
     /// stride 4, where the last one gives so many channels.
     fn places(channels: i64) -> Vec<usize> {
-        let mut sketch = Sketch::new(&random(&[1, 3, 16, 16]));
-        let mut y = sketch.input();
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 16, 16]));
+        let mut y = builder.input();
         for (inputs, outputs, stride) in [(3, 4, 1), (4, 4, 2), (4, 4, 4), (4, channels, 1)] {
-            let weight = sketch.constant(random(&[outputs, inputs, 3, 3]));
-            y = sketch.node(
+            let weight = builder.constant(random(&[outputs, inputs, 3, 3]));
+            y = builder.node(
                 "conv2d",
                 vec![
                     ("input", y.into()),
@@ -72,12 +72,12 @@ mod tests {
                     ("padding", [1, 1].into()),
                 ],
             );
-            y = sketch.relu(y);
+            y = builder.relu(y);
         }
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let mut places: Vec<_> =
-            first_layers(&Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16))).into_iter().collect();
+            sensitive_layers(&Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16))).into_iter().collect();
         places.sort_unstable();
         places
     }
@@ -94,15 +94,15 @@ mod tests {
 
     #[test]
     fn what_also_reads_a_later_value_is_none() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 16, 16]));
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 16, 16]));
         let mean =
-            sketch.node("adaptive_avg_pool2d", vec![("self", sketch.input().into()), ("output_size", [1, 1].into())]);
-        let scale = sketch.node("sigmoid", vec![("self", mean.into())]);
-        let scaled = sketch.node("mul.Tensor", vec![("self", sketch.input().into()), ("other", scale.into())]);
-        let score = sketch.pooled(scaled);
-        let graph = sketch.finish(score);
+            builder.node("adaptive_avg_pool2d", vec![("self", builder.input().into()), ("output_size", [1, 1].into())]);
+        let scale = builder.node("sigmoid", vec![("self", mean.into())]);
+        let scaled = builder.node("mul.Tensor", vec![("self", builder.input().into()), ("other", scale.into())]);
+        let score = builder.pooled(scaled);
+        let graph = builder.finish(score);
         let draft = Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16));
-        let first = first_layers(&draft);
+        let first = sensitive_layers(&draft);
         assert!(first.iter().all(|&at| !draft.nodes[at].defines().any(|value| value == scaled)));
     }
 }

@@ -12,7 +12,7 @@ use crate::plan::constant::Constant;
 use crate::torch::{Operator, Value};
 
 use super::Draft;
-use super::sensitive_layers::first_layers;
+use super::sensitive_layers::sensitive_layers;
 
 const FLOAT: i64 = scalar_type(Kind::Float);
 const BFLOAT16: i64 = scalar_type(Kind::BFloat16);
@@ -33,7 +33,7 @@ pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> 
             && node.defines().any(|value| value == score)
             && node.arguments[1..].iter().all(|argument| draft.is_constant_or_none(argument))
     });
-    let first = first_layers(draft);
+    let first = sensitive_layers(draft);
     let mut wide: HashSet<ValueId> = first.iter().flat_map(|&at| draft.nodes[at].defines()).collect();
     if first.iter().any(|&at| draft.nodes[at].uses().any(|value| value == draft.input)) {
         wide.insert(draft.input);
@@ -174,23 +174,23 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
     /// Convolution, normalisation, rectifier, residual sum, average, and a linear layer when `has_head`.
     fn network(has_head: bool) -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
-        let y = sketch.convolution(sketch.input(), 8);
-        let y = sketch.batch_norm(y);
-        let y = sketch.relu(y);
-        let z = sketch.convolution(y, 8);
-        let z = sketch.add(z, y);
-        let target = sketch.relu(z);
-        let mut score = sketch.pooled(target);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 9, 9]));
+        let y = builder.convolution(builder.input(), 8);
+        let y = builder.batch_norm(y);
+        let y = builder.relu(y);
+        let z = builder.convolution(y, 8);
+        let z = builder.add(z, y);
+        let target = builder.relu(z);
+        let mut score = builder.pooled(target);
         if has_head {
-            score = sketch.linear(score, 5);
+            score = builder.linear(score, 5);
         }
-        (sketch.finish(score), target)
+        (builder.finish(score), target)
     }
 
     fn cosine(a: &Tensor, b: &Tensor) -> f64 {
@@ -227,17 +227,17 @@ mod tests {
 
     #[test]
     fn first_layers_are_float32() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 16, 16]));
-        let stem = sketch.convolution(sketch.input(), 4);
-        let stem = sketch.relu(stem);
-        let mut y = sketch.node("max_pool2d", vec![("self", stem.into()), ("kernel_size", [4, 4].into())]);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 16, 16]));
+        let stem = builder.convolution(builder.input(), 4);
+        let stem = builder.relu(stem);
+        let mut y = builder.node("max_pool2d", vec![("self", stem.into()), ("kernel_size", [4, 4].into())]);
         let pooled = y;
         for _ in 0..40 {
-            y = sketch.convolution(y, 12);
-            y = sketch.relu(y);
+            y = builder.convolution(y, 12);
+            y = builder.relu(y);
         }
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let x = random(&[2, 3, 16, 16]);
         let [wide, narrow] = [Mode::Default, Mode::Bfloat16].map(|mode| compile(&graph, &[stem, pooled, y], mode));
         let [wide, narrow] = [&wide, &narrow].map(|plan| plan.forward(x.shallow_clone(), &Never).unwrap());
@@ -265,12 +265,12 @@ mod tests {
 
     #[test]
     fn a_head_whose_weight_is_computed_runs_in_bfloat16() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let features = sketch.pooled(sketch.input());
-        let weight = sketch.constant(random(&[5, 3]));
-        let weight = sketch.node("abs", vec![("self", weight.into())]);
-        let score = sketch.node("linear", vec![("input", features.into()), ("weight", weight.into())]);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let features = builder.pooled(builder.input());
+        let weight = builder.constant(random(&[5, 3]));
+        let weight = builder.node("abs", vec![("self", weight.into())]);
+        let score = builder.node("linear", vec![("input", features.into()), ("weight", weight.into())]);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[], Mode::Bfloat16);
         let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
         assert_eq!(pass.logits().kind(), Kind::BFloat16);
@@ -278,10 +278,10 @@ mod tests {
 
     #[test]
     fn a_strided_convolution_of_few_channels_gives_gradients_of_its_dtype() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 12, 12]));
-        let colour = sketch.convolution(sketch.input(), 3);
-        let weight = sketch.constant(random(&[8, 3, 3, 3]));
-        let stem = sketch.node(
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 12, 12]));
+        let colour = builder.convolution(builder.input(), 3);
+        let weight = builder.constant(random(&[8, 3, 3, 3]));
+        let stem = builder.node(
             "conv2d",
             vec![
                 ("input", colour.into()),
@@ -290,8 +290,8 @@ mod tests {
                 ("padding", [1, 1].into()),
             ],
         );
-        let score = sketch.pooled(stem);
-        let graph = sketch.finish(score);
+        let score = builder.pooled(stem);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[colour], Mode::Bfloat16);
         let pass = plan.forward(random(&[1, 3, 12, 12]), &Never).unwrap();
         let seed = pass.logits().ones_like();
@@ -301,11 +301,11 @@ mod tests {
 
     #[test]
     fn parameters_of_a_normalisation_that_stays_are_not_rounded() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
-        let y = sketch.relu(sketch.input());
-        let y = sketch.batch_norm(y);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 5, 5]));
+        let y = builder.relu(builder.input());
+        let y = builder.batch_norm(y);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16));
         use_bfloat16(&mut draft, score).unwrap();
         draft.drop_unread_constants();
@@ -315,11 +315,11 @@ mod tests {
 
     #[test]
     fn a_dtype_that_is_named_becomes_bfloat16() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let y = sketch.convolution(sketch.input(), 3);
-        let y = sketch.node("to.dtype", vec![("self", y.into()), ("dtype", FLOAT.into())]);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let y = builder.convolution(builder.input(), 3);
+        let y = builder.node("to.dtype", vec![("self", y.into()), ("dtype", FLOAT.into())]);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[y], Mode::Bfloat16);
         let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
         assert_eq!(pass.activations(0).kind(), Kind::BFloat16);

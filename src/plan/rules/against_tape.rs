@@ -71,12 +71,12 @@ impl Layout {
 }
 
 /// A node with the values of its arguments.
-pub struct Trial {
+pub struct TestNode {
     pub node: Node,
     pub values: Vec<Value>,
 }
 
-impl Trial {
+impl TestNode {
     /// A node of one ATen operator. Tensors become uses of values, everything else literals.
     pub fn new(operator: &str, overload: &str, named: Vec<(&str, Value)>) -> Self {
         let operator = Operator::find(operator, overload).unwrap();
@@ -103,7 +103,7 @@ impl Trial {
             rectifier: None,
             smooth_activation: false,
         };
-        Trial { node, values }
+        TestNode { node, values }
     }
 
     /// The same node as a rectifier on its first argument.
@@ -117,8 +117,8 @@ impl Trial {
     }
 
     /// The hand-written rule; fails when the node has none.
-    pub fn by_hand(&self, exact: bool) -> Box<dyn Rule> {
-        super::hand_written(&self.node, exact)
+    pub fn explicit(&self, exact: bool) -> Box<dyn Rule> {
+        super::explicit_rule(&self.node, exact)
             .unwrap()
             .unwrap_or_else(|| panic!("{} has no hand-written rule", self.node.name))
     }
@@ -126,19 +126,19 @@ impl Trial {
     /// Holds the hand-written rule against the tape: results, then plain and guided gradients of the wanted places.
     pub fn agrees(&self, exact: bool, wanted: &[Slot], layout: Layout, within: Within) {
         let (expected, tape) = self.tape().forward(&self.values, wanted).unwrap();
-        let (found, hand) = self.by_hand(exact).forward(&self.values, wanted).unwrap();
+        let (found, hand) = self.explicit(exact).forward(&self.values, wanted).unwrap();
         assert_eq!(found.len(), expected.len(), "{} results", self.node.name);
-        let mut given = Vec::new();
+        let mut grad_output = Vec::new();
         for (found, expected) in found.iter().zip(&expected) {
             let (found, expected) = (found.tensor().unwrap(), expected.tensor().unwrap());
             assert!(!found.requires_grad());
             self.compare("result", found, expected, within);
-            given.push((expected.is_floating_point()).then(|| layout.random(&expected.size(), expected.kind())));
+            grad_output.push((expected.is_floating_point()).then(|| layout.random(&expected.size(), expected.kind())));
         }
         let (tape, hand) = (tape.unwrap(), hand.unwrap());
         for kind in [Gradient::Plain, Gradient::Guided] {
-            let expected = tape.reverse(&given, kind).unwrap();
-            let found = hand.reverse(&given, kind).unwrap();
+            let expected = tape.reverse(&grad_output, kind).unwrap();
+            let found = hand.reverse(&grad_output, kind).unwrap();
             assert_eq!((found.len(), expected.len()), (wanted.len(), wanted.len()));
             for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 match (found, expected) {

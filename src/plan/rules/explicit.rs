@@ -2,13 +2,13 @@
 
 use tch::Tensor;
 
-use crate::plan::rule::{Gradient, Ran, Rule, Slot};
+use crate::plan::rule::{Gradient, Rule, RuleOutput, Slot};
 use crate::torch::{OperatorError, Value};
 
 use super::tape::TapeRule;
 
 /// Runs a node for the wanted places, like [`Rule::forward`]. None: the rule does not cover these arguments.
-pub(super) type Run = Box<dyn Fn(&[Value], &[Slot]) -> Result<Option<Ran>, OperatorError> + Send>;
+pub(super) type Run = Box<dyn Fn(&[Value], &[Slot]) -> Result<Option<RuleOutput>, OperatorError> + Send>;
 
 /// Takes the gradient of the one result to that of the first argument.
 pub(super) type Reverse = Box<dyn Fn(&Tensor) -> Result<Tensor, OperatorError> + Send>;
@@ -29,19 +29,19 @@ pub(super) enum Guide {
 }
 
 /// A hand-written rule, with the tape for whatever it does not cover.
-pub(super) struct ByHand {
+pub(super) struct ExplicitRule {
     run: Run,
     tape: TapeRule,
 }
 
-impl ByHand {
+impl ExplicitRule {
     pub(super) fn new(run: Run, tape: TapeRule) -> Self {
-        ByHand { run, tape }
+        ExplicitRule { run, tape }
     }
 }
 
-impl Rule for ByHand {
-    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
+impl Rule for ExplicitRule {
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<RuleOutput, OperatorError> {
         if !wanted.is_empty()
             && let Some(ran) = (self.run)(arguments, wanted)?
         {
@@ -59,11 +59,11 @@ pub(super) fn single(forward: Single, guide: Guide) -> Run {
         }
         let Some((result, reverse)) = forward(arguments)? else { return Ok(None) };
         let saved = move |results: &[Option<Tensor>], gradient: Gradient| {
-            let Some(Some(given)) = results.first() else { return Ok(vec![None]) };
+            let Some(Some(grad_output)) = results.first() else { return Ok(vec![None]) };
             Ok(vec![Some(match (gradient, guide) {
-                (Gradient::Plain, _) | (_, Guide::No) => reverse(given)?,
-                (Gradient::Guided, Guide::Before) => reverse(&given.f_clamp_min(0)?)?,
-                (Gradient::Guided, Guide::After) => reverse(given)?.f_relu_()?,
+                (Gradient::Plain, _) | (_, Guide::No) => reverse(grad_output)?,
+                (Gradient::Guided, Guide::Before) => reverse(&grad_output.f_clamp_min(0)?)?,
+                (Gradient::Guided, Guide::After) => reverse(grad_output)?.f_relu_()?,
             })])
         };
         Ok(Some((vec![Value::Tensor(result)], Some(Box::new(saved)))))
@@ -71,7 +71,7 @@ pub(super) fn single(forward: Single, guide: Guide) -> Run {
 }
 
 /// What a [`Single`] gives.
-pub(super) fn ran(
+pub(super) fn with_reverse(
     result: Tensor,
     reverse: impl Fn(&Tensor) -> Result<Tensor, OperatorError> + Send + 'static,
 ) -> Result<Option<(Tensor, Reverse)>, OperatorError> {

@@ -9,16 +9,21 @@ use crate::torch::OperatorError;
 /// Many of ATen's backward operators take the forward's input only to know its size, its layout in memory and which
 /// kernel was chosen. [`Blank::tensor`] is good enough for them, and costs no memory between forward and reverse.
 #[derive(Debug)]
-pub(super) struct Blank {
+pub(super) struct MetaTensor {
     shape: Vec<i64>,
     strides: Vec<i64>,
     kind: Kind,
     device: Device,
 }
 
-impl Blank {
+impl MetaTensor {
     pub(super) fn of(tensor: &Tensor) -> Result<Self, OperatorError> {
-        Ok(Blank { shape: tensor.size(), strides: tensor.stride(), kind: tensor.f_kind()?, device: tensor.device() })
+        Ok(MetaTensor {
+            shape: tensor.size(),
+            strides: tensor.stride(),
+            kind: tensor.f_kind()?,
+            device: tensor.device(),
+        })
     }
 
     pub(super) fn shape(&self) -> &[i64] {

@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, integers, optional_number};
-use super::explicit::{Single, ran};
+use super::explicit::{Single, with_reverse};
 
 /// `constant_pad_nd(self, pad, value)`.
 pub(super) fn constant_pad() -> Single {
@@ -57,10 +57,10 @@ fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorErr
     })?;
     let mut inside = inside;
     inside.f_copy_(input)?;
-    ran(result, move |given| {
-        Ok(axes
-            .iter()
-            .try_fold(given.shallow_clone(), |part, &(axis, before, _, length)| part.f_narrow(axis, before, length))?)
+    with_reverse(result, move |grad_output| {
+        Ok(axes.iter().try_fold(grad_output.shallow_clone(), |part, &(axis, before, _, length)| {
+            part.f_narrow(axis, before, length)
+        })?)
     })
 }
 
@@ -80,7 +80,7 @@ fn like(input: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::plan::rules::against_tape::{Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{TestNode, Within, any, slot};
     use crate::torch::Value;
 
     proptest! {
@@ -92,22 +92,22 @@ mod tests {
             mode in prop::sample::select(vec!["constant", "circular"]),
             kind in any::kind(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let sides = Value::Ints(sides.iter().take(shape.len()).flat_map(|side| [*side, (side + 1).min(2)]).collect());
             let x = input.random(&shape, kind);
             if mode == "constant" {
                 let named = vec![("self", x.shallow_clone().into()), ("pad", sides.clone()), ("value", value.clone())];
-                Trial::new("aten::pad", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+                TestNode::new("aten::pad", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
                 let value = if matches!(value, Value::None) { Value::Int(0) } else { value };
                 let named = vec![("self", x.into()), ("pad", sides), ("value", value)];
-                Trial::new("aten::constant_pad_nd", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+                TestNode::new("aten::constant_pad_nd", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
             } else if shape.len() == 4 && shape[3] > 1 {
                 let one = Value::Ints(vec![1, 1]);
                 let mode = Value::String(mode.into());
                 let x = x.f_select(0, 0).unwrap();
                 let named = vec![("self", x.into()), ("pad", one), ("mode", mode)];
-                Trial::new("aten::pad", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+                TestNode::new("aten::pad", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
             }
         }
     }

@@ -9,16 +9,16 @@ use crate::plan::rule::{Gradient, Parts, Saved, Slot};
 use crate::torch::{Ahead, Bounds, Gates, Operator, OperatorError, Value, add_clamped, gate};
 
 use super::arguments::{first, number, optional_number};
-use super::explicit::{Run, Single, ran};
+use super::explicit::{Run, Single, with_reverse};
 
 /// What `relu`, `relu6`, `hardtanh` and `threshold` remember.
 pub(in crate::plan) struct Gate {
-    tells: Tells,
+    source: GateSource,
     guided: bool,
 }
 
 /// What tells where a gate was open.
-enum Tells {
+enum GateSource {
     Result(Tensor, Bounds),
     Bits(Gates),
 }
@@ -27,12 +27,15 @@ impl Gate {
     /// Of bits where they are to be had of the `result`, which goes then when nobody else needs it.
     pub fn of(result: &Tensor, bounds: Bounds, guided: bool) -> Result<Self, OperatorError> {
         let bits = Gates::of(result, bounds)?;
-        Ok(Gate { tells: bits.map_or_else(|| Tells::Result(result.shallow_clone(), bounds), Tells::Bits), guided })
+        Ok(Gate {
+            source: bits.map_or_else(|| GateSource::Result(result.shallow_clone(), bounds), GateSource::Bits),
+            guided,
+        })
     }
 
     /// Of bits that are there.
     pub fn of_bits(bits: Gates, guided: bool) -> Self {
-        Gate { tells: Tells::Bits(bits), guided }
+        Gate { source: GateSource::Bits(bits), guided }
     }
 
     /// Clamps a sum, whose memory it may take over, and tells the gate of what that gives.
@@ -49,9 +52,9 @@ impl Gate {
 
     /// The gate for whoever takes a guided gradient through it on the way. None where bits do not tell it, and for others: of a plain gradient
     /// most may come through, and then a product with all of it is faster.
-    pub fn ahead(&self, gradient: Gradient) -> Option<Ahead<'_>> {
-        match &self.tells {
-            Tells::Bits(gates) if self.is_guided(gradient) => Some(Ahead { gates, guided: true }),
+    pub fn mask(&self, gradient: Gradient) -> Option<Ahead<'_>> {
+        match &self.source {
+            GateSource::Bits(gates) if self.is_guided(gradient) => Some(Ahead { gates, guided: true }),
             _ => None,
         }
     }
@@ -66,9 +69,9 @@ impl Gate {
             return Ok(None);
         }
         let guided = self.is_guided(gradient);
-        match &self.tells {
-            Tells::Result(result, bounds) => gate(parts, result, *bounds, guided),
-            Tells::Bits(gates) => gates.pass(parts, guided),
+        match &self.source {
+            GateSource::Result(result, bounds) => gate(parts, result, *bounds, guided),
+            GateSource::Bits(gates) => gates.pass(parts, guided),
         }
         .map(Some)
     }
@@ -76,8 +79,8 @@ impl Gate {
 
 impl Saved for Gate {
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let given: Vec<Tensor> = results.iter().flatten().map(Tensor::shallow_clone).collect();
-        Ok(vec![self.pass(&given, gradient)?])
+        let grad_output: Vec<Tensor> = results.iter().flatten().map(Tensor::shallow_clone).collect();
+        Ok(vec![self.pass(&grad_output, gradient)?])
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
@@ -107,8 +110,8 @@ pub(in crate::plan) fn hardtanh(operator: Operator, guided: bool) -> Run {
 pub(in crate::plan) fn threshold(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |arguments, result| {
         let (threshold, value) = (number(arguments, 1)?, number(arguments, 2)?);
-        let tells = if value <= threshold { result } else { first(arguments)? };
-        Ok((Bounds { low: threshold, high: None }, tells.shallow_clone()))
+        let source = if value <= threshold { result } else { first(arguments)? };
+        Ok((Bounds { low: threshold, high: None }, source.shallow_clone()))
     })
 }
 
@@ -124,7 +127,10 @@ fn gated(
         }
         let output = operator.call_tensor(arguments)?;
         let (bounds, result) = bounds(arguments, &output)?;
-        Ok(Some((vec![Value::Tensor(output)], Some(Box::new(Gate { tells: Tells::Result(result, bounds), guided })))))
+        Ok(Some((
+            vec![Value::Tensor(output)],
+            Some(Box::new(Gate { source: GateSource::Result(result, bounds), guided })),
+        )))
     })
 }
 
@@ -140,7 +146,7 @@ pub(in crate::plan) fn clamp(operator: Operator) -> Single {
             (None, None) => input.f_ones_like()?.f_to_kind(tch::Kind::Bool)?,
         };
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| Ok(given.f_where_scalarother(&gate, 0)?))
+        with_reverse(result, move |grad_output| Ok(grad_output.f_where_scalarother(&gate, 0)?))
     })
 }
 
@@ -150,7 +156,7 @@ pub(in crate::plan) fn leaky_relu(operator: Operator) -> Single {
         let slope = number(arguments, 1)?;
         let result = operator.call_tensor(arguments)?;
         let gate: Tensor = if slope >= 0.0 { &result } else { first(arguments)? }.shallow_clone();
-        ran(result, move |given| Ok(gate.f_leaky_relu_backward(given, slope, false)?))
+        with_reverse(result, move |grad_output| Ok(gate.f_leaky_relu_backward(grad_output, slope, false)?))
     })
 }
 
@@ -160,7 +166,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
     /// Numbers on both sides of the bounds 0 and 6, and many that lie right on them.
     fn around_the_bounds(layout: Layout, shape: &[i64], kind: Kind) -> Value {
@@ -194,16 +200,16 @@ mod tests {
             shape in any::shape(),
             kind in any::kind(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
             is_rectifier: bool,
         ) {
             let mut named = vec![("self", around_the_bounds(input, &shape, kind))];
             named.extend(literals);
-            let mut trial = Trial::new(name, "", named);
+            let mut test = TestNode::new(name, "", named);
             if is_rectifier {
-                trial = trial.rectifier();
+                test = test.rectifier();
             }
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
     }
 
@@ -212,8 +218,8 @@ mod tests {
         use crate::plan::rule::Gradient;
         let x = Tensor::from_slice(&[-2.0f32, -2.0, 3.0, 3.0]);
         let slope = ("negative_slope", Value::Float(0.25));
-        let trial = Trial::new("aten::leaky_relu", "", vec![("self", x.into()), slope]).rectifier();
-        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
+        let test = TestNode::new("aten::leaky_relu", "", vec![("self", x.into()), slope]).rectifier();
+        let (_, saved) = test.explicit(true).forward(&test.values, &[slot(0)]).unwrap();
         let gradient = Some(Tensor::from_slice(&[4.0f32, -4.0, 4.0, -4.0]));
         let found = saved.unwrap().reverse(&[gradient], Gradient::Guided).unwrap();
         assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [1.0, 0.0, 4.0, 0.0]);
@@ -223,12 +229,12 @@ mod tests {
     fn a_clamp_that_is_no_rectifier_is_never_guided() {
         use crate::plan::rule::Gradient;
         let x = Tensor::from_slice(&[0.5f32, 2.0]);
-        let trial = Trial::new(
+        let test = TestNode::new(
             "aten::clamp",
             "",
             vec![("self", x.into()), ("min", Value::Float(-1.0)), ("max", Value::Float(1.0))],
         );
-        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
+        let (_, saved) = test.explicit(true).forward(&test.values, &[slot(0)]).unwrap();
         let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[-3.0f32, -3.0]))], Gradient::Guided).unwrap();
         assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [-3.0, 0.0]);
     }

@@ -18,7 +18,7 @@ const TRIALS: u32 = 2;
 
 /// Which way batches of each number of rows are run.
 #[derive(Debug, Default)]
-pub(in crate::plan) struct Rows(Mutex<HashMap<Shape, Tried>>);
+pub(in crate::plan) struct BatchSplit(Mutex<HashMap<Shape, Tried>>);
 
 /// So many tensors of so many rows.
 type Shape = (usize, i64);
@@ -52,7 +52,7 @@ impl Tried {
     }
 }
 
-impl Rows {
+impl BatchSplit {
     /// What `run` gives for the batch `input`.
     pub fn run(
         &self,
@@ -120,11 +120,11 @@ mod tests {
     /// Runs batches that take that long, and tells how many rows each call had.
     fn calls(batches: usize, rows: i64, at_once: Duration, one: Duration) -> Vec<Vec<i64>> {
         let input = channels_last(&Tensor::randn([rows, 4, 3, 3], (Kind::Float, Device::Cpu))).unwrap();
-        let ways = Rows::default();
+        let split = BatchSplit::default();
         (0..batches)
             .map(|_| {
                 let seen = RefCell::new(Vec::new());
-                let result = ways.run(&input, |part| {
+                let result = split.run(&input, |part| {
                     seen.borrow_mut().push(part.size()[0]);
                     sleep(if part.size()[0] == 1 { one } else { at_once });
                     Ok(part * 2.0)
@@ -152,11 +152,11 @@ mod tests {
         let inputs = [random(), random(), random()];
         let inputs: Vec<&Tensor> = inputs.iter().collect();
         for (slow, kept) in [(6, vec![2, 2, 2]), (2, vec![6])] {
-            let ways = Rows::default();
+            let split = BatchSplit::default();
             let mut seen = Vec::new();
             for _ in 0..5 {
                 let rows = RefCell::new(Vec::new());
-                let found = ways.run_each(&inputs, |input| {
+                let found = split.run_each(&inputs, |input| {
                     rows.borrow_mut().push(input.size()[0]);
                     if input.size()[0] == slow {
                         sleep(Duration::from_millis(100));
@@ -175,10 +175,10 @@ mod tests {
                 rows.borrow_mut().push(input.size()[0]);
                 Ok(input * 2.0)
             };
-            ways.run_each(&[&pair[0], &pair[1]], note).unwrap();
+            split.run_each(&[&pair[0], &pair[1]], note).unwrap();
             assert_eq!(rows.into_inner(), [6]);
         }
-        assert_eq!(Rows::default().run_each(&inputs[..1], |input| Ok(input * 2.0)).unwrap().len(), 1);
+        assert_eq!(BatchSplit::default().run_each(&inputs[..1], |input| Ok(input * 2.0)).unwrap().len(), 1);
     }
 
     #[test]

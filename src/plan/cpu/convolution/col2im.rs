@@ -5,28 +5,28 @@ use tch::Tensor;
 use crate::torch::{Ahead, Moves, OperatorError, folded_input_gradient, folded_weight};
 
 use super::geometry::Geometry;
-use super::sparse::leaves_out;
+use super::sparse::can_skip_zeros;
 use crate::plan::cpu::autotune::bytes;
 
 /// Input channels up to which this can be faster than other ways.
-const MOST_CHANNELS: i64 = 4;
+const MAX_CHANNELS: i64 = 4;
 
 /// A convolution's weights, in panels.
 #[derive(Debug)]
-pub(in crate::plan) struct Folded {
+pub(in crate::plan) struct Col2im {
     weight: Tensor,
     inputs: i64,
     kernel: [i64; 2],
 }
 
-impl Folded {
+impl Col2im {
     /// None where it does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, height, width] = *weight.size().as_slice() else { return Ok(None) };
-        if inputs > MOST_CHANNELS || geometry.dilation != [1, 1] || !leaves_out(weight, geometry)? {
+        if inputs > MAX_CHANNELS || geometry.dilation != [1, 1] || !can_skip_zeros(weight, geometry)? {
             return Ok(None);
         }
-        Ok(Some(Folded { weight: folded_weight(weight)?, inputs, kernel: [height, width] }))
+        Ok(Some(Col2im { weight: folded_weight(weight)?, inputs, kernel: [height, width] }))
     }
 
     /// How many bytes the weights take.
@@ -35,11 +35,11 @@ impl Folded {
     }
 
     /// To an input of `size`, `[N, C, H, W]`.
-    pub fn call(&self, geometry: &Geometry, size: &[i64]) -> FoldedCall {
-        FoldedCall {
+    pub fn call(&self, geometry: &Geometry, size: &[i64]) -> Col2imCall {
+        Col2imCall {
             weight: self.weight.shallow_clone(),
             kernel: self.kernel,
-            moves: geometry.moves(),
+            parameters: geometry.parameters(),
             size: [self.inputs, size[2], size[3]],
         }
     }
@@ -47,17 +47,17 @@ impl Folded {
 
 /// [`Folded`] for one size of input.
 #[derive(Debug)]
-pub(in crate::plan) struct FoldedCall {
+pub(in crate::plan) struct Col2imCall {
     weight: Tensor,
     kernel: [i64; 2],
-    moves: Moves,
+    parameters: Moves,
     size: [i64; 3],
 }
 
-impl FoldedCall {
-    pub fn input_gradient(&self, given: &Tensor, ahead: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
+impl Col2imCall {
+    pub fn input_gradient(&self, grad_output: &Tensor, mask: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
-        let size = [given.size()[0], inputs, height, width];
-        folded_input_gradient(given, ahead, &self.weight, self.kernel, size, &self.moves)
+        let size = [grad_output.size()[0], inputs, height, width];
+        folded_input_gradient(grad_output, mask, &self.weight, self.kernel, size, &self.parameters)
     }
 }

@@ -7,32 +7,32 @@ use crate::torch::{Bounds, OperatorError, add, add_clamped};
 use crate::plan::rules::rectifiers::Gate;
 
 #[derive(Debug, Clone, Copy)]
-pub(in crate::plan) struct After<'a> {
+pub(in crate::plan) struct Epilogue<'a> {
     /// What is added, of the result's shape.
     pub other: Option<&'a Tensor>,
     pub activation: Activation,
     /// Whether it is to be told where the activation lets gradients pass.
-    pub has_gate: bool,
+    pub wants_gate: bool,
     pub guided: bool,
 }
 
-impl After<'_> {
+impl Epilogue<'_> {
     /// What a convolution does of it by itself.
-    pub fn at_once(&self) -> Activation {
+    pub fn fused_activation(&self) -> Activation {
         if self.other.is_some() { Activation::None } else { self.activation }
     }
 
     /// The rest, of the convolution's result. Adds first and activates then, in place: oneDNN's own fused addition was measured at more than
     /// the time of both.
-    pub fn then(&self, result: Tensor) -> Result<(Tensor, Option<Gate>), OperatorError> {
+    pub fn apply(&self, result: Tensor) -> Result<(Tensor, Option<Gate>), OperatorError> {
         match (self.other, self.activation.bounds()) {
-            (None, Some(bounds)) if self.has_gate => {
+            (None, Some(bounds)) if self.wants_gate => {
                 let gate = Gate::of(&result, bounds, self.guided)?;
                 Ok((result, Some(gate)))
             }
             (None, _) => Ok((result, None)),
             (Some(other), None) => Ok((add(result, other)?, None)),
-            (Some(other), Some(bounds)) if self.has_gate => {
+            (Some(other), Some(bounds)) if self.wants_gate => {
                 let (result, gate) = Gate::of_sum(result, other, bounds, self.guided)?;
                 Ok((result, Some(gate)))
             }

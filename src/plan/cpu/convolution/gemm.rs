@@ -4,10 +4,9 @@ use tch::{Device, Tensor};
 
 use crate::torch::{Gates, GemmWeight, Moves, OperatorError, Then, can_multiply, gemm};
 
-use super::epilogue::Activation;
-use super::epilogue::After;
+use super::epilogue::{Activation, Epilogue};
 use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{bytes, in_float, is_finite};
+use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
 use crate::plan::rules::rectifiers::Gate;
 
 /// Kernels of fewer inputs are multiplied line by line: a place alone has hardly a sum.
@@ -49,7 +48,7 @@ impl Gemm {
         geometry: &Geometry,
         activation: Activation,
     ) -> Result<GemmCall, OperatorError> {
-        Ok(GemmCall { weight: self.0.shared(), moves: geometry.moves(), bias: in_float(bias)?, activation })
+        Ok(GemmCall { weight: self.0.shared(), parameters: geometry.parameters(), bias: float_bias(bias)?, activation })
     }
 }
 
@@ -57,29 +56,29 @@ impl Gemm {
 #[derive(Debug)]
 pub(in crate::plan) struct GemmCall {
     weight: GemmWeight,
-    moves: Moves,
+    parameters: Moves,
     bias: Option<Tensor>,
     activation: Activation,
 }
 
 impl GemmCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
-        Ok(self.then(input, Then { bounds: self.activation.bounds(), ..Then::default() })?.0)
+        Ok(self.multiply(input, Then { bounds: self.activation.bounds(), ..Then::default() })?.0)
     }
 
     /// With all that follows.
-    pub fn run_with(&self, input: &Tensor, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
-        if let Some(other) = after.other
+    pub fn run_with(&self, input: &Tensor, epilogue: &Epilogue<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
+        if let Some(other) = epilogue.other
             && other.f_kind()? != input.f_kind()?
         {
-            return after.then(self.run(input)?);
+            return epilogue.apply(self.run(input)?);
         }
-        let then = Then { other: after.other, bounds: after.activation.bounds(), has_gates: after.has_gate };
-        let (result, gates) = self.then(input, then)?;
-        Ok((result, gates.map(|gates| Gate::of_bits(gates, after.guided))))
+        let then = Then { other: epilogue.other, bounds: epilogue.activation.bounds(), has_gates: epilogue.wants_gate };
+        let (result, gates) = self.multiply(input, then)?;
+        Ok((result, gates.map(|gates| Gate::of_bits(gates, epilogue.guided))))
     }
 
-    fn then(&self, input: &Tensor, then: Then<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
-        gemm(input, &self.weight, &self.moves, self.bias.as_ref(), then)
+    fn multiply(&self, input: &Tensor, then: Then<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
+        gemm(input, &self.weight, &self.parameters, self.bias.as_ref(), then)
     }
 }

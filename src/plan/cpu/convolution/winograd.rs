@@ -8,7 +8,7 @@ use crate::torch::{
 
 use super::epilogue::Activation;
 use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{Candidate, bytes, in_float};
+use crate::plan::cpu::autotune::{Candidate, bytes, float_bias};
 
 /// A convolution's weights, transformed.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Winograd {
         Ok(WinogradCall {
             weight: self.weight.shallow_clone(),
             outputs: self.outputs,
-            bias: in_float(bias)?,
+            bias: float_bias(bias)?,
             padding: geometry.padding[0],
             activation,
         })
