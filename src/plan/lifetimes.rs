@@ -1,10 +1,10 @@
-//! When a value is no longer needed.
+//! The last reader of each value.
 
 use std::collections::HashSet;
 
 use crate::model::node::{Node, ValueId};
 
-/// For each node, the values that are read or computed there and never read after; `keep` and constants live on.
+/// For each node, the values that it reads or computes and no later node reads, except those in `keep` and constants.
 pub fn releases(nodes: &[Node], keep: &[ValueId], is_constant: impl Fn(ValueId) -> bool) -> Vec<Vec<ValueId>> {
     let mut alive: HashSet<ValueId> = keep.iter().copied().collect();
     let mut releases = vec![Vec::new(); nodes.len()];

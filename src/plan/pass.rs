@@ -1,4 +1,4 @@
-//! One forward run.
+//! A forward run.
 
 use tch::Tensor;
 
@@ -9,10 +9,10 @@ use super::compile::{Plan, Step};
 use super::rule::{Saved, Slot};
 use super::{Interrupt, PlanError};
 
-/// A forward run, with what its reverse runs need. It can be taken back as often as wanted.
+/// A forward run, with what its reverse runs need. It can be reversed any number of times.
 pub struct Pass<'p> {
     pub(super) plan: &'p Plan,
-    /// A step's, where a gradient passes it.
+    /// The saved state of each step that a gradient passes.
     pub(super) saved: Vec<Option<Box<dyn Saved>>>,
     pub(super) logits: Tensor,
     pub(super) activations: Vec<Tensor>,
@@ -20,7 +20,7 @@ pub struct Pass<'p> {
 }
 
 impl Plan {
-    /// Runs forward on `input`, `[N, C, H, W]`.
+    /// Runs forward on `input`, `[N, C, H, W]`, of any dtype and layout, on any device.
     ///
     /// # Errors
     /// [`PlanError::InputShape`], [`PlanError::Interrupted`], and what an operator says.
@@ -96,12 +96,12 @@ impl Plan {
 }
 
 impl Pass<'_> {
-    /// The score: for a classifier `[N, classes]`.
+    /// The score: `[N, classes]` for a classifier.
     pub fn logits(&self) -> &Tensor {
         &self.logits
     }
 
-    /// A target's value.
+    /// The value of the target with this index in [`PlanSpec::targets`](super::PlanSpec::targets).
     pub fn activations(&self, target: usize) -> &Tensor {
         &self.activations[target]
     }

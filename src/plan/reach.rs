@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use crate::model::node::ValueId;
 
-use super::passes::Draft;
+use super::draft::Draft;
 
-/// The values that `from` reaches through derivatives, themselves included.
+/// The values that `from` reaches by differentiable nodes, including `from`.
 pub fn descendants(draft: &Draft, from: impl IntoIterator<Item = ValueId>) -> HashSet<ValueId> {
     let mut set: HashSet<ValueId> = from.into_iter().collect();
     for node in draft.nodes.iter().filter(|node| !node.no_grad) {
@@ -17,7 +17,7 @@ pub fn descendants(draft: &Draft, from: impl IntoIterator<Item = ValueId>) -> Ha
     set
 }
 
-/// The values through which a gradient of `score` comes, itself included.
+/// The values that a gradient of `score` reaches, including `score`.
 pub fn ancestors(draft: &Draft, score: ValueId) -> HashSet<ValueId> {
     let mut set = HashSet::from([score]);
     for node in draft.nodes.iter().rev().filter(|node| !node.no_grad) {
@@ -28,8 +28,7 @@ pub fn ancestors(draft: &Draft, score: ValueId) -> HashSet<ValueId> {
     set
 }
 
-/// Whether a node that a guided run guides lies between `targets` and `score`, on any path. One whose output is the target
-/// does not.
+/// Whether a rectifier lies on a path from a target to `score`. A rectifier whose result is the target does not count.
 pub fn is_guided_between(draft: &Draft, targets: &[ValueId], score: ValueId) -> bool {
     let down = descendants(draft, targets.iter().copied());
     let ancestors = ancestors(draft, score);

@@ -1,4 +1,4 @@
-//! Reverse runs over what a forward run saved, of one gradient or of several.
+//! Reverse runs over the saved state of a forward run, of one gradient or of several.
 
 use tch::Tensor;
 
@@ -8,9 +8,9 @@ use super::compile::Step;
 use super::rule::{Gradient, Parts};
 use super::{Interrupt, Pass, PlanError};
 
-/// As long as the gradients that come to a step take no more than this together, the step takes all of them back before the next
-/// one does: linear layers and convolutions read their weights once for all. Further down weights are small, and the caches hold one
-/// gradient better than several.
+/// While the gradients that reach a step take at most this many bytes together, the step reverses all of them before
+/// the next step does: linear layers and late convolutions then read their weights once. Earlier layers have small
+/// weights, and the caches hold one of their gradients better than several.
 const SIDE_BY_SIDE_BYTES: usize = 8 << 20;
 
 /// How far back a reverse run goes.
@@ -18,28 +18,28 @@ const SIDE_BY_SIDE_BYTES: usize = 8 << 20;
 pub enum Until {
     /// To the earliest target.
     Targets,
-    /// To the input; targets that lie on the way get their gradients too.
+    /// To the input; targets on the way get their gradients too.
     Input,
 }
 
-/// What a reverse run gives. Where no path leads, a gradient is zero.
+/// The result of a reverse run. A gradient that no path reaches is zero.
 #[derive(Debug)]
 pub struct Gradients {
-    /// One a target, of its shape, in the order of the plan's targets.
+    /// One for each target, of its shape, in the order of the plan's targets.
     pub targets: Vec<Tensor>,
-    /// `[N, C, H, W]`, for a run that went to the input.
+    /// `[N, C, H, W]`; `None` for a run that stopped at the targets.
     pub input: Option<Tensor>,
 }
 
-/// One gradient on its way back.
+/// The state of one seed's reverse run.
 struct Run {
-    /// By the value.
+    /// Indexed by value.
     gradients: Vec<Parts>,
-    /// Those of the targets that were passed.
+    /// The gradients of the targets reached so far.
     targets: Vec<Option<Tensor>>,
 }
 
-/// What all steps of a reverse run are told.
+/// The arguments of a reverse run that every step reads.
 #[derive(Clone, Copy)]
 struct Request<'a> {
     gradient: Gradient,
@@ -48,10 +48,14 @@ struct Request<'a> {
 }
 
 impl Pass<'_> {
-    /// Takes `seed`, a gradient of the score's shape, back.
+    /// Computes the gradients for `seed`, a gradient of the score's shape.
     ///
-    /// Under [`Gradient::Guided`] the gradients of the targets are those of the guided run; they are the plain ones, which
-    /// Grad-CAM wants, only when the plan does not [need a plain run](super::Plan::needs_plain_reverse).
+    /// Under [`Gradient::Guided`] the gradients of the targets are those of the guided run. They equal the plain ones,
+    /// which Grad-CAM needs, only when the plan does not [need a plain run](super::Plan::needs_plain_reverse).
+    ///
+    /// # Errors
+    /// [`PlanError::Interrupted`], [`PlanError::Inconsistent`] for a run that the plan was not compiled for, and what
+    /// an operator says.
     pub fn reverse(
         &self,
         seed: &Tensor,
@@ -63,7 +67,7 @@ impl Pass<'_> {
         found.pop().ok_or_else(|| PlanError::Inconsistent("a reverse run gave nothing".into()))
     }
 
-    /// As [`Pass::reverse`] for several seeds over the same saved values. Bit for bit the same in exact mode.
+    /// As [`Pass::reverse`] for several seeds over the same saved state; bit-identical to single runs in exact mode.
     pub fn reverse_each(
         &self,
         seeds: &[Tensor],
@@ -104,7 +108,7 @@ impl Pass<'_> {
         Ok(Run { gradients, targets: plan.spec.targets.iter().map(|_| None).collect() })
     }
 
-    /// Takes the gradients of all runs back through one step.
+    /// Reverses one step for all runs.
     fn step_back(&self, index: usize, runs: &mut [Run], request: Request<'_>) -> Result<(), PlanError> {
         if request.interrupt.stop() {
             return Err(PlanError::Interrupted);
@@ -144,7 +148,7 @@ impl Pass<'_> {
         let mut whole = |id: ValueId| run.gradients[id.index()].sum();
         let mut targets = Vec::with_capacity(run.targets.len());
         for ((found, &id), activations) in run.targets.into_iter().zip(&plan.spec.targets).zip(&self.activations) {
-            // Not passed on the way: the run ended above it, or it is the input itself.
+            // The run stopped before the step that computes it, or it is the input itself.
             let found = if found.is_some() { found } else { whole(id)? };
             targets.push(found.map_or_else(|| activations.f_zeros_like(), Ok)?);
         }
@@ -156,7 +160,7 @@ impl Pass<'_> {
     }
 }
 
-/// A target's gradient is complete when the step that computes it is reached.
+/// A target's gradient is complete when the step that computes the target is reached.
 fn record_targets(
     ids: &[ValueId],
     step: &Step,
@@ -173,7 +177,7 @@ fn record_targets(
     Ok(())
 }
 
-/// What the gradients of a step's results take, of all runs.
+/// Bytes of the gradients of a step's results, of all runs.
 fn incoming_bytes(step: &Step, runs: &[Run]) -> usize {
     let bytes = |part: &Tensor| part.f_kind().map_or(0, |kind| part.numel() * kind.elt_size_in_bytes());
     let of = |run: &Run| -> usize {
@@ -222,7 +226,7 @@ mod tests {
         }
     }
 
-    /// score = Σ relu(-2 · relu(x)) … with numbers that can be followed by hand.
+    /// score = relu(weight · relu(x) + shift), with numbers that can be computed by hand.
     fn two_rectifiers() -> (Graph, ValueId) {
         let mut builder = GraphBuilder::new(&values(&[1.0, 1.0, 1.0]));
         let weight = builder.constant(values(&[2.0, -2.0, 2.0]));
@@ -303,7 +307,7 @@ mod tests {
             let reversed = pass.reverse(&seed, Gradient::Guided, Until::Input, &stop());
             assert!(matches!(reversed, Err(PlanError::Interrupted)));
         }
-        // What was interrupted leaves nothing behind.
+        // An interrupted run changes nothing.
         assert!(pass.reverse(&seed, Gradient::Guided, Until::Input, &Never).is_ok());
     }
 
@@ -374,11 +378,11 @@ mod tests {
             let plan = compile(&graph, &[target], mode);
             let pass = plan.forward(random(&[2, 3, 9, 9]), &Never).unwrap();
             let mut seeds: Vec<Tensor> = (0..3).map(|_| random(&[2, 5])).collect();
-            // One that asks for nothing.
+            // A seed of zeros.
             seeds.push(Tensor::zeros([2, 5], (Kind::Float, Device::Cpu)));
             for gradient in [Gradient::Plain, Gradient::Guided] {
                 for until in [Until::Targets, Until::Input] {
-                    // Twice: the first run tries which way is the faster.
+                    // Twice: the first run times the kernels.
                     for _ in 0..2 {
                         let each = pass.reverse_each(&seeds, gradient, until, &Never).unwrap();
                         assert_eq!(each.len(), seeds.len());

@@ -1,4 +1,4 @@
-//! Small graphs made by hand, for tests.
+//! Small graphs for tests.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::model::stored::Stored;
 use crate::plan::Mode;
 use crate::torch::{Operator, Value};
 
-/// An argument of a node to be.
+/// An argument of a node that is added to a graph.
 pub enum Of {
     Value(ValueId),
     Values(Vec<ValueId>),
@@ -56,7 +56,7 @@ impl From<[i64; 2]> for Of {
     }
 }
 
-/// A graph that grows. Each node runs when it is added, so that shapes are known.
+/// Builds a graph. Each node runs when it is added, so that its result's shape is known.
 pub struct GraphBuilder {
     pub graph: Graph,
     results: Vec<Tensor>,
@@ -209,7 +209,7 @@ pub fn random(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, (Kind::Float, tch::Device::Cpu))
 }
 
-/// A spec for a graph's own input size that asks for everything.
+/// A spec for the graph's own input size that allows every run.
 pub fn spec(graph: &Graph, targets: &[ValueId], mode: Mode) -> PlanSpec {
     PlanSpec {
         score: graph.outputs[0].value.unwrap(),
@@ -234,7 +234,7 @@ pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
     f64::try_from((found - &expected).norm()).unwrap() / f64::try_from(expected.norm()).unwrap()
 }
 
-/// The gradients of the score by PyTorch's own tape over the whole graph, for the input and other values.
+/// The gradients of the score to the input and other values by PyTorch's autograd over the whole graph.
 pub fn autograd(graph: &Graph, x: &Tensor, seed: &Tensor, wanted: &[ValueId]) -> Vec<Tensor> {
     let mut values: Vec<Option<Tensor>> = graph.values.iter().map(|_| None).collect();
     for (id, stored) in &graph.constants {
@@ -253,7 +253,7 @@ pub fn autograd(graph: &Graph, x: &Tensor, seed: &Tensor, wanted: &[ValueId]) ->
     Tensor::run_backward(&[score], &wanted, false, false)
 }
 
-/// A residual network of which each value is read up to three times.
+/// A residual network whose values have up to three readers.
 pub fn branching() -> (Graph, [ValueId; 3]) {
     let mut builder = GraphBuilder::new(&random(&[2, 3, 6, 6]));
     let a = builder.convolution(builder.input(), 4);

@@ -1,4 +1,4 @@
-//! Which of several ways to the same result is the fastest here.
+//! Chooses the fastest of several kernels for one operation by timing them.
 
 use std::time::{Duration, Instant};
 
@@ -6,28 +6,28 @@ use tch::{Kind, Tensor};
 
 use crate::torch::{OperatorError, give_back_memory};
 
-/// Runs of each way that are timed, after one that is not; and so many more where one is not that much faster than the other.
+/// Timed runs per kernel after one warm-up run; `EXTRA_TRIALS` more unless one kernel is `CLEARLY` times faster.
 const TRIALS: usize = 3;
 const EXTRA_TRIALS: usize = 5;
 const CLEARLY: f64 = 1.15;
-/// How fast weights come from memory. While ways are tried theirs are in the caches; of a whole network's they are not. A way that reads weights
-/// which another one has laid out pays nothing: it takes no memory, which is worth that time.
+/// Assumed memory bandwidth for weights. During a trial a kernel's weights are in the caches; in a whole network they
+/// are not. A kernel that reads weights packed for another one pays nothing, because it takes no memory of its own.
 const BYTES_PER_SECOND: f64 = 30e9;
 
-/// A way that may be taken. Nothing is laid out for it before it is tried.
+/// A kernel that may be chosen. Its weights are packed when its turn comes.
 pub(in crate::plan) struct Candidate<'a, T> {
-    /// Its weights take at least so many bytes.
+    /// Lower bound on the bytes of its packed weights.
     min_bytes: usize,
     pack: Box<dyn FnOnce() -> Result<Option<T>, OperatorError> + 'a>,
 }
 
 impl<'a, T: 'a> Candidate<'a, T> {
-    /// `lay_out` gives none where the way does not suit.
+    /// `pack` returns `None` where the kernel does not suit.
     pub fn new(pack: impl FnOnce() -> Result<Option<T>, OperatorError> + 'a) -> Self {
         Self::of_bytes(0, pack)
     }
 
-    /// One whose weights take at least so many bytes.
+    /// A candidate whose packed weights take at least `min_bytes`.
     pub fn of_bytes(min_bytes: usize, pack: impl FnOnce() -> Result<Option<T>, OperatorError> + 'a) -> Self {
         Candidate { min_bytes, pack: Box::new(pack) }
     }
@@ -36,18 +36,20 @@ impl<'a, T: 'a> Candidate<'a, T> {
         (self.pack)()
     }
 
-    /// The same as a way of another type.
+    /// The same candidate, wrapped into another type.
     pub fn map<U: 'a>(self, into: impl FnOnce(T) -> U + 'a) -> Candidate<'a, U> {
         Candidate::of_bytes(self.min_bytes, move || Ok((self.pack)()?.map(into)))
     }
 }
 
-/// The fastest of some ways. `size` is how many bytes the weights of one take beside those that are there, `prepared` gives what runs it. No
-/// more than two are laid out at once: the fastest so far, and the one that is tried beside it.
+/// The fastest of `candidates`. `size` is the bytes of weights packed for a kernel alone; `prepared` returns a closure
+/// that runs it. At most two kernels are packed at once: the fastest so far and the one that is timed against it.
+/// `operator` names the operation in errors.
 ///
 /// # Errors
-/// What laying out or a run says; [`OperatorError::Unsupported`] when there is no way at all.
+/// What packing or a run says; [`OperatorError::Argument`] when no candidate suits.
 pub(in crate::plan) fn autotune<T, R>(
+    operator: &str,
     candidates: Vec<Candidate<T>>,
     size: impl Fn(&T) -> usize,
     prepared: impl Fn(&T) -> Result<R, OperatorError>,
@@ -56,7 +58,7 @@ where
     R: Fn() -> Result<Tensor, OperatorError>,
 {
     let of_memory = |bytes: usize| bytes as f64 / BYTES_PER_SECOND;
-    // With its least time, once it was compared with another.
+    // With its shortest time, once it was timed against another kernel.
     let mut best: Option<(T, Option<Duration>)> = None;
     for candidate in candidates {
         if let Some((kernel, Some(time))) = &best
@@ -75,33 +77,38 @@ where
         let is_faster = cost(&kernel, of_kernel) < cost(&best_kernel, of_champion);
         best = Some(if is_faster { (kernel, Some(of_kernel)) } else { (best_kernel, Some(of_champion)) });
     }
-    best.map(|(kernel, _)| kernel).ok_or_else(|| OperatorError::Unsupported { operator: "a product".into() })
+    best.map(|(kernel, _)| kernel).ok_or_else(|| OperatorError::Argument {
+        operator: operator.into(),
+        argument: "weight".into(),
+        problem: "suits no kernel".into(),
+    })
 }
 
-/// Leaves none of the memory that ways took which were tried and not chosen: the next ones seldom fit into it.
+/// Runs `choose`, then returns the memory of rejected kernels to the system: later weights seldom fit into it.
 pub(in crate::plan) fn releasing_memory<T>(choose: impl FnOnce() -> T) -> T {
     let chosen = choose();
     give_back_memory();
     chosen
 }
 
-/// How many bytes of memory the numbers of a tensor take.
+/// The bytes of a tensor's elements.
 pub(in crate::plan) fn bytes(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.f_kind().map_or(0, Kind::elt_size_in_bytes)
 }
 
-/// Whether no number of a weight is infinite or NaN.
+/// Whether a weight has no infinite and no NaN element.
 pub(in crate::plan) fn is_finite(weight: &Tensor) -> Result<bool, OperatorError> {
     let (least, most) = weight.f_aminmax(None, false)?;
     Ok(least.f_double_value(&[])?.is_finite() && most.f_double_value(&[])?.is_finite())
 }
 
-/// A bias as camlens's own products take it.
+/// A bias in float32, as camlens's own kernels take it.
 pub(in crate::plan) fn float_bias(bias: Option<&Tensor>) -> Result<Option<Tensor>, OperatorError> {
     Ok(bias.map(|bias| bias.f_to_kind(Kind::Float)).transpose()?)
 }
 
-/// The least of several times for each: whatever else the machine does only adds to it. They take turns, so that it adds to both.
+/// The shortest of several times for each of two kernels: other load on the machine only adds to a time. The kernels
+/// take turns, so that such load slows both.
 fn least_times<R>(runs: &[R; 2]) -> Result<[Duration; 2], OperatorError>
 where
     R: Fn() -> Result<Tensor, OperatorError>,
@@ -132,45 +139,45 @@ mod tests {
 
     use super::*;
 
-    /// The place of the fastest of ways that take so many milliseconds and bytes, and of those that were laid out.
-    fn place_of_fastest(kernels: &[(u64, usize)]) -> (usize, Vec<usize>) {
-        let laid_out = RefCell::new(Vec::new());
-        let candidate = |(place, &(_, bytes)): (usize, &(u64, usize))| {
-            let laid_out = &laid_out;
+    /// Index of the fastest of kernels with these milliseconds and bytes, and the indices of those that were packed.
+    fn index_of_fastest(kernels: &[(u64, usize)]) -> (usize, Vec<usize>) {
+        let packed = RefCell::new(Vec::new());
+        let candidate = |(index, &(_, bytes)): (usize, &(u64, usize))| {
+            let packed = &packed;
             Candidate::of_bytes(bytes, move || {
-                laid_out.borrow_mut().push(place);
-                Ok(Some(place))
+                packed.borrow_mut().push(index);
+                Ok(Some(index))
             })
         };
         let candidates = kernels.iter().enumerate().map(candidate).collect();
-        let run = |&place: &usize| {
-            let time = Duration::from_millis(kernels[place].0);
+        let run = |&index: &usize| {
+            let time = Duration::from_millis(kernels[index].0);
             Ok(move || {
                 sleep(time);
                 Ok(Tensor::new())
             })
         };
-        let found = autotune(candidates, |&place| kernels[place].1, run).unwrap();
-        (found, laid_out.take())
+        let found = autotune("linear", candidates, |&index| kernels[index].1, run).unwrap();
+        (found, packed.take())
     }
 
     #[test]
-    fn less_time_wins_and_memory_has_its_price() {
-        assert_eq!(place_of_fastest(&[(40, 9), (1, 9), (40, 9)]).0, 1);
-        assert_eq!(place_of_fastest(&[(40, 9), (1, 36)]).0, 1);
-        assert_eq!(place_of_fastest(&[(40, 9), (40, 9), (1, 9)]).0, 2);
-        // Less time, and weights that take a tenth of a second to come.
-        assert_eq!(place_of_fastest(&[(50, 9), (20, 3_000_000_000)]).0, 0);
-        assert_eq!(place_of_fastest(&[(500, 9)]).0, 0);
+    fn less_time_wins_after_the_cost_of_memory() {
+        assert_eq!(index_of_fastest(&[(40, 9), (1, 9), (40, 9)]).0, 1);
+        assert_eq!(index_of_fastest(&[(40, 9), (1, 36)]).0, 1);
+        assert_eq!(index_of_fastest(&[(40, 9), (40, 9), (1, 9)]).0, 2);
+        // Less time, but weights that take a tenth of a second to load.
+        assert_eq!(index_of_fastest(&[(50, 9), (20, 3_000_000_000)]).0, 0);
+        assert_eq!(index_of_fastest(&[(500, 9)]).0, 0);
     }
 
     #[test]
-    fn what_would_take_longer_to_come_from_memory_is_not_laid_out() {
-        assert_eq!(place_of_fastest(&[(20, 9), (1, 9), (0, 3_000_000_000), (0, 9)]).1, [0, 1, 3]);
+    fn what_would_take_longer_to_come_from_memory_is_not_packed() {
+        assert_eq!(index_of_fastest(&[(20, 9), (1, 9), (0, 3_000_000_000), (0, 9)]).1, [0, 1, 3]);
     }
 
     #[test]
-    fn ways_that_do_not_suit_are_passed_over() {
+    fn kernels_that_do_not_suit_are_skipped() {
         let candidates = || {
             let none = || Candidate::new(|| Ok(None));
             vec![none(), Candidate::new(|| Ok(Some(7))).map(|kernel| kernel + 1), none()]
@@ -178,12 +185,12 @@ mod tests {
         let never = |_: &i32| -> Result<fn() -> Result<Tensor, OperatorError>, OperatorError> {
             panic!("one kernel alone is not tried")
         };
-        assert_eq!(autotune(candidates(), |_| 1, never).unwrap(), 8);
+        assert_eq!(autotune("linear", candidates(), |_| 1, never).unwrap(), 8);
     }
 
     #[test]
-    fn no_way_at_all_is_an_error() {
-        let none = autotune(Vec::new(), |_: &i32| 1, |_| Ok(|| Ok(Tensor::new())));
-        assert!(none.unwrap_err().to_string().contains("a product"));
+    fn no_kernel_at_all_is_an_error() {
+        let none = autotune("linear", Vec::new(), |_: &i32| 1, |_| Ok(|| Ok(Tensor::new())));
+        assert!(none.unwrap_err().to_string().contains("suits no kernel"));
     }
 }

@@ -1,16 +1,17 @@
-//! `linear` with a constant weight, laid out for the processor once.
+//! `linear` with a constant weight, packed once.
 //!
-//! Either for oneDNN's operator, as ATen carries it, `mkldnn::_linear_pointwise`, or for camlens's own product, whichever is faster.
-//! ATen's own `linear` asks MKL, which is several times slower on processors that are not Intel's. The gradient to the input is
-//! another `linear`, of the transposed weight; or the sum of those rows of the weight whose gradient is not zero, of which a classifier's
-//! last layer has one. Inputs of few rows are multiplied with the weight as it is: reading it is what takes the time, and nothing else
-//! needs memory.
+//! The kernel is oneDNN's `mkldnn::_linear_pointwise` or camlens's own matrix product, whichever is faster; ATen's
+//! `linear` calls MKL, which is several times slower on processors that are not Intel's. The gradient to the input is
+//! another `linear` with the transposed weight, or, for a sparse gradient, the sum of the weight's rows whose gradient
+//! is not zero: one row for a classifier's last layer. Inputs of few rows are multiplied by the unpacked weight:
+//! reading it takes most of the time, and no memory is needed for a packed copy.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::node::{Argument, Node, ValueId};
+use crate::model::node::{Argument, Node};
+use crate::plan::device_tensors::Constants;
 use crate::plan::rule::{Gradient, Parts, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{
     Call, Operator, OperatorError, Value, can_multiply, has_kernels, has_products, linear, linear_by_rows,
@@ -21,13 +22,14 @@ use super::autotune::{Candidate, autotune, bytes, float_bias, is_finite, releasi
 use crate::plan::rules::arguments::first;
 use crate::plan::rules::tape::TapeRule;
 
-/// The place of a call's input.
+/// Position of the input among a [`Call`]'s arguments.
 const INPUT: usize = 0;
-/// While inputs have no more rows, the weight is read as it is. Where the first gradient has no more, and half of its numbers are
-/// zero, the rows of the weight are summed; later gradients take as long as they have numbers that are not.
+/// Inputs of at most this many rows are multiplied by the unpacked weight. If the first gradient has at most this many
+/// rows and at least half of its elements are zero, this and every later gradient are computed as sums of weight rows,
+/// at a cost proportional to their non-zero elements.
 const FEW_ROWS: i64 = 16;
 
-/// A weight `[outputs, inputs]`, laid out at its first use. Plans of one model share it.
+/// A weight `[outputs, inputs]`, packed at its first use and shared by the plans of one model.
 pub(in crate::plan) struct PackedLinear {
     weight: Tensor,
     forward: Option<LinearKernel>,
@@ -39,14 +41,15 @@ impl PackedLinear {
         PackedLinear { weight: weight.shallow_clone(), forward: None, backward: None }
     }
 
-    /// Whether this is that tensor.
+    /// Whether this is the packed form of `weight`: same memory, shape and strides.
     pub fn is_of(&self, weight: &Tensor) -> bool {
         self.weight.data_ptr() == weight.data_ptr()
             && self.weight.size() == weight.size()
             && self.weight.stride() == weight.stride()
     }
 
-    /// For `input` and any other of no more rows; where it has more than a few, for any other.
+    /// The forward kernel for `input`. It is kept for inputs of any size, except that the unpacked weight is kept for
+    /// inputs of at most [`FEW_ROWS`] rows.
     fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&LinearKernel, OperatorError> {
         let suits = |packed: &LinearKernel| !matches!(packed, LinearKernel::Unpacked(_)) || rows(input) <= FEW_ROWS;
         let packed = match self.forward.take().filter(suits) {
@@ -56,7 +59,7 @@ impl PackedLinear {
         Ok(self.forward.insert(packed))
     }
 
-    /// For the gradient `given` and any other.
+    /// The kernel for the gradient to the input, chosen on the first `grad_output` and kept for all others.
     fn backward(&mut self, grad_output: &Tensor, operators: &Operators) -> Result<&LinearKernel, OperatorError> {
         let packed = match self.backward.take() {
             Some(packed) => packed,
@@ -81,7 +84,7 @@ impl Operators {
     }
 }
 
-/// A weight laid out for one of several ways.
+/// A weight as one of the kernels reads it.
 #[derive(Debug)]
 enum LinearKernel {
     OneDnn(Tensor),
@@ -89,22 +92,22 @@ enum LinearKernel {
         weight: Tensor,
         outputs: i64,
     },
-    /// Forward, by the weight as it is.
+    /// Forward with the unpacked weight.
     Unpacked(Tensor),
-    /// Back, by the weight as it is.
+    /// Backward as a sum of rows of the unpacked weight.
     SparseGradient(Tensor),
 }
 
 impl LinearKernel {
-    /// The faster way for a `weight`, tried on `input`.
+    /// The faster of oneDNN's and camlens's kernel for `weight`, timed on `input`.
     fn choose(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        autotune(Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
+        autotune("linear", Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
             let call = kernel.call(&Value::None, operators)?;
             Ok(move || call.run(input))
         })
     }
 
-    /// The way forward: of few rows by the weight as it is, which nothing needs to be laid out for.
+    /// The forward kernel: the unpacked weight for few rows, otherwise the faster of the packed ones.
     fn choose_forward(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
         if rows(input) <= FEW_ROWS && has_products(weight.f_kind()?) {
             return Ok(LinearKernel::Unpacked(weight.shallow_clone()));
@@ -112,11 +115,12 @@ impl LinearKernel {
         Self::choose(weight, input, operators)
     }
 
-    /// The way back: where little of a small gradient is not zero, by the sum of rows of the weight as it is.
+    /// The backward kernel: sums of rows of the unpacked weight for a small, sparse gradient, otherwise the faster of
+    /// the packed ones.
     fn choose_backward(weight: &Tensor, grad_output: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
         let count = grad_output.f_count_nonzero(None)?.f_int64_value(&[])?;
         let is_sparse = rows(grad_output) <= FEW_ROWS && 2 * count as usize <= grad_output.numel();
-        // Infinite or NaN, it would make NaN of a zero.
+        // An infinite or NaN weight times zero is NaN, which a sum without zeros would miss.
         if is_sparse && has_products(weight.f_kind()?) && is_finite(weight)? {
             return Ok(LinearKernel::SparseGradient(weight.f_contiguous()?));
         }
@@ -136,7 +140,7 @@ impl LinearKernel {
         vec![Candidate::new(one_dnn), Candidate::new(panels)]
     }
 
-    /// How many bytes it takes.
+    /// Bytes of the weight.
     fn size(&self) -> usize {
         match self {
             LinearKernel::OneDnn(weight) | LinearKernel::Panels { weight, .. } => bytes(weight),
@@ -165,7 +169,7 @@ impl LinearKernel {
     }
 }
 
-/// A way with everything but the input.
+/// A kernel with all of its arguments except the input.
 #[derive(Debug)]
 enum LinearCall {
     OneDnn(Call),
@@ -186,7 +190,7 @@ impl LinearCall {
     }
 }
 
-/// The rule. The weight and the bias are those that it was made with.
+/// The rule of a `linear` node. The weight and the bias are those that it was made with, not the arguments of a run.
 pub(in crate::plan) struct LinearRule {
     linear: Arc<Linear>,
     bias: Value,
@@ -204,30 +208,41 @@ struct Linear {
 }
 
 impl LinearRule {
-    /// The weight and the bias of a `linear` that this rule is for: both constant, or no bias, on the CPU, in float32 or in a bfloat16
-    /// that the processor has.
-    pub fn read<'t>(node: &Node, constant: impl Fn(ValueId) -> Option<&'t Tensor>) -> Option<(&'t Tensor, Value)> {
-        let is_linear = node.operation.aten().is_some_and(|o| o.name() == "aten::linear");
-        let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return None };
-        let is = |tensor: &Tensor, kind| tensor.f_kind().is_ok_and(|k| k == kind) && tensor.device() == Device::Cpu;
-        let weight = constant(*weight).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
-        let kind = weight.f_kind().ok().filter(|&kind| has_kernels(kind) && is(weight, kind))?;
+    /// The weight and the bias of a `linear` node that this rule runs: both constant, or no bias, on the CPU, in a dtype
+    /// that the processor has kernels for.
+    pub fn read(node: &Node, constants: &mut Constants<'_>) -> Result<Option<(Tensor, Value)>, OperatorError> {
+        if node.operation.aten().is_none_or(|operator| operator.name() != "aten::linear") {
+            return Ok(None);
+        }
+        let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return Ok(None) };
+        let Some(weight) = constants.tensor(*weight)? else { return Ok(None) };
+        let kind = weight.f_kind()?;
+        if weight.dim() != 2 || weight.numel() == 0 || weight.device() != Device::Cpu || !has_kernels(kind) {
+            return Ok(None);
+        }
         let bias = match bias {
             Argument::Literal(Value::None) => Value::None,
-            Argument::Use(bias) => Value::Tensor(constant(*bias).filter(|bias| is(bias, kind))?.shallow_clone()),
-            _ => return None,
+            Argument::Use(bias) => match constants.tensor(*bias)? {
+                Some(bias) if bias.f_kind()? == kind && bias.device() == Device::Cpu => Value::Tensor(bias),
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
         };
-        is_linear.then_some((weight, bias))
+        Ok(Some((weight, bias)))
     }
 
-    /// The rule of a node that can be [read](PackedLinear::read).
+    /// The rule of a node that can be [read](LinearRule::read).
     pub fn new(node: &Node, weight: Arc<Mutex<PackedLinear>>, bias: Value) -> Result<Self, OperatorError> {
         let (size, kind) = {
             let weight = &lock(&weight).weight;
             (weight.size(), weight.f_kind()?)
         };
         let &[outputs, inputs] = size.as_slice() else {
-            return Err(OperatorError::Unsupported { operator: node.name.clone() });
+            return Err(OperatorError::Argument {
+                operator: node.name.clone(),
+                argument: "weight".into(),
+                problem: format!("has shape {size:?}, and [outputs, inputs] is allowed"),
+            });
         };
         let linear = Linear {
             operators: Operators::find()?,
@@ -261,7 +276,7 @@ impl Rule for LinearRule {
     }
 }
 
-/// The way back: of the input only the shape mattered, and the gradient's tells it.
+/// The reverse of a run. It saves nothing: the gradient's shape gives the input's.
 struct SavedLinear(Arc<Linear>);
 
 impl Saved for SavedLinear {
@@ -270,7 +285,7 @@ impl Saved for SavedLinear {
         Ok(vec![grad_output.map(|grad_output| self.0.input_gradient(grad_output)).transpose()?])
     }
 
-    /// As rows of one gradient: reading the weight is what takes the time.
+    /// All gradients as the rows of one, so that the weight is read once.
     fn reverse_each(&self, each: Vec<Vec<Parts>>, _: Gradient) -> Result<Vec<Vec<Option<Tensor>>>, OperatorError> {
         let whole = |results: Vec<Parts>| results.into_iter().next().map_or(Ok(None), Parts::into_sum);
         let grad_output: Vec<Option<Tensor>> = each.into_iter().map(whole).collect::<Result<_, _>>()?;
@@ -286,7 +301,7 @@ impl Saved for SavedLinear {
 }
 
 impl Linear {
-    /// The bias is that of the first run.
+    /// Keeps the kernel with the bias of the first run.
     fn run(&self, input: &Tensor, bias: &Value) -> Result<Tensor, OperatorError> {
         let mut forward = lock(&self.forward);
         let suits = |call: &LinearCall| !matches!(call, LinearCall::Unpacked { .. }) || rows(input) <= FEW_ROWS;
@@ -307,44 +322,49 @@ impl Linear {
     }
 }
 
-/// All axes but the last.
+/// The product of all axes except the last.
 fn rows(tensor: &Tensor) -> i64 {
     let size = tensor.size();
     size.iter().take(size.len().saturating_sub(1)).product()
 }
 
-/// What is locked here is whole even when a panic came between: it is written in one go.
+/// A panic cannot leave the value half-written: it is replaced in one assignment. So a poisoned lock is ignored.
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::node::ValueId;
+    use crate::plan::constant::Constant;
+    use crate::plan::device_tensors::DeviceTensors;
     use crate::plan::rules::against_tape::{Layout, TestNode, any, relative_error, slot};
     use crate::torch::has_products;
 
-    /// A `linear` by its packed rule, and the values of its arguments.
+    /// A [`LinearRule`] and the values of its node's arguments.
     fn packed(input: Tensor, weight: Tensor, bias: Value) -> (LinearRule, Vec<Value>) {
         let test =
             TestNode::new("aten::linear", "", vec![("input", input.into()), ("weight", weight.into()), ("bias", bias)]);
-        let constants: HashMap<ValueId, Tensor> = test
-            .node
-            .arguments
-            .iter()
-            .zip(&test.values)
-            .filter_map(|(argument, value)| match (argument, value) {
-                (Argument::Use(id), Value::Tensor(tensor)) => Some((*id, tensor.shallow_clone())),
-                _ => None,
-            })
-            .collect();
-        let (weight, bias) = LinearRule::read(&test.node, |id| constants.get(&id)).unwrap();
-        let weight = Arc::new(Mutex::new(PackedLinear::new(weight)));
+        let constants = constants(&test);
+        let mut tensors = DeviceTensors::default();
+        let mut constants = Constants::new(&constants, &mut tensors, Device::Cpu);
+        let (weight, bias) = LinearRule::read(&test.node, &mut constants).unwrap().unwrap();
+        let weight = Arc::new(Mutex::new(PackedLinear::new(&weight)));
         (LinearRule::new(&test.node, weight, bias).unwrap(), test.values)
+    }
+
+    /// Every argument of the node as a constant.
+    fn constants(test: &TestNode) -> BTreeMap<ValueId, Constant> {
+        let constant = |(argument, value): (&Argument, &Value)| match (argument, value) {
+            (Argument::Use(id), Value::Tensor(tensor)) => Some((*id, Constant::Whole(tensor.shallow_clone()))),
+            _ => None,
+        };
+        test.node.arguments.iter().zip(&test.values).filter_map(constant).collect()
     }
 
     proptest! {
@@ -365,12 +385,12 @@ mod tests {
             let expected = leaf.linear(&weight, bias.as_ref());
             let grad_output = grad_output.random(&expected.size(), Kind::Float);
             let gradient = Tensor::run_backward(&[(&expected * &grad_output).sum(Kind::Float)], &[&leaf], false, false).remove(0);
-            // Sums may cancel: errors are relative to what is summed.
+            // Terms may cancel: errors are relative to the sum of absolute values.
             let summed = leaf.detach().abs().linear(&weight.abs(), bias.as_ref().map(Tensor::abs).as_ref());
             let summed_back = grad_output.abs().matmul(&weight.abs());
             let off = |found: &Tensor, expected: &Tensor, summed: &Tensor| relative_error(&(summed + (found - expected)), summed);
             let (rule, values) = packed(input, weight, bias.map_or(Value::None, Value::Tensor));
-            // Twice: the first run lays the weight out.
+            // Twice: the first run packs the weight.
             for _ in 0..2 {
                 let (results, saved) = rule.forward(&values, &[slot(0)]).unwrap();
                 prop_assert!(off(results[0].tensor().unwrap(), &expected.detach(), &summed) < 1e-5);
@@ -440,7 +460,7 @@ mod tests {
             let _ = grad_output.get(1).get(5).fill_(2.0);
             let found =
                 saved.reverse(&[Some(grad_output.shallow_clone())], Gradient::Plain).unwrap().remove(0).unwrap();
-            // Against weights that are not finite, zeros count.
+            // A weight that is not finite makes NaN of zeros.
             let expected = grad_output.matmul(&weight);
             assert!(found.nan_to_num(7.0, None, None).allclose(
                 &expected.nan_to_num(7.0, None, None),
@@ -462,6 +482,13 @@ mod tests {
             "",
             vec![("input", random(&[2, 3]).into()), ("weight", random(&[4, 3]).into()), ("bias", Value::None)],
         );
-        assert!(LinearRule::read(&test.node, |_| None).is_none());
+        let all = constants(&test);
+        let mut tensors = DeviceTensors::default();
+        let mut read = |constants: &BTreeMap<ValueId, Constant>| {
+            let mut constants = Constants::new(constants, &mut tensors, Device::Cpu);
+            LinearRule::read(&test.node, &mut constants).unwrap().is_some()
+        };
+        assert!(read(&all));
+        assert!(!read(&BTreeMap::new()));
     }
 }

@@ -1,4 +1,4 @@
-//! Convolution and batch normalisation become one convolution.
+//! Folds batch normalisation into the convolution before it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,17 +9,16 @@ use crate::plan::constant::Constant;
 use crate::plan::{PlanError, Weights};
 use crate::torch::Value;
 
-use super::Draft;
+use crate::plan::draft::Draft;
 
-/// The positions of a convolution's weight and bias, in every overload.
+/// Positions of a convolution's weight and bias among its arguments, in every overload.
 const WEIGHT: usize = 1;
 const BIAS: usize = 2;
 
-/// Folds batch normalisation by running statistics into the convolution before it: with
-/// `s = weight / sqrt(running_var + eps)`, the convolution's weight becomes `s · w` and its bias
-/// `s · (b − running_mean) + bias`.
+/// Folds batch normalisation with running statistics into the convolution before it: with `s = weight /
+/// sqrt(running_var + eps)`, the convolution's weight becomes `s · w` and its bias `s · (b − running_mean) + bias`.
 ///
-/// A convolution whose own result is a target, the score, or read by anyone else keeps it.
+/// A convolution whose own result is a target, the score, or read by another node stays as it is.
 pub fn fold_batch_norm(draft: &mut Draft, weights: &mut Weights) -> Result<(), PlanError> {
     let producers: HashMap<ValueId, usize> =
         draft.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |v| (v, index))).collect();

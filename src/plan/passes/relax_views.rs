@@ -1,17 +1,17 @@
-//! Views that do not depend on how a value lies in memory.
+//! Views that do not depend on a value's strides.
 
 use crate::model::node::{Argument, Node, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::PlanError;
 use crate::torch::{Operator, Value};
 
-use super::Draft;
+use crate::plan::draft::Draft;
 
-/// Makes nodes that ask for a certain layout work with any. Exported programs were traced with contiguous values; in the
-/// default mode convolutions give theirs with the channels last.
+/// Makes nodes that require certain strides work with any. Exported programs were traced with contiguous values;
+/// outside the exact mode, convolutions give channels-last results.
 ///
-/// - `view` becomes `reshape`, which copies where there is no view.
-/// - `as_strided` gets its input made contiguous first.
+/// - `view` becomes `reshape`, which copies where no view is possible.
+/// - `as_strided` gets a contiguous copy of its input.
 pub fn relax_views(draft: &mut Draft) -> Result<(), PlanError> {
     let reshape = Operator::find("aten::reshape", "")?;
     let contiguous = Operator::find("aten::contiguous", "")?;
@@ -37,7 +37,7 @@ pub fn relax_views(draft: &mut Draft) -> Result<(), PlanError> {
 }
 
 fn made_contiguous(contiguous: &Operator, before: &Node, source: ValueId, copy: ValueId) -> Node {
-    /// ATen's number of the memory format.
+    /// ATen's number for the contiguous memory format.
     const CONTIGUOUS: i64 = 0;
     Node {
         name: format!("contiguous before {}", before.name),
@@ -60,7 +60,7 @@ mod tests {
         Vec::try_from(pass.logits().contiguous().view(-1)).unwrap()
     }
 
-    /// A convolution whose result is read by `operator` with `size`, then summed up.
+    /// A convolution whose result `operator` reads with `size`, then a matrix product.
     fn viewed(operator: &str, arguments: Vec<(&str, Of)>) -> crate::model::graph::Graph {
         let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
         let y = builder.convolution(builder.input(), 4);

@@ -1,18 +1,18 @@
-//! The layers at a network's beginning, which tell more of its maps than others.
+//! The early layers of a network, whose rounding changes maps most.
 
 use std::collections::HashSet;
 
 use crate::model::node::{Node, ValueId};
 
-use super::Draft;
+use crate::plan::draft::Draft;
 
-/// They read values of more than one in so many of the picture's pixels: the picture itself, and what has half its height and width.
+/// A layer is early if it reads maps of more than 1/8 of the input's pixels: the input, or half its height and width.
 const PIXELS: i64 = 8;
-/// They make one in so many of the network's multiplications, at most.
+/// The early layers make at most 1/6 of the network's multiplications.
 const SHARE: i64 = 6;
 
-/// The nodes, by their places, that compute with large values, of the input alone or of such nodes' results; and the rectifiers of what
-/// these give.
+/// Indices of the nodes that compute with large maps, from the input alone or from the results of such nodes; and of
+/// the rectifiers of their results.
 pub fn sensitive_layers(draft: &Draft) -> HashSet<usize> {
     let costs: Vec<i64> = draft.nodes.iter().map(|node| multiplications(draft, node)).collect();
     let mut left = costs.iter().sum::<i64>() / SHARE;
@@ -39,7 +39,7 @@ fn is_large(draft: &Draft, value: ValueId) -> bool {
     pixels(value) * PIXELS > pixels(draft.input)
 }
 
-/// With weights that do not depend on the input, in convolutions and linear layers.
+/// Multiplications by constant weights in convolutions and linear layers, for the input size of the export.
 fn multiplications(draft: &Draft, node: &Node) -> i64 {
     if !matches!(node.operator_name(), "conv2d" | "convolution" | "linear") {
         return 0;
@@ -56,8 +56,8 @@ mod tests {
     use crate::plan::Mode;
     use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
-    /// The places of the first layers of a network of four convolutions with rectifiers, the second one of stride 2 and the third one of
-    /// stride 4, where the last one gives so many channels.
+    /// Indices of the early layers of a network of four convolutions with rectifiers. The second has stride 2, the
+    /// third stride 4, and the fourth has `channels` output channels.
     fn places(channels: i64) -> Vec<usize> {
         let mut builder = GraphBuilder::new(&random(&[1, 3, 16, 16]));
         let mut y = builder.input();

@@ -1,4 +1,4 @@
-//! A float32 network computes in bfloat16.
+//! Converts a float32 network to bfloat16.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,22 +11,23 @@ use crate::plan::PlanError;
 use crate::plan::constant::Constant;
 use crate::torch::{Operator, Value};
 
-use super::Draft;
 use super::sensitive_layers::sensitive_layers;
+use crate::plan::draft::Draft;
 
 const FLOAT: i64 = scalar_type(Kind::Float);
 const BFLOAT16: i64 = scalar_type(Kind::BFloat16);
 
-/// Makes a float32 draft one of bfloat16: values, weights, and where a node names float32 (`x.float()`, `softmax(dtype=…)`), that too.
-/// Float32 stay
+/// Converts the values and weights of a float32 draft to bfloat16, and the dtypes that nodes name (`x.float()`,
+/// `softmax(dtype=…)`). These stay float32:
 ///
-/// - the [first layers](first_layers), both ways: what rounding adds there passes every gate that follows, and with guided
-///   backpropagation a gate that falls the other way moves the map. EfficientNet-Lite0's Guided Grad-CAM keeps a cosine of 0.95 to 0.99 to
-///   float32's when they are rounded, and of more than 0.99 when they are not;
-/// - the parameters of normalisations: a number a channel, and rounding a variance moves the whole channel;
-/// - the linear layer of constant weights that gives the score: two of a thousand logits often share the eight bits that bfloat16 has.
+/// - the [early layers](sensitive_layers), forward and in reverse: rounding there flips ReLU gates in every later
+///   layer, which changes guided backpropagation. With EfficientNet-Lite0, the cosine between the Guided Grad-CAM and
+///   float32's is 0.95 to 0.99 when they are rounded, and above 0.99 when they are not;
+/// - the parameters of normalisations: one number for each channel, and rounding a variance changes the whole channel;
+/// - the linear layer with constant weights that gives the score: two of a thousand logits often agree in the eight
+///   bits of bfloat16.
 ///
-/// Batch normalisations must have been folded before: what is rounded then is their product with the weight.
+/// Batch normalisations must have been folded before, so that their product with the weight is rounded once.
 pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> {
     let head = draft.nodes.iter().position(|node| {
         node.operator_name() == "linear"
@@ -78,17 +79,17 @@ fn is_normalisation(node: &Node) -> bool {
     )
 }
 
-/// What nodes read that compute in bfloat16.
+/// The conversions of a draft's values.
 struct Rounding {
     /// Values that stay float32.
     wide: HashSet<ValueId>,
     rounded: HashMap<ValueId, ValueId>,
-    /// By the value that each converts.
+    /// By the value that the node converts.
     conversions: HashMap<ValueId, Node>,
 }
 
 impl Rounding {
-    /// The rounded copy of a constant or of a value that stays float32; any other value itself.
+    /// The rounded copy of a constant or of a value that stays float32; any other value unchanged.
     fn of(&mut self, draft: &mut Draft, value: ValueId, keeps_constants: bool) -> Result<ValueId, PlanError> {
         let constant = draft.constants.get(&value).filter(|_| !keeps_constants);
         let kind = match constant {
@@ -117,7 +118,7 @@ impl Rounding {
         Ok(new)
     }
 
-    /// Puts each behind the node that gives what it converts.
+    /// Inserts each conversion after the node whose result it converts.
     fn insert_conversions(mut self, draft: &mut Draft) {
         let nodes = std::mem::take(&mut draft.nodes);
         draft.nodes.extend(self.conversions.remove(&draft.input));
@@ -129,7 +130,7 @@ impl Rounding {
     }
 }
 
-/// A dtype that the node names.
+/// Changes a float32 that the node names to bfloat16.
 fn name_bfloat16(node: &mut Node) {
     let place = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
     if let Some(Argument::Literal(Value::Int(dtype))) = place.and_then(|at| node.arguments.get_mut(at))
@@ -139,7 +140,7 @@ fn name_bfloat16(node: &mut Node) {
     }
 }
 
-/// Makes the head's input float32 before it.
+/// Inserts a conversion of the head's input to float32.
 fn widen_input(draft: &mut Draft, head: usize) -> Result<(), PlanError> {
     let Argument::Use(input) = draft.nodes[head].arguments[0] else { return Ok(()) };
     let name = format!("{}.float", draft.nodes[head].name);
@@ -149,7 +150,7 @@ fn widen_input(draft: &mut Draft, head: usize) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// A node that makes a value one of another dtype, and the value that it gives.
+/// A node that converts a value to `kind`, and its result.
 fn conversion(draft: &mut Draft, name: String, value: ValueId, kind: Kind) -> Result<(Node, ValueId), PlanError> {
     let new = draft.add_value_like(value);
     draft.set_kind(new, kind);
@@ -213,7 +214,7 @@ mod tests {
             for (wide, narrow) in
                 [(&wide.targets[0], &narrow.targets[0]), (wide.input.as_ref().unwrap(), narrow.input.as_ref().unwrap())]
             {
-                // One network in 256 has no class that speaks for any channel.
+                // In one network of 256, the class has no positive gradient at any channel.
                 if wide.norm().double_value(&[]) == 0.0 {
                     assert!(narrow.norm().double_value(&[]) == 0.0);
                     continue;
@@ -243,7 +244,7 @@ mod tests {
         let [wide, narrow] = [&wide, &narrow].map(|plan| plan.forward(x.shallow_clone(), &Never).unwrap());
         for target in 0..2 {
             assert_eq!(narrow.activations(target).kind(), Kind::Float);
-            // Ways through a convolution differ in rounding, by far less than bfloat16 does.
+            // Kernels of a convolution differ in rounding, by far less than bfloat16 does.
             assert!(distance(narrow.activations(target), wide.activations(target)) < 1e-5);
         }
         assert_eq!(narrow.activations(2).kind(), Kind::BFloat16);

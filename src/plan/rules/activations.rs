@@ -1,4 +1,4 @@
-//! Smooth activations, through ATen's own backward operators.
+//! Smooth activations, by ATen's backward operators.
 
 use tch::Tensor;
 

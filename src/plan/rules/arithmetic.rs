@@ -9,7 +9,7 @@ use super::arguments::{first, optional_number, tensor};
 use super::explicit::Run;
 use super::meta::MetaTensor;
 
-/// The gradient of one operand from that of the result, before broadcasting is undone.
+/// The gradient of one operand from that of the result, before it is summed over broadcast axes.
 type Part = Box<dyn Fn(&Tensor) -> Result<Tensor, OperatorError> + Send>;
 
 /// `add(self, other, alpha)`, the second operand a tensor or a number.
@@ -87,8 +87,8 @@ fn times(grad_output: &Tensor, factor: f64) -> Result<Tensor, OperatorError> {
     Ok(if factor == 1.0 { grad_output.shallow_clone() } else { grad_output.f_mul_scalar(factor)? })
 }
 
-/// A rule whose operands are the first two arguments. `part` says how one operand's gradient is made, saving what that
-/// needs and no more.
+/// A rule whose operands are the first two arguments. `part` makes the closure that computes one operand's gradient,
+/// and saves only what it needs.
 fn rule(operator: Operator, part: impl Fn(&[Value], usize) -> Result<Part, OperatorError> + Send + 'static) -> Run {
     Box::new(move |arguments, wanted: &[Slot]| {
         let is_number = |at| !matches!(arguments.get(at), Some(Value::Tensor(_)));

@@ -1,4 +1,4 @@
-//! Putting tensors together and taking them apart along an axis.
+//! Concatenating and splitting tensors along an axis.
 
 use tch::{Kind, Tensor};
 
@@ -19,7 +19,7 @@ pub(super) fn stack(operator: Operator) -> Run {
     together(operator, |grad_output, axis, segment| Ok(grad_output.f_select(axis, segment.number)?))
 }
 
-/// What a wanted element of the list is in the whole.
+/// The part of the concatenation that is a wanted element of the list.
 struct Segment {
     number: i64,
     start: i64,
@@ -39,10 +39,10 @@ fn together(operator: Operator, take: fn(&Tensor, i64, &Segment) -> Result<Tenso
         for element in &elements {
             let shape = element.size();
             if shape == [0] && result.dim() != 1 {
-                // An empty vector joins anything, by an old custom.
+                // By an old convention, `cat` accepts an empty vector beside tensors of any rank.
                 return Ok(None);
             }
-            // The axis that `stack` makes is not in its elements; it does not use `length`.
+            // The axis that `stack` adds is not in its elements; `stack` does not use `length`.
             let length = shape.get(axis).copied().unwrap_or(1);
             starts.push((start, length));
             start += length;

@@ -1,4 +1,4 @@
-//! Convolutions: the gradient to the input needs the weights and the input's shape, never its numbers.
+//! Convolutions: the gradient to the input needs the weight and the input's shape, not the input's values.
 
 use tch::Tensor;
 
@@ -8,7 +8,7 @@ use super::arguments::{first, integer, integers, is_true, tensor};
 use super::explicit::{Single, with_reverse};
 use super::meta::MetaTensor;
 
-/// What `aten::convolution_backward` asks of a convolution besides its tensors.
+/// The arguments of `aten::convolution_backward` besides its tensors.
 struct Geometry {
     stride: Vec<i64>,
     padding: Vec<i64>,
@@ -26,7 +26,7 @@ impl Geometry {
     }
 }
 
-/// Where an operator keeps its geometry. None: a form that the rule does not cover.
+/// Reads an operator's geometry from its arguments; `None` for a form that the rule does not cover.
 type ReadGeometry = fn(&[Value]) -> Result<Option<Geometry>, OperatorError>;
 
 /// `conv{1,2,3}d(input, weight, bias?, stride, padding, dilation, groups)`.
@@ -34,7 +34,7 @@ pub(super) fn plain(operator: Operator) -> Result<Single, OperatorError> {
     rule(operator, |arguments| forward(arguments, integers(arguments, 4)?))
 }
 
-/// The same with `padding` in words, `valid` or `same`.
+/// The same with `padding` as `valid` or `same`.
 pub(super) fn padded_in_words(operator: Operator) -> Result<Single, OperatorError> {
     rule(operator, |arguments| {
         let weight = tensor(arguments, 1)?.size();
@@ -47,7 +47,7 @@ pub(super) fn padded_in_words(operator: Operator) -> Result<Single, OperatorErro
                     |(i, k): (usize, &i64)| dilation.get(i).or(dilation.first()).copied().unwrap_or(1) * (k - 1);
                 let totals: Vec<i64> = kernel.iter().enumerate().map(total).collect();
                 if totals.iter().any(|total| total % 2 != 0) {
-                    // ATen pads one side more, in a step of its own.
+                    // ATen pads one side more, in a separate step.
                     return Ok(None);
                 }
                 totals.iter().map(|total| total / 2).collect()
@@ -103,11 +103,11 @@ fn rule(operator: Operator, geometry: ReadGeometry) -> Result<Single, OperatorEr
         let (input, weight) = (first(arguments)?, tensor(arguments, 1)?);
         let Some(geometry) = geometry(arguments)? else { return Ok(None) };
         if input.dim() != weight.dim() {
-            // A single image without its batch axis.
+            // A single image without a batch axis.
             return Ok(None);
         }
         if !geometry.transposed && geometry.may_miss(input, weight) {
-            // The operator is called with the padding written out, and so must its gradient be.
+            // The operator runs with the padding written out, so its gradient must be computed the same way.
             return Ok(None);
         }
         let bias = match arguments.get(2) {
@@ -171,7 +171,7 @@ mod tests {
         })
     }
 
-    /// Groups, input and output channels of each.
+    /// Groups, and input and output channels of each.
     fn groups() -> impl Strategy<Value = [i64; 3]> {
         prop_oneof![
             (1..=5i64, 1..=5i64).prop_map(|(i, o)| [1, i, o]),
@@ -291,7 +291,7 @@ mod tests {
         );
     }
 
-    /// What was not saved cannot matter.
+    /// The input's values are not saved.
     #[test]
     fn the_input_may_be_overwritten_between_forward_and_reverse() {
         let mut x = Tensor::randn([1, 3, 8, 8], (Kind::Float, Device::Cpu));

@@ -1,4 +1,4 @@
-//! The frame of a hand-written rule: it covers what it can, the one-node tape covers the rest.
+//! Explicit rules: each covers the arguments that it can, and the one-node tape covers the rest.
 
 use tch::Tensor;
 
@@ -7,28 +7,28 @@ use crate::torch::{OperatorError, Value};
 
 use super::tape::TapeRule;
 
-/// Runs a node for the wanted places, like [`Rule::forward`]. None: the rule does not cover these arguments.
+/// Runs a node for the wanted slots, as [`Rule::forward`]. `None`: the rule does not cover these arguments.
 pub(super) type Run = Box<dyn Fn(&[Value], &[Slot]) -> Result<Option<RuleOutput>, OperatorError> + Send>;
 
-/// Takes the gradient of the one result to that of the first argument.
+/// Computes the gradient of the first argument from that of the only result.
 pub(super) type Reverse = Box<dyn Fn(&Tensor) -> Result<Tensor, OperatorError> + Send>;
 
-/// Runs an operator with one result and says how to come back to its first argument. None as in [`Run`].
+/// Runs an operator with one result, and returns it with the reverse to the first argument. `None` as in [`Run`].
 pub(super) type Single = Box<dyn Fn(&[Value]) -> Result<Option<(Tensor, Reverse)>, OperatorError> + Send>;
 
 /// How a guided reverse differs from a plain one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Guide {
-    /// Not at all: no rectifier.
+    /// Not at all: the node is no rectifier.
     No,
-    /// `max(·, 0)` of the incoming gradient: the definition.
+    /// `max(·, 0)` of the incoming gradient: the definition (Springenberg et al., 2015).
     Before,
-    /// `max(·, 0)` of the outgoing gradient, in place. Equal where the derivative is nowhere negative, and cheaper.
-    /// The reverse must give memory of its own.
+    /// `max(·, 0)` of the outgoing gradient, in place. Equal where the derivative is nowhere negative, and cheaper. The
+    /// reverse must return memory that nobody else holds.
     After,
 }
 
-/// A hand-written rule, with the tape for whatever it does not cover.
+/// An explicit rule, with the tape for arguments that it does not cover.
 pub(super) struct ExplicitRule {
     run: Run,
     tape: TapeRule,
@@ -51,7 +51,7 @@ impl Rule for ExplicitRule {
     }
 }
 
-/// A rule for when only the first argument's gradient is wanted.
+/// A rule for nodes of which only the first argument's gradient is wanted.
 pub(super) fn single(forward: Single, guide: Guide) -> Run {
     Box::new(move |arguments, wanted| {
         if wanted != [Slot { argument: 0, element: None }] {
@@ -70,7 +70,7 @@ pub(super) fn single(forward: Single, guide: Guide) -> Run {
     })
 }
 
-/// What a [`Single`] gives.
+/// The return value of a [`Single`].
 pub(super) fn with_reverse(
     result: Tensor,
     reverse: impl Fn(&Tensor) -> Result<Tensor, OperatorError> + Send + 'static,

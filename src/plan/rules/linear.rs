@@ -5,8 +5,8 @@ use crate::torch::Operator;
 use super::arguments::{first, tensor};
 use super::explicit::{Single, with_reverse};
 
-/// The gradient is `gradient · weight`. Autograd multiplies in another order for some strides, so this is no rule for
-/// exact mode.
+/// The gradient is `gradient · weight`. For some strides autograd multiplies in another order, so exact mode does not
+/// use this rule.
 pub(super) fn linear(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let weight = tensor(arguments, 1)?;

@@ -7,10 +7,10 @@ use crate::torch::{Operator, OperatorError, Value};
 use super::arguments::{first, is_true, number};
 use super::explicit::{Single, with_reverse};
 
-/// `batch_norm(input, weight?, bias?, running_mean?, running_var?, training, momentum, eps, cudnn_enabled)` with the
-/// running statistics: one multiplication by `weight / sqrt(running_var + eps)` a channel.
+/// `batch_norm(input, weight?, bias?, running_mean?, running_var?, training, momentum, eps, cudnn_enabled)` with
+/// running statistics: the gradient is multiplied by `weight / sqrt(running_var + eps)` for each channel.
 ///
-/// ATen multiplies twice, so the last bit may differ: no rule for exact mode.
+/// ATen multiplies twice, so the last bit may differ, and exact mode does not use this rule.
 pub(super) fn batch_norm(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let input = first(arguments)?;
@@ -20,7 +20,7 @@ pub(super) fn batch_norm(operator: Operator) -> Single {
         if input.dim() < 2 {
             return Ok(None);
         }
-        // In full precision, whatever the model runs in: it is one number a channel.
+        // In at least float32, whatever the model's dtype: it is one number for each channel.
         let full = if variance.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
         let scale = variance.f_to_kind(full)?.f_add_scalar(number(arguments, 7)?)?.f_rsqrt()?;
         let scale = match &arguments[1] {

@@ -1,4 +1,4 @@
-//! `pad` and `constant_pad_nd`: a border of one number.
+//! `pad` and `constant_pad_nd`: a border of a constant.
 
 use tch::Tensor;
 
@@ -25,8 +25,8 @@ pub(super) fn pad(operator: Operator) -> Single {
 
 type Padded = Option<(Tensor, super::explicit::Reverse)>;
 
-/// The numbers are copied once, and only the border is filled; ATen fills the whole first. The gradient is a part of what comes
-/// in. A negative border, which cuts, is not covered.
+/// Copies the input once and fills only the border; ATen fills the whole result first. The gradient is a slice of the
+/// result's. A negative border, which crops, is not covered.
 fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorError> {
     let input = first(arguments)?;
     let sides = integers(arguments, 1)?;
@@ -34,7 +34,7 @@ fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorErr
     if sides.len() % 2 != 0 || sides.len() / 2 > rank || sides.iter().any(|&side| side < 0) || input.numel() == 0 {
         return Ok(None);
     }
-    // From the last axis on: before, after.
+    // From the last axis on: axis, border before, border after, size.
     let axes: Vec<(i64, i64, i64, i64)> = sides
         .chunks_exact(2)
         .zip((0..rank).rev())
@@ -47,7 +47,7 @@ fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorErr
     }
     let result = like(input, &whole)?;
     let inside = axes.iter().try_fold(result.shallow_clone(), |part, &(axis, before, _, length)| {
-        // The border of this axis, across what the axes before have left.
+        // The border of this axis, within the interior of the axes before.
         let value = value.unwrap_or(0.0);
         let after = before + length;
         for (start, length) in [(0, before), (after, part.size()[axis as usize] - after)] {
@@ -64,7 +64,7 @@ fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorErr
     })
 }
 
-/// Memory for a larger tensor in the same order of axes: channels last where the input has them so.
+/// An uninitialised larger tensor, channels-last if the input is.
 fn like(input: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
     let options = (input.f_kind()?, input.device());
     if let [rows, channels, height, width] = *size

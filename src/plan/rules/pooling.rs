@@ -1,4 +1,4 @@
-//! Pooling, and means and sums over axes: of their input, only the shape matters on the way back.
+//! Pooling, and means and sums over axes: the reverse needs only the input's shape.
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,7 +8,7 @@ use super::arguments::{axis, first, integers, is_true};
 use super::explicit::{Single, with_reverse};
 use super::meta::MetaTensor;
 
-/// Of a window, at most; as [`max_pool`] takes it.
+/// The most taps of a window that [`max_pool`] takes.
 const MAX_TAPS: i64 = 255;
 
 /// `max_pool2d(self, kernel_size, stride, padding, dilation, ceil_mode)`.
@@ -40,7 +40,7 @@ pub(super) fn max_pool2d(exact: bool) -> Result<Single, OperatorError> {
     }))
 }
 
-/// The windows of a `max_pool2d`, where camlens has a kernel of its own for it.
+/// The window and parameters of a `max_pool2d` that camlens's own kernel covers.
 fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], Moves)>, OperatorError> {
     let input = first(arguments)?;
     let pair = |at, default: [i64; 2]| -> Result<Option<[i64; 2]>, OperatorError> {
@@ -66,7 +66,7 @@ fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], Moves)>, OperatorErr
     Ok(suits.then_some((kernel, Moves { stride, padding, dilation })))
 }
 
-/// Whether camlens's own kernels take it: with the channels next to each other in memory.
+/// Whether camlens's own kernels take the input: float32 or bfloat16 on the CPU, channels-last.
 fn is_channels_last(input: &Tensor) -> Result<bool, OperatorError> {
     let is_known = matches!(input.f_kind()?, Kind::Float | Kind::BFloat16) && input.device() == Device::Cpu;
     let [_, channels, height, width] = *input.size().as_slice() else { return Ok(false) };
@@ -89,10 +89,10 @@ pub(super) fn avg_pool2d(operator: Operator) -> Result<Single, OperatorError> {
     }))
 }
 
-/// `adaptive_avg_pool2d(self, output_size)`; to one place it is a mean.
+/// `adaptive_avg_pool2d(self, output_size)`; to an output of 1 × 1 it is a mean.
 ///
-/// A mean's gradient is the same value everywhere, and is not written out here. ATen's tape does write it, and kernels
-/// that read it (`silu_backward`) round differently by layout: no rule for exact mode.
+/// A mean's gradient is the same at every pixel and is not materialised. ATen's tape does materialise it, and kernels
+/// that read it (`silu_backward`) round differently by layout, so exact mode does not use this rule.
 pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let meta = MetaTensor::of(first(arguments)?)?;
@@ -112,7 +112,8 @@ pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
     })
 }
 
-/// `mean(self, dim?, keepdim, dtype?)`, `sum(…)`. A mean is not for exact mode either, see [`adaptive_avg_pool2d`].
+/// `mean(self, dim?, keepdim, dtype?)`, `sum(…)`. Exact mode does not use the rule of a mean, see
+/// [`adaptive_avg_pool2d`].
 pub(super) fn over_axes(operator: Operator, is_mean: bool) -> Single {
     Box::new(move |arguments| reduced(&operator, arguments, &integers(arguments, 1)?, is_true(arguments, 2), is_mean))
 }

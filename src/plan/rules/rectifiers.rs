@@ -1,7 +1,8 @@
-//! ReLU and its relatives: the gradient passes where a gate is open.
+//! ReLU and its relatives: a gradient passes where the gate is open.
 //!
-//! Where the result tells whether the gate was open, the result is what is saved: it is alive anyway. Elsewhere the gate
-//! itself is, at a byte an element; and of what the result of a laid out convolution tells, a bit for each, so that the result can go.
+//! Where the result tells whether the gate was open, the result is saved: it is in memory anyway. Otherwise the gate
+//! itself is saved, one byte for each element; for a fused convolution, one bit for each element, so that the result
+//! can be released.
 
 use tch::Tensor;
 
@@ -11,20 +12,20 @@ use crate::torch::{Ahead, Bounds, Gates, Operator, OperatorError, Value, add_cla
 use super::arguments::{first, number, optional_number};
 use super::explicit::{Run, Single, with_reverse};
 
-/// What `relu`, `relu6`, `hardtanh` and `threshold` remember.
+/// The saved state of `relu`, `relu6`, `hardtanh` and `threshold`.
 pub(in crate::plan) struct Gate {
     source: GateSource,
     guided: bool,
 }
 
-/// What tells where a gate was open.
+/// What the gate is computed from.
 enum GateSource {
     Result(Tensor, Bounds),
     Bits(Gates),
 }
 
 impl Gate {
-    /// Of bits where they are to be had of the `result`, which goes then when nobody else needs it.
+    /// The gate of `result`, as bits where possible; `result` can then be released.
     pub fn of(result: &Tensor, bounds: Bounds, guided: bool) -> Result<Self, OperatorError> {
         let bits = Gates::of(result, bounds)?;
         Ok(Gate {
@@ -33,12 +34,12 @@ impl Gate {
         })
     }
 
-    /// Of bits that are there.
+    /// The gate from bits.
     pub fn of_bits(bits: Gates, guided: bool) -> Self {
         Gate { source: GateSource::Bits(bits), guided }
     }
 
-    /// Clamps a sum, whose memory it may take over, and tells the gate of what that gives.
+    /// Adds `other` to `sum` and clamps, reusing the memory of `sum`, and returns the result with its gate.
     pub fn of_sum(sum: Tensor, other: &Tensor, bounds: Bounds, guided: bool) -> Result<(Tensor, Self), OperatorError> {
         match Gates::of_sum(sum, other, bounds)? {
             Ok((result, bits)) => Ok((result, Gate::of_bits(bits, guided))),
@@ -50,8 +51,8 @@ impl Gate {
         }
     }
 
-    /// The gate for whoever takes a guided gradient through it on the way. None where bits do not tell it, and for others: of a plain gradient
-    /// most may come through, and then a product with all of it is faster.
+    /// The mask for a kernel that applies it while it computes a guided gradient. `None` without bits, and for plain
+    /// gradients: most of a plain gradient may pass, and a dense product is then faster.
     pub fn mask(&self, gradient: Gradient) -> Option<Ahead<'_>> {
         match &self.source {
             GateSource::Bits(gates) if self.is_guided(gradient) => Some(Ahead { gates, guided: true }),
@@ -63,7 +64,7 @@ impl Gate {
         self.guided && gradient == Gradient::Guided
     }
 
-    /// The gradient before the gate, given what it is the sum of after it; `None`: zero.
+    /// The gradient of the gate's input, given the terms of its result's gradient; `None` is zero.
     pub fn pass(&self, parts: &[Tensor], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
         if parts.is_empty() {
             return Ok(None);
@@ -93,12 +94,12 @@ pub(in crate::plan) fn relu(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |_, result| Ok((Bounds::RELU, result.shallow_clone())))
 }
 
-/// `relu6(self)`, which is open strictly between its bounds.
+/// `relu6(self)`; the gate is open strictly between the bounds.
 pub(in crate::plan) fn relu6(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |_, result| Ok((Bounds { low: 0.0, high: Some(6.0) }, result.shallow_clone())))
 }
 
-/// `hardtanh(self, min_val, max_val)`, which is open strictly between its bounds.
+/// `hardtanh(self, min_val, max_val)`; the gate is open strictly between the bounds.
 pub(in crate::plan) fn hardtanh(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |arguments, result| {
         let bounds = Bounds { low: number(arguments, 1)?, high: Some(number(arguments, 2)?) };
@@ -115,7 +116,7 @@ pub(in crate::plan) fn threshold(operator: Operator, guided: bool) -> Run {
     })
 }
 
-/// A rule with [`Gate`]; `bounds` gives the bounds, and the tensor that tells on which side of them an element was.
+/// A rule with [`Gate`]; `bounds` returns the bounds and the tensor to compare with them.
 fn gated(
     operator: Operator,
     guided: bool,
@@ -134,7 +135,7 @@ fn gated(
     })
 }
 
-/// `clamp(self, min?, max?)`, `clamp_min(self, min)`, which are open on their bounds too.
+/// `clamp(self, min?, max?)`, `clamp_min(self, min)`; the gate is open at the bounds too.
 pub(in crate::plan) fn clamp(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let input = first(arguments)?;
@@ -168,7 +169,7 @@ mod tests {
     use super::*;
     use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
-    /// Numbers on both sides of the bounds 0 and 6, and many that lie right on them.
+    /// Numbers on both sides of the bounds 0 and 6, many of them at a bound.
     fn around_the_bounds(layout: Layout, shape: &[i64], kind: Kind) -> Value {
         (layout.random(shape, kind) * 6.0).round().clamp(-7.0, 7.0).into()
     }

@@ -1,14 +1,14 @@
-//! Strides that ATen reads rightly.
+//! Strides that ATen's backward operators read correctly.
 
 use tch::Tensor;
 
 use crate::torch::OperatorError;
 
-/// The same memory, with the stride that a batch of one usually has.
+/// The same memory, with the usual batch stride for a batch of one.
 ///
 /// On the CPU, ATen's backward of `batch_norm` and `instance_norm` (2.11) is silently wrong for one row, a contiguous
-/// input, and a gradient that is channels-last but for the stride of its batch of one, such as `(C, 1, W·C, C)`: what
-/// `flatten(2).transpose(1, 2)` hands back. With the usual stride the same memory is read rightly.
+/// input, and a gradient that is channels-last except for its batch stride, such as `(C, 1, W·C, C)`, which
+/// `flatten(2).transpose(1, 2)` gives. With the usual stride the same memory is read correctly.
 pub(super) fn canonical_strides(gradient: &Tensor) -> Result<Tensor, OperatorError> {
     let shape = gradient.size();
     if shape.first() == Some(&1)

@@ -1,4 +1,4 @@
-//! The rule that every operator has: autograd over this one node.
+//! The rule that covers every operator: autograd over one node.
 
 use tch::Tensor;
 
@@ -8,9 +8,9 @@ use crate::torch::{OperatorError, Tape, Value};
 
 use super::strides::canonical_strides;
 
-/// Runs an operation forward as a tape of one node and takes gradients back through it.
+/// Records one operation on a tape and computes gradients by autograd.
 ///
-/// It is the specification of every hand-written rule.
+/// It is the specification of every explicit rule.
 #[derive(Debug)]
 pub struct TapeRule {
     operation: Operation,
@@ -18,8 +18,7 @@ pub struct TapeRule {
 }
 
 impl TapeRule {
-    /// `guided` says whether the operation is a rectifier: in a guided reverse its derivative is then applied to
-    /// `max(gradient, 0)`.
+    /// `guided`: the operation is a rectifier, whose derivative a guided reverse applies to `max(gradient, 0)`.
     pub fn new(operation: Operation, guided: bool) -> Self {
         TapeRule { operation, guided }
     }
@@ -144,7 +143,7 @@ mod tests {
         }
     }
 
-    /// ATen's own batch_norm backward is off by more than its result here.
+    /// The error of ATen's own batch_norm backward is larger than its result here.
     #[test]
     fn batch_norm_of_one_row_reads_an_oddly_strided_gradient_rightly() {
         tch::manual_seed(1);

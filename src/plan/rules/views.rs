@@ -1,4 +1,4 @@
-//! The same numbers in another shape, order or part: their way back is another view.
+//! Views: the same elements in another shape, order or selection. The reverse is another view.
 
 use tch::Tensor;
 
@@ -16,14 +16,14 @@ pub(super) fn reshape(operator: Operator) -> Single {
     })
 }
 
-/// `contiguous`, `clone`, `alias`: nothing changes but where it lies.
+/// `contiguous`, `clone`, `alias`: only the memory changes.
 pub(super) fn identity(operator: Operator) -> Single {
     Box::new(move |arguments| {
         with_reverse(operator.call_tensor(arguments)?, |grad_output| Ok(grad_output.shallow_clone()))
     })
 }
 
-/// `to`, `_to_copy`, `type_as`: the gradient goes back to the input's dtype and device.
+/// `to`, `_to_copy`, `type_as`: the gradient is converted to the input's dtype and device.
 pub(super) fn cast(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let (device, kind) = (first(arguments)?.device(), first(arguments)?.f_kind()?);
@@ -64,7 +64,7 @@ pub(super) fn matrix_transpose(operator: Operator) -> Single {
     })
 }
 
-/// `expand(self, size)`: what was repeated is summed.
+/// `expand(self, size)`: the gradient is summed over repeated axes.
 pub(super) fn expand(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let meta = MetaTensor::of(first(arguments)?)?;
@@ -122,7 +122,7 @@ mod tests {
         Value::Int(value)
     }
 
-    /// An axis as a file may write it.
+    /// An axis, counted from either end.
     fn axis(at: prop::sample::Index, rank: usize, from_the_back: bool) -> i64 {
         at.index(rank) as i64 - if from_the_back { rank as i64 } else { 0 }
     }

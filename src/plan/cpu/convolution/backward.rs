@@ -1,7 +1,7 @@
-//! How the gradient of a convolution's result goes back to its input.
+//! Kernels for the gradient of a convolution to its input.
 //!
-//! There are several ways, and which is the fastest depends on the shapes and on the processor. They are tried on the first gradient
-//! that comes, and what won is kept.
+//! Which one is the fastest depends on the shapes and on the processor. They are timed on the first gradient, and the
+//! fastest is kept.
 
 use tch::{Kind, Tensor};
 
@@ -15,22 +15,24 @@ use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_GUIDED_GRADIENTS, SparseBackward, SparseBackwardCall, with_typical_zeros};
 use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
 
-/// Weights laid out for a way.
+/// A weight packed for one kernel.
 #[derive(Debug)]
 pub(in crate::plan) enum InputGradientKernel {
-    /// A transposed convolution.
+    /// oneDNN's transposed convolution.
     Transposed(Tensor),
-    /// The same in float32 of a gradient in another dtype: of groups in bfloat16, oneDNN's takes up to ten times as long where the stride is 2.
+    /// The same in float32, for a gradient in another dtype: with groups, oneDNN's bfloat16 kernel takes up to ten
+    /// times as long where the stride is 2.
     Float32(Tensor),
-    /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
+    /// A convolution with the kernel flipped in both axes and the channels exchanged. For a stride of 1.
     FlippedKernel(ForwardKernel),
     Col2im(Col2im),
     Sparse(SparseBackward),
 }
 
 impl InputGradientKernel {
-    /// The fastest way for a convolution of `weight`, tried on the gradient `given` of the result for an input of `size`. `there` are
-    /// [the weights for the way there](WayThere::panels), which take no memory again.
+    /// The fastest kernel for a convolution with `weight`, timed on `grad_output`, the gradient of the result for an
+    /// input of shape `size`. `forward_weight` is the [weight packed for the forward kernel](ForwardKernel::panels), if
+    /// this one can share it.
     pub fn choose(
         weight: &Tensor,
         forward_weight: Option<&Tensor>,
@@ -44,13 +46,13 @@ impl InputGradientKernel {
         let kernels =
             Self::candidates(weight, forward_weight, flipped.as_ref(), geometry, &grad_shape, size, operators);
         let grad_output = &channels_last(&with_typical_zeros(grad_output, DENSITY_OF_GUIDED_GRADIENTS)?)?;
-        autotune(kernels, Self::size, |kernel| {
+        autotune("a convolution's input gradient", kernels, Self::size, |kernel| {
             let call = kernel.call(&shape, geometry, &grad_output.size(), size, operators)?;
             Ok(move || call.input_gradient(grad_output))
         })
     }
 
-    /// How many bytes weights take that are there for it alone.
+    /// Bytes of the weights packed for this kernel alone.
     fn size(&self) -> usize {
         match self {
             InputGradientKernel::Transposed(weight) | InputGradientKernel::Float32(weight) => bytes(weight),
@@ -60,7 +62,8 @@ impl InputGradientKernel {
         }
     }
 
-    /// Every way that there may be; `there` is as for [`WayBack::choose`], `turned` is what [`turned`] gives.
+    /// Every kernel that may suit; `forward_weight` is as for [`InputGradientKernel::choose`], `flipped` as [`flipped`]
+    /// returns it.
     pub(in crate::plan) fn candidates<'a>(
         weight: &'a Tensor,
         forward_weight: Option<&'a Tensor>,
@@ -107,13 +110,13 @@ impl InputGradientKernel {
         kernels
     }
 
-    /// Whether the way is one for a gradient of that shape too; layouts are kept for inputs of any size.
+    /// Whether the kernel suits a gradient of this shape too; packed weights are kept for inputs of any size.
     pub fn suits(&self, weight: &[i64], geometry: &Geometry, grad_output: &[i64]) -> bool {
         !matches!(self, InputGradientKernel::FlippedKernel(_))
             || flipped_geometry(weight, geometry, grad_output).is_some()
     }
 
-    /// The way for a weight of that shape and one size of input and gradient, but for the number of rows.
+    /// The kernel prepared for a weight of shape `shape` and one shape of input and gradient, with any number of rows.
     pub fn call(
         &self,
         shape: &[i64],
@@ -149,19 +152,20 @@ impl InputGradientKernel {
     }
 }
 
-/// How a convolution with turned weights moves over the gradient, where that gives the gradient to the input.
+/// The parameters with which a convolution by the flipped weight gives the gradient to the input; `None` where it does
+/// not.
 fn flipped_geometry(weight: &[i64], geometry: &Geometry, grad_output: &[i64]) -> Option<Geometry> {
     let padding = [0, 1].map(|axis| geometry.dilation[axis] * (weight[axis + 2] - 1) - geometry.padding[axis]);
     let suits = geometry.stride == [1, 1]
         && padding.iter().all(|&padding| padding >= 0)
-        // As in the pass that makes such convolutions: there these operators are wrong.
+        // The pass `fuse_convolutions` excludes the same shapes: oneDNN's operators are wrong for them.
         && grad_output[1] > 1
         && !window_may_miss(&grad_output[2..], &weight[2..], &padding, &geometry.dilation);
     suits.then_some(Geometry { padding, ..*geometry })
 }
 
-/// The weight `[outputs, inputs / groups, h, w]` as `[inputs, outputs / groups, h, w]`, each kernel turned by 180°, and how a convolution
-/// with it moves over the gradient `given`. None where that does not give the gradient to the input.
+/// The weight `[outputs, inputs / groups, h, w]` as `[inputs, outputs / groups, h, w]`, flipped in both axes, and the
+/// parameters of the convolution of `grad_output` with it. `None` where that is not the gradient to the input.
 pub(in crate::plan) fn flipped(
     weight: &Tensor,
     geometry: &Geometry,
@@ -177,7 +181,7 @@ pub(in crate::plan) fn flipped(
     Ok(Some((exchanged.f_flip([2i64, 3])?.f_contiguous()?, geometry_of_flipped)))
 }
 
-/// A way with everything but the gradient.
+/// A kernel with all of its arguments except the gradient.
 #[derive(Debug)]
 pub(in crate::plan) enum InputGradientCall {
     Transposed(Call),
@@ -188,7 +192,7 @@ pub(in crate::plan) enum InputGradientCall {
 }
 
 impl InputGradientCall {
-    /// The gradient to the input, from one with its channels next to each other in memory.
+    /// The gradient to the input. `grad_output` is channels-last.
     pub fn input_gradient(&self, grad_output: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
             InputGradientCall::Transposed(call) => call.call([(INPUT, grad_output)]),
@@ -202,7 +206,7 @@ impl InputGradientCall {
         }
     }
 
-    /// The same from one with gates ahead. None where it must have come through them.
+    /// The same, with the mask of the activation applied to `grad_output` first. `None` for kernels that cannot.
     pub fn input_gradient_masked(
         &self,
         grad_output: &Tensor,

@@ -1,9 +1,9 @@
-//! Several rows at once, or row by row.
+//! Chooses between running a batch as a whole and row by row.
 //!
-//! Weights are laid out for the rows that came first, one as a rule. For another number oneDNN may want another layout, and then
-//! arranges the weights anew at every call, which can take longer than the convolution. Where it does not, rows together are
-//! sometimes faster, on many cores above all. So the first batches of each number of rows are run one way and the other. The same goes
-//! for several gradients of one result.
+//! Weights are packed for the first number of rows, usually one. For another number oneDNN may want another layout, and
+//! then packs the weights again at every call, which can take longer than the convolution. Otherwise the whole batch is
+//! sometimes faster, above all on many cores. So the first batches of each size are run both ways, and the faster way
+//! is kept. The same holds for several gradients of one result.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,14 +13,14 @@ use tch::Tensor;
 
 use crate::torch::{OperatorError, channels_last};
 
-/// Batches that are run each way before the faster one is kept. The first finds memory and caches unprepared.
+/// Batches that are timed each way before the faster is kept. The first one finds memory and caches cold.
 const TRIALS: u32 = 2;
 
-/// Which way batches of each number of rows are run.
+/// Timings by batch shape.
 #[derive(Debug, Default)]
 pub(in crate::plan) struct BatchSplit(Mutex<HashMap<Shape, Tried>>);
 
-/// So many tensors of so many rows.
+/// The number of tensors, and the rows of each.
 type Shape = (usize, i64);
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -53,7 +53,7 @@ impl Tried {
 }
 
 impl BatchSplit {
-    /// What `run` gives for the batch `input`.
+    /// Runs `run` on the batch `input`, as a whole or row by row.
     pub fn run(
         &self,
         input: &Tensor,
@@ -66,7 +66,7 @@ impl BatchSplit {
         self.faster((1, rows), |at_once| if at_once { run(input) } else { one_by_one(input, rows, &run) })
     }
 
-    /// What `run` gives for each of several tensors of one shape.
+    /// Runs `run` on each of several tensors of one shape, concatenated or one by one.
     pub fn run_each(
         &self,
         inputs: &[&Tensor],
@@ -78,7 +78,7 @@ impl BatchSplit {
         self.faster((inputs.len(), first.size()[0]), |at_once| if at_once { together() } else { each() })
     }
 
-    /// What `run` gives, which is told whether to take all rows of that shape at once.
+    /// Runs `run` with whether to take all rows of this shape at once, and times it until both ways are measured.
     fn faster<T>(&self, shape: Shape, run: impl FnOnce(bool) -> Result<T, OperatorError>) -> Result<T, OperatorError> {
         let tried = self.lock().get(&shape).copied().unwrap_or_default();
         let at_once = tried.goes_at_once();
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs batches that take that long, and tells how many rows each call had.
+    /// Runs batches whose calls take these times, and returns the rows of each call.
     fn calls(batches: usize, rows: i64, at_once: Duration, one: Duration) -> Vec<Vec<i64>> {
         let input = channels_last(&Tensor::randn([rows, 4, 3, 3], (Kind::Float, Device::Cpu))).unwrap();
         let split = BatchSplit::default();
@@ -167,7 +167,7 @@ mod tests {
                 seen.push(rows.into_inner());
             }
             assert_eq!(seen, [vec![6], vec![6], vec![2, 2, 2], vec![2, 2, 2], kept]);
-            // Another number of tensors, though of as many rows, is tried for itself.
+            // Another number of tensors of the same rows is timed by itself.
             let rows = RefCell::new(Vec::new());
             let random = || channels_last(&Tensor::randn([3, 4, 3, 3], (Kind::Float, Device::Cpu))).unwrap();
             let pair = [random(), random()];

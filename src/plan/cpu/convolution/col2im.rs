@@ -1,4 +1,4 @@
-//! The way back to the few channels of a network's input.
+//! The gradient to an input of few channels, as a matrix product followed by col2im.
 
 use tch::Tensor;
 
@@ -8,10 +8,10 @@ use super::geometry::Geometry;
 use super::sparse::can_skip_zeros;
 use crate::plan::cpu::autotune::bytes;
 
-/// Input channels up to which this can be faster than other ways.
+/// Input channels up to which this kernel can be faster than others.
 const MAX_CHANNELS: i64 = 4;
 
-/// A convolution's weights, in panels.
+/// A convolution's weight, packed in panels.
 #[derive(Debug)]
 pub(in crate::plan) struct Col2im {
     weight: Tensor,
@@ -20,7 +20,7 @@ pub(in crate::plan) struct Col2im {
 }
 
 impl Col2im {
-    /// None where it does not suit.
+    /// `None` where the kernel does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, height, width] = *weight.size().as_slice() else { return Ok(None) };
         if inputs > MAX_CHANNELS || geometry.dilation != [1, 1] || !can_skip_zeros(weight, geometry)? {
@@ -29,12 +29,12 @@ impl Col2im {
         Ok(Some(Col2im { weight: folded_weight(weight)?, inputs, kernel: [height, width] }))
     }
 
-    /// How many bytes the weights take.
+    /// Bytes of the packed weight.
     pub fn size(&self) -> usize {
         bytes(&self.weight)
     }
 
-    /// To an input of `size`, `[N, C, H, W]`.
+    /// The kernel for an input of shape `size`, `[N, C, H, W]`.
     pub fn call(&self, geometry: &Geometry, size: &[i64]) -> Col2imCall {
         Col2imCall {
             weight: self.weight.shallow_clone(),
@@ -45,7 +45,7 @@ impl Col2im {
     }
 }
 
-/// [`Folded`] for one size of input.
+/// [`Col2im`] prepared for one size of input.
 #[derive(Debug)]
 pub(in crate::plan) struct Col2imCall {
     weight: Tensor,

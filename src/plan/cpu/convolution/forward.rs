@@ -1,5 +1,5 @@
-//! How a convolution's result comes of its input: by oneDNN, by a matrix product, by Winograd's algorithm or without the input's zeros,
-//! whichever is faster.
+//! Forward kernels of a convolution: oneDNN, a matrix product, Winograd's algorithm, or products that skip the input's
+//! zeros.
 
 use tch::Tensor;
 
@@ -14,7 +14,7 @@ use super::winograd::{Winograd, WinogradCall};
 use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
 use crate::plan::rules::rectifiers::Gate;
 
-/// Weights laid out for a way.
+/// A weight packed for one kernel.
 #[derive(Debug)]
 pub(in crate::plan) enum ForwardKernel {
     Direct(Tensor),
@@ -24,7 +24,7 @@ pub(in crate::plan) enum ForwardKernel {
 }
 
 impl ForwardKernel {
-    /// The fastest way for a convolution of `weight` with what follows it, tried on `input`.
+    /// The fastest kernel for a convolution with `weight` and its epilogue, timed on `input`.
     pub fn choose(
         weight: &Tensor,
         geometry: &Geometry,
@@ -35,13 +35,13 @@ impl ForwardKernel {
         let size = input.size();
         let kernels = Self::candidates(weight, geometry, &size, operators);
         let input = &channels_last(&with_typical_zeros(input, DENSITY_OF_ACTIVATIONS)?)?;
-        autotune(kernels, Self::size, |kernel| {
+        autotune("a convolution", kernels, Self::size, |kernel| {
             let call = kernel.call(&Value::None, geometry, epilogue.fused_activation(), operators)?;
             Ok(move || Ok(call.run_with(input, epilogue)?.0))
         })
     }
 
-    /// How many bytes its weights take.
+    /// Bytes of the packed weight.
     pub fn size(&self) -> usize {
         match self {
             ForwardKernel::Direct(weight) => bytes(weight),
@@ -51,7 +51,7 @@ impl ForwardKernel {
         }
     }
 
-    /// The weights, where they lie so that a way back can read them too.
+    /// The packed weight, where the sparse backward kernel can read it too.
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
         match self {
             ForwardKernel::Sparse(sparse) => Ok(Some(sparse.panels())),
@@ -60,7 +60,7 @@ impl ForwardKernel {
         }
     }
 
-    /// Every way that there may be.
+    /// Every kernel that may suit.
     pub fn candidates<'a>(
         weight: &'a Tensor,
         geometry: &'a Geometry,
@@ -72,7 +72,7 @@ impl ForwardKernel {
         kernels
     }
 
-    /// Those that make products of zeros too.
+    /// The kernels that do not skip zeros.
     pub fn dense<'a>(
         weight: &'a Tensor,
         geometry: &'a Geometry,
@@ -86,7 +86,7 @@ impl ForwardKernel {
         [Candidate::new(direct), Candidate::new(gemm)].into_iter().chain(winograd).collect()
     }
 
-    /// The way with everything but the input, of whatever size.
+    /// The kernel with all of its arguments except the input, which may have any size.
     pub fn call(
         &self,
         bias: &Value,
@@ -107,7 +107,7 @@ impl ForwardKernel {
     }
 }
 
-/// A way with everything but the input.
+/// A kernel with all of its arguments except the input.
 #[derive(Debug)]
 pub(in crate::plan) enum ForwardCall {
     Direct(Call),
@@ -117,7 +117,8 @@ pub(in crate::plan) enum ForwardCall {
 }
 
 impl ForwardCall {
-    /// The result, of an input with its channels next to each other in memory.
+    /// The result of a channels-last input, with the [fused activation](Epilogue::fused_activation) that the call was
+    /// made with.
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
             ForwardCall::Direct(call) => call.call([(INPUT, input)]),
@@ -127,7 +128,7 @@ impl ForwardCall {
         }
     }
 
-    /// The same with all that follows, where the call was made for [what it does of that at once](After::at_once).
+    /// The same with the whole epilogue.
     pub fn run_with(&self, input: &Tensor, epilogue: &Epilogue<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
         match self {
             ForwardCall::Gemm(call) => call.run_with(input, epilogue),

@@ -1,4 +1,4 @@
-//! Convolutions as matrix products (implicit GEMM), with what follows them in the same pass.
+//! Convolutions as matrix products (implicit GEMM), with the epilogue in the same pass.
 
 use tch::{Device, Tensor};
 
@@ -9,21 +9,21 @@ use super::geometry::Geometry;
 use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
 use crate::plan::rules::rectifiers::Gate;
 
-/// Kernels of fewer inputs are multiplied line by line: a place alone has hardly a sum.
+/// With fewer input channels, a line of the kernel is one inner product: the channels of a single tap are too few.
 const FEW_INPUTS: i64 = 16;
 
-/// A convolution's weights, in panels.
+/// A convolution's weight, packed in panels.
 #[derive(Debug)]
 pub(in crate::plan) struct Gemm(GemmWeight);
 
 impl Gemm {
-    /// None where it does not suit.
+    /// `None` where the kernel does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, _, width] = *weight.size().as_slice() else { return Ok(None) };
         let by_lines = inputs < FEW_INPUTS && width > 1 && geometry.dilation[1] == 1;
         let inputs = if by_lines { inputs * width } else { inputs };
         let suits = can_multiply(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
-        // Padding is copied with all that lies between places, and multiplied too.
+        // Padding is materialised, with the pixels between taps, and multiplied too.
         let is_padded = geometry.padding != [0, 0];
         if !suits || (is_padded && (geometry.dilation != [1, 1] || !is_finite(weight)?)) {
             return Ok(None);
@@ -32,12 +32,12 @@ impl Gemm {
         Ok(Some(Gemm(packed?)))
     }
 
-    /// How many bytes the weights take.
+    /// Bytes of the packed weight.
     pub fn size(&self) -> usize {
         bytes(self.0.panels())
     }
 
-    /// Where they lie as those of a [way without zeros](super::sparse::SparseThere) do.
+    /// The packed weight, where its layout is that of the [sparse kernel](super::sparse::SparseForward).
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
         Ok(self.0.are_for_sparse()?.then(|| self.0.panels().shallow_clone()))
     }
@@ -52,7 +52,7 @@ impl Gemm {
     }
 }
 
-/// [`Gemm`] with everything but the input.
+/// [`Gemm`] with all of its arguments except the input.
 #[derive(Debug)]
 pub(in crate::plan) struct GemmCall {
     weight: GemmWeight,
@@ -66,7 +66,7 @@ impl GemmCall {
         Ok(self.multiply(input, Then { bounds: self.activation.bounds(), ..Then::default() })?.0)
     }
 
-    /// With all that follows.
+    /// The result with the whole epilogue, and the activation's mask if it is wanted.
     pub fn run_with(&self, input: &Tensor, epilogue: &Epilogue<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
         if let Some(other) = epilogue.other
             && other.f_kind()? != input.f_kind()?

@@ -1,10 +1,10 @@
-//! Convolutions whose weights are laid out for the processor once, with what follows them.
+//! Fused convolutions with packed weights.
 //!
-//! The operators are oneDNN's, as ATen carries them: `mkldnn::_convolution_pointwise` is a convolution and an activation,
-//! its overload `binary` adds another tensor before the activation. Where another way to the same result is faster, it is taken
-//! ([`way_there`]): a matrix product (`gemm`), Winograd's algorithm of 3 × 3 kernels, products without the zeros that
-//! rectifiers leave. They have no derivative of their own; the ways back are in [`way_back`]. The plan's `fuse_convolutions` pass makes
-//! these nodes.
+//! The nodes are oneDNN's operators, as ATen has them: `mkldnn::_convolution_pointwise` is a convolution and an
+//! activation, and its overload `binary` adds another tensor before the activation. The pass `fuse_convolutions` makes
+//! them. Each runs on the fastest of several kernels ([`forward`]): oneDNN, a matrix product (`gemm`), Winograd's
+//! algorithm for 3 × 3 kernels, or products that skip the zeros that rectifiers leave. The operators have no derivative
+//! in ATen; [`backward`] computes the gradient to the input.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,24 +26,23 @@ use onednn::Operators;
 pub(in crate::plan) use geometry::Geometry;
 pub(in crate::plan) use packed_weight::PackedConvolution;
 
-/// The rule of both operators. Tensors but for the input and what is added are taken from the weights that it was made
-/// with, not from the arguments.
+/// The rule of both operators. The weight is the packed one that it was made with, not an argument of a run.
 pub(in crate::plan) struct ConvolutionRule {
     convolution: Arc<Convolution>,
-    /// Whether another tensor is added.
+    /// Whether the node adds another tensor: the overload `binary`.
     adds: bool,
     activation: Activation,
     guided: bool,
 }
 
-/// What a rule and its runs share.
+/// What the rule shares with the saved state of its runs.
 struct Convolution {
     operators: Operators,
     weights: Arc<Mutex<PackedConvolution>>,
     weight_size: Vec<i64>,
     geometry: Geometry,
     forward: Mutex<Option<ForwardCall>>,
-    /// By the height and width of the input.
+    /// With the height and width of the input that the kernel was prepared for.
     backward: Mutex<Option<([i64; 2], InputGradientCall)>>,
     forward_split: BatchSplit,
     backward_split: BatchSplit,
@@ -51,7 +50,7 @@ struct Convolution {
 }
 
 impl ConvolutionRule {
-    /// Where a node of one of the two operators keeps its weight, and how it moves. None for other nodes.
+    /// The position of the weight among the node's arguments, and the convolution's parameters; `None` for other nodes.
     pub fn read(node: &Node) -> Option<(usize, Geometry)> {
         let operator = node.operation.aten().filter(|o| o.name() == "mkldnn::_convolution_pointwise")?;
         let position = |name| operator.schema().position(name).filter(|&at| at < node.arguments.len());
@@ -68,7 +67,7 @@ impl ConvolutionRule {
         Some((position("W")?, Geometry { padding, stride, dilation, groups: *groups }))
     }
 
-    /// The rule of a node that can be [read](Prepacked::read).
+    /// The rule of a node that [`ConvolutionRule::read`] accepts.
     pub fn new(node: &Node, geometry: Geometry, weights: Arc<Mutex<PackedConvolution>>) -> Result<Self, OperatorError> {
         let adds = node.operation.aten().is_some_and(|operator| operator.overload() == "binary");
         let (activation, scalars) = if adds { ("unary_attr", "unary_scalars") } else { ("attr", "scalars") };
@@ -130,7 +129,7 @@ impl Rule for ConvolutionRule {
 }
 
 impl Convolution {
-    /// The result with what follows. The bias, the activation and whether something is added are those of the first run.
+    /// The result with its epilogue. The bias, the activation and whether a tensor is added are those of the first run.
     fn run(
         &self,
         input: &Tensor,
@@ -163,7 +162,7 @@ impl Convolution {
         epilogue.apply(self.forward_split.run(input, |input| call.run(input))?)
     }
 
-    /// The gradient to an input of `size`, from that of the result.
+    /// The gradient to an input of shape `size`, `[N, C, H, W]`, from the gradient of the result.
     fn input_gradient(&self, grad_output: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
         self.check(grad_output, size)?;
         let grad_output = channels_last(grad_output)?;
@@ -181,8 +180,8 @@ impl Convolution {
         self.backward_split.run(&grad_output, |grad_output| call.input_gradient(grad_output))
     }
 
-    /// [`Convolution::input_gradient`] of a gradient that has a gate ahead. None where the way does not take one through it, for several rows, and
-    /// where none was chosen yet for inputs of that size.
+    /// [`Convolution::input_gradient`] of a gradient that has not passed the activation's mask yet: the kernel applies
+    /// it. `None` where the kernel cannot, for several rows, and before a kernel was chosen for inputs of this size.
     fn input_gradient_masked(
         &self,
         grad_output: &Tensor,
@@ -192,7 +191,7 @@ impl Convolution {
         self.check(grad_output, size)?;
         let backward = lock(&self.backward);
         match &*backward {
-            // Several rows may be run one by one.
+            // Several rows may be split into single ones.
             Some((of_size, call)) if *of_size == [size[2], size[3]] && size[0] == 1 => {
                 call.input_gradient_masked(grad_output, mask)
             }
@@ -200,14 +199,14 @@ impl Convolution {
         }
     }
 
-    /// [`Convolution::input_gradient`] of each of several gradients.
+    /// [`Convolution::input_gradient`] of each of several gradients of the same result.
     fn input_gradients(&self, grad_output: &[&Tensor], size: &[i64]) -> Result<Vec<Tensor>, OperatorError> {
         for grad_output in grad_output {
             self.check(grad_output, size)?;
         }
         let is_packed = lock(&self.backward).is_some();
         if let (Some(first), false) = (grad_output.first(), is_packed) {
-            // For the rows of one.
+            // Chooses the kernel on the rows of one gradient.
             drop(self.input_gradient(first, size)?);
         }
         self.classes_split.run_each(grad_output, |grad_output| {
@@ -217,7 +216,7 @@ impl Convolution {
         })
     }
 
-    /// Whether it is the gradient of the result for an input of `size`.
+    /// Checks that `grad_output` has the shape of the result for an input of shape `size`.
     fn check(&self, grad_output: &Tensor, size: &[i64]) -> Result<(), OperatorError> {
         let expected = self.geometry.output_shape(size, &self.weight_size);
         if grad_output.size() != expected {
@@ -231,13 +230,13 @@ impl Convolution {
     }
 }
 
-/// The way back of one run.
+/// What one forward run saves for its reverse runs.
 struct SavedConvolution {
     convolution: Arc<Convolution>,
     gate: Option<Gate>,
     /// The input's shape.
     size: Vec<i64>,
-    /// The arguments whose gradients are wanted.
+    /// Positions of the arguments whose gradients are wanted.
     wanted: Vec<usize>,
 }
 
@@ -285,7 +284,8 @@ impl Saved for SavedConvolution {
 }
 
 impl SavedConvolution {
-    /// The gradient to the input, where it alone is wanted and comes through the gate on the way.
+    /// The gradient to the input, computed with the mask in the kernel; `None` unless it alone is wanted and the kernel
+    /// can.
     fn reverse_masked(&self, results: &[Parts], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
         let mask = self.gate.as_ref().and_then(|gate| gate.mask(gradient));
         match (mask, results.first().map(Parts::as_slice), self.wanted.as_slice()) {
@@ -296,7 +296,7 @@ impl SavedConvolution {
         }
     }
 
-    /// The gradient of the convolution with what is added.
+    /// The gradient before the activation: that of the convolution's result, and of the tensor added to it.
     fn gated(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
         match (&self.gate, results.into_iter().next()) {
             (Some(gate), Some(parts)) => gate.pass(parts.as_slice(), gradient),
@@ -306,7 +306,7 @@ impl SavedConvolution {
     }
 }
 
-/// What is locked here is whole even when a panic came between: it is written in one go.
+/// A panic cannot leave the value half-written: it is replaced in one assignment. So a poisoned lock is ignored.
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }

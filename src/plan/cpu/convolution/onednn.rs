@@ -1,4 +1,4 @@
-//! oneDNN's operators, as ATen carries them.
+//! oneDNN's operators, as ATen has them.
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use crate::torch::{Call, Operator, OperatorError, Value};
 use super::epilogue::Activation;
 use super::geometry::Geometry;
 
-/// The place of a call's input.
+/// Position of the input among a [`Call`]'s arguments.
 pub(in crate::plan) const INPUT: usize = 0;
 
 #[derive(Debug, Clone)]
@@ -29,14 +29,14 @@ impl Operators {
         })
     }
 
-    /// Weights `[outputs, inputs / groups, height, width]` laid out for a convolution of an `input` of that shape.
+    /// The weight `[outputs, inputs / groups, h, w]`, packed for an input of shape `input`.
     pub fn pack(&self, weight: &Tensor, geometry: &Geometry, input: &[i64]) -> Result<Tensor, OperatorError> {
         let [padding, stride, dilation, groups] = geometry.values();
         let plain = Value::Tensor(weight.shallow_clone());
         self.reorder.call_tensor(&[plain, padding, stride, dilation, groups, Value::Ints(input.to_vec())])
     }
 
-    /// A convolution whose input comes with each call, at [`INPUT`].
+    /// A convolution whose input, at [`INPUT`], is given at each call.
     pub fn convolution(
         &self,
         weight: &Tensor,
@@ -59,7 +59,8 @@ impl Operators {
         )
     }
 
-    /// Weights laid out for [`Operators::transposed`]; `rest` as [`Geometry::rest`] gives it, `given` the gradient's shape.
+    /// The weight packed for [`Operators::transposed`]; `output_padding` as [`Geometry::output_padding`] returns it,
+    /// `grad_output` the gradient's shape.
     pub fn pack_transposed(
         &self,
         weight: &Tensor,
@@ -73,7 +74,8 @@ impl Operators {
         self.reorder_transposed.call_tensor(&[plain, padding, output_padding, stride, dilation, groups, grad_output])
     }
 
-    /// The transposed convolution that takes a gradient, at [`INPUT`], back through a convolution of that geometry.
+    /// The transposed convolution that computes the gradient to the input from the result's, which is given at each
+    /// call at [`INPUT`].
     pub fn transposed(
         &self,
         weight: &Tensor,

@@ -1,4 +1,4 @@
-//! A convolution's weights as the processor likes them.
+//! A convolution's weight, packed for its forward and backward kernels.
 
 use tch::Tensor;
 
@@ -12,12 +12,12 @@ use super::geometry::Geometry;
 use super::onednn::Operators;
 use crate::plan::cpu::autotune::releasing_memory;
 
-/// A convolution's weights, laid out at their first use. Plans of one model share them.
+/// A convolution's weight, packed at its first use and shared by the plans of one model.
 ///
-/// The layouts suit the input size that came first. They stay right for any other. A weight that is made of others (that of a folded
-/// normalisation) is there only while it is laid out, and the model's own leaves memory then, unless a plan reads it as it is.
+/// It is packed for the first input size seen and correct for any other. A derived weight (folded batch normalisation)
+/// exists only while it is packed; the model's own weight is then released, unless another plan reads it unpacked.
 pub(in crate::plan) struct PackedConvolution {
-    /// As the model has them, `[outputs, inputs / groups, height, width]`.
+    /// The unpacked weight, `[outputs, inputs / groups, height, width]`.
     weight: Constant,
     geometry: Geometry,
     forward: Option<ForwardKernel>,
@@ -29,7 +29,7 @@ impl PackedConvolution {
         PackedConvolution { weight, geometry, forward: None, backward: None }
     }
 
-    /// Whether these are that constant's.
+    /// Whether this is the packed form of that constant, for that geometry.
     pub fn are_of(&self, weight: &Identity, geometry: &Geometry) -> bool {
         self.geometry == *geometry && self.weight.identity() == *weight
     }
@@ -39,7 +39,7 @@ impl PackedConvolution {
         self.weight.size()
     }
 
-    /// For `input`, and any other, with what follows there.
+    /// The forward kernel, chosen on the first `input` with its epilogue and kept for all others.
     pub(in crate::plan) fn forward(
         &mut self,
         input: &Tensor,
@@ -56,7 +56,8 @@ impl PackedConvolution {
         Ok(self.forward.insert(kernel))
     }
 
-    /// For `given`, the gradient of the result for an input of `size`.
+    /// The input gradient's kernel for `grad_output`, the gradient of the result for an input of shape `size`. It is
+    /// kept while it suits.
     pub(in crate::plan) fn backward(
         &mut self,
         grad_output: &Tensor,

@@ -1,8 +1,9 @@
-//! Convolutions, and the ways back through them, that leave zeros out.
+//! Convolution kernels that skip zeros, forward and backward.
 //!
-//! What they take depends on what comes. A frame on which ways are tried may be unlike those that follow (a black one leaves hardly a
-//! gradient), so they are tried on no less than rectifiers [leave as a rule](like_others). What was chosen is kept: a convolution
-//! whose later inputs have fewer zeros takes as much longer, but for one of 1 × 1.
+//! Their time depends on the number of zeros, and the input on which kernels are timed may be unlike later ones (a
+//! black frame leaves hardly any gradient). So they are timed on no fewer non-zeros than [rectifiers usually
+//! leave](with_typical_zeros). The choice is kept: except for 1 × 1 kernels, a convolution whose later inputs have
+//! fewer zeros takes correspondingly longer.
 
 use tch::{Device, Kind, Tensor};
 
@@ -15,36 +16,35 @@ use super::epilogue::Activation;
 use super::geometry::Geometry;
 use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
 
-/// The share of numbers that are not zero: of a rectifier's results, and of what comes back through one with guided backpropagation.
-/// ResNets have about so many, and more of a sum of several.
+/// Shares of non-zero elements: of a rectifier's results, and of gradients behind a rectifier in guided
+/// backpropagation. Typical of ResNets, where sums of several gradients have more.
 pub(in crate::plan) const DENSITY_OF_ACTIVATIONS: f64 = 0.5;
 pub(in crate::plan) const DENSITY_OF_GUIDED_GRADIENTS: f64 = 0.3;
 
-/// `given`, or numbers of its shape where less than that share of it is not zero.
-pub(in crate::plan) fn with_typical_zeros(grad_output: &Tensor, share: f64) -> Result<Tensor, OperatorError> {
-    let count = grad_output.f_count_nonzero(None)?.f_int64_value(&[])?;
-    if count as f64 >= share * grad_output.numel() as f64 {
-        return Ok(grad_output.shallow_clone());
+/// `tensor` itself, or zeros and ones of its shape, with a share of ones of `density`, if fewer of its elements are not
+/// zero.
+pub(in crate::plan) fn with_typical_zeros(tensor: &Tensor, density: f64) -> Result<Tensor, OperatorError> {
+    let count = tensor.f_count_nonzero(None)?.f_int64_value(&[])?;
+    if count as f64 >= density * tensor.numel() as f64 {
+        return Ok(tensor.shallow_clone());
     }
-    let [rows, channels, height, width] = *grad_output.size().as_slice() else {
-        return Ok(grad_output.shallow_clone());
+    let [rows, channels, height, width] = *tensor.size().as_slice() else {
+        return Ok(tensor.shallow_clone());
     };
-    // Spread evenly, and not in step with pixels: the multiples of the golden ratio.
-    let places = Tensor::f_arange(channels * height * width, (Kind::Double, Device::Cpu))?;
-    let numbers =
-        places.f_mul_scalar(0.618_033_988_749_895)?.f_frac_()?.f_lt(share)?.f_to_kind(grad_output.f_kind()?)?;
-    // With the channels next to each other in memory, the same in each row.
+    // Multiples of the golden ratio: spread evenly, without a period that matches the rows of the image.
+    let indices = Tensor::f_arange(channels * height * width, (Kind::Double, Device::Cpu))?;
+    let numbers = indices.f_mul_scalar(0.618_033_988_749_895)?.f_frac_()?.f_lt(density)?.f_to_kind(tensor.f_kind()?)?;
+    // Channels-last, the same in each row of the batch.
     let row = numbers.f_view([1, height, width, channels])?;
     Ok(row.f_repeat([rows, 1, 1, 1])?.f_permute([0, 3, 1, 2])?)
 }
 
-/// Whether zeros can be left out of products with the weights of such a convolution. Those that are infinite or NaN would make NaN of a
-/// zero.
+/// Whether products with the weight can skip zeros. An infinite or NaN weight times zero is NaN, which would be missed.
 pub(in crate::plan) fn can_skip_zeros(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
     Ok(geometry.groups == 1 && has_products(weight.f_kind()?) && weight.device() == Device::Cpu && is_finite(weight)?)
 }
 
-/// A convolution's weights for the way there, in panels.
+/// A convolution's weight, packed in panels for the forward kernel.
 #[derive(Debug)]
 pub(in crate::plan) struct SparseForward {
     weight: Tensor,
@@ -52,14 +52,14 @@ pub(in crate::plan) struct SparseForward {
 }
 
 impl SparseForward {
-    /// None where it does not suit.
+    /// `None` where the kernel does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [outputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = can_skip_zeros(weight, geometry)?;
         Ok(if suits { Some(SparseForward { weight: sparse_weight_there(weight)?, outputs }) } else { None })
     }
 
-    /// How many bytes the weights take.
+    /// Bytes of the packed weight.
     pub fn size(&self) -> usize {
         bytes(&self.weight)
     }
@@ -84,7 +84,7 @@ impl SparseForward {
     }
 }
 
-/// [`SparseThere`] with everything but the input.
+/// [`SparseForward`] with all of its arguments except the input.
 #[derive(Debug)]
 pub(in crate::plan) struct SparseForwardCall {
     weight: Tensor,
@@ -101,17 +101,17 @@ impl SparseForwardCall {
     }
 }
 
-/// A convolution's weights for the way back, in panels.
+/// A convolution's weight, packed in panels for the backward kernel.
 #[derive(Debug)]
 pub(in crate::plan) struct SparseBackward {
     weight: Tensor,
-    /// They are those of the way there, and transposed as they are read.
+    /// The panels are the forward kernel's, transposed as they are read.
     from_forward: bool,
     inputs: i64,
 }
 
 impl SparseBackward {
-    /// None where it does not suit.
+    /// `None` where the kernel does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = can_skip_zeros(weight, geometry)?;
@@ -122,8 +122,8 @@ impl SparseBackward {
         })
     }
 
-    /// The same with weights that lie in panels for the way there, `[height, width, panels, inputs, width of a panel]`. None where it does not
-    /// suit.
+    /// The same from the forward kernel's panels, `[height, width, panels, inputs, panel width]`. `None` where it does
+    /// not suit.
     pub fn from_forward(panels: &Tensor, weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = weight.f_kind()? == Kind::Float && can_skip_zeros(weight, geometry)?;
@@ -134,12 +134,12 @@ impl SparseBackward {
         })
     }
 
-    /// How many bytes weights take that are there for this alone.
+    /// Bytes of the weight packed for this kernel alone.
     pub fn size(&self) -> usize {
         if self.from_forward { 0 } else { bytes(&self.weight) }
     }
 
-    /// To an input of `size`, `[N, C, H, W]`.
+    /// The kernel for an input of shape `size`, `[N, C, H, W]`.
     pub fn call(&self, geometry: &Geometry, size: &[i64]) -> SparseBackwardCall {
         SparseBackwardCall {
             weight: self.weight.shallow_clone(),
@@ -150,7 +150,7 @@ impl SparseBackward {
     }
 }
 
-/// [`SparseBack`] for one size of input.
+/// [`SparseBackward`] prepared for one size of input.
 #[derive(Debug)]
 pub(in crate::plan) struct SparseBackwardCall {
     weight: Tensor,

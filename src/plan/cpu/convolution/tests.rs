@@ -74,7 +74,7 @@ fn case() -> impl Strategy<Value = Case> {
         )
 }
 
-/// A node whose tensors are arguments, and their values.
+/// A node that reads its tensors as arguments, and their values.
 fn node(case: &Case) -> (Node, Vec<Value>) {
     let random = |shape: &[i64]| Value::Tensor(Layout::Contiguous.random(shape, Kind::Float));
     let [_, inputs, ..] = case.input;
@@ -125,12 +125,12 @@ fn rule(node: &Node, values: &[Value]) -> ConvolutionRule {
     .unwrap()
 }
 
-/// What PyTorch's ordinary operators give.
+/// Results of PyTorch's ordinary operators.
 struct Expected {
     /// Before the activation.
     sum: Tensor,
     result: Tensor,
-    /// Of the input, and of what is added.
+    /// Of the input, and of the added tensor.
     gradients: Vec<Tensor>,
 }
 
@@ -149,7 +149,7 @@ fn expected(case: &Case, node: &Node, values: &[Value], grad_output: &Tensor, gr
     let result = match case.activation {
         ("relu", _) => sum.relu(),
         ("hardtanh", ref bounds) => {
-            // Its derivative is 0 on the bounds, that of `clamp` is 1.
+            // Its derivative at the bounds is 0; that of `clamp` is 1.
             Operator::find("aten::hardtanh", "")
                 .unwrap()
                 .call_recording(&[Value::Tensor(sum.shallow_clone()), Value::Float(bounds[0]), Value::Float(bounds[1])])
@@ -169,7 +169,7 @@ fn expected(case: &Case, node: &Node, values: &[Value], grad_output: &Tensor, gr
     Expected { sum: sum.detach(), result: result.detach(), gradients }
 }
 
-/// Whether a gate is so near its edge that rounding may flip it.
+/// Whether an element is so near a bound that rounding may change whether its gradient passes.
 fn is_on_the_edge(case: &Case, sum: &Tensor) -> bool {
     let bounds: &[f64] = if case.activation.0 == "relu" { &[0.0] } else { &case.activation.1 };
     bounds.iter().any(|bound| (sum - *bound).abs().min().double_value(&[]) < 1e-5)
@@ -181,14 +181,14 @@ proptest! {
         let (node, values) = node(&case);
         let rule = rule(&node, &values);
         let wanted = if case.adds { vec![slot(0), slot(1)] } else { vec![slot(0)] };
-        // Twice: the first run lays the weights out.
+        // Twice: the first run packs the weight.
         for _ in 0..2 {
             let (results, saved) = rule.forward(&values, &wanted).unwrap();
             let result = results[0].tensor().unwrap();
             let grad_output = case.grad_output.random(&result.size(), Kind::Float);
             for gradient in [Gradient::Plain, Gradient::Guided] {
                 let expected = expected(&case, &node, &values, &grad_output, gradient);
-                // Relative to the sum: what an activation leaves of it may be small.
+                // Relative to the sum before the activation, which may leave little of it.
                 let off = &expected.sum + (result - &expected.result);
                 prop_assert!(relative_error(&off, &expected.sum) < 1e-5);
                 if is_on_the_edge(&case, &expected.sum) {
@@ -253,7 +253,7 @@ proptest! {
     }
 }
 
-/// Every way, laid out.
+/// Every forward kernel that suits, packed.
 fn forward_kernels(weight: &Tensor, geometry: &Geometry, input: &[i64], operators: &Operators) -> Vec<ForwardKernel> {
     let candidates = ForwardKernel::candidates(weight, geometry, input, operators);
     candidates.into_iter().filter_map(|candidate| candidate.pack().unwrap()).collect()
@@ -278,7 +278,7 @@ fn backward_kernels(
     kernels(None).into_iter().chain(shared).collect()
 }
 
-/// Convolutions that Winograd's algorithm suits.
+/// Convolutions that suit Winograd's algorithm.
 fn case_of_3_by_3() -> impl Strategy<Value = Case> {
     let channels = || prop_oneof![Just(16i64), Just(32)];
     (case(), channels(), channels(), [3..=11i64, 3..=11i64], 0..=2i64).prop_map(
@@ -394,7 +394,7 @@ fn groups_in_bfloat16_go_back_in_float32_too() {
     }
 }
 
-/// What bfloat16 leaves of a convolution, where the processor has it: every way gives it.
+/// Where the processor has bfloat16, every kernel is as close to the result as bfloat16 allows.
 #[test]
 fn every_way_takes_bfloat16() {
     let operators = Operators::find().unwrap();
@@ -425,7 +425,7 @@ fn every_way_takes_bfloat16() {
 
 #[test]
 fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
-    // On inputs of 4 × 4 the turned kernel, padded by 4, would lie in the padding alone.
+    // On inputs of 4 × 4 a window of the flipped kernel, padded by 4, would lie in the padding alone.
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 4 };
     let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
     let scale = Layout::Contiguous.random(&[4, 1, 1, 1], Kind::Double);
@@ -527,7 +527,7 @@ fn an_activation_that_it_does_not_know_is_refused() {
     assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
 }
 
-/// Memory that is taken next holds NaN: what a way leaves unwritten shows.
+/// Fills memory that the next allocation reuses with NaN, so that an unwritten element shows.
 fn spoil(shape: &[i64]) {
     for kind in [Kind::Float, Kind::BFloat16] {
         drop(Tensor::full(shape, f64::NAN, (kind, tch::Device::Cpu)));

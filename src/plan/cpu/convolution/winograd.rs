@@ -1,4 +1,4 @@
-//! Convolutions of 3 × 3 kernels by Winograd's algorithm.
+//! Convolutions with 3 × 3 kernels by Winograd's algorithm (Lavin and Gray, 2016).
 
 use tch::{Device, Kind, Tensor};
 
@@ -10,7 +10,7 @@ use super::epilogue::Activation;
 use super::geometry::Geometry;
 use crate::plan::cpu::autotune::{Candidate, bytes, float_bias};
 
-/// A convolution's weights, transformed.
+/// A convolution's transformed weight.
 #[derive(Debug)]
 pub(in crate::plan) struct Winograd {
     weight: Tensor,
@@ -18,7 +18,7 @@ pub(in crate::plan) struct Winograd {
 }
 
 impl Winograd {
-    /// Empty where the algorithm does not suit.
+    /// Kernels for output tiles of 2 × 2 and 4 × 4; empty where the algorithm does not suit.
     pub fn candidates<'a>(weight: &'a Tensor, geometry: &Geometry) -> Vec<Candidate<'a, Self>> {
         if !suits(weight, geometry) {
             return Vec::new();
@@ -31,12 +31,12 @@ impl Winograd {
         vec![of(WinogradStep::Two, 4 * 4), of(WinogradStep::Four, 6 * 6)]
     }
 
-    /// How many bytes the weights take.
+    /// Bytes of the transformed weight.
     pub fn size(&self) -> usize {
         bytes(&self.weight)
     }
 
-    /// A convolution that moves as `geometry` says.
+    /// The kernel for a convolution with these parameters.
     pub fn call(
         &self,
         bias: Option<&Tensor>,
@@ -65,7 +65,7 @@ fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
         && inputs % WINOGRAD_CHANNELS == 0
 }
 
-/// [`Winograd`] with everything but the input.
+/// [`Winograd`] with all of its arguments except the input.
 #[derive(Debug)]
 pub(in crate::plan) struct WinogradCall {
     weight: Tensor,
