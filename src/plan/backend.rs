@@ -1,7 +1,5 @@
 //! What a device brings to a plan: fused nodes, kernels and packed weights.
 
-use tch::Kind;
-
 use crate::model::node::Node;
 use crate::torch::OperatorError;
 
@@ -12,14 +10,11 @@ use super::rule::Rule;
 
 /// The kernels of one device, with the weights packed for them.
 ///
-/// One backend serves all plans of one model on its device: [`Weights`](super::Weights) keeps it, so that two plans that
-/// read a weight share its packed form. Plans in [`Mode::Exact`](super::Mode::Exact) do not ask the backend: they run
-/// operator by operator.
+/// One backend serves all plans of one model on its device. [`Weights`](super::Weights) keeps it, so that two plans
+/// that read a weight share its packed form. Plans in [`Mode::Exact`](super::Mode::Exact) do not ask the backend: they
+/// run operator by operator.
 pub trait Backend: Send {
-    /// Whether the device's kernels compute in this dtype.
-    fn has_kernels(&self, kind: Kind) -> bool;
-
-    /// Rewrites the draft for the device's kernels, for example by fusing a convolution with the activation that follows
+    /// Rewrites the draft for the device's kernels, for example fuses a convolution with the activation that follows
     /// it. Targets and the score must keep their values, except for rounding.
     ///
     /// # Errors
@@ -30,8 +25,8 @@ pub trait Backend: Send {
     /// rules](super::rules). A backend must claim every node that its [`rewrite`](Backend::rewrite) made of an operator
     /// outside `aten`, because the default rules do not cover it.
     ///
-    /// A rule that keeps a constant itself, such as a packed weight, replaces that argument by `None`: the plan then does
-    /// not hold the constant for this node.
+    /// A rule that keeps a constant itself, such as a packed weight, replaces that argument by `None`: then the plan
+    /// does not hold the constant for this node.
     ///
     /// # Errors
     /// What an operator says, or a constant that the device has no memory for.
@@ -46,10 +41,6 @@ pub trait Backend: Send {
 pub struct AtenBackend;
 
 impl Backend for AtenBackend {
-    fn has_kernels(&self, _: Kind) -> bool {
-        true
-    }
-
     fn rewrite(&self, _: &mut Draft) -> Result<(), PlanError> {
         Ok(())
     }
@@ -87,10 +78,6 @@ mod tests {
     struct CountingBackend(Arc<Calls>);
 
     impl Backend for CountingBackend {
-        fn has_kernels(&self, kind: Kind) -> bool {
-            kind == Kind::Float
-        }
-
         fn rewrite(&self, _: &mut Draft) -> Result<(), PlanError> {
             Ok(())
         }
@@ -169,10 +156,6 @@ mod tests {
     struct ForgetfulBackend;
 
     impl Backend for ForgetfulBackend {
-        fn has_kernels(&self, _: Kind) -> bool {
-            true
-        }
-
         fn rewrite(&self, draft: &mut Draft) -> Result<(), PlanError> {
             let operator = Operator::find("mkldnn::_linear_pointwise", "")?;
             draft.nodes[0].operation = Operation::Aten(operator);

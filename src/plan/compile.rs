@@ -82,8 +82,8 @@ impl Plan {
         })
     }
 
-    /// Whether a guided node lies between a target and the score, so that a target's plain gradient needs a plain reverse
-    /// run of its own.
+    /// Whether a guided node lies between a target and the score, so that a target's plain gradient needs a plain
+    /// reverse run of its own.
     pub fn needs_plain_reverse(&self) -> bool {
         self.needs_plain_reverse
     }

@@ -60,7 +60,7 @@ impl Constant {
         }
     }
 
-    /// Where the tensor is already, without computing or copying it; `None` for a constant that is computed from others.
+    /// Where the tensor is, without computing or copying it; `None` for a constant that is computed from others.
     pub fn device(&self) -> Option<Device> {
         match self {
             Constant::Whole(tensor) => Some(tensor.device()),

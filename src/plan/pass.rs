@@ -59,7 +59,7 @@ impl Plan {
             .iter()
             .map(|argument| argument.resolve(|id| self.read(id, values)))
             .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| PlanError::Inconsistent(format!("node {} reads a value that is not there", step.name)))?;
+            .ok_or_else(|| PlanError::Inconsistent(format!("node {} reads a value that is not computed", step.name)))?;
         let slots: Vec<Slot> = step.wanted.iter().map(|(slot, _)| *slot).collect();
         let ran = step.rule.forward(&arguments, &slots);
         let (results, saved) = ran.map_err(|source| PlanError::Node { node: step.name.clone(), source })?;
@@ -117,16 +117,16 @@ mod tests {
     use crate::plan::{Mode, Never, Until};
 
     #[test]
-    fn the_way_a_frame_lies_in_memory_changes_nothing() {
+    fn the_memory_layout_of_a_frame_changes_nothing() {
         let (graph, targets) = branching();
         let x = random(&[2, 3, 6, 6]);
-        let turned = x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let channels_last = x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
         let plan = compile(&graph, &targets, Mode::Exact);
         let run = |x: Tensor| {
             let pass = plan.forward(x, &Never).unwrap();
             pass.reverse(&pass.logits().ones_like(), Gradient::Guided, Until::Input, &Never).unwrap().input.unwrap()
         };
-        assert!(run(x).equal(&run(turned)));
+        assert!(run(x).equal(&run(channels_last)));
     }
 
     #[test]

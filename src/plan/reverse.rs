@@ -64,7 +64,7 @@ impl Pass<'_> {
         interrupt: &dyn Interrupt,
     ) -> Result<Gradients, PlanError> {
         let mut found = self.reverse_each(std::slice::from_ref(seed), gradient, until, interrupt)?;
-        found.pop().ok_or_else(|| PlanError::Inconsistent("a reverse run gave nothing".into()))
+        found.pop().ok_or_else(|| PlanError::Inconsistent("a reverse run returned no gradients".into()))
     }
 
     /// As [`Pass::reverse`] for several seeds over the same saved state; bit-identical to single runs in exact mode.
@@ -168,9 +168,9 @@ fn record_targets(
     targets: &mut [Option<Tensor>],
 ) -> Result<(), PlanError> {
     for (id, gradient) in step.outputs.iter().zip(outputs) {
-        for (target, place) in ids.iter().zip(targets.iter_mut()) {
+        for (target, slot) in ids.iter().zip(targets.iter_mut()) {
             if Some(*target) == *id {
-                *place = gradient.sum()?;
+                *slot = gradient.sum()?;
             }
         }
     }

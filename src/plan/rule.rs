@@ -37,7 +37,7 @@ impl Slot {
     /// Replaces the tensor in this slot.
     pub fn put(&self, arguments: &mut [Value], tensor: Tensor) -> Result<(), OperatorError> {
         match (arguments.get_mut(self.argument), self.element) {
-            (Some(Value::Tensor(place)), None) => *place = tensor,
+            (Some(Value::Tensor(old)), None) => *old = tensor,
             (Some(Value::Tensors(list)), Some(element)) if element < list.len() => list[element] = Some(tensor),
             _ => return Err(self.missing()),
         }
@@ -51,7 +51,7 @@ impl Slot {
                 None => format!("number {}", self.argument),
                 Some(element) => format!("number {}, element {element}", self.argument),
             },
-            problem: "holds no tensor although its gradient is wanted".into(),
+            problem: "is no tensor, and its gradient is wanted".into(),
         }
     }
 }

@@ -12,8 +12,8 @@ use super::constant::Constant;
 use super::device_tensors::DeviceTensors;
 use super::devices::backend_of;
 
-/// Folded and packed weights and tensors on devices, shared by the plans of one model, so that a weight takes memory once
-/// however many plans read it.
+/// Folded and packed weights and tensors on devices, shared by the plans of one model, so that a weight takes memory
+/// once however many plans read it.
 ///
 /// All plans compiled with one `Weights` must be of the same graph, which must outlive it.
 #[derive(Default)]

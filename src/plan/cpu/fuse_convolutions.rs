@@ -75,8 +75,8 @@ impl Convolution {
             Value::String(words) => padding_of(words, [size[2], size[3]], dilation)?,
             numbers => pair(numbers)?,
         };
-        // oneDNN's operators (PyTorch 2.11) read out of bounds where a window can lie in the padding alone, and are
-        // silently wrong for one input channel, a stride above 1 and a result of width 1.
+        // oneDNN's operators (PyTorch 2.11) access memory out of bounds where a window can lie in the padding alone,
+        // and are silently wrong for one input channel, a stride above 1 and a result of width 1.
         let shape = draft.shape(input)?;
         if shape[1] == 1 || window_may_miss(&shape[2..], &size[2..], &padding, &dilation) {
             return None;

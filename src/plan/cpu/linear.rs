@@ -208,8 +208,8 @@ struct Linear {
 }
 
 impl LinearRule {
-    /// The weight and the bias of a `linear` node that this rule runs: both constant, or no bias, on the CPU, in a dtype
-    /// that the processor has kernels for.
+    /// The weight and the bias of a `linear` node that this rule runs: both constant, or no bias, on the CPU, in a
+    /// dtype that the processor has kernels for.
     pub fn read(node: &Node, constants: &mut Constants<'_>) -> Result<Option<(Tensor, Value)>, OperatorError> {
         if node.operation.aten().is_none_or(|operator| operator.name() != "aten::linear") {
             return Ok(None);
@@ -384,18 +384,21 @@ mod tests {
             let leaf = input.detach().set_requires_grad(true);
             let expected = leaf.linear(&weight, bias.as_ref());
             let grad_output = grad_output.random(&expected.size(), Kind::Float);
-            let gradient = Tensor::run_backward(&[(&expected * &grad_output).sum(Kind::Float)], &[&leaf], false, false).remove(0);
+            let score = (&expected * &grad_output).sum(Kind::Float);
+            let gradient = Tensor::run_backward(&[score], &[&leaf], false, false).remove(0);
             // Terms may cancel: errors are relative to the sum of absolute values.
             let summed = leaf.detach().abs().linear(&weight.abs(), bias.as_ref().map(Tensor::abs).as_ref());
             let summed_back = grad_output.abs().matmul(&weight.abs());
-            let off = |found: &Tensor, expected: &Tensor, summed: &Tensor| relative_error(&(summed + (found - expected)), summed);
+            let off = |found: &Tensor, expected: &Tensor, summed: &Tensor| {
+                relative_error(&(summed + (found - expected)), summed)
+            };
             let (rule, values) = packed(input, weight, bias.map_or(Value::None, Value::Tensor));
             // Twice: the first run packs the weight.
             for _ in 0..2 {
                 let (results, saved) = rule.forward(&values, &[slot(0)]).unwrap();
                 prop_assert!(off(results[0].tensor().unwrap(), &expected.detach(), &summed) < 1e-5);
-                let found = saved.unwrap().reverse(&[Some(grad_output.shallow_clone())], Gradient::Guided).unwrap().remove(0);
-                let found = found.unwrap();
+                let mut found = saved.unwrap().reverse(&[Some(grad_output.shallow_clone())], Gradient::Guided).unwrap();
+                let found = found.remove(0).unwrap();
                 prop_assert_eq!(found.size(), gradient.size());
                 prop_assert!(off(&found, &gradient, &summed_back) < 1e-5);
                 prop_assert!(rule.forward(&values, &[]).unwrap().1.is_none());

@@ -6,15 +6,13 @@ pub mod fuse_convolutions;
 pub mod linear;
 mod shared;
 
-use tch::Kind;
-
 use crate::model::node::{Argument, Node};
 use crate::plan::PlanError;
 use crate::plan::backend::Backend;
 use crate::plan::device_tensors::Constants;
 use crate::plan::draft::Draft;
 use crate::plan::rule::Rule;
-use crate::torch::{OperatorError, Value, has_kernels};
+use crate::torch::{OperatorError, Value};
 
 use convolution::{ConvolutionRule, PackedConvolution};
 use linear::{LinearRule, PackedLinear};
@@ -28,10 +26,6 @@ pub struct CpuBackend {
 }
 
 impl Backend for CpuBackend {
-    fn has_kernels(&self, kind: Kind) -> bool {
-        has_kernels(kind)
-    }
-
     fn rewrite(&self, draft: &mut Draft) -> Result<(), PlanError> {
         fuse_convolutions::fuse_convolutions(draft)
     }

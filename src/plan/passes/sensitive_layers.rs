@@ -58,7 +58,7 @@ mod tests {
 
     /// Indices of the early layers of a network of four convolutions with rectifiers. The second has stride 2, the
     /// third stride 4, and the fourth has `channels` output channels.
-    fn places(channels: i64) -> Vec<usize> {
+    fn early_layers(channels: i64) -> Vec<usize> {
         let mut builder = GraphBuilder::new(&random(&[1, 3, 16, 16]));
         let mut y = builder.input();
         for (inputs, outputs, stride) in [(3, 4, 1), (4, 4, 2), (4, 4, 4), (4, channels, 1)] {
@@ -76,20 +76,20 @@ mod tests {
         }
         let score = builder.pooled(y);
         let graph = builder.finish(score);
-        let mut places: Vec<_> =
+        let mut indices: Vec<_> =
             sensitive_layers(&Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16))).into_iter().collect();
-        places.sort_unstable();
-        places
+        indices.sort_unstable();
+        indices
     }
 
     #[test]
     fn they_read_large_values() {
-        assert_eq!(places(10_000), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(early_layers(10_000), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]
     fn they_are_a_small_part_of_the_work() {
-        assert_eq!(places(1), Vec::<usize>::new());
+        assert_eq!(early_layers(1), Vec::<usize>::new());
     }
 
     #[test]

@@ -132,8 +132,8 @@ impl Rounding {
 
 /// Changes a float32 that the node names to bfloat16.
 fn name_bfloat16(node: &mut Node) {
-    let place = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
-    if let Some(Argument::Literal(Value::Int(dtype))) = place.and_then(|at| node.arguments.get_mut(at))
+    let position = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
+    if let Some(Argument::Literal(Value::Int(dtype))) = position.and_then(|at| node.arguments.get_mut(at))
         && *dtype == FLOAT
     {
         *dtype = BFLOAT16;

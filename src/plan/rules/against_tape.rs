@@ -55,9 +55,9 @@ impl Layout {
                 random(&[shape[0], shape[2], shape[3], shape[1]]).permute([0, 3, 1, 2])
             }
             Layout::Transposed if rank >= 2 => {
-                let mut turned = shape.to_vec();
-                turned.swap(rank - 1, rank - 2);
-                random(&turned).transpose(-1, -2)
+                let mut exchanged = shape.to_vec();
+                exchanged.swap(rank - 1, rank - 2);
+                random(&exchanged).transpose(-1, -2)
             }
             Layout::Strided if rank >= 1 => {
                 let mut wide = shape.to_vec();

@@ -175,7 +175,10 @@ mod tests {
             let x: Value = input.random(&shape, kind).into();
             let test = match which {
                 0 => TestNode::new("aten::chunk", "", vec![("self", x), ("chunks", Value::Int(parts)), ("dim", dim)]),
-                1 => TestNode::new("aten::split", "Tensor", vec![("self", x), ("split_size", Value::Int(parts)), ("dim", dim)]),
+                1 => {
+                    let size = Value::Int(parts);
+                    TestNode::new("aten::split", "Tensor", vec![("self", x), ("split_size", size), ("dim", dim)])
+                }
                 2 => {
                     let first = shape[axis] / 2;
                     let sizes = Value::Ints(vec![first, 0, shape[axis] - first]);

@@ -246,7 +246,8 @@ mod tests {
             grad_output in any::layout(),
         ) {
             let x = Layout::Contiguous.random(&shape(2, groups * inward, axes.iter().map(|a| a.size + 3)), Kind::Float);
-            let w = Layout::Contiguous.random(&shape(groups * inward, outward, axes.iter().map(|a| a.kernel)), Kind::Float);
+            let kernel = shape(groups * inward, outward, axes.iter().map(|a| a.kernel));
+            let w = Layout::Contiguous.random(&kernel, Kind::Float);
             let mut named = vec![
                 ("input", x.into()),
                 ("weight", w.into()),

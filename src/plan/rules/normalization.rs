@@ -103,7 +103,8 @@ mod tests {
             input in any::layout(),
             grad_output in any::layout(),
         ) {
-            batch_norm(input.random(&shape, kind), affine, kind).agrees(false, &[slot(0)], grad_output, Within::Relative(1e-6));
+            let test = batch_norm(input.random(&shape, kind), affine, kind);
+            test.agrees(false, &[slot(0)], grad_output, Within::Relative(1e-6));
         }
 
         #[test]

@@ -94,7 +94,8 @@ mod tests {
             input in any::layout(),
             grad_output in any::layout(),
         ) {
-            let sides = Value::Ints(sides.iter().take(shape.len()).flat_map(|side| [*side, (side + 1).min(2)]).collect());
+            let sides = sides.iter().take(shape.len()).flat_map(|side| [*side, (side + 1).min(2)]);
+            let sides = Value::Ints(sides.collect());
             let x = input.random(&shape, kind);
             if mode == "constant" {
                 let named = vec![("self", x.shallow_clone().into()), ("pad", sides.clone()), ("value", value.clone())];

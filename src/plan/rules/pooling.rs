@@ -19,10 +19,10 @@ pub(super) fn max_pool2d(exact: bool) -> Result<Single, OperatorError> {
         if let Some((kernel, moves)) = if exact { None } else { windows(arguments)? } {
             let input = first(arguments)?;
             let [rows, channels, height, width] = *input.size().as_slice() else { return Ok(None) };
-            let (result, places) = max_pool(input, kernel, &moves)?;
+            let (result, indices) = max_pool(input, kernel, &moves)?;
             let size = [rows, channels, height, width];
             return with_reverse(result, move |grad_output| {
-                max_pool_gradient(grad_output, &places, kernel, size, &moves)
+                max_pool_gradient(grad_output, &indices, kernel, size, &moves)
             });
         }
         let mut results = forward.call(arguments)?.into_iter();

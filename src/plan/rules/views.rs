@@ -144,7 +144,10 @@ mod tests {
             }
             let x = || -> Value { input.random(&shape, kind).into() };
             let test = match which {
-                0 => TestNode::new("aten::reshape", "", vec![("self", x()), ("shape", Value::Ints(vec![shape[0], -1]))]),
+                0 => {
+                    let shape = Value::Ints(vec![shape[0], -1]);
+                    TestNode::new("aten::reshape", "", vec![("self", x()), ("shape", shape)])
+                }
                 1 => {
                     let x = Layout::Contiguous.random(&shape, kind).into();
                     TestNode::new("aten::view", "", vec![("self", x), ("size", Value::Ints(vec![-1]))])
@@ -153,7 +156,10 @@ mod tests {
                 3 => TestNode::new("aten::squeeze", "dim", vec![("self", x()), ("dim", int(-1))]),
                 4 => TestNode::new("aten::squeeze", "", vec![("self", x())]),
                 5 => TestNode::new("aten::unsqueeze", "", vec![("self", x()), ("dim", int(dim))]),
-                6 => TestNode::new("aten::unflatten", "int", vec![("self", x()), ("dim", int(dim)), ("sizes", Value::Ints(vec![-1, 1]))]),
+                6 => {
+                    let sizes = Value::Ints(vec![-1, 1]);
+                    TestNode::new("aten::unflatten", "int", vec![("self", x()), ("dim", int(dim)), ("sizes", sizes)])
+                }
                 _ => TestNode::new("aten::squeeze", "dims", vec![("self", x()), ("dim", Value::Ints(vec![dim]))]),
             };
             test.agrees(true, &[slot(0)], grad_output, Within::Equal);
@@ -195,7 +201,8 @@ mod tests {
                 }
                 1 => {
                     let (a, b) = (axis(a, 4, from_the_back), axis(b, 4, false));
-                    TestNode::new("aten::transpose", "int", vec![("self", x.into()), ("dim0", int(a)), ("dim1", int(b))])
+                    let named = vec![("self", x.into()), ("dim0", int(a)), ("dim1", int(b))];
+                    TestNode::new("aten::transpose", "int", named)
                 }
                 _ => TestNode::new("aten::t", "", vec![("self", x.select(0, 0).select(0, 0).into())]),
             };

@@ -246,7 +246,8 @@ proptest! {
         for kernel in backward_kernels(weight, &case.geometry, &shape, &case.input, &operators) {
             let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             *lock(&rule.convolution.backward) = Some(([case.input[2], case.input[3]], call));
-            let found = saved.as_ref().unwrap().reverse(&[Some(grad_output.shallow_clone())], Gradient::Guided).unwrap();
+            let saved = saved.as_ref().unwrap();
+            let found = saved.reverse(&[Some(grad_output.shallow_clone())], Gradient::Guided).unwrap();
             let error = relative_error(found[0].as_ref().unwrap(), &expected.gradients[0]);
             prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
@@ -315,7 +316,9 @@ proptest! {
             prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
         let backward = backward_kernels(weight, &case.geometry, &shape, &case.input, &operators);
-        let is_winograd = |kernel: &&InputGradientKernel| matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Winograd(_)));
+        let is_winograd = |kernel: &&InputGradientKernel| {
+            matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Winograd(_)))
+        };
         prop_assert_eq!(backward.iter().filter(is_winograd).count(), if has_products(Kind::Float) { 2 } else { 0 });
         for kernel in backward {
             let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
@@ -358,7 +361,9 @@ proptest! {
             prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
         let backward = backward_kernels(weight, &case.geometry, &shape, &case.input, &operators);
-        prop_assert!(!has_products(Kind::Float) || backward.iter().any(|kernel| matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Gemm(_)))));
+        let is_gemm =
+            |kernel: &InputGradientKernel| matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Gemm(_)));
+        prop_assert!(!has_products(Kind::Float) || backward.iter().any(is_gemm));
         for kernel in backward {
             let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&grad_output).unwrap(), &gradient);

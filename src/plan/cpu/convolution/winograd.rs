@@ -24,8 +24,8 @@ impl Winograd {
             return Vec::new();
         }
         let outputs = weight.size()[0];
-        let of = |step: WinogradStep, places: usize| {
-            let bytes = places * weight.numel() / 9 * Kind::Float.elt_size_in_bytes();
+        let of = |step: WinogradStep, points: usize| {
+            let bytes = points * weight.numel() / 9 * Kind::Float.elt_size_in_bytes();
             Candidate::of_bytes(bytes, move || Ok(Some(Winograd { weight: winograd_weight(weight, step)?, outputs })))
         };
         vec![of(WinogradStep::Two, 4 * 4), of(WinogradStep::Four, 6 * 6)]
