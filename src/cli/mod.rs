@@ -6,17 +6,17 @@
 mod answer;
 mod bench;
 mod connection;
-pub mod credential_args;
+mod credential_args;
 mod doctor;
 mod explain;
-pub mod failure;
+mod failure;
 mod health;
 mod models;
 mod npy;
 mod options;
 mod report;
 mod serve;
-pub mod source;
+mod source;
 mod stream;
 mod summary;
 mod terminal;
@@ -24,8 +24,8 @@ mod trace;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::process;
 use crate::telemetry::log::{self, LogFormat};
-use crate::torch;
 use failure::{EXIT_CODES, Failure};
 
 /// Explains live what an image model looks at: Guided Grad-CAM for streamed frames, over gRPC
@@ -120,7 +120,7 @@ pub fn main() -> ! {
         Err(failure) => failure.report(terminal::colours_on_stderr()),
     };
     // A server that was told twice to stop, or while it loads, still has threads in libtorch.
-    torch::leave(code)
+    process::quick_exit(code)
 }
 
 /// The runtime of a client's command.

@@ -68,7 +68,7 @@ mod tests {
     use crate::plan::rule::Gradient;
     use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec, Until};
-    use crate::torch::has_kernels;
+    use crate::torch::has_onednn_kernels;
 
     /// Convolution, normalisation and rectifier, twice; with the values of the convolutions and normalisations, which
     /// may be targets.
@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn modes_with_layouts() -> impl Iterator<Item = Mode> {
-        [Mode::Default].into_iter().chain(has_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
+        [Mode::Default].into_iter().chain(has_onednn_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
     }
 
     fn run(plan: &Plan) {

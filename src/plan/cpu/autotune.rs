@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
 
-use crate::torch::{OperatorError, give_back_memory};
+use crate::process::release_memory;
+use crate::torch::OperatorError;
 
 /// Timed runs per kernel after one warm-up run; `EXTRA_TRIALS` more unless one kernel is `CLEARLY` times faster.
 const TRIALS: usize = 3;
@@ -87,7 +88,7 @@ where
 /// Runs `choose`, then returns the memory of rejected kernels to the system: later weights seldom fit into it.
 pub(in crate::plan) fn releasing_memory<T>(choose: impl FnOnce() -> T) -> T {
     let chosen = choose();
-    give_back_memory();
+    release_memory();
     chosen
 }
 

@@ -14,8 +14,8 @@ use crate::model::node::{Argument, Node};
 use crate::plan::device_tensors::Constants;
 use crate::plan::rule::{Gradient, Parts, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{
-    Call, Operator, OperatorError, Value, can_multiply, has_kernels, has_products, linear, linear_by_rows,
-    linear_gradient, linear_weight,
+    Call, Operator, OperatorError, Value, can_pack, has_gemm_kernels, has_onednn_kernels, linear, linear_few_rows,
+    linear_input_gradient, linear_weight,
 };
 
 use super::autotune::{Candidate, autotune, bytes, float_bias, is_finite, releasing_memory};
@@ -109,7 +109,7 @@ impl LinearKernel {
 
     /// The forward kernel: the unpacked weight for few rows, otherwise the faster of the packed ones.
     fn choose_forward(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        if rows(input) <= FEW_ROWS && has_products(weight.f_kind()?) {
+        if rows(input) <= FEW_ROWS && has_gemm_kernels(weight.f_kind()?) {
             return Ok(LinearKernel::Unpacked(weight.shallow_clone()));
         }
         Self::choose(weight, input, operators)
@@ -121,7 +121,7 @@ impl LinearKernel {
         let count = grad_output.f_count_nonzero(None)?.f_int64_value(&[])?;
         let is_sparse = rows(grad_output) <= FEW_ROWS && 2 * count as usize <= grad_output.numel();
         // An infinite or NaN weight times zero is NaN, which a sum without zeros would miss.
-        if is_sparse && has_products(weight.f_kind()?) && is_finite(weight)? {
+        if is_sparse && has_gemm_kernels(weight.f_kind()?) && is_finite(weight)? {
             return Ok(LinearKernel::SparseGradient(weight.f_contiguous()?));
         }
         Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, grad_output, operators)
@@ -134,7 +134,7 @@ impl LinearKernel {
         };
         let panels = move || {
             let &[outputs, inputs] = weight.size().as_slice() else { return Ok(None) };
-            let suits = can_multiply(weight.f_kind()?, inputs);
+            let suits = can_pack(weight.f_kind()?, inputs);
             Ok(if suits { Some(LinearKernel::Panels { weight: linear_weight(weight)?, outputs }) } else { None })
         };
         vec![Candidate::new(one_dnn), Candidate::new(panels)]
@@ -184,8 +184,8 @@ impl LinearCall {
         match self {
             LinearCall::OneDnn(call) => call.call([(INPUT, &input)]),
             LinearCall::Panels { weight, outputs, bias } => linear(&input, weight, *outputs, bias.as_ref(), None),
-            LinearCall::Unpacked { weight, bias } => linear_by_rows(&input, weight, bias.as_ref()),
-            LinearCall::SparseGradient(weight) => linear_gradient(&input, weight),
+            LinearCall::Unpacked { weight, bias } => linear_few_rows(&input, weight, bias.as_ref()),
+            LinearCall::SparseGradient(weight) => linear_input_gradient(&input, weight),
         }
     }
 }
@@ -217,7 +217,7 @@ impl LinearRule {
         let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return Ok(None) };
         let Some(weight) = constants.tensor(*weight)? else { return Ok(None) };
         let kind = weight.f_kind()?;
-        if weight.dim() != 2 || weight.numel() == 0 || weight.device() != Device::Cpu || !has_kernels(kind) {
+        if weight.dim() != 2 || weight.numel() == 0 || weight.device() != Device::Cpu || !has_onednn_kernels(kind) {
             return Ok(None);
         }
         let bias = match bias {
@@ -344,7 +344,7 @@ mod tests {
     use crate::plan::constant::Constant;
     use crate::plan::device_tensors::DeviceTensors;
     use crate::plan::rules::against_tape::{Layout, TestNode, any, relative_error, slot};
-    use crate::torch::has_products;
+    use crate::torch::has_gemm_kernels;
 
     /// A [`LinearRule`] and the values of its node's arguments.
     fn packed(input: Tensor, weight: Tensor, bias: Value) -> (LinearRule, Vec<Value>) {
@@ -409,7 +409,7 @@ mod tests {
     proptest! {
         #[test]
         fn all_ways_give_the_product(size in [1..=60i64, 1..=40i64, 1..=40i64], with_bias: bool, is_bfloat16: bool) {
-            let kind = if is_bfloat16 && has_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
+            let kind = if is_bfloat16 && has_onednn_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
             let random = |shape: &[i64]| Layout::Contiguous.random(shape, kind);
             let [rows, inputs, outputs] = size;
             let (input, weight, bias) = (random(&[rows, inputs]), random(&[outputs, inputs]), random(&[outputs]));
@@ -420,9 +420,9 @@ mod tests {
             let operators = Operators::find().unwrap();
             let candidates = LinearKernel::candidates(&weight, rows, &operators).into_iter();
             let kernels = candidates.filter_map(|candidate| candidate.pack().unwrap()).collect::<Vec<_>>();
-            let has_panels = has_products(kind) && (kind == Kind::Float || inputs % 2 == 0);
+            let has_panels = has_gemm_kernels(kind) && (kind == Kind::Float || inputs % 2 == 0);
             prop_assert_eq!(kernels.len(), 1 + usize::from(has_panels));
-            let unpacked = has_products(kind).then(|| LinearKernel::Unpacked(weight.shallow_clone()));
+            let unpacked = has_gemm_kernels(kind).then(|| LinearKernel::Unpacked(weight.shallow_clone()));
             let bias = bias.map_or(Value::None, Value::Tensor);
             for kernel in kernels.into_iter().chain(unpacked) {
                 let found = kernel.call(&bias, &operators).unwrap().run(&input).unwrap();
@@ -444,7 +444,7 @@ mod tests {
             let arguments = [Value::Tensor(input), values[1].clone(), values[2].clone()];
             let found = rule.forward(&arguments, &[]).unwrap().0.remove(0);
             assert!(relative_error(found.tensor().unwrap(), &expected) < 1e-5);
-            assert_eq!(unpacked(), is_as_it_is && has_products(Kind::Float), "{rows} rows");
+            assert_eq!(unpacked(), is_as_it_is && has_gemm_kernels(Kind::Float), "{rows} rows");
         }
     }
 
@@ -473,7 +473,7 @@ mod tests {
             ));
             assert_eq!(found.isnan().any().int64_value(&[]) == 0, is_finite);
             let unpacked = matches!(*lock(&rule.linear.backward), Some(LinearCall::SparseGradient(_)));
-            assert_eq!(unpacked, is_finite && has_products(Kind::Float));
+            assert_eq!(unpacked, is_finite && has_gemm_kernels(Kind::Float));
         }
     }
 

@@ -2,7 +2,9 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{Moves, Operator, OperatorError, Value, max_pool, max_pool_gradient, mean_of_pixels};
+use crate::torch::{
+    ConvolutionParameters, Operator, OperatorError, Value, global_average_pool, max_pool, max_pool_gradient,
+};
 
 use super::arguments::{axis, first, integers, is_true};
 use super::explicit::{Single, with_reverse};
@@ -16,13 +18,13 @@ pub(super) fn max_pool2d(exact: bool) -> Result<Single, OperatorError> {
     let forward = Operator::find("aten::max_pool2d_with_indices", "")?;
     let backward = Operator::find("aten::max_pool2d_with_indices_backward", "")?;
     Ok(Box::new(move |arguments| {
-        if let Some((kernel, moves)) = if exact { None } else { windows(arguments)? } {
+        if let Some((kernel, parameters)) = if exact { None } else { windows(arguments)? } {
             let input = first(arguments)?;
             let [rows, channels, height, width] = *input.size().as_slice() else { return Ok(None) };
-            let (result, indices) = max_pool(input, kernel, &moves)?;
+            let (result, indices) = max_pool(input, kernel, &parameters)?;
             let size = [rows, channels, height, width];
             return with_reverse(result, move |grad_output| {
-                max_pool_gradient(grad_output, &indices, kernel, size, &moves)
+                max_pool_gradient(grad_output, &indices, kernel, size, &parameters)
             });
         }
         let mut results = forward.call(arguments)?.into_iter();
@@ -41,7 +43,7 @@ pub(super) fn max_pool2d(exact: bool) -> Result<Single, OperatorError> {
 }
 
 /// The window and parameters of a `max_pool2d` that camlens's own kernel covers.
-fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], Moves)>, OperatorError> {
+fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], ConvolutionParameters)>, OperatorError> {
     let input = first(arguments)?;
     let pair = |at, default: [i64; 2]| -> Result<Option<[i64; 2]>, OperatorError> {
         Ok(match integers(arguments, at)?.as_slice() {
@@ -63,7 +65,7 @@ fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], Moves)>, OperatorErr
         && (0..2).all(|axis| {
             2 * padding[axis] <= kernel[axis] && input.size()[axis + 2] + 2 * padding[axis] >= kernel[axis]
         });
-    Ok(suits.then_some((kernel, Moves { stride, padding, dilation })))
+    Ok(suits.then_some((kernel, ConvolutionParameters { stride, padding, dilation })))
 }
 
 /// Whether camlens's own kernels take the input: float32 or bfloat16 on the CPU, channels-last.
@@ -98,7 +100,7 @@ pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
         let meta = MetaTensor::of(first(arguments)?)?;
         let (input, is_mean) = (first(arguments)?, integers(arguments, 1)? == [1, 1]);
         let own = is_mean && is_channels_last(input)?;
-        let result = if own { mean_of_pixels(input)? } else { operator.call_tensor(arguments)? };
+        let result = if own { global_average_pool(input)? } else { operator.call_tensor(arguments)? };
         if is_mean {
             let [.., height, width] = meta.shape()[..] else { return Ok(None) };
             let count = height * width;

@@ -7,7 +7,7 @@
 use tch::Tensor;
 
 use crate::plan::rule::{Gradient, Parts, Saved, Slot};
-use crate::torch::{Ahead, Bounds, Gates, Operator, OperatorError, Value, add_clamped, gate};
+use crate::torch::{Bounds, Gates, Operator, OperatorError, PendingMask, Value, add_clamped, gate};
 
 use super::arguments::{first, number, optional_number};
 use super::explicit::{Run, Single, with_reverse};
@@ -53,9 +53,9 @@ impl Gate {
 
     /// The mask for a kernel that applies it while it computes a guided gradient. `None` without bits, and for plain
     /// gradients: most of a plain gradient may pass, and a dense product is then faster.
-    pub fn mask(&self, gradient: Gradient) -> Option<Ahead<'_>> {
+    pub fn mask(&self, gradient: Gradient) -> Option<PendingMask<'_>> {
         match &self.source {
-            GateSource::Bits(gates) if self.is_guided(gradient) => Some(Ahead { gates, guided: true }),
+            GateSource::Bits(gates) if self.is_guided(gradient) => Some(PendingMask { gates, guided: true }),
             _ => None,
         }
     }

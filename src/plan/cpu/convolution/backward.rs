@@ -5,7 +5,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::torch::{Ahead, Call, OperatorError, Value, channels_last, window_may_miss};
+use crate::torch::{Call, OperatorError, PendingMask, Value, channels_last, window_may_miss};
 
 use super::col2im::{Col2im, Col2imCall};
 use super::epilogue::Activation;
@@ -210,7 +210,7 @@ impl InputGradientCall {
     pub fn input_gradient_masked(
         &self,
         grad_output: &Tensor,
-        mask: Ahead<'_>,
+        mask: PendingMask<'_>,
     ) -> Result<Option<Tensor>, OperatorError> {
         match self {
             InputGradientCall::Col2im(call) => call.input_gradient(grad_output, Some(mask)).map(Some),

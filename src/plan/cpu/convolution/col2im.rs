@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::torch::{Ahead, Moves, OperatorError, folded_input_gradient, folded_weight};
+use crate::torch::{ConvolutionParameters, OperatorError, PendingMask, col2im_input_gradient, col2im_weight};
 
 use super::geometry::Geometry;
 use super::sparse::can_skip_zeros;
@@ -26,7 +26,7 @@ impl Col2im {
         if inputs > MAX_CHANNELS || geometry.dilation != [1, 1] || !can_skip_zeros(weight, geometry)? {
             return Ok(None);
         }
-        Ok(Some(Col2im { weight: folded_weight(weight)?, inputs, kernel: [height, width] }))
+        Ok(Some(Col2im { weight: col2im_weight(weight)?, inputs, kernel: [height, width] }))
     }
 
     /// Bytes of the packed weight.
@@ -50,14 +50,14 @@ impl Col2im {
 pub(in crate::plan) struct Col2imCall {
     weight: Tensor,
     kernel: [i64; 2],
-    parameters: Moves,
+    parameters: ConvolutionParameters,
     size: [i64; 3],
 }
 
 impl Col2imCall {
-    pub fn input_gradient(&self, grad_output: &Tensor, mask: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
+    pub fn input_gradient(&self, grad_output: &Tensor, mask: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
         let size = [grad_output.size()[0], inputs, height, width];
-        folded_input_gradient(grad_output, mask, &self.weight, self.kernel, size, &self.parameters)
+        col2im_input_gradient(grad_output, mask, &self.weight, self.kernel, size, &self.parameters)
     }
 }

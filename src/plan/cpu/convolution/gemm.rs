@@ -2,7 +2,9 @@
 
 use tch::{Device, Tensor};
 
-use crate::torch::{Gates, GemmWeight, Moves, OperatorError, Then, can_multiply, gemm};
+use crate::torch::{
+    ConvolutionParameters, Epilogue as FusedEpilogue, Gates, GemmWeight, OperatorError, can_pack, gemm,
+};
 
 use super::epilogue::{Activation, Epilogue};
 use super::geometry::Geometry;
@@ -22,13 +24,13 @@ impl Gemm {
         let [_, inputs, _, width] = *weight.size().as_slice() else { return Ok(None) };
         let by_lines = inputs < FEW_INPUTS && width > 1 && geometry.dilation[1] == 1;
         let inputs = if by_lines { inputs * width } else { inputs };
-        let suits = can_multiply(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
+        let suits = can_pack(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
         // Padding is materialised, with the pixels between taps, and multiplied too.
         let is_padded = geometry.padding != [0, 0];
         if !suits || (is_padded && (geometry.dilation != [1, 1] || !is_finite(weight)?)) {
             return Ok(None);
         }
-        let packed = if by_lines { GemmWeight::by_lines(weight) } else { GemmWeight::by_places(weight) };
+        let packed = if by_lines { GemmWeight::by_kernel_rows(weight) } else { GemmWeight::by_taps(weight) };
         Ok(Some(Gemm(packed?)))
     }
 
@@ -39,7 +41,7 @@ impl Gemm {
 
     /// The packed weight, where its layout is that of the [sparse kernel](super::sparse::SparseForward).
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
-        Ok(self.0.are_for_sparse()?.then(|| self.0.panels().shallow_clone()))
+        Ok(self.0.fit_sparse_kernels()?.then(|| self.0.panels().shallow_clone()))
     }
 
     pub fn call(
@@ -48,7 +50,12 @@ impl Gemm {
         geometry: &Geometry,
         activation: Activation,
     ) -> Result<GemmCall, OperatorError> {
-        Ok(GemmCall { weight: self.0.shared(), parameters: geometry.parameters(), bias: float_bias(bias)?, activation })
+        Ok(GemmCall {
+            weight: self.0.shallow_clone(),
+            parameters: geometry.parameters(),
+            bias: float_bias(bias)?,
+            activation,
+        })
     }
 }
 
@@ -56,14 +63,14 @@ impl Gemm {
 #[derive(Debug)]
 pub(in crate::plan) struct GemmCall {
     weight: GemmWeight,
-    parameters: Moves,
+    parameters: ConvolutionParameters,
     bias: Option<Tensor>,
     activation: Activation,
 }
 
 impl GemmCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
-        Ok(self.multiply(input, Then { bounds: self.activation.bounds(), ..Then::default() })?.0)
+        Ok(self.multiply(input, FusedEpilogue { bounds: self.activation.bounds(), ..FusedEpilogue::default() })?.0)
     }
 
     /// The result with the whole epilogue, and the activation's mask if it is wanted.
@@ -73,12 +80,16 @@ impl GemmCall {
         {
             return epilogue.apply(self.run(input)?);
         }
-        let then = Then { other: epilogue.other, bounds: epilogue.activation.bounds(), has_gates: epilogue.wants_gate };
+        let then = FusedEpilogue {
+            addend: epilogue.other,
+            bounds: epilogue.activation.bounds(),
+            has_gates: epilogue.wants_gate,
+        };
         let (result, gates) = self.multiply(input, then)?;
         Ok((result, gates.map(|gates| Gate::of_bits(gates, epilogue.guided))))
     }
 
-    fn multiply(&self, input: &Tensor, then: Then<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
+    fn multiply(&self, input: &Tensor, then: FusedEpilogue<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
         gemm(input, &self.weight, &self.parameters, self.bias.as_ref(), then)
     }
 }

@@ -1,6 +1,6 @@
 //! The parameters of a two-dimensional convolution.
 
-use crate::torch::{Moves, Value};
+use crate::torch::{ConvolutionParameters, Value};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::plan) struct Geometry {
@@ -29,8 +29,8 @@ impl Geometry {
     }
 
     /// As camlens's own kernels take them.
-    pub(in crate::plan) fn parameters(&self) -> Moves {
-        Moves { stride: self.stride, padding: self.padding, dilation: self.dilation }
+    pub(in crate::plan) fn parameters(&self) -> ConvolutionParameters {
+        ConvolutionParameters { stride: self.stride, padding: self.padding, dilation: self.dilation }
     }
 
     /// As the arguments `padding, stride, dilation, groups` of oneDNN's operators.

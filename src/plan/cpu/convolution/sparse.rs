@@ -8,8 +8,8 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::torch::{
-    Ahead, Moves, OperatorError, has_products, sparse_convolution, sparse_input_gradient, sparse_weight_back,
-    sparse_weight_there,
+    ConvolutionParameters, OperatorError, PendingMask, has_gemm_kernels, sparse_backward_weight, sparse_convolution,
+    sparse_forward_weight, sparse_input_gradient,
 };
 
 use super::epilogue::Activation;
@@ -41,7 +41,10 @@ pub(in crate::plan) fn with_typical_zeros(tensor: &Tensor, density: f64) -> Resu
 
 /// Whether products with the weight can skip zeros. An infinite or NaN weight times zero is NaN, which would be missed.
 pub(in crate::plan) fn can_skip_zeros(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
-    Ok(geometry.groups == 1 && has_products(weight.f_kind()?) && weight.device() == Device::Cpu && is_finite(weight)?)
+    Ok(geometry.groups == 1
+        && has_gemm_kernels(weight.f_kind()?)
+        && weight.device() == Device::Cpu
+        && is_finite(weight)?)
 }
 
 /// A convolution's weight, packed in panels for the forward kernel.
@@ -56,7 +59,7 @@ impl SparseForward {
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [outputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = can_skip_zeros(weight, geometry)?;
-        Ok(if suits { Some(SparseForward { weight: sparse_weight_there(weight)?, outputs }) } else { None })
+        Ok(if suits { Some(SparseForward { weight: sparse_forward_weight(weight)?, outputs }) } else { None })
     }
 
     /// Bytes of the packed weight.
@@ -90,7 +93,7 @@ pub(in crate::plan) struct SparseForwardCall {
     weight: Tensor,
     outputs: i64,
     bias: Option<Tensor>,
-    parameters: Moves,
+    parameters: ConvolutionParameters,
     activation: Activation,
 }
 
@@ -116,7 +119,7 @@ impl SparseBackward {
         let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = can_skip_zeros(weight, geometry)?;
         Ok(if suits {
-            Some(SparseBackward { weight: sparse_weight_back(weight)?, from_forward: false, inputs })
+            Some(SparseBackward { weight: sparse_backward_weight(weight)?, from_forward: false, inputs })
         } else {
             None
         })
@@ -155,12 +158,12 @@ impl SparseBackward {
 pub(in crate::plan) struct SparseBackwardCall {
     weight: Tensor,
     from_forward: bool,
-    parameters: Moves,
+    parameters: ConvolutionParameters,
     size: [i64; 3],
 }
 
 impl SparseBackwardCall {
-    pub fn input_gradient(&self, grad_output: &Tensor, mask: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
+    pub fn input_gradient(&self, grad_output: &Tensor, mask: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
         let size = [grad_output.size()[0], inputs, height, width];
         sparse_input_gradient(grad_output, mask, &self.weight, self.from_forward, size, &self.parameters)

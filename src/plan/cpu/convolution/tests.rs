@@ -10,7 +10,7 @@ use crate::model::node::{Rectifier, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::constant::Constant;
 use crate::plan::rules::against_tape::{Layout, any, relative_error, slot};
-use crate::torch::{Operator, has_kernels, has_products};
+use crate::torch::{Operator, has_gemm_kernels, has_onednn_kernels};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -308,7 +308,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &grad_output, Gradient::Plain);
 
         let forward = forward_kernels(weight, &case.geometry, &case.input, &operators);
-        prop_assert_eq!(forward.len(), if has_products(Kind::Float) { 5 } else { 1 });
+        prop_assert_eq!(forward.len(), if has_gemm_kernels(Kind::Float) { 5 } else { 1 });
         for kernel in forward {
             let call = kernel.call(&values[2], &case.geometry, activation, &operators).unwrap();
             let found = call.run(&input).unwrap();
@@ -319,7 +319,7 @@ proptest! {
         let is_winograd = |kernel: &&InputGradientKernel| {
             matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Winograd(_)))
         };
-        prop_assert_eq!(backward.iter().filter(is_winograd).count(), if has_products(Kind::Float) { 2 } else { 0 });
+        prop_assert_eq!(backward.iter().filter(is_winograd).count(), if has_gemm_kernels(Kind::Float) { 2 } else { 0 });
         for kernel in backward {
             let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&grad_output).unwrap(), &gradient);
@@ -354,7 +354,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &grad_output, Gradient::Plain);
 
         let forward = forward_kernels(weight, &case.geometry, &case.input, &operators);
-        prop_assert_eq!(forward.len(), if has_products(Kind::Float) { 3 } else { 1 });
+        prop_assert_eq!(forward.len(), if has_gemm_kernels(Kind::Float) { 3 } else { 1 });
         for kernel in forward {
             let found = kernel.call(&values[2], &case.geometry, activation, &operators).unwrap().run(&input).unwrap();
             let error = relative_error(&(&expected.sum + (found - &expected.result)), &expected.sum);
@@ -363,7 +363,7 @@ proptest! {
         let backward = backward_kernels(weight, &case.geometry, &shape, &case.input, &operators);
         let is_gemm =
             |kernel: &InputGradientKernel| matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Gemm(_)));
-        prop_assert!(!has_products(Kind::Float) || backward.iter().any(is_gemm));
+        prop_assert!(!has_gemm_kernels(Kind::Float) || backward.iter().any(is_gemm));
         for kernel in backward {
             let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&grad_output).unwrap(), &gradient);
@@ -374,7 +374,7 @@ proptest! {
 
 #[test]
 fn groups_in_bfloat16_go_back_in_float32_too() {
-    if !has_kernels(Kind::BFloat16) {
+    if !has_onednn_kernels(Kind::BFloat16) {
         return;
     }
     let operators = Operators::find().unwrap();
@@ -407,7 +407,7 @@ fn every_way_takes_bfloat16() {
         let geometry = Geometry { padding: [padding; 2], stride: [1, 1], dilation: [1, 1], groups: 1 };
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::BFloat16);
         let (input, weight, bias) = (random(&[2, 32, 9, 10]), random(&[48, 32, kernel, kernel]), random(&[48]));
-        if !has_kernels(Kind::BFloat16) {
+        if !has_onednn_kernels(Kind::BFloat16) {
             assert!(Gemm::new(&weight, &geometry).unwrap().is_none());
             assert!(Winograd::candidates(&weight, &geometry).is_empty());
             continue;
@@ -415,7 +415,7 @@ fn every_way_takes_bfloat16() {
         let float = |t: &Tensor| t.to_kind(Kind::Float);
         let sum = float(&input).conv2d(&float(&weight), Some(float(&bias)), 1, padding, 1, 1);
         let kernels = forward_kernels(&weight, &geometry, &input.size(), &operators);
-        let products = usize::from(has_products(Kind::BFloat16));
+        let products = usize::from(has_gemm_kernels(Kind::BFloat16));
         let own_kernels = 2 * products + if kernel == 1 { 0 } else { 2 };
         assert_eq!(kernels.len(), 1 + own_kernels);
         for kernel in kernels {
@@ -542,7 +542,7 @@ fn spoil(shape: &[i64]) {
 #[test]
 fn every_way_writes_all_of_its_result() {
     let operators = Operators::find().unwrap();
-    let kinds = [Kind::Float, Kind::BFloat16].into_iter().filter(|&kind| has_kernels(kind));
+    let kinds = [Kind::Float, Kind::BFloat16].into_iter().filter(|&kind| has_onednn_kernels(kind));
     for kind in kinds {
         let random = |shape: &[i64]| channels_last(&Layout::Contiguous.random(shape, kind)).unwrap();
         let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
