@@ -14,6 +14,7 @@
 //! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; flags and print.
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
 //! - [`config`]: `camlens.toml` as one type.
+//! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.
 //! - [`process`]: the allocator and the exit of the whole process; any room may call it.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only the server's face, [`client`] and [`cli`] use them.
 //! - [`explain`], [`plan`], [`model`], [`stream`], [`frame`] and [`render`] are pure: no async, no transport, no telemetry.
@@ -23,6 +24,7 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod credentials;
 pub mod explain;
 pub mod frame;
 pub mod model;

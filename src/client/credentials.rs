@@ -10,8 +10,7 @@ use tonic::codegen::http::{HeaderMap, HeaderValue, header};
 
 use super::address::Address;
 use super::error::ClientError;
-use crate::server::SecurityError;
-use crate::server::transport::security::{pem, token_file};
+use crate::credentials::{self, CredentialError, pem};
 
 /// How to speak TLS with servers whose address is `https://`. The default trusts this machine's authorities.
 #[derive(Debug, Clone, Default)]
@@ -45,9 +44,9 @@ impl TlsSettings {
             .with_root_certificates(self.roots()?);
         let mut config = match &self.identity {
             Some((certificate, key)) => {
-                let chain =
-                    pem::certificates(certificate, &pem::read(certificate).map_err(unusable)?).map_err(unusable)?;
-                let secret = pem::private_key(key, &pem::read(key).map_err(unusable)?).map_err(unusable)?;
+                let chain = pem::certificates(certificate, &credentials::read(certificate).map_err(unusable)?)
+                    .map_err(unusable)?;
+                let secret = pem::private_key(key, &credentials::read(key).map_err(unusable)?).map_err(unusable)?;
                 builder.with_client_auth_cert(chain, secret).map_err(|error| {
                     let (certificate, key) = (certificate.display(), key.display());
                     ClientError::setting(format!("{certificate} and {key} cannot be shown to a server: {error}"))
@@ -64,7 +63,7 @@ impl TlsSettings {
         let mut roots = RootCertStore::empty();
         match &self.authorities {
             Some(path) => {
-                let contents = pem::read(path).map_err(unusable)?;
+                let contents = credentials::read(path).map_err(unusable)?;
                 for certificate in pem::certificates(path, &contents).map_err(unusable)? {
                     roots
                         .add(certificate)
@@ -80,7 +79,7 @@ impl TlsSettings {
     }
 }
 
-fn unusable(error: SecurityError) -> ClientError {
+fn unusable(error: CredentialError) -> ClientError {
     ClientError::setting(error.to_string())
 }
 
@@ -94,8 +93,8 @@ impl Bearer {
     /// # Errors
     /// The file cannot be read, or holds no token that a header can carry.
     pub fn read(path: &Path) -> Result<Self, ClientError> {
-        let contents = pem::read(path).map_err(unusable)?;
-        let tokens = token_file::parse(path, &contents).map_err(unusable)?;
+        let contents = credentials::read(path).map_err(unusable)?;
+        let tokens = credentials::tokens(path, &contents).map_err(unusable)?;
         let value = tokens.first().and_then(|token| HeaderValue::from_str(&format!("Bearer {}", token.secret())).ok());
         let mut value =
             value.ok_or_else(|| ClientError::setting(format!("{}: a token that cannot be sent", path.display())))?;

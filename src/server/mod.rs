@@ -26,11 +26,10 @@ mod shutdown;
 mod start;
 mod start_error;
 mod submit;
-pub(crate) mod transport;
+mod transport;
 
 pub use refusal::Refusal;
 pub use shutdown::Shutdown;
 pub use start::{Ended, Server};
 pub use start_error::StartError;
 pub use transport::listen::ListenError;
-pub use transport::security::SecurityError;

@@ -3,8 +3,8 @@
 use std::io;
 
 use super::transport::listen::ListenError;
-use super::transport::security::SecurityError;
 use crate::config::ConfigError;
+use crate::credentials::CredentialError;
 use crate::frame::PreparationError;
 use crate::model::ModelError;
 use crate::schedule::{EngineError, WarmUpError};
@@ -19,7 +19,7 @@ pub enum StartError {
     #[error("cannot listen on {address} (admin.listen): {source}")]
     Admin { address: String, source: io::Error },
     #[error(transparent)]
-    Security(#[from] SecurityError),
+    Security(#[from] CredentialError),
     #[error("model {name} version {version}: {source}")]
     Model { name: String, version: i64, source: Box<ModelError> },
     #[error("model {name} version {version}: {source}")]

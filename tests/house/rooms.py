@@ -6,9 +6,10 @@ its row. A row for a folder (`server/camlens`) holds for that folder in place of
 
 ROOMS = {
     "cli": "client config server explain frame model plan render schedule telemetry torch process proto",
-    "client": "frame telemetry proto",
-    "server": "config stream schedule render frame explain plan model torch process telemetry",
+    "client": "credentials frame telemetry proto",
+    "server": "config credentials stream schedule render frame explain plan model torch process telemetry",
     "config": "schedule model telemetry",
+    "credentials": "",
     "stream": "",
     "schedule": "render frame explain plan model torch telemetry",
     "render": "frame model",

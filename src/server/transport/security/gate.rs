@@ -8,7 +8,7 @@ use tonic::Status;
 use tonic::codegen::http::{HeaderMap, Request, Response, header};
 use tower::{Layer, Service};
 
-use super::token_file::TokenSet;
+use super::accepted_tokens::TokenSet;
 use super::watch::Watched;
 
 /// Needs no token: probes have none, and health reveals only whether the server can be used.
@@ -101,7 +101,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::server::transport::security::token_file;
+    use crate::server::transport::security::accepted_tokens;
 
     /// `Err`: the message with which the call was refused.
     async fn call(gate: &GateLayer, path: &str, authorization: &[&str]) -> Result<(), String> {
@@ -125,7 +125,7 @@ mod tests {
     async fn only_health_and_calls_with_a_known_token_pass() {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         file.write_all(b"camera: welcome-token\n").expect("written");
-        let gate = GateLayer::new(Some(token_file::watch(file.path()).expect("a token")));
+        let gate = GateLayer::new(Some(accepted_tokens::watch(file.path()).expect("a token")));
         let explain = "/camlens.v1.ExplainService/Explain";
         assert_eq!(call(&gate, explain, &["Bearer welcome-token"]).await, Ok(()));
         assert_eq!(call(&gate, explain, &["bearer  welcome-token"]).await, Ok(()));

@@ -9,9 +9,9 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, InconsistentKeys, RootCertStore, ServerConfig};
 
-use super::error::SecurityError;
-use super::pem::{self, Validity};
 use super::watch::{Watched, warn_if_open_to_all};
+use crate::credentials::CredentialError;
+use crate::credentials::pem::{self, Validity};
 
 /// Reads the certificate, the key and, if clients must have certificates, the authorities of these. Reads them again
 /// when the files change.
@@ -22,7 +22,7 @@ pub(in crate::server) fn watch(
     certificate: &Path,
     key: &Path,
     client_ca: Option<&Path>,
-) -> Result<Watched<ServerConfig>, SecurityError> {
+) -> Result<Watched<ServerConfig>, CredentialError> {
     warn_if_open_to_all("the private key", key);
     let paths =
         Paths { certificate: certificate.to_owned(), key: key.to_owned(), client_ca: client_ca.map(PathBuf::from) };
@@ -39,15 +39,15 @@ struct Paths {
 
 impl Paths {
     /// `contents` of the files: certificate, key, and the clients' authorities if `client_ca` is set.
-    fn server_config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, SecurityError> {
+    fn server_config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, CredentialError> {
         let chain = pem::certificates(&self.certificate, &contents[0])?;
         let key = pem::private_key(&self.key, &contents[1])?;
         let validity = chain.first().and_then(Validity::of);
         let unusable = |error: rustls::Error| match error {
             rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                SecurityError::Mismatch { certificate: self.certificate.clone(), key: self.key.clone() }
+                CredentialError::Mismatch { certificate: self.certificate.clone(), key: self.key.clone() }
             }
-            other => SecurityError::Unusable {
+            other => CredentialError::Unusable {
                 certificate: self.certificate.clone(),
                 key: self.key.clone(),
                 problem: other.to_string(),
@@ -89,7 +89,7 @@ impl Paths {
     }
 }
 
-fn authorities(path: &Path, contents: &[u8]) -> Result<RootCertStore, SecurityError> {
+fn authorities(path: &Path, contents: &[u8]) -> Result<RootCertStore, CredentialError> {
     let mut roots = RootCertStore::empty();
     for certificate in pem::certificates(path, contents)? {
         roots.add(certificate).map_err(|error| bad_authority(path, &error))?;
@@ -97,8 +97,8 @@ fn authorities(path: &Path, contents: &[u8]) -> Result<RootCertStore, SecurityEr
     Ok(roots)
 }
 
-fn bad_authority(path: &Path, error: &dyn std::error::Error) -> SecurityError {
-    SecurityError::BadCertificate { path: path.to_owned(), problem: error.to_string() }
+fn bad_authority(path: &Path, error: &dyn std::error::Error) -> CredentialError {
+    CredentialError::BadCertificate { path: path.to_owned(), problem: error.to_string() }
 }
 
 #[cfg(test)]
@@ -116,6 +116,6 @@ mod tests {
         let config = paths.server_config(&contents(&mine.signing_key)).expect("a pair");
         assert_eq!(config.alpn_protocols, [b"h2"]);
         let error = paths.server_config(&contents(&other.signing_key)).expect_err("not a pair");
-        assert!(matches!(error, SecurityError::Mismatch { .. }), "{error}");
+        assert!(matches!(error, CredentialError::Mismatch { .. }), "{error}");
     }
 }

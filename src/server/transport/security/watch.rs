@@ -3,19 +3,15 @@
 //! The contents are compared every second. That notices a rewritten file, a renamed one, and the symbolic links that
 //! Kubernetes swaps, without notifications from the file system.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::error::SecurityError;
+use crate::credentials::{CredentialError, read};
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Certificates, keys and tokens are small, but a path may name any file.
-const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// The newest valid value. Clones share it; the files are watched as long as one of the clones lives.
 pub(in crate::server) struct Watched<T>(Arc<RwLock<Arc<T>>>);
@@ -27,7 +23,7 @@ impl<T> Clone for Watched<T> {
 }
 
 /// Makes the value from the contents of the files, in the order of their paths.
-type Make<T> = dyn Fn(&[Vec<u8>]) -> Result<T, SecurityError> + Send + Sync;
+type Make<T> = dyn Fn(&[Vec<u8>]) -> Result<T, CredentialError> + Send + Sync;
 
 impl<T: Send + Sync + 'static> Watched<T> {
     /// Reads the files, makes the value, and spawns the task that watches the files. `what` is for the log.
@@ -38,7 +34,7 @@ impl<T: Send + Sync + 'static> Watched<T> {
         what: &'static str,
         paths: Vec<PathBuf>,
         make: Arc<Make<T>>,
-    ) -> Result<Self, SecurityError> {
+    ) -> Result<Self, CredentialError> {
         let contents = read_all(&paths)?;
         let state = fingerprint(&Ok(contents.clone()));
         let current = Arc::new(RwLock::new(Arc::new(make(&contents)?)));
@@ -91,24 +87,12 @@ async fn follow<T: Send + Sync + 'static>(
     }
 }
 
-fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, SecurityError> {
+fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, CredentialError> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-/// Reads a file of at most 4 MiB.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SecurityError> {
-    let fail = |source| SecurityError::Read { path: path.to_owned(), source };
-    let mut contents = Vec::new();
-    let file = File::open(path).map_err(fail)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut contents).map_err(fail)?;
-    if contents.len() as u64 > MAX_FILE_BYTES {
-        return Err(SecurityError::TooLarge { path: path.to_owned(), bytes: MAX_FILE_BYTES });
-    }
-    Ok(contents)
-}
-
 /// A digest of the contents or of the error, so that no copy of the secrets is kept.
-fn fingerprint(contents: &Result<Vec<Vec<u8>>, SecurityError>) -> [u8; 32] {
+fn fingerprint(contents: &Result<Vec<Vec<u8>>, CredentialError>) -> [u8; 32] {
     let mut hash = Sha256::new();
     match contents {
         Ok(files) => {
@@ -138,9 +122,9 @@ pub(in crate::server) fn warn_if_open_to_all(what: &'static str, path: &Path) {
 mod tests {
     use super::*;
 
-    fn number(contents: &[Vec<u8>]) -> Result<u64, SecurityError> {
+    fn number(contents: &[Vec<u8>]) -> Result<u64, CredentialError> {
         let digits = std::str::from_utf8(&contents[0]).ok().and_then(|text| text.trim().parse().ok());
-        digits.ok_or(SecurityError::NoToken { path: PathBuf::from("number") })
+        digits.ok_or(CredentialError::NoToken { path: PathBuf::from("number") })
     }
 
     async fn becomes(watched: &Watched<u64>, value: u64) -> bool {
@@ -187,6 +171,6 @@ mod tests {
 
     #[test]
     fn a_file_without_end_is_refused() {
-        assert!(matches!(read(Path::new("/dev/zero")), Err(SecurityError::TooLarge { .. })));
+        assert!(matches!(read(Path::new("/dev/zero")), Err(CredentialError::TooLarge { .. })));
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Why a certificate, key or token file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SecurityError {
+pub enum CredentialError {
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}: {bytes} bytes at most", path.display())]

@@ -8,17 +8,16 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::error::SecurityError;
-pub(crate) use super::watch::read;
+use super::error::CredentialError;
 
 /// All certificates of a file, in its order; at least one. `path` is for error messages.
-pub(crate) fn certificates(path: &Path, contents: &[u8]) -> Result<Vec<CertificateDer<'static>>, SecurityError> {
-    let bad = |problem: String| SecurityError::BadCertificate { path: path.to_owned(), problem };
+pub fn certificates(path: &Path, contents: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialError> {
+    let bad = |problem: String| CredentialError::BadCertificate { path: path.to_owned(), problem };
     let certificates = CertificateDer::pem_slice_iter(contents)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| bad(error.to_string()))?;
     if certificates.is_empty() {
-        return Err(SecurityError::NoCertificate { path: path.to_owned() });
+        return Err(CredentialError::NoCertificate { path: path.to_owned() });
     }
     for certificate in &certificates {
         X509Certificate::from_der(certificate).map_err(|error| bad(error.to_string()))?;
@@ -27,16 +26,16 @@ pub(crate) fn certificates(path: &Path, contents: &[u8]) -> Result<Vec<Certifica
 }
 
 /// The first private key of a file.
-pub(crate) fn private_key(path: &Path, contents: &[u8]) -> Result<PrivateKeyDer<'static>, SecurityError> {
+pub fn private_key(path: &Path, contents: &[u8]) -> Result<PrivateKeyDer<'static>, CredentialError> {
     let path = path.to_owned();
     match PrivateKeyDer::from_pem_slice(contents) {
         Ok(key) => Ok(key),
         Err(pem::Error::NoItemsFound) => {
             let encrypted = contents.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED);
-            Err(if encrypted { SecurityError::EncryptedKey { path } } else { SecurityError::NoKey { path } })
+            Err(if encrypted { CredentialError::EncryptedKey { path } } else { CredentialError::NoKey { path } })
         }
         // The cause could quote the file.
-        Err(_) => Err(SecurityError::BadKey { path }),
+        Err(_) => Err(CredentialError::BadKey { path }),
     }
 }
 
@@ -44,25 +43,25 @@ const ENCRYPTED: &[u8] = b"-----BEGIN ENCRYPTED PRIVATE KEY-----";
 
 /// When a certificate is valid, in seconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) struct Validity {
-    pub(in crate::server) not_before_s: i64,
-    pub(in crate::server) not_after_s: i64,
+pub struct Validity {
+    pub not_before_s: i64,
+    pub not_after_s: i64,
 }
 
 impl Validity {
     /// `None` for bytes that are no certificate.
-    pub(in crate::server) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let validity = parsed.validity();
         Some(Validity { not_before_s: validity.not_before.timestamp(), not_after_s: validity.not_after.timestamp() })
     }
 
     /// Days until it expires: negative once it has.
-    pub(in crate::server) fn days_left(&self, now: SystemTime) -> i64 {
+    pub fn days_left(&self, now: SystemTime) -> i64 {
         (self.not_after_s - seconds(now)).div_euclid(24 * 60 * 60)
     }
 
-    pub(in crate::server) fn has_begun(&self, now: SystemTime) -> bool {
+    pub fn has_begun(&self, now: SystemTime) -> bool {
         self.not_before_s <= seconds(now)
     }
 }
@@ -87,12 +86,12 @@ mod tests {
         let (cert, key) = (signed().cert.pem(), signed().signing_key.serialize_pem());
         assert_eq!(certificates(path, format!("{cert}{cert}").as_bytes()).expect("two").len(), 2);
         private_key(path, format!("{cert}{key}").as_bytes()).expect("the key behind the certificate");
-        assert!(matches!(certificates(path, key.as_bytes()), Err(SecurityError::NoCertificate { .. })));
-        assert!(matches!(private_key(path, cert.as_bytes()), Err(SecurityError::NoKey { .. })));
+        assert!(matches!(certificates(path, key.as_bytes()), Err(CredentialError::NoCertificate { .. })));
+        assert!(matches!(private_key(path, cert.as_bytes()), Err(CredentialError::NoKey { .. })));
         let encrypted = key.replace("PRIVATE", "ENCRYPTED PRIVATE");
-        assert!(matches!(private_key(path, encrypted.as_bytes()), Err(SecurityError::EncryptedKey { .. })));
+        assert!(matches!(private_key(path, encrypted.as_bytes()), Err(CredentialError::EncryptedKey { .. })));
         let no_certificate = cert.replace(&cert[30..60], &"A".repeat(30));
-        assert!(matches!(certificates(path, no_certificate.as_bytes()), Err(SecurityError::BadCertificate { .. })));
+        assert!(matches!(certificates(path, no_certificate.as_bytes()), Err(CredentialError::BadCertificate { .. })));
     }
 
     #[test]
