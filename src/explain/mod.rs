@@ -12,15 +12,27 @@
 
 mod cam;
 mod check;
+mod cost;
 mod error;
 mod explainer;
+mod forward;
+mod head;
 mod maps;
-mod predictions;
+mod ranking;
 mod request;
+mod reversed;
+mod row_maps;
+mod target_layer;
+mod targets;
 
+pub use cam::CamMethod;
 pub use check::check_method;
+pub use cost::Cost;
 pub use error::ExplainError;
-pub use explainer::{Explainer, Forward, Reversed, TargetMaps};
-pub use maps::{MapKind, Maps};
-pub use predictions::{Prediction, top_predictions};
+pub use explainer::Explainer;
+pub use forward::Forward;
+pub use head::{Head, Prediction};
+pub use maps::{MapKind, MapSet, PerMap};
 pub use request::{Convention, Method, Mode, Target};
+pub use reversed::Reversed;
+pub use row_maps::{HostMap, RowMaps, TargetMaps};

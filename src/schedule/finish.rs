@@ -1,13 +1,11 @@
 //! From a device's row to an answer: wire tensors and pictures.
 
 use super::clock::Clock;
-use super::device::{HostMap, RowMaps, TargetValues};
 use super::error::JobError;
 use super::job::{Answer, PictureFile, TargetAnswer};
 use super::outputs::{PictureKind, PictureOutput, Resolution, TensorOutput};
 use super::prepare::RowInfo;
-use crate::explain::MapKind;
-use crate::explain::top_predictions;
+use crate::explain::{Head, HostMap, MapKind, RowMaps, TargetMaps};
 use crate::frame::{AffineTransform, Pixels};
 use crate::model::description::ColorOrder;
 use crate::render::{self, Map, RenderError, WireTensor};
@@ -30,7 +28,8 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
     }
     let rendered = result.and_then(|maps| {
         let targets = maps.targets.iter().map(|target| render(&about, &input, target)).collect::<Result<_, _>>()?;
-        Ok((top_predictions(&maps.logits, about.outputs.top_predictions), targets))
+        let head = Head::of(&about.model.metadata);
+        Ok((head.predictions(&maps.logits, about.outputs.top_predictions), targets))
     });
     about.progress.mark(Stage::Render, clock.now());
     let RowInfo { model_to_frame, progress, admission, ending, .. } = about;
@@ -45,7 +44,7 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
     ending.finish(outcome);
 }
 
-fn render(about: &RowInfo, input: &HostMap, target: &TargetValues) -> Result<TargetAnswer, RenderError> {
+fn render(about: &RowInfo, input: &HostMap, target: &TargetMaps<HostMap>) -> Result<TargetAnswer, RenderError> {
     let source = Source { about, input, target };
     Ok(TargetAnswer {
         class_index: target.class_index,
@@ -61,19 +60,14 @@ fn render(about: &RowInfo, input: &HostMap, target: &TargetValues) -> Result<Tar
 struct Source<'a> {
     about: &'a RowInfo,
     input: &'a HostMap,
-    target: &'a TargetValues,
+    target: &'a TargetMaps<HostMap>,
 }
 
 impl Source<'_> {
     /// # Errors
     /// [`RenderError::Shape`] when the device did not make the map.
     fn map(&self, kind: MapKind) -> Result<&HostMap, RenderError> {
-        let map = match kind {
-            MapKind::GuidedGradCam => self.target.guided_grad_cam.as_ref(),
-            MapKind::GradCam => self.target.grad_cam.as_ref(),
-            MapKind::GuidedBackprop => self.target.guided_backprop.as_ref(),
-            MapKind::Input => Some(self.input),
-        };
+        let map = if kind == MapKind::Input { Some(self.input) } else { self.target.maps.get(kind) };
         map.ok_or(RenderError::Shape { shape: Vec::new(), allowed: "a map that was computed does" })
     }
 
@@ -100,10 +94,9 @@ impl Source<'_> {
 
     fn picture(&self, wish: &PictureOutput) -> Result<PictureFile, RenderError> {
         let picture = match wish.kind {
-            PictureKind::HeatMap => render::heat_map(&self.grad_cam()?, wish.range, wish.color_map)?,
+            PictureKind::HeatMap => render::heat_map(&self.cam(wish.kind.map())?, wish.range, wish.color_map)?,
             PictureKind::Overlay => self.overlay(wish)?,
-            PictureKind::GuidedGradCam => self.guided(MapKind::GuidedGradCam)?,
-            PictureKind::GuidedBackprop => self.guided(MapKind::GuidedBackprop)?,
+            PictureKind::GuidedGradCam | PictureKind::GuidedBackprop => self.guided(wish.kind.map())?,
         };
         Ok(PictureFile {
             kind: wish.kind,
@@ -117,7 +110,7 @@ impl Source<'_> {
     fn overlay(&self, wish: &PictureOutput) -> Result<Pixels, RenderError> {
         let frame = self.about.picture.as_ref().ok_or(RenderError::NoArea)?;
         let to_upright: &AffineTransform = &self.about.model_to_frame.upright;
-        render::overlay(frame, &self.grad_cam()?, to_upright, wish.range, wish.color_map, wish.opacity)
+        render::overlay(frame, &self.cam(wish.kind.map())?, to_upright, wish.range, wish.color_map, wish.opacity)
     }
 
     fn guided(&self, kind: MapKind) -> Result<Pixels, RenderError> {
@@ -129,8 +122,8 @@ impl Source<'_> {
         }
     }
 
-    fn grad_cam(&self) -> Result<Map<'_>, RenderError> {
-        let map = self.map(MapKind::GradCam)?;
+    fn cam(&self, kind: MapKind) -> Result<Map<'_>, RenderError> {
+        let map = self.map(kind)?;
         match *map.shape.as_slice() {
             [height, width] => Map::new(&map.values, height, width),
             _ => Err(RenderError::Shape { shape: map.shape.clone(), allowed: "[H, W] does" }),

@@ -1,6 +1,6 @@
 //! What an answer has to hold.
 
-use crate::explain::{MapKind, Maps};
+use crate::explain::{MapKind, MapSet};
 use crate::render::{ColorMap, ElementType, PictureFormat, ValueRange};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +30,17 @@ pub enum PictureKind {
     GuidedBackprop,
 }
 
+impl PictureKind {
+    /// The map that the picture shows.
+    pub fn map(self) -> MapKind {
+        match self {
+            PictureKind::Overlay | PictureKind::HeatMap => MapKind::GradCam,
+            PictureKind::GuidedGradCam => MapKind::GuidedGradCam,
+            PictureKind::GuidedBackprop => MapKind::GuidedBackprop,
+        }
+    }
+}
+
 /// A map as a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PictureOutput {
@@ -52,24 +63,9 @@ pub struct Outputs {
 
 impl Outputs {
     /// The maps that must be computed.
-    pub fn maps(&self) -> Maps {
-        let mut maps = Maps::default();
-        for tensor in &self.tensors {
-            match tensor.map {
-                MapKind::GuidedGradCam => maps.guided_grad_cam = true,
-                MapKind::GradCam => maps.grad_cam = true,
-                MapKind::GuidedBackprop => maps.guided_backprop = true,
-                MapKind::Input => {}
-            }
-        }
-        for picture in &self.pictures {
-            match picture.kind {
-                PictureKind::Overlay | PictureKind::HeatMap => maps.grad_cam = true,
-                PictureKind::GuidedGradCam => maps.guided_grad_cam = true,
-                PictureKind::GuidedBackprop => maps.guided_backprop = true,
-            }
-        }
-        maps
+    pub fn maps(&self) -> MapSet {
+        let of_tensors = self.tensors.iter().map(|tensor| tensor.map);
+        of_tensors.chain(self.pictures.iter().map(|picture| picture.kind.map())).collect()
     }
 
     /// Whether the picture that was sent is drawn on.

@@ -6,12 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::clock::Clock;
-use super::device::{Batch, Device, HostMap, RowMaps};
+use super::device::{Batch, Device};
 use super::error::JobError;
 use super::finish::DoneRow;
 use super::prepare::PreparedRow;
-use crate::explain::ExplainError;
-use crate::explain::MapKind;
+use crate::explain::{ExplainError, HostMap, MapKind, RowMaps};
 use crate::telemetry::{BatchOutcome, BatchRecord, Stage};
 
 /// A row's result and how many rows ran with it; `None`: nobody wants it any more.

@@ -20,11 +20,10 @@ use super::queue::line::MAX_PRIORITY;
 use super::queue::next_batch::{Prepared, Taken};
 use super::queue::ticket::StreamKey;
 use super::queue::ticket::Ticket;
-use super::queue::turn::{Turn, cost};
+use super::queue::turn::Turn;
 use super::queue::{Dispatch, Expired};
 use super::served::Served;
 use super::worker;
-use crate::explain::Target;
 use crate::telemetry::Stage;
 
 /// What the engine may use, and how it shares it out.
@@ -215,8 +214,9 @@ impl Engine {
         let ending = Ending::new(ticket.clone(), reply);
         // An unknown model, or an engine that has stopped: dropping the ending says so.
         let Some(&(model_index, _)) = self.place(&model) else { return handle };
-        let reverses = if method.maps.is_empty() { 0 } else { targets.iter().map(rows).sum() };
-        let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost(reverses), expires_at, now);
+        let count = targets.iter().fold(0u32, |sum, target| sum.saturating_add(target.count()));
+        let cost = method.cost().runs(count);
+        let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost, expires_at, now);
         let chosen =
             Chosen { turn, model_index, model, method, targets, outputs, payload, progress, admission, ending };
         let mut state = self.shared.lock();
@@ -354,14 +354,6 @@ impl Consequences {
 fn tell(expired: Expired<Chosen, PreparedRow>) {
     expired.waiting.iter().for_each(|chosen| chosen.ending.expire());
     expired.ready.iter().for_each(|row| row.about.ending.expire());
-}
-
-/// Reverse runs that a target asks for.
-fn rows(target: &Target) -> u32 {
-    match target {
-        Target::Class(_) => 1,
-        Target::Top(count) => *count,
-    }
 }
 
 /// Closes the engine when a thread of the device ends, however it does: nothing may wait for a device that is gone.
