@@ -8,11 +8,11 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::findings::Findings;
-use crate::cli::npy;
 use crate::explain::{ExplainError, Explainer, MapKind, MapSet, Method, Mode, Target, TargetMaps};
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model};
 use crate::plan::Never;
+use crate::render::npy;
 use crate::schedule::ReducedPrecision;
 use crate::torch::has_bfloat16;
 
@@ -157,7 +157,12 @@ impl Patient {
         Ok((logits, maps.into_iter().flatten().collect()))
     }
 
-    fn finite(&self, findings: &mut Findings, logits: &Tensor, maps: &[TargetMaps<Tensor>]) -> Result<(), ExplainError> {
+    fn finite(
+        &self,
+        findings: &mut Findings,
+        logits: &Tensor,
+        maps: &[TargetMaps<Tensor>],
+    ) -> Result<(), ExplainError> {
         let finite = |tensor: &Tensor| -> Result<bool, ExplainError> {
             Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1)
         };
@@ -192,7 +197,12 @@ impl Patient {
     }
 
     /// What bfloat16 would change, where the processor has it.
-    fn bfloat16(&mut self, findings: &mut Findings, one: &Tensor, full: &[TargetMaps<Tensor>]) -> Result<(), ExplainError> {
+    fn bfloat16(
+        &mut self,
+        findings: &mut Findings,
+        one: &Tensor,
+        full: &[TargetMaps<Tensor>],
+    ) -> Result<(), ExplainError> {
         const NAME: &str = "bfloat16";
         if self.metadata.input.kind != Kind::Float {
             return Ok(());
