@@ -1,4 +1,5 @@
-//! Checks of a method that need only the model's metadata, so that a request can be refused before it waits for the device.
+//! Checks of a method that need only the model's metadata, so that a request can be refused before it waits for the
+//! device.
 
 use crate::model::{LayerError, Metadata};
 

@@ -46,8 +46,8 @@ impl Explainer {
     /// Runs the model on `input`, `[N, C, H, W]` of f32.
     ///
     /// # Errors
-    /// Those of [`super::check_method`]; [`ExplainError::Output`] when the output is not `[N, classes]`; and those of the
-    /// plan: a wrong input shape, out of memory, interrupted.
+    /// Those of [`super::check_method`]; [`ExplainError::Output`] when the output is not `[N, classes]`; and those of
+    /// the plan: a wrong input shape, out of memory, interrupted.
     pub fn forward(
         &mut self,
         method: &Method,

@@ -42,8 +42,8 @@ impl Forward<'_> {
         targets.iter().enumerate().map(|(row, targets)| choose_classes(&self.row(row)?, targets)).collect()
     }
 
-    /// Runs in reverse once for each of the classes `classes[n]` of each row `n`. Rows may differ in number of classes; a row
-    /// without classes takes no part.
+    /// Runs in reverse once for each of the classes `classes[n]` of each row `n`. Rows may differ in number of classes;
+    /// a row without classes takes no part.
     ///
     /// # Errors
     /// Those of the plan: out of memory, interrupted.

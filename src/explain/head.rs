@@ -74,8 +74,8 @@ impl Head {
         logits[class as usize]
     }
 
-    /// The gradient of the sum of the rows' scores with respect to the output: of the output's shape, type and device, 1
-    /// at the score of each row's class and 0 elsewhere. A row without a class takes no part.
+    /// The gradient of the sum of the rows' scores with respect to the output: of the output's shape, type and device,
+    /// 1 at the score of each row's class and 0 elsewhere. A row without a class takes no part.
     pub(super) fn seed(&self, output: &Tensor, classes: &[Option<u32>]) -> Result<Tensor, ExplainError> {
         let [rows, count] = *output.size().as_slice() else {
             return Err(ExplainError::Output { shape: output.size() });

@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-/// Indices of the `count` highest values, the highest first; of equal values, the lower index first. NaN counts as lowest.
+/// Indices of the `count` highest values, the highest first; of equal values, the lower index first. NaN counts as
+/// lowest.
 pub fn highest(values: &[f32], count: usize) -> Vec<usize> {
     let rank = |&a: &usize, &b: &usize| -> Ordering {
         let key = |i: usize| if values[i].is_nan() { f32::NEG_INFINITY } else { values[i] };

@@ -28,8 +28,8 @@ pub struct Method {
 impl Method {
     /// The runs of the model that the method takes.
     ///
-    /// Every method takes one forward run per row and, when it computes maps, one reverse run per target: the CAM and the
-    /// guided gradient share it. [`CamMethod::extra_cost`] is added when a map needs a CAM.
+    /// Every method takes one forward run per row and, when it computes maps, one reverse run per target: the CAM and
+    /// the guided gradient share it. [`CamMethod::extra_cost`] is added when a map needs a CAM.
     pub fn cost(&self) -> Cost {
         let shared = Cost { forwards: 1, reverses: u32::from(!self.maps.is_empty()) };
         if self.maps.needs_cam() { shared + self.cam.extra_cost() } else { shared }

@@ -35,8 +35,8 @@ struct BatchCam {
 }
 
 impl Reversed {
-    /// The requested maps, one list per row: class by class, and for each class layer by layer. All tensors are f32 on the
-    /// device. When no map was requested, each class has its score alone.
+    /// The requested maps, one list per row: class by class, and for each class layer by layer. All tensors are f32 on
+    /// the device. When no map was requested, each class has its score alone.
     ///
     /// # Errors
     /// Those of the operators, such as out of memory.

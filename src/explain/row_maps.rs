@@ -8,8 +8,8 @@ pub struct TargetMaps<T> {
     pub class_index: u32,
     /// The class's logit.
     pub score: f32,
-    /// Empty when no map needs a layer. Under [`super::Convention::PytorchGradCam`], the names of all target layers joined by
-    /// `+`, since their CAMs are averaged.
+    /// Empty when no map needs a layer. Under [`super::Convention::PytorchGradCam`], the names of all target layers
+    /// joined by `+`, since their CAMs are averaged.
     pub target_layer: String,
     /// The CAM is zero everywhere: nothing in the layer speaks for the class.
     pub no_positive_evidence: bool,

@@ -6,8 +6,8 @@ use super::{ExplainError, Target};
 /// The classes that `targets` name, in the order of the request, each once.
 ///
 /// # Errors
-/// [`ExplainError::NotFinite`] for logits that are not finite, [`ExplainError::Class`] and [`ExplainError::Top`] for a target
-/// beyond the model's classes.
+/// [`ExplainError::NotFinite`] for logits that are not finite, [`ExplainError::Class`] and [`ExplainError::Top`] for a
+/// target beyond the model's classes.
 pub fn choose_classes(logits: &[f32], targets: &[Target]) -> Result<Vec<u32>, ExplainError> {
     if !logits.iter().all(|logit| logit.is_finite()) {
         return Err(ExplainError::NotFinite);

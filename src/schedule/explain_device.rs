@@ -27,8 +27,8 @@ impl ExplainDevice {
 }
 
 impl ExplainDevice {
-    /// Explains something with each model, so that no frame waits for a plan of this worker's. What fails here is told when a
-    /// frame fails.
+    /// Explains an example with each model, so that no frame waits for this worker to compile a plan. A failure is only
+    /// logged: a frame that fails reports it.
     pub fn warm(&mut self, served: &[Arc<Served>]) {
         for (explainer, model) in self.explainers.iter_mut().zip(served) {
             if let Err(error) = warm(explainer, model) {
@@ -37,7 +37,7 @@ impl ExplainDevice {
         }
     }
 
-    /// The same models for another thread. Weights are shared.
+    /// A device with the same models for another thread. Weights are shared.
     pub fn share(&self) -> Self {
         ExplainDevice { explainers: self.explainers.iter().map(Explainer::share).collect(), device: self.device }
     }
@@ -60,7 +60,7 @@ impl Device for ExplainDevice {
         let logits = (0..chosen.len()).map(|row| forward.row(row)).collect::<Result<Vec<_>, _>>()?;
         ended(Stage::Forward);
 
-        // A row whose classes are wrong takes no part in what follows.
+        // A row whose targets are refused takes no part in the reverse run.
         let classes: Vec<Vec<u32>> =
             chosen.iter().map(|classes| classes.as_ref().cloned().unwrap_or_default()).collect();
         let reversed = forward.reverse(&classes, interrupt)?;
@@ -83,7 +83,7 @@ impl Device for ExplainDevice {
     }
 }
 
-/// What a request is given by default, for a made-up input.
+/// Explains an example input with the default method.
 fn warm(explainer: &mut Explainer, model: &Served) -> Result<(), ExplainError> {
     let [_, channels, height, width] = model.metadata.input.shape.map(Dimension::example);
     let shape = [1, channels, height, width];

@@ -462,8 +462,7 @@ fn a_class_without_positive_evidence_gets_exactly_nothing() {
                 let (_, rows) = explain(&mut explainer, &method, &case.references[0].array("input"), &case.targets);
                 for (row, nothing) in rows.iter().zip(case.no_positive_evidence.as_ref().unwrap()) {
                     assert_eq!(row.no_positive_evidence, *nothing, "{} {convention:?} {mode:?}", case.name);
-                    let all_zero =
-                        |map: Option<&Tensor>| map.unwrap().count_nonzero(None::<i64>).int64_value(&[]) == 0;
+                    let all_zero = |map: Option<&Tensor>| map.unwrap().count_nonzero(None::<i64>).int64_value(&[]) == 0;
                     assert_eq!(
                         all_zero(upsampled(row)) && all_zero(fused(row)),
                         *nothing,

@@ -6,7 +6,7 @@ use super::Cam;
 use crate::explain::{Cost, ExplainError};
 
 /// `L[n] = relu(Σ_k α[n,k] · A[n,k])` with `α[n,k] = mean_{i,j} G[n,k,i,j]`, where `A` are the activations and `G` the
-/// gradients. The scores are not used.
+/// gradients. The scores are unused.
 pub(super) struct GradCam;
 
 impl Cam for GradCam {

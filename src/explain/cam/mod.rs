@@ -33,8 +33,8 @@ impl CamMethod {
 pub(super) trait Cam {
     /// The map, `[N, h, w]` of f32.
     ///
-    /// `activations` is the target layer's value and `gradients` the plain gradient of the scores with respect to it, both
-    /// `[N, K, h, w]` of f32. `scores` are the `N` scores; 0 for a row that takes no part.
+    /// `activations` is the target layer's value and `gradients` the plain gradient of the scores with respect to it,
+    /// both `[N, K, h, w]` of f32. `scores` are the `N` scores; 0 for a row that takes no part.
     ///
     /// # Errors
     /// Those of the operators, such as out of memory.
