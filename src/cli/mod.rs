@@ -22,8 +22,8 @@ mod trace;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::process;
 use crate::telemetry::log::{self, LogFormat};
-use crate::torch;
 use failure::{EXIT_CODES, Failure};
 
 /// Explains live what an image model looks at: Guided Grad-CAM for streamed frames, over gRPC
@@ -118,7 +118,7 @@ pub fn main() -> ! {
         Err(failure) => failure.report(terminal::colours_on_stderr()),
     };
     // A server that was told twice to stop, or while it loads, still has threads in libtorch.
-    torch::leave(code)
+    process::quick_exit(code)
 }
 
 /// The runtime of a client's command.

@@ -113,13 +113,34 @@ mod tests {
         config.check().expect("sound defaults");
     }
 
+    /// The block of deploy/README.md that begins with `[server]` and its `listen`.
+    fn documented() -> &'static str {
+        let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"));
+        let (_, from) = readme.split_once("defaults; keys in comments have none:\n\n```toml\n").expect("the block");
+        from.split_once("```").expect("the block ends").0
+    }
+
     #[test]
-    fn the_defaults_that_readme_gives_are_the_real_ones() {
-        let readme = include_str!("../../README.md");
-        let (_, from) = readme.split_once("```toml\n[limits]").expect("README gives the limits");
-        let (block, _) = from.split_once("```").expect("the block ends");
-        assert!(block.contains("[server]") && block.lines().count() > 20);
-        assert_eq!(parse(&format!("[limits]{block}")), Ok(Config::default()));
+    fn the_documented_defaults_are_the_real_ones() {
+        assert_eq!(parse(documented()), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let without_comments = documented().replace("\n# ", "\n");
+        parse(&without_comments).expect("keys in comments are keys, too");
+        let tables = serde_json::to_value(Config::default()).expect("it is data");
+        let keys = |table: &serde_json::Value| table.as_object().cloned().unwrap_or_default();
+        for (table, content) in
+            keys(&tables).into_iter().chain([("server.tls".into(), tables["server"]["tls"].clone())])
+        {
+            let start = without_comments.find(&format!("[{table}]\n")).expect("each table is documented");
+            let body = &without_comments[start + 1..];
+            let body = &body[..body.find("\n[").unwrap_or(body.len())];
+            for (key, _) in keys(&content).into_iter().filter(|(_, value)| !value.is_object()) {
+                assert!(body.contains(&format!("\n{key} = ")), "deploy/README.md lacks {table}.{key}");
+            }
+        }
     }
 
     #[test]

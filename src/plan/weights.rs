@@ -98,7 +98,7 @@ mod tests {
     use crate::plan::rule::Gradient;
     use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec, Until};
-    use crate::torch::has_kernels;
+    use crate::torch::has_onednn_kernels;
 
     /// Convolution, normalisation and rectifier, twice. The values that convolutions and normalisations give are targets to be.
     fn network() -> (Graph, [ValueId; 4]) {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn modes_with_layouts() -> impl Iterator<Item = Mode> {
-        [Mode::Default].into_iter().chain(has_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
+        [Mode::Default].into_iter().chain(has_onednn_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
     }
 
     fn run(plan: &Plan) {

@@ -8,6 +8,7 @@ use crate::model::Model;
 use crate::model::Repository;
 use crate::model::description::Precision;
 use crate::plan::Mode;
+use crate::process;
 use crate::schedule::Engine;
 use crate::schedule::EngineConfig;
 use crate::schedule::ExplainDevice;
@@ -16,7 +17,6 @@ use crate::schedule::ServedLimits;
 use crate::schedule::SystemClock;
 use crate::schedule::warm_up;
 use crate::server::StartError;
-use crate::torch;
 use std::sync::Arc;
 use std::time::Duration;
 /// Loads every version of every model, starts the engine and proves that it explains with each of them.
@@ -41,7 +41,7 @@ pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
                 source: Box::new(source),
             })?;
             // What its run at load took: plans would only take it in part.
-            torch::give_back_memory();
+            process::release_memory();
             let metadata = Arc::clone(&model.metadata);
             let one = Served::new(metadata, served_limits).map_err(|source| StartError::Preparation {
                 name,

@@ -1,67 +1,68 @@
-//! In-place writes become new values.
+//! Makes a program functional: in-place writes become new values.
 //!
-//! A program that writes is run once exactly as it was exported (`probe`), and the memory that its tensors use tells
-//! which names alias, including what no schema says (dropout in evaluation mode returns its input; `reshape` may copy).
-//! Then each in-place operator becomes its functional twin and its names are bound to the new value (`in_place`); a write
-//! through a view is written back into the base, and other live views of it are derived again (`views`).
+//! A program that writes into tensors is run once unchanged (`probe`). The addresses of its tensors show which names
+//! alias, including aliases that no schema declares (dropout in evaluation mode returns its input; `reshape` may copy).
+//! Then each in-place operator becomes its functional twin and its names are bound to the new value (`in_place`); a
+//! write through a view is written back into the base, and other live views of it are derived again (`views`).
 
 mod in_place;
 mod probe;
 pub mod traced;
 mod views;
 
-use crate::model::functional::traced::Draft;
-use crate::model::functional::traced::Ghost;
+use crate::model::functional::traced::ElidedNode;
+use crate::model::functional::traced::TracedNode;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tch::Tensor;
 
 use super::ModelError;
-use super::import::pt2::{Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram, is_dropout};
+use super::allowed_operators::is_dropout;
 use super::node::{Argument, Element, Node, ValueId};
 use super::operation::Operation;
+use super::program::{Program, ProgramArgument, ProgramElement, ProgramNode, ProgramOperation};
 use probe::Geometry;
 pub use probe::{Probe, example};
 use views::Step;
 
 /// A program in which each value is computed once.
 pub struct Functional {
-    pub drafts: Vec<Draft>,
-    pub ghosts: Vec<Ghost>,
+    pub traced: Vec<TracedNode>,
+    pub elided: Vec<ElidedNode>,
     /// By [`ValueId`].
     pub names: Vec<String>,
     pub constants: BTreeMap<ValueId, Tensor>,
-    /// Which of the program's each constant is.
-    pub originals: BTreeMap<ValueId, Constant>,
+    /// The name of each constant in the program.
+    pub originals: BTreeMap<ValueId, String>,
     pub input: ValueId,
     pub outputs: Vec<(String, Option<ValueId>)>,
 }
 
-/// Following aliases may take this many steps: a real model takes thousands, and a program made of views and writes alone
-/// could take the square of its length.
+/// Most steps that following aliases may take. A real model takes thousands; a program of views and writes alone could
+/// take the square of its length.
 const MAX_STEPS: u64 = 20_000_000;
 
 struct Functionaliser {
     geometry: BTreeMap<String, Geometry>,
     /// Storage → the names that use it.
     sharing: BTreeMap<usize, BTreeSet<String>>,
-    /// Name → the value that it means now.
+    /// Name → its current value.
     current: BTreeMap<String, ValueId>,
-    /// Name → the name that it is a view of, and how; no step when it is the same tensor.
+    /// Name → the name that it is a view of, and the view operator; no step when it is the same tensor.
     parent: BTreeMap<String, (String, Option<Step>)>,
     /// Name → the last node that reads it.
     last_use: BTreeMap<String, usize>,
     names: Vec<String>,
-    drafts: Vec<Draft>,
-    ghosts: Vec<Ghost>,
-    /// Of [`MAX_STEPS`].
+    traced: Vec<TracedNode>,
+    elided: Vec<ElidedNode>,
+    /// Steps taken so far, of [`MAX_STEPS`].
     steps: u64,
     max_nodes: u64,
 }
 
-/// Turns a program into its functional form. `probe` is its run as it was exported; a program that writes nothing needs
-/// none.
-pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Functional, ModelError> {
+/// Turns a program into its functional form. `probe` is the program's own run; a program that writes nothing
+/// needs none.
+pub fn functionalise(program: &Program, probe: Option<&Probe>) -> Result<Functional, ModelError> {
     let last_use = program.last_uses().into_iter().map(|(name, index)| (name.to_owned(), index)).collect();
     let mut f = Functionaliser {
         geometry: BTreeMap::new(),
@@ -70,8 +71,8 @@ pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Func
         parent: BTreeMap::new(),
         last_use,
         names: Vec::new(),
-        drafts: Vec::new(),
-        ghosts: Vec::new(),
+        traced: Vec::new(),
+        elided: Vec::new(),
         steps: 0,
         max_nodes: program.limits.max_nodes,
     };
@@ -79,11 +80,11 @@ pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Func
         f.place(name, geometry.clone());
     }
     let (mut constants, mut originals) = (BTreeMap::new(), BTreeMap::new());
-    for (name, constant) in &program.constants {
+    for name in &program.constants {
         let id = f.fresh(name);
         f.current.insert(name.clone(), id);
-        constants.insert(id, program.constant(constant)?);
-        originals.insert(id, constant.clone());
+        constants.insert(id, program.weights.tensor(name)?);
+        originals.insert(id, name.clone());
     }
     let input_name = &program.inputs[0].name;
     let input = f.fresh(input_name);
@@ -96,20 +97,20 @@ pub fn functionalise(program: &RawProgram, probe: Option<&Probe>) -> Result<Func
         .iter()
         .map(|(key, name)| Ok((key.clone(), name.as_ref().map(|n| f.value(n)).transpose()?)))
         .collect::<Result<Vec<_>, ModelError>>()?;
-    let drafts = sweep(f.drafts, &outputs, &mut f.ghosts);
-    Ok(Functional { drafts, ghosts: f.ghosts, names: f.names, constants, originals, input, outputs })
+    let traced = sweep(f.traced, &outputs, &mut f.elided);
+    Ok(Functional { traced, elided: f.elided, names: f.names, constants, originals, input, outputs })
 }
 
-/// Drops nodes made here that nothing reads (write-backs into bases that are only read through other views).
-fn sweep(drafts: Vec<Draft>, outputs: &[(String, Option<ValueId>)], ghosts: &mut [Ghost]) -> Vec<Draft> {
+/// Drops synthetic nodes that nothing reads (write-backs into bases that are only read through other views).
+fn sweep(traced: Vec<TracedNode>, outputs: &[(String, Option<ValueId>)], elided: &mut [ElidedNode]) -> Vec<TracedNode> {
     let mut wanted: BTreeSet<ValueId> = outputs.iter().filter_map(|(_, v)| *v).collect();
-    let keep: Vec<bool> = drafts
+    let keep: Vec<bool> = traced
         .iter()
         .rev()
-        .map(|draft| {
-            let keep = !draft.synthetic || draft.node.defines().any(|v| wanted.contains(&v));
+        .map(|traced_node| {
+            let keep = !traced_node.synthetic || traced_node.node.defines().any(|v| wanted.contains(&v));
             if keep {
-                wanted.extend(draft.node.uses());
+                wanted.extend(traced_node.node.uses());
             }
             keep
         })
@@ -122,14 +123,14 @@ fn sweep(drafts: Vec<Draft>, outputs: &[(String, Option<ValueId>)], ghosts: &mut
     for &kept in &keep {
         kept_before.push(kept_before[kept_before.len() - 1] + usize::from(kept));
     }
-    for ghost in ghosts {
-        ghost.position = kept_before[ghost.position];
+    for elided_node in elided {
+        elided_node.position = kept_before[elided_node.position];
     }
-    drafts.into_iter().zip(keep).filter_map(|(draft, keep)| keep.then_some(draft)).collect()
+    traced.into_iter().zip(keep).filter_map(|(traced_node, keep)| keep.then_some(traced_node)).collect()
 }
 
 impl Functionaliser {
-    /// Notes which memory a name uses.
+    /// Records the memory that a name uses.
     fn place(&mut self, name: &str, geometry: Geometry) {
         if geometry.storage != 0 {
             self.sharing.entry(geometry.storage).or_default().insert(name.to_owned());
@@ -137,7 +138,7 @@ impl Functionaliser {
         self.geometry.insert(name.to_owned(), geometry);
     }
 
-    /// Counts the steps that following an alias takes.
+    /// Charges steps to [`MAX_STEPS`].
     fn spend(&mut self, steps: usize) -> Result<(), ModelError> {
         self.steps += steps as u64;
         if self.steps > MAX_STEPS {
@@ -161,23 +162,23 @@ impl Functionaliser {
             .ok_or_else(|| ModelError::malformed("graph", format!("{name} is read before it is computed")))
     }
 
-    fn bind(&self, arguments: &[RawArgument]) -> Result<Vec<Argument>, ModelError> {
+    fn bind(&self, arguments: &[ProgramArgument]) -> Result<Vec<Argument>, ModelError> {
         arguments
             .iter()
             .map(|argument| {
                 Ok(match argument {
-                    RawArgument::Literal(value) => Argument::Literal(value.clone()),
-                    RawArgument::Use(name) => Argument::Use(self.value(name)?),
-                    RawArgument::List(elements) => Argument::List(
+                    ProgramArgument::Literal(value) => Argument::Literal(value.clone()),
+                    ProgramArgument::Use(name) => Argument::Use(self.value(name)?),
+                    ProgramArgument::List(elements) => Argument::List(
                         elements
                             .iter()
                             .map(|element| {
                                 Ok(match element {
-                                    RawElement::Use(name) => Element::Use(self.value(name)?),
-                                    RawElement::None => Element::None,
-                                    RawElement::Int(v) => Element::Int(*v),
-                                    RawElement::Float(v) => Element::Float(*v),
-                                    RawElement::Bool(v) => Element::Bool(*v),
+                                    ProgramElement::Use(name) => Element::Use(self.value(name)?),
+                                    ProgramElement::None => Element::None,
+                                    ProgramElement::Int(v) => Element::Int(*v),
+                                    ProgramElement::Float(v) => Element::Float(*v),
+                                    ProgramElement::Bool(v) => Element::Bool(*v),
                                 })
                             })
                             .collect::<Result<_, ModelError>>()?,
@@ -193,12 +194,12 @@ impl Functionaliser {
         operation: Operation,
         arguments: Vec<Argument>,
         outputs: Vec<Option<ValueId>>,
-        from: &RawNode,
+        from: &ProgramNode,
     ) -> Result<(), ModelError> {
-        // Views that are derived again come on top of the program's own nodes.
+        // Views that are derived again count in addition to the program's own nodes.
         let limit = self.max_nodes.saturating_mul(2);
-        if self.drafts.len() as u64 >= limit {
-            let (what, got) = ("the functional form of the graph".into(), self.drafts.len() as u64 + 1);
+        if self.traced.len() as u64 >= limit {
+            let (what, got) = ("the functional form of the graph".into(), self.traced.len() as u64 + 1);
             return Err(ModelError::Limit { what, got, limit, option: "max_nodes" });
         }
         let node = Node {
@@ -210,11 +211,11 @@ impl Functionaliser {
             rectifier: None,
             smooth_activation: false,
         };
-        self.drafts.push(Draft { node, calls: from.calls.clone(), synthetic: false });
+        self.traced.push(TracedNode { node, calls: from.calls.clone(), synthetic: false });
         Ok(())
     }
 
-    fn node(&mut self, index: usize, node: &RawNode) -> Result<(), ModelError> {
+    fn node(&mut self, index: usize, node: &ProgramNode) -> Result<(), ModelError> {
         if is_dropout(node.operator_name()) {
             return self.identity(node);
         }
@@ -224,10 +225,10 @@ impl Functionaliser {
         }
     }
 
-    /// A dropout in evaluation mode: the output is the input, and stays so.
-    fn identity(&mut self, node: &RawNode) -> Result<(), ModelError> {
+    /// A dropout in evaluation mode: the output is the input.
+    fn identity(&mut self, node: &ProgramNode) -> Result<(), ModelError> {
         let source = match node.arguments.first() {
-            Some(RawArgument::Use(name)) => Some(name.clone()),
+            Some(ProgramArgument::Use(name)) => Some(name.clone()),
             _ => None,
         };
         let output = node.outputs.first().cloned().flatten();
@@ -240,8 +241,8 @@ impl Functionaliser {
             self.place(&output, geometry);
         }
         self.parent.insert(output, (source, None));
-        self.ghosts.push(Ghost {
-            position: self.drafts.len(),
+        self.elided.push(ElidedNode {
+            position: self.traced.len(),
             name: node.name.clone(),
             calls: node.calls.clone(),
             value,
@@ -249,11 +250,11 @@ impl Functionaliser {
         Ok(())
     }
 
-    fn pure(&mut self, node: &RawNode) -> Result<(), ModelError> {
+    fn pure(&mut self, node: &ProgramNode) -> Result<(), ModelError> {
         let arguments = self.bind(&node.arguments)?;
         let operation = match &node.operation {
-            RawOperation::Aten(operator) => Operation::Aten(operator.clone()),
-            RawOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic),
+            ProgramOperation::Aten(operator) => Operation::Aten(operator.clone()),
+            ProgramOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic),
         };
         let outputs: Vec<Option<ValueId>> =
             node.outputs.iter().map(|name| name.as_ref().map(|n| self.fresh(n))).collect();
@@ -264,7 +265,7 @@ impl Functionaliser {
             // Does the result alias an argument?
             let Some(mine) = self.geometry.get(name).cloned() else { continue };
             let source = node.uses().find(|r| self.geometry.get(*r).is_some_and(|g| g.aliases(&mine)));
-            if let (Some(source), RawOperation::Aten(operator)) = (source, &node.operation) {
+            if let (Some(source), ProgramOperation::Aten(operator)) = (source, &node.operation) {
                 let same = self.geometry.get(source) == Some(&mine);
                 let step = (!same).then(|| Step::new(operator, node.arguments.clone(), source, result));
                 self.parent.insert(name.clone(), (source.to_owned(), step));

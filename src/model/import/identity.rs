@@ -1,47 +1,47 @@
-//! The built-in model `identity`: no network at all, so that what it takes is everything around the engine.
+//! The built-in model `identity`: no network, so that only the cost around the model remains.
 //!
-//! A program of two nodes takes the way of any exported one: the pixels are averaged over a grid of 7 × 7 places (the layer
-//! `pooled`, as large as the last one of a usual network), and those over the grid. With `x` the prepared pixels, 0 to 1:
-//! `pooled[c, i, j]` is the mean of colour `c` over place `(i, j)`, and `y[c]` the mean of `pooled[c]`: how red, how green
-//! and how blue the picture is. There is no rectifier, so the guided gradient is the exact one. Preprocessing is that of
-//! the usual ImageNet networks; a ready tensor may have any height and width.
+//! Its program has two nodes: the pixels are averaged over a grid of 7 × 7 cells (the layer `pooled`, as large as the
+//! last map of a usual network), and the cells over the grid. With `x` the preprocessed pixels, 0 to 1: `pooled[c, i,
+//! j]` is the mean of colour `c` over cell `(i, j)`, and `y[c]` the mean of `pooled[c]`: how red, how green and how
+//! blue the picture is. There is no rectifier, so the guided gradient is the exact one. Preprocessing is that of the
+//! usual ImageNet networks; a ready tensor may have any height and width.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tch::Kind;
 
-use super::pt2::archive::LoadLimits;
-use super::pt2::weights::Payload;
-use super::pt2::{Call, RawArgument, RawInput, RawNode, RawOperation, RawProgram};
-use crate::model::ModelError;
 use crate::model::description::{Description, Loaded, OutputDescription, Preprocessing, Resize};
 use crate::model::node::Dimension;
+use crate::model::program::{
+    ModuleCall, NoWeights, Program, ProgramArgument, ProgramInput, ProgramNode, ProgramOperation,
+};
+use crate::model::{LoadLimits, ModelError};
 use crate::torch::{Operator, Value};
 
-/// What names the model where the path of models is expected. A directory of that name is `./builtin:identity`.
+/// The model's name as a path of models. A directory of that name is `./builtin:identity`.
 pub const PLACE: &str = "builtin:identity";
 /// The model's name.
 pub const NAME: &str = "identity";
 /// The layer of 7 × 7 means.
 pub const LAYER: &str = "pooled";
 
-/// What the digest is of, there being no file: it changes when the model does.
+/// The text that the digest is made of, in place of a file. It changes whenever the model does.
 const DEFINITION: &str = "camlens identity 1: mean over [2, 3] of adaptive_avg_pool2d to [7, 7]";
-/// Places of the grid, in each direction.
+/// Cells of the grid, in each direction.
 const GRID: i64 = 7;
-/// The sides of the prepared picture.
+/// Height and width of the preprocessed image.
 const SIDE: u32 = 224;
-/// What pictures are resized to before they are cropped.
+/// The shorter side after resizing, before the crop.
 const SHORTER_SIDE: u32 = 256;
 
-/// Whether `path` names a built-in model rather than a place on disk.
+/// Whether `path` names a built-in model rather than a path on disk.
 pub fn is_builtin(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.starts_with("builtin:"))
 }
 
-/// The path of the one built-in model there is.
+/// The path of the only built-in model.
 ///
 /// # Errors
 /// When `path` names another.
@@ -58,7 +58,7 @@ pub(in crate::model) fn digest() -> String {
     Sha256::digest(DEFINITION).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a `model.toml` would say.
+/// Its description, in place of a `model.toml`.
 pub(in crate::model) fn description() -> Loaded {
     let labels: Vec<String> = ["red", "green", "blue"].map(str::to_owned).into();
     let description = Description {
@@ -75,20 +75,20 @@ pub(in crate::model) fn description() -> Loaded {
 }
 
 /// The program.
-pub(in crate::model) fn program(limits: &LoadLimits) -> Result<RawProgram, ModelError> {
-    let node = |name: &str, operator, arguments, path: Option<&str>| RawNode {
+pub(in crate::model) fn program(limits: &LoadLimits) -> Result<Program, ModelError> {
+    let node = |name: &str, operator, arguments, path: Option<&str>| ProgramNode {
         name: name.to_owned(),
-        operation: RawOperation::Aten(operator),
+        operation: ProgramOperation::Aten(operator),
         arguments,
         outputs: vec![Some(name.to_owned())],
-        calls: path.map(|path| Call { key: path.to_owned(), path: path.to_owned() }).into_iter().collect(),
+        calls: path.map(|path| ModuleCall { key: path.to_owned(), path: path.to_owned() }).into_iter().collect(),
         no_grad: false,
     };
-    let read = |name: &str| RawArgument::Use(name.to_owned());
+    let read = |name: &str| ProgramArgument::Use(name.to_owned());
     let pooled = node(
         "adaptive_avg_pool2d",
         Operator::find("aten::adaptive_avg_pool2d", "")?,
-        vec![read("pixels"), RawArgument::Literal(Value::Ints(vec![GRID, GRID]))],
+        vec![read("pixels"), ProgramArgument::Literal(Value::Ints(vec![GRID, GRID]))],
         Some(LAYER),
     );
     let logits = node(
@@ -96,20 +96,19 @@ pub(in crate::model) fn program(limits: &LoadLimits) -> Result<RawProgram, Model
         Operator::find("aten::mean", "dim")?,
         vec![
             read("adaptive_avg_pool2d"),
-            RawArgument::Literal(Value::Ints(vec![2, 3])),
-            RawArgument::Literal(Value::Bool(false)),
-            RawArgument::Literal(Value::None),
+            ProgramArgument::Literal(Value::Ints(vec![2, 3])),
+            ProgramArgument::Literal(Value::Bool(false)),
+            ProgramArgument::Literal(Value::None),
         ],
         None,
     );
     let free = |example| Dimension::Dynamic { example };
     let shape = vec![free(2), Dimension::Fixed(3), free(SIDE.into()), free(SIDE.into())];
-    Ok(RawProgram {
+    Ok(Program {
         nodes: vec![pooled, logits],
-        constants: BTreeMap::new(),
-        weights: Payload::default(),
-        tensors: Payload::default(),
-        inputs: vec![RawInput { name: "pixels".to_owned(), kind: Kind::Float, shape }],
+        constants: BTreeSet::new(),
+        weights: Box::new(NoWeights),
+        inputs: vec![ProgramInput { name: "pixels".to_owned(), kind: Kind::Float, shape }],
         outputs: vec![("logits".to_owned(), Some("mean".to_owned()))],
         paths: BTreeSet::from([LAYER.to_owned()]),
         limits: limits.clone(),

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
 
-use crate::torch::{OperatorError, give_back_memory};
+use crate::process::release_memory;
+use crate::torch::OperatorError;
 
 /// Runs of each way that are timed, after one that is not; and so many more where one is not that much faster than the other.
 const TRIALS: usize = 3;
@@ -81,7 +82,7 @@ where
 /// Leaves none of the memory that ways took which were tried and not chosen: the next ones seldom fit into it.
 pub(in crate::plan) fn sparingly<T>(choose: impl FnOnce() -> T) -> T {
     let chosen = choose();
-    give_back_memory();
+    release_memory();
     chosen
 }
 

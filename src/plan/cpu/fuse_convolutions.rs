@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use crate::model::node::{Argument, Node, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::PlanError;
-use crate::torch::{Operator, Value, has_kernels, window_may_miss};
+use crate::torch::{Operator, Value, has_onednn_kernels, window_may_miss};
 
 use crate::plan::draft::Readers;
 use crate::plan::passes::Draft;
@@ -63,7 +63,7 @@ impl Convolution {
         let Argument::Use(input) = node.arguments[0] else { return None };
         let size = weight.size();
         let fits = size.len() == 4
-            && weight.kind().is_ok_and(|kind| has_kernels(kind) && draft.kind(input) == Some(kind))
+            && weight.kind().is_ok_and(|kind| has_onednn_kernels(kind) && draft.kind(input) == Some(kind))
             && draft.shape(input).is_some_and(|shape| shape.len() == 4)
             && draft.is_constant_or_none(&node.arguments[2]);
         if !fits {

@@ -13,8 +13,8 @@ use tch::{Device, Kind, Tensor};
 use crate::model::node::{Argument, Node, ValueId};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
 use crate::torch::{
-    Call, Operator, OperatorError, Value, can_multiply, has_kernels, has_products, linear, linear_by_rows,
-    linear_gradient, linear_weight,
+    Call, Operator, OperatorError, Value, can_pack, has_gemm_kernels, has_onednn_kernels, linear, linear_few_rows,
+    linear_input_gradient, linear_weight,
 };
 
 use super::autotune::{Candidate, bytes, fastest, in_float, is_finite, sparingly};
@@ -106,7 +106,7 @@ impl Packed {
 
     /// The way forward: of few rows by the weight as it is, which nothing needs to be laid out for.
     fn choose_forward(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        if rows(input) <= FEW_ROWS && has_products(weight.f_kind()?) {
+        if rows(input) <= FEW_ROWS && has_gemm_kernels(weight.f_kind()?) {
             return Ok(Packed::Rows(weight.shallow_clone()));
         }
         Self::choose(weight, input, operators)
@@ -117,7 +117,7 @@ impl Packed {
         let count = given.f_count_nonzero(None)?.f_int64_value(&[])?;
         let is_sparse = rows(given) <= FEW_ROWS && 2 * count as usize <= given.numel();
         // Infinite or NaN, it would make NaN of a zero.
-        if is_sparse && has_products(weight.f_kind()?) && is_finite(weight)? {
+        if is_sparse && has_gemm_kernels(weight.f_kind()?) && is_finite(weight)? {
             return Ok(Packed::Sums(weight.f_contiguous()?));
         }
         Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, given, operators)
@@ -130,7 +130,7 @@ impl Packed {
         };
         let panels = move || {
             let &[outputs, inputs] = weight.size().as_slice() else { return Ok(None) };
-            let suits = can_multiply(weight.f_kind()?, inputs);
+            let suits = can_pack(weight.f_kind()?, inputs);
             Ok(if suits { Some(Packed::Panels { weight: linear_weight(weight)?, outputs }) } else { None })
         };
         vec![Candidate::new(one_dnn), Candidate::new(panels)]
@@ -176,8 +176,8 @@ impl LinearCall {
         match self {
             LinearCall::OneDnn(call) => call.call([(INPUT, &input)]),
             LinearCall::Panels { weight, outputs, bias } => linear(&input, weight, *outputs, bias.as_ref(), None),
-            LinearCall::Rows { weight, bias } => linear_by_rows(&input, weight, bias.as_ref()),
-            LinearCall::Sums(weight) => linear_gradient(&input, weight),
+            LinearCall::Rows { weight, bias } => linear_few_rows(&input, weight, bias.as_ref()),
+            LinearCall::Sums(weight) => linear_input_gradient(&input, weight),
         }
     }
 }
@@ -207,7 +207,7 @@ impl PackedLinear {
         let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return None };
         let is = |tensor: &Tensor, kind| tensor.f_kind().is_ok_and(|k| k == kind) && tensor.device() == Device::Cpu;
         let weight = constant(*weight).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
-        let kind = weight.f_kind().ok().filter(|&kind| has_kernels(kind) && is(weight, kind))?;
+        let kind = weight.f_kind().ok().filter(|&kind| has_onednn_kernels(kind) && is(weight, kind))?;
         let bias = match bias {
             Argument::Literal(Value::None) => Value::None,
             Argument::Use(bias) => Value::Tensor(constant(*bias).filter(|bias| is(bias, kind))?.shallow_clone()),
@@ -322,7 +322,7 @@ mod tests {
 
     use super::*;
     use crate::plan::rules::against_tape::{Layout, Trial, any, relative_error, slot};
-    use crate::torch::has_products;
+    use crate::torch::has_gemm_kernels;
 
     /// A `linear` by its packed rule, and the values of its arguments.
     fn packed(input: Tensor, weight: Tensor, bias: Value) -> (PackedLinear, Vec<Value>) {
@@ -382,7 +382,7 @@ mod tests {
     proptest! {
         #[test]
         fn all_ways_give_the_product(size in [1..=60i64, 1..=40i64, 1..=40i64], with_bias: bool, is_bfloat16: bool) {
-            let kind = if is_bfloat16 && has_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
+            let kind = if is_bfloat16 && has_onednn_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
             let random = |shape: &[i64]| Layout::Contiguous.random(shape, kind);
             let [rows, inputs, outputs] = size;
             let (input, weight, bias) = (random(&[rows, inputs]), random(&[outputs, inputs]), random(&[outputs]));
@@ -393,9 +393,9 @@ mod tests {
             let operators = Operators::find().unwrap();
             let candidates = Packed::candidates(&weight, rows, &operators).into_iter();
             let ways = candidates.filter_map(|candidate| candidate.lay_out().unwrap()).collect::<Vec<_>>();
-            let has_panels = has_products(kind) && (kind == Kind::Float || inputs % 2 == 0);
+            let has_panels = has_gemm_kernels(kind) && (kind == Kind::Float || inputs % 2 == 0);
             prop_assert_eq!(ways.len(), 1 + usize::from(has_panels));
-            let by_rows = has_products(kind).then(|| Packed::Rows(weight.shallow_clone()));
+            let by_rows = has_gemm_kernels(kind).then(|| Packed::Rows(weight.shallow_clone()));
             let bias = bias.map_or(Value::None, Value::Tensor);
             for way in ways.into_iter().chain(by_rows) {
                 let found = way.call(&bias, &operators).unwrap().run(&input).unwrap();
@@ -417,7 +417,7 @@ mod tests {
             let arguments = [Value::Tensor(input), values[1].clone(), values[2].clone()];
             let found = rule.forward(&arguments, &[]).unwrap().0.remove(0);
             assert!(relative_error(found.tensor().unwrap(), &expected) < 1e-5);
-            assert_eq!(by_rows(), is_as_it_is && has_products(Kind::Float), "{rows} rows");
+            assert_eq!(by_rows(), is_as_it_is && has_gemm_kernels(Kind::Float), "{rows} rows");
         }
     }
 
@@ -445,7 +445,7 @@ mod tests {
             ));
             assert_eq!(found.isnan().any().int64_value(&[]) == 0, is_finite);
             let by_rows = matches!(*lock(&rule.linear.back), Some(LinearCall::Sums(_)));
-            assert_eq!(by_rows, is_finite && has_products(Kind::Float));
+            assert_eq!(by_rows, is_finite && has_gemm_kernels(Kind::Float));
         }
     }
 

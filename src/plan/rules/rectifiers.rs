@@ -6,7 +6,7 @@
 use tch::Tensor;
 
 use crate::plan::rule::{Gradient, Parts, Saved, Slot};
-use crate::torch::{Ahead, Bounds, Gates, Operator, OperatorError, Value, add_clamped, gate};
+use crate::torch::{Bounds, Gates, Operator, OperatorError, PendingMask, Value, add_clamped, gate};
 
 use super::arguments::{first, number, optional_number};
 use super::explicit::{Run, Single, ran};
@@ -49,9 +49,9 @@ impl Gate {
 
     /// The gate for whoever takes a guided gradient through it on the way. None where bits do not tell it, and for others: of a plain gradient
     /// most may come through, and then a product with all of it is faster.
-    pub fn ahead(&self, gradient: Gradient) -> Option<Ahead<'_>> {
+    pub fn ahead(&self, gradient: Gradient) -> Option<PendingMask<'_>> {
         match &self.tells {
-            Tells::Bits(gates) if self.is_guided(gradient) => Some(Ahead { gates, guided: true }),
+            Tells::Bits(gates) if self.is_guided(gradient) => Some(PendingMask { gates, guided: true }),
             _ => None,
         }
     }

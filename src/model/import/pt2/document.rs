@@ -1,7 +1,7 @@
-//! The JSON of an exported program: only what is read of it, in the file's own words.
+//! The JSON of an exported program: the fields that camlens reads, under their names in the file.
 //!
-//! What is not named here is skipped without being kept, so that a document takes about ten times its text in memory
-//! at worst, whatever it holds. Nesting is bounded by serde_json (128 levels).
+//! Other fields are skipped without being kept, so that a document takes at most about ten times its text in memory.
+//! Nesting is bounded by serde_json (128 levels).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,10 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use tch::Device;
 
 use super::tagged::{One, Tagged};
-use crate::model::program::{RawArgument, RawElement};
+use crate::model::program::{ProgramArgument, ProgramElement};
 use crate::torch::Value;
 
-/// What says which reader a document needs; read before anything else.
+/// The version of a document, which is read first.
 #[derive(Debug, Deserialize)]
 pub struct Edition {
     pub schema_version: SchemaVersion,
@@ -93,7 +93,7 @@ pub struct InputJson {
     pub arg: ArgumentJson,
 }
 
-/// What is said of a tensor.
+/// The metadata of a tensor.
 #[derive(Debug, Deserialize)]
 pub struct TensorMeta {
     pub dtype: i64,
@@ -137,13 +137,13 @@ enum Symbol {
     Bool(bool),
 }
 
-impl From<Symbol> for RawElement {
+impl From<Symbol> for ProgramElement {
     fn from(symbol: Symbol) -> Self {
         match symbol {
-            Symbol::Name(name) => RawElement::Use(name),
-            Symbol::Int(v) => RawElement::Int(v),
-            Symbol::Float(Number(v)) => RawElement::Float(v),
-            Symbol::Bool(v) => RawElement::Bool(v),
+            Symbol::Name(name) => ProgramElement::Use(name),
+            Symbol::Int(v) => ProgramElement::Int(v),
+            Symbol::Float(Number(v)) => ProgramElement::Float(v),
+            Symbol::Bool(v) => ProgramElement::Bool(v),
         }
     }
 }
@@ -185,9 +185,9 @@ impl<'de> Deserialize<'de> for Number {
 /// One argument of a node.
 #[derive(Debug)]
 pub enum ArgumentJson {
-    /// Known as it stands, but for the meaning of its names.
-    Raw(RawArgument),
-    /// By the file's numbers.
+    /// A literal, or names of values.
+    Raw(ProgramArgument),
+    /// A dtype, layout or memory format, by its number in the file.
     ScalarType(i64),
     MemoryFormat(i64),
     Layout(i64),
@@ -207,45 +207,48 @@ impl Tagged for ArgumentJson {
     const WHAT: &'static str = "an argument";
 
     fn read<'de, A: MapAccess<'de>>(key: &str, map: &mut A) -> Result<Self, A::Error> {
-        let use_of = |name: Option<Named>| name.map_or(RawArgument::Literal(Value::None), |n| RawArgument::Use(n.name));
+        let use_of =
+            |name: Option<Named>| name.map_or(ProgramArgument::Literal(Value::None), |n| ProgramArgument::Use(n.name));
         let raw = match key {
             "as_none" => {
                 map.next_value::<IgnoredAny>()?;
-                RawArgument::Literal(Value::None)
+                ProgramArgument::Literal(Value::None)
             }
-            "as_tensor" => RawArgument::Use(map.next_value::<Named>()?.name),
-            "as_tensors" => RawArgument::List(
-                map.next_value::<Vec<Named>>()?.into_iter().map(|tensor| RawElement::Use(tensor.name)).collect(),
+            "as_tensor" => ProgramArgument::Use(map.next_value::<Named>()?.name),
+            "as_tensors" => ProgramArgument::List(
+                map.next_value::<Vec<Named>>()?.into_iter().map(|tensor| ProgramElement::Use(tensor.name)).collect(),
             ),
             "as_optional_tensor" => use_of(map.next_value::<OptionalTensor>()?.as_tensor),
-            "as_optional_tensors" => RawArgument::List(
+            "as_optional_tensors" => ProgramArgument::List(
                 map.next_value::<Vec<OptionalTensor>>()?
                     .into_iter()
-                    .map(|element| element.as_tensor.map_or(RawElement::None, |tensor| RawElement::Use(tensor.name)))
+                    .map(|element| {
+                        element.as_tensor.map_or(ProgramElement::None, |tensor| ProgramElement::Use(tensor.name))
+                    })
                     .collect(),
             ),
-            "as_int" => RawArgument::Literal(Value::Int(map.next_value()?)),
-            "as_ints" => RawArgument::Literal(Value::Ints(map.next_value()?)),
-            "as_float" => RawArgument::Literal(Value::Float(map.next_value::<Number>()?.0)),
-            "as_floats" => RawArgument::Literal(Value::Floats(
+            "as_int" => ProgramArgument::Literal(Value::Int(map.next_value()?)),
+            "as_ints" => ProgramArgument::Literal(Value::Ints(map.next_value()?)),
+            "as_float" => ProgramArgument::Literal(Value::Float(map.next_value::<Number>()?.0)),
+            "as_floats" => ProgramArgument::Literal(Value::Floats(
                 map.next_value::<Vec<Number>>()?.into_iter().map(|number| number.0).collect(),
             )),
-            "as_bool" => RawArgument::Literal(Value::Bool(map.next_value()?)),
-            "as_bools" => RawArgument::Literal(Value::Bools(map.next_value()?)),
-            "as_string" => RawArgument::Literal(Value::String(map.next_value()?)),
+            "as_bool" => ProgramArgument::Literal(Value::Bool(map.next_value()?)),
+            "as_bools" => ProgramArgument::Literal(Value::Bools(map.next_value()?)),
+            "as_string" => ProgramArgument::Literal(Value::String(map.next_value()?)),
             "as_sym_int" | "as_sym_float" | "as_sym_bool" => match map.next_value::<Symbol>()? {
-                Symbol::Name(name) => RawArgument::Use(name),
-                Symbol::Int(v) => RawArgument::Literal(Value::Int(v)),
-                Symbol::Float(Number(v)) => RawArgument::Literal(Value::Float(v)),
-                Symbol::Bool(v) => RawArgument::Literal(Value::Bool(v)),
+                Symbol::Name(name) => ProgramArgument::Use(name),
+                Symbol::Int(v) => ProgramArgument::Literal(Value::Int(v)),
+                Symbol::Float(Number(v)) => ProgramArgument::Literal(Value::Float(v)),
+                Symbol::Bool(v) => ProgramArgument::Literal(Value::Bool(v)),
             },
             "as_sym_ints" | "as_sym_floats" | "as_sym_bools" => {
-                RawArgument::List(map.next_value::<Vec<Symbol>>()?.into_iter().map(RawElement::from).collect())
+                ProgramArgument::List(map.next_value::<Vec<Symbol>>()?.into_iter().map(ProgramElement::from).collect())
             }
-            // The device is ours to choose, never the file's.
+            // The plan chooses the device, never the file.
             "as_device" => {
                 map.next_value::<IgnoredAny>()?;
-                RawArgument::Literal(Value::Device(Device::Cpu))
+                ProgramArgument::Literal(Value::Device(Device::Cpu))
             }
             "as_scalar_type" => return Ok(ArgumentJson::ScalarType(map.next_value()?)),
             "as_memory_format" => return Ok(ArgumentJson::MemoryFormat(map.next_value()?)),
@@ -266,7 +269,7 @@ impl Tagged for ArgumentJson {
     }
 }
 
-/// What a node hands out.
+/// An output of a node.
 #[derive(Debug)]
 pub enum OutputJson {
     /// Flat; an element without a name is absent.
@@ -299,7 +302,7 @@ impl Tagged for OutputJson {
     }
 }
 
-/// What a placeholder of the graph stands for.
+/// The meaning of a placeholder of the graph.
 #[derive(Debug)]
 pub enum InputSpec {
     Parameter {
@@ -374,7 +377,7 @@ fn yes() -> bool {
     true
 }
 
-/// What an output of the graph is to the user.
+/// The meaning of an output of the graph.
 #[derive(Debug)]
 pub enum OutputSpec {
     /// A value of the result; no name for what is no tensor.

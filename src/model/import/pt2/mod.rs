@@ -1,43 +1,64 @@
-//! The program of a `.pt2`, read from its JSON and checked before anything of it is run.
+//! The importer of `.pt2`: reads an exported program from its JSON and checks it before anything runs.
 //!
 //! A file is untrusted. `document` reads what is needed and skips the rest; `signature` and `nodes` turn it into a
-//! [`RawProgram`] in which `operators` has found every operator (none that reaches beyond its tensors), and `names`
-//! has seen every value defined once and before it is read.
+//! [`Program`]. Every operator is one of `allowed_operators`, and `names` has checked that every value is defined once,
+//! and before it is read.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-pub use crate::model::allowed_operators::is_dropout;
-pub use crate::model::program::{Call, Constant, RawArgument, RawElement, RawInput, RawNode, RawOperation, RawProgram};
 use document::{Document, Edition, GraphModule};
 use names::Definitions;
 use nodes::Reader;
 
 use self::archive::Archive;
-use self::weights::Payload;
-use crate::model::ModelError;
+use self::weights::{FileWeights, Payload};
+use super::Importer;
+use crate::model::program::Program;
+use crate::model::{LoadLimits, ModelError};
 
-impl RawProgram {
-    /// Reads the program that an archive holds.
-    pub fn read(archive: &mut Archive) -> Result<Self, ModelError> {
-        let text = archive.graph()?;
-        check_edition(&text.parse()?)?;
-        let GraphModule { graph, signature, module_call_graph } = text.parse::<Document>()?.graph_module;
-        drop(text);
-        let paths: BTreeSet<String> = module_call_graph.iter().filter_map(|call| call.fqn.clone()).collect();
-        let mut definitions = Definitions::default();
-        let (constants, inputs) = signature::inputs(&signature, &graph.tensor_values, &mut definitions)?;
-        let outputs = signature::outputs(&signature, &module_call_graph)?;
-        let limits = archive.limits().clone();
-        let mut reader = Reader { paths: &paths, definitions, max_nodes: limits.max_nodes, nodes: Vec::new() };
-        reader.program(graph)?;
-        let Reader { nodes, definitions, .. } = reader;
-        for name in outputs.iter().filter_map(|(_, name)| name.as_ref()) {
-            definitions.require(name, "the signature")?;
-        }
-        let weights = Payload::read(archive, "weights")?;
-        let tensors = Payload::read(archive, "constants")?;
-        Ok(RawProgram { nodes, constants, weights, tensors, inputs, outputs, paths, limits })
+/// Exported programs of PyTorch, `.pt2`.
+pub struct Pt2;
+
+impl Importer for Pt2 {
+    fn file_name(&self) -> &'static str {
+        "model.pt2"
     }
+
+    fn import(&self, file: &Path, limits: &LoadLimits) -> Result<Program, ModelError> {
+        read(Archive::open(file, limits)?)
+    }
+}
+
+/// Reads the program that an archive holds.
+pub fn read(mut archive: Archive) -> Result<Program, ModelError> {
+    let text = archive.graph()?;
+    check_edition(&text.parse()?)?;
+    let GraphModule { graph, signature, module_call_graph } = text.parse::<Document>()?.graph_module;
+    drop(text);
+    let paths: BTreeSet<String> = module_call_graph.iter().filter_map(|call| call.fqn.clone()).collect();
+    let mut definitions = Definitions::default();
+    let (constants, inputs) = signature::inputs(&signature, &graph.tensor_values, &mut definitions)?;
+    let outputs = signature::outputs(&signature, &module_call_graph)?;
+    let limits = archive.limits().clone();
+    let mut reader = Reader { paths: &paths, definitions, max_nodes: limits.max_nodes, nodes: Vec::new() };
+    reader.program(graph)?;
+    let Reader { nodes, definitions, .. } = reader;
+    for name in outputs.iter().filter_map(|(_, name)| name.as_ref()) {
+        definitions.require(name, "the signature")?;
+    }
+    let weights = Payload::read(&mut archive, "weights")?;
+    let tensors = Payload::read(&mut archive, "constants")?;
+    Ok(Program {
+        nodes,
+        constants: constants.keys().cloned().collect(),
+        weights: Box::new(FileWeights { constants, weights, tensors, archive: Arc::new(Mutex::new(archive)) }),
+        inputs,
+        outputs,
+        paths,
+        limits,
+    })
 }
 
 fn check_edition(edition: &Edition) -> Result<(), ModelError> {

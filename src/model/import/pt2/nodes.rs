@@ -1,4 +1,4 @@
-//! The nodes of a program: operators found, arguments in order, blocks without gradients laid in place.
+//! The nodes of a program: finds operators, orders arguments, inlines `torch.no_grad()` blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +6,14 @@ use super::document::{ArgumentJson, GraphJson, InputJson, NodeJson, OutputJson};
 use super::names::{Definitions, check_name};
 use super::tagged::One;
 use crate::model::allowed_operators;
-use crate::model::program::{Call, RawArgument, RawElement, RawNode, RawOperation};
+use crate::model::program::{ModuleCall, ProgramArgument, ProgramElement, ProgramNode, ProgramOperation};
 use crate::model::{ModelError, dtype};
 use crate::torch::{Operator, Value};
 
-/// A node that is part of more module calls, or describes them at greater length, was not written by PyTorch.
+/// Most module calls of a node, and the longest text that describes them; PyTorch writes less.
 const MAX_CALLS: usize = 128;
 const MAX_STACK_BYTES: usize = 64 << 10;
-/// Values for each node that is allowed, and at least this many.
+/// Most values per node of `LoadLimits::max_nodes`, and at least this many in all.
 const VALUES_PER_NODE: u64 = 16;
 
 fn bad(problem: impl Into<String>) -> ModelError {
@@ -34,12 +34,12 @@ impl Renaming {
     }
 }
 
-/// Reads nodes one after the other.
+/// Reads the nodes in order.
 pub struct Reader<'a> {
     pub paths: &'a BTreeSet<String>,
     pub definitions: Definitions,
     pub max_nodes: u64,
-    pub nodes: Vec<RawNode>,
+    pub nodes: Vec<ProgramNode>,
 }
 
 impl Reader<'_> {
@@ -56,7 +56,7 @@ impl Reader<'_> {
     }
 
     /// Adds a node, once what it reads is defined and what it defines is new.
-    fn push(&mut self, node: RawNode) -> Result<(), ModelError> {
+    fn push(&mut self, node: ProgramNode) -> Result<(), ModelError> {
         let limit = |what: &str, got, limit| ModelError::Limit { what: what.into(), got, limit, option: "max_nodes" };
         let by = format!("node {}", node.name);
         node.uses().try_for_each(|name| self.definitions.require(name, &by))?;
@@ -95,22 +95,22 @@ impl Reader<'_> {
         }
         let operation = allowed_operators::find(short, &name)?;
         let arguments = match &operation {
-            RawOperation::Symbolic(_) => {
+            ProgramOperation::Symbolic(_) => {
                 inputs.into_iter().map(|input| argument(input.arg, renaming, &name)).collect::<Result<Vec<_>, _>>()?
             }
-            RawOperation::Aten(operator) => arrange(operator, inputs, renaming, &name)?,
+            ProgramOperation::Aten(operator) => arrange(operator, inputs, renaming, &name)?,
         };
         let outputs = outputs(handed_out, renaming, &name)?;
-        let node = RawNode { name, operation, arguments, outputs, calls, no_grad };
+        let node = ProgramNode { name, operation, arguments, outputs, calls, no_grad };
         allowed_operators::refuse_training(&node)?;
         self.push(node)
     }
 
-    /// `with torch.no_grad():` inside forward: the inner graph is laid in place.
+    /// `with torch.no_grad():` inside forward: the inner graph is inlined.
     fn no_grad_block(&mut self, block: Block, no_grad: bool, renaming: &Renaming) -> Result<(), ModelError> {
         let Block { name, inputs, outputs, calls } = block;
         let mut given = inputs.into_iter().map(|input| input.arg);
-        let Some(ArgumentJson::Raw(RawArgument::Literal(Value::Bool(enabled)))) = given.next() else {
+        let Some(ArgumentJson::Raw(ProgramArgument::Literal(Value::Bool(enabled)))) = given.next() else {
             return Err(bad(format!("block {name} does not say its mode")));
         };
         let Some(ArgumentJson::Graph(inner)) = given.next() else {
@@ -118,7 +118,7 @@ impl Reader<'_> {
         };
         let mut inside = Renaming { known: BTreeMap::new(), prefix: format!("{name}/") };
         for (placeholder, outer) in inner.inputs.into_iter().zip(given) {
-            let (ArgumentJson::Raw(RawArgument::Use(placeholder)), RawArgument::Use(outer)) =
+            let (ArgumentJson::Raw(ProgramArgument::Use(placeholder)), ProgramArgument::Use(outer)) =
                 (placeholder, argument(outer, renaming, &name)?)
             else {
                 return Err(bad(format!("block {name} is given something that is no tensor")));
@@ -135,12 +135,12 @@ impl Reader<'_> {
             )));
         }
         for (index, (output, result)) in outputs.into_iter().zip(inner.outputs).enumerate() {
-            let result @ RawArgument::Use(_) = argument(result, &inside, &name)? else {
+            let result @ ProgramArgument::Use(_) = argument(result, &inside, &name)? else {
                 return Err(bad(format!("block {name} hands out something that is no tensor")));
             };
-            self.push(RawNode {
+            self.push(ProgramNode {
                 name: format!("{name}/{index}"),
-                operation: RawOperation::Aten(Operator::find("aten::alias", "")?),
+                operation: ProgramOperation::Aten(Operator::find("aten::alias", "")?),
                 arguments: vec![result],
                 outputs: vec![output],
                 calls: calls.clone(),
@@ -151,7 +151,7 @@ impl Reader<'_> {
     }
 
     /// `nn_module_stack`: entries `key,path,type` joined by `;`, outermost first. A type holds no comma, a path may.
-    fn calls(&self, stack: &str) -> Vec<Call> {
+    fn calls(&self, stack: &str) -> Vec<ModuleCall> {
         if stack.len() > MAX_STACK_BYTES {
             return Vec::new();
         }
@@ -162,7 +162,7 @@ impl Reader<'_> {
                 let (head, _type) = entry.rsplit_once(',')?;
                 let cut =
                     head.match_indices(',').map(|(at, _)| at).find(|&cut| self.paths.contains(&head[cut + 1..]))?;
-                Some(Call { key: head[..cut].to_owned(), path: head[cut + 1..].to_owned() })
+                Some(ModuleCall { key: head[..cut].to_owned(), path: head[cut + 1..].to_owned() })
             })
             .collect()
     }
@@ -173,7 +173,7 @@ struct Block {
     name: String,
     inputs: Vec<InputJson>,
     outputs: Vec<Option<String>>,
-    calls: Vec<Call>,
+    calls: Vec<ModuleCall>,
 }
 
 /// Arguments by name → by position, with the schema's defaults.
@@ -182,9 +182,9 @@ fn arrange(
     given: Vec<InputJson>,
     renaming: &Renaming,
     node: &str,
-) -> Result<Vec<RawArgument>, ModelError> {
+) -> Result<Vec<ProgramArgument>, ModelError> {
     let schema = operator.schema();
-    let mut slots: Vec<Option<RawArgument>> = vec![None; schema.arguments.len()];
+    let mut slots: Vec<Option<ProgramArgument>> = vec![None; schema.arguments.len()];
     for (index, input) in given.into_iter().enumerate() {
         let name = input.name.unwrap_or_default();
         let position = if name.is_empty() { Some(index) } else { schema.position(&name) };
@@ -201,15 +201,15 @@ fn arrange(
         .into_iter()
         .zip(&schema.arguments)
         .map(|(slot, a)| {
-            slot.or_else(|| a.default.clone().map(RawArgument::Literal))
+            slot.or_else(|| a.default.clone().map(ProgramArgument::Literal))
                 .ok_or_else(|| bad(format!("node {node}: argument {} of {operator} is missing", a.name)))
         })
         .collect()
 }
 
-/// One argument, under the names that it has outside.
-fn argument(json: ArgumentJson, renaming: &Renaming, node: &str) -> Result<RawArgument, ModelError> {
-    let number = |v: i64| Ok(RawArgument::Literal(Value::Int(v)));
+/// One argument, with inner names replaced by outer ones.
+fn argument(json: ArgumentJson, renaming: &Renaming, node: &str) -> Result<ProgramArgument, ModelError> {
+    let number = |v: i64| Ok(ProgramArgument::Literal(Value::Int(v)));
     let unknown = |kind: &str| {
         Err(ModelError::refused(
             format!("node {node} has an argument of kind {kind}"),
@@ -222,15 +222,15 @@ fn argument(json: ArgumentJson, renaming: &Renaming, node: &str) -> Result<RawAr
         other => other,
     };
     match json {
-        ArgumentJson::Raw(RawArgument::Use(name)) => Ok(RawArgument::Use(renaming.apply(&name)?)),
-        ArgumentJson::Raw(RawArgument::List(elements)) => elements
+        ArgumentJson::Raw(ProgramArgument::Use(name)) => Ok(ProgramArgument::Use(renaming.apply(&name)?)),
+        ArgumentJson::Raw(ProgramArgument::List(elements)) => elements
             .into_iter()
             .map(|element| match element {
-                RawElement::Use(name) => Ok(RawElement::Use(renaming.apply(&name)?)),
+                ProgramElement::Use(name) => Ok(ProgramElement::Use(renaming.apply(&name)?)),
                 known => Ok(known),
             })
             .collect::<Result<_, _>>()
-            .map(RawArgument::List),
+            .map(ProgramArgument::List),
         ArgumentJson::Raw(literal) => Ok(literal),
         ArgumentJson::ScalarType(v) => number(dtype::scalar_type(dtype::kind(v).map_err(at_node)?)),
         ArgumentJson::MemoryFormat(v) => number(dtype::memory_format(v).map_err(at_node)?),

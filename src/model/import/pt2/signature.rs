@@ -1,4 +1,4 @@
-//! What goes into a program and what comes out of it.
+//! The inputs, constants and outputs of a program.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +7,22 @@ use serde_json::Value as Json;
 use super::document::{InputSpec, ModuleCall, OutputSpec, Signature, SizeJson, TensorMeta};
 use super::names::{Definitions, MAX_NAME_BYTES, check_name};
 use super::tagged::One;
+use super::weights::Constant;
 use crate::model::node::Dimension;
-use crate::model::program::{Constant, RawInput};
+use crate::model::program::ProgramInput;
 use crate::model::{ModelError, dtype};
 
-/// Outputs beyond this number are no model's.
+/// Most outputs of a program.
 const MAX_OUTPUTS: usize = 1024;
 
 const ONE_IMAGE: &str = "export a wrapper whose forward takes the image alone";
 
-/// Constants and the user's inputs. Their names are defined.
+/// Reads the constants and the user's inputs, and defines their names.
 pub fn inputs(
     signature: &Signature,
     metas: &BTreeMap<String, TensorMeta>,
     definitions: &mut Definitions,
-) -> Result<(BTreeMap<String, Constant>, Vec<RawInput>), ModelError> {
+) -> Result<(BTreeMap<String, Constant>, Vec<ProgramInput>), ModelError> {
     let mut constants = BTreeMap::new();
     let mut inputs = Vec::new();
     for One(spec) in &signature.input_specs {
@@ -52,7 +53,7 @@ pub fn inputs(
     Ok((constants, inputs))
 }
 
-fn user_input(name: &str, metas: &BTreeMap<String, TensorMeta>) -> Result<RawInput, ModelError> {
+fn user_input(name: &str, metas: &BTreeMap<String, TensorMeta>) -> Result<ProgramInput, ModelError> {
     let meta = metas.get(name).ok_or_else(|| ModelError::malformed("graph", format!("no shape for input {name}")))?;
     let shape = meta
         .sizes
@@ -65,10 +66,10 @@ fn user_input(name: &str, metas: &BTreeMap<String, TensorMeta>) -> Result<RawInp
                 .ok_or_else(|| ModelError::malformed("graph", format!("a size of input {name} has no example"))),
         })
         .collect::<Result<_, _>>()?;
-    Ok(RawInput { name: name.to_owned(), kind: dtype::kind(meta.dtype)?, shape })
+    Ok(ProgramInput { name: name.to_owned(), kind: dtype::kind(meta.dtype)?, shape })
 }
 
-/// The outputs in order, with the names that the model's own result gives them.
+/// The outputs in order, with their names in the model's result.
 pub fn outputs(signature: &Signature, calls: &[ModuleCall]) -> Result<Vec<(String, Option<String>)>, ModelError> {
     let mut values = Vec::new();
     for One(spec) in &signature.output_specs {

@@ -1,29 +1,29 @@
-//! Storages and the tensors that lie in them.
+//! The storages of a `.pt2`, and the tensors in them.
 //!
-//! A file in the archive is a whole storage. Several tensors may lie in one (tied weights, slices of a buffer), so sizes,
-//! strides and the offset say which part each is. Parts may overlap, with each other and with themselves (an expanded
-//! tensor has strides of 0): that is sound, because every element of every part is checked to lie in the storage, and
-//! nothing writes into a storage. Where an exported program writes into a weight, it runs on a copy in which the parts
-//! overlap alike.
+//! A file in the archive is a whole storage. Tensors may share one (tied weights, slices of a buffer): sizes, strides
+//! and offset select each tensor's part. Parts may overlap, with each other and with themselves (an expanded tensor has
+//! strides of 0): that is sound, because every element of every part is checked to be inside the storage, and nothing
+//! writes into a storage. A program that writes into a weight runs on a copy in which parts overlap in the same way.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::archive::Archive;
+use crate::model::program::{WeightSource, Weights};
 use crate::model::{ModelError, dtype};
 
-/// Where a tensor lies.
+/// The part of a storage that is a tensor.
 #[derive(Debug, Clone)]
-pub(in crate::model) struct Placement {
+struct Placement {
     /// Index of its storage; none for an empty tensor.
     storage: Option<usize>,
     kind: Kind,
     size: Vec<i64>,
-    pub stride: Vec<i64>,
+    stride: Vec<i64>,
     /// In elements.
     offset: i64,
 }
@@ -34,19 +34,18 @@ impl Placement {
         let width = self.kind.elt_size_in_bytes() as i64;
         let whole = bytes.f_slice(0, 0, bytes.numel() as i64 / width * width, 1)?;
         let typed = if self.kind == Kind::Uint8 { whole } else { whole.f_view_dtype(self.kind)? };
-        // No view, which would hold on to what it is one of.
+        // Not a view: a view would keep its base alive.
         let mut tensor = Tensor::f_empty([0i64], (self.kind, tch::Device::Cpu))?;
         Ok(tensor.f_set_source_tensor_storage_offset_(&typed, self.offset, &self.size, &self.stride)?)
     }
 }
 
 /// The weights or the constants of a program.
-#[derive(Default)]
 pub struct Payload {
     /// `weights` or `constants`.
     part: &'static str,
     storages: Vec<Tensor>,
-    /// Where each storage lies.
+    /// The file name of each storage.
     files: Vec<String>,
     placements: BTreeMap<String, Result<Placement, String>>,
 }
@@ -78,7 +77,7 @@ impl Payload {
             let bytes = storages[storage].numel() as u64;
             let placement = match placement(&name, &meta, storage, bytes) {
                 Ok(placement) => Ok(placement),
-                // A dtype that is not known matters only when the tensor is used.
+                // An unknown dtype matters only when the tensor is used.
                 Err(ModelError::Refused { what, advice }) => Err(format!("{what}; {advice}")),
                 Err(error) => return Err(error),
             };
@@ -90,16 +89,23 @@ impl Payload {
         Ok(Payload { part, storages, files, placements })
     }
 
-    /// Where the tensor of that name lies in the archive that this was read from, if it fills its storage: of one that shares it with
-    /// others, each would have to be read whole.
-    pub fn place(&self, name: &str, archive: &Arc<Mutex<Archive>>) -> Option<Place> {
+    /// Where the tensor of that name can be read again: it must fill its storage. Of tensors that share a storage, each
+    /// would have to read it whole.
+    fn source(&self, name: &str, archive: &Arc<Mutex<Archive>>) -> Option<Arc<dyn WeightSource>> {
         let placement = self.placements.get(name)?.as_ref().ok()?.clone();
         let storage = placement.storage?;
         let bytes = placement.size.iter().product::<i64>() * placement.kind.elt_size_in_bytes() as i64;
         if bytes as usize != self.storages.get(storage)?.numel() || placement.stride.contains(&0) {
             return None;
         }
-        Some(Place { archive: Arc::clone(archive), part: self.part, file: self.files.get(storage)?.clone(), placement })
+        let file = self.files.get(storage)?;
+        Some(Arc::new(StoredWeight {
+            archive: Arc::clone(archive),
+            part: self.part,
+            file: file.clone(),
+            name: format!("{}/{file}", self.part),
+            placement,
+        }))
     }
 
     /// The tensor of that name.
@@ -107,7 +113,7 @@ impl Payload {
         self.view(name, &self.storages)
     }
 
-    /// A payload with memory of its own, in which tensors that were tied still are.
+    /// A copy in memory of its own, in which tied tensors are still tied.
     pub fn copy(&self) -> Result<Self, ModelError> {
         let storages = self.storages.iter().map(Tensor::f_detach_copy).collect::<Result<_, tch::TchError>>()?;
         Ok(Payload { part: self.part, storages, files: self.files.clone(), placements: self.placements.clone() })
@@ -127,6 +133,87 @@ impl Payload {
             )?);
         };
         placement.view(&storages[storage])
+    }
+}
+
+/// Which part of the file a placeholder's tensor is in, and its name there.
+#[derive(Debug, Clone)]
+pub enum Constant {
+    Weight(String),
+    Constant(String),
+}
+
+/// The tensors of a program read from a `.pt2`.
+pub struct FileWeights {
+    /// Placeholder → its tensor's name in the file.
+    pub constants: BTreeMap<String, Constant>,
+    pub weights: Payload,
+    pub tensors: Payload,
+    /// The file, for as long as weights may be read again.
+    pub archive: Arc<Mutex<Archive>>,
+}
+
+impl FileWeights {
+    fn find(&self, constant: &str) -> Option<(&Payload, &str)> {
+        Some(match self.constants.get(constant)? {
+            Constant::Weight(name) => (&self.weights, name),
+            Constant::Constant(name) => (&self.tensors, name),
+        })
+    }
+}
+
+impl Weights for FileWeights {
+    fn tensor(&self, constant: &str) -> Result<Tensor, ModelError> {
+        let (payload, name) = self
+            .find(constant)
+            .ok_or_else(|| ModelError::malformed("graph", format!("{constant} is no constant of the file")))?;
+        payload.tensor(name)
+    }
+
+    fn source(&self, constant: &str) -> Option<Arc<dyn WeightSource>> {
+        let (payload, name) = self.find(constant)?;
+        payload.source(name, &self.archive)
+    }
+
+    fn copied(&self) -> Result<Box<dyn Weights>, ModelError> {
+        Ok(Box::new(FileWeights {
+            constants: self.constants.clone(),
+            weights: self.weights.copy()?,
+            tensors: self.tensors.copy()?,
+            archive: Arc::clone(&self.archive),
+        }))
+    }
+}
+
+/// A tensor that fills a storage of the file. The file stays open: it may be replaced or removed meanwhile.
+struct StoredWeight {
+    archive: Arc<Mutex<Archive>>,
+    /// `weights` or `constants`.
+    part: &'static str,
+    file: String,
+    name: String,
+    placement: Placement,
+}
+
+impl WeightSource for StoredWeight {
+    fn read(&self) -> Result<Tensor, ModelError> {
+        // A panic while it was locked leaves nothing behind: an archive finds each entry anew.
+        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        self.placement.view(&archive.storage_again(self.part, &self.file)?)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn stride(&self) -> &[i64] {
+        &self.placement.stride
+    }
+}
+
+impl fmt::Debug for StoredWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoredWeight").field(&self.name).field(&self.placement).finish()
     }
 }
 
@@ -157,12 +244,12 @@ struct Number {
     as_int: Option<i64>,
 }
 
-/// A tensor has this many axes at most.
+/// Most axes of a tensor.
 const MAX_AXES: usize = 64;
-/// A tensor that has more elements than its storage (strides of 0) has this many at most: it may be copied in full.
+/// Most elements of a tensor with more elements than its storage (strides of 0): it may be copied in full.
 const MAX_EXPANDED: i64 = 1 << 26;
 
-/// Reads and checks where a tensor lies: every element must be inside the storage of `bytes` bytes.
+/// Reads and checks the placement of a tensor: every element must be inside the storage of `bytes` bytes.
 fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Placement, ModelError> {
     let bad = |problem: &str| ModelError::malformed(name, problem.to_owned());
     let natural = |number: &Number| number.as_int.filter(|&v| v >= 0);
@@ -182,7 +269,7 @@ fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Plac
     let kind = dtype::kind(meta.dtype.ok_or_else(|| bad("no dtype"))?)?;
     let elements = size.iter().try_fold(1i64, |n, &s| n.checked_mul(s)).ok_or_else(|| bad("its size overflows"))?;
     if elements == 0 {
-        // Whatever its strides say: no element is read.
+        // No element is read, whatever the strides are.
         let stride = vec![1; size.len()];
         return Ok(Placement { storage: None, kind, size, stride, offset: 0 });
     }
@@ -199,20 +286,4 @@ fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Plac
         return Err(bad(&format!("{elements} elements lie in a storage of {available}; {MAX_EXPANDED} are allowed")));
     }
     Ok(Placement { storage: Some(storage), kind, size, stride, offset })
-}
-
-/// Where a tensor that fills a storage lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
-#[derive(Clone)]
-pub struct Place {
-    pub(in crate::model) archive: Arc<Mutex<Archive>>,
-    /// `weights` or `constants`.
-    pub(in crate::model) part: &'static str,
-    pub(in crate::model) file: String,
-    pub(in crate::model) placement: Placement,
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.part).field(&self.file).field(&self.placement).finish()
-    }
 }

@@ -5,7 +5,7 @@
 
 use tch::{Kind, Tensor};
 
-use crate::torch::{Ahead, Call, OperatorError, Value, channels_last, window_may_miss};
+use crate::torch::{Call, OperatorError, PendingMask, Value, channels_last, window_may_miss};
 
 use super::col2im::{Folded, FoldedCall};
 use super::epilogue::Activation;
@@ -178,7 +178,11 @@ impl BackCall {
     }
 
     /// The same from one with gates ahead. None where it must have come through them.
-    pub fn input_gradient_ahead(&self, given: &Tensor, ahead: Ahead<'_>) -> Result<Option<Tensor>, OperatorError> {
+    pub fn input_gradient_ahead(
+        &self,
+        given: &Tensor,
+        ahead: PendingMask<'_>,
+    ) -> Result<Option<Tensor>, OperatorError> {
         match self {
             BackCall::Folded(call) => call.input_gradient(given, Some(ahead)).map(Some),
             BackCall::Sparse(call) => call.input_gradient(given, Some(ahead)).map(Some),

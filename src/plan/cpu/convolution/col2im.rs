@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::torch::{Ahead, Moves, OperatorError, folded_input_gradient, folded_weight};
+use crate::torch::{ConvolutionParameters, OperatorError, PendingMask, col2im_input_gradient, col2im_weight};
 
 use super::geometry::Geometry;
 use super::sparse::leaves_out;
@@ -26,7 +26,7 @@ impl Folded {
         if inputs > MOST_CHANNELS || geometry.dilation != [1, 1] || !leaves_out(weight, geometry)? {
             return Ok(None);
         }
-        Ok(Some(Folded { weight: folded_weight(weight)?, inputs, kernel: [height, width] }))
+        Ok(Some(Folded { weight: col2im_weight(weight)?, inputs, kernel: [height, width] }))
     }
 
     /// How many bytes the weights take.
@@ -50,14 +50,14 @@ impl Folded {
 pub(in crate::plan) struct FoldedCall {
     weight: Tensor,
     kernel: [i64; 2],
-    moves: Moves,
+    moves: ConvolutionParameters,
     size: [i64; 3],
 }
 
 impl FoldedCall {
-    pub fn input_gradient(&self, given: &Tensor, ahead: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
+    pub fn input_gradient(&self, given: &Tensor, ahead: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
         let size = [given.size()[0], inputs, height, width];
-        folded_input_gradient(given, ahead, &self.weight, self.kernel, size, &self.moves)
+        col2im_input_gradient(given, ahead, &self.weight, self.kernel, size, &self.moves)
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::{Device, Tensor};
 
-use crate::torch::{Gates, GemmWeight, Moves, OperatorError, Then, can_multiply, gemm};
+use crate::torch::{ConvolutionParameters, Epilogue, Gates, GemmWeight, OperatorError, can_pack, gemm};
 
 use super::epilogue::Activation;
 use super::epilogue::After;
@@ -23,13 +23,13 @@ impl Gemm {
         let [_, inputs, _, width] = *weight.size().as_slice() else { return Ok(None) };
         let by_lines = inputs < FEW_INPUTS && width > 1 && geometry.dilation[1] == 1;
         let inputs = if by_lines { inputs * width } else { inputs };
-        let suits = can_multiply(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
+        let suits = can_pack(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
         // Padding is copied with all that lies between places, and multiplied too.
         let is_padded = geometry.padding != [0, 0];
         if !suits || (is_padded && (geometry.dilation != [1, 1] || !is_finite(weight)?)) {
             return Ok(None);
         }
-        let packed = if by_lines { GemmWeight::by_lines(weight) } else { GemmWeight::by_places(weight) };
+        let packed = if by_lines { GemmWeight::by_kernel_rows(weight) } else { GemmWeight::by_taps(weight) };
         Ok(Some(Gemm(packed?)))
     }
 
@@ -40,7 +40,7 @@ impl Gemm {
 
     /// Where they lie as those of a [way without zeros](super::sparse::SparseThere) do.
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
-        Ok(self.0.are_for_sparse()?.then(|| self.0.panels().shallow_clone()))
+        Ok(self.0.fit_sparse_kernels()?.then(|| self.0.panels().shallow_clone()))
     }
 
     pub fn call(
@@ -49,7 +49,7 @@ impl Gemm {
         geometry: &Geometry,
         activation: Activation,
     ) -> Result<GemmCall, OperatorError> {
-        Ok(GemmCall { weight: self.0.shared(), moves: geometry.moves(), bias: in_float(bias)?, activation })
+        Ok(GemmCall { weight: self.0.shallow_clone(), moves: geometry.moves(), bias: in_float(bias)?, activation })
     }
 }
 
@@ -57,14 +57,14 @@ impl Gemm {
 #[derive(Debug)]
 pub(in crate::plan) struct GemmCall {
     weight: GemmWeight,
-    moves: Moves,
+    moves: ConvolutionParameters,
     bias: Option<Tensor>,
     activation: Activation,
 }
 
 impl GemmCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
-        Ok(self.then(input, Then { bounds: self.activation.bounds(), ..Then::default() })?.0)
+        Ok(self.then(input, Epilogue { bounds: self.activation.bounds(), ..Epilogue::default() })?.0)
     }
 
     /// With all that follows.
@@ -74,12 +74,12 @@ impl GemmCall {
         {
             return after.then(self.run(input)?);
         }
-        let then = Then { other: after.other, bounds: after.activation.bounds(), has_gates: after.has_gate };
+        let then = Epilogue { addend: after.other, bounds: after.activation.bounds(), has_gates: after.has_gate };
         let (result, gates) = self.then(input, then)?;
         Ok((result, gates.map(|gates| Gate::of_bits(gates, after.guided))))
     }
 
-    fn then(&self, input: &Tensor, then: Then<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
+    fn then(&self, input: &Tensor, then: Epilogue<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
         gemm(input, &self.weight, &self.moves, self.bias.as_ref(), then)
     }
 }

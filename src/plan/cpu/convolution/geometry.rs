@@ -1,6 +1,6 @@
 //! How a two-dimensional convolution moves over its input.
 
-use crate::torch::{Moves, Value};
+use crate::torch::{ConvolutionParameters, Value};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::plan) struct Geometry {
@@ -28,8 +28,8 @@ impl Geometry {
     }
 
     /// As camlens's own ways take it.
-    pub(in crate::plan) fn moves(&self) -> Moves {
-        Moves { stride: self.stride, padding: self.padding, dilation: self.dilation }
+    pub(in crate::plan) fn moves(&self) -> ConvolutionParameters {
+        ConvolutionParameters { stride: self.stride, padding: self.padding, dilation: self.dilation }
     }
 
     /// As oneDNN's operators take it.

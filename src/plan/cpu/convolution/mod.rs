@@ -13,7 +13,7 @@ use tch::Tensor;
 use self::epilogue::Activation;
 use crate::model::node::{Argument, Node};
 use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
-use crate::torch::{Ahead, OperatorError, Value, channels_last};
+use crate::torch::{OperatorError, PendingMask, Value, channels_last};
 
 use crate::plan::rules::arguments::{first, unfit};
 use crate::plan::rules::rectifiers::Gate;
@@ -181,7 +181,7 @@ impl Convolution {
     fn input_gradient_ahead(
         &self,
         given: &Tensor,
-        ahead: Ahead<'_>,
+        ahead: PendingMask<'_>,
         size: &[i64],
     ) -> Result<Option<Tensor>, OperatorError> {
         self.check(given, size)?;

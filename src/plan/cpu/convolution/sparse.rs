@@ -7,8 +7,8 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::torch::{
-    Ahead, Moves, OperatorError, has_products, sparse_convolution, sparse_input_gradient, sparse_weight_back,
-    sparse_weight_there,
+    ConvolutionParameters, OperatorError, PendingMask, has_gemm_kernels, sparse_backward_weight, sparse_convolution,
+    sparse_forward_weight, sparse_input_gradient,
 };
 
 use super::epilogue::Activation;
@@ -38,7 +38,10 @@ pub(in crate::plan) fn like_others(given: &Tensor, share: f64) -> Result<Tensor,
 /// Whether zeros can be left out of products with the weights of such a convolution. Those that are infinite or NaN would make NaN of a
 /// zero.
 pub(in crate::plan) fn leaves_out(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
-    Ok(geometry.groups == 1 && has_products(weight.f_kind()?) && weight.device() == Device::Cpu && is_finite(weight)?)
+    Ok(geometry.groups == 1
+        && has_gemm_kernels(weight.f_kind()?)
+        && weight.device() == Device::Cpu
+        && is_finite(weight)?)
 }
 
 /// A convolution's weights for the way there, in panels.
@@ -53,7 +56,7 @@ impl SparseThere {
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [outputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = leaves_out(weight, geometry)?;
-        Ok(if suits { Some(SparseThere { weight: sparse_weight_there(weight)?, outputs }) } else { None })
+        Ok(if suits { Some(SparseThere { weight: sparse_forward_weight(weight)?, outputs }) } else { None })
     }
 
     /// How many bytes the weights take.
@@ -87,7 +90,7 @@ pub(in crate::plan) struct SparseThereCall {
     weight: Tensor,
     outputs: i64,
     bias: Option<Tensor>,
-    moves: Moves,
+    moves: ConvolutionParameters,
     activation: Activation,
 }
 
@@ -112,7 +115,11 @@ impl SparseBack {
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
         let suits = leaves_out(weight, geometry)?;
-        Ok(if suits { Some(SparseBack { weight: sparse_weight_back(weight)?, of_there: false, inputs }) } else { None })
+        Ok(if suits {
+            Some(SparseBack { weight: sparse_backward_weight(weight)?, of_there: false, inputs })
+        } else {
+            None
+        })
     }
 
     /// The same with weights that lie in panels for the way there, `[height, width, panels, inputs, width of a panel]`. None where it does not
@@ -144,12 +151,12 @@ impl SparseBack {
 pub(in crate::plan) struct SparseBackCall {
     weight: Tensor,
     of_there: bool,
-    moves: Moves,
+    moves: ConvolutionParameters,
     size: [i64; 3],
 }
 
 impl SparseBackCall {
-    pub fn input_gradient(&self, given: &Tensor, ahead: Option<Ahead<'_>>) -> Result<Tensor, OperatorError> {
+    pub fn input_gradient(&self, given: &Tensor, ahead: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
         let size = [given.size()[0], inputs, height, width];
         sparse_input_gradient(given, ahead, &self.weight, self.of_there, size, &self.moves)

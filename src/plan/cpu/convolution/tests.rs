@@ -10,7 +10,7 @@ use crate::model::node::{Rectifier, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::constant::Constant;
 use crate::plan::rules::against_tape::{Layout, any, relative_error, slot};
-use crate::torch::{Operator, has_kernels, has_products};
+use crate::torch::{Operator, has_gemm_kernels, has_onednn_kernels};
 
 #[derive(Debug, Clone)]
 struct Case {
@@ -289,7 +289,7 @@ proptest! {
         let expected = expected(&case, &node, &values, &given, Gradient::Plain);
 
         let there = ways_there(weight, &case.geometry, &case.input, &operators);
-        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 5 } else { 1 });
+        prop_assert_eq!(there.len(), if has_gemm_kernels(Kind::Float) { 5 } else { 1 });
         for way in there {
             let call = way.call(&values[2], &case.geometry, activation, &operators).unwrap();
             let found = call.run(&input).unwrap();
@@ -298,7 +298,7 @@ proptest! {
         }
         let back = ways_back(weight, &case.geometry, &shape, &case.input, &operators);
         let is_winograd = |way: &&WayBack| matches!(way, WayBack::Turned(WayThere::Winograd(_)));
-        prop_assert_eq!(back.iter().filter(is_winograd).count(), if has_products(Kind::Float) { 2 } else { 0 });
+        prop_assert_eq!(back.iter().filter(is_winograd).count(), if has_gemm_kernels(Kind::Float) { 2 } else { 0 });
         for way in back {
             let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
@@ -333,14 +333,14 @@ proptest! {
         let expected = expected(&case, &node, &values, &given, Gradient::Plain);
 
         let there = ways_there(weight, &case.geometry, &case.input, &operators);
-        prop_assert_eq!(there.len(), if has_products(Kind::Float) { 3 } else { 1 });
+        prop_assert_eq!(there.len(), if has_gemm_kernels(Kind::Float) { 3 } else { 1 });
         for way in there {
             let found = way.call(&values[2], &case.geometry, activation, &operators).unwrap().run(&input).unwrap();
             let error = relative_error(&(&expected.sum + (found - &expected.result)), &expected.sum);
             prop_assert!(error < 1e-5, "{:?}: {}", way, error);
         }
         let back = ways_back(weight, &case.geometry, &shape, &case.input, &operators);
-        prop_assert!(!has_products(Kind::Float) || back.iter().any(|way| matches!(way, WayBack::Turned(WayThere::Gemm(_)))));
+        prop_assert!(!has_gemm_kernels(Kind::Float) || back.iter().any(|way| matches!(way, WayBack::Turned(WayThere::Gemm(_)))));
         for way in back {
             let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
             let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
@@ -351,7 +351,7 @@ proptest! {
 
 #[test]
 fn groups_in_bfloat16_go_back_in_float32_too() {
-    if !has_kernels(Kind::BFloat16) {
+    if !has_onednn_kernels(Kind::BFloat16) {
         return;
     }
     let operators = Operators::find().unwrap();
@@ -383,7 +383,7 @@ fn every_way_takes_bfloat16() {
         let geometry = Geometry { padding: [padding; 2], stride: [1, 1], dilation: [1, 1], groups: 1 };
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::BFloat16);
         let (input, weight, bias) = (random(&[2, 32, 9, 10]), random(&[48, 32, kernel, kernel]), random(&[48]));
-        if !has_kernels(Kind::BFloat16) {
+        if !has_onednn_kernels(Kind::BFloat16) {
             assert!(Gemm::new(&weight, &geometry).unwrap().is_none());
             assert!(Winograd::candidates(&weight, &geometry).is_empty());
             continue;
@@ -391,7 +391,7 @@ fn every_way_takes_bfloat16() {
         let float = |t: &Tensor| t.to_kind(Kind::Float);
         let sum = float(&input).conv2d(&float(&weight), Some(float(&bias)), 1, padding, 1, 1);
         let ways = ways_there(&weight, &geometry, &input.size(), &operators);
-        let products = usize::from(has_products(Kind::BFloat16));
+        let products = usize::from(has_gemm_kernels(Kind::BFloat16));
         let of_ours = 2 * products + if kernel == 1 { 0 } else { 2 };
         assert_eq!(ways.len(), 1 + of_ours);
         for way in ways {
@@ -516,7 +516,7 @@ fn spoil(shape: &[i64]) {
 #[test]
 fn every_way_writes_all_of_its_result() {
     let operators = Operators::find().unwrap();
-    let kinds = [Kind::Float, Kind::BFloat16].into_iter().filter(|&kind| has_kernels(kind));
+    let kinds = [Kind::Float, Kind::BFloat16].into_iter().filter(|&kind| has_onednn_kernels(kind));
     for kind in kinds {
         let random = |shape: &[i64]| channels_last(&Layout::Contiguous.random(shape, kind)).unwrap();
         let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);

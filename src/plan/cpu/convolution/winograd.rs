@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::torch::{
-    OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_kernels, has_products, winograd, winograd_weight,
+    OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_gemm_kernels, has_onednn_kernels, winograd, winograd_weight,
 };
 
 use super::epilogue::Activation;
@@ -56,9 +56,9 @@ impl Winograd {
 fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
     let Geometry { padding, stride, dilation, groups } = *geometry;
     let [outputs, inputs, 3, 3] = *weight.size().as_slice() else { return false };
-    has_products(Kind::Float)
+    has_gemm_kernels(Kind::Float)
         && weight.device() == Device::Cpu
-        && weight.f_kind().is_ok_and(has_kernels)
+        && weight.f_kind().is_ok_and(has_onednn_kernels)
         && (stride, dilation, groups) == ([1, 1], [1, 1], 1)
         && padding[0] == padding[1]
         && outputs % WINOGRAD_CHANNELS == 0

@@ -1,0 +1,41 @@
+#include "dispatch.h"
+
+namespace camlens {
+
+namespace {
+
+#if defined(__x86_64__)
+const MicroKernels avx2 = {&camlens_gemm_avx2, &camlens_sparse_avx2, &camlens_gates_avx2, &camlens_winograd_avx2};
+const MicroKernels avx512 = {&camlens_gemm_avx512, &camlens_sparse_avx512, &camlens_gates_avx512,
+                             &camlens_winograd_avx512};
+const MicroKernels avx512_bf16 = {&camlens_gemm_avx512_bf16, &camlens_sparse_avx512_bf16, &camlens_gates_avx512_bf16,
+                                  nullptr};
+#else
+const MicroKernels portable = {&camlens_gemm_default, &camlens_sparse_default, &camlens_gates_default,
+                               &camlens_winograd_default};
+#endif
+
+}  // namespace
+
+const MicroKernels* micro_kernels(ElementType type) {
+#if defined(__x86_64__)
+  if (type == ElementType::BFLOAT16) {
+    const bool has_bfloat16 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw");
+    return has_bfloat16 ? &avx512_bf16 : nullptr;
+  }
+  if (__builtin_cpu_supports("avx512f")) return &avx512;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2 : nullptr;
+#else
+  return type == ElementType::FLOAT32 ? &portable : nullptr;
+#endif
+}
+
+}  // namespace camlens
+
+extern "C" {
+
+int64_t camlens_panel_width(int32_t element) {
+  const camlens::MicroKernels* const kernels = camlens::micro_kernels(static_cast<camlens::ElementType>(type));
+  return kernels == nullptr ? 0 : kernels->gemm->panel_width;
+}
+}
