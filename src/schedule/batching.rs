@@ -4,8 +4,9 @@
 //! fewer. So it is measured, on the frames that come: now and then a batch is formed of another number of rows, and the
 //! one with the shortest time for each row's work is kept.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// Full batches between two trials of another size, to begin with. After each trial that finds nothing better it is twice as
 /// many, up to [`MAX_PAUSE`]: trials of larger batches take memory.
@@ -77,7 +78,7 @@ impl Batching {
 
     /// How many rows the next batch may have.
     pub(super) fn rows(&self) -> usize {
-        let learned = self.lock();
+        let learned = self.learned.lock();
         let size = learned.trial.as_ref().map_or(learned.best, |trial| trial.size);
         self.sizes[size] as usize
     }
@@ -86,11 +87,7 @@ impl Batching {
     pub(super) fn ran(&self, rows: usize, units: u32, took: Duration) {
         let size = self.sizes.iter().position(|size| *size as usize == rows);
         let per_unit = took.as_secs_f64() / f64::from(units.max(1));
-        self.lock().learn(size, per_unit);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Learned> {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+        self.learned.lock().learn(size, per_unit);
     }
 }
 

@@ -1,9 +1,11 @@
 //! Why a frame was not explained.
 
+use std::sync::Arc;
+
 use crate::explain::ExplainError;
 use crate::frame::FrameError;
 use crate::render::RenderError;
-use std::sync::Arc;
+
 /// Why a frame could not be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -26,6 +28,9 @@ pub enum JobError {
     Broken,
     #[error("the server is stopping")]
     Stopped,
+    /// Its stream was opened before the model was removed.
+    #[error("the model has been removed from the server")]
+    ModelRemoved,
     #[error("the frame's time to live ran out before it was explained")]
     Expired,
 }

@@ -1,56 +1,62 @@
 //! The real device: explainers on a libtorch device.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
 use super::device::{Batch, Device, RowResult};
+use super::explainers::Explainers;
+use super::registry::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Explainer, HostMap, MapKind, MapSet, Method, RowMaps};
-use crate::model::Model;
+use crate::model::ModelError;
 use crate::model::node::Dimension;
 use crate::plan::{Interrupt, Never};
 use crate::telemetry::Stage;
 use crate::torch;
 
-/// Every served model on one device.
+/// Models on one libtorch device.
 pub struct ExplainDevice {
-    explainers: Vec<Explainer>,
+    source: Explainers,
+    explainers: HashMap<ModelKey, Explainer>,
+    warms: bool,
     device: tch::Device,
 }
 
 impl ExplainDevice {
-    /// Takes the models in the order in which the engine knows them.
-    pub fn new(models: Vec<Model>, device: tch::Device) -> Self {
-        ExplainDevice { explainers: models.into_iter().map(|model| Explainer::new(model, device)).collect(), device }
-    }
-}
-
-impl ExplainDevice {
-    /// Explains an example with each model, so that no frame waits for this worker to compile a plan. A failure is only
-    /// logged: a frame that fails reports it.
-    pub fn warm(&mut self, served: &[Arc<Served>]) {
-        for (explainer, model) in self.explainers.iter_mut().zip(served) {
-            if let Err(error) = warm(explainer, model) {
-                tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
-            }
-        }
-    }
-
-    /// A device with the same models for another thread. Weights are shared.
-    pub fn share(&self) -> Self {
-        ExplainDevice { explainers: self.explainers.iter().map(Explainer::share).collect(), device: self.device }
+    /// Takes its models from `source` as it is told to load them. With `warms` it explains an example with each model that
+    /// it loads, so that no frame waits for this worker to compile a plan.
+    pub fn new(source: Explainers, warms: bool, device: tch::Device) -> Self {
+        ExplainDevice { source, explainers: HashMap::new(), warms, device }
     }
 }
 
 impl Device for ExplainDevice {
+    fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
+        let mut explainer = self.source.share(model.key()).ok_or_else(not_loaded)?;
+        if self.warms
+            && let Err(error) = warm(&mut explainer, model)
+        {
+            // What fails here is told when a frame fails.
+            tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
+        }
+        self.explainers.insert(model.key(), explainer);
+        Ok(())
+    }
+
+    fn unload(&mut self, model: ModelKey) {
+        self.explainers.remove(&model);
+        self.source.remove(model);
+    }
+
     fn run(
         &mut self,
         batch: &Batch<'_>,
         interrupt: &dyn Interrupt,
         ended: &mut dyn FnMut(Stage),
     ) -> Result<Vec<RowResult>, ExplainError> {
-        let explainer = &mut self.explainers[batch.model];
+        let explainer = self.explainers.get_mut(&batch.model).ok_or_else(not_loaded)?;
         let input = input(batch, explainer.metadata().input.kind, self.device)?;
         ended(Stage::CopyIn);
 
@@ -81,6 +87,11 @@ impl Device for ExplainDevice {
         ended(Stage::CopyOut);
         Ok(rows)
     }
+}
+
+fn not_loaded() -> ExplainError {
+    let what = "the model is not loaded on this device".to_owned();
+    ExplainError::Model(ModelError::Refused { what, advice: "it has to be offered to the device first".to_owned() })
 }
 
 /// Explains an example input with the default method.

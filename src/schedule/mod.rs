@@ -19,8 +19,9 @@ mod device;
 mod engine;
 mod error;
 mod explain_device;
+mod explainers;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod finish;
 mod job;
 mod lane;
@@ -28,6 +29,7 @@ mod outputs;
 mod pool;
 mod prepare;
 mod queue;
+mod registry;
 mod served;
 #[cfg(test)]
 mod simulation;
@@ -37,18 +39,20 @@ mod worker;
 pub use crate::explain::{HostMap, MapKind, RowMaps};
 pub use admission::{Admission, AdmissionError, InWork};
 pub use clock::{Clock, SystemClock};
-pub use device::{Batch, Device, RowResult};
+pub use device::{AsyncDevice, Batch, Device, RowResult};
 pub use engine::{Engine, EngineConfig, EngineError, Handle};
 pub use error::JobError;
 pub use explain_device::ExplainDevice;
+pub use explainers::Explainers;
 pub use job::{Answer, Job, Outcome, PictureFile, Reply, TargetAnswer};
 pub use lane::Lane;
 pub use outputs::{Outputs, PictureKind, PictureOutput, Resolution, TensorOutput};
 pub use queue::line::MAX_PRIORITY;
 pub use queue::ticket::StreamKey;
 pub use queue::ticket::Ticket;
+pub use registry::{ModelKey, Models};
 pub use served::{ReducedPrecision, Served, ServedLimits};
-pub use warm_up::{WarmUpError, warm_up};
+pub use warm_up::{WarmUpError, add_model, warm_up};
 
 /// The maps of one class at one target layer, in host memory.
 pub type TargetValues = crate::explain::TargetMaps<HostMap>;

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+use parking_lot::{Condvar, Mutex};
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -42,7 +44,7 @@ impl Tasks {
     /// Runs the task on one of the threads. Wakes one that sleeps, so it is better called with no lock held that a task needs.
     pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
         let line = &self.0.0;
-        let mut state = line.lock();
+        let mut state = line.state.lock();
         state.tasks.push_back(Box::new(task));
         let wakes = state.sleeping > 0;
         state.sleeping -= usize::from(wakes);
@@ -55,20 +57,15 @@ impl Tasks {
 
 impl Drop for Giver {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
+        self.0.state.lock().closed = true;
         self.0.idle.notify_all();
     }
 }
 
 impl Line {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves whole values: every change is a push, a pop or a count.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The oldest task; waits for one. `None` when no more will come.
     fn next(&self) -> Option<Task> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
                 return Some(task);
@@ -77,7 +74,7 @@ impl Line {
                 return None;
             }
             state.sleeping += 1;
-            state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.idle.wait(&mut state);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::batching::Batching;
 use super::buffers::Buffers;
 use super::error::JobError;
 use super::outputs::Outputs;
+use super::registry::{ModelKey, Slot};
 use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
@@ -50,6 +51,9 @@ pub struct Served {
     pub(super) preparation: Preparation,
     pub(super) batching: Batching,
     pub(super) inputs: Buffers,
+    key: ModelKey,
+    /// Its place in the engine's registry, once it is registered.
+    pub(super) slot: OnceLock<Arc<Slot>>,
 }
 
 impl Served {
@@ -82,7 +86,14 @@ impl Served {
             preparation,
             batching: Batching::at_most(limits.max_batch),
             inputs: Buffers::default(),
+            key: ModelKey::new(),
+            slot: OnceLock::new(),
         })
+    }
+
+    /// Identifies this model among all that the process loads.
+    pub fn key(&self) -> ModelKey {
+        self.key
     }
 
     /// What can be said against a frame without decoding it, so that it can be refused before it waits. Gives the bytes that

@@ -43,18 +43,38 @@ pub enum WarmUpCause {
 /// # Errors
 /// The first model that fails. Its name and the cause are meant for whoever starts the server.
 pub fn warm_up(engine: &Engine) -> Result<(), WarmUpError> {
-    for model in engine.served() {
-        let Metadata { name, version, .. } = &*model.metadata;
-        let began = engine.clock().now();
-        explain_first(engine, model).map_err(|cause| WarmUpError {
-            name: name.clone(),
-            version: *version,
-            cause: Box::new(cause),
-        })?;
-        let took = engine.clock().now().saturating_duration_since(began);
-        tracing::info!(name, version, ms = took.as_millis() as u64, "explained a first frame");
+    engine.served().iter().try_for_each(|model| prove(engine, model))
+}
+
+/// Loads a model into a running engine and explains one frame with it; blocks until then. New streams get it once it has
+/// explained the frame. It then replaces a model of the same name and version, if there is one.
+///
+/// # Errors
+/// When the model cannot be loaded or explained. Its name is then known as one that cannot run, unless a model of the same
+/// name and version runs: that one goes on.
+pub fn add_model(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpError> {
+    let loaded = engine.load(model).map_err(|error| failed(model, WarmUpCause::Job(error)));
+    let proved = loaded.and_then(|()| prove(engine, model));
+    match &proved {
+        Ok(()) => engine.publish(model),
+        Err(_) => engine.fail(model),
     }
+    proved
+}
+
+/// Explains a first frame.
+fn prove(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpError> {
+    let Metadata { name, version, .. } = &*model.metadata;
+    let began = engine.clock().now();
+    explain_first(engine, model).map_err(|cause| failed(model, cause))?;
+    let took = engine.clock().now().saturating_duration_since(began);
+    tracing::info!(name, version, ms = took.as_millis() as u64, "explained a first frame");
     Ok(())
+}
+
+fn failed(model: &Served, cause: WarmUpCause) -> WarmUpError {
+    let Metadata { name, version, .. } = &*model.metadata;
+    WarmUpError { name: name.clone(), version: *version, cause: Box::new(cause) }
 }
 
 /// Logits that are compared where a model runs in bfloat16.

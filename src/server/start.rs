@@ -40,6 +40,9 @@ use crate::proto::v1::model_service_server::ModelServiceServer;
 use crate::schedule::{Engine, EngineError, WarmUpError};
 use crate::telemetry::Telemetry;
 
+/// The services whose health can be asked about by name.
+const SERVICES: [&str; 2] = [ExplainServiceServer::<Service>::NAME, ModelServiceServer::<Service>::NAME];
+
 /// How long connections have to close once every call has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -142,7 +145,7 @@ impl Server {
             shutdown: shutdown.clone(),
             calls: calls.clone(),
         };
-        let health = HealthService::serving(service_names(&engine), readiness);
+        let health = HealthService::serving(SERVICES, engine.watch_models(), readiness);
         let connections = Connections::new(&config.server);
         if let Some(metrics) = telemetry.metrics() {
             readings::observe(metrics, &service, &connections);
@@ -283,17 +286,6 @@ async fn bind(config: &ServerConfig) -> Result<Vec<(ListenAddress, Listener)>, L
         listeners.push((listener.address(asked), listener));
     }
     Ok(listeners)
-}
-
-/// What health can be asked about: the whole server, each service, each model.
-fn service_names(engine: &Engine) -> Vec<String> {
-    let mut names = vec![
-        String::new(),
-        ExplainServiceServer::<Service>::NAME.to_owned(),
-        ModelServiceServer::<Service>::NAME.to_owned(),
-    ];
-    names.extend(engine.served().iter().map(|model| model.metadata.name.clone()));
-    names
 }
 
 fn routes(service: Service, health: HealthService, max_frame_bytes: u64) -> Result<Routes, StartError> {

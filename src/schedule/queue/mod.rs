@@ -63,6 +63,16 @@ impl<J: Waiting, R: Ready> Dispatch<J, R> {
         taken
     }
 
+    /// Rows for a device that has another batch in flight: a full batch or none, since more rows may come while it works.
+    pub(super) fn take_full(&mut self, now: Instant) -> Option<Vec<R>> {
+        self.next.take_full(&mut self.line, now)
+    }
+
+    /// The device can have `batches` more in flight, which are prepared ahead from now on.
+    pub(super) fn prepare_more(&mut self, batches: usize) {
+        self.next.prepare_more(batches);
+    }
+
     /// Whether something is ready for another worker.
     pub(super) fn has_rows(&self) -> bool {
         self.next.has_rows()

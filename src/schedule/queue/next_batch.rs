@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use super::line::Line;
 use super::turn::{Ready, Turn, Waiting};
 
-/// Exactly one batch ahead for each of the device's workers, all of one kind: chosen, being decoded, or ready. Until a worker
-/// takes them, frames may end, and others take their places.
+/// Exactly one batch ahead for each batch that can be on a device at once, all of one kind: chosen, being decoded, or ready.
+/// Until a worker takes them, frames may end, and others take their places.
 #[derive(Debug)]
 pub(in crate::schedule) struct NextBatch<J: Waiting, R> {
     /// What its rows have in common, and how many may run together.
     kind: Option<(J::Key, usize)>,
-    /// Batches ahead.
-    workers: usize,
+    batches_ahead: usize,
     /// Chosen and being decoded.
     preparing: Vec<Preparing>,
     /// A worker has nothing to do.
@@ -59,7 +58,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
     pub(in crate::schedule) fn new(max_delay: Duration, workers: usize) -> Self {
         NextBatch {
             kind: None,
-            workers: workers.max(1),
+            batches_ahead: workers.max(1),
             preparing: Vec::new(),
             device_waits: false,
             is_begun: false,
@@ -79,7 +78,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
         let job = match &self.kind {
             None => line.next(now, |_| true)?,
-            Some((_, most)) if self.rows.len() + self.preparing.len() >= *most * self.workers => return None,
+            Some((_, most)) if self.rows.len() + self.preparing.len() >= *most * self.batches_ahead => return None,
             // What is left of a batch that has begun runs as it is when it is the turn of another kind. Else frames of one
             // kind that never run out would keep all others waiting.
             Some((key, _)) if self.is_begun && !line.first(now)?.belongs_to(key) => return None,
@@ -170,6 +169,28 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         {
             return Taken::NotBefore(until);
         }
+        let rows = self.run(most, line, now);
+        if rows.is_empty() { Taken::Nothing } else { Taken::Rows(rows) }
+    }
+
+    /// Takes the rows that can run together if they are as many as may.
+    pub(in crate::schedule) fn take_full(&mut self, line: &mut Line<J>, now: Instant) -> Option<Vec<R>> {
+        self.forget(line, now);
+        let most = self.kind.as_ref().map_or(1, |(_, most)| *most);
+        let shape = self.rows.first()?.shape();
+        if self.rows.iter().filter(|row| row.shape() == shape).count() < most {
+            return None;
+        }
+        Some(self.run(most, line, now)).filter(|rows| !rows.is_empty())
+    }
+
+    /// One more batch is prepared ahead for each of `batches`.
+    pub(in crate::schedule) fn prepare_more(&mut self, batches: usize) {
+        self.batches_ahead += batches;
+    }
+
+    /// Hands rows of one input size to the device, `most` at most. None are left out but those that have ended.
+    fn run(&mut self, most: usize, line: &mut Line<J>, now: Instant) -> Vec<R> {
         let mut now_running = Vec::new();
         // Frames may end at any time: where all of one size just have, the next size runs.
         while let (true, Some(shape)) = (now_running.is_empty(), self.rows.first().map(Ready::shape)) {
@@ -180,13 +201,12 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
             now_running.retain(|row: &R| row.turn().ticket.take());
         }
         self.ready_since = (!self.rows.is_empty()).then_some(now);
-        if now_running.is_empty() {
-            return Taken::Nothing;
+        if !now_running.is_empty() {
+            self.device_waits = false;
+            self.is_begun = true;
+            line.batch_formed();
         }
-        self.device_waits = false;
-        self.is_begun = true;
-        line.batch_formed();
-        Taken::Rows(now_running)
+        now_running
     }
 
     /// Whether a worker would find something.

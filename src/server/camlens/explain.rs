@@ -90,7 +90,7 @@ impl Service {
         let clock = Arc::clone(self.engine.clock());
         let accepted = clock.now();
         let v1::ExplainRequest { model, options, frame } = request;
-        let model = Arc::clone(selector::select(self.engine.served(), model.as_ref())?);
+        let model = Arc::clone(selector::select(&self.engine.served(), model.as_ref())?);
         let mut frame = frame.ok_or_else(|| Refusal::invalid("frame", "frame is missing"))?;
         let source = self.telemetry.call_source((&model.metadata.name, model.metadata.version));
         let payload_bytes = frame::payload_bytes(&frame);

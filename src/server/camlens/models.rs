@@ -24,7 +24,8 @@ impl ModelService for Service {
 
     async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
         let selector = request.into_inner().model;
-        let model = select(self.engine.served(), selector.as_ref()).map_err(|refusal| refusal.into_status())?;
+        let served = self.engine.served();
+        let model = select(&served, selector.as_ref()).map_err(|refusal| refusal.into_status())?;
         let metadata = metadata(model, self.limits.max_frame_bytes);
         Ok(Response::new(v1::GetModelResponse { metadata: Some(metadata) }))
     }

@@ -25,9 +25,10 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-use super::channel;
 use super::settings::Destination;
 
+/// The user agent that collectors log.
+pub(super) const CLIENT_NAME: &str = concat!("camlens/", env!("CARGO_PKG_VERSION"));
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Of an answer, what is read at most.
 const ANSWER_BYTES: usize = 64 * 1024;
@@ -92,7 +93,7 @@ impl Sender {
     pub(super) fn http(client: HttpClient, to: &Destination) -> Result<Self, InvalidUri> {
         let mut headers = to.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(channel::USER_AGENT));
+        headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT_NAME));
         if to.gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -117,12 +118,12 @@ fn refused(answer: ExportTraceServiceResponse) -> Option<Refused> {
 
 async fn over_grpc(way: &mut OverGrpc, message: Bytes) -> Result<ExportTraceServiceResponse, SendError> {
     let OverGrpc { client, headers } = way;
-    client.ready().await.map_err(|error| SendError::temporary(channel::in_full(&error)))?;
+    client.ready().await.map_err(|error| SendError::temporary(in_full(&error)))?;
     let mut request = tonic::Request::new(message);
     *request.metadata_mut() = headers.clone();
     match client.unary(request, PathAndQuery::from_static(METHOD), Written).await {
         Ok(answer) => Ok(answer.into_inner()),
-        Err(status) => Err(SendError { cause: channel::in_full(&status), is_temporary: is_temporary(status.code()) }),
+        Err(status) => Err(SendError { cause: in_full(&status), is_temporary: is_temporary(status.code()) }),
     }
 }
 
@@ -146,7 +147,7 @@ async fn over_http(way: &OverHttp, message: Bytes) -> Result<ExportTraceServiceR
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers.clone();
-    let answer = client.request(request).await.map_err(|error| SendError::temporary(channel::in_full(&error)))?;
+    let answer = client.request(request).await.map_err(|error| SendError::temporary(in_full(&error)))?;
     let status = answer.status();
     // To its end, so that the connection can be used again.
     let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
@@ -197,6 +198,20 @@ impl Encoder for Written {
         into.put(message);
         Ok(())
     }
+}
+
+/// The error and its causes: transports say little by themselves.
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -7,48 +7,19 @@ use opentelemetry_sdk::Resource;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::item::Item;
 use super::losses::Losses;
 use super::queue::Queue;
 use super::sender::{Refused, SendError, Sender};
 use super::settings::{Destination, ExportSettings};
-use crate::telemetry::record::batch::EndedBatch;
-use crate::telemetry::record::frame::FrameRecord;
-use crate::telemetry::record::stream::StreamRecord;
 use crate::telemetry::sampling::new_span_id;
-use crate::telemetry::spans::{Envelope, Spans, batch_span, frame_spans, stream_span};
-use crate::telemetry::stage::Stage;
+use crate::telemetry::spans::{Envelope, Spans};
 
 /// How many times its timeout a message may take, with all the attempts at it and the pauses between them.
 const TIMEOUTS: u32 = 2;
 /// After a message that was not taken, how long nothing is sent, nor made ready: at first, and at most. It doubles.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// What traces are made of.
-#[derive(Debug)]
-pub(in crate::telemetry) enum Item {
-    Frame(Box<FrameRecord>),
-    Batch(Box<EndedBatch>),
-    Stream(Box<StreamRecord>),
-}
-
-impl Item {
-    fn write(&self, into: &mut Spans) {
-        match self {
-            Item::Frame(record) => frame_spans(record, into),
-            Item::Batch(batch) => batch_span(batch, into),
-            Item::Stream(record) => stream_span(record, into),
-        }
-    }
-
-    /// How many spans it makes; for a frame, at most.
-    pub(super) fn span_count(&self) -> usize {
-        match self {
-            Item::Frame(_) => 1 + Stage::ALL.len(),
-            Item::Batch(_) | Item::Stream(_) => 1,
-        }
-    }
-}
 
 /// The receiving end of the queue, in the exporter's thread.
 pub(super) struct Delivery {

@@ -8,7 +8,7 @@ mod page;
 mod process;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -18,6 +18,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
+use parking_lot::Mutex;
 
 use self::catalogue::{Kind, MODEL_NAME, MODEL_VERSION, Metric};
 use super::record::outcome::FrameOutcome;
@@ -72,7 +73,7 @@ impl Metrics {
 
     /// The instruments for the frames of a model.
     pub fn model(&self, name: &str, version: i64) -> Arc<ModelInstruments> {
-        let mut models = self.0.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.0.models.lock();
         let instruments = models
             .entry((name.to_owned(), version))
             .or_insert_with(|| Arc::new(ModelInstruments::new(&self.0.meter, name, version)));
@@ -239,7 +240,7 @@ impl<T> Bindings<T> {
     }
 
     fn with(&self, word: &'static str, act: impl FnOnce(&T)) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let index = known.iter().position(|(name, _)| *name == word).unwrap_or_else(|| {
             known.push((word, (self.bind)(word)));
             known.len() - 1

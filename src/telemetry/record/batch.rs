@@ -1,11 +1,13 @@
 //! What telemetry is told about a batch: once, when it has run and the last of its frames has ended.
 
-use crate::telemetry::SpanReference;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
+use parking_lot::Mutex;
+
 use super::source::Source;
+use crate::telemetry::trace_context::SpanReference;
 
 /// One run of the device, shared by the device and the frames that are in it. Whoever lets go of it last tells it.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ impl BatchRecord {
 
     /// A frame of the batch whose trace is kept.
     pub(in crate::telemetry) fn keeps(&self, frame: SpanReference) {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        self.frames.lock().push(frame);
     }
 
     /// To whom the batch is told when it is over; the first one counts. `moment` is one moment on both clocks.
@@ -116,7 +118,7 @@ impl Drop for BatchRecord {
             Some(after) => wall + after,
             None => wall - monotonic.duration_since(moment),
         };
-        let frames = std::mem::take(self.frames.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let frames = std::mem::take(self.frames.get_mut());
         tell(EndedBatch {
             span: self.span(),
             rows: self.rows,

@@ -1,7 +1,9 @@
 //! How far a frame has come, shared by all who carry it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::batch::BatchRecord;
 use crate::telemetry::stage::{Stage, Timings};
@@ -36,7 +38,7 @@ impl Progress {
 
     /// Ends `stage` at `now`; it began where the one before ended. Of a frame that has ended, nothing is marked any more.
     pub fn mark(&self, stage: Stage, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if !state.closed {
             state.timings.mark(stage, now);
         }
@@ -44,7 +46,7 @@ impl Progress {
 
     /// The frame is in a batch that runs. Of several attempts, the last one counts.
     pub fn joins(&self, batch: &Arc<BatchRecord>) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if !state.closed {
             state.batch = Some(Arc::clone(batch));
         }
@@ -52,7 +54,7 @@ impl Progress {
 
     /// The frame has failed: the stage under way ends now. What is left is to tell the client.
     pub fn fail(&self, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if let Some(stage) = state.under_way()
             && stage < Stage::Deliver
             && !state.closed
@@ -64,7 +66,7 @@ impl Progress {
 
     /// The frame has ended, in whatever stage it was.
     pub fn close(&self, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if let Some(stage) = state.under_way()
             && !state.closed
         {
@@ -75,27 +77,22 @@ impl Progress {
 
     /// The stages so far.
     pub fn timings(&self) -> Timings {
-        self.state().timings.clone()
+        self.0.lock().timings.clone()
     }
 
     /// What `read` makes of the stages so far, without a copy.
     pub fn with_timings<T>(&self, read: impl FnOnce(&Timings) -> T) -> T {
-        read(&self.state().timings)
+        read(&self.0.lock().timings)
     }
 
     /// The batch that the frame is or was in.
     pub fn batch(&self) -> Option<Arc<BatchRecord>> {
-        self.state().batch.clone()
+        self.0.lock().batch.clone()
     }
 
     /// Lets go of the batch, so that the last one who does can tell it.
     pub(in crate::telemetry) fn leave_batch(&self) -> Option<Arc<BatchRecord>> {
-        self.state().batch.take()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves whole values: every change is a push or an assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().batch.take()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Where frames come from: what the frames of a stream, or the one of a call, have in common.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::outcome::FrameOutcome;
 use crate::telemetry::metrics::ModelInstruments;
@@ -68,7 +70,7 @@ impl Source {
             FrameOutcome::Failed { .. } => outcome.status(),
             FrameOutcome::Answered | FrameOutcome::Cancelled => "",
         };
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         match counts.iter_mut().find(|known| known.outcome == outcome.name() && known.reason == reason) {
             Some(known) => known.count += 1,
             None => counts.push(EndedFrames { outcome: outcome.name(), reason, count: 1 }),
@@ -77,6 +79,6 @@ impl Source {
 
     /// The frames that have ended so far, by how.
     pub fn ended_frames(&self) -> Vec<EndedFrames> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().clone()
     }
 }

@@ -80,7 +80,7 @@ impl OpenStream {
             let message = format!("source has {} bytes: at most {MAX_SOURCE_BYTES} are allowed", source.len());
             return Err(Refusal::invalid("source", message));
         }
-        let model = Arc::clone(selector::select(service.engine.served(), model.as_ref())?);
+        let model = Arc::clone(selector::select(&service.engine.served(), model.as_ref())?);
         let options = options.unwrap_or_default();
         let asked = options::resolve(&options, &model, &service.limits)?;
         let (policy, effective_policy) = policy::resolve(&asked_policy.unwrap_or_default(), &service.limits)?;
