@@ -6,15 +6,15 @@
 mod answer;
 mod bench;
 mod connection;
-pub mod credential_args;
+mod credential_args;
 mod doctor;
 mod explain;
-pub mod failure;
+mod failure;
 mod health;
 mod models;
 mod options;
 mod serve;
-pub mod source;
+mod source;
 mod stream;
 mod summary;
 mod terminal;

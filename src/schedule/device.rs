@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::registry::ModelKey;
+use super::model_key::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Method, RowMaps, Target};
 use crate::plan::Interrupt;
@@ -21,7 +21,8 @@ pub struct Batch<'a> {
     pub targets: Vec<&'a [Target]>,
 }
 
-/// Runs one batch at a time on the thread that calls it, as a CPU does. Every `Device` is an [`AsyncDevice`] of depth 1.
+/// Runs one batch at a time on the thread that calls it, as a CPU does. Every `Device` is an [`AsyncDevice`] of depth
+/// 1.
 pub trait Device {
     /// As [`AsyncDevice::load`]. By default a device holds no models.
     ///
@@ -34,7 +35,8 @@ pub trait Device {
     /// As [`AsyncDevice::unload`].
     fn unload(&mut self, _model: ModelKey) {}
 
-    /// Runs a batch and returns one result for each row, in order. Calls `ended` when a stage of the whole batch has ended.
+    /// Runs a batch and returns one result for each row, in order. Calls `ended` when a stage of the whole batch has
+    /// ended.
     ///
     /// # Errors
     /// What concerns the whole batch. What concerns one row is that row's result.
@@ -46,7 +48,7 @@ pub trait Device {
     ) -> Result<Vec<RowResult>, ExplainError>;
 }
 
-/// Works on several batches at once while its thread does something else. One thread owns it.
+/// Runs several batches at once while its thread does something else. One thread owns it.
 ///
 /// A call that panics must leave the device able to run other batches: the worker goes on with it.
 pub trait AsyncDevice {
@@ -71,11 +73,12 @@ pub trait AsyncDevice {
     /// As [`AsyncDevice::collect`].
     fn submit(&mut self, batch: &Batch<'_>) -> Result<Self::InFlight, ExplainError>;
 
-    /// Nobody waits for the batch any more. It is collected all the same, and may then end as interrupted.
+    /// Nobody waits for the batch: the device may stop it. It is collected all the same, as interrupted or with its
+    /// results.
     fn interrupt(&mut self, in_flight: &mut Self::InFlight);
 
-    /// Waits for the batch and returns one result for each row, in order. `batch` is the one that was submitted. `interrupt` is
-    /// asked between the forward run and the reverse run, and more often where the device can stop.
+    /// Waits for the batch and returns one result for each row, in order. `batch` is the one that was submitted.
+    /// `interrupt` is asked between the forward run and the reverse run, and more often where the device can stop.
     /// `ended` is called when a stage of the whole batch has ended, with the moment where that is not now.
     ///
     /// # Errors

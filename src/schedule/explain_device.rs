@@ -1,4 +1,4 @@
-//! The real device: explainers on a libtorch device.
+//! Explainers on a libtorch device.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use super::device::{Batch, Device, RowResult};
 use super::explainers::Explainers;
-use super::registry::ModelKey;
+use super::model_key::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Explainer, HostMap, MapKind, MapSet, Method, RowMaps};
 use crate::model::ModelError;
@@ -25,8 +25,8 @@ pub struct ExplainDevice {
 }
 
 impl ExplainDevice {
-    /// Takes its models from `source` as it is told to load them. With `warms` it explains an example with each model that
-    /// it loads, so that no frame waits for this worker to compile a plan.
+    /// Loads its models from `source`. With `warms` it explains a made-up input with each model that it loads, so that
+    /// no frame waits for this worker to compile a plan.
     pub fn new(source: Explainers, warms: bool, device: tch::Device) -> Self {
         ExplainDevice { source, explainers: HashMap::new(), warms, device }
     }
@@ -38,7 +38,7 @@ impl Device for ExplainDevice {
         if self.warms
             && let Err(error) = warm(&mut explainer, model)
         {
-            // What fails here is told when a frame fails.
+            // A frame that fails for the same reason gets the error.
             tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
         }
         self.explainers.insert(model.key(), explainer);
@@ -94,7 +94,7 @@ fn not_loaded() -> ExplainError {
     ExplainError::Model(ModelError::Refused { what, advice: "it has to be offered to the device first".to_owned() })
 }
 
-/// Explains an example input with the default method.
+/// Explains a made-up input with a request's defaults.
 fn warm(explainer: &mut Explainer, model: &Served) -> Result<(), ExplainError> {
     let [_, channels, height, width] = model.metadata.input.shape.map(Dimension::example);
     let shape = [1, channels, height, width];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::registry::ModelKey;
+use super::model_key::ModelKey;
 use crate::explain::Explainer;
 use crate::model::Model;
 

@@ -2,52 +2,20 @@
 //!
 //! A model can be added, replaced and removed while frames run:
 //!
-//! - A frame keeps the model that it was submitted with, and so does a stream: its options were checked against that model, and
-//!   the client has been told that model's identity. Streams that open later get the new model.
+//! - A frame keeps the model that it was submitted with, and so does a stream: its options were checked against that
+//!   model, and the client has been told that model's identity. Streams that open later get the new model.
 //! - When a model is removed, frames submitted before are explained; those that its streams submit later end with
 //!   [`super::JobError::ModelRemoved`].
 //! - A device unloads a model when the last stream and the last frame that hold it have ended.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
 use super::admission::Budget;
+use super::model_key::{ModelKey, Slot};
 use super::served::Served;
-
-/// Identifies one loaded model in its process. A model that replaces another of the same name and version has a key of its own,
-/// so that devices can hold both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ModelKey(u64);
-
-impl ModelKey {
-    /// A key that no other model has.
-    pub(super) fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        ModelKey(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// What the models that follow each other under one name and version share.
-#[derive(Debug)]
-pub(super) struct Slot {
-    /// Counts the frames of all of them.
-    pub(super) budget: Budget,
-    is_removed: AtomicBool,
-}
-
-impl Slot {
-    fn new(budget: Budget) -> Arc<Self> {
-        Arc::new(Slot { budget, is_removed: AtomicBool::new(false) })
-    }
-
-    /// Whether the name and version have been removed.
-    pub(super) fn is_removed(&self) -> bool {
-        self.is_removed.load(Ordering::Acquire)
-    }
-}
 
 /// The registered models at one moment.
 #[derive(Debug, Clone, Default)]
@@ -146,7 +114,7 @@ impl Registry {
             if let Some(model) = models.find(name, version) {
                 is_found = true;
                 if let Some(slot) = model.slot.get() {
-                    slot.is_removed.store(true, Ordering::Release);
+                    slot.remove();
                 }
                 let others = models.served.iter().filter(|model| !is_called(model, name, version));
                 models.served = others.cloned().collect();

@@ -11,8 +11,8 @@ use super::clock::Clock;
 use super::device::{AsyncDevice, Batch};
 use super::error::JobError;
 use super::finish::DoneRow;
+use super::model_key::ModelKey;
 use super::prepare::PreparedRow;
-use super::registry::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, HostMap, MapKind, RowMaps};
 use crate::telemetry::{BatchOutcome, BatchRecord, Stage};
@@ -23,7 +23,7 @@ pub(super) struct Worker<D: AsyncDevice> {
     clock: Arc<dyn Clock>,
     /// In the order of submission.
     flights: VecDeque<Flight<D::InFlight>>,
-    /// When the last batch was collected.
+    /// The moment at which the last batch was collected.
     free_since: Instant,
     models: Vec<(ModelKey, Weak<Served>)>,
 }
@@ -49,7 +49,7 @@ enum Failure {
     Broken,
 }
 
-/// A row's result and the number of rows that ran with it; `None`: nobody wants it any more.
+/// A row's result and the number of rows that ran with it; `None` if the batch was interrupted.
 type Ran = Option<(Result<RowMaps, JobError>, u32)>;
 
 /// What became of an attempt.
@@ -91,7 +91,7 @@ impl<D: AsyncDevice> Worker<D> {
         }
     }
 
-    /// Unloads the models that no frame, no stream and no registry holds any more.
+    /// Unloads the models that no frame, no stream and no registry holds.
     pub(super) fn unload_unused(&mut self) {
         let (used, unused) = mem::take(&mut self.models).into_iter().partition(|(_, model)| model.strong_count() > 0);
         self.models = used;
@@ -108,7 +108,7 @@ impl<D: AsyncDevice> Worker<D> {
         self.models.iter().any(|(key, _)| !is_current(*key))
     }
 
-    /// Submits rows of one batch key and input size. They are at least one, and [`Worker::has_room`].
+    /// Submits at least one row; all have one batch key and input size. Requires [`Worker::has_room`].
     pub(super) fn submit(&mut self, rows: Vec<PreparedRow>) {
         let now = self.clock.now();
         for row in &rows {
@@ -118,8 +118,8 @@ impl<D: AsyncDevice> Worker<D> {
         self.flights.push_back(Flight { rows, attempt, is_interrupted: false });
     }
 
-    /// Collects the oldest batch in flight and the time that the device took for it. Rows that nobody wants any more have no
-    /// result.
+    /// Collects the oldest batch in flight and returns its rows and the time that the device took for them. Rows of an
+    /// interrupted batch are left out.
     pub(super) fn collect(&mut self) -> Option<(Vec<DoneRow>, Duration)> {
         self.interrupt_unwanted();
         let Flight { rows, attempt, .. } = self.flights.pop_front()?;
@@ -135,7 +135,7 @@ impl<D: AsyncDevice> Worker<D> {
         for flight in self.flights.iter_mut().filter(|flight| !flight.is_interrupted && is_unwanted(&flight.rows)) {
             flight.is_interrupted = true;
             if let Ok(in_flight) = &mut flight.attempt.submitted {
-                // What breaks here breaks again when the batch is collected, and is told then.
+                // If this panics, the batch is collected as it is.
                 let _: Result<(), Failure> = caught(|| {
                     self.device.interrupt(in_flight);
                     Ok(())
@@ -144,8 +144,8 @@ impl<D: AsyncDevice> Worker<D> {
         }
     }
 
-    /// Ends the first attempt. Out of memory: once more, in halves. A panic: once more, row by row, so that it costs the row
-    /// that causes it and no other.
+    /// Ends the first attempt. A batch that is out of memory runs once more in halves; one that panics runs once more
+    /// row by row, so that only the row that causes the panic fails.
     fn finish(&mut self, rows: &[PreparedRow], attempt: Attempt<D::InFlight>) -> Vec<Ran> {
         match self.end(rows, attempt) {
             Fate::Done(results) => results,
@@ -164,7 +164,7 @@ impl<D: AsyncDevice> Worker<D> {
         }
     }
 
-    /// Runs rows that get no other chance.
+    /// Runs rows that are not tried again.
     fn run_last(&mut self, rows: &[PreparedRow]) -> Vec<Ran> {
         let attempt = begin(&mut self.device, rows, self.clock.now());
         let fate = self.end(rows, attempt);
@@ -178,7 +178,7 @@ impl<D: AsyncDevice> Worker<D> {
         let ended = &mut |stage, at: Option<Instant>| {
             let now = clock.now();
             rows.iter().for_each(|row| row.about.progress.mark(stage, at.unwrap_or(now)));
-            // Between the forward run and the reverse one: whoever has become too old by now goes no further.
+            // Between the forward run and the reverse run: frames that have expired go no further.
             if stage == Stage::Forward {
                 rows.iter().filter(|row| row.about.turn.has_expired(now)).for_each(|row| row.about.ending.expire());
             }
@@ -235,7 +235,8 @@ fn is_unwanted(rows: &[PreparedRow]) -> bool {
     rows.iter().all(|row| row.about.ending.ticket.is_over())
 }
 
-/// A call to the device. It keeps nothing half-made across calls: plans are cached once they are whole.
+/// A call to the device that may panic. Devices keep nothing half-made across calls: plans are cached once they are
+/// whole.
 fn caught<T>(call: impl FnOnce() -> Result<T, ExplainError>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(Failure::Explain),
@@ -265,7 +266,7 @@ fn failed(fate: Fate, rows: usize) -> Vec<Ran> {
     }
 }
 
-/// One error for every row: rows share the method, so what is wrong with it is wrong for each.
+/// One error for every row: rows share the method, so its fault concerns each of them.
 fn share(error: ExplainError, rows: usize) -> Vec<Ran> {
     let shared = Arc::new(error);
     (0..rows).map(|_| Some((Err(JobError::Batch(Arc::clone(&shared))), rows as u32))).collect()

@@ -2,13 +2,13 @@
 //!
 //! - While the server starts or drains, every name is NOT_SERVING.
 //! - A model's name is SERVING when at least one of its versions can run, and NOT_SERVING when none can.
-//! - The whole server (the empty name) and its services are SERVING when at least one model can run. A model that fails thus
-//!   takes itself out and no other; a load balancer that asks for the whole server still sends frames for those that run.
-//!   `camlens serve` starts only when every configured model has explained a first frame, so a server that has just become
-//!   ready serves all of them.
+//! - The whole server (the empty name) and its services are SERVING when at least one model can run. A model that fails
+//!   thus takes itself out and no other; a load balancer that asks for the whole server still sends frames for those
+//!   that run. `camlens serve` starts only when every configured model has explained a first frame, so a server that
+//!   has just become ready serves all of them.
 //!
-//! The names of models are those that the engine has registered, and change with them. `Check` and `Watch` differ on names that
-//! are not known, as the protocol has it.
+//! The names of models are those that the engine has registered, and change with them. `Check` and `Watch` differ on
+//! names that are not known, as the protocol has it.
 
 use std::sync::Arc;
 

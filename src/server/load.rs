@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::start::StartError;
+use super::start_error::StartError;
 use crate::config::{Config, LimitsConfig, Workers};
 use crate::frame;
 use crate::model::description::Precision;

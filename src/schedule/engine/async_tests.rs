@@ -9,7 +9,7 @@ use crate::explain::{ExplainError, RowMaps, TargetMaps};
 use crate::plan::{Interrupt, PlanError};
 use crate::schedule::device::{Batch, RowResult};
 use crate::schedule::fake::{Bench, out_of_memory, served};
-use crate::schedule::registry::ModelKey;
+use crate::schedule::model_key::ModelKey;
 use crate::schedule::warm_up::add_model;
 
 const PANICS_AT_SUBMIT: u32 = 13;
@@ -29,7 +29,8 @@ enum Event {
     Interrupted(Vec<u32>),
 }
 
-/// A device of depth 2. Each batch is collected when the test says so, unless it was interrupted; without `go`, at once.
+/// A device of depth 2. Each batch is collected when the test says so, unless it was interrupted; without `go`, at
+/// once.
 struct Pipelined {
     events: Sender<Event>,
     go: Option<Receiver<()>>,
@@ -335,9 +336,8 @@ fn a_model_that_cannot_be_loaded_is_known_by_name_and_the_others_go_on() {
     scene.bench.go();
     assert_eq!(scene.answered(1), 1);
     scene.bench.engine.stop();
-    assert!(
-        matches!(add_model(&scene.bench.engine, &served("late", 1)), Err(error) if error.to_string().contains("stopping"))
-    );
+    let error = add_model(&scene.bench.engine, &served("late", 1)).expect_err("the engine has stopped");
+    assert!(error.to_string().contains("stopping"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The handle by which everyone else uses the device.
+//! Frames in, outcomes out: the queue's lock, and the threads that it feeds.
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,20 +31,20 @@ use super::served::Served;
 use super::worker::Worker;
 use crate::telemetry::Stage;
 
-/// What the engine may use, and how it shares it out.
+/// The engine's limits, delays and threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Frames in work at once, over all streams, from their admission to their rendering.
+    /// The most frames in work, over all streams, from their admission to their rendering.
     pub queued_frames: usize,
-    /// Bytes that they take: as they were sent, decoded, and as the model's input.
+    /// The most bytes that they take: as they were sent, decoded, and as the model's input.
     pub queued_bytes: u64,
-    /// The same for the frames of one model, and the bytes of one stream.
+    /// The same for the frames of one model and for the bytes of one stream.
     pub model_queued_frames: usize,
     pub model_queued_bytes: u64,
     pub stream_queued_bytes: u64,
-    /// How long a batch that is not full waits for more frames while the device has nothing to do.
+    /// The longest time that a batch that is not full waits for more frames while a worker waits.
     pub max_batch_delay: Duration,
-    /// A stream that waits rises by one class of priority each time that this has passed.
+    /// A stream that waits rises by one priority class each time that this has passed.
     pub priority_ageing: Duration,
     /// Threads that decode, prepare and render.
     pub frame_threads: usize,
@@ -65,7 +65,7 @@ impl EngineConfig {
         })
     }
 
-    /// A stream's frames are counted by its session.
+    /// A stream's session counts its frames.
     fn stream(&self) -> Budget {
         Budget::new(Limit {
             frames: ("limits.max_in_flight", usize::MAX),
@@ -93,12 +93,12 @@ type Threads = (Vec<JoinHandle<()>>, Pool);
 
 struct Shared {
     state: Mutex<State>,
-    /// Something is prepared, or the end has come.
+    /// Notified when a row is prepared, a model is to be loaded, the models change, or the engine is closed.
     device: Condvar,
     config: EngineConfig,
     clock: Arc<dyn Clock>,
     registry: Registry,
-    /// Nanoseconds that workers have spent on batches, all together.
+    /// Nanoseconds that all workers together have spent on batches.
     busy: AtomicU64,
     workers: usize,
 }
@@ -111,7 +111,7 @@ struct State {
     loads: Vec<VecDeque<Load>>,
     /// Workers that wait.
     idle: usize,
-    /// Those of them that were woken, and have not come yet.
+    /// Those of them that were notified and do not have the lock yet.
     woken: usize,
 }
 
@@ -134,13 +134,13 @@ enum Work {
 /// How often a worker with nothing to do looks whether a model that was removed or replaced can be unloaded.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What follows from a change of the state. It is done without the lock: whoever is woken by it wants the lock, too.
+/// What follows from a change of the state. It is carried out without the lock, which the threads that it wakes need.
 struct Consequences {
     chosen: Vec<Chosen>,
     expired: Expired<Chosen, PreparedRow>,
 }
 
-/// A submitted frame, for whoever may end it.
+/// Ends a submitted frame.
 #[derive(Debug, Clone)]
 pub struct Handle {
     ticket: Ticket,
@@ -148,8 +148,8 @@ pub struct Handle {
 }
 
 impl Engine {
-    /// Starts the threads: one worker for each of `devices`, which are called on their workers' threads and then load the
-    /// models. A [`Served`] belongs to one engine.
+    /// Starts the threads: one worker for each of `devices`, which are called on their workers' threads and then load
+    /// the models. A [`Served`] belongs to one engine.
     ///
     /// # Errors
     /// When the system has no more threads.
@@ -178,7 +178,7 @@ impl Engine {
         let mut workers = Vec::with_capacity(count);
         for (index, device) in devices.into_iter().enumerate() {
             let name = if count == 1 { "camlens-device".to_owned() } else { format!("camlens-dev-{index}") };
-            // Whatever ends here, an error included, closes the engine, and the workers that there are end.
+            // If the thread cannot be started, dropping this closes the engine, and the other workers end.
             let shared = CloseAtEnd(Arc::clone(&shared));
             workers.push(thread::Builder::new().name(name).spawn(move || device_loop(device(), index, &shared.0))?);
         }
@@ -200,11 +200,11 @@ impl Engine {
         self.shared.registry.watch()
     }
 
-    /// Loads a model on each worker's device; blocks until all have loaded it. It can then be used by whoever has it, and by
-    /// nobody else until it is published.
+    /// Loads a model on each worker's device; blocks until all have loaded it. Lanes can then be opened for it, but
+    /// [`Engine::served`] does not list it until it is published.
     ///
     /// # Errors
-    /// As the device said, or [`JobError::Stopped`]. Devices that have loaded the model unload it when it is dropped.
+    /// The device's error, or [`JobError::Stopped`]. Devices that have loaded the model unload it when it is dropped.
     pub(super) fn load(&self, model: &Arc<Served>) -> Result<(), JobError> {
         self.shared.registry.assign_slot(model, || self.shared.config.model());
         let (loaded, results) = mpsc::channel();
@@ -221,8 +221,8 @@ impl Engine {
         (0..self.shared.workers).try_for_each(|_| results.recv().unwrap_or(Err(JobError::Stopped)))
     }
 
-    /// New streams get this model, which has been loaded. A model of the same name and version is replaced: frames and streams
-    /// that have begun with it go on with it.
+    /// New streams get this model, which has been loaded. A model of the same name and version is replaced: frames and
+    /// streams that have begun with it go on with it.
     pub(super) fn publish(&self, model: &Arc<Served>) {
         self.shared.registry.publish(model);
         self.shared.wake_workers();
@@ -241,7 +241,7 @@ impl Engine {
         is_found
     }
 
-    /// A way in for a stream, or for a single frame. For a model that is not registered, frames end with
+    /// A lane for a stream or a single frame. Frames for a model that is not registered end with
     /// [`JobError::Stopped`].
     pub fn lane(&self, model: &Arc<Served>) -> Lane {
         let stream = self.shared.config.stream();
@@ -253,13 +253,13 @@ impl Engine {
         }
     }
 
-    /// What each model that can run has in work.
+    /// The frames and bytes in work of each model that can run.
     pub fn in_work(&self) -> Vec<(Arc<Served>, InWork)> {
         let in_work = |model: &Arc<Served>| Some((Arc::clone(model), model.slot.get()?.budget.in_work()));
         self.served().iter().filter_map(in_work).collect()
     }
 
-    /// How long the device has been busy with batches that are over, since the engine started: the mean of its workers.
+    /// The time that workers have spent on finished batches since the engine started: the mean of the workers.
     pub fn device_busy(&self) -> Duration {
         Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed) / self.shared.workers.max(1) as u64)
     }
@@ -268,7 +268,7 @@ impl Engine {
         &self.shared.clock
     }
 
-    /// Puts a frame into its stream's line.
+    /// Queues a frame behind its stream's others.
     pub fn submit(&self, job: Job) -> Handle {
         let Job { lane, priority, expires_at, method, targets, outputs, payload, progress, admission, reply } = job;
         let Lane { key: stream, model, .. } = lane;
@@ -277,7 +277,7 @@ impl Engine {
         let handle = Handle { ticket: ticket.clone(), stream };
         progress.mark(Stage::Receive, now);
         let ending = Ending::new(ticket.clone(), reply);
-        // Dropping the ending says that the engine does not serve the model.
+        // Dropping the ending replies that the engine does not serve the model.
         let Some(slot) = model.slot.get() else { return handle };
         if slot.is_removed() {
             ending.finish(Err(JobError::ModelRemoved));
@@ -316,7 +316,8 @@ impl Engine {
         won
     }
 
-    /// Stops: what waits ends with [`super::JobError::Stopped`], what runs is finished. Blocks until the threads have ended.
+    /// Stops the engine: frames that wait end with [`super::JobError::Stopped`], batches on the devices are finished.
+    /// Blocks until the threads have ended.
     pub fn stop(&self) {
         self.shared.close();
         let threads = self.threads.lock().take();
@@ -332,7 +333,7 @@ impl Engine {
 }
 
 impl Shared {
-    /// Fills the batch that is prepared ahead, and tells those who have become too old meanwhile.
+    /// Fills the batch that is prepared ahead, and ends the frames that have expired.
     fn choose(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
         let Some(tasks) = state.tasks.clone() else { return };
         let consequences = state.choose(now);
@@ -348,7 +349,7 @@ impl Shared {
         tell(consequences.expired);
     }
 
-    /// A stream's frame was ended by its handle: its place is free.
+    /// Removes a frame that was ended by its handle.
     fn forget(self: &Arc<Self>, stream: StreamKey) {
         let now = self.clock.now();
         let mut state = self.state.lock();
@@ -359,7 +360,7 @@ impl Shared {
     /// On a thread of the pool.
     fn prepare(self: &Arc<Self>, chosen: Chosen) {
         let turn = chosen.turn.clone();
-        // However it ends, the batch must not wait for it. A frame that breaks tells so as it is dropped.
+        // The batch must not wait for it, whatever happens. A frame whose preparation panics replies as it is dropped.
         let prepared = catch_unwind(AssertUnwindSafe(|| prepare(chosen, &*self.clock))).unwrap_or_else(|_| {
             tracing::error!("a frame broke while it was prepared");
             Prepared::Refused
@@ -367,7 +368,7 @@ impl Shared {
         let now = self.clock.now();
         let mut state = self.state.lock();
         if state.tasks.is_none() {
-            // It comes too late. Its reply is called without the lock.
+            // The engine has been closed. The frame's reply is called without the lock.
             drop(state);
             drop(prepared);
             return;
@@ -380,9 +381,9 @@ impl Shared {
         }
     }
 
-    /// Workers that wait look again.
+    /// Wakes all workers that wait.
     fn wake_workers(&self) {
-        // A worker that has just looked waits by the time the lock is free.
+        // A worker that has looked already waits on the condition by the time the lock is free.
         drop(self.state.lock());
         self.device.notify_all();
     }
@@ -403,7 +404,7 @@ impl State {
         State { dispatch, tasks: None, loads, idle: 0, woken: 0 }
     }
 
-    /// Whether a worker waits that nobody has woken yet; it is to be woken now.
+    /// Whether to notify a worker: one waits that has not been notified.
     fn wakes(&mut self) -> bool {
         let wakes = self.woken < self.idle;
         self.woken += usize::from(wakes);
@@ -427,7 +428,7 @@ fn tell(expired: Expired<Chosen, PreparedRow>) {
     expired.ready.iter().for_each(|row| row.about.ending.expire());
 }
 
-/// Closes the engine when a thread of the device ends, however it does: nothing may wait for a device that is gone.
+/// Closes the engine when a worker ends for any reason: nothing may wait for a device that has gone.
 struct CloseAtEnd(Arc<Shared>);
 
 impl Drop for CloseAtEnd {
@@ -466,7 +467,7 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
             }
             Work::Load(Load { model, loaded }) => {
                 let result = worker.load(&model);
-                // The model may be the last one of its kind here, and whoever waits may have gone.
+                // Dropped before the caller goes on, which may drop its own. The caller may have gone.
                 drop(model);
                 let _ = loaded.send(result);
                 continue;
@@ -483,8 +484,8 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
     }
 }
 
-/// What a worker does whose device has nothing in flight: waits for rows or a model to load. [`Work::Nothing`] when it is time
-/// to look for models to unload.
+/// What a worker does whose device has nothing in flight: waits for rows or a model to load. [`Work::Nothing`] when it
+/// is time to look for models to unload.
 fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<Shared>, tasks: &Tasks) -> Work {
     let mut state = shared.state.lock();
     loop {
@@ -511,7 +512,7 @@ fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<
             state = shared.state.lock();
             continue;
         }
-        // A clock of a test does not drive the system's timers; it is asked again soon.
+        // A test's clock does not drive the system's timers: it is read again soon.
         let wait = until.map(|until| until.saturating_duration_since(now).max(Duration::from_micros(50)));
         let has_retired = worker.has_retired(|key| shared.registry.holds(key));
         let wait =

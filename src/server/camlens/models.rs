@@ -1,4 +1,4 @@
-//! What is served, told to clients.
+//! `ModelService`: the models that are served.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
     let about = &model.metadata;
     let input_type = format!("{:?}", about.input.kind);
     v1::ModelMetadata {
-        identity: Some(identity(about, super::request::options::precision_of(model.mode))),
+        identity: Some(identity(about, model.mode)),
         summary: about.summary.clone(),
         input: Some(v1::TensorInfo {
             name: about.input.name.clone(),

@@ -92,8 +92,8 @@ impl Lost {
 }
 
 impl Exporter {
-    /// Starts the thread. Needs no collector yet: the connection is made, and made again, when there is something to send.
-    /// `reader` is where metrics come from.
+    /// Starts the thread. Needs no collector yet: the connection is made, and made again, when there is something to
+    /// send. `reader` is where metrics come from.
     ///
     /// # Errors
     /// An endpoint that is none, a certificate that cannot be read, or no thread.
@@ -163,7 +163,8 @@ impl Exporter {
         &self.lost
     }
 
-    /// Delivers what waits and ends the thread, within `limit`. Blocks: call it from a plain thread. Later frames are lost.
+    /// Delivers what waits and ends the thread, within `limit`. Blocks: call it from a plain thread. Later frames are
+    /// lost.
     ///
     /// # Errors
     /// When the collector has not taken everything by then; what is left is given up.

@@ -1,4 +1,4 @@
-//! What waits for delivery: bounded, and cheap for whoever puts something in.
+//! The items that wait for delivery. The queue is bounded, and putting an item in is cheap.
 
 use std::collections::VecDeque;
 
@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 
 use super::item::Item;
 
-/// A queue that wakes its reader only when there is enough for a message: a wake for each frame would cost more than all that
-/// is done about it.
+/// A queue that wakes its reader only when there is enough for a message: a wake for each frame would cost more than
+/// the rest of its telemetry.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -78,14 +78,14 @@ impl Queue {
         waiting.spans -= spans;
     }
 
-    /// Throws away what waits, and says how much that was.
+    /// Drops the items that wait, and returns their number.
     pub(super) fn give_up(&self) -> usize {
         let mut waiting = self.waiting.lock();
         waiting.spans = 0;
         std::mem::take(&mut waiting.items).len()
     }
 
-    /// Nothing more goes in.
+    /// Refuses further items.
     pub(super) fn close(&self) {
         self.waiting.lock().closed = true;
     }

@@ -1,4 +1,4 @@
-//! Sends traces that are bytes already, as OTLP over gRPC or over HTTP.
+//! Sends encoded traces as OTLP over gRPC or over HTTP.
 //!
 //! What a collector's answer means, and after which one a message may be sent again:
 //! <https://opentelemetry.io/docs/specs/otlp/>.
@@ -30,12 +30,12 @@ use super::settings::Destination;
 /// The user agent that collectors log.
 pub(super) const CLIENT_NAME: &str = concat!("camlens/", env!("CARGO_PKG_VERSION"));
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-/// Of an answer, what is read at most.
+/// The most bytes that are read of an answer.
 const ANSWER_BYTES: usize = 64 * 1024;
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// A collector, and how it is spoken to.
+/// A connection to a collector.
 #[derive(Debug)]
 pub(super) enum Sender {
     Grpc(Box<OverGrpc>),
@@ -56,7 +56,7 @@ pub(super) struct OverHttp {
     gzip: bool,
 }
 
-/// Of a message that was taken, how much was not.
+/// The part of a message that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) spans: u64,
@@ -80,7 +80,7 @@ impl SendError {
 
 impl Sender {
     pub(super) fn grpc(channel: Channel, to: &Destination) -> Self {
-        // Collectors answer in the compression that they are spoken to.
+        // Collectors answer in the compression of the request.
         let mut client = Grpc::new(channel).accept_compressed(CompressionEncoding::Gzip);
         if to.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
@@ -161,7 +161,7 @@ async fn over_http(way: &OverHttp, message: Bytes) -> Result<ExportTraceServiceR
         );
         return Err(SendError { cause: format!("{uri} answers {status}"), is_temporary });
     }
-    // Whoever answers something else has taken the message all the same.
+    // A collector that answers anything else has taken the message all the same.
     Ok(body.ok().and_then(|body| ExportTraceServiceResponse::decode(body.to_bytes()).ok()).unwrap_or_default())
 }
 
@@ -171,7 +171,7 @@ fn compressed(message: &[u8]) -> Result<Bytes, SendError> {
     written.map(Bytes::from).map_err(|error| SendError { cause: error.to_string(), is_temporary: false })
 }
 
-/// Requests that are bytes already.
+/// A codec of requests that are encoded already.
 #[derive(Debug, Clone, Copy)]
 struct Written;
 

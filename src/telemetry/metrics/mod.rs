@@ -1,7 +1,8 @@
-//! Metrics: what is counted and measured over all frames.
+//! Metrics: counts and measurements over all frames.
 //!
-//! The labels are the models that are served and words of this program, never what a client sends: their number is bounded.
-//! What happens to frames is recorded as they end; what only has to be read (queues, memory, …) is read when somebody asks.
+//! The labels are the models that are served and words of this program, never what a client sends: their number is
+//! bounded. What happens to frames is recorded as they end; what only has to be read (queues, memory, …) is read when
+//! somebody asks.
 
 pub mod catalogue;
 mod page;
@@ -116,7 +117,7 @@ impl Metrics {
     }
 }
 
-/// One reader for the provider that fills it, and for whoever collects from it.
+/// One reader, shared by the provider that fills it and the collector that reads it.
 #[derive(Debug)]
 struct Shared(Arc<ManualReader>);
 
