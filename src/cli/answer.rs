@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::npy;
 use crate::client::names;
 use crate::proto::v1;
+use crate::render::npy;
 
 /// Where the pictures and maps of answers go.
 #[derive(Debug)]

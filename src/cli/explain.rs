@@ -10,13 +10,14 @@ use super::answer::{self, OutputFolder, Written, class_name};
 use super::connection::{ConnectArgs, Connection};
 use super::failure::{Exit, Failure};
 use super::options::{ExplainArgs, MapKind, PictureFormat, PictureKind};
-use super::report::{Card, Figure, Report};
 use super::source::{file_name, read_picture};
+use super::summary::stage_rows;
 use super::terminal::{self, Ink};
 use crate::client;
 use crate::client::latency::Stages;
 use crate::client::names;
 use crate::proto::v1;
+use crate::render::report::{Card, Figure, Report};
 
 /// Explain pictures: which classes the model sees, and where it looks
 #[derive(Debug, Args)]
@@ -186,7 +187,7 @@ impl Results {
             title: "What the model looks at".to_owned(),
             facts,
             cards: self.cards.take().unwrap_or_default(),
-            stages: std::mem::take(&mut self.stages),
+            stages: stage_rows(&self.stages),
             ..Default::default()
         }
     }

@@ -13,15 +13,15 @@ use super::answer::{self, OutputFolder, class_name, identity_json};
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
 use super::options::{ExplainArgs, Overflow, PictureFormat, PictureKind, TermsArgs, rate};
-use super::report::{Clip, Figure, Report};
 use super::source::Source;
-use super::summary::{self, FAILURES_SHOWN, Summary};
+use super::summary::{self, FAILURES_SHOWN, Summary, stage_rows};
 use super::terminal;
 use crate::client;
 use crate::client::names;
 use crate::client::{Pace, Session};
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
+use crate::render::report::{Clip, Figure, Report};
 use crate::telemetry::status_name;
 
 /// Explain the frames of a folder, a clip or a video, as a camera's client would
@@ -179,7 +179,7 @@ impl StreamCommand {
                 facts.push(("digest".to_owned(), model.digest.clone()));
             }
             facts.extend(summary.facts());
-            let stages = summary.stages().clone();
+            let stages = stage_rows(summary.stages());
             let report =
                 Report { title: "What the model looks at".to_owned(), facts, clip, stages, ..Default::default() };
             std::fs::write(path, report.html()).map_err(|error| Failure::from_io("write", path, &error))?;

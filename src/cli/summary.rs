@@ -10,7 +10,21 @@ use crate::client::Account;
 use crate::client::latency::{Latencies, Stages};
 use crate::client::tally::Tally;
 use crate::proto::v1;
+use crate::render::report::StageRow;
 use crate::telemetry::status_name;
+
+/// The stages of a report.
+pub fn stage_rows(stages: &Stages) -> Vec<StageRow> {
+    let row = |(stage, latencies): (&str, &Latencies)| StageRow {
+        stage: stage.to_owned(),
+        mean: latencies.mean_ms(),
+        p50: latencies.percentile_ms(0.5),
+        p90: latencies.percentile_ms(0.9),
+        p99: latencies.percentile_ms(0.99),
+        max: latencies.max_ms(),
+    };
+    stages.iter().map(row).collect()
+}
 
 /// A stream's closed account.
 #[derive(Debug)]

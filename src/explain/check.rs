@@ -1,17 +1,18 @@
-//! Checks of a request that need the model's metadata alone, so that it can be refused before it waits for the device.
+//! Checks of a method that need only the model's metadata, so that a request can be refused before it waits for the
+//! device.
 
 use crate::model::{LayerError, Metadata};
 
-use super::cam::layout::Layout;
+use super::target_layer::TargetLayer;
 use super::{ExplainError, Method};
 
-/// Checks that a method can be run on a model.
+/// Checks that a method can run on a model.
 ///
 /// # Errors
-/// [`ExplainError::Layer`] for a name that means no value or no default, [`ExplainError::NotSpatial`] for a layer without a
-/// map. Both list the layers that will do.
+/// [`ExplainError::Layer`] when a name means no value, or when no layer is named and the model has no default;
+/// [`ExplainError::NotSpatial`] for a layer whose value is not a map. Both list the layers that are allowed.
 pub fn check_method(metadata: &Metadata, method: &Method) -> Result<(), ExplainError> {
-    if !method.maps.needs_grad_cam() {
+    if !method.maps.needs_cam() {
         return Ok(());
     }
     let names = if method.target_layers.is_empty() { &metadata.default_target_layers } else { &method.target_layers };
@@ -22,17 +23,5 @@ pub fn check_method(metadata: &Metadata, method: &Method) -> Result<(), ExplainE
         }
         .into());
     }
-    names.iter().try_for_each(|name| layout_of(metadata, name, metadata.layer_shape(name)?).map(|_| ()))
-}
-
-/// How a value of this shape is read as a map.
-pub(super) fn layout_of(metadata: &Metadata, name: &str, shape: &[i64]) -> Result<Layout, ExplainError> {
-    Layout::of(shape, metadata.token_grid, metadata.class_tokens, metadata.channels_last).map_err(|problem| {
-        ExplainError::NotSpatial {
-            layer: name.to_owned(),
-            shape: shape.to_vec(),
-            problem,
-            candidates: metadata.spatial_layers().join(", "),
-        }
-    })
+    names.iter().try_for_each(|name| TargetLayer::new(metadata, name, metadata.layer_shape(name)?).map(drop))
 }

@@ -1,9 +1,10 @@
-//! Why a frame could not be explained.
+//! Errors of an explanation.
 
 use crate::model::{LayerError, ModelError};
 use crate::plan::PlanError;
 use crate::torch::OperatorError;
 
+/// Why a frame could not be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum ExplainError {
     #[error("class {class} does not exist: the model has {classes} classes, 0 to {}", classes - 1)]
@@ -12,14 +13,15 @@ pub enum ExplainError {
     Top { count: u32, classes: u32 },
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// The layer exists, but Grad-CAM needs a map with two spatial axes.
+    /// The layer exists, but its value does not have the two spatial axes that a CAM needs.
     #[error("layer {layer} has shape {shape:?}: {problem}; layers that are spatial: {candidates}")]
     NotSpatial { layer: String, shape: Vec<i64>, problem: String, candidates: String },
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The score is a class's logit, so logits must be `[N, classes]`.
+    /// The score is a class's logit, so the output must be `[N, classes]`.
     #[error(
-        "the model's output has shape {shape:?}, and a classifier's logits are [N, classes]: name the right output as output.logits in model.toml"
+        "the model's output has shape {shape:?}, and a classifier's logits are [N, classes]: name the right output as \
+         output.logits in model.toml"
     )]
     Output { shape: Vec<i64> },
     #[error("the model gave a logit that is not a number; are the pixels and weights in range?")]
@@ -37,7 +39,7 @@ impl From<tch::TchError> for ExplainError {
 }
 
 impl ExplainError {
-    /// The device or the host had no memory left: a smaller batch may succeed.
+    /// Whether the device or the host was out of memory. A smaller batch may succeed.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             ExplainError::Operator(error) => matches!(error, OperatorError::OutOfMemory { .. }),
@@ -46,7 +48,7 @@ impl ExplainError {
         }
     }
 
-    /// The run was stopped by its interrupt, which is no failure.
+    /// Whether the run was stopped by its interrupt, which is not a failure.
     pub fn is_interrupted(&self) -> bool {
         matches!(self, ExplainError::Plan(PlanError::Interrupted))
     }

@@ -11,16 +11,16 @@ use super::jpeg;
 use super::raw::{RawRows, decode_raw};
 use super::{Channels, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
 
-/// A frame whose content has been read and found sound.
+/// A decoded frame.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded {
     Picture(Pixels),
-    /// A model input; nothing is left to prepare.
+    /// A model input that needs no preparation.
     Tensor(InputTensor),
 }
 
 impl Decoded {
-    /// The picture, to draw on; a tensor has none.
+    /// The picture; `None` for a tensor.
     pub fn picture(&self) -> Option<&Pixels> {
         match self {
             Decoded::Picture(pixels) => Some(pixels),
@@ -29,15 +29,18 @@ impl Decoded {
     }
 }
 
-/// What can be said against a payload without decoding it: an empty or too large one, a file that is no picture or not the
-/// one declared, a JPEG that was cut off, the size in a picture's header or a raw frame's fields, a tensor's shape.
-/// [`decode`] finds the rest; what it accepts passes here. Gives the bytes that the decoded frame takes.
+/// Checks a payload without decoding it, and returns the bytes that the decoded frame will take. A payload that
+/// [`decode`] accepts passes.
+///
+/// # Errors
+/// An empty or too large payload, a file that is not a picture or not of the declared format, a truncated JPEG, a wrong
+/// size in a picture's header or in the fields of a raw frame, a wrong shape of a tensor.
 pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<u64, FrameError> {
     const CHANNELS: u64 = 3;
     match payload {
         Payload::Encoded { data, format } => {
             let (_, size) = check_encoded(data, *format, limits)?;
-            // A size that cannot be read is one that the decoder will not find either.
+            // Where the header has no readable size, the decoder fails too.
             Ok(size.map_or(0, |(width, height)| u64::from(width) * u64::from(height) * CHANNELS))
         }
         Payload::Raw { data, width, height, pixel_format, stride_bytes } => {
@@ -48,11 +51,14 @@ pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<u64, Fr
     }
 }
 
-/// Reads a payload. Nothing of a picture's size is allocated before its header has passed `limits`.
+/// Decodes a payload. Pixels are allocated after the header has passed `limits`.
 ///
-/// Pictures become 8-bit grey or RGB and stand upright: the EXIF orientation is applied. As Pillow's `convert("RGB")`
-/// has it, alpha is dropped, palettes are looked up, CMYK is converted without a colour profile; of 16 bits the
-/// upper 8 are kept. Colour profiles and gamma are not applied.
+/// Pictures become 8-bit grey or RGB, upright: the EXIF orientation is applied. As in Pillow's `convert("RGB")`, alpha
+/// is dropped, palettes are looked up, and CMYK is converted without a colour profile. Of 16-bit samples the upper 8
+/// bits are kept. Colour profiles and gamma are not applied.
+///
+/// # Errors
+/// [`FrameError`], which names the field.
 pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError> {
     match payload {
         Payload::Encoded { data, format } => decode_encoded(data, *format, limits).map(Decoded::Picture),
@@ -67,8 +73,8 @@ const FIELD: &str = "frame.encoded.data";
 
 fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<Pixels, FrameError> {
     let (format, announced) = check_encoded(data, declared, limits)?;
-    // The decoders forbid unsafe code or keep it apart, and all their state is dropped here with them: after a panic
-    // nothing half-made is left. A picture must not take the worker that reads it along.
+    // A panic of a decoder must not end the thread. The decoders' state is local to the call and is dropped by the
+    // unwinding, so no half-made value survives.
     catch_unwind(AssertUnwindSafe(|| match format {
         ImageFormat::Jpeg => decode_jpeg(data, announced, limits),
         ImageFormat::Png => decode_png(data, announced, limits),
@@ -80,7 +86,7 @@ fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -
     .unwrap_or_else(|_| Err(FrameError::Malformed { format, reason: "its decoder gave up".to_owned() }))
 }
 
-/// The format, and width and height where the header has them, of a file whose first bytes are in order.
+/// Checks the first bytes of a file, and returns its format, and width and height where the header has them.
 fn check_encoded(
     data: &[u8],
     declared: Option<ImageFormat>,
@@ -111,7 +117,7 @@ fn check_encoded(
     Ok((format, size))
 }
 
-/// From the header. The decoder reads up to the first pixel data when it is made; the size is known long before.
+/// Width and height from a PNG's header. The decoder's constructor would read up to the first pixel data.
 fn png_size(data: &[u8]) -> Option<(u32, u32)> {
     match (data.get(12..16), data.get(16..24)) {
         (Some(b"IHDR"), Some(&[a, b, c, d, e, f, g, h])) => {
@@ -121,7 +127,7 @@ fn png_size(data: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// From the first chunk: the canvas of an extended file, the picture of a simple one (RFC 9649).
+/// Width and height from a WebP's first chunk: the canvas of an extended file, the picture of a simple one (RFC 9649).
 fn webp_size(data: &[u8]) -> Option<(u32, u32)> {
     let chunk = data.get(20..30)?;
     match data.get(12..16)? {
@@ -141,6 +147,7 @@ fn webp_size(data: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
+/// The format of the first bytes, which must be the declared one.
 fn agreed_format(data: &[u8], declared: Option<ImageFormat>) -> Result<ImageFormat, FrameError> {
     let found = ImageFormat::sniff(data);
     match (declared, found) {
@@ -154,7 +161,7 @@ fn agreed_format(data: &[u8], declared: Option<ImageFormat>) -> Result<ImageForm
     }
 }
 
-/// What content that is not read looks like.
+/// A description of content in an unsupported format.
 fn other_content(data: &[u8]) -> String {
     match image::guess_format(data) {
         Ok(format) => format!("{format:?}"),
@@ -176,7 +183,7 @@ fn decode_png(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> Re
     decode_with(decoder, ImageFormat::Png, announced, limits)
 }
 
-/// Room for the largest picture allowed, 16-bit RGBA, and for its metadata.
+/// Memory for the largest picture allowed, as 16-bit RGBA, and for its metadata.
 fn decoder_limits(limits: &Limits) -> image::Limits {
     let mut bounds = image::Limits::no_limits();
     bounds.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(16 << 20));
@@ -206,7 +213,7 @@ fn decode_with(
         return Err(FrameError::Malformed { format, reason });
     }
     decoder.set_limits(decoder_limits(limits)).map_err(|error| refused(format, error))?;
-    // Metadata that cannot be read says nothing about the pixels.
+    // Unreadable metadata does not make the pixels wrong.
     let orientation =
         decoder.orientation().map_or(Orientation::Upright, |orientation| Orientation::from_exif(orientation.to_exif()));
     let color = decoder.color_type();
@@ -228,10 +235,10 @@ fn decode_with(
     Ok(Pixels::from_stored(width, height, channels, stored, orientation))
 }
 
-/// Which byte of a native 16-bit sample is the upper one.
+/// Index of the upper byte of a native 16-bit sample.
 const HIGH: usize = if cfg!(target_endian = "little") { 1 } else { 0 };
 
-/// Keeps some bytes of each pixel of `pixel_bytes` bytes.
+/// Keeps the bytes `kept` of each pixel of `pixel_bytes` bytes.
 fn keep<const N: usize>(samples: &[u8], pixel_bytes: usize, kept: [usize; N]) -> Vec<u8> {
     samples.chunks_exact(pixel_bytes).flat_map(|pixel| kept.map(|at| pixel[at])).collect()
 }
@@ -314,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_a_giant_is_refused_with_its_size_and_the_limit() {
+    fn a_header_of_a_huge_picture_is_refused_with_its_size_and_the_limit() {
         let error = read(png_header(50_000, 50_000), None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         assert_eq!(
@@ -324,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_header_shows_is_found_without_decoding_and_what_needs_decoding_is_not() {
+    fn errors_in_the_header_are_found_without_decoding_and_later_errors_are_not() {
         let check = |data: Vec<u8>, format| {
             check_header(&Payload::Encoded { data: data.into(), format }, &Limits::default()).map_err(|e| e.to_string())
         };
@@ -410,7 +417,10 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_file_never_panics(kind in 0usize..3, damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        fn a_damaged_file_never_panics(
+            kind in 0usize..3,
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        ) {
             let format = [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP][kind];
             let mut data = encoded(&gradient(), format);
             for (at, byte) in damage {
@@ -418,7 +428,8 @@ mod tests {
                 data[at] = byte;
             }
             let limits = Limits { max_pixels: 1 << 20, max_encoded_bytes: 1 << 20 };
-            if let Ok(Decoded::Picture(pixels)) = decode(&Payload::Encoded { data: data.into(), format: None }, &limits) {
+            let payload = Payload::Encoded { data: data.into(), format: None };
+            if let Ok(Decoded::Picture(pixels)) = decode(&payload, &limits) {
                 prop_assert!(u64::from(pixels.width()) * u64::from(pixels.height()) <= limits.max_pixels);
             }
         }

@@ -1,26 +1,29 @@
-//! What can be wrong with a frame, said so that its sender can put it right.
+//! Errors in frames. Each message names the field and says what is allowed, so that the sender can correct the frame.
 
 use super::{ImageFormat, PixelFormat};
 
-/// Who has to act on a [`FrameError`].
+/// The class of a [`FrameError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The frame contradicts itself, its declaration or the model.
     InvalidArgument,
     /// The frame exceeds a limit.
     ResourceExhausted,
-    /// The frame may be fine, but nothing here reads it.
+    /// The frame may be valid, but its format is not supported.
     Unsupported,
 }
 
-/// Why a frame has no explanation. Each message names the field and says what is allowed.
+/// Why a frame is refused.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum FrameError {
     #[error("{field} is empty: a frame needs content")]
     Empty { field: &'static str },
     #[error("{field} has {bytes} bytes, the limit is {limit}")]
     TooManyBytes { field: &'static str, bytes: u64, limit: u64 },
-    #[error("{field} is {width}×{height}, {} pixels: the limit is {limit} pixels", u64::from(*width) * u64::from(*height))]
+    #[error(
+        "{field} is {width}×{height}, {} pixels: the limit is {limit} pixels",
+        u64::from(*width) * u64::from(*height)
+    )]
     TooManyPixels { field: &'static str, width: u32, height: u32, limit: u64 },
     #[error("{field} is {value}: it must be at least 1")]
     NoSize { field: &'static str, value: u32 },
@@ -37,12 +40,13 @@ pub enum FrameError {
     #[error("frame.encoded.data is a kind of {format} that is not read: {reason}")]
     UnsupportedVariant { format: ImageFormat, reason: String },
     #[error(
-        "frame.raw.stride_bytes is {stride_bytes}: {width} pixels of {pixel_format:?} need at least {row_bytes} bytes a row"
+        "frame.raw.stride_bytes is {stride_bytes}: {width} pixels of {pixel_format:?} need at least {row_bytes} bytes \
+         a row"
     )]
     StrideTooSmall { stride_bytes: u32, width: u32, pixel_format: PixelFormat, row_bytes: u64 },
     #[error(
-        "frame.raw.data has {bytes} bytes: {width}×{height} pixels of {pixel_format:?} with {stride_bytes} bytes a row need \
-         {needed}{}",
+        "frame.raw.data has {bytes} bytes: {width}×{height} pixels of {pixel_format:?} with {stride_bytes} bytes a row \
+         need {needed}{}",
         if padded == needed { String::new() } else { format!(", or {padded} with a padded last row") }
     )]
     RawLength {
@@ -63,14 +67,14 @@ pub enum FrameError {
     #[error("a picture cannot be made into this model's input of {channels} channels: send frame.tensor")]
     NoPictures { channels: u32 },
     #[error(
-        "a frame of {width}×{height} becomes {made_width}×{made_height} by input.resize and input.crop of model.toml, but the \
-         model takes {allowed}"
+        "a frame of {width}×{height} becomes {made_width}×{made_height} by input.resize and input.crop of model.toml, \
+         but the model takes {allowed}"
     )]
     DoesNotFit { width: u32, height: u32, made_width: u32, made_height: u32, allowed: String },
 }
 
 impl FrameError {
-    /// The request's field that is to blame, as a path from its message.
+    /// The path of the request's field that caused the error.
     pub fn field(&self) -> &str {
         match self {
             FrameError::Empty { field }
@@ -90,7 +94,7 @@ impl FrameError {
         }
     }
 
-    /// The class of the error, from which a status code follows.
+    /// The class of the error, which determines the status code.
     pub fn kind(&self) -> ErrorKind {
         match self {
             FrameError::TooManyBytes { .. } | FrameError::TooManyPixels { .. } => ErrorKind::ResourceExhausted,

@@ -1,20 +1,20 @@
-//! Is a JPEG all there, and how large is it? The decoder fills what is missing with grey, so that must be known before it
-//! runs.
+//! Whether a JPEG is complete, and its size. The decoder fills missing data with grey, so truncation must be found
+//! before the decoder runs.
 
 const START_OF_SCAN: u8 = 0xDA;
 const END_OF_IMAGE: u8 = 0xD9;
 
-/// What a JPEG's segments tell.
+/// Facts from the segments of a JPEG.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Survey {
-    /// Whether the data reaches its end-of-image marker. What follows that (a preview, a camera's own data) is of no
-    /// interest.
+    /// Whether the data reaches the end-of-image marker. Data after the marker (a preview, a camera's own data) is
+    /// ignored.
     pub(super) complete: bool,
-    /// Width and height in the first frame header, when it came.
+    /// Width and height from the first frame header; `None` when the data ends before it.
     pub(super) size: Option<(u32, u32)>,
 }
 
-/// Walks through a JPEG segment by segment.
+/// Reads a JPEG segment by segment.
 pub(super) fn survey(data: &[u8]) -> Survey {
     let mut size = None;
     let complete = walk(data, &mut |marker, segment| {
@@ -28,17 +28,18 @@ pub(super) fn survey(data: &[u8]) -> Survey {
     Survey { complete, size }
 }
 
-/// SOF0 to SOF15, without the three numbers in between that mean something else.
+/// SOF0 to SOF15. Three markers in that range mean something else.
 fn is_frame_header(marker: u8) -> bool {
     matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC)
 }
 
-/// Calls `segment` with the marker and the content of each segment; whether the end-of-image marker was reached.
+/// Calls `segment` with the marker and the content of each segment. Returns whether the end-of-image marker was
+/// reached.
 fn walk(data: &[u8], segment: &mut impl FnMut(u8, &[u8])) -> bool {
     let mut at = 2;
     loop {
-        // Between segments there may be fill bytes, and after a scan there is its entropy-coded data, in which 0xFF is
-        // followed by zero or by a restart marker.
+        // Fill bytes may precede a segment, and entropy-coded data follows a scan: there 0xFF is followed by zero or by
+        // a restart marker.
         let Some(found) = data.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xFF)) else {
             return false;
         };
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_end_is_of_no_interest() {
+    fn data_after_the_end_is_ignored() {
         assert!(survey(&[&TINY[..], &[0xFF, 0xDA, 1]].concat()).complete);
     }
 

@@ -1,10 +1,10 @@
 //! From a camera's bytes to the model's input: payload → pixels → `[C, H, W]` of f32.
 //!
-//! A frame arrives as a [`Payload`]. [`decode`] makes upright 8-bit [`Pixels`] of it (or checks a tensor that is a model
-//! input already), within [`Limits`] that hold before anything is allocated. A [`Preparation`], made once for a model,
-//! turns those into the model's input as torchvision would, and says with [`ModelToFrame`] where each position came from.
-//! What a frame's first bytes and sizes betray is found by [`Preparation::check_header`], before the frame waits for anything.
-//! Everything here is pure: byte slices in, numbers out.
+//! A frame arrives as a [`Payload`]. [`decode`] turns it into upright 8-bit [`Pixels`], or checks a tensor that already
+//! is a model input. [`Limits`] are checked before anything is allocated. A [`Preparation`], made once per model, turns
+//! the pixels into the model's input as torchvision does, and returns the transform back to the frame,
+//! [`ModelToFrame`]. [`Preparation::check_header`] finds the errors that the first bytes and the sizes of a frame show,
+//! before the frame waits. Everything here is pure: byte slices in, numbers out.
 
 mod decode;
 mod error;

@@ -1,8 +1,8 @@
-//! How a camera was held: the EXIF orientation.
+//! The EXIF orientation: how the camera was held.
 
 use super::AffineTransform;
 
-/// What must be done to the stored picture to see it upright. The numbers are EXIF's (tag 0x0112).
+/// The operation that makes the stored picture upright. The numbers are EXIF's (tag 0x0112).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
 pub enum Orientation {
@@ -34,7 +34,7 @@ impl Orientation {
         Orientation::Rotate270,
     ];
 
-    /// From EXIF's number; what is not 1 to 8 counts as upright, as in other readers.
+    /// The orientation of EXIF's number. A number other than 1 to 8 means upright, as in other readers.
     pub fn from_exif(number: u8) -> Orientation {
         match number {
             1..=8 => Self::ALL[usize::from(number) - 1],
@@ -42,12 +42,12 @@ impl Orientation {
         }
     }
 
-    /// Whether width and height of the stored picture change places.
+    /// Whether the operation swaps width and height.
     pub fn swaps_sides(self) -> bool {
         self as u8 >= 5
     }
 
-    /// From the upright picture to the stored one of `stored_width` × `stored_height` pixels.
+    /// The transform from the upright picture to the stored one of `stored_width` × `stored_height` pixels.
     pub fn upright_to_stored(self, stored_width: u32, stored_height: u32) -> AffineTransform {
         let right = f64::from(stored_width) - 1.0;
         let bottom = f64::from(stored_height) - 1.0;
@@ -64,7 +64,7 @@ impl Orientation {
         AffineTransform { matrix }
     }
 
-    /// Turns stored rows of `CHANNELS` bytes a pixel upright.
+    /// Turns stored rows of `CHANNELS` bytes per pixel upright.
     ///
     /// # Panics
     /// When `stored` is not `width · height · CHANNELS` bytes long.
@@ -75,7 +75,7 @@ impl Orientation {
             return stored;
         }
         let (upright_width, upright_height) = if self.swaps_sides() { (height, width) } else { (width, height) };
-        // In units of pixels: where the upright picture's first pixel is stored, and the steps to its right and down.
+        // Offsets in pixels: of the upright picture's first pixel, and the steps to the next pixel and to the next row.
         let (row, last_column, last_row) = (width as isize, width as isize - 1, (height as isize - 1) * width as isize);
         let (start, right, down) = match self {
             Orientation::Upright => (0, 1, row),
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bytes_of_every_orientation_lie_where_its_transform_says() {
+    fn turning_pixels_agrees_with_the_transform_for_every_orientation() {
         let (width, height) = (5u32, 3u32);
         let stored: Vec<u8> = (0..width * height * 3).map(|v| v as u8).collect();
         for orientation in Orientation::ALL {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_exif_does_not_know_counts_as_upright() {
+    fn a_number_that_exif_does_not_define_counts_as_upright() {
         for number in [0, 9, 255] {
             assert_eq!(Orientation::from_exif(number), Orientation::Upright);
         }

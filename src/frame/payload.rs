@@ -1,16 +1,16 @@
-//! What a frame may arrive as.
+//! The forms in which a frame arrives.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// One frame's content, as its sender gave it.
+/// The content of a frame as it was sent.
 #[derive(Debug, Clone)]
 pub enum Payload {
     /// A picture file.
     Encoded {
         data: Bytes,
-        /// What the sender says it is. `None`: read from the data's first bytes.
+        /// The declared format. `None`: the first bytes of the data decide.
         format: Option<ImageFormat>,
     },
     /// Rows of pixels, top to bottom, without a header.
@@ -19,15 +19,15 @@ pub enum Payload {
         width: u32,
         height: u32,
         pixel_format: PixelFormat,
-        /// Bytes from one row's start to the next one's. `None`: rows follow each other without a gap.
+        /// Bytes from the start of one row to the start of the next. `None`: rows are contiguous.
         stride_bytes: Option<u32>,
     },
-    /// A model input that is ready: f32, little-endian, row-major, `[C, H, W]` or `[1, C, H, W]`. Used untouched.
+    /// A model input, used unchanged: f32, little-endian, row-major, `[C, H, W]` or `[1, C, H, W]`.
     Tensor { data: Bytes, shape: Vec<u32> },
 }
 
 impl Payload {
-    /// The content, as it was sent.
+    /// The bytes as they were sent.
     pub fn bytes(&self) -> &Bytes {
         match self {
             Payload::Encoded { data, .. } | Payload::Raw { data, .. } | Payload::Tensor { data, .. } => data,
@@ -35,17 +35,17 @@ impl Payload {
     }
 }
 
-/// The picture files that are read.
+/// The supported formats of picture files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
     Jpeg,
     Png,
-    /// An animation counts as its first picture.
+    /// Of an animation the first picture is read.
     WebP,
 }
 
 impl ImageFormat {
-    /// The format that the first bytes announce.
+    /// The format that the first bytes indicate.
     pub fn sniff(data: &[u8]) -> Option<ImageFormat> {
         if data.starts_with(&[0xFF, 0xD8, 0xFF]) {
             Some(ImageFormat::Jpeg)
@@ -69,7 +69,7 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-/// How the bytes of a raw frame's pixel follow each other.
+/// The order of the bytes of a raw frame's pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PixelFormat {
     Rgb8,
@@ -78,7 +78,7 @@ pub enum PixelFormat {
 }
 
 impl PixelFormat {
-    /// Bytes of one pixel.
+    /// Bytes per pixel.
     pub fn bytes_per_pixel(self) -> u32 {
         match self {
             PixelFormat::Rgb8 | PixelFormat::Bgr8 => 3,
@@ -87,17 +87,17 @@ impl PixelFormat {
     }
 }
 
-/// What a frame may cost at most. Checked against headers and sizes, before anything is allocated for the frame.
+/// The largest frame. Checked against headers and sizes before anything is allocated for the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Width × height of a frame, and of the picture that a free model size makes of it.
+    /// Width × height of a frame, and of the model's input where the model takes any size.
     pub max_pixels: u64,
     /// Bytes of a picture file.
     pub max_encoded_bytes: u64,
 }
 
 impl Default for Limits {
-    /// 64 megapixels, 32 MiB: more than a 60-megapixel camera's JPEG.
+    /// 64 megapixels and 32 MiB, which is more than the JPEG of a 60-megapixel camera takes.
     fn default() -> Self {
         Limits { max_pixels: 64_000_000, max_encoded_bytes: 32 << 20 }
     }

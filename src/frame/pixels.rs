@@ -2,7 +2,7 @@
 
 use super::{AffineTransform, Orientation};
 
-/// What a pixel is made of.
+/// The channels of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Channels {
     Gray,
@@ -10,7 +10,7 @@ pub enum Channels {
 }
 
 impl Channels {
-    /// Bytes of one pixel.
+    /// Bytes per pixel.
     pub fn count(self) -> usize {
         match self {
             Channels::Gray => 1,
@@ -19,7 +19,7 @@ impl Channels {
     }
 }
 
-/// An upright picture, rows from top to bottom without gaps, one byte a channel.
+/// An upright picture: contiguous rows from top to bottom, one byte per channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixels {
     width: u32,
@@ -30,7 +30,7 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// Takes rows as they are stored and turns them upright.
+    /// Turns stored rows upright.
     ///
     /// # Panics
     /// When a side is 0 or `stored` is not `stored_width · stored_height · channels.count()` bytes long.
@@ -51,7 +51,10 @@ impl Pixels {
         Pixels { width, height, channels, data, orientation }
     }
 
-    /// A picture that is upright already. Panics as [`Pixels::from_stored`] does.
+    /// A picture whose rows are upright already.
+    ///
+    /// # Panics
+    /// As [`Pixels::from_stored`].
     pub fn upright(width: u32, height: u32, channels: Channels, data: Vec<u8>) -> Self {
         Self::from_stored(width, height, channels, data, Orientation::Upright)
     }
@@ -75,7 +78,7 @@ impl Pixels {
         &self.data
     }
 
-    /// How the frame was stored, before it was turned upright.
+    /// The orientation of the frame as it was stored.
     pub fn orientation(&self) -> Orientation {
         self.orientation
     }
@@ -85,7 +88,7 @@ impl Pixels {
         if self.orientation.swaps_sides() { (self.height, self.width) } else { (self.width, self.height) }
     }
 
-    /// From this upright picture to the frame as it was sent.
+    /// The transform from this upright picture to the frame as it was sent.
     pub fn upright_to_stored(&self) -> AffineTransform {
         let (width, height) = self.stored_size();
         self.orientation.upright_to_stored(width, height)
@@ -97,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turned_picture_remembers_the_size_it_was_sent_with() {
+    fn a_turned_picture_keeps_the_size_it_was_sent_with() {
         let pixels = Pixels::from_stored(3, 2, Channels::Gray, vec![0; 6], Orientation::Rotate270);
         assert_eq!((pixels.width(), pixels.height()), (2, 3));
         assert_eq!(pixels.stored_size(), (3, 2));

@@ -1,4 +1,4 @@
-//! From upright pixels to the model's input, as torchvision does on Pillow images.
+//! From upright pixels to the model's input, as torchvision computes it for Pillow images.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::window::{Window, with_shorter_side};
 use super::{AffineTransform, Channels, Decoded, FrameError, InputTensor, Limits, ModelToFrame, Payload, Pixels};
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
 
-/// The input that a model takes: `[channels, height, width]`.
+/// The size of a model's input, `[channels, height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InputSize {
     pub channels: u32,
@@ -23,7 +23,10 @@ impl InputSize {
         self.height.is_none_or(|fixed| fixed == height) && self.width.is_none_or(|fixed| fixed == width)
     }
 
-    /// Refuses a tensor `[C, H, W]` that the model does not take.
+    /// Checks the shape `[C, H, W]` of a tensor.
+    ///
+    /// # Errors
+    /// [`FrameError::TensorShape`] when the model does not take it.
     pub(super) fn check(&self, shape: [u32; 3]) -> Result<(), FrameError> {
         let [channels, height, width] = shape;
         if self.channels == channels && self.takes(height, width) {
@@ -47,24 +50,26 @@ impl fmt::Display for InputSize {
     }
 }
 
-/// Why a `model.toml` cannot prepare frames for its model. Found when the model is loaded.
+/// Why a `model.toml` does not fit its model's input. Found when the model is loaded.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PreparationError {
     #[error(
-        "input.{key} of model.toml has {count} numbers: the model has {channels} channels; give one number, or one per channel"
+        "input.{key} of model.toml has {count} numbers: the model has {channels} channels; give one number, or one per \
+         channel"
     )]
     WrongCount { key: &'static str, count: usize, channels: u32 },
     #[error("input.{key} of model.toml holds {value}: {allowed}")]
     WrongValue { key: &'static str, value: String, allowed: &'static str },
     #[error(
-        "input.color of model.toml is {color:?}, but the model takes {channels} channels: \"gray\" goes with 1, \"rgb\" and \"bgr\" with 3"
+        "input.color of model.toml is {color:?}, but the model takes {channels} channels: \"gray\" goes with 1, \
+         \"rgb\" and \"bgr\" with 3"
     )]
     Color { color: ColorOrder, channels: u32 },
     #[error("input.{key} of model.toml makes {height}×{width} (height × width), but the model takes {allowed}")]
     WrongSize { key: &'static str, height: u32, width: u32, allowed: String },
 }
 
-/// How one model's frames are prepared. Made once when the model is loaded, used for every frame.
+/// The preparation of one model's frames. Made once, when the model is loaded, and used for every frame.
 #[derive(Debug, Clone)]
 pub struct Preparation {
     input: InputSize,
@@ -79,7 +84,7 @@ pub struct Preparation {
 #[derive(Debug, Clone)]
 struct Plane {
     source: Source,
-    /// The input's value for each byte: `(byte / 255 - mean) / std`, in f32 and in this order, as torchvision computes it.
+    /// The input's value for each byte: `(byte / 255 - mean) / std`, in f32 and in this order, as in torchvision.
     values: Box<[f32; 256]>,
 }
 
@@ -90,7 +95,7 @@ enum Source {
     Luma,
 }
 
-/// What [`Preparation::prepare`] says about the input that it made.
+/// The size of a prepared input, and its transform to the frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Prepared {
     pub height: u32,
@@ -99,10 +104,13 @@ pub struct Prepared {
 }
 
 impl Preparation {
-    /// Checks a description against the model's input. A model with one channel is fed luma, whatever `color` says; for a
-    /// model with neither 1 nor 3 channels, frames must be tensors.
+    /// The preparation that `description` specifies for the input `input`.
     ///
-    /// Of `limits`, `max_pixels` bounds what a free input size may grow to.
+    /// A model with one channel gets luma, regardless of `color`. For a model with neither 1 nor 3 channels, frames
+    /// must be tensors. `limits.max_pixels` bounds the input of a model that takes any size.
+    ///
+    /// # Errors
+    /// [`PreparationError`] when the description does not fit the input.
     pub fn new(description: &Preprocessing, input: InputSize, limits: &Limits) -> Result<Self, PreparationError> {
         let preparation = Preparation {
             input,
@@ -121,7 +129,10 @@ impl Preparation {
         self.input
     }
 
-    /// What can be said against a frame for this model without decoding it. Gives the bytes that the decoded frame takes.
+    /// Checks a frame for this model without decoding it, and returns the bytes that the decoded frame will take.
+    ///
+    /// # Errors
+    /// The errors of [`super::decode`] and [`Preparation::prepare`] that the header and the sizes show.
     pub fn check_header(&self, payload: &Payload, limits: &Limits) -> Result<u64, FrameError> {
         let decoded = check_header(payload, limits)?;
         match payload {
@@ -136,12 +147,16 @@ impl Preparation {
         }
     }
 
-    /// Whether frames may be pictures; else they must be tensors.
+    /// Whether frames may be pictures; otherwise they must be tensors.
     pub fn takes_pictures(&self) -> bool {
         !self.planes.is_empty()
     }
 
-    /// Makes the model's input `[C, H, W]` in `out`, whose content is replaced.
+    /// Replaces `out` with the model's input, `[C, H, W]`.
+    ///
+    /// # Errors
+    /// A tensor of another shape, a picture for a model that takes tensors only, or a picture that resize and crop
+    /// bring to another size than the model takes, or beyond the limit of pixels.
     pub fn prepare(&self, frame: &Decoded, out: &mut Vec<f32>) -> Result<Prepared, FrameError> {
         match frame {
             Decoded::Picture(pixels) => self.prepare_picture(pixels, out),
@@ -163,10 +178,10 @@ impl Preparation {
         let (columns, rows) = self.windows(pixels)?;
         let visible = resample(pixels, columns, rows, self.interpolation);
         let area = rows.made as usize * columns.made as usize;
-        // Whatever is in it is written over.
+        // Every element is overwritten below.
         out.resize(self.planes.len() * area, 0.0);
         if columns.made > columns.visible || rows.made > rows.visible {
-            // The crop reaches beyond the picture: black.
+            // The crop extends beyond the picture: that part is black.
             self.planes.iter().zip(out.chunks_exact_mut(area)).for_each(|(plane, out)| out.fill(plane.values[0]));
         }
         match (pixels.channels(), &self.planes[..]) {
@@ -186,7 +201,7 @@ impl Preparation {
         Ok(Prepared { height: rows.made, width: columns.made, model_to_frame: ModelToFrame { upright, stored } })
     }
 
-    /// Columns and rows of the input that a picture of this size becomes.
+    /// The windows of columns and rows that the input takes from the picture.
     fn windows(&self, pixels: &Pixels) -> Result<(Window, Window), FrameError> {
         let (width, height) = (pixels.width(), pixels.height());
         let too_large =
@@ -215,7 +230,7 @@ impl Preparation {
         Ok((columns, rows))
     }
 
-    /// Finds what no frame could satisfy.
+    /// Checks for sizes that no frame could have.
     fn check_sizes(&self) -> Result<(), PreparationError> {
         let zero = |key, value: String| PreparationError::WrongValue { key, value, allowed: "sizes begin at 1" };
         match self.resize {
@@ -279,14 +294,15 @@ fn per_channel(key: &'static str, numbers: &[f32], default: f32, channels: u32) 
 }
 
 impl Plane {
-    /// Fills the visible part of `[H, W]` with what each pixel's grey stands for; a colour's grey is its luma.
+    /// Fills the visible part of `[H, W]` with the values of the pixels' grey levels. The grey level of a colour is its
+    /// luma.
     fn fill(&self, visible: &[u8], channels: Channels, columns: Window, rows: Window, out: &mut [f32]) {
         let (made, shown) = (columns.made as usize, columns.visible as usize);
         let lines = out.chunks_exact_mut(made).skip(rows.before as usize);
         for (line, pixels) in lines.zip(visible.chunks_exact(shown * channels.count())) {
             let line = &mut line[columns.before as usize..][..shown];
             match channels {
-                // One grey value serves every channel.
+                // Every channel of the input gets the grey level.
                 Channels::Gray => {
                     line.iter_mut().zip(pixels).for_each(|(out, &gray)| *out = self.values[usize::from(gray)]);
                 }
@@ -299,7 +315,7 @@ impl Plane {
     }
 }
 
-/// Fills the visible part of the three planes of a colour picture, in one pass over its pixels.
+/// Fills the visible part of three planes from a colour picture, in one pass over its pixels.
 fn fill_colors(planes: [&Plane; 3], visible: &[u8], columns: Window, rows: Window, out: &mut [f32]) {
     let (made, shown) = (columns.made as usize, columns.visible as usize);
     let (first, rest) = out.split_at_mut(out.len() / 3);
@@ -388,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_with_one_channel_sees_luma_and_grey_serves_three() {
+    fn a_model_with_one_channel_gets_luma_and_grey_fills_three_channels() {
         let red = Pixels::upright(1, 1, Channels::Rgb, vec![255, 0, 0]);
         assert_eq!(prepare(&description(None, None), free(1), red).unwrap().1, [76.0 / 255.0]);
         let gray = Pixels::upright(1, 1, Channels::Gray, vec![51]);
@@ -410,7 +426,7 @@ mod tests {
     fn positions_map_back_through_crop_resize_and_every_orientation() {
         let steps = description(Some(Resize::Shorter(10)), Some([10, 10]));
         for orientation in Orientation::ALL {
-            // One white pixel block, big enough to survive the resize, at a place that no symmetry maps to itself.
+            // One white block, large enough to survive the resize, at a position that no symmetry maps to itself.
             let (width, height) = (60u32, 40u32);
             let inside = |x: u32, y: u32| (16..20).contains(&x) && (28..32).contains(&y);
             let stored = (0..width * height).map(|i| if inside(i % width, i / width) { 255 } else { 0 }).collect();
@@ -446,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_that_no_frame_could_satisfy_is_refused_at_once() {
+    fn a_description_that_no_frame_could_satisfy_is_refused() {
         let refused = |steps: &Preprocessing, input| {
             Preparation::new(steps, input, &Limits::default()).map(|_| ()).unwrap_err().to_string()
         };

@@ -2,16 +2,19 @@
 
 use super::{Channels, FrameError, Limits, Orientation, PixelFormat, Pixels};
 
-/// How the rows of a raw frame lie in its data. The rows may be padded; padding after the last row may be there or not.
+/// The rows of a raw frame. Rows may be padded; the padding of the last row may be absent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RawRows {
-    /// From one row's start to the next one's.
+    /// Bytes from the start of one row to the start of the next.
     stride: u64,
     row_bytes: u64,
 }
 
 impl RawRows {
-    /// Refuses sizes that are wrong in themselves, for the data, or beyond `limits`.
+    /// Checks the sizes of a raw frame.
+    ///
+    /// # Errors
+    /// A side of 0, too many pixels, a stride smaller than a row, or data of another length.
     pub(super) fn check(
         data: &[u8],
         width: u32,
@@ -31,7 +34,7 @@ impl RawRows {
         let row_bytes = u64::from(width) * u64::from(pixel_format.bytes_per_pixel());
         let stride = stride_bytes.map_or(row_bytes, u64::from);
         if stride < row_bytes {
-            // Only a stride that was given can be smaller than a row, and such a one fits its type.
+            // Only a given stride can be smaller than a row, and a given stride fits `u32`.
             let stride_bytes = stride as u32;
             return Err(FrameError::StrideTooSmall { stride_bytes, width, pixel_format, row_bytes });
         }
@@ -46,7 +49,7 @@ impl RawRows {
     }
 }
 
-/// Gathers the rows of a raw frame into a picture.
+/// Copies the rows of a raw frame into a picture.
 pub(super) fn decode_raw(
     data: &[u8],
     width: u32,
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_is_skipped_and_may_lack_after_the_last_row() {
+    fn padding_is_skipped_and_may_be_absent_after_the_last_row() {
         for data in [&[1, 2, 9, 3, 4, 9][..], &[1, 2, 9, 3, 4]] {
             assert_eq!(raw(data, 2, 2, PixelFormat::Gray8, Some(3)).unwrap().data(), [1, 2, 3, 4]);
         }

@@ -1,4 +1,4 @@
-//! Resizing as Pillow does it: antialiased, in 8 bits, first along rows, then along columns.
+//! Resizing as in Pillow: antialiased, in 8 bits, first along rows, then along columns.
 
 use std::borrow::Cow;
 
@@ -11,9 +11,9 @@ use crate::model::description::Interpolation;
 
 /// The visible part of a resized picture: `rows.visible · columns.visible` pixels, `[H, W, C]`.
 ///
-/// Rows first, each pass rounded to 8 bits, is Pillow's order; the resizer's own order for bytes is the other one, so each
-/// pass is asked for alone. Each gets the exact place of the window, so that the result is the crop of the whole
-/// resized picture without that ever being made.
+/// Pillow resizes along rows first and rounds each pass to 8 bits. The resizer's own order for bytes is the other one,
+/// so each pass is a call of its own. Each call gets the exact extent of the window, so the result is the crop of the
+/// whole resized picture, which is never computed.
 pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpolation: Interpolation) -> Cow<'_, [u8]> {
     if columns.keeps_all() && rows.keeps_all() {
         return Cow::Borrowed(pixels.data());
@@ -35,33 +35,33 @@ pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpola
         lines.chunks_exact(line_bytes).for_each(|line| kept.extend_from_slice(&line[first..first + visible]));
         kept
     } else {
-        let (left, width) = place(columns);
+        let (left, width) = extent(columns);
         let part = Part { left, top: 0.0, width, height: f64::from(line_count) };
         convolve(lines, columns.source, line_count, pixel_type, filter, part, columns.visible, line_count)
     };
     if rows.keeps_pixels() {
         return Cow::Owned(narrowed);
     }
-    let (top, height) = place(rows);
+    let (top, height) = extent(rows);
     let part = Part { left: 0.0, top: top - f64::from(first_row), width: f64::from(columns.visible), height };
     let made =
         convolve(&narrowed, columns.visible, line_count, pixel_type, filter, part, columns.visible, rows.visible);
     Cow::Owned(made)
 }
 
-/// `None` stands for the nearest pixel, which no convolution gives.
+/// The filter of an interpolation; `None` for the nearest pixel, which is not a convolution.
 fn filter(interpolation: Interpolation) -> Option<FilterType> {
     match interpolation {
         Interpolation::Nearest => None,
         Interpolation::Bilinear => Some(FilterType::Bilinear),
-        // Keys' cubic with a = -0.5, as Pillow's.
+        // Keys' cubic with a = -0.5, as in Pillow.
         Interpolation::Bicubic => Some(FilterType::CatmullRom),
         Interpolation::Lanczos => Some(FilterType::Lanczos3),
     }
 }
 
-/// Where the window lies in the picture: start and length.
-fn place(window: Window) -> (f64, f64) {
+/// Start and length of the window, in pixels of the picture.
+fn extent(window: Window) -> (f64, f64) {
     let scale = f64::from(window.source) / f64::from(window.resized);
     if window.visible == window.resized {
         return (0.0, f64::from(window.source));
@@ -69,17 +69,17 @@ fn place(window: Window) -> (f64, f64) {
     (f64::from(window.first) * scale, f64::from(window.visible) * scale)
 }
 
-/// How far Lanczos reaches to either side, in pixels of the smaller picture; the other filters reach less far.
+/// Half the width of Lanczos's filter, in pixels of the smaller picture. The other filters are narrower.
 const WIDEST_SUPPORT: f64 = 3.0;
 
-/// The rows that any filter sees, from the first to one past the last.
+/// The rows that any filter reads, from the first to one past the last.
 fn rows_needed(rows: Window) -> (u32, u32) {
     if rows.keeps_pixels() {
         return (rows.first, rows.first + rows.visible);
     }
     let scale = f64::from(rows.source) / f64::from(rows.resized);
     let reach = WIDEST_SUPPORT * scale.max(1.0) + 1.0;
-    let (start, length) = place(rows);
+    let (start, length) = extent(rows);
     let first = (start - reach).floor().max(0.0) as u32;
     let end = (start + length + reach).ceil().min(f64::from(rows.source)) as u32;
     (first, end)
@@ -93,7 +93,7 @@ struct Part {
     height: f64,
 }
 
-#[allow(clippy::too_many_arguments, reason = "a picture, a part of it, and a size: grouping them would name nothing")]
+#[allow(clippy::too_many_arguments, reason = "a picture, a part of it, and a size")]
 fn convolve(
     data: &[u8],
     width: u32,
@@ -106,7 +106,7 @@ fn convolve(
 ) -> Vec<u8> {
     let source = ImageRef::new(width, height, data, pixel_type).expect("the bytes of a picture follow from its size");
     let mut made = Image::new(made_width, made_height, pixel_type);
-    // `place` may end a rounding error beyond the picture.
+    // By rounding, `extent` may end beyond the picture.
     let part_width = part.width.min(f64::from(width) - part.left);
     let part_height = part.height.min(f64::from(height) - part.top);
     let options = ResizeOptions::new()
@@ -117,7 +117,7 @@ fn convolve(
     made.into_vec()
 }
 
-/// The pixel under each centre, as Pillow's affine scaling takes it.
+/// The pixel at each centre, as in Pillow's affine scaling.
 fn nearest(pixels: &Pixels, columns: Window, rows: Window) -> Vec<u8> {
     let channels = pixels.channels().count();
     let line_bytes = columns.source as usize * channels;

@@ -1,8 +1,8 @@
-//! Frames that are a model input already.
+//! Frames that already are a model input.
 
 use super::FrameError;
 
-/// A model input as its sender prepared it.
+/// A model input, prepared by its sender.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputTensor {
     shape: [u32; 3],
@@ -10,7 +10,11 @@ pub struct InputTensor {
 }
 
 impl InputTensor {
-    /// `[C, H, W]` of data that has as many numbers. A leading dimension of 1 is dropped.
+    /// The shape as `[C, H, W]`. A leading dimension of 1 is dropped.
+    ///
+    /// # Errors
+    /// [`FrameError::TensorShape`] for another number of dimensions or a dimension of 0, [`FrameError::TensorLength`]
+    /// when `data` does not have `4 · C · H · W` bytes.
     pub(super) fn check_shape(data: &[u8], shape: &[u32]) -> Result<[u32; 3], FrameError> {
         let &([channels, height, width] | [1, channels, height, width]) = shape else {
             let allowed = "it must be [C, H, W] or [1, C, H, W]".to_owned();
@@ -29,6 +33,9 @@ impl InputTensor {
     }
 
     /// Reads little-endian f32, row-major.
+    ///
+    /// # Errors
+    /// Those of [`InputTensor::check_shape`], and [`FrameError::NotFinite`] with the first element that is not finite.
     pub(super) fn read(data: &[u8], shape: &[u32]) -> Result<Self, FrameError> {
         let shape = Self::check_shape(data, shape)?;
         let values: Vec<f32> =

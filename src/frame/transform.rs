@@ -1,16 +1,16 @@
-//! Where a position of the model's input lies in the frame.
+//! Transforms from positions of the model's input to positions in the frame.
 
-/// A map of the plane, `x' = a·x + b·y + c`, `y' = d·x + e·y + f`.
+/// An affine transform of the plane: `x' = a·x + b·y + c`, `y' = d·x + e·y + f`.
 ///
-/// Positions are in pixels and whole numbers are pixel centres: (0, 0) is the centre of the first pixel.
+/// Positions are in pixels, and integers are pixel centres: (0, 0) is the centre of the first pixel.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AffineTransform {
-    /// `[a, b, c, d, e, f]`: both rows, one after the other.
+    /// `[a, b, c, d, e, f]`, row-major.
     pub matrix: [f64; 6],
 }
 
 impl AffineTransform {
-    /// Every position stays.
+    /// Maps every position to itself.
     pub const IDENTITY: AffineTransform = AffineTransform { matrix: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] };
 
     /// Scales and then shifts each axis: `x' = scale_x·x + shift_x`.
@@ -18,7 +18,7 @@ impl AffineTransform {
         AffineTransform { matrix: [scale_x, 0.0, shift_x, 0.0, scale_y, shift_y] }
     }
 
-    /// The position that `(x, y)` goes to.
+    /// The image of `(x, y)`.
     pub fn apply(&self, x: f64, y: f64) -> (f64, f64) {
         let [a, b, c, d, e, f] = self.matrix;
         (a * x + b * y + c, d * x + e * y + f)
@@ -40,7 +40,7 @@ impl AffineTransform {
         }
     }
 
-    /// The way back, or `None` when the transform flattens the plane.
+    /// The inverse, or `None` when the determinant is 0 or not finite.
     pub fn inverse(&self) -> Option<AffineTransform> {
         let [a, b, c, d, e, f] = self.matrix;
         let determinant = a * e - b * d;
@@ -52,12 +52,12 @@ impl AffineTransform {
     }
 }
 
-/// Where the model's input lies in the frame, in both of the frame's orientations.
+/// The transform from the model's input to the frame, in both orientations of the frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ModelToFrame {
-    /// Into the upright picture, which is what people look at and what overlays are drawn on.
+    /// To the upright picture, on which overlays are drawn.
     pub upright: AffineTransform,
-    /// Into the frame as it was sent, before its EXIF orientation is applied.
+    /// To the frame as it was sent, before its EXIF orientation is applied.
     pub stored: AffineTransform,
 }
 
@@ -81,10 +81,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_inverse_leads_back(m in prop::array::uniform6(-9.0f64..9.0), x in -99.0f64..99.0, y in -99.0f64..99.0) {
+        fn the_inverse_undoes_the_transform(
+            m in prop::array::uniform6(-9.0f64..9.0), x in -99.0f64..99.0, y in -99.0f64..99.0,
+        ) {
             prop_assume!((m[0] * m[4] - m[1] * m[3]).abs() > 0.1);
-            let there = AffineTransform { matrix: m };
-            let (u, v) = there.then(&there.inverse().unwrap()).apply(x, y);
+            let transform = AffineTransform { matrix: m };
+            let (u, v) = transform.then(&transform.inverse().unwrap()).apply(x, y);
             prop_assert!((u - x).abs() < 1e-6 && (v - y).abs() < 1e-6);
         }
     }

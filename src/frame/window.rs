@@ -1,13 +1,13 @@
-//! Which part of a resized picture becomes the model's input, along one axis.
+//! The part of a resized picture that becomes the model's input, along one axis.
 
-/// One axis of "resize, then centre crop": only what is visible after the crop is ever computed.
+/// One axis of "resize, then centre crop". Only pixels that are visible after the crop are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
     /// Pixels of the picture.
     pub source: u32,
-    /// Pixels that the whole picture is resized to.
+    /// Pixels of the whole resized picture.
     pub resized: u32,
-    /// Where the visible part of the resized picture begins.
+    /// The first visible pixel of the resized picture.
     pub first: u32,
     /// Pixels of the visible part; at least 1.
     pub visible: u32,
@@ -18,8 +18,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// torchvision's `CenterCrop` of `crop` pixels (all when absent), its rounding included: a picture that is smaller is
-    /// padded by half the difference, rounded down, before it; one that is larger begins at half the difference,
+    /// torchvision's `CenterCrop` of `crop` pixels (of all when absent), with its rounding: a smaller picture gets half
+    /// the difference, rounded down, as padding before it; the crop of a larger one begins at half the difference,
     /// rounded half to even.
     pub fn centred(source: u32, resized: u32, crop: Option<u32>) -> Window {
         let made = crop.unwrap_or(resized);
@@ -33,18 +33,18 @@ impl Window {
         }
     }
 
-    /// Whether the picture is taken pixel by pixel along this axis.
+    /// Whether the picture is not resized along this axis.
     pub fn keeps_pixels(&self) -> bool {
         self.source == self.resized
     }
 
-    /// Whether the whole picture is taken pixel by pixel along this axis.
+    /// Whether the picture is neither resized nor cropped along this axis.
     pub fn keeps_all(&self) -> bool {
         self.keeps_pixels() && self.visible == self.source
     }
 
-    /// From the input's pixel `x` to the picture's: `(scale, shift)` of `scale · x + shift`, whole numbers being pixel
-    /// centres.
+    /// `(scale, shift)` of the transform `scale · x + shift` from the input's pixel `x` to the picture's. Integers are
+    /// pixel centres.
     pub fn to_source(self) -> (f64, f64) {
         let scale = f64::from(self.source) / f64::from(self.resized);
         let offset = f64::from(self.first) - f64::from(self.before);
@@ -52,8 +52,8 @@ impl Window {
     }
 }
 
-/// torchvision's `Resize` of one number: the shorter side gets `shorter` pixels, the longer one `int(shorter · long /
-/// short)`. Returns `(width, height)`, or `None` when a side does not fit 32 bits.
+/// The `(width, height)` of torchvision's `Resize` of one number: the shorter side gets `shorter` pixels, the longer
+/// one `int(shorter · long / short)`. `None` when a side does not fit 32 bits.
 pub(super) fn with_shorter_side(width: u32, height: u32, shorter: u32) -> Option<(u32, u32)> {
     let (short, long) = (width.min(height), width.max(height));
     let longer = u32::try_from(u64::from(shorter) * u64::from(long) / u64::from(short)).ok()?;
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shorter_side_leads() {
+    fn the_shorter_side_gets_the_number_of_pixels() {
         assert_eq!(with_shorter_side(451, 300, 256), Some((384, 256)));
         assert_eq!(with_shorter_side(300, 451, 256), Some((256, 384)));
         assert_eq!(with_shorter_side(1, 4_000_000_000, 2), None);

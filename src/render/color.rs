@@ -1,14 +1,15 @@
 //! Colour maps.
 
-/// From a number between 0 and 1 to a colour.
+/// A mapping from 0 to 1 to colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ColorMap {
-    /// Blue, cyan, yellow, red: the field's habit.
+    /// Blue, cyan, yellow, red: matplotlib's `jet`, the usual colours of CAMs.
     #[default]
     Jet,
-    /// Jet's colours with even steps of brightness; its authors' polynomial, which begins a little darker than their table.
+    /// Jet's colours with even steps of brightness, by its authors' polynomial. The polynomial begins a little darker
+    /// than the authors' table.
     Turbo,
-    /// Even steps for every kind of colour vision, and in grey print.
+    /// matplotlib's `viridis`: even steps for every kind of colour vision and in grey print.
     Viridis,
 }
 
@@ -24,7 +25,7 @@ impl ColorMap {
     }
 }
 
-/// matplotlib's definition (`_cm.py`): each channel linear between these points.
+/// matplotlib's definition (`_cm.py`): each channel is linear between these `(position, level)` points.
 const JET: [&[(f32, f32)]; 3] = [
     &[(0.0, 0.0), (0.35, 0.0), (0.66, 1.0), (0.89, 1.0), (1.0, 0.5)],
     &[(0.0, 0.0), (0.125, 0.0), (0.375, 1.0), (0.64, 1.0), (0.91, 0.0), (1.0, 0.0)],

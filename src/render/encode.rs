@@ -1,4 +1,4 @@
-//! Pictures as files.
+//! Picture files.
 
 use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
@@ -6,10 +6,10 @@ use image::{ExtendedColorType, ImageEncoder};
 use super::RenderError;
 use crate::frame::{Channels, Pixels};
 
-/// JPEG quality when none is asked for.
+/// The default JPEG quality.
 pub const DEFAULT_QUALITY: u32 = 90;
 
-/// The files that are written.
+/// The file formats of pictures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PictureFormat {
     Png,
@@ -19,7 +19,11 @@ pub enum PictureFormat {
     },
 }
 
-/// Writes an upright picture.
+/// Encodes a picture. The file has no orientation: the pixels are upright.
+///
+/// # Errors
+/// [`RenderError::TooLargeForJpeg`] when a side of a JPEG exceeds 65,535 pixels, [`RenderError::Quality`] when the
+/// quality is not 1 to 100, [`RenderError::Encoder`] when the encoder fails.
 pub fn encode(picture: &Pixels, format: PictureFormat) -> Result<Vec<u8>, RenderError> {
     let (width, height) = (picture.width(), picture.height());
     let color = match picture.channels() {

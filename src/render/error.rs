@@ -1,6 +1,6 @@
-//! What can be wrong with a request for a tensor or a picture.
+//! Errors of rendering.
 
-/// Why something cannot be rendered.
+/// Why a tensor or a picture cannot be rendered.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RenderError {
     #[error("a tensor of shape {shape:?} has {needed} elements, {elements} are there")]
@@ -28,7 +28,7 @@ pub enum RenderError {
 }
 
 impl RenderError {
-    /// The option that is to blame, when one is.
+    /// The option of the request that caused the error, if one did.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             RenderError::NotFinite { .. } => Some("options.tensors.element_type"),

@@ -1,13 +1,17 @@
-//! Guided backpropagation and Guided Grad-CAM as people know them: grey where nothing matters.
+//! Pictures of guided backpropagation and Guided Grad-CAM: mid-grey is a gradient of the mean.
 
 use super::RenderError;
 use super::map::check_length;
 use crate::frame::{Channels, Pixels};
 use crate::model::description::ColorOrder;
 
-/// A picture of a gradient `[C, H, W]`: `clip(0.1 · (t - mean) / (std + 1e-5) + 0.5, 0, 1)`, mean and standard deviation over
-/// the whole tensor (pytorch-grad-cam's `deprocess_image`). `color` says what the three channels are; one channel
-/// makes a grey picture. Values that are not finite count as zero.
+/// A picture of a gradient `[C, H, W]`: `clip(0.1 · (t - mean) / (std + 1e-5) + 0.5, 0, 1)`, with the mean and the
+/// standard deviation of the whole tensor (pytorch-grad-cam's `deprocess_image`). `color` is the order of the three
+/// channels; one channel makes a grey picture. Values that are not finite count as zero.
+///
+/// # Errors
+/// [`RenderError::Shape`] when `C` is neither 1 nor 3 or a side is 0, [`RenderError::Length`] when `values` does not
+/// have `C · H · W` elements.
 pub fn guided_picture(values: &[f32], shape: [u32; 3], color: ColorOrder) -> Result<Pixels, RenderError> {
     check_length(values, &shape)?;
     let [channel_count, height, width] = shape;

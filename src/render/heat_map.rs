@@ -1,20 +1,23 @@
-//! Maps as colours.
+//! Heat maps.
 
 use super::{ColorMap, Map, RenderError};
 use crate::frame::{Channels, Pixels};
 
-/// Which values the colour map's two ends stand for.
+/// The values at the two ends of the colour map.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum ValueRange {
-    /// This map's lowest and highest value. A map of one value only gets the low end throughout.
+    /// The map's own lowest and highest finite value. A map of a single value gets the low end everywhere.
     #[default]
     OfTheMap,
-    /// The same for every frame, so that a video does not flicker. Values beyond get the nearer end.
+    /// Fixed ends, so that a video does not flicker. Values beyond an end get the colour of that end.
     Fixed { low: f32, high: f32 },
 }
 
 impl ValueRange {
-    /// What turns a value of this map into 0 to 255.
+    /// The scale from values of `map` to 0 to 255.
+    ///
+    /// # Errors
+    /// [`RenderError::Range`] when the fixed ends are not finite or not in ascending order.
     pub(super) fn levels(self, map: &Map<'_>) -> Result<Levels, RenderError> {
         let (low, high) = match self {
             ValueRange::Fixed { low, high } if low.is_finite() && high.is_finite() && low < high => (low, high),
@@ -30,21 +33,25 @@ impl ValueRange {
     }
 }
 
-/// From a map's values to a colour map's 256 entries.
+/// A linear scale from a map's values to the 256 entries of a colour map.
 pub(super) struct Levels {
     low: f64,
     per_unit: f64,
 }
 
 impl Levels {
-    /// The entry of a value; what is no number gets the low end.
+    /// The entry of a value. NaN gets the low end.
     pub(super) fn of(&self, value: f32) -> usize {
-        // A cast cuts off, saturates, and makes 0 of NaN (as of infinity · 0). `round` is a call on processors that may be old.
+        // The cast truncates, saturates, and turns NaN (also that of infinity · 0) into 0. `round` would be a function
+        // call on the baseline instruction set.
         usize::from(((f64::from(value) - self.low) * self.per_unit + 0.5) as u8)
     }
 }
 
-/// A picture of the map alone, in its own resolution.
+/// A picture of the map at its own resolution.
+///
+/// # Errors
+/// [`RenderError::Range`] for a wrong fixed range.
 pub fn heat_map(map: &Map<'_>, range: ValueRange, color_map: ColorMap) -> Result<Pixels, RenderError> {
     let levels = range.levels(map)?;
     let colors = color_map.table();

@@ -1,4 +1,4 @@
-//! A map that is rendered.
+//! One attribution map.
 
 use super::RenderError;
 
@@ -11,8 +11,11 @@ pub struct Map<'a> {
 }
 
 impl<'a> Map<'a> {
+    /// The map of `values`.
+    ///
     /// # Errors
-    /// When a side is 0 or `values` has not `height · width` elements.
+    /// [`RenderError::Shape`] when a side is 0, [`RenderError::Length`] when `values` does not have `height · width`
+    /// elements.
     pub fn new(values: &'a [f32], height: u32, width: u32) -> Result<Self, RenderError> {
         let shape = || vec![height, width];
         if height == 0 || width == 0 {
@@ -37,7 +40,10 @@ impl<'a> Map<'a> {
     }
 }
 
-/// Refuses values that are more or fewer than their shape says.
+/// Checks that `values` has as many elements as `shape` says.
+///
+/// # Errors
+/// [`RenderError::Length`] when it does not.
 pub(super) fn check_length(values: &[f32], shape: &[u32]) -> Result<(), RenderError> {
     let needed = shape.iter().try_fold(1u128, |product, &side| product.checked_mul(side.into()));
     if needed == Some(values.len() as u128) {

@@ -1,8 +1,9 @@
-//! From attribution maps to what goes over the wire: typed tensors, heat maps, overlays, encoded pictures.
+//! From attribution maps to bytes: typed tensors, heat maps, overlays, encoded pictures, reports.
 //!
-//! Maps are `&[f32]` with their shape, row-major. A tensor leaves as a [`WireTensor`], in the model's resolution, the target
-//! layer's, or [`warp`]ed to the frame's. For people there are [`heat_map`], [`overlay`] and [`guided_picture`], which
-//! [`encode`] makes files of. Everything here is pure.
+//! Maps are `&[f32]` with their shape, row-major. A tensor leaves as a [`WireTensor`] at the model's resolution, at the
+//! target layer's, or [`warp`]ed to the frame's. [`heat_map`], [`overlay`] and [`guided_picture`] make pictures, and
+//! [`encode`] makes files of them. [`npy`] reads and writes NumPy's arrays, and [`report`] writes a page of pictures.
+//! Everything here is pure.
 
 mod color;
 mod encode;
@@ -10,7 +11,9 @@ mod error;
 mod guided;
 mod heat_map;
 mod map;
+pub mod npy;
 mod overlay;
+pub mod report;
 mod tensor;
 mod warp;
 

@@ -4,13 +4,17 @@ use super::warp::for_each_pixel;
 use super::{ColorMap, Map, RenderError, ValueRange};
 use crate::frame::{AffineTransform, Channels, Pixels};
 
-/// Half frame, half heat map.
+/// The default opacity: half frame, half heat map.
 pub const DEFAULT_OPACITY: f32 = 0.5;
 
-/// The upright frame in its own resolution, coloured where the model looked; outside the crop it stays as it is.
+/// The upright frame at its own resolution, with the heat map over the part that the model saw. Pixels outside that
+/// part are unchanged.
 ///
-/// `to_upright` leads from the map's pixels to the upright frame's. `opacity` is 0 (the frame alone) to 1 (the heat map
-/// alone).
+/// `to_upright` maps pixels of the map to pixels of the upright frame. `opacity` is 0 (the frame alone) to 1 (the heat
+/// map alone).
+///
+/// # Errors
+/// [`RenderError::Opacity`], [`RenderError::Range`], and [`RenderError::NoArea`] when `to_upright` has no inverse.
 pub fn overlay(
     frame: &Pixels,
     map: &Map<'_>,
@@ -24,7 +28,7 @@ pub fn overlay(
     }
     let levels = range.levels(map)?;
     let colors = color_map.table();
-    // In 256ths, so that blending is whole numbers.
+    // In 256ths, so that blending is integer arithmetic.
     let over = (opacity * 256.0).round() as u32;
     let blend = |below: u8, color: u8| ((u32::from(below) * (256 - over) + u32::from(color) * over + 128) >> 8) as u8;
     let channels = frame.channels();

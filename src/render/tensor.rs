@@ -1,4 +1,4 @@
-//! Tensors as they go over the wire.
+//! Tensors in wire form.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt as _;
@@ -6,33 +6,34 @@ use half::slice::HalfFloatSliceExt as _;
 use super::RenderError;
 use super::map::check_length;
 
-/// How an element is written.
+/// The type of an element in wire form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ElementType {
     F32,
-    /// Finite values beyond ±65504 become ±65504: a map is read by its shape, and one infinity would spoil every sum.
+    /// Finite values beyond ±65504 become ±65504: one infinity would make every sum over the map infinite.
     F16,
-    /// Affine, one scale for the whole tensor: `value = (q - zero_point) · scale`. Zero is exact.
+    /// Affine with one scale for the whole tensor: `value = (q - zero_point) · scale`. Zero is exact.
     U8,
 }
 
-/// Elements in wire form: row-major, little-endian.
+/// A tensor in wire form: row-major, little-endian.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WireTensor {
     pub element_type: ElementType,
     pub shape: Vec<u32>,
     pub data: Vec<u8>,
-    /// Of [`ElementType::U8`] alone.
+    /// For [`ElementType::U8`] only.
     pub scale: Option<f32>,
-    /// Of [`ElementType::U8`] alone; 0 to 255.
+    /// For [`ElementType::U8`] only; 0 to 255.
     pub zero_point: Option<i32>,
 }
 
 impl WireTensor {
-    /// Writes a tensor.
+    /// Encodes a tensor of shape `shape`.
     ///
     /// # Errors
-    /// When the shape does not fit, or when values that are not finite are to be quantised.
+    /// [`RenderError::Length`] when `values` does not have as many elements as `shape` says, [`RenderError::NotFinite`]
+    /// for [`ElementType::U8`] of values that are not finite.
     pub fn encode(values: &[f32], shape: &[u32], element_type: ElementType) -> Result<Self, RenderError> {
         check_length(values, shape)?;
         let (data, scale, zero_point) = match element_type {
@@ -51,7 +52,7 @@ impl WireTensor {
         Ok(WireTensor { element_type, shape: shape.to_vec(), data, scale, zero_point })
     }
 
-    /// Reads the elements back, as a client does.
+    /// Decodes the elements, as a client does.
     pub fn values(&self) -> Vec<f32> {
         match self.element_type {
             ElementType::F32 => {
@@ -74,17 +75,18 @@ fn f32_bytes(values: &[f32]) -> Vec<u8> {
     data
 }
 
-/// Converted by the processor's own instructions, many at a time, where it has them.
+/// Converts with the processor's vector instructions where it has them.
 fn saturating_f16_bytes(values: &[f32]) -> Vec<u8> {
-    /// Values that are converted together: they stay in the nearest cache.
+    /// Values per step: the buffers of a step fit the first-level cache.
     const BLOCK: usize = 1024;
-    const MOST: f32 = 65504.0;
+    /// The largest finite float16.
+    const MAX: f32 = 65504.0;
     let mut data = vec![0; values.len() * 2];
     let (mut clamped, mut halves) = ([0.0; BLOCK], [f16::ZERO; BLOCK]);
     for (data, values) in data.chunks_mut(2 * BLOCK).zip(values.chunks(BLOCK)) {
         let (clamped, halves) = (&mut clamped[..values.len()], &mut halves[..values.len()]);
-        for (place, &value) in clamped.iter_mut().zip(values) {
-            *place = if value.is_infinite() { value } else { value.clamp(-MOST, MOST) };
+        for (clamped, &value) in clamped.iter_mut().zip(values) {
+            *clamped = if value.is_infinite() { value } else { value.clamp(-MAX, MAX) };
         }
         halves.convert_from_f32_slice(clamped);
         write_little_endian(data, halves, |half| half.to_le_bytes());
@@ -92,16 +94,16 @@ fn saturating_f16_bytes(values: &[f32]) -> Vec<u8> {
     data
 }
 
-/// One after the other, in one pass that the compiler turns into a copy.
+/// Writes each value with `bytes`. On a little-endian processor the compiler turns the loop into a copy.
 fn write_little_endian<T: Copy, const BYTES: usize>(data: &mut [u8], values: &[T], bytes: impl Fn(T) -> [u8; BYTES]) {
-    for (place, &value) in data.chunks_exact_mut(BYTES).zip(values) {
-        place.copy_from_slice(&bytes(value));
+    for (element, &value) in data.chunks_exact_mut(BYTES).zip(values) {
+        element.copy_from_slice(&bytes(value));
     }
 }
 
-/// The nearest whole number, halves away from zero; what lies far outside of the 256 levels saturates.
+/// The nearest integer, with halves rounded away from zero. Values beyond `i32` saturate, and NaN becomes 0.
 fn nearest(value: f64) -> i32 {
-    // A conversion cuts off, in one instruction; `round` is a call on processors that may be old.
+    // The cast truncates in one instruction; `round` would be a function call on the baseline instruction set.
     (value + 0.5_f64.copysign(value)) as i32
 }
 
@@ -111,8 +113,11 @@ struct Quantisation {
 }
 
 impl Quantisation {
-    /// 255 steps over the values' range, which zero always belongs to. An error of half a step follows, and of up to a
-    /// whole one for values at the range's ends, since zero must lie on a step.
+    /// 255 steps over the range of the values and zero. The error is at most half a step, and at most one step at the
+    /// ends of the range, since zero must be a step.
+    ///
+    /// # Errors
+    /// [`RenderError::NotFinite`] with the first value that is not finite.
     fn of(values: &[f32]) -> Result<Self, RenderError> {
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(RenderError::NotFinite { index, value: values[index] });
@@ -122,7 +127,7 @@ impl Quantisation {
         if low == high {
             return Ok(Quantisation { scale: 1.0, zero_point: 0 });
         }
-        // The smallest scale is normal, lest it round to zero.
+        // The scale must be a normal number: a subnormal one could round to zero.
         let scale = (((high - low) / 255.0) as f32).max(f32::MIN_POSITIVE);
         let zero_point = (-low / f64::from(scale)).round().clamp(0.0, 255.0) as i32;
         Ok(Quantisation { scale, zero_point })

@@ -1,21 +1,24 @@
-//! Maps in the frame's resolution.
+//! Maps at the frame's resolution.
 
 use super::map::check_length;
 use super::{Map, RenderError};
 use crate::frame::AffineTransform;
 
-/// From the pixels of a target layer's map to the model input's: bilinear upsampling's geometry with half-pixel centres
-/// (`align_corners=false`). Sizes are `(width, height)`.
+/// The transform from pixels of a target layer's map to pixels of the model's input, with the geometry of bilinear
+/// upsampling with half-pixel centres (`align_corners=false`). Sizes are `(width, height)`.
 pub fn layer_to_model(layer: (u32, u32), model: (u32, u32)) -> AffineTransform {
     let scale_x = f64::from(model.0) / f64::from(layer.0);
     let scale_y = f64::from(model.1) / f64::from(layer.1);
     AffineTransform::scale_shift(scale_x, 0.5 * scale_x - 0.5, scale_y, 0.5 * scale_y - 0.5)
 }
 
-/// Puts maps `[C, H, W]` (or `[H, W]`) at the place of the frame that they speak of: `[C, height, width]` (or `[height,
-/// width]`), bilinear between the map's pixel centres, zero where the model did not look.
+/// Resamples maps `[C, H, W]` (or `[H, W]`) to the frame: `[C, height, width]` (or `[height, width]`). `to_frame` maps
+/// pixels of the map to pixels of the frame. Values are bilinear between the map's pixel centres, and 0 where the model
+/// did not look. A frame smaller than the map is sampled, not averaged.
 ///
-/// A frame smaller than the map is sampled, not averaged.
+/// # Errors
+/// [`RenderError::Shape`] for another number of axes or a side of 0, [`RenderError::Length`] when `values` does not
+/// have as many elements as `shape` says, [`RenderError::NoArea`] when `to_frame` has no inverse.
 pub fn warp(
     values: &[f32],
     shape: &[u32],
@@ -37,7 +40,7 @@ pub fn warp(
     Ok(warped)
 }
 
-/// Calls `visit` for each pixel of the frame, row by row, with the map's value there, or `None` where there is no map.
+/// Calls `visit` for each pixel of the frame, row by row, with the map's value at the pixel, or `None` outside the map.
 pub(super) fn for_each_pixel(
     map: &Map<'_>,
     to_frame: &AffineTransform,
@@ -56,10 +59,10 @@ pub(super) fn for_each_pixel(
     Ok(())
 }
 
-/// The map's value at a position. A pixel reaches half a pixel around its centre; beyond the last one there is nothing.
+/// The map's value at a position, or `None` outside the map. A pixel extends half a pixel around its centre.
 fn sample(map: &Map<'_>, x: f32, y: f32) -> Option<f32> {
     let (last_x, last_y) = (map.width() as f32 - 1.0, map.height() as f32 - 1.0);
-    // The tolerance is for a frame pixel whose centre lies on the crop's edge but for rounding.
+    // The tolerance is for rounding: the centre of a frame pixel may be on the edge of the crop.
     const EDGE: f32 = 0.5 + 1e-4;
     if x < -EDGE || y < -EDGE || x > last_x + EDGE || y > last_y + EDGE {
         return None;

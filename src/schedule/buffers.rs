@@ -1,13 +1,13 @@
-//! Memory for models' inputs, used by one frame after the other: an input is large enough that the system would hand
-//! out fresh, empty pages for each.
+//! Reusable memory for models' inputs. An input is so large that the system would map and clear fresh pages for each
+//! allocation.
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What one model keeps while no frame uses it, in bytes.
+/// The most memory that a model keeps in unused buffers, in bytes.
 const KEPT_BYTES: usize = 32 << 20;
 
-/// The buffers of one model that nobody uses. Cheap to clone.
+/// The unused buffers of one model. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Buffers(Arc<Mutex<Idle>>);
 
@@ -17,7 +17,7 @@ struct Idle {
     bytes: usize,
 }
 
-/// Numbers of a row. The memory goes back when the row has gone.
+/// The input of a row. Dropping it returns the memory.
 #[derive(Debug)]
 pub(super) struct Buffer {
     pub(super) values: Vec<f32>,
@@ -25,7 +25,7 @@ pub(super) struct Buffer {
 }
 
 impl Buffers {
-    /// One with whatever was in it before.
+    /// A buffer with arbitrary content.
     pub(super) fn take(&self) -> Buffer {
         let values = self.change(|idle| {
             let values = idle.buffers.pop().unwrap_or_default();
@@ -44,12 +44,12 @@ impl Buffers {
             idle.buffers.push(values);
             None
         });
-        // Freed without the lock.
+        // Freed after the lock is released.
         drop(surplus);
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Idle) -> T) -> T {
-        // A panic under the lock loses a buffer at worst.
+        // A panic under the lock loses at most one buffer.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_used_again() {
+    fn memory_is_reused() {
         let buffers = Buffers::default();
         let mut first = buffers.take();
         first.values.resize(1_000, 1.0);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
+    fn the_unused_memory_is_bounded() {
         let buffers = Buffers::default();
         let rows: Vec<Buffer> = (0..5)
             .map(|_| {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_are_taken_out_leave_nothing_behind() {
+    fn a_buffer_whose_values_were_taken_is_not_kept() {
         let buffers = Buffers::default();
         let mut row = buffers.take();
         row.values.resize(10, 0.0);

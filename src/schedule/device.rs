@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::model_key::ModelKey;
 use super::served::Served;
-use crate::explain::{ExplainError, Method, Target};
+use crate::explain::{ExplainError, Method, RowMaps, Target};
 use crate::plan::Interrupt;
 use crate::telemetry::Stage;
 
@@ -126,35 +126,3 @@ impl<D: Device> AsyncDevice for D {
 
 /// One row's maps, or what was wrong with the row.
 pub type RowResult = Result<RowMaps, ExplainError>;
-
-/// What came out for one row, in host memory.
-#[derive(Debug, Clone, Default)]
-pub struct RowMaps {
-    /// Before softmax, one for each class.
-    pub logits: Vec<f32>,
-    pub targets: Vec<TargetValues>,
-}
-
-/// One class at one target layer.
-#[derive(Debug, Clone, Default)]
-pub struct TargetValues {
-    pub class_index: u32,
-    pub score: f32,
-    pub target_layer: String,
-    pub no_positive_evidence: bool,
-    /// `[h, w]`, in the layer's resolution.
-    pub layer_map: Option<HostMap>,
-    /// `[H, W]`.
-    pub grad_cam: Option<HostMap>,
-    /// `[C, H, W]`.
-    pub guided_backprop: Option<HostMap>,
-    /// `[C, H, W]`.
-    pub guided_grad_cam: Option<HostMap>,
-}
-
-/// A dense tensor in host memory, row-major.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct HostMap {
-    pub values: Vec<f32>,
-    pub shape: Vec<u32>,
-}

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
-use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
+use super::device::{Batch, Device, RowResult};
 use super::explainers::Explainers;
 use super::model_key::ModelKey;
 use super::served::Served;
-use crate::explain::{ExplainError, Explainer, Maps, Method, Reversed, TargetMaps};
+use crate::explain::{ExplainError, Explainer, HostMap, MapKind, MapSet, Method, RowMaps};
 use crate::model::ModelError;
 use crate::model::node::Dimension;
 use crate::plan::{Interrupt, Never};
@@ -66,12 +66,12 @@ impl Device for ExplainDevice {
         let logits = (0..chosen.len()).map(|row| forward.row(row)).collect::<Result<Vec<_>, _>>()?;
         ended(Stage::Forward);
 
-        // A row whose classes are wrong takes no part in what follows.
+        // A row whose targets are refused takes no part in the reverse run.
         let classes: Vec<Vec<u32>> =
             chosen.iter().map(|classes| classes.as_ref().cloned().unwrap_or_default()).collect();
         let reversed = forward.reverse(&classes, interrupt)?;
         ended(Stage::Backward);
-        let maps = fuse(reversed, batch.method, &classes, &logits)?;
+        let maps = reversed.fuse()?;
         ended(Stage::Fuse);
 
         let rows = maps
@@ -80,7 +80,7 @@ impl Device for ExplainDevice {
             .zip(chosen)
             .map(|((maps, logits), chosen)| {
                 chosen?;
-                let targets = maps.into_iter().map(copy_out).collect::<Result<_, _>>()?;
+                let targets = maps.into_iter().map(|maps| maps.try_map(host)).collect::<Result<_, _>>()?;
                 Ok(RowMaps { logits, targets })
             })
             .collect();
@@ -102,7 +102,7 @@ fn warm(explainer: &mut Explainer, model: &Served) -> Result<(), ExplainError> {
     let input = Tensor::f_arange(count, (Kind::Float, tch::Device::Cpu))?.f_sin()?.f_view(shape)?;
     let input = input.f_to_kind(model.metadata.input.kind)?;
     let has_layer = !model.metadata.default_target_layers.is_empty();
-    let maps = Maps { guided_grad_cam: has_layer, guided_backprop: !has_layer, ..Maps::default() };
+    let maps = MapSet::of(&[if has_layer { MapKind::GuidedGradCam } else { MapKind::GuidedBackprop }]);
     let forward = explainer.forward(&Method { maps, mode: model.mode, ..Method::default() }, &input, &Never)?;
     forward.reverse(&[vec![0]], &Never)?.fuse()?;
     Ok(())
@@ -111,52 +111,6 @@ fn warm(explainer: &mut Explainer, model: &Served) -> Result<(), ExplainError> {
 /// `[N, C, H, W]` on the device.
 fn input(batch: &Batch<'_>, kind: Kind, device: tch::Device) -> Result<Tensor, ExplainError> {
     Ok(torch::stack(&batch.inputs, &batch.shape.map(i64::from))?.f_to_device(device)?.f_to_kind(kind)?)
-}
-
-/// Fuses the maps. A request for no maps still gets its classes and their scores.
-fn fuse(
-    reversed: Reversed,
-    method: &Method,
-    classes: &[Vec<u32>],
-    logits: &[Vec<f32>],
-) -> Result<Vec<Vec<TargetMaps>>, ExplainError> {
-    if !method.maps.is_empty() {
-        return reversed.fuse();
-    }
-    let bare = |class_index: u32, logits: &[f32]| TargetMaps {
-        class_index,
-        score: logits[class_index as usize],
-        target_layer: String::new(),
-        no_positive_evidence: false,
-        layer_map: None,
-        grad_cam: None,
-        guided_backprop: None,
-        guided_grad_cam: None,
-    };
-    Ok(classes.iter().zip(logits).map(|(row, logits)| row.iter().map(|&c| bare(c, logits)).collect()).collect())
-}
-
-fn copy_out(maps: TargetMaps) -> Result<TargetValues, ExplainError> {
-    let TargetMaps {
-        class_index,
-        score,
-        target_layer,
-        no_positive_evidence,
-        layer_map,
-        grad_cam,
-        guided_backprop,
-        guided_grad_cam,
-    } = maps;
-    Ok(TargetValues {
-        class_index,
-        score,
-        target_layer,
-        no_positive_evidence,
-        layer_map: layer_map.as_ref().map(host).transpose()?,
-        grad_cam: grad_cam.as_ref().map(host).transpose()?,
-        guided_backprop: guided_backprop.as_ref().map(host).transpose()?,
-        guided_grad_cam: guided_grad_cam.as_ref().map(host).transpose()?,
-    })
 }
 
 fn host(tensor: &Tensor) -> Result<HostMap, ExplainError> {

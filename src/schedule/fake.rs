@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use tch::Kind;
 
 use super::clock::SystemClock;
-use super::device::{AsyncDevice, Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
+use super::device::{AsyncDevice, Batch, Device, RowResult};
 use super::engine::{Engine, EngineConfig, Handle};
 use super::job::{Job, Outcome, Reply};
 use super::lane::Lane;
 use super::outputs::Outputs;
 use super::served::{Served, ServedLimits};
-use crate::explain::{ExplainError, Method, Target};
+use crate::explain::{ExplainError, HostMap, MapKind, Method, RowMaps, Target, TargetMaps};
 use crate::frame::{Limits, Payload};
 use crate::model::description::{ModelLimits, Precision, Preprocessing};
 use crate::model::node::Dimension;
@@ -86,7 +86,8 @@ impl Device for FakeDevice {
         (self.behaviour)(&first, interrupt)?;
         let row = |value: f32| {
             let map = HostMap { values: vec![value], shape: vec![1, 1, 1] };
-            let target = TargetValues { score: value, guided_backprop: Some(map), ..TargetValues::default() };
+            let maps = [(MapKind::GuidedBackprop, map)].into_iter().collect();
+            let target = TargetMaps { score: value, maps, ..TargetMaps::default() };
             Ok(RowMaps { logits: vec![value, 0.0, 0.0], targets: vec![target] })
         };
         Ok(first.into_iter().map(row).collect())

@@ -1,28 +1,26 @@
-//! From a device's row to an answer: wire tensors and pictures.
+//! From a row of the device to an answer: wire tensors and pictures.
 
 use super::clock::Clock;
-use super::device::{HostMap, RowMaps, TargetValues};
 use super::error::JobError;
 use super::job::{Answer, PictureFile, TargetAnswer};
 use super::outputs::{PictureKind, PictureOutput, Resolution, TensorOutput};
 use super::prepare::RowInfo;
-use crate::explain::MapKind;
-use crate::explain::top_predictions;
-use crate::frame::{AffineTransform, Pixels};
+use crate::explain::{Head, HostMap, MapKind, RowMaps, TargetMaps};
+use crate::frame::{ModelToFrame, Pixels};
 use crate::model::description::ColorOrder;
 use crate::render::{self, Map, RenderError, WireTensor};
 use crate::telemetry::Stage;
 
-/// A row after the device.
+/// A row that the device has run.
 pub(super) struct DoneRow {
     pub(super) about: RowInfo,
-    /// Kept only when it was asked for.
+    /// The model's input; empty unless a tensor of it was requested.
     pub(super) input: HostMap,
     pub(super) result: Result<RowMaps, JobError>,
     pub(super) batch_size: u32,
 }
 
-/// Renders what was asked for and ends the frame.
+/// Renders the requested outputs and ends the frame.
 pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
     let DoneRow { about, input, result, batch_size } = row;
     if about.ending.ticket.is_over() {
@@ -30,7 +28,8 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
     }
     let rendered = result.and_then(|maps| {
         let targets = maps.targets.iter().map(|target| render(&about, &input, target)).collect::<Result<_, _>>()?;
-        Ok((top_predictions(&maps.logits, about.outputs.top_predictions), targets))
+        let head = Head::of(&about.model.metadata);
+        Ok((head.predictions(&maps.logits, about.outputs.top_predictions), targets))
     });
     about.progress.mark(Stage::Render, clock.now());
     let RowInfo { model_to_frame, progress, admission, ending, .. } = about;
@@ -45,8 +44,15 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
     ending.finish(outcome);
 }
 
-fn render(about: &RowInfo, input: &HostMap, target: &TargetValues) -> Result<TargetAnswer, RenderError> {
-    let source = Source { about, input, target };
+fn render(about: &RowInfo, input: &HostMap, target: &TargetMaps<HostMap>) -> Result<TargetAnswer, RenderError> {
+    let source = Source {
+        frame_size: about.frame_size,
+        model_to_frame: &about.model_to_frame,
+        picture: about.picture.as_ref(),
+        color: about.model.metadata.preprocessing.color,
+        input,
+        target,
+    };
     Ok(TargetAnswer {
         class_index: target.class_index,
         score: target.score,
@@ -57,36 +63,39 @@ fn render(about: &RowInfo, input: &HostMap, target: &TargetValues) -> Result<Tar
     })
 }
 
-/// Where tensors and pictures are made from.
+/// The maps of one target, from which tensors and pictures are made.
 struct Source<'a> {
-    about: &'a RowInfo,
+    /// Width and height of the frame as it was sent.
+    frame_size: (u32, u32),
+    model_to_frame: &'a ModelToFrame,
+    /// The decoded frame, when an overlay is drawn on it.
+    picture: Option<&'a Pixels>,
+    /// The order of the model's channels.
+    color: ColorOrder,
     input: &'a HostMap,
-    target: &'a TargetValues,
+    target: &'a TargetMaps<HostMap>,
 }
 
 impl Source<'_> {
+    /// The map of one kind.
+    ///
     /// # Errors
-    /// [`RenderError::Shape`] when the device did not make the map.
+    /// [`RenderError::Shape`] when the device did not compute the map.
     fn map(&self, kind: MapKind) -> Result<&HostMap, RenderError> {
-        let map = match kind {
-            MapKind::GuidedGradCam => self.target.guided_grad_cam.as_ref(),
-            MapKind::GradCam => self.target.grad_cam.as_ref(),
-            MapKind::GuidedBackprop => self.target.guided_backprop.as_ref(),
-            MapKind::Input => Some(self.input),
-        };
+        let map = if kind == MapKind::Input { Some(self.input) } else { self.target.maps.get(kind) };
         map.ok_or(RenderError::Shape { shape: Vec::new(), allowed: "a map that was computed does" })
     }
 
     fn tensor(&self, wish: &TensorOutput) -> Result<(MapKind, Resolution, WireTensor), RenderError> {
         let (map, resolution) = match (wish.resolution, &self.target.layer_map) {
             (Resolution::Layer, Some(layer_map)) => (layer_map, Resolution::Layer),
-            // Layers of several sizes were averaged: the model's resolution is the only one they share.
+            // The averaged layers differ in size, so there is no map at a layer's resolution.
             (Resolution::Layer, None) => (self.map(wish.map)?, Resolution::Model),
             (resolution, _) => (self.map(wish.map)?, resolution),
         };
         let tensor = if resolution == Resolution::Frame {
-            let (width, height) = self.about.frame_size;
-            let to_frame = &self.about.model_to_frame.stored;
+            let (width, height) = self.frame_size;
+            let to_frame = &self.model_to_frame.stored;
             let warped = render::warp(&map.values, &map.shape, to_frame, width, height)?;
             let mut shape = map.shape.clone();
             let axes = shape.len();
@@ -100,10 +109,9 @@ impl Source<'_> {
 
     fn picture(&self, wish: &PictureOutput) -> Result<PictureFile, RenderError> {
         let picture = match wish.kind {
-            PictureKind::HeatMap => render::heat_map(&self.grad_cam()?, wish.range, wish.color_map)?,
+            PictureKind::HeatMap => render::heat_map(&self.cam(wish.kind.map())?, wish.range, wish.color_map)?,
             PictureKind::Overlay => self.overlay(wish)?,
-            PictureKind::GuidedGradCam => self.guided(MapKind::GuidedGradCam)?,
-            PictureKind::GuidedBackprop => self.guided(MapKind::GuidedBackprop)?,
+            PictureKind::GuidedGradCam | PictureKind::GuidedBackprop => self.guided(wish.kind.map())?,
         };
         Ok(PictureFile {
             kind: wish.kind,
@@ -115,25 +123,98 @@ impl Source<'_> {
     }
 
     fn overlay(&self, wish: &PictureOutput) -> Result<Pixels, RenderError> {
-        let frame = self.about.picture.as_ref().ok_or(RenderError::NoArea)?;
-        let to_upright: &AffineTransform = &self.about.model_to_frame.upright;
-        render::overlay(frame, &self.grad_cam()?, to_upright, wish.range, wish.color_map, wish.opacity)
+        let frame = self.picture.ok_or(RenderError::NoArea)?;
+        let to_upright = &self.model_to_frame.upright;
+        render::overlay(frame, &self.cam(wish.kind.map())?, to_upright, wish.range, wish.color_map, wish.opacity)
     }
 
     fn guided(&self, kind: MapKind) -> Result<Pixels, RenderError> {
         let map = self.map(kind)?;
-        let color: ColorOrder = self.about.model.metadata.preprocessing.color;
         match *map.shape.as_slice() {
-            [channels, height, width] => render::guided_picture(&map.values, [channels, height, width], color),
+            [channels, height, width] => render::guided_picture(&map.values, [channels, height, width], self.color),
             _ => Err(RenderError::Shape { shape: map.shape.clone(), allowed: "[C, H, W] does" }),
         }
     }
 
-    fn grad_cam(&self) -> Result<Map<'_>, RenderError> {
-        let map = self.map(MapKind::GradCam)?;
+    fn cam(&self, kind: MapKind) -> Result<Map<'_>, RenderError> {
+        let map = self.map(kind)?;
         match *map.shape.as_slice() {
             [height, width] => Map::new(&map.values, height, width),
             _ => Err(RenderError::Shape { shape: map.shape.clone(), allowed: "[H, W] does" }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{AffineTransform, Channels};
+    use crate::render::{ColorMap, ElementType, PictureFormat, ValueRange};
+
+    const STAYS: ModelToFrame = ModelToFrame { upright: AffineTransform::IDENTITY, stored: AffineTransform::IDENTITY };
+
+    /// The value of a kind's map in these tests.
+    fn value(kind: MapKind) -> f32 {
+        kind as u8 as f32
+    }
+
+    /// A map of 1 × 1 pixel.
+    fn pixel(kind: MapKind) -> HostMap {
+        let shape = if kind.has_channels() { vec![1, 1, 1] } else { vec![1, 1] };
+        HostMap { values: vec![value(kind)], shape }
+    }
+
+    /// Calls `check` with every map at the model's resolution, and a layer map of value 9.
+    fn with_source(check: impl FnOnce(&Source<'_>)) {
+        let computed = MapKind::ALL.into_iter().filter(|&kind| kind != MapKind::Input);
+        let layer_map = HostMap { values: vec![9.0], shape: vec![1, 1] };
+        let target = TargetMaps {
+            layer_map: Some(layer_map),
+            maps: computed.map(|kind| (kind, pixel(kind))).collect(),
+            ..TargetMaps::default()
+        };
+        let frame = Pixels::upright(1, 1, Channels::Gray, vec![0]);
+        check(&Source {
+            frame_size: (1, 1),
+            model_to_frame: &STAYS,
+            picture: Some(&frame),
+            color: ColorOrder::Gray,
+            input: &pixel(MapKind::Input),
+            target: &target,
+        });
+    }
+
+    #[test]
+    fn a_tensor_holds_the_map_of_its_kind_at_its_resolution() {
+        with_source(|source| {
+            for map in MapKind::ALL {
+                for resolution in [Resolution::Model, Resolution::Frame] {
+                    let wish = TensorOutput { map, element_type: ElementType::F32, resolution };
+                    let (kind, at, tensor) = source.tensor(&wish).unwrap();
+                    assert_eq!((kind, at), (map, resolution));
+                    assert_eq!((tensor.values(), tensor.shape), (vec![value(map)], pixel(map).shape));
+                }
+            }
+            let resolution = Resolution::Layer;
+            let wish = TensorOutput { map: MapKind::GradCam, element_type: ElementType::F32, resolution };
+            assert_eq!(source.tensor(&wish).unwrap().2.values(), [9.0]);
+        });
+    }
+
+    #[test]
+    fn a_picture_of_every_kind_is_made_of_its_map() {
+        with_source(|source| {
+            for kind in
+                [PictureKind::Overlay, PictureKind::HeatMap, PictureKind::GuidedGradCam, PictureKind::GuidedBackprop]
+            {
+                let (format, range) = (PictureFormat::Png, ValueRange::OfTheMap);
+                let wish = PictureOutput { kind, format, color_map: ColorMap::Jet, opacity: 0.5, range };
+                let file = source.picture(&wish).unwrap();
+                assert_eq!((file.kind, file.width, file.height), (kind, 1, 1));
+                let without = TargetMaps::default();
+                let empty = Source { target: &without, ..*source };
+                assert!(empty.picture(&wish).is_err(), "{kind:?} without its map");
+            }
+        });
     }
 }

@@ -39,10 +39,10 @@ mod simulation;
 mod warm_up;
 mod worker;
 
-pub use crate::explain::MapKind;
+pub use crate::explain::{HostMap, MapKind, RowMaps};
 pub use admission::{Admission, AdmissionError, InWork};
 pub use clock::{Clock, SystemClock};
-pub use device::{AsyncDevice, Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
+pub use device::{AsyncDevice, Batch, Device, RowResult};
 pub use engine::{Engine, EngineConfig, EngineError, Handle};
 pub use error::JobError;
 pub use explain_device::ExplainDevice;
@@ -57,3 +57,6 @@ pub use queue::ticket::Ticket;
 pub use registry::Models;
 pub use served::{ReducedPrecision, Served, ServedLimits};
 pub use warm_up::{WarmUpError, add_model, warm_up};
+
+/// The maps of one class at one target layer, in host memory.
+pub type TargetValues = crate::explain::TargetMaps<HostMap>;

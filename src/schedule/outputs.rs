@@ -1,18 +1,20 @@
-//! What an answer has to hold.
+//! The tensors, pictures and predictions that a request asks for.
 
-use crate::explain::{MapKind, Maps};
+use crate::explain::{MapKind, MapSet};
 use crate::render::{ColorMap, ElementType, PictureFormat, ValueRange};
 
+/// The resolution of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
+    /// That of the model's input.
     Model,
-    /// The frame as it was sent.
+    /// That of the frame as it was sent.
     Frame,
-    /// The target layer's; of [`MapKind::GradCam`] alone.
+    /// That of the target layer, for kinds that [have it](MapKind::has_layer_resolution).
     Layer,
 }
 
-/// A map as numbers.
+/// A map as a tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TensorOutput {
     pub map: MapKind,
@@ -20,14 +22,26 @@ pub struct TensorOutput {
     pub resolution: Resolution,
 }
 
+/// What a picture shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PictureKind {
-    /// Grad-CAM over the upright frame.
+    /// The CAM over the upright frame.
     Overlay,
-    /// Grad-CAM alone.
+    /// The CAM alone.
     HeatMap,
     GuidedGradCam,
     GuidedBackprop,
+}
+
+impl PictureKind {
+    /// The map that the picture is made from.
+    pub fn map(self) -> MapKind {
+        match self {
+            PictureKind::Overlay | PictureKind::HeatMap => MapKind::GradCam,
+            PictureKind::GuidedGradCam => MapKind::GuidedGradCam,
+            PictureKind::GuidedBackprop => MapKind::GuidedBackprop,
+        }
+    }
 }
 
 /// A map as a picture.
@@ -36,43 +50,28 @@ pub struct PictureOutput {
     pub kind: PictureKind,
     pub format: PictureFormat,
     pub color_map: ColorMap,
-    /// 0 to 1; of [`PictureKind::Overlay`].
+    /// 0 to 1, for [`PictureKind::Overlay`] only.
     pub opacity: f32,
     pub range: ValueRange,
 }
 
-/// Everything that was asked for, in that order.
+/// The outputs of a request, in the request's order.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Outputs {
     pub tensors: Vec<TensorOutput>,
     pub pictures: Vec<PictureOutput>,
-    /// How many of the highest classes come back.
+    /// The number of highest classes in the answer.
     pub top_predictions: usize,
 }
 
 impl Outputs {
     /// The maps that must be computed.
-    pub fn maps(&self) -> Maps {
-        let mut maps = Maps::default();
-        for tensor in &self.tensors {
-            match tensor.map {
-                MapKind::GuidedGradCam => maps.guided_grad_cam = true,
-                MapKind::GradCam => maps.grad_cam = true,
-                MapKind::GuidedBackprop => maps.guided_backprop = true,
-                MapKind::Input => {}
-            }
-        }
-        for picture in &self.pictures {
-            match picture.kind {
-                PictureKind::Overlay | PictureKind::HeatMap => maps.grad_cam = true,
-                PictureKind::GuidedGradCam => maps.guided_grad_cam = true,
-                PictureKind::GuidedBackprop => maps.guided_backprop = true,
-            }
-        }
-        maps
+    pub fn maps(&self) -> MapSet {
+        let of_tensors = self.tensors.iter().map(|tensor| tensor.map);
+        of_tensors.chain(self.pictures.iter().map(|picture| picture.kind.map())).collect()
     }
 
-    /// Whether the picture that was sent is drawn on.
+    /// Whether an overlay is drawn on the frame.
     pub(super) fn needs_picture(&self) -> bool {
         self.pictures.iter().any(|picture| picture.kind == PictureKind::Overlay)
     }

@@ -1,4 +1,4 @@
-//! From a chosen job to a row of a batch.
+//! From a chosen frame to a row of a batch.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::explain::{Method, Target};
 use crate::frame::{self, Decoded, ModelToFrame, Payload, Pixels};
 use crate::telemetry::{Progress, Stage};
 
-/// A job without the parts that wait.
+/// A frame that was chosen for a batch.
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) turn: Turn,
@@ -30,7 +30,7 @@ pub(super) struct Chosen {
     pub(super) ending: Ending,
 }
 
-/// What rows of one batch have in common.
+/// What the rows of a batch share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BatchKey {
     model: ModelKey,
@@ -61,7 +61,7 @@ impl Waiting for Chosen {
     }
 }
 
-/// A frame that only waits for the device.
+/// A frame that waits for the device.
 #[derive(Debug)]
 pub(super) struct PreparedRow {
     pub(super) about: RowInfo,
@@ -82,28 +82,29 @@ impl Ready for PreparedRow {
     }
 }
 
-/// What a row's rendering needs to know.
+/// The facts that rendering a row needs.
 #[derive(Debug)]
 pub(super) struct RowInfo {
     pub(super) turn: Turn,
     pub(super) model: Arc<Served>,
     pub(super) outputs: Outputs,
     pub(super) model_to_frame: ModelToFrame,
-    /// Width and height of the frame as it was sent; the input's for a tensor.
+    /// Width and height of the frame as it was sent; for a tensor, those of the input.
     pub(super) frame_size: (u32, u32),
-    /// Kept only when it is drawn on.
+    /// The decoded frame, when an overlay is drawn on it.
     pub(super) picture: Option<Pixels>,
     pub(super) progress: Progress,
-    /// Given back with the answer.
+    /// Released when the frame ends.
     pub(super) admission: Admission,
     pub(super) ending: Ending,
 }
 
-/// Decodes and prepares. A frame that cannot be gets its error, one that is not worth it any more is left alone.
+/// Decodes a frame and prepares its input. A frame that is refused ends with its error; one that has expired ends as
+/// expired; one that has already ended is left alone.
 pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow> {
     let now = clock.now();
     if !chosen.turn.is_alive(now) {
-        // A frame that somebody else has ended stays as it is.
+        // This has no effect on a frame that has already ended.
         chosen.ending.expire();
         return Prepared::Ended;
     }
@@ -137,6 +138,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
     Prepared::Row(PreparedRow { about, method, targets, shape, input })
 }
 
+/// Decodes a payload and writes the model's input to `input`.
 fn read(
     model: &Served,
     payload: &Payload,

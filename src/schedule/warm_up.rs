@@ -9,8 +9,7 @@ use super::error::JobError;
 use super::job::{Answer, Job, Outcome, Reply};
 use super::outputs::{Outputs, Resolution, TensorOutput};
 use super::served::{ReducedPrecision, Served};
-use crate::explain::MapKind;
-use crate::explain::{Convention, Method, Mode, Target};
+use crate::explain::{MapKind, Method, Mode, Target};
 use crate::frame::{Payload, PixelFormat};
 use crate::model::Metadata;
 use crate::render::ElementType;
@@ -147,7 +146,7 @@ fn explain(
         lane,
         priority: 0,
         expires_at: None,
-        method: Method { target_layers: Vec::new(), convention: Convention::default(), maps: outputs.maps(), mode },
+        method: Method { maps: outputs.maps(), mode, ..Method::default() },
         targets: vec![target],
         outputs,
         payload,

@@ -8,14 +8,13 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::clock::Clock;
-use super::device::{AsyncDevice, Batch, HostMap, RowMaps};
+use super::device::{AsyncDevice, Batch};
 use super::error::JobError;
 use super::finish::DoneRow;
 use super::model_key::ModelKey;
 use super::prepare::PreparedRow;
 use super::served::Served;
-use crate::explain::ExplainError;
-use crate::explain::MapKind;
+use crate::explain::{ExplainError, HostMap, MapKind, RowMaps};
 use crate::telemetry::{BatchOutcome, BatchRecord, Stage};
 
 /// A device, its batches in flight, and its models.

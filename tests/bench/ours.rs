@@ -4,7 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use camlens::explain::{Explainer, Forward, Maps, Method, Mode};
+use camlens::explain::{Explainer, Forward, MapKind, MapSet, Method, Mode};
 use camlens::model::{LoadLimits, Model};
 use camlens::plan::Never;
 use camlens::torch::has_bfloat16;
@@ -50,9 +50,9 @@ impl Ours {
             None => Tensor::f_randn([rows as i64, size[1], size[2], size[3]], (Kind::Float, Device::Cpu))?,
         };
         let mut explainer = Explainer::new(model, Device::Cpu);
-        let method = |maps| Method { maps, ..Method::default() };
-        let grad_cam = method(Maps { grad_cam: true, ..Maps::default() });
-        let guided_grad_cam = method(Maps { guided_grad_cam: true, ..Maps::default() });
+        let method = |kind| Method { maps: MapSet::of(&[kind]), ..Method::default() };
+        let grad_cam = method(MapKind::GradCam);
+        let guided_grad_cam = method(MapKind::GuidedGradCam);
         let in_bfloat16 = Method { mode: Mode::Bfloat16, ..guided_grad_cam.clone() };
         let known = explainer.forward(&grad_cam, &input, &Never)?.logits().size()[1];
         let classes = CLASSES.map(|class| if i64::from(class) < known { class } else { 0 }).to_vec();
@@ -64,8 +64,8 @@ impl Ours {
         let forward = self.explainer.forward(&self.guided_grad_cam, &self.input, &Never)?;
         let classes = vec![self.classes[..1].to_vec(); self.input.size()[0] as usize];
         let rows = forward.reverse(&classes, &Never)?.fuse()?;
-        let map = rows.into_iter().flatten().next().and_then(|maps| maps.guided_grad_cam).ok_or("no map")?;
-        Ok(map.f_unsqueeze(0)?)
+        let map = rows.into_iter().flatten().next().ok_or("no row")?;
+        Ok(map.maps.get(MapKind::GuidedGradCam).ok_or("no map")?.f_unsqueeze(0)?)
     }
 
     pub fn seconds(&mut self, run: &str) -> Result<f64> {

@@ -8,7 +8,7 @@ mod npy;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use camlens::explain::{Convention, Explainer, Maps, Method, Mode, Target, TargetMaps};
+use camlens::explain::{Convention, Explainer, MapKind, MapSet, Method, Mode, Target};
 use camlens::frame::{InputSize, Limits, Payload, Preparation, decode};
 use camlens::model::{LoadLimits, Model};
 use camlens::plan::Never;
@@ -16,7 +16,9 @@ use tch::{Device, Kind, Tensor};
 
 use case::{Case, Layer, Reference, cosine, largest_relative_to_largest, relative_l2, spearman};
 
-const ALL_MAPS: Maps = Maps { guided_grad_cam: true, grad_cam: true, guided_backprop: true };
+const ALL_MAPS: MapSet = MapSet::of(&MapKind::ALL);
+
+type TargetMaps = camlens::explain::TargetMaps<Tensor>;
 
 fn committed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance")
@@ -38,7 +40,8 @@ fn explainer(root: &Path, name: &str) -> Explainer {
 }
 
 fn method(layers: &[&str], convention: Convention, mode: Mode) -> Method {
-    Method { target_layers: layers.iter().map(|l| (*l).to_owned()).collect(), convention, maps: ALL_MAPS, mode }
+    let target_layers = layers.iter().map(|l| (*l).to_owned()).collect();
+    Method { target_layers, convention, maps: ALL_MAPS, mode, ..Method::default() }
 }
 
 /// Logits and, for each row, its first target's maps.
@@ -51,21 +54,21 @@ fn explain(explainer: &mut Explainer, method: &Method, input: &Tensor, targets: 
 }
 
 /// One kind of map of every row, `[N, …]`.
-fn stacked(rows: &[TargetMaps], which: impl Fn(&TargetMaps) -> &Option<Tensor>) -> Tensor {
-    Tensor::stack(&rows.iter().map(|row| which(row).as_ref().unwrap().shallow_clone()).collect::<Vec<_>>(), 0)
+fn stacked(rows: &[TargetMaps], which: impl Fn(&TargetMaps) -> Option<&Tensor>) -> Tensor {
+    Tensor::stack(&rows.iter().map(|row| which(row).unwrap().shallow_clone()).collect::<Vec<_>>(), 0)
 }
 
-fn layer_map(row: &TargetMaps) -> &Option<Tensor> {
-    &row.layer_map
+fn layer_map(row: &TargetMaps) -> Option<&Tensor> {
+    row.layer_map.as_ref()
 }
-fn guided(row: &TargetMaps) -> &Option<Tensor> {
-    &row.guided_backprop
+fn guided(row: &TargetMaps) -> Option<&Tensor> {
+    row.maps.get(MapKind::GuidedBackprop)
 }
-fn fused(row: &TargetMaps) -> &Option<Tensor> {
-    &row.guided_grad_cam
+fn fused(row: &TargetMaps) -> Option<&Tensor> {
+    row.maps.get(MapKind::GuidedGradCam)
 }
-fn upsampled(row: &TargetMaps) -> &Option<Tensor> {
-    &row.grad_cam
+fn upsampled(row: &TargetMaps) -> Option<&Tensor> {
+    row.maps.get(MapKind::GradCam)
 }
 
 /// The largest distance of a map from its reference.
@@ -226,7 +229,7 @@ fn check_default(case: &Case, reference: &Reference, explainer: &mut Explainer, 
     }
 }
 
-type Which = fn(&TargetMaps) -> &Option<Tensor>;
+type Which = fn(&TargetMaps) -> Option<&Tensor>;
 
 /// Runs on inputs that differ from the reference's in their last bits.
 fn runs_of_noisy_inputs(
@@ -464,10 +467,9 @@ fn a_class_without_positive_evidence_gets_exactly_nothing() {
                 let (_, rows) = explain(&mut explainer, &method, &case.references[0].array("input"), &case.targets);
                 for (row, nothing) in rows.iter().zip(case.no_positive_evidence.as_ref().unwrap()) {
                     assert_eq!(row.no_positive_evidence, *nothing, "{} {convention:?} {mode:?}", case.name);
-                    let all_zero =
-                        |map: &Option<Tensor>| map.as_ref().unwrap().count_nonzero(None::<i64>).int64_value(&[]) == 0;
+                    let all_zero = |map: Option<&Tensor>| map.unwrap().count_nonzero(None::<i64>).int64_value(&[]) == 0;
                     assert_eq!(
-                        all_zero(&row.grad_cam) && all_zero(&row.guided_grad_cam),
+                        all_zero(upsampled(row)) && all_zero(fused(row)),
                         *nothing,
                         "{} {convention:?}",
                         case.name

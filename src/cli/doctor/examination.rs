@@ -8,11 +8,11 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::findings::Findings;
-use crate::cli::npy;
-use crate::explain::{Convention, ExplainError, Explainer, Maps, Method, Mode, Target, TargetMaps};
+use crate::explain::{ExplainError, Explainer, MapKind, MapSet, Method, Mode, Target, TargetMaps};
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model};
 use crate::plan::Never;
+use crate::render::npy;
 use crate::schedule::ReducedPrecision;
 use crate::torch::has_bfloat16;
 
@@ -25,9 +25,9 @@ const FOLDED_MAPS_ALLOWED: f64 = 1e-2;
 /// In exact mode the operators are PyTorch's own; another machine adds in another order.
 const PYTORCH_ALLOWED: f64 = 1e-4;
 
-const ALL_MAPS: Maps = Maps { guided_grad_cam: true, grad_cam: true, guided_backprop: true };
-const GUIDED: Maps = Maps { guided_grad_cam: false, grad_cam: false, guided_backprop: true };
-const NO_MAPS: Maps = Maps { guided_grad_cam: false, grad_cam: false, guided_backprop: false };
+const ALL_MAPS: MapSet = MapSet::of(&MapKind::ALL);
+const GUIDED: MapSet = MapSet::of(&[MapKind::GuidedBackprop]);
+const NO_MAPS: MapSet = MapSet::of(&[]);
 
 /// Looks at `NAME/VERSION/` or a bare `.pt2`. What goes wrong is a finding, not an error.
 pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
@@ -103,7 +103,7 @@ fn described(findings: &mut Findings, model: &Metadata) {
 
 struct Patient {
     explainer: Explainer,
-    maps: Maps,
+    maps: MapSet,
     metadata: Metadata,
 }
 
@@ -142,12 +142,12 @@ impl Patient {
         Ok(rows.f_add(&columns)?.f_add(&shades)?.f_unsqueeze(0)?.f_contiguous()?)
     }
 
-    fn method(&self, mode: Mode, maps: Maps) -> Method {
-        Method { target_layers: Vec::new(), convention: Convention::Captum, maps, mode }
+    fn method(&self, mode: Mode, maps: MapSet) -> Method {
+        Method { maps, mode, ..Method::default() }
     }
 
     /// Logits `[N, classes]` and the maps of each row's top class.
-    fn explain(&mut self, mode: Mode, input: &Tensor) -> Result<(Tensor, Vec<TargetMaps>), ExplainError> {
+    fn explain(&mut self, mode: Mode, input: &Tensor) -> Result<(Tensor, Vec<TargetMaps<Tensor>>), ExplainError> {
         let method = self.method(mode, self.maps);
         let forward = self.explainer.forward(&method, input, &Never)?;
         let logits = forward.logits().shallow_clone();
@@ -157,7 +157,12 @@ impl Patient {
         Ok((logits, maps.into_iter().flatten().collect()))
     }
 
-    fn finite(&self, findings: &mut Findings, logits: &Tensor, maps: &[TargetMaps]) -> Result<(), ExplainError> {
+    fn finite(
+        &self,
+        findings: &mut Findings,
+        logits: &Tensor,
+        maps: &[TargetMaps<Tensor>],
+    ) -> Result<(), ExplainError> {
         let finite = |tensor: &Tensor| -> Result<bool, ExplainError> {
             Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? == 1)
         };
@@ -171,8 +176,8 @@ impl Patient {
             );
         }
         for map in maps {
-            for (name, tensor) in [("Grad-CAM", &map.grad_cam), ("guided gradient", &map.guided_backprop)] {
-                let Some(tensor) = tensor else { continue };
+            for (name, kind) in [("Grad-CAM", MapKind::GradCam), ("guided gradient", MapKind::GuidedBackprop)] {
+                let Some(tensor) = map.maps.get(kind) else { continue };
                 let largest = tensor.f_abs()?.f_max()?.f_double_value(&[])?;
                 if !finite(tensor)? {
                     findings.bad(
@@ -192,7 +197,12 @@ impl Patient {
     }
 
     /// What bfloat16 would change, where the processor has it.
-    fn bfloat16(&mut self, findings: &mut Findings, one: &Tensor, full: &[TargetMaps]) -> Result<(), ExplainError> {
+    fn bfloat16(
+        &mut self,
+        findings: &mut Findings,
+        one: &Tensor,
+        full: &[TargetMaps<Tensor>],
+    ) -> Result<(), ExplainError> {
         const NAME: &str = "bfloat16";
         if self.metadata.input.kind != Kind::Float {
             return Ok(());
@@ -294,12 +304,12 @@ impl Patient {
 }
 
 /// The map that depends on everything else.
-fn finest(maps: &[TargetMaps]) -> Option<&Tensor> {
+fn finest(maps: &[TargetMaps<Tensor>]) -> Option<&Tensor> {
     maps.first().and_then(finest_of)
 }
 
-fn finest_of(map: &TargetMaps) -> Option<&Tensor> {
-    map.guided_grad_cam.as_ref().or(map.guided_backprop.as_ref())
+fn finest_of(map: &TargetMaps<Tensor>) -> Option<&Tensor> {
+    map.maps.get(MapKind::GuidedGradCam).or_else(|| map.maps.get(MapKind::GuidedBackprop))
 }
 
 /// Of two maps of zeros it is 1: they are the same.

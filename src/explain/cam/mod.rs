@@ -1,5 +1,45 @@
-//! CAM methods: a method is one file that turns activations and gradients `[N, K, h, w]` into maps `[N, h, w]`.
+//! Class activation maps (CAMs). A method is one file: an implementation of [`Cam`] and a variant of [`CamMethod`].
 
-pub mod grad_cam;
-pub mod layout;
-pub mod scale;
+mod grad_cam;
+pub(super) mod layout;
+pub(super) mod scale;
+
+use tch::Tensor;
+
+use super::{Cost, ExplainError};
+
+/// How activations become a CAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum CamMethod {
+    /// Selvaraju et al. 2017, arXiv 1610.02391.
+    #[default]
+    GradCam,
+}
+
+impl CamMethod {
+    /// Runs beyond the forward run of a row and the reverse run of a target that every method has.
+    pub fn extra_cost(self) -> Cost {
+        self.cam().extra_cost()
+    }
+
+    pub(super) fn cam(self) -> &'static dyn Cam {
+        match self {
+            CamMethod::GradCam => &grad_cam::GradCam,
+        }
+    }
+}
+
+/// A CAM method: the map of one class per row, at one target layer.
+pub(super) trait Cam {
+    /// The map, `[N, h, w]` of f32.
+    ///
+    /// `activations` is the target layer's value and `gradients` the plain gradient of the scores with respect to it,
+    /// both `[N, K, h, w]` of f32. `scores` are the `N` scores; 0 for a row that takes no part.
+    ///
+    /// # Errors
+    /// Those of the operators, such as out of memory.
+    fn map(&self, activations: &Tensor, gradients: &Tensor, scores: &[f32]) -> Result<Tensor, ExplainError>;
+
+    /// Runs beyond the forward run of a row and the reverse run of a target that every method has.
+    fn extra_cost(&self) -> Cost;
+}

@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
-use crate::explain::ExplainError;
+use crate::explain::{ExplainError, RowMaps, TargetMaps};
 use crate::plan::{Interrupt, PlanError};
-use crate::schedule::device::{Batch, RowMaps, RowResult, TargetValues};
+use crate::schedule::device::{Batch, RowResult};
 use crate::schedule::fake::{Bench, out_of_memory, served};
 use crate::schedule::model_key::ModelKey;
 use crate::schedule::warm_up::add_model;
@@ -92,7 +92,7 @@ impl AsyncDevice for Pipelined {
             return Err(ExplainError::Plan(PlanError::Interrupted));
         }
         assert!(!numbers.contains(&PANICS_AT_COLLECT), "expected by the test");
-        let target = TargetValues { score: 1.0, ..TargetValues::default() };
+        let target = TargetMaps { score: 1.0, ..TargetMaps::default() };
         let row = RowMaps { logits: vec![1.0, 0.0, 0.0], targets: vec![target] };
         Ok(numbers.iter().map(|_| Ok(row.clone())).collect())
     }

@@ -24,12 +24,11 @@ use super::queue::line::MAX_PRIORITY;
 use super::queue::next_batch::{Prepared, Taken};
 use super::queue::ticket::StreamKey;
 use super::queue::ticket::Ticket;
-use super::queue::turn::{Turn, cost};
+use super::queue::turn::Turn;
 use super::queue::{Dispatch, Expired};
 use super::registry::{Models, Registry};
 use super::served::Served;
 use super::worker::Worker;
-use crate::explain::Target;
 use crate::telemetry::Stage;
 
 /// The engine's limits, delays and threads.
@@ -284,8 +283,9 @@ impl Engine {
             ending.finish(Err(JobError::ModelRemoved));
             return handle;
         }
-        let reverses = if method.maps.is_empty() { 0 } else { targets.iter().map(rows).sum() };
-        let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost(reverses), expires_at, now);
+        let count = targets.iter().fold(0u32, |sum, target| sum.saturating_add(target.count()));
+        let cost = method.cost().runs(count);
+        let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost, expires_at, now);
         let chosen = Chosen { turn, model, method, targets, outputs, payload, progress, admission, ending };
         let mut state = self.shared.state.lock();
         if state.tasks.is_some() {
@@ -426,14 +426,6 @@ impl Consequences {
 fn tell(expired: Expired<Chosen, PreparedRow>) {
     expired.waiting.iter().for_each(|chosen| chosen.ending.expire());
     expired.ready.iter().for_each(|row| row.about.ending.expire());
-}
-
-/// The number of reverse runs of a target.
-fn rows(target: &Target) -> u32 {
-    match target {
-        Target::Class(_) => 1,
-        Target::Top(count) => *count,
-    }
 }
 
 /// Closes the engine when a worker ends for any reason: nothing may wait for a device that has gone.

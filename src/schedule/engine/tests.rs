@@ -1,7 +1,7 @@
 use std::sync::atomic::AtomicBool;
 
 use super::*;
-use crate::explain::{ExplainError, Maps, Method};
+use crate::explain::{ExplainError, MapKind, MapSet, Method};
 use crate::plan::PlanError;
 use crate::schedule::error::JobError;
 use crate::schedule::fake::{Bench, out_of_memory, pixels, served};
@@ -152,7 +152,7 @@ fn a_batch_is_never_larger_than_the_model_takes() {
 fn frames_of_another_method_size_or_model_run_apart() {
     let (one, other) = (served("one", 8), served("other", 8));
     let bench = Bench::sound(&[Arc::clone(&one), Arc::clone(&other)]);
-    let guided = Method { maps: Maps { guided_backprop: true, ..Maps::default() }, ..Method::default() };
+    let guided = Method { maps: MapSet::of(&[MapKind::GuidedBackprop]), ..Method::default() };
     bench.submit(&bench.lane(&one), 1);
     assert_eq!(bench.began(), [1]);
     bench.submit(&bench.lane(&one), 2);

@@ -12,7 +12,7 @@ pub(in crate::schedule) struct Turn {
     pub(in crate::schedule) ticket: Ticket,
     /// The moment at which it expires.
     pub(in crate::schedule) expires_at: Option<Instant>,
-    /// Its share of the device's work: see [`cost`].
+    /// Its runs of the model: see [`crate::explain::Method::cost`].
     pub(in crate::schedule) cost: u32,
     /// Its stream's class; higher ones go first.
     pub(in crate::schedule) priority: u8,
@@ -45,11 +45,6 @@ impl Turn {
     pub(in crate::schedule) fn is_alive(&self, now: Instant) -> bool {
         !self.ticket.is_over() && !self.has_expired(now)
     }
-}
-
-/// A frame's share of the device's work in rows: one forward, and one reverse for each target.
-pub(in crate::schedule) fn cost(reverses: u32) -> u32 {
-    reverses.saturating_add(1)
 }
 
 /// A frame that waits in the line.

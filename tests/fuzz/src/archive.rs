@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
-use camlens::explain::{Maps, Method, Mode, Target};
+use camlens::explain::{MapKind, MapSet, Method, Mode, Target};
 use camlens::frame::Limits;
 use camlens::model::{LoadLimits, Model};
 use camlens::schedule::{Batch, Device, ExplainDevice, Explainers, Served, ServedLimits};
@@ -425,11 +425,7 @@ fn explain(model: Model, mode: Mode) {
     let Some(elements) = elements.filter(|elements| *elements <= MAX_ELEMENTS) else { return };
     let input: Vec<f32> = (0..elements).map(|n| (n % 13) as f32 / 13.0 - 0.4).collect();
     let rows = served.limits.max_batch as usize;
-    let method = Method {
-        mode,
-        maps: Maps { guided_grad_cam: true, grad_cam: true, guided_backprop: true },
-        ..Method::default()
-    };
+    let method = Method { mode, maps: MapSet::of(&MapKind::ALL), ..Method::default() };
     let targets = [Target::Top(2)];
     let batch = Batch {
         model: served.key(),

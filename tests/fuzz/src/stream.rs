@@ -13,7 +13,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use camlens::config::Config;
 use camlens::config::ListenAddress;
-use camlens::explain::{ExplainError, Target};
+use camlens::explain::{ExplainError, MapKind, Target};
 use camlens::frame::Limits;
 use camlens::model::{LoadLimits, Model};
 use camlens::plan::Interrupt;
@@ -272,14 +272,15 @@ impl Device for Instant {
         ended(Stage::Forward);
         let [channels, height, width] = batch.shape;
         let map = |shape: Vec<u32>| HostMap { values: vec![0.5; shape.iter().product::<u32>() as usize], shape };
+        let shape = |kind: MapKind| {
+            if kind.has_channels() { vec![channels, height, width] } else { vec![height, width] }
+        };
         let maps = batch.method.maps;
         let values = |class_index| TargetValues {
             class_index,
             score: 0.5,
-            layer_map: maps.grad_cam.then(|| map(vec![2, 2])),
-            grad_cam: maps.grad_cam.then(|| map(vec![height, width])),
-            guided_backprop: maps.guided_backprop.then(|| map(vec![channels, height, width])),
-            guided_grad_cam: maps.guided_grad_cam.then(|| map(vec![channels, height, width])),
+            layer_map: maps.contains(MapKind::GradCam).then(|| map(vec![2, 2])),
+            maps: maps.iter().map(|kind| (kind, map(shape(kind)))).collect(),
             ..TargetValues::default()
         };
         let classes = |target: &Target| match *target {

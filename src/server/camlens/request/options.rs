@@ -3,8 +3,7 @@
 use tonic::Code;
 
 use crate::config::LimitsConfig;
-use crate::explain::MapKind;
-use crate::explain::{self, Convention, Method, Mode, Target};
+use crate::explain::{self, CamMethod, Convention, MapKind, Method, Mode, Target};
 use crate::model::description::Precision;
 use crate::proto::v1;
 use crate::render::{ColorMap, DEFAULT_OPACITY, DEFAULT_QUALITY, ElementType, PictureFormat, ValueRange};
@@ -61,7 +60,7 @@ pub(in crate::server) fn resolve(
     if options.condition.is_some() {
         return Err(Refusal::not_built("options.condition", "conditions are"));
     }
-    cam_method(options.cam_method)?;
+    let cam = cam_method(options.cam_method)?;
     let convention = convention(options.convention)?;
     let mode = mode(options.precision, model)?;
     let targets = targets(&options.targets, model)?;
@@ -71,7 +70,8 @@ pub(in crate::server) fn resolve(
     if too_many_layers {
         return Err(too_many("options.target_layers", options.target_layers.len(), limits.max_outputs));
     }
-    let method = Method { target_layers: options.target_layers.clone(), convention, maps: outputs.maps(), mode };
+    let target_layers = options.target_layers.clone();
+    let method = Method { target_layers, cam, convention, maps: outputs.maps(), mode };
     explain::check_method(&model.metadata, &method).map_err(|error| Refusal::from(&error))?;
     Ok(CheckedOptions { method, targets, outputs })
 }
@@ -95,7 +95,7 @@ pub(in crate::server) fn check_response_size(
         .iter()
         .filter(|tensor| tensor.resolution == Resolution::Model)
         .map(|tensor| {
-            let channels = if tensor.map == MapKind::GradCam { 1 } else { u64::from(input.channels) };
+            let channels = if tensor.map.has_channels() { u64::from(input.channels) } else { 1 };
             let bytes = match tensor.element_type {
                 ElementType::F32 => 4,
                 ElementType::F16 => 2,
@@ -119,9 +119,9 @@ pub(in crate::server) fn check_response_size(
     Ok(())
 }
 
-fn cam_method(value: i32) -> Result<(), Refusal> {
+fn cam_method(value: i32) -> Result<CamMethod, Refusal> {
     match v1::CamMethod::try_from(value) {
-        Ok(v1::CamMethod::Unspecified | v1::CamMethod::GradCam) => Ok(()),
+        Ok(v1::CamMethod::Unspecified | v1::CamMethod::GradCam) => Ok(CamMethod::GradCam),
         Ok(other) => {
             let message =
                 format!("options.cam_method: {} is not built yet; CAM_METHOD_GRAD_CAM is", other.as_str_name());
@@ -219,11 +219,7 @@ fn targets(asked: &[v1::Target], model: &Served) -> Result<Vec<Target>, Refusal>
 }
 
 fn count_targets(targets: &[Target]) -> u64 {
-    let count = |target: &Target| match target {
-        Target::Class(_) => 1,
-        Target::Top(count) => u64::from(*count),
-    };
-    targets.iter().map(count).sum()
+    targets.iter().map(|target| u64::from(target.count())).sum()
 }
 
 fn too_many(field: &str, count: usize, max: u32) -> Refusal {
@@ -281,7 +277,7 @@ fn tensor(index: usize, output: &v1::TensorOutput) -> Result<TensorOutput, Refus
     let resolution = match v1::Resolution::try_from(output.resolution) {
         Ok(v1::Resolution::Unspecified | v1::Resolution::Model) => Resolution::Model,
         Ok(v1::Resolution::Frame) => Resolution::Frame,
-        Ok(v1::Resolution::Layer) if map == MapKind::GradCam => Resolution::Layer,
+        Ok(v1::Resolution::Layer) if map.has_layer_resolution() => Resolution::Layer,
         Ok(v1::Resolution::Layer) => {
             let field = field("resolution");
             let message = format!("{field} is LAYER, which only GRAD_CAM has; MODEL and FRAME are allowed");

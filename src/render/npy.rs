@@ -1,4 +1,4 @@
-//! NumPy's `.npy` files, as far as tensors of 32-bit floats need them.
+//! NumPy's `.npy` files of little-endian 32-bit floats, row-major.
 //!
 //! <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>
 
@@ -17,7 +17,7 @@ pub struct Array {
     pub data: Vec<f32>,
 }
 
-/// Why a file is not an array that we read.
+/// Why a file is refused.
 #[derive(Debug, Error)]
 pub enum NpyError {
     #[error("not a .npy file")]
@@ -34,12 +34,18 @@ pub enum NpyError {
     Io(#[from] io::Error),
 }
 
-/// Writes `data`, row-major, under its shape.
+/// Writes `data`, row-major, with its shape.
+///
+/// # Errors
+/// Those of `out`; a shape whose header is longer than 64 KiB.
+///
+/// # Panics
+/// When `data` does not have the number of elements that `shape` says.
 pub fn write(mut out: impl Write, shape: &[usize], data: &[f32]) -> io::Result<()> {
     assert_eq!(shape.iter().product::<usize>(), data.len(), "shape {shape:?} does not hold {} floats", data.len());
     let sizes: String = shape.iter().map(|size| format!("{size},")).collect();
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({sizes}), }}");
-    // Magic, version and length take 10 bytes; with the header and its newline the data starts at a multiple of 64.
+    // Magic, version and length take 10 bytes. The header is padded so that the data starts at a multiple of 64.
     let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
     header.push_str(&" ".repeat(padded - header.len() - 1));
     header.push('\n');
@@ -53,6 +59,9 @@ pub fn write(mut out: impl Write, shape: &[usize], data: &[f32]) -> io::Result<(
 }
 
 /// Reads an array of `<f4`, row-major.
+///
+/// # Errors
+/// [`NpyError`]: another kind of file, a damaged header, other elements, a size beyond 1 GiB, missing data.
 pub fn read(mut input: impl Read) -> Result<Array, NpyError> {
     let mut start = [0; 8];
     input.read_exact(&mut start).map_err(|_| NpyError::Magic)?;
@@ -91,7 +100,7 @@ pub fn read(mut input: impl Read) -> Result<Array, NpyError> {
         .try_fold(1u64, |count, &size| count.checked_mul(size as u64))
         .filter(|&count| count <= MAX_ELEMENTS)
         .ok_or(NpyError::Size)?;
-    // `take` bounds what is allocated by what is there, not by what the header says.
+    // `take` bounds the allocation by the data that exists, not by the size that the header claims.
     let mut bytes = Vec::new();
     input.take(count * 4).read_to_end(&mut bytes)?;
     if bytes.len() as u64 != count * 4 {
@@ -101,7 +110,7 @@ pub fn read(mut input: impl Read) -> Result<Array, NpyError> {
     Ok(Array { shape, data })
 }
 
-/// The text of one entry of the header's dictionary, up to the comma.
+/// The text of the entry `name` of the header's dictionary, up to the comma.
 fn field<'h>(header: &'h str, name: &str) -> Option<&'h str> {
     let (_, after) = header.split_once(&format!("'{name}':"))?;
     after.split([',', '}']).next().map(str::trim)

@@ -1,16 +1,14 @@
-//! A report to look at: one HTML file with its pictures inside, no script or style from elsewhere.
+//! A report for a browser: one HTML file that holds its pictures, its style and its script.
 
 use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::client::latency::Stages;
-
-/// Pictures of a clip that a report holds at most; of a longer one, every second, fourth, … frame.
+/// The most pictures of a clip in a report. Of a longer clip every second, fourth, … frame is kept.
 const MAX_CLIP_PICTURES: usize = 300;
 
-/// A picture inside the report.
+/// A picture in the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figure {
     pub caption: String,
@@ -19,26 +17,26 @@ pub struct Figure {
     pub data: Vec<u8>,
 }
 
-/// One image explained: its pictures side by side, and what the model says.
+/// One explained image: its pictures side by side, and the model's predictions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Card {
     pub title: String,
-    /// Label and probability, the highest first.
+    /// Label and probability (0 to 1), the highest first.
     pub predictions: Vec<(String, f32)>,
     pub figures: Vec<Figure>,
 }
 
-/// The frames of a clip, to be played.
+/// The frames of a clip, which the report plays.
 #[derive(Debug, Clone, Default)]
 pub struct Clip {
     figures: Vec<Figure>,
-    /// Every how many frames one is kept.
+    /// One of `stride` frames is kept.
     stride: usize,
     seen: usize,
 }
 
 impl Clip {
-    /// Takes the next frame; when there are too many, every second one goes.
+    /// Takes the next frame. A full clip first drops every second frame.
     pub fn push(&mut self, figure: Figure) {
         self.stride = self.stride.max(1);
         if self.seen.is_multiple_of(self.stride) {
@@ -58,7 +56,18 @@ impl Clip {
     }
 }
 
-/// Everything that a report shows; what is empty is left out.
+/// The latencies of one stage, in milliseconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageRow {
+    pub stage: String,
+    pub mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// The content of a report. Empty sections are left out.
 #[derive(Debug, Default)]
 pub struct Report {
     pub title: String,
@@ -66,7 +75,8 @@ pub struct Report {
     pub facts: Vec<(String, String)>,
     pub cards: Vec<Card>,
     pub clip: Clip,
-    pub stages: Stages,
+    /// In the order of the page.
+    pub stages: Vec<StageRow>,
 }
 
 impl Report {
@@ -117,27 +127,22 @@ impl Report {
     }
 
     fn write_stages(&self, page: &mut String) {
-        let total: f64 = self.stages.iter().map(|(_, latencies)| latencies.mean_ms()).sum();
+        let total: f64 = self.stages.iter().map(|row| row.mean).sum();
         if total <= 0.0 {
             return;
         }
         page.push_str(
-            "<section>\n<h2>Where the time goes</h2>\n<table>\n<thead><tr><th>stage</th><th></th><th>mean</th><th>p50</th>\
-             <th>p90</th><th>p99</th><th>max</th></tr></thead>\n<tbody>\n",
+            "<section>\n<h2>Where the time goes</h2>\n<table>\n<thead><tr><th>stage</th><th></th><th>mean</th>\
+             <th>p50</th><th>p90</th><th>p99</th><th>max</th></tr></thead>\n<tbody>\n",
         );
-        for (stage, latencies) in self.stages.iter() {
+        for StageRow { stage, mean, p50, p90, p99, max } in &self.stages {
             put(
                 page,
                 format_args!(
-                    "<tr><th>{}</th><td class=\"bar\"><i style=\"width:{:.1}%\"></i></td><td>{:.2}</td><td>{:.2}</td>\
-                     <td>{:.2}</td><td>{:.2}</td><td>{:.2}</td></tr>\n",
+                    "<tr><th>{}</th><td class=\"bar\"><i style=\"width:{:.1}%\"></i></td><td>{mean:.2}</td>\
+                     <td>{p50:.2}</td><td>{p90:.2}</td><td>{p99:.2}</td><td>{max:.2}</td></tr>\n",
                     escape(stage),
-                    latencies.mean_ms() / total * 100.0,
-                    latencies.mean_ms(),
-                    latencies.percentile_ms(0.5),
-                    latencies.percentile_ms(0.9),
-                    latencies.percentile_ms(0.99),
-                    latencies.max_ms(),
+                    mean / total * 100.0,
                 ),
             );
         }
@@ -178,19 +183,20 @@ fn write_figure(page: &mut String, figure: &Figure) {
     put(
         page,
         format_args!(
-            "<figure><img alt=\"{caption}\" src=\"data:{};base64,{data}\"><figcaption>{caption}</figcaption></figure>\n",
+            "<figure><img alt=\"{caption}\" src=\"data:{};base64,{data}\">\
+             <figcaption>{caption}</figcaption></figure>\n",
             figure.media_type
         ),
     );
 }
 
-/// A string takes everything that is written to it.
+/// Appends to the page. Writing to a string cannot fail.
 fn put(page: &mut String, text: std::fmt::Arguments<'_>) {
     let written = page.write_fmt(text);
     debug_assert!(written.is_ok());
 }
 
-/// Text for between tags and inside quoted attributes.
+/// Escapes text for element content and for quoted attributes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -207,7 +213,10 @@ fn escape(text: &str) -> String {
 }
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --ink: #1d2430; --faint: #667085; --paper: #f6f7f9; --card: #fff; --line: #e3e6eb; --accent: #2f6fdf; }
+:root {
+  color-scheme: light dark;
+  --ink: #1d2430; --faint: #667085; --paper: #f6f7f9; --card: #fff; --line: #e3e6eb; --accent: #2f6fdf;
+}
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e8ebf0; --faint: #98a2b3; --paper: #14171d; --card: #1d2129; --line: #2d333e; --accent: #7aa7ff; }
 }
@@ -238,12 +247,16 @@ thead th:first-child { text-align: left; }
 .controls { display: none; max-width: 448px; margin: 12px auto 0; gap: 12px; }
 .clip.live .controls { display: flex; }
 .controls input { flex: 1; accent-color: var(--accent); }
-button { font: inherit; padding: 2px 14px; border: 1px solid var(--line); border-radius: 8px; background: none; color: inherit; cursor: pointer; }
+button {
+  font: inherit; padding: 2px 14px; border: 1px solid var(--line); border-radius: 8px; background: none;
+  color: inherit; cursor: pointer;
+}
 ";
 
 const PLAYER: &str = "
 for (const clip of document.querySelectorAll('.clip')) {
-  const frames = clip.querySelectorAll('figure'), slider = clip.querySelector('input'), button = clip.querySelector('button');
+  const frames = clip.querySelectorAll('figure');
+  const slider = clip.querySelector('input'), button = clip.querySelector('button');
   let timer = 0;
   const show = () => frames.forEach((frame, index) => frame.classList.toggle('on', index === +slider.value));
   const step = () => { slider.value = (+slider.value + 1) % frames.length; show(); };
@@ -258,8 +271,6 @@ for (const clip of document.querySelectorAll('.clip')) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn figure(caption: &str) -> Figure {
@@ -267,8 +278,8 @@ mod tests {
     }
 
     fn full() -> Report {
-        let mut stages = Stages::default();
-        stages.record("forward", Duration::from_millis(40));
+        let stages =
+            vec![StageRow { stage: "forward".to_owned(), mean: 40.0, p50: 39.0, p90: 41.0, p99: 42.0, max: 43.5 }];
         let mut clip = Clip::default();
         clip.push(figure("frame 1"));
         Report {
@@ -288,7 +299,7 @@ mod tests {
     fn a_report_holds_its_pictures_and_asks_nobody_for_anything() {
         let html = full().html();
         assert_eq!(html.matches("src=\"data:image/png;base64,cG5n\"").count(), 3);
-        for needed in ["espresso", "95.3 %", "width:95.3%", "<th>forward</th>", "40.00", "lite0"] {
+        for needed in ["espresso", "95.3 %", "width:95.3%", "<th>forward</th>", "40.00", "43.50", "lite0"] {
             assert!(html.contains(needed), "{needed} is missing");
         }
         for foreign in ["http://", "https://", "<link", "@import", "url(", "src=\"/"] {
