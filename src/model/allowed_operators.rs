@@ -1,4 +1,4 @@
-//! Which operators a file may call: those of ATen that compute results from their arguments and do nothing else.
+//! The operators that a file may call: those of ATen that compute results from their arguments and do nothing else.
 
 use crate::model::ModelError;
 use crate::model::operation::Symbolic;
@@ -17,7 +17,7 @@ const IGNORED: [&str; 5] = [
 
 const NO_GRADIENT_ADVICE: &str = "export with gradients enabled, not under torch.no_grad()";
 
-/// Operators that reach files, storages or other memory, or that change what a tensor is.
+/// Operators that access files, storages or other memory, or that change a tensor's type or layout.
 const FORBIDDEN: [&str; 25] = [
     "from_file",
     "set_",
@@ -35,7 +35,7 @@ const FORBIDDEN: [&str; 25] = [
     "rename",
     "rename_",
     "pin_memory",
-    // These do not look at what they are given before they use it.
+    // These do not check their arguments.
     "align_as",
     "align_tensors",
     "align_to",
@@ -47,8 +47,8 @@ const FORBIDDEN: [&str; 25] = [
     "segment_reduce",
 ];
 
-/// Families of operators whose results are no dense tensors, that only other back ends, decompositions or autograd call,
-/// or that take their arguments unchecked (`slow_conv3d`) or any time (polynomials of any degree).
+/// Families of operators whose results are no dense tensors, that only other back ends, decompositions or autograd
+/// call, or that take their arguments unchecked (`slow_conv3d`) or any time (polynomials of any degree).
 const FORBIDDEN_PARTS: [&str; 14] = [
     "sparse",
     "mkldnn",
@@ -118,12 +118,12 @@ pub fn is_dropout(name: &str) -> bool {
     DROPOUT.contains(&name)
 }
 
-/// Whether a target (`aten._assert_scalar.default`) is left out.
+/// Whether nodes of this target (`aten._assert_scalar.default`) are skipped.
 pub fn is_ignored(target: &str) -> bool {
     IGNORED.contains(&target)
 }
 
-/// The operator of a node: only ATen's, and none that reaches beyond its arguments.
+/// Finds the operator of a node. Only ATen's are allowed, and none that accesses memory beyond its arguments.
 pub fn find(target: &str, node: &str) -> Result<ProgramOperation, ModelError> {
     let unknown = |why: &str| {
         ModelError::refused(
@@ -161,7 +161,8 @@ pub fn find(target: &str, node: &str) -> Result<ProgramOperation, ModelError> {
     let operator =
         Operator::find(&format!("aten::{name}"), overload).map_err(|_| unknown("is not in this libtorch (2.11)"))?;
     let schema = operator.schema();
-    // Whatever can be given a generator draws numbers; `rrelu` alone does so only in training, which is refused below.
+    // An operator with a `generator` argument draws random numbers. `rrelu` does so only in training, which is refused
+    // below.
     if schema.position("generator").is_some() && schema.position("training").is_none() {
         return Err(random());
     }

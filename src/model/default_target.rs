@@ -1,4 +1,4 @@
-//! The target layer that is explained when a request names none.
+//! The default target layer.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use super::node::{Argument, Node, ValueId};
 use crate::torch::Value;
 
 impl Graph {
-    /// The target layer when nobody names one: the value that enters the last spatial average; if there is none, the last
-    /// spatial map before flattening.
+    /// The default target layer: the value that enters the last spatial average; without one, the last spatial map
+    /// before flattening.
     pub fn default_target(&self, score: ValueId) -> Result<ValueId, LayerError> {
         let upstream = self.ancestors(score);
         let on_the_way = |node: &&Node| node.defines().any(|v| upstream.contains(&v));
@@ -36,7 +36,7 @@ impl Graph {
         })
     }
 
-    /// Adaptive or average pooling, or a mean over both spatial axes.
+    /// Whether a node is adaptive or average pooling to 1 × 1, or a mean over both spatial axes.
     fn averages_space(&self, node: &Node) -> bool {
         match node.operator_name() {
             "adaptive_avg_pool2d" => true,

@@ -1,7 +1,7 @@
 //! A model as a list of operator nodes, whatever file it came from.
 //!
-//! The graph is functional: each value is computed once and never changes. In-place writes were turned into new values
-//! by the importer.
+//! The graph is functional: each value is computed once and never changes. `functional` has turned in-place writes into
+//! new values.
 
 use crate::model::node::Dimension;
 use crate::model::node::Node;
@@ -14,7 +14,7 @@ use tch::Kind;
 
 use super::stored::Stored;
 
-/// The image that goes in: `[N, C, H, W]`.
+/// The input, `[N, C, H, W]`.
 #[derive(Debug, Clone)]
 pub struct Input {
     pub value: ValueId,
@@ -22,10 +22,10 @@ pub struct Input {
     pub shape: [Dimension; 4],
 }
 
-/// One thing that comes out.
+/// One output.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// `logits`, `nested.1.k`, or its number.
+    /// Its name in the result: `logits`, `nested.1.k`, or its number.
     pub name: String,
     /// None when it is no tensor.
     pub value: Option<ValueId>,
@@ -36,13 +36,13 @@ pub struct Output {
 pub struct Graph {
     /// By [`ValueId`].
     pub values: Vec<ValueInfo>,
-    /// In an order in which each reads only values that are already there.
+    /// In topological order: each node reads only the results of earlier ones.
     pub nodes: Vec<Node>,
     /// Weights, and everything else that does not depend on the input.
     pub constants: BTreeMap<ValueId, Arc<Stored>>,
     pub input: Input,
     pub outputs: Vec<Output>,
-    /// Layer names. See `layers.rs`.
+    /// Layer names.
     pub layers: super::layers::Layers,
 }
 

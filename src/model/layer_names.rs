@@ -1,4 +1,4 @@
-//! From a layer's name to its value, and back.
+//! Finds the value that a layer name means, and the names of a value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ enum Unclear {
     Several(Vec<ValueId>),
 }
 
-/// A message lists this many layers at most.
+/// Most layers that a message lists.
 const MAX_CANDIDATES: usize = 48;
 
 /// `name@2` → (`name`, 2).
@@ -26,7 +26,7 @@ fn split_call(name: &str) -> (&str, Option<usize>) {
     }
 }
 
-/// The known name that is closest to a mistaken one, if any is close.
+/// The known name closest to a misspelt one, if one is within a third of its length in edits.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
     known
         .map(|k| (strsim::damerau_levenshtein(name, k), k))
@@ -44,7 +44,7 @@ impl Graph {
         self.find_layer(name, || self.candidates())
     }
 
-    /// What every layer name means, or why it means nothing.
+    /// The value of every layer name, or the reason that it means none.
     pub fn layer_values(&self) -> BTreeMap<String, Result<ValueId, LayerError>> {
         let candidates = self.candidates();
         let value = |name: String| {
@@ -78,7 +78,7 @@ impl Graph {
         Err(LayerError::Unknown { name: name.to_owned(), suggestion, candidates: candidates() })
     }
 
-    /// Every name that [`Graph::layer`] knows, right or wrong.
+    /// Every name that [`Graph::layer`] knows, including those that mean no single value.
     pub fn layer_names(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for (path, calls) in self.layers.calls.iter().filter(|(path, _)| !path.is_empty()) {
@@ -90,14 +90,14 @@ impl Graph {
         names
     }
 
-    /// Of the values that a call handed out, the one that is meant.
+    /// The value that a call's name means, of the values that it returned.
     fn one_of(&self, returned: &[ValueId]) -> Result<ValueId, Unclear> {
-        // Tensors only: sizes that were computed inside are shared by the whole program. Differentiable ones first.
+        // Tensors only: sizes computed inside are shared by the whole program. Differentiable tensors are preferred.
         let tensors: Vec<ValueId> = returned.iter().copied().filter(|v| self.value(*v).shape.is_some()).collect();
         let live: Vec<ValueId> = tensors.iter().copied().filter(|v| self.value(*v).differentiable).collect();
         let values = if live.is_empty() { tensors } else { live };
         let Some(first) = values.first() else { return Err(Unclear::Nothing) };
-        // One value, or several outputs of one node: the first.
+        // One value, or several outputs of one node: the first is meant.
         let maker = |value: &ValueId| self.layers.makers.get(value);
         if values.iter().all(|value| maker(value).is_some() && maker(value) == maker(first)) || values.len() == 1 {
             return Ok(*first);
@@ -115,7 +115,7 @@ impl Graph {
         info.differentiable && matches!(info.shape.as_deref(), Some([_, _, h, w]) if h * w > 1)
     }
 
-    /// Every layer: its value, with the names that mean it, in the program's order.
+    /// Every layer in the program's order: its value, and the names that mean it.
     pub fn layers(&self) -> Vec<(ValueId, Vec<String>)> {
         let mut names: BTreeMap<ValueId, Vec<String>> = BTreeMap::new();
         for (path, calls) in self.layers.calls.iter().filter(|(path, _)| !path.is_empty()) {

@@ -1,7 +1,7 @@
-//! Layer names: which value a module path means.
+//! The names of a graph's layers.
 //!
-//! `layer4.2.relu` is what the module's last call hands to the outside, `layer4.2.relu@0` its first call. A value without
-//! a module is named by its node. Several names may mean one value.
+//! `layer4.2.relu` is what the module's last call hands to the outside, `layer4.2.relu@0` its first call. A value
+//! without a module is named by its node. Several names may mean one value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -94,7 +94,7 @@ impl Layers {
     }
 }
 
-/// The calls of each module, in the order in which they are met.
+/// The calls of each module, in the program's order.
 #[derive(Default)]
 struct Order<'a> {
     by_path: BTreeMap<String, Vec<&'a ModuleCall>>,

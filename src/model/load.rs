@@ -1,4 +1,4 @@
-//! From a directory to a model that is ready to be compiled.
+//! Loads a model: imports its program, makes it functional, runs it once to check it, and folds its constants.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,10 +24,10 @@ use super::stored::Stored;
 use super::{LoadLimits, ModelError, dtype, rectifier};
 use crate::torch::Value;
 
-/// A constant that is folded at load takes this much memory at most.
+/// Largest constant that is folded at load, in bytes.
 const MAX_FOLDED_BYTES: usize = 64 << 20;
 
-/// The example image takes this much memory at most, in double precision.
+/// Largest example input in double precision, in bytes.
 const MAX_EXAMPLE_BYTES: i64 = 1 << 30;
 
 impl Graph {
@@ -43,19 +43,19 @@ impl Graph {
     }
 }
 
-/// A graph with what its run at load gave.
+/// A graph, and the results of its run at load.
 struct Imported {
     graph: Graph,
-    /// What the run was given.
+    /// The input of the run.
     example: Tensor,
-    /// What it gave: each output that is a tensor, with its value.
+    /// The outputs of the run that are tensors.
     results: Vec<(ValueId, Tensor)>,
     limits: LoadLimits,
 }
 
 impl Imported {
-    /// Runs the program once; once more, as it was exported, if it writes into its tensors. Its constants may leave memory where they can be
-    /// read again from the archive.
+    /// Runs the functional program once, and before that, if it writes into its tensors, the original program to
+    /// compare with. Constants that have a source may leave memory afterwards.
     fn run(program: &Program) -> Result<Self, ModelError> {
         let (kind, shape) = image_input(program)?;
         let example = functional::example(kind, &shape)?;
@@ -105,8 +105,8 @@ impl Imported {
         Ok(Imported { graph, example, results, limits: program.limits.clone() })
     }
 
-    /// Rows that may run together: one when the batch is fixed, or when a row's result depends on the others. The run at
-    /// load had several rows; its first one is run alone and compared.
+    /// Most rows in a batch: one when the batch is fixed, or when a row's result depends on the others. The run at load
+    /// had several rows; its first row is run alone and compared.
     fn max_rows(&self) -> Result<Option<u32>, ModelError> {
         let Graph { input, nodes, constants, values, .. } = &self.graph;
         let [batch, ..] = input.shape;
@@ -145,11 +145,11 @@ impl Imported {
 }
 
 impl Model {
-    /// Loads the file and `model.toml` of a version's directory, a bare model file with the defaults, or the built-in model
-    /// at [`identity::PLACE`].
+    /// Loads the file and `model.toml` of a version's directory, a bare model file with the defaults, or the built-in
+    /// model at [`identity::PLACE`].
     ///
     /// # Errors
-    /// Everything that is wrong with the file or its description, in words for the person who has it.
+    /// What is wrong with the file or its description, in words for the person who has it.
     pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
         let (program, digest, loaded) = if identity::is_builtin(path) {
             identity::place(path)?;
@@ -215,8 +215,8 @@ fn image_input(program: &Program) -> Result<(Kind, [Dimension; 4]), ModelError> 
     Ok((input.kind, shape))
 }
 
-/// Every output must be computed; and where a program writes, its functional form must give what the exported one gave,
-/// bit for bit.
+/// Checks that every output was computed and, for a program that writes into tensors, that its functional form gives
+/// the same outputs bit for bit.
 fn check_outputs(
     program: &Program,
     outputs: &[(String, Option<ValueId>)],
@@ -234,7 +234,8 @@ fn check_outputs(
         if !same {
             return Err(ModelError::refused(
                 format!(
-                    "camlens could not follow an in-place write: output {key} of its functional form differs from the exported program's"
+                    "camlens could not follow an in-place write: output {key} of its functional form differs from \
+                     the exported program's"
                 ),
                 "clone tensors before writing into them, and please report the model",
             ));
@@ -243,7 +244,7 @@ fn check_outputs(
     Ok(())
 }
 
-/// Turns what does not depend on the input into constants.
+/// Turns the results of nodes that do not depend on the input into constants.
 fn fold(nodes: Vec<Node>, constants: &mut BTreeMap<ValueId, Tensor>, trace: &Trace) -> Vec<Node> {
     nodes
         .into_iter()
@@ -352,17 +353,17 @@ mod tests {
         for (name, words) in [
             ("A.bytesio", None),
             ("A.extra", None),
-            ("x_f8", None),
-            ("y_kw", None),
-            ("y_tiedT", None),
-            ("y_views2", None),
-            ("z_const_in", None),
-            ("z_fake", None),
-            ("z_guard", None),
-            ("z_mut", None),
-            ("z_mut_decomp", None),
-            ("z_nan", None),
-            ("z_nograd", Some("?")),
+            ("x_f8", Some("2 axes")),
+            ("y_kw", Some("4 tensors")),
+            ("y_tiedT", Some("2 axes")),
+            ("y_views2", Some("2 axes")),
+            ("z_const_in", Some("2 axes")),
+            ("z_fake", Some("a storage that has 0")),
+            ("z_guard", Some("1 axes")),
+            ("z_mut", Some("training mode")),
+            ("z_mut_decomp", Some("run_decompositions")),
+            ("z_nan", Some("2 axes")),
+            ("z_nograd", Some("2 axes")),
         ] {
             let file = fixture(&format!("edge/2.11.0/{name}.pt2"));
             let error = Graph::load(&file, &LoadLimits::default()).err().map(|error| error.to_string());

@@ -14,7 +14,7 @@ impl ValueId {
     }
 }
 
-/// What is known of a value from the run at load, with the example size.
+/// Name, shape and dtype of a value, from the run at load with the example input.
 #[derive(Debug, Clone)]
 pub struct ValueInfo {
     /// The name in the file, or one made from it.
@@ -29,7 +29,7 @@ pub struct ValueInfo {
 /// An argument of a node, one for each of the operation's, in order.
 #[derive(Debug, Clone)]
 pub enum Argument {
-    /// Known when the graph was read (a number, a dtype, a default of the schema, …).
+    /// Known at load: a number, a dtype, a default of the schema, …
     Literal(Value),
     /// Another value.
     Use(ValueId),
@@ -84,7 +84,7 @@ pub enum Element {
     Bool(bool),
 }
 
-/// An operator whose derivative gates the gradient by its input: a ReLU or a relative of it.
+/// Marks an operator whose derivative gates the gradient by its input: ReLU, ReLU6, clamp, threshold, …
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rectifier {
     /// The argument that is gated.
@@ -98,7 +98,7 @@ pub struct Node {
     pub name: String,
     pub operation: Operation,
     pub arguments: Vec<Argument>,
-    /// One value a flat result; none where nobody reads it and it has no name.
+    /// One value per flat result; none for a result that has no name and no reader.
     pub outputs: Vec<Option<ValueId>>,
     /// No gradient flows through it (it ran under `torch.no_grad()`).
     pub no_grad: bool,
@@ -134,7 +134,7 @@ impl Node {
         self.arguments.get(position)
     }
 
-    /// `relu` of `aten::relu`; empty for what is no ATen operator.
+    /// `relu` of `aten::relu`; empty for other operations.
     pub fn operator_name(&self) -> &str {
         self.operation.aten().map_or("", |operator| operator.name().trim_start_matches("aten::"))
     }
@@ -144,7 +144,7 @@ impl Node {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dimension {
     Fixed(i64),
-    /// Any size; `example` is what the model was exported with.
+    /// Any size; `example` is the size that the model was exported with.
     Dynamic {
         example: i64,
     },

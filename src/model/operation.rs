@@ -1,4 +1,4 @@
-//! What a node computes besides one ATen operator, and running it.
+//! The operations of nodes, and how they run.
 
 use tch::{Kind, Tensor};
 
@@ -138,7 +138,7 @@ fn floor_div(a: i64, b: i64) -> Option<i64> {
 /// An argument of a view in a chain.
 #[derive(Debug, Clone)]
 pub enum ViewArgument {
-    /// What the view looks at: the base, or the view before it.
+    /// The viewed tensor: the base, or the view before this one.
     Base,
     Literal(Value),
     /// An argument of the [`WriteBack`] node, by position.
@@ -159,7 +159,7 @@ pub enum Size {
 pub struct View {
     pub operator: Operator,
     pub arguments: Vec<ViewArgument>,
-    /// Which of its flat results the chain goes on with.
+    /// Index of the flat result that the next view reads.
     pub result: usize,
 }
 
@@ -170,8 +170,8 @@ pub struct WriteBack {
 }
 
 impl WriteBack {
-    /// `base` with the elements that the chain selects replaced by `new`: the chain is applied to the base's own element
-    /// numbers, and `new` is scattered there.
+    /// `base` with the elements that the chain selects replaced by `new`: the chain is applied to the base's own
+    /// element numbers, and `new` is scattered there.
     fn apply(&self, arguments: &[Value]) -> Result<Tensor, OperatorError> {
         let missing =
             || OperatorError::Failed { operator: "write back".into(), message: "takes a base and a value".into() };
@@ -220,7 +220,7 @@ impl View {
     }
 }
 
-/// Results with lists of tensors spread out.
+/// Flattens results: each element of a list of tensors becomes a result.
 pub fn flat(results: Vec<Value>) -> Vec<Value> {
     let mut out = Vec::with_capacity(results.len());
     for value in results {
@@ -264,7 +264,7 @@ pub(super) fn run(operation: &Operation, arguments: &[Value], record: bool) -> R
     }
 }
 
-/// What a node computes. Running it is [`Operation::run`], in `operation.rs`.
+/// The operation of a node.
 #[derive(Debug, Clone)]
 pub enum Operation {
     /// An operator of ATen that neither writes memory nor is random.
@@ -273,12 +273,13 @@ pub enum Operation {
     ClonedInPlace { operator: Operator, written: usize },
     /// Arithmetic on sizes.
     Symbolic(Symbolic),
-    /// `base` with the elements that a chain of views selects replaced: arguments are base, new, then what the views read.
+    /// `base` with the elements that a chain of views selects replaced by `new`. Arguments: `base`, `new`, then the
+    /// arguments of the views.
     WriteBack(WriteBack),
 }
 
 impl Operation {
-    /// The ATen operator, for those nodes that are just one.
+    /// The ATen operator, if the operation is exactly one.
     pub fn aten(&self) -> Option<&Operator> {
         match self {
             Operation::Aten(operator) => Some(operator),
@@ -286,7 +287,8 @@ impl Operation {
         }
     }
 
-    /// Runs the operation on arguments in its order. Results are flat: a list of tensors counts one an element.
+    /// Runs the operation on arguments in its order. Results are flat: each element of a list of tensors is
+    /// a result.
     /// `record` keeps what autograd needs (see [`crate::torch::Tape::record`]).
     pub fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
         run(self, arguments, record)

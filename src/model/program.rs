@@ -14,7 +14,7 @@ use crate::model::operation::Symbolic;
 use crate::model::{LoadLimits, ModelError};
 use crate::torch::{Alias, Operator, Value};
 
-/// A use of a name, or what is known already.
+/// An argument of a node: a literal, a name, or a list of both.
 #[derive(Debug, Clone)]
 pub enum ProgramArgument {
     Literal(Value),

@@ -29,8 +29,9 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Looks for models under `root`: a repository (`NAME/VERSION/model.pt2`), one model (`VERSION/model.pt2`), one version
-    /// (`model.pt2`), a bare model file, or the built-in model by the name of [`identity::PLACE`]. Nothing is loaded.
+    /// Looks for models under `root`: a repository (`NAME/VERSION/model.pt2`), one model (`VERSION/model.pt2`), one
+    /// version (`model.pt2`), a bare model file, or the built-in model by the name of [`identity::PLACE`]. Nothing is
+    /// loaded.
     pub fn open(root: &Path) -> Result<Self, ModelError> {
         let fail = |problem: &str| ModelError::Repository { path: root.to_owned(), problem: problem.to_owned() };
         if identity::is_builtin(root) {

@@ -1,4 +1,4 @@
-//! Constants of a model, which need not stay in memory.
+//! Constants of a model that can leave memory and be read again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,10 +8,10 @@ use super::ModelError;
 use super::program::WeightSource;
 use crate::torch::is_exclusive;
 
-/// A smaller one stays in memory.
+/// Constants of fewer bytes stay in memory.
 const MIN_BYTES: usize = 64 << 10;
 
-/// A tensor that does not depend on the input. One that lies in the model's file may leave memory; it is read again where it is wanted.
+/// A tensor that does not depend on the input. With a source it can leave memory, and is read again on demand.
 #[derive(Debug)]
 pub struct Stored {
     size: Vec<i64>,
@@ -20,7 +20,7 @@ pub struct Stored {
     source: Option<Arc<dyn WeightSource>>,
 }
 
-/// Tells constants of a model apart: those with the same identity have the same values.
+/// The identity of a constant within a model: constants with equal identities have equal values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     memory: Memory,
@@ -37,7 +37,7 @@ enum Memory {
 }
 
 impl Stored {
-    /// In memory; and in the file, if it can be read again there.
+    /// A constant that is in memory now. With a `source`, and at least [`MIN_BYTES`] bytes, it can leave memory.
     pub fn new(tensor: Tensor, source: Option<Arc<dyn WeightSource>>) -> Result<Self, ModelError> {
         let (size, kind) = (tensor.size(), tensor.f_kind()?);
         let mut stored = Stored { size, kind, tensor: Mutex::new(Some(tensor)), source };
@@ -59,15 +59,15 @@ impl Stored {
         self.size.iter().product::<i64>() as usize
     }
 
-    /// How many bytes its elements take.
+    /// Bytes of its elements.
     pub fn bytes(&self) -> usize {
         self.numel() * self.kind.elt_size_in_bytes()
     }
 
-    /// The tensor. It is in memory then, until it leaves again.
+    /// The tensor, read from its source if it had left memory. It stays in memory until [`Stored::leave`].
     ///
     /// # Errors
-    /// It had left, and the file was written into or can no longer be read.
+    /// The tensor had left memory, and its source cannot be read any more.
     pub fn tensor(&self) -> Result<Tensor, ModelError> {
         let mut tensor = lock(&self.tensor);
         if let Some(tensor) = &*tensor {
@@ -78,7 +78,7 @@ impl Stored {
         Ok(tensor.insert(source.read()?).shallow_clone())
     }
 
-    /// Leaves memory, if nobody else holds the tensor and it can be read again.
+    /// Frees the tensor, unless somebody else holds it or it has no source.
     pub fn leave(&self) {
         let mut tensor = lock(&self.tensor);
         if self.source.is_some() && tensor.as_ref().is_some_and(is_exclusive) {
@@ -101,7 +101,7 @@ impl Stored {
     }
 }
 
-/// What is locked here is whole even when a panic came between: a tensor is put there in one go, and an archive finds each entry anew.
+/// A panic under the lock leaves a whole value: the tensor is replaced in one step.
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! In-place operators: the functional twin, and what a write means for the other names of the memory.
+//! Replaces in-place operators by their functional twins, and rebinds every name that shares the written memory.
 
 use std::collections::BTreeSet;
 
@@ -68,12 +68,12 @@ impl Functionaliser {
         if steps.is_empty() {
             self.current.insert(root.clone(), value);
         } else if !others.is_empty() {
-            // Written through a view: the base changes, …
+            // The write goes through a view: first the base changes, …
             let base = self.write_back(&root, &steps, value, node)?;
             self.current.insert(root.clone(), base);
         }
         for name in others.iter().filter(|name| **name != root) {
-            // … then every other live view of it.
+            // … then every other live view of the base.
             let (other_root, steps) = self.chain(name)?;
             if other_root != root {
                 return Err(ModelError::refused(
@@ -93,7 +93,7 @@ impl Functionaliser {
         Ok(())
     }
 
-    /// `x.transpose_(…)` and the like.
+    /// An operator that changes the tensor's own shape, such as `x.transpose_(…)`.
     fn metadata(
         &mut self,
         index: usize,
@@ -108,7 +108,7 @@ impl Functionaliser {
         let twin = Operator::find(plain, overload)?;
         let arguments = self.bind(&node.arguments)?;
         let value = self.fresh(output);
-        // The name as it was, so that chains still start at the root.
+        // Keeps the old name, so that chains of views still start at the root.
         let old = format!("{target}#{index}");
         if let Some(link) = self.parent.remove(target) {
             self.parent.insert(old.clone(), link);

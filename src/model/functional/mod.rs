@@ -1,9 +1,9 @@
-//! In-place writes become new values.
+//! Makes a program functional: in-place writes become new values.
 //!
-//! A program that writes is run once exactly as it was exported (`probe`), and the memory that its tensors use tells
-//! which names alias, including what no schema says (dropout in evaluation mode returns its input; `reshape` may copy).
-//! Then each in-place operator becomes its functional twin and its names are bound to the new value (`in_place`); a write
-//! through a view is written back into the base, and other live views of it are derived again (`views`).
+//! A program that writes into tensors is run once unchanged (`probe`). The addresses of its tensors show which names
+//! alias, including aliases that no schema declares (dropout in evaluation mode returns its input; `reshape` may copy).
+//! Then each in-place operator becomes its functional twin and its names are bound to the new value (`in_place`); a
+//! write through a view is written back into the base, and other live views of it are derived again (`views`).
 
 mod in_place;
 mod probe;
@@ -38,30 +38,30 @@ pub struct Functional {
     pub outputs: Vec<(String, Option<ValueId>)>,
 }
 
-/// Following aliases may take this many steps: a real model takes thousands, and a program made of views and writes alone
-/// could take the square of its length.
+/// Most steps that following aliases may take. A real model takes thousands; a program of views and writes alone could
+/// take the square of its length.
 const MAX_STEPS: u64 = 20_000_000;
 
 struct Functionaliser {
     geometry: BTreeMap<String, Geometry>,
     /// Storage → the names that use it.
     sharing: BTreeMap<usize, BTreeSet<String>>,
-    /// Name → the value that it means now.
+    /// Name → its current value.
     current: BTreeMap<String, ValueId>,
-    /// Name → the name that it is a view of, and how; no step when it is the same tensor.
+    /// Name → the name that it is a view of, and the view operator; no step when it is the same tensor.
     parent: BTreeMap<String, (String, Option<Step>)>,
     /// Name → the last node that reads it.
     last_use: BTreeMap<String, usize>,
     names: Vec<String>,
     traced: Vec<TracedNode>,
     elided: Vec<ElidedNode>,
-    /// Of [`MAX_STEPS`].
+    /// Steps taken so far, of [`MAX_STEPS`].
     steps: u64,
     max_nodes: u64,
 }
 
-/// Turns a program into its functional form. `probe` is its run as it was exported; a program that writes nothing needs
-/// none.
+/// Turns a program into its functional form. `probe` is the program's own run; a program that writes nothing
+/// needs none.
 pub fn functionalise(program: &Program, probe: Option<&Probe>) -> Result<Functional, ModelError> {
     let last_use = program.last_uses().into_iter().map(|(name, index)| (name.to_owned(), index)).collect();
     let mut f = Functionaliser {
@@ -101,7 +101,7 @@ pub fn functionalise(program: &Program, probe: Option<&Probe>) -> Result<Functio
     Ok(Functional { traced, elided: f.elided, names: f.names, constants, originals, input, outputs })
 }
 
-/// Drops nodes made here that nothing reads (write-backs into bases that are only read through other views).
+/// Drops synthetic nodes that nothing reads (write-backs into bases that are only read through other views).
 fn sweep(traced: Vec<TracedNode>, outputs: &[(String, Option<ValueId>)], elided: &mut [ElidedNode]) -> Vec<TracedNode> {
     let mut wanted: BTreeSet<ValueId> = outputs.iter().filter_map(|(_, v)| *v).collect();
     let keep: Vec<bool> = traced
@@ -130,7 +130,7 @@ fn sweep(traced: Vec<TracedNode>, outputs: &[(String, Option<ValueId>)], elided:
 }
 
 impl Functionaliser {
-    /// Notes which memory a name uses.
+    /// Records the memory that a name uses.
     fn place(&mut self, name: &str, geometry: Geometry) {
         if geometry.storage != 0 {
             self.sharing.entry(geometry.storage).or_default().insert(name.to_owned());
@@ -138,7 +138,7 @@ impl Functionaliser {
         self.geometry.insert(name.to_owned(), geometry);
     }
 
-    /// Counts the steps that following an alias takes.
+    /// Charges steps to [`MAX_STEPS`].
     fn spend(&mut self, steps: usize) -> Result<(), ModelError> {
         self.steps += steps as u64;
         if self.steps > MAX_STEPS {
@@ -196,7 +196,7 @@ impl Functionaliser {
         outputs: Vec<Option<ValueId>>,
         from: &ProgramNode,
     ) -> Result<(), ModelError> {
-        // Views that are derived again come on top of the program's own nodes.
+        // Views that are derived again count in addition to the program's own nodes.
         let limit = self.max_nodes.saturating_mul(2);
         if self.traced.len() as u64 >= limit {
             let (what, got) = ("the functional form of the graph".into(), self.traced.len() as u64 + 1);
@@ -225,7 +225,7 @@ impl Functionaliser {
         }
     }
 
-    /// A dropout in evaluation mode: the output is the input, and stays so.
+    /// A dropout in evaluation mode: the output is the input.
     fn identity(&mut self, node: &ProgramNode) -> Result<(), ModelError> {
         let source = match node.arguments.first() {
             Some(ProgramArgument::Use(name)) => Some(name.clone()),

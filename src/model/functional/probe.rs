@@ -1,4 +1,4 @@
-//! The program's run exactly as it was exported: what it gives, and which of its names share memory.
+//! Runs the program unchanged, to learn its outputs and which of its names share memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -12,23 +12,23 @@ use crate::model::operation::flat;
 use crate::model::program::{Program, ProgramArgument, ProgramElement, ProgramNode, ProgramOperation, Weights};
 use crate::torch::{Alias, OperatorError, Storage, Value};
 
-/// The program's run as it was exported.
+/// A run of the program, unchanged.
 pub struct Probe {
     env: BTreeMap<String, Value>,
     geometry: BTreeMap<String, Geometry>,
-    /// Where the memory of each value in `env` was when it was put there.
+    /// Address of the memory of each value in `env`.
     addresses: BTreeMap<String, usize>,
-    /// The memory that values in `env` use, by its address: its number, and how many of them use it.
+    /// Address → the number of the memory there, and the count of values in `env` that use it.
     storages: HashMap<usize, (usize, usize)>,
     numbers: usize,
-    /// Addresses of what may not be written into.
+    /// Addresses of constants, which may not be written into.
     originals: HashSet<usize>,
 }
 
-/// Which memory a tensor uses, and how.
+/// The memory that a tensor uses: storage, offset, sizes and strides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Geometry {
-    /// A number for each; 0 for an empty tensor, which aliases nothing.
+    /// Number of the storage; 0 for an empty tensor, which aliases nothing.
     pub(super) storage: usize,
     offset: i64,
     size: Vec<i64>,
@@ -47,13 +47,13 @@ impl Probe {
         if let Some(probe) = Self::attempt(program, given, &*program.weights, true)? {
             return Ok(probe);
         }
-        // It writes into its constants: it gets copies, in which what was tied still is.
+        // The program writes into its constants: it runs on copies, in which tied tensors are still tied.
         let weights = program.weights.copied()?;
         let probe = Self::attempt(program, given, &*weights, false)?;
         probe.ok_or_else(|| ModelError::malformed("the graph", "it writes into a copy of its constants".to_owned()))
     }
 
-    /// None where the program is about to write into a constant that is an original.
+    /// None if the program would write into an original constant.
     fn attempt(
         program: &Program,
         given: &Tensor,
@@ -112,7 +112,7 @@ impl Probe {
         names.into_iter().filter_map(|name| self.env.remove_entry(name)).collect()
     }
 
-    /// Which memory each name uses.
+    /// The memory that each name uses.
     pub(super) fn geometry(&self) -> impl Iterator<Item = (&str, &Geometry)> {
         self.geometry.iter().map(|(name, geometry)| (name.as_str(), geometry))
     }
@@ -132,7 +132,7 @@ impl Probe {
         self.env.insert(name.to_owned(), value);
     }
 
-    /// The number of the memory at an address, which one more name uses.
+    /// The number of the memory at an address; counts one more user of it.
     fn number(&mut self, address: usize) -> usize {
         if address == 0 {
             return 0;
@@ -145,7 +145,7 @@ impl Probe {
         *number
     }
 
-    /// Forgets a value. Where it was the last one there, the memory may be used again, for what is then no alias of it.
+    /// Frees a value. After the last user of an address, memory there gets a new number: it is no alias of the old one.
     fn free(&mut self, name: &str) {
         self.env.remove(name);
         let Some(address) = self.addresses.remove(name) else { return };
@@ -201,7 +201,7 @@ impl Probe {
     }
 }
 
-/// An input to probe with: noise of the sizes that the model was exported with.
+/// The example input: noise of the sizes that the model was exported with.
 pub fn example(kind: Kind, shape: &[Dimension]) -> Result<Tensor, ModelError> {
     tch::manual_seed(0);
     let size: Vec<i64> = shape.iter().map(|d| d.example()).collect();

@@ -1,4 +1,4 @@
-//! What the functionaliser knows of a program while it turns in-place writes into values.
+//! The nodes of a program while it becomes functional.
 
 use crate::model::node::Node;
 use crate::model::node::ValueId;
@@ -7,13 +7,13 @@ use crate::model::program::ModuleCall;
 pub struct TracedNode {
     pub node: Node,
     pub calls: Vec<ModuleCall>,
-    /// Made here, not in the file.
+    /// Made by the functionaliser, not by the file.
     pub(super) synthetic: bool,
 }
 
-/// A node that vanished because its result is its input.
+/// A node that was dropped because its result is its input.
 pub struct ElidedNode {
-    /// Before which node it stood.
+    /// Index of the node that it stood before.
     pub position: usize,
     pub name: String,
     pub calls: Vec<ModuleCall>,

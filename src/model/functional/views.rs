@@ -1,4 +1,4 @@
-//! Chains of views: from a name to the tensor whose memory it looks at, and back.
+//! Chains of views, from a name to the tensor that owns its memory.
 
 use super::Functionaliser;
 use crate::model::ModelError;
@@ -8,13 +8,13 @@ use crate::model::operation::{Size, View, ViewArgument, WriteBack};
 use crate::model::program::{ProgramArgument, ProgramElement, ProgramNode};
 use crate::torch::Operator;
 
-/// One view operator as it may be applied again to another base.
+/// One view operator, which can be applied again to another base.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     /// Name and overload.
     operator: (String, String),
     arguments: Vec<ProgramArgument>,
-    /// The argument that is the base; none when the base is not one of its own.
+    /// Position of the base among the arguments; none when the base is inside a list.
     slot: Option<usize>,
     result: usize,
 }
@@ -25,7 +25,7 @@ impl Step {
         Step { operator: (operator.name().to_owned(), operator.overload().to_owned()), arguments, slot, result }
     }
 
-    /// How much there is to copy of it.
+    /// Elements to copy when the step is cloned.
     fn length(&self) -> usize {
         let elements =
             |argument: &ProgramArgument| if let ProgramArgument::List(list) = argument { list.len() } else { 1 };
@@ -51,7 +51,7 @@ impl Functionaliser {
         Ok((at, steps))
     }
 
-    /// The steps' views of what `root` means now.
+    /// Applies the steps to the current value of `root`.
     pub(super) fn rederive(&mut self, root: &str, steps: &[Step], from: &ProgramNode) -> Result<ValueId, ModelError> {
         let mut value = self.value(root)?;
         for step in steps {

@@ -1,14 +1,14 @@
-//! How large the results of an operator can be, told from its arguments before it runs.
+//! Bounds the size of an operator's results from its arguments, before it runs.
 //!
-//! A file may ask ATen for any size, and a request that the machine can never meet is best refused before memory is
-//! touched. The numbers are upper bounds: exact where operators enlarge (factories, padding, matrix products, …), and
-//! the broadcast size times every whole number that could be a size for operators that are not known here.
+//! A file may ask ATen for any size. A size that cannot fit is refused before memory is allocated. The numbers are
+//! upper bounds: exact where operators enlarge (factories, padding, matrix products, …), and the broadcast size times
+//! every whole number that could be a size for operators that are not known here.
 
 use tch::Tensor;
 
 use crate::torch::{Alias, ArgumentType, Operator, Value};
 
-/// Whole-number arguments that are no sizes.
+/// Integer arguments that are not sizes.
 const NO_SIZES: [&str; 34] = [
     "dim",
     "dims",
@@ -51,7 +51,7 @@ pub fn elements(operator: &Operator, arguments: &[Value]) -> f64 {
     Call { operator, arguments }.bound()
 }
 
-/// One call that is about to be made.
+/// A call before it is made.
 struct Call<'a> {
     operator: &'a Operator,
     arguments: &'a [Value],
@@ -66,7 +66,7 @@ fn product(sizes: &[f64]) -> f64 {
     sizes.iter().product()
 }
 
-/// The product of what numbers could be sizes.
+/// The product of every integer argument that could be a size.
 fn magnitude(numbers: &[i64]) -> f64 {
     numbers.iter().map(|&v| v.unsigned_abs().max(1) as f64).product()
 }
@@ -188,7 +188,7 @@ impl Call<'_> {
         }
     }
 
-    /// The shapes of every tensor argument, lists spread out.
+    /// The shapes of every tensor argument, those in lists included.
     fn shapes(&self) -> Vec<Vec<f64>> {
         self.arguments
             .iter()
@@ -209,7 +209,7 @@ impl Call<'_> {
         self.arguments.get(self.operator.schema().position(name)?)
     }
 
-    /// A whole number or several, by the argument's name.
+    /// The integers of an argument, by its name.
     fn ints(&self, name: &str) -> Vec<i64> {
         match self.value(name) {
             Some(Value::Int(v)) => vec![*v],
@@ -226,7 +226,7 @@ impl Call<'_> {
         }
     }
 
-    /// Every whole number that could be a size.
+    /// Every integer that could be a size.
     fn numbers(&self) -> Vec<i64> {
         let schema = &self.operator.schema().arguments;
         schema
@@ -244,7 +244,7 @@ impl Call<'_> {
             .collect()
     }
 
-    /// The largest whole number in a tensor argument: these operators make as many elements.
+    /// The largest integer in a tensor argument: these operators make that many elements.
     fn largest_value(&self) -> f64 {
         self.arguments
             .iter()
@@ -259,7 +259,7 @@ impl Call<'_> {
         broadcast(shapes.iter().take(2).map(|shape| &shape[..shape.len().saturating_sub(2)]))
     }
 
-    /// How many positions of `shape` the index tensors choose from.
+    /// The number of positions of `shape` that the index tensors select from.
     fn indexed(&self, shape: &[f64]) -> f64 {
         match self.value("indices") {
             Some(Value::Tensors(list)) => {
@@ -339,7 +339,7 @@ impl Call<'_> {
         product(input) * scales * single
     }
 
-    /// Two numbers an axis, from the last one on.
+    /// Two numbers per axis, from the last axis on.
     fn padded(&self, input: &[f64], pad: &[i64]) -> f64 {
         input
             .iter()

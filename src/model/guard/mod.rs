@@ -1,24 +1,23 @@
-//! What a run at load may ask of ATen.
+//! Checks every call of a run at load before ATen runs it.
 //!
-//! A file is untrusted, and an operator trusts its arguments more than it should: a size beyond all memory is allocated
-//! before it is refused, a dtype by number is not looked up but cast, an overflowing division of integers ends the process.
-//! So every call at load is checked here first. What is checked: numbers that stand for sizes, axes and kinds
-//! ([`Guard::before`]); how large the results can be ([`footprint`]); that the results are dense ([`Guard::after`]); and
-//! that all values of one run stay within [`LoadLimits::max_value_bytes`]. Scratch memory that an operator takes while
-//! it runs is not counted, and neither is time.
+//! A file is untrusted, and operators of ATen check their arguments too little: they allocate any size, cast dtype
+//! numbers without a look-up, and end the process when a division of integers overflows. Checked are: numbers that
+//! stand for sizes, axes and kinds ([`Guard::before`]); how large the results can be ([`footprint`]); that the results
+//! are dense ([`Guard::after`]); and that all values of one run stay within [`LoadLimits::max_value_bytes`]. Scratch
+//! memory that an operator takes while it runs is not counted, and neither is time.
 //!
-//! [`LoadLimits::max_value_bytes`]: super::import::pt2::archive::LoadLimits::max_value_bytes
+//! [`LoadLimits::max_value_bytes`]: crate::model::LoadLimits::max_value_bytes
 
 use tch::{Device, Kind, Tensor};
 
 use crate::torch::{ArgumentType, Operator, OperatorError, Value};
 
-/// Sizes, axes, strides and steps lie within this; `i64::MAX` means "to the end".
+/// Bound of sizes, axes, strides and steps; `i64::MAX` means "to the end".
 const MAX_NUMBER: i64 = 1 << 31;
-/// ATen's numbers of memory formats go up to this.
+/// ATen's largest number of a memory format.
 const MAX_MEMORY_FORMAT: i64 = 3;
 
-/// The memory that one run may still take.
+/// The memory that is left for one run.
 #[derive(Debug, Clone)]
 pub struct Guard {
     bytes_left: f64,
@@ -30,7 +29,7 @@ impl Guard {
         Guard { bytes_left: max_value_bytes as f64, limit: max_value_bytes }
     }
 
-    /// Checks a call that is about to be made.
+    /// Checks a call before it is made.
     pub fn before(&self, operator: &Operator, arguments: &[Value]) -> Result<(), OperatorError> {
         for (argument, value) in operator.schema().arguments.iter().zip(arguments) {
             check_numbers(&argument.name, argument.kind, value).map_err(|problem| OperatorError::Argument {
@@ -44,11 +43,11 @@ impl Guard {
         let elements = footprint::elements(operator, arguments);
         let width = arguments.iter().filter_map(Value::tensor).map(width).fold(4, usize::max);
         let bytes = elements * width as f64;
-        // A sum or product that is no number says nothing, so it is refused too.
+        // A bound that is NaN proves nothing, so the call is refused.
         if bytes <= self.bytes_left { Ok(()) } else { Err(self.too_large(&operator.to_string(), bytes)) }
     }
 
-    /// Counts what a call gave, and checks that it is memory that other operators can read.
+    /// Charges the results of a call, and checks that they are dense.
     pub fn after(&mut self, node: &str, names: usize, results: &[Value]) -> Result<(), OperatorError> {
         if names > results.len() {
             return Err(OperatorError::Failed {
@@ -74,7 +73,8 @@ impl Guard {
         OperatorError::Failed {
             operator: operator.to_owned(),
             message: format!(
-                "its results take up to {bytes:.0} bytes, and the values of one run may take {} together (max_value_bytes)",
+                "its results take up to {bytes:.0} bytes, and the values of one run may take {} together \
+                 (max_value_bytes)",
                 self.limit
             ),
         }
@@ -102,7 +102,7 @@ fn check_numbers(name: &str, kind: ArgumentType, value: &Value) -> Result<(), St
     }
 }
 
-/// The smallest integer divided by −1 is a fault of the processor. Nobody divides whole numbers by −1.
+/// Refuses divisions of integers by −1: the smallest integer divided by −1 traps on x86-64.
 fn check_division(operator: &Operator, arguments: &[Value]) -> Result<(), OperatorError> {
     let name = operator.name().trim_start_matches("aten::").trim_end_matches('_');
     if !matches!(name, "floor_divide" | "div" | "divide" | "remainder" | "fmod" | "__rshift__" | "gcd" | "lcm") {
@@ -127,8 +127,8 @@ fn check_division(operator: &Operator, arguments: &[Value]) -> Result<(), Operat
     Ok(())
 }
 
-/// What these operators should look at themselves, and do not in libtorch 2.11: a step that is cut to 0 is divided by, and
-/// lists and tensors that are too short are read past their ends.
+/// Checks that these operators of libtorch 2.11 lack: they divide by a step that was truncated to 0, and read past the
+/// end of lists and tensors that are too short.
 fn check_unchecked(operator: &Operator, arguments: &[Value]) -> Result<(), OperatorError> {
     let value = |name: &str| operator.schema().position(name).and_then(|at| arguments.get(at));
     let refuse = |problem: String| Err(OperatorError::Failed { operator: operator.to_string(), message: problem });

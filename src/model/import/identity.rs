@@ -1,10 +1,10 @@
-//! The built-in model `identity`: no network at all, so that what it takes is everything around the engine.
+//! The built-in model `identity`: no network, so that only the cost around the model remains.
 //!
-//! A program of two nodes takes the way of any exported one: the pixels are averaged over a grid of 7 × 7 places (the layer
-//! `pooled`, as large as the last one of a usual network), and those over the grid. With `x` the prepared pixels, 0 to 1:
-//! `pooled[c, i, j]` is the mean of colour `c` over place `(i, j)`, and `y[c]` the mean of `pooled[c]`: how red, how green
-//! and how blue the picture is. There is no rectifier, so the guided gradient is the exact one. Preprocessing is that of
-//! the usual ImageNet networks; a ready tensor may have any height and width.
+//! Its program has two nodes: the pixels are averaged over a grid of 7 × 7 cells (the layer `pooled`, as large as the
+//! last map of a usual network), and the cells over the grid. With `x` the preprocessed pixels, 0 to 1: `pooled[c, i,
+//! j]` is the mean of colour `c` over cell `(i, j)`, and `y[c]` the mean of `pooled[c]`: how red, how green and how
+//! blue the picture is. There is no rectifier, so the guided gradient is the exact one. Preprocessing is that of the
+//! usual ImageNet networks; a ready tensor may have any height and width.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,28 +20,28 @@ use crate::model::program::{
 use crate::model::{LoadLimits, ModelError};
 use crate::torch::{Operator, Value};
 
-/// What names the model where the path of models is expected. A directory of that name is `./builtin:identity`.
+/// The model's name as a path of models. A directory of that name is `./builtin:identity`.
 pub const PLACE: &str = "builtin:identity";
 /// The model's name.
 pub const NAME: &str = "identity";
 /// The layer of 7 × 7 means.
 pub const LAYER: &str = "pooled";
 
-/// What the digest is of, there being no file: it changes when the model does.
+/// The text that the digest is made of, in place of a file. It changes whenever the model does.
 const DEFINITION: &str = "camlens identity 1: mean over [2, 3] of adaptive_avg_pool2d to [7, 7]";
-/// Places of the grid, in each direction.
+/// Cells of the grid, in each direction.
 const GRID: i64 = 7;
-/// The sides of the prepared picture.
+/// Height and width of the preprocessed image.
 const SIDE: u32 = 224;
-/// What pictures are resized to before they are cropped.
+/// The shorter side after resizing, before the crop.
 const SHORTER_SIDE: u32 = 256;
 
-/// Whether `path` names a built-in model rather than a place on disk.
+/// Whether `path` names a built-in model rather than a path on disk.
 pub fn is_builtin(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.starts_with("builtin:"))
 }
 
-/// The path of the one built-in model there is.
+/// The path of the only built-in model.
 ///
 /// # Errors
 /// When `path` names another.
@@ -58,7 +58,7 @@ pub(in crate::model) fn digest() -> String {
     Sha256::digest(DEFINITION).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a `model.toml` would say.
+/// Its description, in place of a `model.toml`.
 pub(in crate::model) fn description() -> Loaded {
     let labels: Vec<String> = ["red", "green", "blue"].map(str::to_owned).into();
     let description = Description {

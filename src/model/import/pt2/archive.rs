@@ -17,13 +17,13 @@ use zip::ZipArchive;
 use crate::model::{LoadLimits, ModelError};
 use crate::torch;
 
-/// Entries beyond this number are no exported program.
+/// Most entries of an archive.
 const MAX_ENTRIES: usize = 200_000;
-/// An entry of more than [`RATIO_FREE_BYTES`] may be this many times as large as it is packed. Weights hardly shrink, and
-/// JSON shrinks by a factor of 10 to 30; a deflated run of zeros, by 1000.
+/// An entry of more than [`RATIO_FREE_BYTES`] may be this many times as large as it is packed. Weights hardly shrink,
+/// and JSON shrinks by a factor of 10 to 30; a deflated run of zeros, by 1000.
 const MAX_RATIO: u64 = 100;
 const RATIO_FREE_BYTES: u64 = 1 << 20;
-/// A longer name was not written by PyTorch.
+/// Longest name of an entry; PyTorch writes shorter ones.
 const MAX_NAME_BYTES: usize = 4096;
 
 const EXPORT_ADVICE: &str =
@@ -31,7 +31,7 @@ const EXPORT_ADVICE: &str =
 const RESAVE_ADVICE: &str =
     "save it again with PyTorch 2.9 or later: torch.export.save(torch.export.load(\"old.pt2\"), \"new.pt2\")";
 
-/// Anything that a zip can be read from.
+/// A file, or bytes in memory.
 pub trait Source: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Source for T {}
 
@@ -43,9 +43,9 @@ pub struct Archive {
     /// The program's name: `model` in `models/model.json`.
     name: String,
     limits: LoadLimits,
-    /// Of the whole file.
+    /// Bytes of the whole file.
     length: u64,
-    /// What may still be read as weights.
+    /// Bytes of weights that may still be read.
     weight_budget: u64,
 }
 
@@ -130,20 +130,21 @@ impl Archive {
         Ok(Text { name, bytes })
     }
 
-    /// The bytes of one storage, read into the memory where they stay.
+    /// Reads one storage into memory that the tensor owns.
     pub fn storage(&mut self, kind: &str, file: &str) -> Result<Tensor, ModelError> {
         let storage = self.storage_within(kind, file, self.weight_budget)?;
         self.weight_budget -= storage.numel() as u64;
         Ok(storage)
     }
 
-    /// The bytes of a storage that was read before.
+    /// Reads a storage again.
     ///
     /// # Errors
-    /// The file was written into meanwhile: the checksum of the zip tells.
+    /// The file was written into meanwhile, which the checksum of the zip shows.
     pub fn storage_again(&mut self, kind: &str, file: &str) -> Result<Tensor, ModelError> {
         self.storage_within(kind, file, self.limits.max_weight_bytes).map_err(|error| {
-            let advice = "if it was written into while it was served, restart the server, and replace the file instead of writing into it";
+            let advice = "if it was written into while it was served, restart the server, and replace the file instead of \
+                 writing into it";
             format(format!("a weight cannot be read again: {error}"), advice)
         })
     }
@@ -173,7 +174,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Reads one entry whole, at most `limit` bytes whatever its header says.
+    /// Reads a whole entry of at most `limit` bytes, whatever its header says.
     fn entry(&mut self, name: &str, limit: u64, what: &str, option: &'static str) -> Result<Vec<u8>, ModelError> {
         let (entry, size) = self.open_entry(name, limit, what, option)?;
         let mut bytes = Vec::new();
@@ -183,7 +184,7 @@ impl Archive {
         Ok(bytes)
     }
 
-    /// An entry of at most `limit` bytes, and how many it says that it has, which its file can hold.
+    /// Opens an entry, with its size. The size is at most `limit` bytes, and plausible for the packed size.
     fn open_entry(
         &mut self,
         name: &str,
@@ -203,7 +204,8 @@ impl Archive {
         }
         if size > RATIO_FREE_BYTES && size / MAX_RATIO > packed {
             return Err(bad(format!(
-                "{packed} bytes unpack to {size}: {MAX_RATIO} times as much is allowed, and nothing in a model shrinks that well"
+                "{packed} bytes unpack to {size}: {MAX_RATIO} times as much is allowed, and nothing in a model \
+                 shrinks that well"
             )));
         }
         Ok((entry, usize::try_from(size).map_err(|_| no_memory(name))?))
@@ -214,7 +216,7 @@ fn no_memory(name: &str) -> ModelError {
     ModelError::malformed(name, "no memory for it".to_owned())
 }
 
-/// Reads an entry that must have as many bytes as there is room for.
+/// Fills `bytes` from an entry, which must have exactly that many.
 fn fill(mut entry: impl Read, name: &str, bytes: &mut [u8]) -> Result<(), ModelError> {
     let bad = |error: io::Error| ModelError::malformed(name, error.to_string());
     let length = bytes.len();
@@ -224,7 +226,7 @@ fn fill(mut entry: impl Read, name: &str, bytes: &mut [u8]) -> Result<(), ModelE
         io::ErrorKind::UnexpectedEof => wrong("fewer"),
         _ => bad(error),
     })?;
-    // At its end its checksum is compared.
+    // The zip reader compares the checksum at the end of the entry.
     match entry.read(&mut [0]).map_err(bad)? {
         0 => Ok(()),
         _ => Err(wrong("more")),
@@ -238,14 +240,14 @@ pub struct Text {
 }
 
 impl Text {
-    /// Reads what `T` names of it.
+    /// Parses the fields that `T` names.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
         serde_json::from_slice(&self.bytes).map_err(|error| ModelError::malformed(&self.name, error.to_string()))
     }
 }
 
-/// The entries' names, in order. Nothing is written to disk under them; one that would lead out of the archive is refused
-/// all the same, because no writer of models makes it.
+/// The entries' names, in order. Nothing is written to disk under them; one that would lead out of the archive is
+/// refused all the same, because no writer of models makes it.
 fn names(zip: &mut ZipArchive<Box<dyn Source>>) -> Result<Vec<String>, ModelError> {
     (0..zip.len())
         .map(|index| {
@@ -261,7 +263,7 @@ fn names(zip: &mut ZipArchive<Box<dyn Source>>) -> Result<Vec<String>, ModelErro
         .collect()
 }
 
-/// What a file that is no zip looks like.
+/// Describes a file that is no zip, by its first bytes.
 fn what_is(magic: &[u8]) -> String {
     match magic {
         [] => "the file is empty".into(),
@@ -272,7 +274,10 @@ fn what_is(magic: &[u8]) -> String {
     }
 }
 
-/// The top folder, with its slash; or what else the zip is.
+/// The top folder, with its slash.
+///
+/// # Errors
+/// The zip is no exported program; the message says what it is.
 fn recognise(names: &[String]) -> Result<&str, ModelError> {
     let has = |suffix: &str| names.iter().any(|name| name.ends_with(suffix));
     if has("serialized_exported_program.json") {

@@ -1,7 +1,7 @@
-//! The JSON of an exported program: only what is read of it, in the file's own words.
+//! The JSON of an exported program: the fields that camlens reads, under their names in the file.
 //!
-//! What is not named here is skipped without being kept, so that a document takes about ten times its text in memory
-//! at worst, whatever it holds. Nesting is bounded by serde_json (128 levels).
+//! Other fields are skipped without being kept, so that a document takes at most about ten times its text in memory.
+//! Nesting is bounded by serde_json (128 levels).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::tagged::{One, Tagged};
 use crate::model::program::{ProgramArgument, ProgramElement};
 use crate::torch::Value;
 
-/// What says which reader a document needs; read before anything else.
+/// The version of a document, which is read first.
 #[derive(Debug, Deserialize)]
 pub struct Edition {
     pub schema_version: SchemaVersion,
@@ -93,7 +93,7 @@ pub struct InputJson {
     pub arg: ArgumentJson,
 }
 
-/// What is said of a tensor.
+/// The metadata of a tensor.
 #[derive(Debug, Deserialize)]
 pub struct TensorMeta {
     pub dtype: i64,
@@ -185,9 +185,9 @@ impl<'de> Deserialize<'de> for Number {
 /// One argument of a node.
 #[derive(Debug)]
 pub enum ArgumentJson {
-    /// Known as it stands, but for the meaning of its names.
+    /// A literal, or names of values.
     Raw(ProgramArgument),
-    /// By the file's numbers.
+    /// A dtype, layout or memory format, by its number in the file.
     ScalarType(i64),
     MemoryFormat(i64),
     Layout(i64),
@@ -245,7 +245,7 @@ impl Tagged for ArgumentJson {
             "as_sym_ints" | "as_sym_floats" | "as_sym_bools" => {
                 ProgramArgument::List(map.next_value::<Vec<Symbol>>()?.into_iter().map(ProgramElement::from).collect())
             }
-            // The device is ours to choose, never the file's.
+            // The plan chooses the device, never the file.
             "as_device" => {
                 map.next_value::<IgnoredAny>()?;
                 ProgramArgument::Literal(Value::Device(Device::Cpu))
@@ -269,7 +269,7 @@ impl Tagged for ArgumentJson {
     }
 }
 
-/// What a node hands out.
+/// An output of a node.
 #[derive(Debug)]
 pub enum OutputJson {
     /// Flat; an element without a name is absent.
@@ -302,7 +302,7 @@ impl Tagged for OutputJson {
     }
 }
 
-/// What a placeholder of the graph stands for.
+/// The meaning of a placeholder of the graph.
 #[derive(Debug)]
 pub enum InputSpec {
     Parameter {
@@ -377,7 +377,7 @@ fn yes() -> bool {
     true
 }
 
-/// What an output of the graph is to the user.
+/// The meaning of an output of the graph.
 #[derive(Debug)]
 pub enum OutputSpec {
     /// A value of the result; no name for what is no tensor.

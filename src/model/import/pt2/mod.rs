@@ -1,8 +1,8 @@
-//! The program of a `.pt2`, read from its JSON and checked before anything of it is run.
+//! The importer of `.pt2`: reads an exported program from its JSON and checks it before anything runs.
 //!
 //! A file is untrusted. `document` reads what is needed and skips the rest; `signature` and `nodes` turn it into a
-//! [`Program`] in which `operators` has found every operator (none that reaches beyond its tensors), and `names`
-//! has seen every value defined once and before it is read.
+//! [`Program`]. Every operator is one of `allowed_operators`, and `names` has checked that every value is defined once,
+//! and before it is read.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,13 +1,13 @@
 //! The names of a program's values: each is defined once, and read only after that.
 //!
-//! What follows in-place writes and views (`functional`) walks from names to the names that they look at; it ends because
-//! of these two rules, so a file that breaks them is refused here.
+//! `functional` walks from a view's name to the name of its base. The walk ends because of these two rules, so a file
+//! that breaks them is refused here.
 
 use std::collections::BTreeSet;
 
 use crate::model::ModelError;
 
-/// A name beyond this length was not written by PyTorch.
+/// Longest name; PyTorch writes shorter ones.
 pub const MAX_NAME_BYTES: usize = 4096;
 
 /// The names that are defined so far.

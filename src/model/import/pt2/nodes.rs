@@ -1,4 +1,4 @@
-//! The nodes of a program: operators found, arguments in order, blocks without gradients laid in place.
+//! The nodes of a program: finds operators, orders arguments, inlines `torch.no_grad()` blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,10 @@ use crate::model::program::{ModuleCall, ProgramArgument, ProgramElement, Program
 use crate::model::{ModelError, dtype};
 use crate::torch::{Operator, Value};
 
-/// A node that is part of more module calls, or describes them at greater length, was not written by PyTorch.
+/// Most module calls of a node, and the longest text that describes them; PyTorch writes less.
 const MAX_CALLS: usize = 128;
 const MAX_STACK_BYTES: usize = 64 << 10;
-/// Values for each node that is allowed, and at least this many.
+/// Most values per node of `LoadLimits::max_nodes`, and at least this many in all.
 const VALUES_PER_NODE: u64 = 16;
 
 fn bad(problem: impl Into<String>) -> ModelError {
@@ -34,7 +34,7 @@ impl Renaming {
     }
 }
 
-/// Reads nodes one after the other.
+/// Reads the nodes in order.
 pub struct Reader<'a> {
     pub paths: &'a BTreeSet<String>,
     pub definitions: Definitions,
@@ -106,7 +106,7 @@ impl Reader<'_> {
         self.push(node)
     }
 
-    /// `with torch.no_grad():` inside forward: the inner graph is laid in place.
+    /// `with torch.no_grad():` inside forward: the inner graph is inlined.
     fn no_grad_block(&mut self, block: Block, no_grad: bool, renaming: &Renaming) -> Result<(), ModelError> {
         let Block { name, inputs, outputs, calls } = block;
         let mut given = inputs.into_iter().map(|input| input.arg);
@@ -207,7 +207,7 @@ fn arrange(
         .collect()
 }
 
-/// One argument, under the names that it has outside.
+/// One argument, with inner names replaced by outer ones.
 fn argument(json: ArgumentJson, renaming: &Renaming, node: &str) -> Result<ProgramArgument, ModelError> {
     let number = |v: i64| Ok(ProgramArgument::Literal(Value::Int(v)));
     let unknown = |kind: &str| {

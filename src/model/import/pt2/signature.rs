@@ -1,4 +1,4 @@
-//! What goes into a program and what comes out of it.
+//! The inputs, constants and outputs of a program.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::model::node::Dimension;
 use crate::model::program::ProgramInput;
 use crate::model::{ModelError, dtype};
 
-/// Outputs beyond this number are no model's.
+/// Most outputs of a program.
 const MAX_OUTPUTS: usize = 1024;
 
 const ONE_IMAGE: &str = "export a wrapper whose forward takes the image alone";
 
-/// Constants and the user's inputs. Their names are defined.
+/// Reads the constants and the user's inputs, and defines their names.
 pub fn inputs(
     signature: &Signature,
     metas: &BTreeMap<String, TensorMeta>,
@@ -69,7 +69,7 @@ fn user_input(name: &str, metas: &BTreeMap<String, TensorMeta>) -> Result<Progra
     Ok(ProgramInput { name: name.to_owned(), kind: dtype::kind(meta.dtype)?, shape })
 }
 
-/// The outputs in order, with the names that the model's own result gives them.
+/// The outputs in order, with their names in the model's result.
 pub fn outputs(signature: &Signature, calls: &[ModuleCall]) -> Result<Vec<(String, Option<String>)>, ModelError> {
     let mut values = Vec::new();
     for One(spec) in &signature.output_specs {

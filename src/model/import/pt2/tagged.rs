@@ -6,12 +6,12 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-/// What an object with one key may be.
+/// The values that an object with one key can stand for.
 pub trait Tagged: Sized {
     /// What was expected, for the message.
     const WHAT: &'static str;
 
-    /// Reads the value that stands under `key`, which must be taken from `map`.
+    /// Reads the value under `key` from `map`.
     fn read<'de, A: MapAccess<'de>>(key: &str, map: &mut A) -> Result<Self, A::Error>;
 }
 

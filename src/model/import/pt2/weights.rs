@@ -1,10 +1,9 @@
-//! Storages and the tensors that lie in them.
+//! The storages of a `.pt2`, and the tensors in them.
 //!
-//! A file in the archive is a whole storage. Several tensors may lie in one (tied weights, slices of a buffer), so sizes,
-//! strides and the offset say which part each is. Parts may overlap, with each other and with themselves (an expanded
-//! tensor has strides of 0): that is sound, because every element of every part is checked to lie in the storage, and
-//! nothing writes into a storage. Where an exported program writes into a weight, it runs on a copy in which the parts
-//! overlap alike.
+//! A file in the archive is a whole storage. Tensors may share one (tied weights, slices of a buffer): sizes, strides
+//! and offset select each tensor's part. Parts may overlap, with each other and with themselves (an expanded tensor has
+//! strides of 0): that is sound, because every element of every part is checked to be inside the storage, and nothing
+//! writes into a storage. A program that writes into a weight runs on a copy in which parts overlap in the same way.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +16,7 @@ use super::archive::Archive;
 use crate::model::program::{WeightSource, Weights};
 use crate::model::{ModelError, dtype};
 
-/// Where a tensor lies.
+/// The part of a storage that is a tensor.
 #[derive(Debug, Clone)]
 struct Placement {
     /// Index of its storage; none for an empty tensor.
@@ -35,7 +34,7 @@ impl Placement {
         let width = self.kind.elt_size_in_bytes() as i64;
         let whole = bytes.f_slice(0, 0, bytes.numel() as i64 / width * width, 1)?;
         let typed = if self.kind == Kind::Uint8 { whole } else { whole.f_view_dtype(self.kind)? };
-        // No view, which would hold on to what it is one of.
+        // Not a view: a view would keep its base alive.
         let mut tensor = Tensor::f_empty([0i64], (self.kind, tch::Device::Cpu))?;
         Ok(tensor.f_set_source_tensor_storage_offset_(&typed, self.offset, &self.size, &self.stride)?)
     }
@@ -46,7 +45,7 @@ pub struct Payload {
     /// `weights` or `constants`.
     part: &'static str,
     storages: Vec<Tensor>,
-    /// Where each storage lies.
+    /// The file name of each storage.
     files: Vec<String>,
     placements: BTreeMap<String, Result<Placement, String>>,
 }
@@ -78,7 +77,7 @@ impl Payload {
             let bytes = storages[storage].numel() as u64;
             let placement = match placement(&name, &meta, storage, bytes) {
                 Ok(placement) => Ok(placement),
-                // A dtype that is not known matters only when the tensor is used.
+                // An unknown dtype matters only when the tensor is used.
                 Err(ModelError::Refused { what, advice }) => Err(format!("{what}; {advice}")),
                 Err(error) => return Err(error),
             };
@@ -114,7 +113,7 @@ impl Payload {
         self.view(name, &self.storages)
     }
 
-    /// A payload with memory of its own, in which tensors that were tied still are.
+    /// A copy in memory of its own, in which tied tensors are still tied.
     pub fn copy(&self) -> Result<Self, ModelError> {
         let storages = self.storages.iter().map(Tensor::f_detach_copy).collect::<Result<_, tch::TchError>>()?;
         Ok(Payload { part: self.part, storages, files: self.files.clone(), placements: self.placements.clone() })
@@ -245,12 +244,12 @@ struct Number {
     as_int: Option<i64>,
 }
 
-/// A tensor has this many axes at most.
+/// Most axes of a tensor.
 const MAX_AXES: usize = 64;
-/// A tensor that has more elements than its storage (strides of 0) has this many at most: it may be copied in full.
+/// Most elements of a tensor with more elements than its storage (strides of 0): it may be copied in full.
 const MAX_EXPANDED: i64 = 1 << 26;
 
-/// Reads and checks where a tensor lies: every element must be inside the storage of `bytes` bytes.
+/// Reads and checks the placement of a tensor: every element must be inside the storage of `bytes` bytes.
 fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Placement, ModelError> {
     let bad = |problem: &str| ModelError::malformed(name, problem.to_owned());
     let natural = |number: &Number| number.as_int.filter(|&v| v >= 0);
@@ -270,7 +269,7 @@ fn placement(name: &str, meta: &Meta, storage: usize, bytes: u64) -> Result<Plac
     let kind = dtype::kind(meta.dtype.ok_or_else(|| bad("no dtype"))?)?;
     let elements = size.iter().try_fold(1i64, |n, &s| n.checked_mul(s)).ok_or_else(|| bad("its size overflows"))?;
     if elements == 0 {
-        // Whatever its strides say: no element is read.
+        // No element is read, whatever the strides are.
         let stride = vec![1; size.len()];
         return Ok(Placement { storage: None, kind, size, stride, offset: 0 });
     }
