@@ -26,7 +26,7 @@ impl Reclaim {
             tokio::time::sleep(AFTER).await;
             is_due.store(false, Ordering::Release);
             // It does not panic, and nothing waits for it.
-            let _ = tokio::task::spawn_blocking(torch::give_back_memory).await;
+            let _ = tokio::task::spawn_blocking(process::release_memory).await;
         });
     }
 }
