@@ -11,8 +11,8 @@ use crate::frame;
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model, Repository};
 use crate::plan::Mode;
-use crate::schedule::{Engine, EngineConfig, ExplainDevice, Explainers, Served, ServedLimits, SystemClock, warm_up};
 use crate::process;
+use crate::schedule::{Engine, EngineConfig, ExplainDevice, Explainers, Served, ServedLimits, SystemClock, warm_up};
 
 /// Loads every version of every model, starts the engine and proves that it explains with each of them.
 pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
