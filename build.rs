@@ -56,14 +56,16 @@ fn bridge(libtorch: &Path) {
     // A new C++ file comes with a declaration there.
     println!("cargo:rerun-if-changed=src/torch/ffi.rs");
     println!("cargo:rerun-if-changed=src/torch/kernels/ffi.rs");
-    cpp()
-        .flag("-isystem")
-        .flag(include.to_str().expect("a path in UTF-8"))
-        .flag("-isystem")
-        .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
-        .files(files("src/torch", &["cpp"]))
-        .files(files("src/torch/kernels", &["cpp"]))
-        .compile("camlens_bridge");
+    let with_libtorch = || {
+        let mut build = cpp();
+        for folder in [include.clone(), include.join("torch/csrc/api/include")] {
+            build.flag("-isystem").flag(folder.to_str().expect("a path in UTF-8"));
+        }
+        build
+    };
+    // The bridge only forwards calls: more optimisation than this takes time and saves none.
+    with_libtorch().opt_level(1).files(files("src/torch", &["cpp"])).compile("camlens_bridge");
+    with_libtorch().opt_level(3).files(files("src/torch/kernels", &["cpp"])).compile("camlens_kernels");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         micro_kernels("avx2", [8, 2, 6], &["-mavx2", "-mfma", "-mprfchw"]);
         micro_kernels("avx512", [16, 2, 14], &["-mavx512f", "-mfma", "-mprfchw"]);

@@ -35,7 +35,7 @@ const MicroKernels* micro_kernels(ElementType type) {
 extern "C" {
 
 int64_t camlens_panel_width(int32_t element) {
-  const camlens::MicroKernels* const kernels = camlens::micro_kernels(static_cast<camlens::ElementType>(type));
+  const camlens::MicroKernels* const kernels = camlens::micro_kernels(static_cast<camlens::ElementType>(element));
   return kernels == nullptr ? 0 : kernels->gemm->panel_width;
 }
 }

@@ -334,7 +334,7 @@ Task task_of(const SparseConvolution& given, const MicroKernels& kernels) {
 extern "C" {
 
 bool camlens_sparse_can_transpose(int32_t element) {
-  const camlens::MicroKernels* const kernels = camlens::micro_kernels(static_cast<camlens::ElementType>(type));
+  const camlens::MicroKernels* const kernels = camlens::micro_kernels(static_cast<camlens::ElementType>(element));
   return kernels != nullptr && kernels->sparse->transpose != nullptr;
 }
 
