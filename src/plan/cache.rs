@@ -67,7 +67,7 @@ mod tests {
     use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
     #[test]
-    fn the_plan_that_was_not_used_for_longest_goes_first() {
+    fn the_least_recently_used_plan_is_evicted_first() {
         let mut builder = GraphBuilder::new(&random(&[1, 2, 3, 3]));
         let values = [0; 3].map(|_| builder.relu(builder.input()));
         let sum = builder.add(values[0], values[1]);

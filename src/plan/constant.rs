@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_made_constant_is_computed_in_double_precision_and_has_the_dtype_of_its_weight() {
         let constant = scaled();
-        let Constant::Scaled { weight, scale } = &constant else { panic!("it is scaled") };
+        let Constant::Scaled { weight, scale } = &constant else { panic!("not scaled") };
         let product = weight.tensor().unwrap().to_kind(Kind::Double) * scale;
         assert_eq!(constant.tensor().unwrap(), product.to_kind(Kind::Float));
         assert_eq!((constant.size(), constant.kind().unwrap()), (vec![2, 3, 1, 1], Kind::Float));
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn a_constant_is_known_by_what_it_is_made_of() {
         let constant = scaled();
-        let Constant::Scaled { weight, scale } = &constant else { panic!("it is scaled") };
+        let Constant::Scaled { weight, scale } = &constant else { panic!("not scaled") };
         assert_eq!(constant.identity(), constant.clone().identity());
         let other = Box::new(Constant::Whole(weight.tensor().unwrap().copy()));
         let others = [

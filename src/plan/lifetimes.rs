@@ -24,7 +24,7 @@ mod tests {
     use crate::plan::test_graphs::{GraphBuilder, random};
 
     #[test]
-    fn a_value_goes_after_its_last_reader() {
+    fn a_value_is_released_after_its_last_reader() {
         let mut builder = GraphBuilder::new(&random(&[1, 1, 2, 2]));
         let x = builder.input();
         let a = builder.relu(x);
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_that_nobody_reads_goes_at_once_and_constants_never() {
+    fn an_unread_result_is_released_immediately_and_a_constant_never() {
         let mut builder = GraphBuilder::new(&random(&[1, 1, 2, 2]));
         let x = builder.input();
         let constant = builder.constant(random(&[1, 1, 2, 2]));

@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn several_gradients_at_once_are_those_one_by_one() {
+    fn several_gradients_together_equal_single_ones() {
         let (graph, target) = classifier();
         for (mode, allowed) in [(Mode::Exact, 0.0), (Mode::Default, 1e-5)] {
             let plan = compile(&graph, &[target], mode);

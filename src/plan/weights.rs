@@ -84,7 +84,7 @@ mod tests {
         (builder.finish(score), [a, b, c, d])
     }
 
-    fn modes_with_layouts() -> impl Iterator<Item = Mode> {
+    fn modes_with_packed_weights() -> impl Iterator<Item = Mode> {
         [Mode::Default].into_iter().chain(has_onednn_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
     }
 
@@ -94,9 +94,9 @@ mod tests {
     }
 
     #[test]
-    fn a_folded_weight_is_held_neither_before_nor_after_it_is_laid_out() {
+    fn a_folded_weight_is_held_neither_before_nor_after_it_is_packed() {
         let (graph, _) = network();
-        for mode in modes_with_layouts() {
+        for mode in modes_with_packed_weights() {
             let mut weights = Weights::default();
             let plan = Plan::compile_sharing(&graph, &spec(&graph, &[], mode), &mut weights).unwrap();
             let held_is_small = || plan.constants.values().chain(weights.tensors.values()).all(|t| t.dim() == 1);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_models_weights_leave_memory_once_they_are_laid_out() {
+    fn a_models_weights_leave_memory_once_they_are_packed() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/models/efficientnet-lite0/1/model.pt2");
         let graph = Graph::load(Path::new(file), &LoadLimits::default()).unwrap();
         let score = graph.score(None).unwrap();
@@ -129,9 +129,9 @@ mod tests {
     }
 
     #[test]
-    fn plans_of_one_graph_share_layouts_and_whatever_was_computed() {
+    fn plans_of_one_graph_share_computed_constants() {
         let (graph, [_, target, ..]) = network();
-        for mode in modes_with_layouts() {
+        for mode in modes_with_packed_weights() {
             let mut weights = Weights::default();
             let mut compile = || Plan::compile_sharing(&graph, &spec(&graph, &[target], mode), &mut weights).unwrap();
             let [a, b] = [compile(), compile()];
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn plans_that_fold_and_plans_that_do_not_agree_whatever_was_laid_out_before() {
+    fn plans_that_fold_and_plans_that_do_not_agree_whatever_was_packed_before() {
         let (graph, [a, b, c, d]) = network();
         let x = random(&[2, 3, 9, 9]);
         let mut weights = Weights::default();

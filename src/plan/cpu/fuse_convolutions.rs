@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_convolution_is_taken_in() {
+    fn an_addition_and_an_activation_are_fused_into_the_convolution_before() {
         assert_eq!(names(&block().graph, &[]), ["conv2d_0+relu_1", "conv2d_2+add_3+relu_4", "mean_5"]);
     }
 
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spread_over_the_result_is_not_taken_in() {
+    fn a_broadcast_addition_is_not_fused() {
         let mut builder = GraphBuilder::new(&random(&[1, 3, 6, 6]));
         let a = builder.convolution(builder.input(), 4);
         let shift = builder.constant(random(&[4, 1, 1]));

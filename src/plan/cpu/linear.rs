@@ -408,7 +408,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_ways_give_the_product(size in [1..=60i64, 1..=40i64, 1..=40i64], with_bias: bool, is_bfloat16: bool) {
+        fn all_kernels_give_the_product(size in [1..=60i64, 1..=40i64, 1..=40i64], with_bias: bool, is_bfloat16: bool) {
             let kind = if is_bfloat16 && has_onednn_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
             let random = |shape: &[i64]| Layout::Contiguous.random(shape, kind);
             let [rows, inputs, outputs] = size;

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn first_layers_are_float32() {
+    fn early_layers_are_float32() {
         let mut builder = GraphBuilder::new(&random(&[2, 3, 16, 16]));
         let stem = builder.convolution(builder.input(), 4);
         let stem = builder.relu(stem);

@@ -47,7 +47,7 @@ impl Tried {
         self.at_once.count >= TRIALS && self.one_by_one.count >= TRIALS
     }
 
-    fn goes_at_once(&self) -> bool {
+    fn runs_at_once(&self) -> bool {
         self.at_once.count < TRIALS || (self.is_decided() && self.at_once.least <= self.one_by_one.least)
     }
 }
@@ -81,7 +81,7 @@ impl BatchSplit {
     /// Runs `run` with whether to take all rows of this shape at once, and times it until both ways are measured.
     fn faster<T>(&self, shape: Shape, run: impl FnOnce(bool) -> Result<T, OperatorError>) -> Result<T, OperatorError> {
         let tried = self.lock().get(&shape).copied().unwrap_or_default();
-        let at_once = tried.goes_at_once();
+        let at_once = tried.runs_at_once();
         let start = Instant::now();
         let result = run(at_once)?;
         if !tried.is_decided() {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn the_faster_way_is_kept_after_both_were_tried() {
+    fn the_faster_way_is_kept_after_both_were_timed() {
         let (slow, fast) = (Duration::from_millis(200), Duration::ZERO);
         let together = vec![3];
         let each = vec![1, 1, 1];

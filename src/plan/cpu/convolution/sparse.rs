@@ -176,7 +176,7 @@ mod tests {
     use crate::torch::channels_last;
 
     #[test]
-    fn ways_are_tried_on_what_rectifiers_leave() {
+    fn kernels_are_timed_on_the_density_that_rectifiers_leave() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let dense = Tensor::ones([2, 8, 3, 5], (kind, Device::Cpu));
             assert!(with_typical_zeros(&dense, 0.5).unwrap().equal(&dense));

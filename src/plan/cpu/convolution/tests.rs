@@ -177,7 +177,7 @@ fn is_on_the_edge(case: &Case, sum: &Tensor) -> bool {
 
 proptest! {
     #[test]
-    fn a_prepacked_convolution_agrees_with_its_parts(case in case()) {
+    fn a_packed_convolution_agrees_with_its_parts(case in case()) {
         let (node, values) = node(&case);
         let rule = rule(&node, &values);
         let wanted = if case.adds { vec![slot(0), slot(1)] } else { vec![slot(0)] };
@@ -209,7 +209,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn every_way_back_gives_the_gradient(case in case()) {
+    fn every_backward_kernel_gives_the_gradient(case in case()) {
         let case = Case { adds: false, activation: ("none", vec![]), ..case };
         let (node, values) = node(&case);
         let weight = values[1].tensor().unwrap();
@@ -230,7 +230,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn every_way_back_takes_a_guided_gradient_through_the_gate(case in case()) {
+    fn every_backward_kernel_takes_a_guided_gradient_through_the_gate(case in case()) {
         let mut case = Case { adds: false, activation: ("relu", vec![]), ..case };
         case.input[0] = 1;
         let (node, values) = node(&case);
@@ -401,7 +401,7 @@ fn groups_in_bfloat16_go_back_in_float32_too() {
 
 /// Where the processor has bfloat16, every kernel is as close to the result as bfloat16 allows.
 #[test]
-fn every_way_takes_bfloat16() {
+fn every_kernel_takes_bfloat16() {
     let operators = Operators::find().unwrap();
     for (kernel, padding) in [(1, 0), (3, 1)] {
         let geometry = Geometry { padding: [padding; 2], stride: [1, 1], dilation: [1, 1], groups: 1 };
@@ -429,7 +429,7 @@ fn every_way_takes_bfloat16() {
 }
 
 #[test]
-fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
+fn a_kernel_that_does_not_suit_another_size_is_chosen_again() {
     // On inputs of 4 × 4 a window of the flipped kernel, padded by 4, would lie in the padding alone.
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 4 };
     let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
@@ -457,7 +457,7 @@ fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
 }
 
 #[test]
-fn a_weight_that_could_not_be_laid_out_is_laid_out_later() {
+fn a_weight_that_could_not_be_packed_is_packed_later() {
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 1 };
     let weight = Layout::Contiguous.random(&[6, 4, 3, 3], Kind::Float);
     let mut packed = PackedConvolution::new(Constant::Whole(weight), geometry);
@@ -469,7 +469,7 @@ fn a_weight_that_could_not_be_laid_out_is_laid_out_later() {
 }
 
 #[test]
-fn what_follows_comes_with_every_way() {
+fn every_kernel_applies_the_epilogue() {
     let operators = Operators::find().unwrap();
     for (size, kernel) in [([1, 32, 6, 7], 1), ([1, 16, 5, 5], 3), ([2, 32, 6, 7], 1)] {
         let geometry = Geometry { padding: [kernel / 2; 2], stride: [1, 1], dilation: [1, 1], groups: 1 };
@@ -540,7 +540,7 @@ fn spoil(shape: &[i64]) {
 }
 
 #[test]
-fn every_way_writes_all_of_its_result() {
+fn every_kernel_writes_all_of_its_result() {
     let operators = Operators::find().unwrap();
     let kinds = [Kind::Float, Kind::BFloat16].into_iter().filter(|&kind| has_onednn_kernels(kind));
     for kind in kinds {
