@@ -4,13 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::credential_args::TokenArgs;
+use super::credential_args::{TlsArgs, TokenArgs};
 use super::failure::Failure;
+use super::no_models;
 use super::serve::start_failure;
 use crate::client;
-use crate::client::Link;
-use crate::client::address::Address;
-use crate::client::credentials::{Bearer, TlsArgs};
+use crate::client::{Address, Bearer, Link};
 use crate::config::{Config, ListenAddress};
 use crate::model::import::identity;
 use crate::server::{Server, Shutdown};
@@ -54,9 +53,8 @@ impl Connection {
                 let repository = args.models.clone().unwrap_or_else(|| Config::default().models.repository);
                 if !identity::is_builtin(&repository) && !repository.exists() {
                     let sentence = format!("no server was named, and there are no models at {}", repository.display());
-                    return Err(
-                        Failure::usage(sentence).hint("--server names a server, --models a directory of models")
-                    );
+                    return Err(Failure::usage(sentence)
+                        .hint(format!("--server names a running server; {}", no_models::advice())));
                 }
                 let (own, address) = OwnServer::start(repository).await?;
                 let connection = Self::to(&address, &TlsArgs::default(), Bearer::default()).await?;
@@ -67,13 +65,13 @@ impl Connection {
 
     /// Connects to a server that runs.
     pub async fn to(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Self, Failure> {
-        let link = client::connect(address, tls, bearer.clone()).await?;
+        let link = client::connect(address, &tls.settings(address)?, bearer.clone()).await?;
         Ok(Connection { link, address: address.clone(), tls: tls.clone(), bearer, _own: None })
     }
 
     /// Connects once more to the same server, over a connection of its own.
     pub async fn another(&self) -> Result<Link, Failure> {
-        client::connect(&self.address, &self.tls, self.bearer.clone()).await
+        Ok(client::connect(&self.address, &self.tls.settings(&self.address)?, self.bearer.clone()).await?)
     }
 
     pub fn channel(&self) -> Link {

@@ -9,8 +9,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::connection::Connection;
 use super::failure::{Exit, Failure};
-use crate::client::address::Address;
-use crate::client::credentials::{Bearer, TlsArgs};
+use crate::cli::credential_args::TlsArgs;
+use crate::client::Address;
+use crate::client::Bearer;
 
 /// Ask a server whether it is ready: exit code 0 when it is, 3 when it is not
 #[derive(Debug, Args)]

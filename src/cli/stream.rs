@@ -19,8 +19,7 @@ use super::summary::{self, FAILURES_SHOWN, Summary};
 use super::terminal;
 use crate::client;
 use crate::client::names;
-use crate::client::session;
-use crate::client::session::{Pace, Session};
+use crate::client::{Pace, Session};
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
 use crate::telemetry::status_name;
@@ -150,7 +149,7 @@ impl StreamCommand {
                 depth: self.depth,
                 ..self.terms.policy()
             }),
-            source: session::stream_name(name),
+            source: client::stream_name(name),
         }
     }
 

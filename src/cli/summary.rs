@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
+use crate::client::Account;
 use crate::client::latency::{Latencies, Stages};
-use crate::client::session::Account;
 use crate::client::tally::Tally;
 use crate::proto::v1;
 use crate::telemetry::status_name;

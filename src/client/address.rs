@@ -4,8 +4,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::client::host_and_port;
-use crate::client::not_an_address;
 use tonic::transport::{Endpoint, Uri};
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +59,52 @@ impl std::fmt::Display for Address {
         match self {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp(url) => f.write_str(url),
+        }
+    }
+}
+
+fn not_an_address(text: &str) -> String {
+    format!("`{text}` is no server address: give HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH")
+}
+
+/// The host without the brackets of an IPv6 address, and the port.
+pub(super) fn host_and_port(uri: &Uri) -> Option<(&str, u16)> {
+    let host = uri.host().filter(|host| !host.is_empty())?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host, uri.port_u16()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_all_their_forms() {
+        let cases = [
+            ("unix:/run/camlens.sock", "unix:/run/camlens.sock"),
+            ("unix:///run/camlens.sock", "unix:/run/camlens.sock"),
+            ("localhost:8033", "http://localhost:8033"),
+            ("http://10.0.0.1:80/", "http://10.0.0.1:80"),
+            ("[::1]:8033", "http://[::1]:8033"),
+            ("https://camlens.example:443/", "https://camlens.example:443"),
+        ];
+        for (text, address) in cases {
+            assert_eq!(text.parse::<Address>().map(|a| a.to_string()).as_deref(), Ok(address));
+        }
+        for text in [
+            "",
+            "localhost",
+            ":8033",
+            "localhost:http",
+            "unix:",
+            "ftp://host:1",
+            "a b:1",
+            "https://host",
+            "http://host:1/path",
+            "me:secret@host:1",
+        ] {
+            let error = text.parse::<Address>().expect_err("no address");
+            assert!(error.contains(text), "{error}");
         }
     }
 }

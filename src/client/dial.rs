@@ -18,9 +18,9 @@ const TLS_ALERT: u8 = 21;
 
 /// Why the newest connection could not be read any further, if it could not.
 #[derive(Debug, Clone, Default)]
-pub struct LastWords(Arc<Mutex<Option<String>>>);
+pub struct ConnectionError(Arc<Mutex<Option<String>>>);
 
-impl LastWords {
+impl ConnectionError {
     pub fn get(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -40,29 +40,34 @@ pub struct Socket {
     stream: Pin<Box<dyn Duplex>>,
     /// Plaintext of which nothing has been read.
     unheard: bool,
-    last_words: LastWords,
+    connection_error: ConnectionError,
 }
 
 impl Socket {
-    fn new(stream: impl Duplex + 'static, plaintext: bool, last_words: LastWords) -> Self {
-        last_words.set(None);
-        Socket { stream: Box::pin(stream), unheard: plaintext, last_words }
+    fn new(stream: impl Duplex + 'static, plaintext: bool, connection_error: ConnectionError) -> Self {
+        connection_error.set(None);
+        Socket { stream: Box::pin(stream), unheard: plaintext, connection_error }
     }
 
-    pub async fn unix(path: &Path, last_words: LastWords) -> io::Result<Self> {
-        Ok(Socket::new(UnixStream::connect(path).await?, true, last_words))
+    pub async fn unix(path: &Path, connection_error: ConnectionError) -> io::Result<Self> {
+        Ok(Socket::new(UnixStream::connect(path).await?, true, connection_error))
     }
 
     /// Connects to `host` and `port`, with a TLS handshake if that is wanted.
-    pub async fn tcp(host: &str, port: u16, tls: Option<ClientTls>, last_words: LastWords) -> io::Result<Self> {
+    pub async fn tcp(
+        host: &str,
+        port: u16,
+        tls: Option<ClientTls>,
+        connection_error: ConnectionError,
+    ) -> io::Result<Self> {
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
-        let Some(ClientTls { config, name }) = tls else { return Ok(Socket::new(stream, true, last_words)) };
+        let Some(ClientTls { config, name }) = tls else { return Ok(Socket::new(stream, true, connection_error)) };
         let stream = TlsConnector::from(config).connect(name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other("the server offers no HTTP/2 over TLS"));
         }
-        Ok(Socket::new(stream, false, last_words))
+        Ok(Socket::new(stream, false, connection_error))
     }
 }
 
@@ -79,7 +84,7 @@ impl AsyncRead for Socket {
             read = Err(io::Error::other(SPEAKS_TLS));
         }
         if let Err(error) = &read {
-            self.last_words.set(Some(error.to_string()));
+            self.connection_error.set(Some(error.to_string()));
         }
         Poll::Ready(read)
     }

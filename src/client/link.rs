@@ -10,36 +10,36 @@ use tonic::transport::{self, Channel};
 use tower::Service;
 
 use super::credentials::Bearer;
-use super::dial::LastWords;
+use super::dial::ConnectionError;
 
 /// Calls carry the client's token, if it has one, and learn why their connection broke.
 #[derive(Debug, Clone)]
 pub struct Link {
     channel: Channel,
     bearer: Bearer,
-    last_words: LastWords,
+    connection_error: ConnectionError,
 }
 
 impl Link {
-    /// `last_words` are those of the channel's connections.
-    pub fn new(channel: Channel, bearer: Bearer, last_words: LastWords) -> Self {
-        Link { channel, bearer, last_words }
+    /// `connection_error` are those of the channel's connections.
+    pub fn new(channel: Channel, bearer: Bearer, connection_error: ConnectionError) -> Self {
+        Link { channel, bearer, connection_error }
     }
 }
 
 /// A call that failed with its connection. When a server refuses a client's certificate, HTTP/2 has begun, and all that the
 /// transport says of the call is that it was cancelled.
 #[derive(Debug, thiserror::Error)]
-#[error("{last_words}")]
+#[error("{connection_error}")]
 struct Broken {
-    last_words: String,
+    connection_error: String,
     source: transport::Error,
 }
 
-impl LastWords {
+impl ConnectionError {
     fn explain(&self, error: transport::Error) -> StdError {
         match self.get() {
-            Some(last_words) => Box::new(Broken { last_words, source: error }),
+            Some(connection_error) => Box::new(Broken { connection_error, source: error }),
             None => Box::new(error),
         }
     }
@@ -51,12 +51,12 @@ impl Service<Request<Body>> for Link {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, StdError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        self.channel.poll_ready(context).map_err(|error| self.last_words.explain(error))
+        self.channel.poll_ready(context).map_err(|error| self.connection_error.explain(error))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         self.bearer.join(request.headers_mut());
-        let (answer, last_words) = (self.channel.call(request), self.last_words.clone());
-        Box::pin(async move { answer.await.map_err(|error| last_words.explain(error)) })
+        let (answer, connection_error) = (self.channel.call(request), self.connection_error.clone());
+        Box::pin(async move { answer.await.map_err(|error| connection_error.explain(error)) })
     }
 }

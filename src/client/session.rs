@@ -8,11 +8,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Link;
+use super::error::ClientError;
+use super::frame::{OutgoingFrame, Payload};
 use super::latency::{Latencies, Stages};
 use super::names;
 use super::tally::{Echo, Tally};
-use crate::cli::failure::Failure;
-use crate::cli::source::{Payload, SourceFrame};
 use crate::proto::v1;
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::explain_stream_request::Message as Request;
@@ -57,7 +57,7 @@ impl Account {
 }
 
 /// Sees each message of the server after it was counted, with the round trip of a frame that it answers.
-pub type Event<'a> = dyn FnMut(&Response, Option<Duration>) -> Result<(), Failure> + 'a;
+pub type Event<'a, E> = dyn FnMut(&Response, Option<Duration>) -> Result<(), E> + 'a;
 
 /// A stream and what is needed to run it.
 pub struct Session {
@@ -70,11 +70,14 @@ pub struct Session {
 
 impl Session {
     /// Runs the stream to its end.
-    pub async fn run(
+    ///
+    /// # Errors
+    /// A [`ClientError::Status`] of the server, or an error of `event`.
+    pub async fn run<E: From<ClientError>>(
         mut self,
-        frames: mpsc::Receiver<SourceFrame>,
-        event: &mut Event<'_>,
-    ) -> (Account, Result<(), Failure>) {
+        frames: mpsc::Receiver<OutgoingFrame>,
+        event: &mut Event<'_, E>,
+    ) -> (Account, Result<(), E>) {
         let account = Arc::<Mutex<Account>>::default();
         let credit = Arc::new(Semaphore::new(0));
         let (requests, outgoing) = mpsc::channel(1);
@@ -88,7 +91,7 @@ impl Session {
         let sending = tokio::spawn(sender.run(self.open, frames));
         let result = match self.client.explain_stream(ReceiverStream::new(outgoing)).await {
             Ok(response) => receive(response.into_inner(), &account, &credit, self.pace, &self.stop, event).await,
-            Err(status) => Err(Failure::from_status("open the stream", &status)),
+            Err(status) => Err(ClientError::Status { asked: "open the stream", status: Box::new(status) }.into()),
         };
         self.stop.cancel();
         credit.close();
@@ -101,17 +104,19 @@ impl Session {
     }
 }
 
-async fn receive(
+async fn receive<E: From<ClientError>>(
     mut responses: tonic::Streaming<v1::ExplainStreamResponse>,
     account: &Mutex<Account>,
     credit: &Semaphore,
     pace: Pace,
     stop: &CancellationToken,
-    event: &mut Event<'_>,
-) -> Result<(), Failure> {
+    event: &mut Event<'_, E>,
+) -> Result<(), E> {
     loop {
-        let response =
-            responses.message().await.map_err(|status| Failure::from_status("go on with the stream", &status))?;
+        let response = responses
+            .message()
+            .await
+            .map_err(|status| ClientError::Status { asked: "go on with the stream", status: Box::new(status) })?;
         let Some(response) = response else { return Ok(()) };
         let Some(message) = response.message else { continue };
         let (ended, round_trip) = lock(account).take(&message);
@@ -139,7 +144,7 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(self, open: v1::Open, mut frames: mpsc::Receiver<SourceFrame>) {
+    async fn run(self, open: v1::Open, mut frames: mpsc::Receiver<OutgoingFrame>) {
         let stop = self.stop.clone();
         tokio::select! {
             () = stop.cancelled() => {}
@@ -148,7 +153,7 @@ impl Sender {
         // Dropping the channel ends the request stream: the server finishes what it has and ends the call.
     }
 
-    async fn send(&self, open: v1::Open, frames: &mut mpsc::Receiver<SourceFrame>) {
+    async fn send(&self, open: v1::Open, frames: &mut mpsc::Receiver<OutgoingFrame>) {
         if self.requests.send(v1::ExplainStreamRequest { message: Some(Request::Open(open)) }).await.is_err() {
             return;
         }
@@ -188,7 +193,7 @@ pub fn stream_name(wanted: &str) -> String {
     name
 }
 
-fn message(sequence: u64, frame: SourceFrame) -> v1::Frame {
+fn message(sequence: u64, frame: OutgoingFrame) -> v1::Frame {
     use v1::frame::Payload as Wire;
     let payload = match frame.payload {
         Payload::Encoded(data) => Wire::Encoded(v1::EncodedImage { data, ..Default::default() }),

@@ -1,64 +1,58 @@
-//! Why a connection did not come about, in words for the person who asked for it.
+//! Why a connection to a server that answers cannot be used.
 
 use std::error::Error;
+use std::fmt;
 
-/// What went wrong, and what to do.
+/// What is wrong with the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trouble {
-    pub sentence: &'static str,
-    pub hint: &'static str,
+pub enum Trouble {
+    UnknownAuthority,
+    OtherName,
+    Expired,
+    NotYetValid,
+    WantsCertificate,
+    RefusesCertificate,
+    /// TLS was asked for, and the server speaks plaintext.
+    SpeaksPlaintext,
+    /// Plaintext was sent, and the server speaks TLS.
+    SpeaksTls,
 }
 
-/// What the client says when the first byte from a server is that of a TLS record: see `client`.
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Trouble::UnknownAuthority => "its certificate is signed by nobody who is trusted here",
+            Trouble::OtherName => "its certificate is for other names than the one in the address",
+            Trouble::Expired => "its certificate has expired",
+            Trouble::NotYetValid => "its certificate is not valid yet",
+            Trouble::WantsCertificate => "it wants a client certificate",
+            Trouble::RefusesCertificate => "it does not accept this client's certificate",
+            Trouble::SpeaksPlaintext => "it does not speak TLS",
+            Trouble::SpeaksTls => "it speaks TLS",
+        })
+    }
+}
+
+/// The client's own error when the first byte from a server is that of a TLS record: see `dial`.
 pub const SPEAKS_TLS: &str = "the server speaks TLS";
 
-/// Each with the words by which rustls's errors are known. They are compared as text: on the way through HTTP/2 nothing
-/// else is left of them.
+/// The texts of rustls's errors. They are compared as text: HTTP/2 passes on nothing else.
 const KNOWN: &[(&str, Trouble)] = &[
-    (
-        "invalid peer certificate: UnknownIssuer",
-        Trouble {
-            sentence: "its certificate is signed by nobody who is trusted here",
-            hint: "--tls-ca names the authority that signed it",
-        },
-    ),
-    (
-        "invalid peer certificate: certificate not valid for name",
-        Trouble {
-            sentence: "its certificate is for other names than the one in the address",
-            hint: "--tls-server-name says which name to expect",
-        },
-    ),
-    (
-        "invalid peer certificate: certificate expired",
-        Trouble { sentence: "its certificate has expired", hint: "the server needs a new certificate" },
-    ),
-    (
-        "invalid peer certificate: certificate not valid yet",
-        Trouble { sentence: "its certificate is not valid yet", hint: "are the clocks right?" },
-    ),
-    (
-        "received fatal alert: CertificateRequired",
-        Trouble { sentence: "it wants a client certificate", hint: "--tls-certificate and --tls-key name one" },
-    ),
-    ("received fatal alert: UnknownCA", REFUSED),
-    ("received fatal alert: BadCertificate", REFUSED),
-    ("received fatal alert: CertificateExpired", REFUSED),
-    ("received fatal alert: CertificateUnknown", REFUSED),
-    ("received fatal alert: DecryptError", REFUSED),
-    (
-        "received corrupt message of type InvalidContentType",
-        Trouble { sentence: "it does not speak TLS", hint: "name it without https://" },
-    ),
-    (SPEAKS_TLS, Trouble { sentence: "it speaks TLS", hint: "name it https://HOST:PORT" }),
+    ("invalid peer certificate: UnknownIssuer", Trouble::UnknownAuthority),
+    ("invalid peer certificate: certificate not valid for name", Trouble::OtherName),
+    ("invalid peer certificate: certificate expired", Trouble::Expired),
+    ("invalid peer certificate: certificate not valid yet", Trouble::NotYetValid),
+    ("received fatal alert: CertificateRequired", Trouble::WantsCertificate),
+    ("received fatal alert: UnknownCA", Trouble::RefusesCertificate),
+    ("received fatal alert: BadCertificate", Trouble::RefusesCertificate),
+    ("received fatal alert: CertificateExpired", Trouble::RefusesCertificate),
+    ("received fatal alert: CertificateUnknown", Trouble::RefusesCertificate),
+    ("received fatal alert: DecryptError", Trouble::RefusesCertificate),
+    ("received corrupt message of type InvalidContentType", Trouble::SpeaksPlaintext),
+    (SPEAKS_TLS, Trouble::SpeaksTls),
 ];
 
-const REFUSED: Trouble = Trouble {
-    sentence: "it does not accept this client's certificate",
-    hint: "--tls-certificate must name a certificate that is valid and signed by an authority that the server knows",
-};
-
-/// Looks for a reason that is known behind `error`.
+/// Finds a known trouble among the causes of `error`.
 pub fn find(error: &(dyn Error + 'static)) -> Option<Trouble> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -100,7 +94,7 @@ mod tests {
         for (error, expected) in cases {
             let error = io::Error::new(io::ErrorKind::InvalidData, error);
             let found = find(&error).unwrap_or_else(|| panic!("{error} is not known"));
-            assert!(found.sentence.contains(expected), "{error}: {}", found.sentence);
+            assert!(found.to_string().contains(expected), "{error}: {found}");
         }
         assert_eq!(find(&io::Error::other("out of paper")), None);
     }

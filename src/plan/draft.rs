@@ -1,4 +1,4 @@
-//! A plan in the making: what passes rewrite.
+//! A plan before compilation, which passes rewrite.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use crate::plan::PlanSpec;
 use crate::plan::constant::Constant;
 use crate::torch::Value;
 
-/// The nodes and constants of a plan, before each becomes a step.
+/// The nodes and constants of a plan, before each node becomes a step.
 pub struct Draft {
     /// The graph's input.
     pub input: ValueId,
-    /// What is known of the values, those of the graph first.
+    /// Shape, dtype and name of each value; the graph's values come first.
     values: Vec<ValueInfo>,
-    /// In an order in which each reads only values that are already there.
+    /// In topological order.
     pub nodes: Vec<Node>,
-    /// What does not depend on the input. Passes add to it; nothing there is ever changed.
+    /// Values that do not depend on the input. Passes add to them and never change one.
     pub constants: BTreeMap<ValueId, Constant>,
     kept: HashSet<ValueId>,
 }
@@ -43,7 +43,7 @@ impl Draft {
         Draft { input: graph.input.value, values: graph.values.clone(), nodes, constants, kept }
     }
 
-    /// How many values there are, those of the passes included.
+    /// The number of values, including those that passes added.
     pub fn value_count(&self) -> usize {
         self.values.len()
     }
@@ -60,7 +60,7 @@ impl Draft {
         id
     }
 
-    /// A new value of which the same is known as of another.
+    /// A new value with the shape, dtype and name of another.
     pub fn add_value_like(&mut self, other: ValueId) -> ValueId {
         let info = self.values[other.index()].clone();
         self.add_value(info)
@@ -72,7 +72,7 @@ impl Draft {
         id
     }
 
-    /// Makes float32 values bfloat16 where `may` says so.
+    /// Changes the dtype of float32 values that `may` accepts to bfloat16.
     pub fn round_values(&mut self, may: impl Fn(ValueId) -> bool) {
         for (index, info) in self.values.iter_mut().enumerate() {
             if info.kind == Some(Kind::Float) && may(ValueId(index as u32)) {
@@ -85,12 +85,12 @@ impl Draft {
         self.values[value.index()].kind = Some(kind);
     }
 
-    /// Whether a value depends on the input in a way that has a gradient.
+    /// Whether a value depends on the input by differentiable operations.
     pub fn is_differentiable(&self, value: ValueId) -> bool {
         self.values.get(value.index()).is_some_and(|info| info.differentiable)
     }
 
-    /// A value's shape with the size that the model was exported with.
+    /// A value's shape for the input size that the model was exported with.
     pub fn shape(&self, value: ValueId) -> Option<&[i64]> {
         self.values.get(value.index())?.shape.as_deref()
     }
@@ -116,7 +116,7 @@ impl Draft {
         matches!(argument, Argument::Literal(Value::None)) || self.constant(argument).is_some()
     }
 
-    /// Who reads what, as the nodes are now.
+    /// The readers of each value, as the nodes are now.
     pub fn readers(&self) -> Readers {
         let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
         for (index, node) in self.nodes.iter().enumerate() {
@@ -127,7 +127,7 @@ impl Draft {
         Readers { readers, kept: self.kept.clone() }
     }
 
-    /// Takes out the nodes that `gone` marks.
+    /// Removes the nodes with these indices.
     pub fn remove(&mut self, gone: &HashSet<usize>) {
         let mut index = 0;
         self.nodes.retain(|_| {
@@ -136,7 +136,7 @@ impl Draft {
         });
     }
 
-    /// Forgets constants that no node reads.
+    /// Removes constants that no node reads.
     pub fn drop_unread_constants(&mut self) {
         let read: HashSet<ValueId> = self.nodes.iter().flat_map(Node::uses).chain(self.kept.iter().copied()).collect();
         self.constants.retain(|id, _| read.contains(id));
@@ -150,8 +150,8 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// The one place where a value is read. None when there are several, and when the value is a target or the score: it
-    /// must then stay as it is.
+    /// Index of the only node that reads a value. `None` if there are several, and for a target or the score, which
+    /// must keep its value.
     pub fn only_reader(&self, value: ValueId) -> Option<usize> {
         match self.readers.get(&value).map(Vec::as_slice) {
             Some([reader]) if !self.kept.contains(&value) => Some(*reader),

@@ -15,7 +15,7 @@ use super::load::{Pace, Run};
 use super::payloads;
 use super::schedule::Length;
 use crate::cli::failure::Failure;
-use crate::client::link::Link;
+use crate::client::Link;
 use crate::client::tally::{Echo, Tally};
 use crate::proto::v1;
 use crate::proto::v1::explain_service_client::ExplainServiceClient;

@@ -27,12 +27,12 @@ use super::bench::request::AnswerArgs;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
 use super::options::{ExplainArgs, Overflow, TermsArgs, rate};
-use super::source::{Source, SourceFrame};
+use super::source::{Source, into_pixels};
 use super::summary::{self, FAILURES_SHOWN, Summary};
 use super::terminal::{self, Ink};
 use crate::client;
-use crate::client::session;
-use crate::client::session::{Pace, Session};
+use crate::client::OutgoingFrame;
+use crate::client::{Pace, Session};
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
 use advice::{Sending, advice};
@@ -158,7 +158,7 @@ impl TraceCommand {
         let mut seen = Seen::new(terminal::progress(Some(self.frames), self.json));
         let (sender, frames) = mpsc::channel(2);
         let (count, raw) = (self.frames, self.raw);
-        let change = move |frame: SourceFrame| if raw { frame.into_pixels() } else { Ok(frame) };
+        let change = move |frame: OutgoingFrame| if raw { into_pixels(frame) } else { Ok(frame) };
         let reading = std::thread::spawn(move || source.feed(0, Some(count), change, &sender));
         let session = Session {
             client: client::explain_client(connection.channel()),
@@ -207,7 +207,7 @@ impl TraceCommand {
                 depth: self.depth,
                 ..self.terms.policy()
             }),
-            source: session::stream_name(&self.name),
+            source: client::stream_name(&self.name),
         }
     }
 
