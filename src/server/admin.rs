@@ -131,6 +131,7 @@ async fn readyz(State(pages): State<Pages>) -> (StatusCode, &'static str) {
     match pages.readiness.now() {
         Readiness::Serving => (StatusCode::OK, "ok\n"),
         Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting: models are being loaded and proved\n"),
+        Readiness::NoModel => (StatusCode::SERVICE_UNAVAILABLE, "no model can run: the log has the causes\n"),
         Readiness::Draining | Readiness::Over => {
             (StatusCode::SERVICE_UNAVAILABLE, "draining: the server is stopping\n")
         }

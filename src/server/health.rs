@@ -10,7 +10,7 @@
 //! The names of models are those that the engine has registered, and change with them. `Check` and `Watch` differ on
 //! names that are not known, as the protocol has it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,13 +34,22 @@ pub(super) struct HealthService {
 
 /// Whether the server can be used, for all who ask; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct ReadinessSwitch(Arc<watch::Sender<Readiness>>);
+pub(super) struct ReadinessSwitch(Arc<Switch>);
+
+#[derive(Debug)]
+struct Switch {
+    readiness: watch::Sender<Readiness>,
+    /// Set when the server serves.
+    models: OnceLock<watch::Receiver<Arc<Models>>>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Readiness {
     /// Models are being loaded and proved.
     Starting,
     Serving,
+    /// The server serves, and none of its models can run.
+    NoModel,
     Draining,
     /// Watches end.
     Over,
@@ -53,27 +62,26 @@ impl HealthService {
         models: watch::Receiver<Arc<Models>>,
         readiness: ReadinessSwitch,
     ) -> Self {
-        readiness.0.send_replace(Readiness::Serving);
+        readiness.0.models.get_or_init(|| models.clone());
+        readiness.0.readiness.send_replace(Readiness::Serving);
         HealthService { services: services.into_iter().collect(), models, readiness }
     }
 
     /// NOT_SERVING from now on.
     pub(super) fn drain(&self) {
-        self.readiness.0.send_replace(Readiness::Draining);
+        self.readiness.0.readiness.send_replace(Readiness::Draining);
     }
 
     /// Ends every watch, or connections would stay open for them.
     pub(super) fn end(&self) {
-        self.readiness.0.send_replace(Readiness::Over);
+        self.readiness.0.readiness.send_replace(Readiness::Over);
     }
 
     /// The status of a name; `None` for one that is not known.
     fn status(&self, name: &str) -> Option<ServingStatus> {
-        let models = Arc::clone(&self.models.borrow());
         let can_run = match name {
-            "" => !models.served.is_empty(),
-            name if self.services.contains(&name) => !models.served.is_empty(),
-            name => models.can_run(name)?,
+            name if name.is_empty() || self.services.contains(&name) => true,
+            name => self.models.borrow().can_run(name)?,
         };
         let is_serving = can_run && self.readiness.now() == Readiness::Serving;
         Some(if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing })
@@ -92,11 +100,14 @@ impl HealthService {
 impl ReadinessSwitch {
     /// For a server that starts.
     pub(super) fn starting() -> Self {
-        ReadinessSwitch(Arc::new(watch::Sender::new(Readiness::Starting)))
+        let readiness = watch::Sender::new(Readiness::Starting);
+        ReadinessSwitch(Arc::new(Switch { readiness, models: OnceLock::new() }))
     }
 
     pub(super) fn now(&self) -> Readiness {
-        *self.0.borrow()
+        let readiness = *self.0.readiness.borrow();
+        let has_no_model = || self.0.models.get().is_some_and(|models| models.borrow().served.is_empty());
+        if readiness == Readiness::Serving && has_no_model() { Readiness::NoModel } else { readiness }
     }
 }
 
@@ -131,7 +142,7 @@ impl Health for HealthService {
 
 /// Sends a watcher each status that is new, until the server ends or nobody watches any more.
 async fn tell(mut health: HealthService, name: String, watcher: mpsc::Sender<Result<HealthCheckResponse, Status>>) {
-    let mut readiness = health.readiness.0.subscribe();
+    let mut readiness = health.readiness.0.readiness.subscribe();
     let mut told = None;
     loop {
         // Seen before they are read: what changes meanwhile is seen again.
@@ -177,6 +188,7 @@ mod tests {
         assert_eq!(health.names(), r#""", "a.Service", "bad", "good""#);
         registry.send_replace(models(&[], &["bad", "good"]));
         assert_eq!(statuses(), [not_serving, not_serving, not_serving, not_serving, None]);
+        assert_eq!(health.readiness.now(), Readiness::NoModel);
         registry.send_replace(models(&[served("other", 1)], &["bad"]));
         assert_eq!(statuses(), [serving, serving, None, not_serving, serving]);
         health.drain();
