@@ -69,6 +69,9 @@ impl CpuBackend {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
     use super::*;
     use crate::model::graph::Graph;
     use crate::model::node::ValueId;
@@ -76,9 +79,7 @@ mod tests {
     use crate::plan::constant::Constant;
     use crate::plan::device_tensors::DeviceTensors;
     use crate::plan::test_graphs::{GraphBuilder, random, spec};
-    use crate::plan::{Mode, PlanSpec};
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
+    use crate::plan::{Mode, PlanSpec, Weights, passes};
 
     /// A network with a convolution and a normalisation, twice, each followed by a rectifier.
     fn network() -> Graph {
@@ -94,9 +95,15 @@ mod tests {
         builder.finish(score)
     }
 
-    /// Claims every node of a draft; returns the names of the claimed nodes.
-    fn claim_all(backend: &mut CpuBackend, graph: &Graph, spec: &PlanSpec) -> (Vec<String>, Vec<Box<dyn Rule>>) {
+    /// Rewrites a graph and claims every node; returns the names of the claimed nodes and their rules.
+    fn claim_all(
+        backend: &mut CpuBackend,
+        weights: &mut Weights,
+        graph: &Graph,
+        spec: &PlanSpec,
+    ) -> (Vec<String>, Vec<Box<dyn Rule>>) {
         let mut draft = Draft::new(graph, spec);
+        passes::run(&mut draft, spec, weights).unwrap();
         backend.rewrite(&mut draft).unwrap();
         let constants: BTreeMap<ValueId, Constant> = draft.constants.clone();
         let mut tensors = DeviceTensors::default();
@@ -111,14 +118,20 @@ mod tests {
     #[test]
     fn plans_of_one_model_share_packed_weights_until_the_last_is_dropped() {
         let graph = network();
-        let spec = spec(&graph, &[], Mode::Default);
-        let mut backend = CpuBackend::default();
-        let (names, first) = claim_all(&mut backend, &graph, &spec);
-        assert_eq!(names, ["conv2d_0", "conv2d_3", "linear_7"]);
-        let (_, second) = claim_all(&mut backend, &graph, &spec);
+        let all = spec(&graph, &[], Mode::Default);
+        let (mut backend, mut weights) = (CpuBackend::default(), Weights::default());
+        let (names, first) = claim_all(&mut backend, &mut weights, &graph, &all);
+        assert_eq!(names, ["conv2d_0+batch_norm_1+relu_2", "conv2d_3+batch_norm_4+relu_5", "linear_7"]);
+        let (_, second) = claim_all(&mut backend, &mut weights, &graph, &all);
         let counts = |backend: &CpuBackend| [backend.convolutions.len(), backend.linears.len()];
         assert_eq!(counts(&backend), [2, 1]);
-        drop(first);
+        // A convolution that is a target keeps its own weight beside the folded one.
+        let results = graph.nodes.iter().filter(|node| node.operator_name() == "conv2d").flat_map(Node::defines);
+        let targets: Vec<ValueId> = results.collect();
+        let unfolded = spec(&graph, &targets, Mode::Default);
+        let (_, third) = claim_all(&mut backend, &mut weights, &graph, &unfolded);
+        assert_eq!(counts(&backend), [4, 1]);
+        drop((first, third));
         backend.drop_unused();
         assert_eq!(counts(&backend), [2, 1]);
         drop(second);
