@@ -50,13 +50,18 @@ mod tests {
         let set = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("the protocol's descriptors");
         let files = set.file.iter().filter(|file| file.package() == "camlens.v1");
         let services: Vec<_> = files.flat_map(|file| &file.service).collect();
-        let names: Vec<String> = services.iter().map(|service| format!("camlens.v1.{}", service.name())).collect();
+        let mut names: Vec<String> = services.iter().map(|service| format!("camlens.v1.{}", service.name())).collect();
         let of = |service: &&prost_types::ServiceDescriptorProto| {
             let name = service.name().to_owned();
             service.method.clone().into_iter().map(move |method| format!("/camlens.v1.{name}/{}", method.name()))
         };
-        let methods: Vec<String> = services.iter().flat_map(of).collect();
-        assert_eq!(names, SERVICES);
-        assert_eq!(methods, METHODS);
+        let mut methods: Vec<String> = services.iter().flat_map(of).collect();
+        let (mut known_services, mut known_methods) = (SERVICES, METHODS);
+        names.sort_unstable();
+        methods.sort_unstable();
+        known_services.sort_unstable();
+        known_methods.sort_unstable();
+        assert_eq!(names, known_services);
+        assert_eq!(methods, known_methods);
     }
 }
