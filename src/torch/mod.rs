@@ -19,6 +19,8 @@ mod operator;
 mod pooling;
 mod process;
 mod processor;
+#[cfg(test)]
+mod relative;
 mod rows;
 mod sparse;
 mod stack;
@@ -38,6 +40,8 @@ pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schem
 pub use pooling::{max_pool, max_pool_gradient, mean_of_pixels};
 pub use process::{give_back_memory, leave};
 pub use processor::{has_bfloat16, has_kernels};
+#[cfg(test)]
+pub use relative::relative_error;
 pub use rows::{stack, to_vec};
 pub use sparse::{Moves, sparse_convolution, sparse_input_gradient, sparse_weight_back, sparse_weight_there};
 pub use storage::{Storage, is_alone, written};

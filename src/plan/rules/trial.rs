@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::graph::{Argument, Element, Node, Operation, Rectifier, ValueId};
 use crate::plan::rule::{Gradient, Rule, Slot};
+pub use crate::torch::relative_error;
 use crate::torch::{Operator, Value};
 
 use super::tape::TapeRule;
@@ -160,14 +161,6 @@ impl Trial {
             Within::Relative(limit) => assert!(error <= limit, "{name}: the {what} differs by {error} > {limit}"),
         }
     }
-}
-
-/// `|found − expected| / |expected|` in L2; the plain distance where `expected` is zero.
-pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
-    let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
-    let norm = f64::try_from(expected.norm()).unwrap();
-    let distance = f64::try_from((found - expected).norm()).unwrap();
-    if norm > 0.0 { distance / norm } else { distance }
 }
 
 /// Shapes, dtypes and layouts to try.

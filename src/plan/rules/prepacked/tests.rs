@@ -158,10 +158,11 @@ fn expected(case: &Case, node: &Node, values: &[Value], given: &Tensor, gradient
     Expected { sum: sum.detach(), result: result.detach(), gradients }
 }
 
-/// Whether a gate is so near its edge that rounding may flip it.
+/// Whether a gate is so near its edge that rounding may flip it: by as much as sums may be off, of the largest of them.
 fn is_on_the_edge(case: &Case, sum: &Tensor) -> bool {
     let bounds: &[f64] = if case.activation.0 == "relu" { &[0.0] } else { &case.activation.1 };
-    bounds.iter().any(|bound| (sum - *bound).abs().min().double_value(&[]) < 1e-5)
+    let rounding = 1e-5 * sum.abs().max().double_value(&[]);
+    bounds.iter().any(|bound| (sum - *bound).abs().min().double_value(&[]) < rounding)
 }
 
 proptest! {
@@ -348,29 +349,29 @@ proptest! {
     }
 }
 
+/// In bfloat16 where the processor has it; elsewhere nothing but float32 comes here, and there is nothing to widen.
 #[test]
 fn groups_in_bfloat16_go_back_in_float32_too() {
-    if !has_kernels(Kind::BFloat16) {
-        return;
-    }
+    let kind = if has_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
     let operators = Operators::find().unwrap();
     let geometry = Geometry { padding: [1, 1], stride: [2, 2], dilation: [1, 1], groups: 16 };
     let size = [2, 16, 9, 10];
-    let weight = Layout::Contiguous.random(&[16, 1, 3, 3], Kind::BFloat16);
+    let weight = Layout::Contiguous.random(&[16, 1, 3, 3], kind);
     let shape = geometry.result(&size, &weight.size());
-    let given = channels_last(&Layout::Contiguous.random(&shape, Kind::BFloat16)).unwrap();
+    let given = channels_last(&Layout::Contiguous.random(&shape, kind)).unwrap();
     let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
     let leaf = Tensor::zeros(size, (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
     let result = leaf.conv2d(&float(&weight), None::<Tensor>, geometry.stride, geometry.padding, [1, 1], 16);
     let expected = Tensor::run_backward(&[(result * float(&given)).sum(Kind::Float)], &[&leaf], false, false).remove(0);
     let ways = ways_back(&weight, &geometry, &shape, &size, &operators);
-    assert!(ways.iter().any(|way| matches!(way, WayBack::Wide(_))));
+    assert_eq!(ways.iter().any(|way| matches!(way, WayBack::Wide(_))), kind == Kind::BFloat16);
     for way in ways {
         let call = way.call(&weight.size(), &geometry, &shape, &size, &operators).unwrap();
         let found = call.input_gradient(&given).unwrap();
-        assert_eq!(found.kind(), Kind::BFloat16);
+        assert_eq!(found.kind(), kind);
         let error = relative_error(&float(&found), &expected);
-        assert!(error < 5e-3, "{way:?} is off by {error}");
+        let limit = if kind == Kind::BFloat16 { 5e-3 } else { 1e-5 };
+        assert!(error < limit, "{way:?} is off by {error}");
     }
 }
 
@@ -383,7 +384,7 @@ fn every_way_takes_bfloat16() {
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::BFloat16);
         let (input, weight, bias) = (random(&[2, 32, 9, 10]), random(&[48, 32, kernel, kernel]), random(&[48]));
         if !has_kernels(Kind::BFloat16) {
-            assert!(Gemm::new(&weight, &geometry).unwrap().is_none());
+            assert_eq!(Gemm::new(&weight, &geometry).unwrap().is_some(), has_products(Kind::BFloat16));
             assert!(Winograd::candidates(&weight, &geometry).is_empty());
             continue;
         }
