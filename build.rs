@@ -63,6 +63,7 @@ fn bridge(libtorch: &Path) {
                 "gates",
                 "gemm",
                 "gradients",
+                "isa",
                 "kernels",
                 "linear",
                 "pooling",

@@ -23,7 +23,13 @@ pub(super) const KIND_BOOL: c_int = 7;
 pub(super) const KIND_BOOLS: c_int = 8;
 pub(super) const KIND_STRING: c_int = 9;
 
+pub(super) const ISA_AVX512_BF16: c_int = 3;
+pub(super) const ISA_UNKNOWN: c_int = 4;
+
 unsafe extern "C" {
+    pub(super) safe fn camlens_isa() -> c_int;
+    pub(super) fn camlens_isa_allowed(value: *const c_char) -> c_int;
+
     pub(super) fn camlens_text_free(text: *mut c_char);
 
     pub(super) fn camlens_operator_find(

@@ -39,7 +39,7 @@ pub use linear::{can_multiply, has_products, linear, linear_by_rows, linear_grad
 pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
 pub use pooling::{max_pool, max_pool_gradient, mean_of_pixels};
 pub use process::{give_back_memory, leave};
-pub use processor::{has_bfloat16, has_kernels};
+pub use processor::{MAX_CPU_ISA, check_max_cpu_isa, computes_in, has_bfloat16, has_kernels};
 #[cfg(test)]
 pub use relative::relative_error;
 pub use rows::{stack, to_vec};

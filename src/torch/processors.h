@@ -5,7 +5,11 @@
 
 #include <ATen/core/Tensor.h>
 
-// A function that is compiled for several instruction sets; the best that the processor has is called.
+// A function that is compiled for several instruction sets; the best that the processor has is called. That is settled
+// when the program is loaded, so that CAMLENS_MAX_CPU_ISA (isa.h) cannot hold it; nor needs it to: write nothing into
+// such a function but sums, differences, quotients and choices of elements that do not depend on each other. Those are
+// the same, bit for bit, in vectors of any length. A product that is added to something is not: some instruction sets
+// round once where others round twice.
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else

@@ -1,21 +1,16 @@
 #include "products.h"
 
+#include "isa.h"
+
 #include <ATen/ATen.h>
-
-#if defined(__x86_64__)
-namespace {
-
-bool has_bfloat16() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw"); }
-
-}  // namespace
-#endif
 
 const CamlensProductTiles* camlens_product_tiles(at::ScalarType type) {
 #if defined(__x86_64__)
-  if (type == at::kBFloat16) return has_bfloat16() ? &camlens_product_tiles_avx512_bf16 : nullptr;
+  const CamlensIsa isa = camlens_isa();
+  if (type == at::kBFloat16) return isa >= CAMLENS_ISA_AVX512_BF16 ? &camlens_product_tiles_avx512_bf16 : nullptr;
   if (type != at::kFloat) return nullptr;
-  if (__builtin_cpu_supports("avx512f")) return &camlens_product_tiles_avx512;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &camlens_product_tiles_avx2 : nullptr;
+  if (isa >= CAMLENS_ISA_AVX512) return &camlens_product_tiles_avx512;
+  return isa >= CAMLENS_ISA_AVX2 ? &camlens_product_tiles_avx2 : nullptr;
 #else
   return type == at::kFloat ? &camlens_product_tiles_default : nullptr;
 #endif

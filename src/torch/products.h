@@ -5,8 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
-// What multiplies numbers of that type, float32 or bfloat16; null where the processor lacks the instructions: AVX2 on x86; for bfloat16
-// AVX-512 BF16.
+// What multiplies numbers of that type, float32 or bfloat16; null where `camlens_isa` lacks the instructions: AVX2 on
+// x86; for bfloat16 AVX-512 BF16. The other kernels' tables are chosen by this one.
 const CamlensProductTiles* camlens_product_tiles(at::ScalarType type);
 
 // The same; raises where it is null.
