@@ -117,7 +117,8 @@ pub struct ExplainDescription {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Folded and fused, in the model's own dtype.
+    /// Folded and fused, in the model's own dtype; one of float16 or bfloat16 in float32 on a processor that is slow in
+    /// its dtype.
     #[default]
     Float32,
     /// Unfolded and unfused, whatever a request asks: to compare with PyTorch.

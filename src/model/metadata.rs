@@ -45,6 +45,8 @@ pub struct Metadata {
     pub guide_smooth_activations: bool,
     /// How requests run that do not say it.
     pub precision: Precision,
+    /// Of float16 and bfloat16, those that the logits are computed in as the model was saved.
+    pub narrow_kinds: Vec<Kind>,
     pub preprocessing: Preprocessing,
     pub limits: ModelLimits,
     /// Rows that can run together; `Some(1)` when the batch is fixed or rows influence each other.

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tch::Kind;
+
 use super::batching::Batching;
 use super::buffers::Buffers;
 use super::job::JobError;
@@ -11,7 +13,7 @@ use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
 use crate::model::description::Precision;
 use crate::model::graph::Dimension;
-use crate::torch::has_bfloat16;
+use crate::torch::{computes_in, has_bfloat16};
 
 /// The server's limits for each model; a model's own can only tighten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +115,12 @@ impl Served {
     /// How far bfloat16 is from float32, as measured when the server started. `None` for a model that runs in float32.
     pub fn reduced_precision(&self) -> Option<ReducedPrecision> {
         self.reduced.get().copied()
+    }
+
+    /// The dtype narrower than float32 that the model was saved in and that this processor is slow in: it runs in
+    /// float32, but in exact mode.
+    pub fn widened_from(&self) -> Option<Kind> {
+        self.metadata.narrow_kinds.iter().copied().find(|&kind| !computes_in(kind))
     }
 
     /// Whether frames may be pictures; else they must be tensors.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tch::Kind;
 use tonic::{Request, Response, Status};
 
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
@@ -43,13 +44,12 @@ fn summary(model: &Arc<Served>) -> v1::ModelSummary {
 
 fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
     let about = &model.metadata;
-    let input_type = format!("{:?}", about.input.kind);
     v1::ModelMetadata {
         identity: Some(identity(about, super::request::options::precision_of(model.mode))),
         summary: about.summary.clone(),
         input: Some(v1::TensorInfo {
             name: about.input.name.clone(),
-            element_type: element_type(&input_type).to_owned(),
+            element_type: element_type(about.input.kind),
             shape: about.input.shape.iter().map(|dimension| dimension_info(*dimension)).collect(),
         }),
         outputs: about
@@ -57,7 +57,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             .iter()
             .map(|output| v1::TensorInfo {
                 name: output.name.clone(),
-                element_type: element_type(&input_type).to_owned(),
+                element_type: element_type(about.input.kind),
                 shape: output.shape.iter().map(|&size| v1::DimensionInfo { size, dynamic: false }).collect(),
             })
             .collect(),
@@ -86,17 +86,18 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             map_cosine: found.map_cosine,
             logit_difference: found.logit_difference,
         }),
+        widened_precision: model.widened_from().map(|kind| v1::WidenedPrecision { saved_in: element_type(kind) }),
     }
 }
 
 /// As PyTorch spells it.
-fn element_type(kind: &str) -> &str {
+pub(super) fn element_type(kind: Kind) -> String {
     match kind {
-        "Float" => "float32",
-        "Double" => "float64",
-        "Half" => "float16",
-        "BFloat16" => "bfloat16",
-        other => other,
+        Kind::Float => "float32".to_owned(),
+        Kind::Double => "float64".to_owned(),
+        Kind::Half => "float16".to_owned(),
+        Kind::BFloat16 => "bfloat16".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 

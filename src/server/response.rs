@@ -10,6 +10,7 @@ use crate::render::{ElementType, PictureFormat, WireTensor};
 use crate::schedule::{Answer, MapKind, PictureFile, PictureKind, Resolution, Served, TargetAnswer, TensorOutput};
 use crate::telemetry::{Stage, Timings};
 
+use super::models::element_type as element_type_of;
 use super::request::options::Asked;
 
 /// What a frame's sender wants to find again.
@@ -115,6 +116,16 @@ fn notices(answer: &Answer, asked: &Asked, served: &Served) -> Vec<v1::Notice> {
                 "computed in bfloat16; for a picture at the server's start its map had a cosine of {:.4} to float32's, and its logits \
                  differed by up to {:.2}",
                 found.map_cosine, found.logit_difference
+            ),
+            ..Default::default()
+        });
+    }
+    if let (Mode::Default, Some(kind)) = (asked.method.mode, served.widened_from()) {
+        let saved = element_type_of(kind);
+        notices.push(v1::Notice {
+            code: v1::notice::Code::WidenedPrecision as i32,
+            message: format!(
+                "the model was saved in {saved}, which the server's processor is slow in: computed in float32"
             ),
             ..Default::default()
         });

@@ -347,6 +347,11 @@ fn load(config: &Config) -> Result<Engine, StartError> {
                     "this processor has no bfloat16 (AVX-512 BF16 or Arm BF16): the model runs in float32"
                 );
             }
+            if let Some(kind) = one.widened_from().filter(|_| one.mode != Mode::Exact) {
+                let Metadata { name, version, .. } = &*one.metadata;
+                let saved = super::models::element_type(kind);
+                tracing::warn!(name, version, "this processor is slow in {saved}: the model runs in float32");
+            }
             served.push(Arc::new(one));
             models.push(model);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tch::Kind;
 
+use crate::model::dtype::scalar_type;
 use crate::model::graph::{Argument, Graph, Node, ValueId, ValueInfo};
 use crate::model::stored::Stored;
 use crate::plan::PlanSpec;
@@ -71,11 +72,11 @@ impl Draft {
         id
     }
 
-    /// Makes float32 values bfloat16 where `may` says so.
-    pub fn round_values(&mut self, may: impl Fn(ValueId) -> bool) {
+    /// Makes values of a dtype values of another one where `may` says so.
+    pub fn convert_values(&mut self, from: Kind, to: Kind, may: impl Fn(ValueId) -> bool) {
         for (index, info) in self.values.iter_mut().enumerate() {
-            if info.kind == Some(Kind::Float) && may(ValueId(index as u32)) {
-                info.kind = Some(Kind::BFloat16);
+            if info.kind == Some(from) && may(ValueId(index as u32)) {
+                info.kind = Some(to);
             }
         }
     }
@@ -139,6 +140,16 @@ impl Draft {
     pub fn drop_unread_constants(&mut self) {
         let read: HashSet<ValueId> = self.nodes.iter().flat_map(Node::uses).chain(self.kept.iter().copied()).collect();
         self.constants.retain(|id, _| read.contains(id));
+    }
+}
+
+/// Where a node names a dtype (`x.float()`, `softmax(dtype=…)`), it names another.
+pub fn rename_dtype(node: &mut Node, from: Kind, to: Kind) {
+    let place = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
+    if let Some(Argument::Literal(Value::Int(dtype))) = place.and_then(|at| node.arguments.get_mut(at))
+        && *dtype == scalar_type(from)
+    {
+        *dtype = scalar_type(to);
     }
 }
 

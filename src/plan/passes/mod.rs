@@ -8,6 +8,7 @@ mod fold_padding;
 mod free_views;
 mod fuse_convolutions;
 mod use_bfloat16;
+mod use_float32;
 
 use tch::Device;
 
@@ -17,6 +18,9 @@ pub use draft::Draft;
 
 /// Runs every pass.
 pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
+    if spec.device == Device::Cpu {
+        use_float32::use_float32(draft);
+    }
     free_views::free_views(draft)?;
     fold_batch_norm::fold_batch_norm(draft, weights)?;
     fold_padding::fold_padding(draft)?;

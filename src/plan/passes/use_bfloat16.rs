@@ -11,10 +11,8 @@ use crate::plan::constant::Constant;
 use crate::torch::{Operator, Value};
 
 use super::Draft;
+use super::draft::rename_dtype;
 use super::first_layers::first_layers;
-
-const FLOAT: i64 = scalar_type(Kind::Float);
-const BFLOAT16: i64 = scalar_type(Kind::BFloat16);
 
 /// Makes a float32 draft one of bfloat16: values, weights, and where a node names float32 (`x.float()`, `softmax(dtype=…)`), that too.
 /// Float32 stay
@@ -37,7 +35,9 @@ pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> 
     if first.iter().any(|&at| draft.nodes[at].uses().any(|value| value == draft.input)) {
         wide.insert(draft.input);
     }
-    draft.round_values(|value| !wide.contains(&value) && (head.is_none() || value != score));
+    draft.convert_values(Kind::Float, Kind::BFloat16, |value| {
+        !wide.contains(&value) && (head.is_none() || value != score)
+    });
     let mut rounding = Rounding { wide, rounded: HashMap::new(), conversions: HashMap::new() };
     for at in 0..draft.nodes.len() {
         if Some(at) == head || first.contains(&at) {
@@ -60,7 +60,7 @@ pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> 
         }
         draft.nodes[at].arguments = arguments;
         if !keeps_constants {
-            name_bfloat16(&mut draft.nodes[at]);
+            rename_dtype(&mut draft.nodes[at], Kind::Float, Kind::BFloat16);
         }
     }
     if let Some(head) = head {
@@ -102,7 +102,7 @@ impl Rounding {
         }
         let new = match constant {
             Some(constant) => {
-                let copy = Constant::Rounded(Box::new(constant.clone()));
+                let copy = Constant::Converted(Box::new(constant.clone()), Kind::BFloat16);
                 draft.add_constant(copy)
             }
             None => {
@@ -125,16 +125,6 @@ impl Rounding {
             draft.nodes.push(node);
             draft.nodes.extend(behind);
         }
-    }
-}
-
-/// A dtype that the node names.
-fn name_bfloat16(node: &mut Node) {
-    let place = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
-    if let Some(Argument::Literal(Value::Int(dtype))) = place.and_then(|at| node.arguments.get_mut(at))
-        && *dtype == FLOAT
-    {
-        *dtype = BFLOAT16;
     }
 }
 
@@ -316,7 +306,7 @@ mod tests {
     fn a_dtype_that_is_named_becomes_bfloat16() {
         let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
         let y = sketch.convolution(sketch.input(), 3);
-        let y = sketch.node("to.dtype", vec![("self", y.into()), ("dtype", FLOAT.into())]);
+        let y = sketch.node("to.dtype", vec![("self", y.into()), ("dtype", scalar_type(Kind::Float).into())]);
         let score = sketch.pooled(y);
         let graph = sketch.finish(score);
         let plan = compile(&graph, &[y], Mode::Bfloat16);
