@@ -1,4 +1,5 @@
-//! Generates the protocol, builds the C++ bridge and, where the program runs without installing, tells it where libtorch is.
+//! Generates the protocol's types, compiles the C++ of src/torch, and records where libtorch is, so that the program
+//! runs from target/.
 
 use std::env;
 use std::fs;
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-/// The protocol's files with a service; the others are imported.
+/// The protocol's files that define a service; they import the others.
 const FILES: [&str; 2] = ["explain.proto", "model.proto"];
 
 fn main() {
@@ -17,7 +18,7 @@ fn main() {
     run_path(&libtorch);
 }
 
-/// Messages, services and clients from `proto/`, and the descriptors for reflection. No `protoc` is needed.
+/// Generates messages, services and clients from `proto/`, and the descriptors for reflection. Needs no `protoc`.
 fn protocol(root: &Path) {
     let directory = root.join("proto");
     println!("cargo:rerun-if-changed=proto");
@@ -26,15 +27,15 @@ fn protocol(root: &Path) {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     fs::write(out.join("camlens.bin"), descriptors.encode_to_vec()).expect("OUT_DIR can be written to");
     tonic_prost_build::configure()
-        // Frames and maps are large: they are shared, never copied.
+        // Frames and maps are large: they are shared, not copied.
         .bytes(".camlens.v1")
-        // An answer is much larger than what else a stream may say.
+        // An explanation is much larger than a stream's other messages.
         .boxed(".camlens.v1.ExplainStreamResponse.message.explanation")
         .compile_fds(descriptors)
         .expect("the protocol compiles");
 }
 
-/// The libtorch to build against: `LIBTORCH`, which .cargo/config.toml sets to `.libtorch` when nobody else does.
+/// The libtorch to build against: `LIBTORCH`, which .cargo/config.toml sets to `.libtorch` unless it is set already.
 fn libtorch(root: &Path) -> PathBuf {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let given = env::var_os("LIBTORCH").map_or_else(|| root.join(".libtorch"), PathBuf::from);
@@ -45,77 +46,61 @@ fn libtorch(root: &Path) -> PathBuf {
     libtorch
 }
 
+/// The C++ of src/torch, by folder: the bridge and the kernels' drivers once, the micro-kernels once per instruction
+/// set.
 fn bridge(libtorch: &Path) {
     let include = libtorch.join("include");
-    let files = fs::read_dir("src/torch").expect("src/torch is there").filter_map(|entry| Some(entry.ok()?.path()));
-    for file in files.filter(|file| file.extension().is_some_and(|ending| ending == "h" || ending == "cpp")) {
-        println!("cargo:rerun-if-changed={}", file.display());
+    for folder in ["src/torch", "src/torch/kernels", "src/torch/kernels/micro"] {
+        files(folder, &["cpp", "h"]).iter().for_each(|file| println!("cargo:rerun-if-changed={}", file.display()));
     }
+    // A new C++ file comes with a declaration there.
+    println!("cargo:rerun-if-changed=src/torch/ffi.rs");
+    println!("cargo:rerun-if-changed=src/torch/kernels/ffi.rs");
     cpp()
         .flag("-isystem")
         .flag(include.to_str().expect("a path in UTF-8"))
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include").to_str().expect("a path in UTF-8"))
-        .files(
-            [
-                "bridge",
-                "folded",
-                "gates",
-                "gemm",
-                "gradients",
-                "isa",
-                "kernels",
-                "linear",
-                "pooling",
-                "products",
-                "sparse",
-                "sparse_rows",
-                "winograd",
-            ]
-            .map(|file| format!("src/torch/{file}.cpp")),
-        )
+        .files(files("src/torch", &["cpp"]))
+        .files(files("src/torch/kernels", &["cpp"]))
         .compile("camlens_bridge");
+    micro_kernels("default", [4, 4, 6], &[]);
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
-        tiles("avx2", [8, 2, 6], &["-mavx2", "-mfma", "-mprfchw"], &OF_FLOATS);
-        tiles("avx512", [16, 2, 14], &["-mavx512f", "-mfma", "-mprfchw"], &OF_FLOATS);
-        tiles(
-            "avx512_bf16",
-            [16, 2, 14],
-            &["-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma", "-mprfchw"],
-            &OF_BFLOAT16,
-        );
-    } else {
-        tiles("default", [4, 4, 6], &[], &OF_FLOATS);
+        micro_kernels("avx2", [8, 2, 6], &["-mavx2", "-mfma", "-mprfchw"]);
+        micro_kernels("avx512", [16, 2, 14], &["-mavx512f", "-mfma", "-mprfchw"]);
+        micro_kernels("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma", "-mprfchw"]);
     }
 }
 
-/// What is compiled for each instruction set with floats, and with bfloat16.
-const OF_FLOATS: [&str; 4] = ["gate_tiles", "product_tiles", "sparse_tiles", "winograd_tiles"];
-const OF_BFLOAT16: [&str; 3] = ["gate_tiles", "product_tiles", "sparse_tiles"];
-
-/// The arithmetic of gates, of matrix products, dense and sparse, and of Winograd's convolutions for one instruction set: the floats of a
-/// vector, and of how many vectors and rows the registers hold sums; see product_tiles.cpp.
-fn tiles(instructions: &str, [width, parts, rows]: [usize; 3], flags: &[&str], files: &[&str]) {
+/// Compiles the micro-kernels for one instruction set. `width` is the number of floats in a vector register; the
+/// accumulators of a matrix product are `rows` rows of `parts` vectors.
+fn micro_kernels(instruction_set: &str, [width, parts, rows]: [usize; 3], flags: &[&str]) {
     let mut build = cpp();
     for flag in flags {
         build.flag(flag);
     }
     build
-        // Products and sums in one instruction, and at full speed in a build for debugging too.
+        // Multiply and add in one instruction; at full speed in a debug build too.
         .flag("-ffp-contract=fast")
-        // GCC 12 means its own header's "undefined" vectors.
+        // GCC 12 warns of the "undefined" vectors in its own header.
         .flag_if_supported("-Wno-maybe-uninitialized")
         .flag_if_supported("-Wno-uninitialized")
         .opt_level(3)
+        .define("CAMLENS_INSTRUCTION_SET", instruction_set)
         .define("CAMLENS_WIDTH", width.to_string().as_str())
         .define("CAMLENS_PARTS", parts.to_string().as_str())
         .define("CAMLENS_ROWS", rows.to_string().as_str())
-        .define("CAMLENS_GATE_TILES", format!("camlens_gate_tiles_{instructions}").as_str())
-        .define("CAMLENS_PRODUCT_TILES", format!("camlens_product_tiles_{instructions}").as_str())
-        .define("CAMLENS_SPARSE_TILES", format!("camlens_sparse_tiles_{instructions}").as_str())
-        .define("CAMLENS_WINOGRAD_TILES", format!("camlens_winograd_tiles_{instructions}").as_str())
-        .files(files.iter().map(|file| format!("src/torch/{file}.cpp")))
-        .compile(&format!("camlens_tiles_{instructions}"));
+        .files(files("src/torch/kernels/micro", &["cpp"]))
+        .compile(&format!("camlens_micro_{instruction_set}"));
+}
+
+/// The files in a folder with one of these extensions, without those of its subfolders.
+fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let mut files: Vec<_> = entries.map(|entry| entry.expect("the folder can be read").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension)));
+    files.sort();
+    files
 }
 
 fn cpp() -> cc::Build {
@@ -124,7 +109,8 @@ fn cpp() -> cc::Build {
     build
 }
 
-/// Where the dynamic linker looks: beside an installed binary (`bin/camlens`, `lib/*.so`), then where it was built.
+/// Where the dynamic linker looks for libtorch: beside an installed binary (`bin/camlens`, `lib/*.so`), then where it
+/// was built.
 fn run_path(libtorch: &Path) {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());

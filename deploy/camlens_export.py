@@ -1,21 +1,21 @@
 """Exports an image model as a directory that camlens serves: `model.pt2`, `model.toml`, labels and a check.
 
     deploy/export my_package.my_module:build --out models/my_model/1 --input 3x224x224
-    deploy/export path/to/file.py:build --out models/my_model/1 --input 1x96x128 --mean 0.5 --std 0.25 --labels labels.txt
+    deploy/export path/to/file.py:build --out models/my_model/1 --input 1x96x128 --mean 0.5 --std 0.25
     deploy/export torchvision:resnet50 --out models/resnet50/1
 
-`build` is a function without arguments (or a class) that returns a `torch.nn.Module` with its weights loaded, or such a
+`build` is a function (or a class) without arguments that returns a `torch.nn.Module` with its weights loaded, or such a
 module itself. A torchvision name brings its pretrained weights, preprocessing and labels along.
 
-What the directory holds:
+The directory then holds:
 
     model.pt2           the exported program, without sample inputs (a pickle) and without paths of this machine
-    model.toml          what a model file cannot say: preprocessing, labels, target layers
+    model.toml          what the model file cannot say: preprocessing, labels, target layers
     labels.txt          one label a line, in class order, where labels are known
     check/input.npy     float32 [1, C, H, W]: an input after preprocessing
-    check/logits.npy    float32 [1, classes]: what PyTorch answers; `camlens doctor` compares its own answer with it
+    check/logits.npy    float32 [1, classes]: PyTorch's logits for it, which `camlens doctor` compares with camlens's
 
-PyTorch 2.9 or newer is all that is needed. This file can be copied and used alone, from the shell or as a module.
+It needs PyTorch 2.9 or newer and nothing else. You may copy this file and use it alone, from the shell or as a module.
 """
 
 import argparse
@@ -105,7 +105,8 @@ def as_module(thing, spec):
     if isinstance(thing, torch.nn.Module):
         return thing
     if not callable(thing):
-        raise ExportError(f"{spec} is of type {type(thing).__name__}, neither an nn.Module nor a function that returns one")
+        kind = type(thing).__name__
+        raise ExportError(f"{spec} is of type {kind}, neither an nn.Module nor a function that returns one")
     try:
         made = thing()
     except TypeError as error:
@@ -139,7 +140,8 @@ def build_torchvision(name, weights):
     try:
         model = torchvision.models.get_model(name, weights=chosen)
     except OSError as error:
-        raise ExportError(f"the weights of {name} could not be downloaded ({error}); --weights none exports random ones") from error
+        raise ExportError(f"the weights of {name} could not be downloaded ({error}); "
+                          "--weights none exports random ones") from error
     preset = chosen.transforms()
     side = preset.crop_size[0]
     return model, {
@@ -147,8 +149,8 @@ def build_torchvision(name, weights):
         "labels": list(chosen.meta["categories"]),
         "description": {
             "summary": f"torchvision's {name}, weights {chosen.name}",
-            "input": {"resize": preset.resize_size[0], "crop": [side, side], "interpolation": preset.interpolation.value,
-                      "mean": list(preset.mean), "std": list(preset.std)},
+            "input": {"resize": preset.resize_size[0], "crop": [side, side],
+                      "interpolation": preset.interpolation.value, "mean": list(preset.mean), "std": list(preset.std)},
             "explain": token_description(name, side, model),
         },
     }
@@ -179,7 +181,7 @@ def input_dtype(model):
 
 
 def trace(model, shape, dynamic_size=False, note=lambda text: None):
-    """The exported program of `model` for inputs `[N, *shape]`: any batch size where forward() allows it, else one row."""
+    """Exports `model` for inputs `[N, *shape]`: for any batch size where forward() allows it, else for one row."""
     import torch
     auto = torch.export.Dim.AUTO
     dimensions = {0: auto, 2: auto, 3: auto} if dynamic_size else {0: auto}
@@ -198,7 +200,8 @@ def trace(model, shape, dynamic_size=False, note=lambda text: None):
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
     if dynamic_size and (is_fixed(sizes[2]) or is_fixed(sizes[3])):
-        raise ExportError(f"forward() fixes the height or width to {shape[1]}x{shape[2]}: export without --dynamic-size")
+        raise ExportError(f"forward() fixes the height or width to {shape[1]}x{shape[2]}: "
+                          "export without --dynamic-size")
     refuse_what_cannot_be_explained(program)
     return program
 
@@ -251,8 +254,9 @@ def refuse_what_cannot_be_explained(program):
                 continue
             if isinstance(node.target, torch._ops.HigherOrderOperator):
                 if node.target.__name__ != "wrap_with_set_grad_enabled":
-                    raise ExportError(f"{place(node)} uses {node.target.__name__} (torch.cond, autocast, scan ...): a graph "
-                                      "within the graph cannot be explained; export one branch, without autocast")
+                    raise ExportError(f"{place(node)} uses {node.target.__name__} (torch.cond, autocast, scan ...): "
+                                      "camlens cannot explain a graph within the graph; export one branch, without "
+                                      "autocast")
                 continue
             if not isinstance(node.target, torch._ops.OpOverload):
                 continue
@@ -260,10 +264,11 @@ def refuse_what_cannot_be_explained(program):
             given = dict(zip((a.name for a in schema.arguments), node.args)) | node.kwargs
             name = schema.name.split("::")[1]
             if given.get("train") is True or given.get("training") is True or given.get("dropout_p", 0.0):
-                raise ExportError(f"{place(node)} runs {name} in training mode although the model is in evaluation mode: "
-                                  "pass training=self.training to the functional call in forward()")
+                raise ExportError(f"{place(node)} runs {name} in training mode although the model is in evaluation "
+                                  "mode: pass training=self.training to the functional call in forward()")
             if name in RANDOM:
-                raise ExportError(f"{place(node)} draws random numbers ({name}): an explanation of it would mean nothing")
+                raise ExportError(f"{place(node)} draws random numbers ({name}): each run would give another "
+                                  "explanation")
 
 
 def place(node):
@@ -295,10 +300,11 @@ def load(path):
 def strip(source, target):
     """Copies a `.pt2` without what the exporter's machine left in it; the same program gives the same bytes each time.
 
-    Node metadata keeps KEPT_METADATA alone. `sample_inputs` becomes an empty entry, since PyTorch's own reader insists on
-    one and takes an empty one for "none". Entries stay uncompressed and their data 64-byte aligned, as PyTorch writes them.
+    Node metadata keeps KEPT_METADATA alone. `sample_inputs` becomes an empty entry: PyTorch's own reader insists on one
+    and takes an empty one for "none". Entries stay uncompressed and their data 64-byte aligned, as PyTorch writes them.
     """
-    with zipfile.ZipFile(source) as read, open(target, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as write:
+    with (zipfile.ZipFile(source) as read, open(target, "wb") as file,
+          zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as write):
         for entry in read.infolist():
             name = entry.filename.partition("/")[2]
             data = read.read(entry)
@@ -331,7 +337,8 @@ def save_npy(path, tensor):
     import torch
     tensor = tensor.detach().to("cpu", torch.float32).contiguous()
     shape = "".join(f"{n}, " for n in tensor.shape)
-    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape.strip() if tensor.dim() == 1 else shape.rstrip(', ')}), }}"
+    shape = shape.strip() if tensor.dim() == 1 else shape.rstrip(", ")
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({shape}), }}"
     header += " " * (-(len(header) + 11) % 64) + "\n"
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -341,7 +348,7 @@ def save_npy(path, tensor):
 
 # ---------------------------------------------------------------------------------------------------- logits
 def named_outputs(output, at=()):
-    """Tensors of a model's output with the names that camlens gives them: `species`, `nested.1.k`, `0`, or '' for one alone."""
+    """Tensors of a model's output by the names that camlens gives them: `species`, `nested.1.k`, `0`, or '' for one."""
     if hasattr(output, "shape"):
         return [(".".join(at), output)]
     if isinstance(output, dict):
@@ -363,7 +370,8 @@ def pick_logits(output, name=None):
     if chosen is None:
         raise ExportError(f"no output {name!r}; the model has {names}")
     if chosen.dim() != 2 or chosen.shape[1] < 1:
-        raise ExportError(f"the output has shape {list(chosen.shape)}, logits are [N, classes]; --logits NAME picks one of: {names}")
+        raise ExportError(f"the output has shape {list(chosen.shape)}, logits are [N, classes]; "
+                          f"--logits NAME picks one of: {names}")
     return chosen
 
 
@@ -422,12 +430,14 @@ def export(model, out, shape, *, description=None, labels=None, dynamic_size=Fal
             wanted = pick_logits(model(given.clone()), logits_name)
         error = relative_error(exported, wanted)
         if not error <= 1e-4 * max(1.0, torch.finfo(wanted.dtype).eps / torch.finfo(torch.float32).eps):
-            raise ExportError(f"the exported program answers otherwise than the model (relative error {error:.1e}): forward() "
-                              "depends on something that was fixed at export, such as a Python value computed from pixels")
+            raise ExportError(f"the exported program gives other logits than the model (relative error {error:.1e}): "
+                              "forward() depends on something that was fixed at export, such as a Python value "
+                              "computed from pixels")
         if labels is not None:
             if len(labels) != wanted.shape[1]:
                 raise ExportError(f"{len(labels)} labels for {wanted.shape[1]} classes")
-            (made / "labels.txt").write_text("".join(label.replace("\n", " ") + "\n" for label in labels), encoding="utf-8")
+            lines = "".join(label.replace("\n", " ") + "\n" for label in labels)
+            (made / "labels.txt").write_text(lines, encoding="utf-8")
             description.setdefault("output", {})["labels_file"] = "labels.txt"
         (made / "model.toml").write_text(toml(description), encoding="utf-8")
         if check:
@@ -494,8 +504,8 @@ def described(args, known, shape):
         "input": {"resize": resize, "crop": args.crop, "interpolation": args.interpolation, "color": color,
                   "mean": args.mean, "std": args.std},
         "output": {"logits": args.logits},
-        "explain": {"target_layers": args.target_layer, "token_grid": args.token_grid, "class_tokens": args.class_tokens,
-                    "channels_last": args.channels_last or None},
+        "explain": {"target_layers": args.target_layer, "token_grid": args.token_grid,
+                    "class_tokens": args.class_tokens, "channels_last": args.channels_last or None},
     }
     for key, value in asked.items():
         if isinstance(value, dict):
@@ -535,8 +545,9 @@ def main():
     megabytes = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{math.ceil(size / 1e3)} kB"
     print(f"{args.out}: model.pt2 ({megabytes}), model.toml{', labels.txt' if labels else ''}")
     if logits is not None:
-        print(f"PyTorch's logits for check/input.npy: {logits.shape[1]} classes, the highest is {int(logits[0].argmax())}. "
-              f"Compare camlens with: camlens doctor {args.out}")
+        highest = int(logits[0].argmax())
+        print(f"PyTorch's logits for check/input.npy: {logits.shape[1]} classes, the highest is {highest}. "
+              f"Compare camlens with them: camlens doctor {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
-//! The fuzz targets' corpora once more, on the ordinary toolchain: seeds (`tests/fuzz/corpus`), what widened the coverage
-//! (there too), and every finding (`tests/fuzz/findings`). None may panic, or break what its target checks.
+//! Runs every input of the fuzz targets' corpora (`tests/fuzz/corpus`) on the stable toolchain: seeds, inputs that
+//! added coverage, and findings. None may panic or fail the checks of its target.
 
+use std::fs::File;
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use zip::ZipArchive;
 
 #[path = "fuzz/src/archive.rs"]
 mod archive;
@@ -14,7 +18,7 @@ mod settings;
 mod stream;
 
 mod seeds {
-    //! What a fuzzer starts from.
+    //! The inputs from which fuzzing starts.
 
     use std::path::Path;
 
@@ -28,7 +32,7 @@ mod seeds {
 
     type Seeds = Vec<(String, Vec<u8>)>;
 
-    /// Bytes from which a target's choices are made; the same each time.
+    /// Pseudo-random bytes from which a target makes its choices; the same each time.
     fn choices(first: u8, count: usize, length: usize) -> Seeds {
         let mut state = 0x2545_F491_4F6C_DD1Du64;
         let mut roll = || {
@@ -91,7 +95,8 @@ mod seeds {
         for (name, text) in [
             (
                 "model",
-                "summary = \"s\"\n[input]\nresize = 256\ncrop = [224, 224]\nmean = [0.485, 0.456, 0.406]\nstd = [0.229]\n",
+                "summary = \"s\"\n[input]\nresize = 256\ncrop = [224, 224]\n\
+                 mean = [0.485, 0.456, 0.406]\nstd = [0.229]\n",
             ),
             (
                 "exact",
@@ -104,7 +109,8 @@ mod seeds {
             ("misspelt", "[input]\nreszie = 256\n"),
             (
                 "listen",
-                "[server]\nlisten = [\"0.0.0.0:1\", \"unix:/a\"]\nunix_socket_mode = 0o660\n[server.tls]\nkey = \"k\"\n",
+                "[server]\nlisten = [\"0.0.0.0:1\", \"unix:/a\"]\n\
+                 unix_socket_mode = 0o660\n[server.tls]\nkey = \"k\"\n",
             ),
             ("limits", "[limits]\nmax_batch = 0\nqueued_bytes = 9223372036854775807\n[telemetry]\ntrace_ratio = nan\n"),
         ] {
@@ -166,22 +172,21 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Gives each file to the target, and tells which ones it did not take.
+/// Gives each input of the target's corpus to `run`, and names those that fail.
 fn replay(target: &str, run: fn(&[u8])) {
-    let mut files: Vec<PathBuf> = ["corpus", "findings"]
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(root().join("tests/fuzz").join(folder).join(target)).ok())
-        .flatten()
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
-    files.sort();
-    assert!(files.len() > 5, "{} files of {target}", files.len());
-    let fails = |file: &PathBuf| {
-        let bytes = std::fs::read(file).expect("a file");
-        catch_unwind(AssertUnwindSafe(|| run(&bytes))).is_err()
-    };
-    let failed: Vec<PathBuf> = files.into_iter().filter(fails).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
+    let archive = root().join(format!("tests/fuzz/corpus/{target}.zip"));
+    let mut archive = ZipArchive::new(File::open(archive).expect("the corpus is there")).expect("a zip");
+    assert!(archive.len() > 100, "{} inputs of {target}", archive.len());
+    let mut failed = Vec::new();
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).expect("an entry");
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).expect("an input");
+        if catch_unwind(AssertUnwindSafe(|| run(&bytes))).is_err() {
+            failed.push(entry.name().expect("a name").into_owned());
+        }
+    }
+    assert!(failed.is_empty(), "inputs of {target}.zip that fail: {failed:#?}");
 }
 
 #[test]
@@ -205,11 +210,11 @@ fn streams_get_an_ending_for_each_frame() {
 }
 
 #[test]
-#[ignore = "writes the seeds of tests/fuzz/corpus anew"]
+#[ignore = "writes the seeds to tests/fuzz/scratch/seeds; tests/fuzz/corpus.py adds them to a corpus"]
 fn seeds_are_written() {
-    let corpus = root().join("tests/fuzz/corpus");
-    seeds::write(&corpus.join("frame"), seeds::frame());
-    seeds::write(&corpus.join("archive"), seeds::archive());
-    seeds::write(&corpus.join("settings"), seeds::settings());
-    seeds::write(&corpus.join("stream"), seeds::stream());
+    let folder = root().join("tests/fuzz/scratch/seeds");
+    seeds::write(&folder.join("frame"), seeds::frame());
+    seeds::write(&folder.join("archive"), seeds::archive());
+    seeds::write(&folder.join("settings"), seeds::settings());
+    seeds::write(&folder.join("stream"), seeds::stream());
 }

@@ -1,8 +1,8 @@
-//! Model files with random damage: loading one is `Ok` or `Err`, never a panic, a crash or a hang, and takes no more
-//! than [`MEMORY_BYTES`] beside what the process has already.
+//! Model files with random damage: loading returns `Ok` or `Err`, never panics, crashes or hangs, and adds at most
+//! [`MEMORY_BYTES`] to the memory of the process.
 //!
-//! A case is written to `target/tmp/hostile/` before it is loaded, so that one that ends the process is still there
-//! afterwards. `PROPTEST_CASES=20000 cargo test --release --test hostile` looks harder than the default run.
+//! A case is written to `target/tmp/hostile/` before it is loaded, so that it is still there if the process dies.
+//! `PROPTEST_CASES=20000 cargo test --release --test hostile` runs more cases than the default.
 
 use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -16,8 +16,8 @@ use serde_json::{Value as Json, json};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// What loading may add to the resident memory: twice the values of a run (as exported, and in functional form), the
-/// file's own few kilobytes, and what ATen takes for itself on first use.
+/// What loading may add to the resident memory: twice the values of a run (as exported, and in functional form), some
+/// kilobytes for the file, and ATen's allocations on first use.
 const MEMORY_BYTES: u64 = 512 << 20;
 const VALUE_BYTES: u64 = 64 << 20;
 const TIME: Duration = Duration::from_secs(20);
@@ -30,7 +30,7 @@ const FIXTURES: [&str; 5] = [
     "conformance/buffer_mutated/1/model.pt2",
 ];
 
-/// Operators that an altered node may call instead, with arguments that were not meant for them.
+/// Operators that an altered node may call instead, with arguments of another operator.
 const TARGETS: [&str; 48] = [
     "relu_.default",
     "view.default",
@@ -90,10 +90,10 @@ fn fixture(index: usize) -> Vec<u8> {
     std::fs::read(root().join("tests/fixtures").join(FIXTURES[index])).expect("a fixture")
 }
 
-/// One case at a time: the memory that is measured is the process's.
+/// One case at a time: the memory of the whole process is measured.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Loads what may be a model; returns whether it is one.
+/// Loads bytes that may be a model; returns whether they are one.
 fn load(name: &str, bytes: &[u8]) -> Result<bool, TestCaseError> {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("hostile");
@@ -101,7 +101,7 @@ fn load(name: &str, bytes: &[u8]) -> Result<bool, TestCaseError> {
     let file = directory.join(name);
     std::fs::write(&file, bytes)?;
     let limits = LoadLimits { max_value_bytes: VALUE_BYTES, ..LoadLimits::default() };
-    // Writing 5 makes the kernel forget the peak so far.
+    // Writing 5 resets VmHWM, the peak resident memory.
     std::fs::write("/proc/self/clear_refs", "5")?;
     let before = memory("VmRSS:")?;
     let start = Instant::now();
@@ -120,7 +120,7 @@ fn memory(key: &str) -> Result<u64, TestCaseError> {
     kilobytes.map(|v| v * 1024).map_err(|error| TestCaseError::fail(format!("{key} {line}: {error}")))
 }
 
-/// Damage to bytes. `at` and `from` are places: how far along, of 2³².
+/// Damage to bytes. `at` and `from` are positions, as fractions of the length in units of 2⁻³².
 #[derive(Debug, Clone)]
 enum Damage {
     Flip { at: u32, bit: u8 },
@@ -141,7 +141,7 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-fn place(at: u32, length: usize) -> usize {
+fn scaled(at: u32, length: usize) -> usize {
     usize::try_from((u64::from(at) * length as u64) >> 32).expect("below the length")
 }
 
@@ -152,28 +152,28 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
     let length = bytes.len();
     let cut = |at: usize, count: usize| at..(at + count).min(length);
     match damage {
-        Damage::Flip { at, bit } => bytes[place(*at, length)] ^= 1 << bit,
+        Damage::Flip { at, bit } => bytes[scaled(*at, length)] ^= 1 << bit,
         Damage::Overwrite { at, bytes: new } => {
-            let range = cut(place(*at, length), new.len());
+            let range = cut(scaled(*at, length), new.len());
             let count = range.len();
             bytes[range].copy_from_slice(&new[..count]);
         }
         Damage::Insert { at, bytes: new } => {
-            let at = place(*at, length);
+            let at = scaled(*at, length);
             bytes.splice(at..at, new.iter().copied());
         }
         Damage::Delete { at, length: count } => {
-            bytes.drain(cut(place(*at, length), *count));
+            bytes.drain(cut(scaled(*at, length), *count));
         }
         Damage::Splice { at, from, length: count } => {
-            let piece = bytes[cut(place(*from, length), *count)].to_vec();
-            let at = place(*at, length);
+            let piece = bytes[cut(scaled(*from, length), *count)].to_vec();
+            let at = scaled(*at, length);
             bytes.splice(at..at, piece);
         }
     }
 }
 
-/// The archive with one JSON entry rewritten, and checksums that are right.
+/// The archive with one JSON entry changed, and correct checksums.
 fn rewrite(archive: &[u8], suffix: &str, change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     let whole = zip::read::Config { archive_offset: zip::read::ArchiveOffset::Known(0) };
     let mut old = ZipArchive::with_config(whole, Cursor::new(archive)).expect("a fixture is a zip");
@@ -193,16 +193,16 @@ fn rewrite(archive: &[u8], suffix: &str, change: impl Fn(&mut Vec<u8>)) -> Vec<u
     new.finish().expect("a zip").into_inner()
 }
 
-/// A change of JSON that leaves it JSON.
+/// A change after which the document is still JSON.
 #[derive(Debug, Clone)]
 enum Edit {
-    /// Another value instead.
+    /// Replaces a value.
     Replace { at: u32, with: Json },
-    /// What stands elsewhere instead.
+    /// Replaces a value with another one of the document.
     Copy { at: u32, from: u32 },
-    /// An element of a list, or an entry of an object, less.
+    /// Removes an element of a list, or an entry of an object.
     Remove { at: u32 },
-    /// A node calls another operator, its arguments by position.
+    /// Makes a node call another operator, with its arguments by position.
     Retarget { at: u32, target: &'static str },
 }
 
@@ -229,26 +229,33 @@ fn edit() -> impl Strategy<Value = Edit> {
         1 => Just(json!([])),
         1 => Just(json!({})),
         1 => any::<bool>().prop_map(|v| json!(v)),
-        1 => prop_oneof![Just(json!("NaN")), Just(json!("Infinity")), Just(json!(1e300)), Just(json!(-0.0)), Just(json!(""))],
+        1 => prop_oneof![
+            Just(json!("NaN")),
+            Just(json!("Infinity")),
+            Just(json!(1e300)),
+            Just(json!(-0.0)),
+            Just(json!(""))
+        ],
         2 => vec(0i64..5, 0..5).prop_map(|v| json!(v)),
     ];
     prop_oneof![
         4 => (any::<u32>(), value).prop_map(|(at, with)| Edit::Replace { at, with }),
         2 => (any::<u32>(), any::<u32>()).prop_map(|(at, from)| Edit::Copy { at, from }),
         1 => any::<u32>().prop_map(|at| Edit::Remove { at }),
-        2 => (any::<u32>(), proptest::sample::select(&TARGETS[..])).prop_map(|(at, target)| Edit::Retarget { at, target }),
+        2 => (any::<u32>(), proptest::sample::select(&TARGETS[..]))
+            .prop_map(|(at, target)| Edit::Retarget { at, target }),
     ]
 }
 
-/// Every place of a document, as JSON pointers.
-fn places(json: &Json, at: String, all: &mut Vec<String>) {
+/// JSON pointers of all values of a document.
+fn pointers(json: &Json, at: String, all: &mut Vec<String>) {
     match json {
-        Json::Array(list) => list.iter().enumerate().for_each(|(i, v)| places(v, format!("{at}/{i}"), all)),
+        Json::Array(list) => list.iter().enumerate().for_each(|(i, v)| pointers(v, format!("{at}/{i}"), all)),
         Json::Object(map) => map
             .iter()
-            // Stack traces and the like are read by nobody.
+            // camlens does not read these.
             .filter(|(key, _)| !matches!(key.as_str(), "stack_trace" | "source_fn_stack" | "torch_fn" | "device"))
-            .for_each(|(key, v)| places(v, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), all)),
+            .for_each(|(key, v)| pointers(v, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), all)),
         _ => {}
     }
     all.push(at);
@@ -256,8 +263,8 @@ fn places(json: &Json, at: String, all: &mut Vec<String>) {
 
 fn apply_edit(json: &mut Json, edit: &Edit) {
     let mut all = Vec::new();
-    places(json, String::new(), &mut all);
-    let pick = |at: u32| all[place(at, all.len())].as_str();
+    pointers(json, String::new(), &mut all);
+    let pick = |at: u32| all[scaled(at, all.len())].as_str();
     match edit {
         Edit::Replace { at, with } => {
             if let Some(value) = json.pointer_mut(pick(*at)) {
@@ -286,7 +293,7 @@ fn apply_edit(json: &mut Json, edit: &Edit) {
             if nodes.is_empty() {
                 return;
             }
-            let index = place(*at, nodes.len());
+            let index = scaled(*at, nodes.len());
             nodes[index]["target"] = json!(format!("torch.ops.aten.{target}"));
             for input in nodes[index]["inputs"].as_array_mut().into_iter().flatten().filter_map(Json::as_object_mut) {
                 input.insert("name".into(), json!(""));
@@ -295,7 +302,7 @@ fn apply_edit(json: &mut Json, edit: &Edit) {
     }
 }
 
-/// Few in the ordinary run; `PROPTEST_CASES` asks for more.
+/// 150 cases, or `PROPTEST_CASES`.
 fn cases() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(150);
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() }
@@ -305,7 +312,7 @@ fn cases() -> ProptestConfig {
 fn the_fixtures_load_before_they_are_damaged() {
     for (index, name) in FIXTURES.iter().enumerate() {
         let loaded = load("whole.pt2", &fixture(index)).expect("within its bounds");
-        // x_views takes no image.
+        // The input of x_views is not an image.
         assert!(loaded || name.contains("x_views"), "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! Frames are prepared as Pillow and torchvision prepare them. The references come from tests/reference/preprocessing.py.
+//! Frames are prepared as Pillow and torchvision prepare them. tests/reference/preprocessing.py made the references.
 
 mod npy;
 
@@ -17,12 +17,16 @@ struct Case {
     interpolation: Interpolation,
     color: ColorOrder,
     size: Option<[u32; 2]>,
-    /// The file is lossless or has one meaning only.
+    /// All decoders give the same pixels for the file: it is lossless.
     exact: bool,
 }
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocessing")
+}
+
+fn array<T: npy::Element>(name: &str) -> npy::Array<T> {
+    npy::find(&fixtures().join("arrays.npz"), name).unwrap_or_else(|| panic!("arrays.npz has no {name}"))
 }
 
 fn read(file: &str) -> Decoded {
@@ -58,7 +62,7 @@ fn every_picture_is_prepared_as_torchvision_prepares_it() {
     let mut wrong = Vec::new();
     println!("{:26} {:>9} {:>5} {:>9}", "case", "mean", "max", "unequal");
     for case in &cases {
-        let expected = npy::bytes(&fixtures().join(format!("{}.npy", case.name)));
+        let expected = array::<u8>(&case.name);
         let [height, width, channels] = expected.shape[..] else { panic!("{} is not [H, W, C]", case.name) };
         let (made_height, made_width, made) = prepared_bytes(case, channels as u32);
         assert_eq!((made_height as usize, made_width as usize), (height, width), "{}", case.name);
@@ -81,8 +85,8 @@ fn every_picture_is_prepared_as_torchvision_prepares_it() {
 
 #[test]
 fn normalised_values_are_torchvisions_float_for_float() {
-    let pixels = npy::bytes(&fixtures().join("normalize_pixels.npy"));
-    let expected = npy::floats(&fixtures().join("normalize.npy"));
+    let pixels = array::<u8>("normalize_pixels");
+    let expected = array::<f32>("normalize");
     let steps =
         Preprocessing { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225], ..Preprocessing::default() };
     let frame = Payload::Raw {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use super::{names, npy};
+use super::npy;
+use crate::client::names;
 use crate::proto::v1;
 
 /// Where the pictures and maps of answers go.

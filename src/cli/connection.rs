@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::client::{self, Address, Link};
-use super::credentials::{Bearer, TlsArgs, TokenArgs};
+use super::credential_args::{TlsArgs, TokenArgs};
 use super::failure::Failure;
 use super::serve::start_failure;
-use crate::config::Config;
-use crate::model::identity;
-use crate::server::{ListenAddress, Server, Shutdown};
+use crate::client;
+use crate::client::{Address, Bearer, Link};
+use crate::config::{Config, ListenAddress};
+use crate::model::import::identity;
+use crate::server::{Server, Shutdown};
 use crate::telemetry::Telemetry;
 
 /// Which server.
@@ -64,13 +65,13 @@ impl Connection {
 
     /// Connects to a server that runs.
     pub async fn to(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Self, Failure> {
-        let link = client::connect(address, tls, bearer.clone()).await?;
+        let link = client::connect(address, &tls.settings(address)?, bearer.clone()).await?;
         Ok(Connection { link, address: address.clone(), tls: tls.clone(), bearer, _own: None })
     }
 
     /// Connects once more to the same server, over a connection of its own.
     pub async fn another(&self) -> Result<Link, Failure> {
-        client::connect(&self.address, &self.tls, self.bearer.clone()).await
+        Ok(client::connect(&self.address, &self.tls.settings(&self.address)?, self.bearer.clone()).await?)
     }
 
     pub fn channel(&self) -> Link {

@@ -7,15 +7,15 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::answer::{self, OutputFolder, Written, class_name};
-use super::client;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::{Exit, Failure};
-use super::latency::Stages;
-use super::names;
 use super::options::{ExplainArgs, MapKind, PictureFormat, PictureKind};
 use super::report::{Card, Figure, Report};
 use super::source::{file_name, read_picture};
 use super::terminal::{self, Ink};
+use crate::client;
+use crate::client::latency::Stages;
+use crate::client::names;
 use crate::proto::v1;
 
 /// Explain pictures: which classes the model sees, and where it looks

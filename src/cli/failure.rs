@@ -6,7 +6,7 @@ use std::io;
 
 use tonic::{Code, Status};
 
-use super::transport_trouble::{self, Trouble};
+use crate::client::{ClientError, Trouble, find_trouble};
 use crate::telemetry::status_name;
 
 /// What the exit code says to a script. Clap's own usage errors exit with 2 as well.
@@ -62,9 +62,9 @@ impl Failure {
 
     /// A status that the server answered with; `asked` says what was asked, as in "explain coffee.png".
     pub fn from_status(asked: &str, status: &Status) -> Self {
-        if let Some(Trouble { sentence, hint }) = status.source().and_then(transport_trouble::find) {
-            return Failure::new(Exit::Unavailable, format!("cannot {asked}: the server cannot be used, {sentence}"))
-                .hint(hint);
+        if let Some(trouble) = status.source().and_then(find_trouble) {
+            return Failure::new(Exit::Unavailable, format!("cannot {asked}: the server cannot be used, {trouble}"))
+                .hint(remedy(trouble));
         }
         let exit = match status.code() {
             Code::Unavailable => Exit::Unavailable,
@@ -116,6 +116,37 @@ impl From<io::Error> for Failure {
         let mut failure = Failure::failed(format!("cannot write the output: {error}"));
         failure.silent = error.kind() == io::ErrorKind::BrokenPipe;
         failure
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let sentence = error.to_string();
+        match error {
+            ClientError::Setting { .. } => Failure::usage(sentence),
+            ClientError::Tls { .. } => Failure::failed(sentence),
+            ClientError::Unreachable { .. } => {
+                Failure::new(Exit::Unavailable, sentence).hint("is the server running, and does --server say where?")
+            }
+            ClientError::Unusable { trouble, .. } => Failure::new(Exit::Unavailable, sentence).hint(remedy(trouble)),
+            ClientError::Status { asked, status } => Failure::from_status(asked, &status),
+        }
+    }
+}
+
+/// What to do about a connection that cannot be used.
+fn remedy(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::UnknownAuthority => "--tls-ca names the authority that signed it",
+        Trouble::OtherName => "--tls-server-name says which name to expect",
+        Trouble::Expired => "the server needs a new certificate",
+        Trouble::NotYetValid => "are the clocks right?",
+        Trouble::WantsCertificate => "--tls-certificate and --tls-key name one",
+        Trouble::RefusesCertificate => {
+            "--tls-certificate must name a certificate that is valid and signed by an authority that the server knows"
+        }
+        Trouble::SpeaksPlaintext => "name it without https://",
+        Trouble::SpeaksTls => "name it https://HOST:PORT",
     }
 }
 

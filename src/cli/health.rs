@@ -7,10 +7,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::client::Address;
 use super::connection::Connection;
-use super::credentials::{Bearer, TlsArgs};
 use super::failure::{Exit, Failure};
+use crate::cli::credential_args::TlsArgs;
+use crate::client::Address;
+use crate::client::Bearer;
 
 /// Ask a server whether it is ready: exit code 0 when it is, 3 when it is not
 #[derive(Debug, Args)]

@@ -5,35 +5,27 @@
 
 mod answer;
 mod bench;
-mod client;
 mod connection;
-mod credentials;
-mod dial;
+mod credential_args;
 mod doctor;
 mod explain;
 mod failure;
 mod health;
-mod latency;
-mod link;
 mod models;
-mod names;
 mod npy;
 mod options;
 mod report;
 mod serve;
-mod session;
 mod source;
 mod stream;
 mod summary;
-mod tally;
 mod terminal;
 mod trace;
-mod transport_trouble;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::process;
 use crate::telemetry::log::{self, LogFormat};
-use crate::torch;
 use failure::{EXIT_CODES, Failure};
 
 /// Explains live what an image model looks at: Guided Grad-CAM for streamed frames, over gRPC
@@ -123,13 +115,13 @@ impl Command {
 pub fn main() -> ! {
     let cli = Cli::parse();
     let usual = cli.command.usual_log();
-    let ready = cli.log.install(usual).and_then(|()| torch::check_max_cpu_isa().map_err(Failure::usage));
+    let ready = cli.log.install(usual).and_then(|()| crate::torch::check_max_cpu_isa().map_err(Failure::usage));
     let code = match ready.and_then(|()| cli.command.run()) {
         Ok(()) => 0,
         Err(failure) => failure.report(terminal::colours_on_stderr()),
     };
     // A server that was told twice to stop, or while it loads, still has threads in libtorch.
-    torch::leave(code)
+    process::quick_exit(code)
 }
 
 /// The runtime of a client's command.

@@ -6,11 +6,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::answer::identity_json;
-use super::client;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
 use super::options::ModelName;
 use super::terminal::Ink;
+use crate::client;
 use crate::proto::v1;
 
 /// List models, or show one with its layers
@@ -132,8 +132,7 @@ fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
             layers => layers.join(", "),
         },
     );
-    let precision = super::names::precision(identity.precision);
-    let is_exact = identity.precision == v1::Precision::Exact as i32;
+    let precision = crate::client::names::precision(identity.precision);
     fact(
         "precision",
         match (&model.reduced_precision, &model.widened_precision) {
@@ -141,9 +140,10 @@ fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
                 "{precision} (map cosine {:.4}, logits within {:.2} of float32, at start)",
                 found.map_cosine, found.logit_difference
             ),
-            (None, Some(widened)) if !is_exact => {
-                format!("{precision} (saved in {}, which the server's processor is slow in)", widened.saved_in)
-            }
+            (None, Some(widened)) if identity.precision != v1::Precision::Exact as i32 => format!(
+                "{precision} (saved in {}, for which the server's processor has no instructions)",
+                widened.saved_in
+            ),
             _ => precision,
         },
     );
@@ -227,15 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_runs_in_float32_and_was_saved_in_less_says_so() {
+    fn a_model_that_was_saved_in_less_than_float32_and_runs_in_it_says_so() {
         let mut model = model();
         model.identity.as_mut().expect("an identity").precision = v1::Precision::Float32 as i32;
         model.widened_precision = Some(v1::WidenedPrecision { saved_in: "bfloat16".to_owned() });
         let text = model_text(&model, false, Ink::plain());
-        assert!(text.contains("float32 (saved in bfloat16, which the server's processor is slow in)"), "{text}");
+        assert!(text.contains("precision      float32 (saved in bfloat16, for which the server's processor"), "{text}");
         assert_eq!(model_json(&model, false)["widened_precision"]["saved_in"], "bfloat16");
         model.identity.as_mut().expect("an identity").precision = v1::Precision::Exact as i32;
-        assert!(!model_text(&model, false, Ink::plain()).contains("slow"));
+        assert!(!model_text(&model, false, Ink::plain()).contains("saved in"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::latency::Stages;
+use crate::client::latency::Stages;
 
 /// Pictures of a clip that a report holds at most; of a longer one, every second, fourth, … frame.
 const MAX_CLIP_PICTURES: usize = 300;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::{Exit, Failure};
-use crate::config::{Config, Performance};
-use crate::server::{Ended, ListenAddress, ListenError, Server, Shutdown, StartError};
+use crate::config::{Config, ListenAddress, Performance};
+use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
 
 /// Serve models: explain the frames that clients send, until SIGTERM or SIGINT

@@ -10,16 +10,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, OutputFolder, class_name, identity_json};
-use super::client;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
-use super::names;
 use super::options::{ExplainArgs, Overflow, PictureFormat, PictureKind, TermsArgs, rate};
 use super::report::{Clip, Figure, Report};
-use super::session::{self, Pace, Session};
 use super::source::Source;
 use super::summary::{self, FAILURES_SHOWN, Summary};
 use super::terminal;
+use crate::client;
+use crate::client::names;
+use crate::client::{Pace, Session};
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
 use crate::telemetry::status_name;
@@ -149,7 +149,7 @@ impl StreamCommand {
                 depth: self.depth,
                 ..self.terms.policy()
             }),
-            source: session::stream_name(name),
+            source: client::stream_name(name),
         }
     }
 

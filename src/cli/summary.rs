@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
-use super::latency::{Latencies, Stages};
-use super::session::Account;
-use super::tally::Tally;
+use crate::client::Account;
+use crate::client::latency::{Latencies, Stages};
+use crate::client::tally::Tally;
 use crate::proto::v1;
 use crate::telemetry::status_name;
 
@@ -189,8 +189,8 @@ fn by_kind(counts: &BTreeMap<String, u64>) -> String {
 mod tests {
     use std::time::Instant;
 
-    use super::super::tally::Echo;
     use super::*;
+    use crate::client::tally::Echo;
 
     fn summary(sent: u64, fill: impl FnOnce(&mut Tally)) -> Summary {
         let mut account = Account::default();

@@ -2,7 +2,7 @@
 
 use crate::model::{LayerError, Metadata};
 
-use super::grad_cam::Layout;
+use super::cam::layout::Layout;
 use super::{ExplainError, Method};
 
 /// Checks that a method can be run on a model.

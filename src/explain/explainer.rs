@@ -1,5 +1,6 @@
 //! A model made ready to explain: forward, choose classes, reverse, fuse.
 
+use crate::explain::cam::scale;
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
@@ -9,8 +10,9 @@ use crate::model::{Metadata, Model};
 use crate::plan::rule::Gradient;
 use crate::plan::{Gradients, Interrupt, Pass, PlanCache, PlanSpec, Until};
 
+use super::cam::grad_cam;
+use super::cam::layout::Layout;
 use super::check::layout_of;
-use super::grad_cam::{self, Layout};
 use super::predictions::choose_classes;
 use super::{Convention, ExplainError, Method, Mode, Target};
 
@@ -296,21 +298,21 @@ impl Reversed {
                 .iter()
                 .zip(layer_maps)
                 .map(|(layer, layer_map)| {
-                    let map = grad_cam::upsample(&layer_map, self.size)?;
+                    let map = scale::upsample(&layer_map, self.size)?;
                     Ok(BatchMap { target_layer: layer.name.clone(), layer_map: Some(layer_map), map })
                 })
                 .collect(),
             Convention::PytorchGradCam => {
-                let scaled = layer_maps.iter().map(grad_cam::min_max_scale).collect::<Result<Vec<_>, _>>()?;
+                let scaled = layer_maps.iter().map(scale::min_max_scale).collect::<Result<Vec<_>, _>>()?;
                 let resized =
-                    scaled.iter().map(|map| grad_cam::upsample(map, self.size)).collect::<Result<Vec<_>, _>>()?;
+                    scaled.iter().map(|map| scale::upsample(map, self.size)).collect::<Result<Vec<_>, _>>()?;
                 let mean = Tensor::f_stack(&resized, 0)?.f_mean_dim([0i64].as_slice(), false, None::<Kind>)?;
                 let names: Vec<_> = self.layers.iter().map(|layer| layer.name.as_str()).collect();
                 let same_size = scaled.len() == 1;
                 Ok(vec![BatchMap {
                     target_layer: names.join("+"),
                     layer_map: if same_size { scaled.into_iter().next() } else { None },
-                    map: grad_cam::min_max_scale(&mean)?,
+                    map: scale::min_max_scale(&mean)?,
                 }])
             }
         }
@@ -325,7 +327,7 @@ impl Reversed {
     ) -> Result<(), ExplainError> {
         let maps = self.method.maps;
         let fused = match (guided, cam) {
-            (Some(guided), Some(cam)) if maps.guided_grad_cam => Some(grad_cam::fuse(guided, &cam.map)?),
+            (Some(guided), Some(cam)) if maps.guided_grad_cam => Some(scale::fuse(guided, &cam.map)?),
             _ => None,
         };
         let highest: Vec<f32> = match cam {

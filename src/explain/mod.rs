@@ -10,15 +10,17 @@
 //!
 //! Nothing is normalised unless the convention says so ([`Convention`]).
 
+mod cam;
 mod check;
 mod error;
 mod explainer;
-pub mod grad_cam;
+mod maps;
 mod predictions;
 mod request;
 
 pub use check::check_method;
 pub use error::ExplainError;
 pub use explainer::{Explainer, Forward, Reversed, TargetMaps};
+pub use maps::{MapKind, Maps};
 pub use predictions::{Prediction, top_predictions};
-pub use request::{Convention, Maps, Method, Mode, Target};
+pub use request::{Convention, Method, Mode, Target};

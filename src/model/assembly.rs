@@ -1,4 +1,4 @@
-//! A graph and its description become a model: labels and layers are checked, and the metadata is made.
+//! Combines a graph and its description into a model: checks labels and layers, and makes the metadata.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tch::Kind;
 
 use super::description::{Loaded, Precision};
-use super::graph::{Graph, Node};
-use super::load::Model;
+use super::graph::Graph;
+use super::loaded::Model;
 use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
+use super::node::Node;
 use super::{LayerError, ModelError};
 
 fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>> {
@@ -16,7 +17,7 @@ fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>>
     graph.layer_values().into_iter().map(|(name, value)| (name, value.map(shape))).collect()
 }
 
-/// What a loaded model is made of, before it is known whether they fit together.
+/// The parts of a model, before they are checked against each other.
 pub(super) struct Assembly<'a> {
     pub name: &'a str,
     pub version: i64,
@@ -27,7 +28,7 @@ pub(super) struct Assembly<'a> {
 }
 
 impl Assembly<'_> {
-    /// Checks the description against the graph, and says in [`Metadata`] what the model is.
+    /// Checks the description against the graph and makes the [`Metadata`].
     pub fn finish(self) -> Result<Model, ModelError> {
         let Assembly { name, version, digest, max_rows, graph, loaded } = self;
         let description = loaded.description;

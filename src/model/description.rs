@@ -99,7 +99,7 @@ pub struct OutputDescription {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExplainDescription {
-    /// Layers that Grad-CAM looks at when a request names none. Empty: the value that enters the last spatial average.
+    /// Target layers of requests that name none. Empty: the value that enters the last spatial average.
     pub target_layers: Vec<String>,
     /// Guide the gradient through smooth activations (SiLU, GELU, Hardswish) too.
     pub guide_smooth_activations: bool,
@@ -109,35 +109,34 @@ pub struct ExplainDescription {
     pub class_tokens: u32,
     /// The layer gives `[N, height, width, channels]` (Swin).
     pub channels_last: bool,
-    /// How requests run that do not say it.
+    /// Precision of requests that name none.
     pub precision: Precision,
 }
 
-/// How exactly a model runs.
+/// The precision that a model runs in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Folded and fused, in the model's own dtype; one of float16 or bfloat16 in float32 on a processor that is slow in
-    /// its dtype.
+    /// Folded and fused, in the model's own dtype; in float32 where the processor has no instructions for that.
     #[default]
     Float32,
-    /// Unfolded and unfused, whatever a request asks: to compare with PyTorch.
+    /// Unfolded and unfused, whatever precision a request names: to compare with PyTorch.
     Exact,
     /// In bfloat16 where the processor has it, else as float32. For float32 models.
     Bfloat16,
 }
 
-/// `[limits]`: they can only tighten the server's.
+/// `[limits]`: each can only be lower than the server's.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelLimits {
-    /// Rows that run together at most.
+    /// Most rows in a batch.
     pub max_batch: Option<u32>,
-    /// Targets of one frame at most.
+    /// Most targets of one frame.
     pub max_targets: Option<u32>,
 }
 
-/// A description with what it refers to.
+/// A description with the labels that it refers to.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
     /// Where it was read from, for messages.
@@ -147,7 +146,7 @@ pub struct Loaded {
     pub labels: Vec<String>,
 }
 
-/// A label file or `model.toml` beyond this size is none.
+/// The largest label file or `model.toml` that is read, in bytes.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 impl Description {
@@ -253,6 +252,25 @@ mod tests {
     fn an_unknown_key_is_an_error_that_suggests_the_right_one() {
         let error = parse("[input]\nreszie = 256\n").unwrap_err();
         assert!(error.contains("did you mean `resize`?"), "{error}");
+    }
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"));
+        let (_, from) = readme.split_once("these are all of them:\n\n```toml\n").expect("the block");
+        let (block, _) = from.split_once("```").expect("the block ends");
+        parse(block).expect("the example is sound");
+        let all = block.replace("\n# ", "\n");
+        // `labels` and `labels_file` exclude each other only when the files are loaded.
+        parse(&all).expect("keys in comments are keys, too");
+        let tables = serde_json::to_value(Description::default()).unwrap();
+        for (table, content) in tables.as_object().unwrap() {
+            let keys = content.as_object().map_or_else(|| vec![table], |keys| keys.keys().collect());
+            for key in keys {
+                let spelt = format!("\n{key} = ");
+                assert!(format!("\n{all}").contains(&spelt), "deploy/README.md lacks {table}.{key}");
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Numbers of dtypes, memory formats and layouts: the file's and ATen's.
+//! The numbers that `.pt2` files and ATen use for dtypes, memory formats and layouts.
 
 use tch::Kind;
 
 use super::ModelError;
 
-/// A dtype as the file numbers it.
+/// The dtype with this number in a `.pt2` file.
 pub fn kind(number: i64) -> Result<Kind, ModelError> {
     Ok(match number {
         1 => Kind::Uint8,
@@ -33,7 +33,7 @@ pub fn kind(number: i64) -> Result<Kind, ModelError> {
     })
 }
 
-/// ATen's own number of a dtype (`c10::ScalarType`).
+/// ATen's number of a dtype (`c10::ScalarType`).
 pub const fn scalar_type(kind: Kind) -> i64 {
     match kind {
         Kind::Uint8 => 0,
@@ -59,12 +59,12 @@ pub const fn scalar_type(kind: Kind) -> i64 {
     }
 }
 
-/// Whether ATen numbers a dtype so, and camlens carries tensors of it.
+/// Whether this is ATen's number of a dtype that camlens supports.
 pub fn is_scalar_type(number: i64) -> bool {
     matches!(number, 0..=11 | 15 | 23..=26)
 }
 
-/// A memory format as the file numbers it → ATen's number.
+/// ATen's number of the memory format with this number in a `.pt2` file.
 pub fn memory_format(number: i64) -> Result<i64, ModelError> {
     match number {
         1 => Ok(0), // contiguous
@@ -75,13 +75,24 @@ pub fn memory_format(number: i64) -> Result<i64, ModelError> {
     }
 }
 
-/// A layout as the file numbers it → ATen's number.
+/// ATen's number of the layout with this number in a `.pt2` file.
 pub fn layout(number: i64) -> Result<i64, ModelError> {
     match number {
         7 => Ok(0), // strided
         other => {
             Err(ModelError::refused(format!("the model uses layout number {other}"), "export it with dense tensors"))
         }
+    }
+}
+
+/// A dtype's name as PyTorch spells it: `float32`.
+pub fn name(kind: Kind) -> String {
+    match kind {
+        Kind::Float => "float32".to_owned(),
+        Kind::Double => "float64".to_owned(),
+        Kind::Half => "float16".to_owned(),
+        Kind::BFloat16 => "bfloat16".to_owned(),
+        other => format!("{other:?}"),
     }
 }
 

@@ -10,29 +10,29 @@ use crate::torch::OperatorError;
 pub enum ModelError {
     #[error("{}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    /// Another kind of file, or one that this reader does not take; `advice` says what to do.
+    /// The file has another format or version; `advice` says what to do.
     #[error("{what}; {advice}")]
     Format { what: String, advice: String },
-    /// The right kind of file, but broken.
+    /// The file has the right format, and its content is broken.
     #[error("the model file is damaged: {place}: {problem}")]
     Malformed { place: String, problem: String },
     #[error("the model file is too large: {what} is {got}, and {limit} is allowed ({option})")]
     Limit { what: String, got: u64, limit: u64, option: &'static str },
-    /// A sound program that cannot be explained; `advice` says what would help.
+    /// The program is sound but cannot be explained; `advice` says what would help.
     #[error("{what}; {advice}")]
     Refused { what: String, advice: String },
     #[error("node {node}: {source}")]
     Node { node: String, source: OperatorError },
     #[error(transparent)]
     Operator(#[from] OperatorError),
-    /// `model.toml` or a file that it names.
+    /// `model.toml`, or a file that it names, is wrong.
     #[error("{}: {problem}", path.display())]
     Description { path: PathBuf, problem: String },
     #[error("the model has no output {name}: it has {}", outputs.join(", "))]
     NoOutput { name: String, outputs: Vec<String> },
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// No model where one was looked for.
+    /// There is no model at this path.
     #[error("{}: {problem}", path.display())]
     Repository { path: PathBuf, problem: String },
 }
@@ -53,7 +53,7 @@ impl ModelError {
     }
 }
 
-/// Names in a file may be of any length; a message that repeats them is not.
+/// Shortens a name from a file, which may have any length, for a message.
 const MAX_MESSAGE_CHARS: usize = 400;
 
 fn shortened(text: String) -> String {
@@ -67,13 +67,14 @@ fn shortened(text: String) -> String {
     format!("{head} … {tail}")
 }
 
-/// Why a name means no layer, with those that do.
+/// Why a name means no layer. Messages list the layers that exist.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LayerError {
     #[error("there is no layer {name}{}; layers that are spatial: {candidates}", hint(suggestion.as_deref()))]
     Unknown { name: String, suggestion: Option<String>, candidates: String },
     #[error(
-        "layer {name} leaves nothing in the graph: it returns its input, or is never called; layers that are spatial: {candidates}"
+        "layer {name} leaves nothing in the graph: it returns its input, or is never called; layers that are \
+         spatial: {candidates}"
     )]
     NoNode { name: String, candidates: String },
     #[error("layer {name} is called {calls} times: {name}@0 is the first call, {name}@{} the last", calls - 1)]
@@ -81,7 +82,8 @@ pub enum LayerError {
     #[error("layer {name} hands out several values: name one of its nodes instead: {}", nodes.join(", "))]
     Ambiguous { name: String, nodes: Vec<String> },
     #[error(
-        "{problem}: name one as explain.target_layers in model.toml, or in the request; layers that are spatial: {candidates}"
+        "{problem}: name one as explain.target_layers in model.toml, or in the request; layers that are spatial: \
+         {candidates}"
     )]
     NoDefault { problem: String, candidates: String },
 }

@@ -1,179 +1,20 @@
 //! A model as a list of operator nodes, whatever file it came from.
 //!
-//! The graph is functional: each value is computed once and never changes. In-place writes were turned into new values
-//! by the importer.
+//! The graph is functional: each value is computed once and never changes. `functional` has turned in-place writes into
+//! new values.
 
+use crate::model::node::Dimension;
+use crate::model::node::Node;
+use crate::model::node::ValueId;
+use crate::model::node::ValueInfo;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tch::Kind;
 
 use super::stored::Stored;
-use crate::torch::{Operator, OperatorError, Value};
 
-/// A value of the graph: a tensor, or a number that was computed from sizes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ValueId(pub u32);
-
-impl ValueId {
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
-/// What is known of a value from the run at load, with the example size.
-#[derive(Debug, Clone)]
-pub struct ValueInfo {
-    /// The name in the file, or one made from it.
-    pub name: String,
-    /// None for a number.
-    pub shape: Option<Vec<i64>>,
-    pub kind: Option<Kind>,
-    /// Whether it depends on the input in a way that has a gradient.
-    pub differentiable: bool,
-}
-
-/// An argument of a node, one for each of the operation's, in order.
-#[derive(Debug, Clone)]
-pub enum Argument {
-    /// Known when the graph was read (a number, a dtype, a default of the schema, …).
-    Literal(Value),
-    /// Another value.
-    Use(ValueId),
-    /// A list in which at least one element is another value.
-    List(Vec<Element>),
-}
-
-/// An element of a list argument.
-#[derive(Debug, Clone, Copy)]
-pub enum Element {
-    Use(ValueId),
-    /// An absent tensor.
-    None,
-    Int(i64),
-    Float(f64),
-    Bool(bool),
-}
-
-impl Argument {
-    /// The values that the argument reads, in order.
-    pub fn uses(&self) -> impl Iterator<Item = ValueId> + '_ {
-        let (one, many) = match self {
-            Argument::Use(value) => (Some(*value), &[][..]),
-            Argument::List(elements) => (None, elements.as_slice()),
-            Argument::Literal(_) => (None, &[][..]),
-        };
-        one.into_iter().chain(many.iter().filter_map(|e| match e {
-            Element::Use(value) => Some(*value),
-            _ => None,
-        }))
-    }
-
-    /// The argument's value, given the values that it reads. None when one is missing or a list mixes kinds.
-    pub fn resolve(&self, value_of: impl Fn(ValueId) -> Option<Value>) -> Option<Value> {
-        match self {
-            Argument::Literal(value) => Some(value.clone()),
-            Argument::Use(id) => value_of(*id),
-            Argument::List(elements) => {
-                let values = elements
-                    .iter()
-                    .map(|element| match element {
-                        Element::Use(id) => value_of(*id),
-                        Element::None => Some(Value::None),
-                        Element::Int(v) => Some(Value::Int(*v)),
-                        Element::Float(v) => Some(Value::Float(*v)),
-                        Element::Bool(v) => Some(Value::Bool(*v)),
-                    })
-                    .collect::<Option<Vec<_>>>()?;
-                Value::from_list(values)
-            }
-        }
-    }
-}
-
-/// What a node computes. Running it is [`Operation::run`], in `operation.rs`.
-#[derive(Debug, Clone)]
-pub enum Operation {
-    /// An operator of ATen that neither writes memory nor is random.
-    Aten(Operator),
-    /// An in-place operator without a functional twin: its argument `written` is cloned first.
-    ClonedInPlace { operator: Operator, written: usize },
-    /// Arithmetic on sizes.
-    Symbolic(super::operation::Symbolic),
-    /// `base` with the elements that a chain of views selects replaced: arguments are base, new, then what the views read.
-    WriteBack(super::operation::WriteBack),
-}
-
-impl Operation {
-    /// The ATen operator, for those nodes that are just one.
-    pub fn aten(&self) -> Option<&Operator> {
-        match self {
-            Operation::Aten(operator) => Some(operator),
-            _ => None,
-        }
-    }
-
-    /// Runs the operation on arguments in its order. Results are flat: a list of tensors counts one an element.
-    /// `record` keeps what autograd needs (see [`crate::torch::Tape::record`]).
-    pub fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
-        super::operation::run(self, arguments, record)
-    }
-}
-
-/// An operator whose derivative gates the gradient by its input: a ReLU or a relative of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rectifier {
-    /// The argument that is gated.
-    pub source: usize,
-}
-
-/// A node: one operation on some values.
-#[derive(Debug, Clone)]
-pub struct Node {
-    /// The name in the file.
-    pub name: String,
-    pub operation: Operation,
-    pub arguments: Vec<Argument>,
-    /// One value a flat result; none where nobody reads it and it has no name.
-    pub outputs: Vec<Option<ValueId>>,
-    /// No gradient flows through it (it ran under `torch.no_grad()`).
-    pub no_grad: bool,
-    pub rectifier: Option<Rectifier>,
-    /// A smooth activation (SiLU, GELU, Hardswish, …): guided only when the model's description asks for it.
-    pub smooth_activation: bool,
-}
-
-impl Node {
-    /// The values it reads, in order, with repetitions.
-    pub fn uses(&self) -> impl Iterator<Item = ValueId> + '_ {
-        self.arguments.iter().flat_map(Argument::uses)
-    }
-
-    /// The values it computes.
-    pub fn defines(&self) -> impl Iterator<Item = ValueId> + '_ {
-        self.outputs.iter().flatten().copied()
-    }
-}
-
-/// A size of the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dimension {
-    Fixed(i64),
-    /// Any size; `example` is what the model was exported with.
-    Dynamic {
-        example: i64,
-    },
-}
-
-impl Dimension {
-    pub fn example(self) -> i64 {
-        match self {
-            Dimension::Fixed(size) | Dimension::Dynamic { example: size } => size,
-        }
-    }
-}
-
-/// The image that goes in: `[N, C, H, W]`.
+/// The input, `[N, C, H, W]`.
 #[derive(Debug, Clone)]
 pub struct Input {
     pub value: ValueId,
@@ -181,10 +22,10 @@ pub struct Input {
     pub shape: [Dimension; 4],
 }
 
-/// One thing that comes out.
+/// One output.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// `logits`, `nested.1.k`, or its number.
+    /// Its name in the result: `logits`, `nested.1.k`, or its number.
     pub name: String,
     /// None when it is no tensor.
     pub value: Option<ValueId>,
@@ -195,35 +36,14 @@ pub struct Output {
 pub struct Graph {
     /// By [`ValueId`].
     pub values: Vec<ValueInfo>,
-    /// In an order in which each reads only values that are already there.
+    /// In topological order: each node reads only the results of earlier ones.
     pub nodes: Vec<Node>,
     /// Weights, and everything else that does not depend on the input.
     pub constants: BTreeMap<ValueId, Arc<Stored>>,
     pub input: Input,
     pub outputs: Vec<Output>,
-    /// Layer names. See `layers.rs`.
+    /// Layer names.
     pub layers: super::layers::Layers,
-}
-
-impl Node {
-    /// A literal argument of an ATen operator, by name.
-    pub fn literal(&self, name: &str) -> Option<&Value> {
-        match self.argument(name)? {
-            Argument::Literal(value) => Some(value),
-            _ => None,
-        }
-    }
-
-    /// An argument of an ATen operator, by name.
-    pub fn argument(&self, name: &str) -> Option<&Argument> {
-        let position = self.operation.aten()?.schema().position(name)?;
-        self.arguments.get(position)
-    }
-
-    /// `relu` of `aten::relu`; empty for what is no ATen operator.
-    pub fn operator_name(&self) -> &str {
-        self.operation.aten().map_or("", |operator| operator.name().trim_start_matches("aten::"))
-    }
 }
 
 impl Graph {

@@ -1,5 +1,5 @@
-//! Runs a graph node by node, for the checks at load, not for frames: once with every value described and what has a gradient
-//! found out ([`Trace`]), or for its outputs alone ([`outputs`]).
+//! Runs a graph node by node for the checks at load; frames run through a plan. [`Trace`] records the shape, dtype and
+//! differentiability of every value; [`outputs`] returns the outputs alone.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,18 @@ use tch::{Kind, Tensor};
 use crate::torch::{OperatorError, Tape, Value};
 
 use super::ModelError;
-use super::graph::{Argument, Element, Node, Operation, ValueId};
 use super::guard::Guard;
+use super::node::{Argument, Element, Node, ValueId};
+use super::operation::Operation;
 
-/// What one run says of every value. Values themselves stay as long as somebody reads them, and after that when they were asked for
-/// or depend on constants alone.
+/// Shape, dtype and differentiability of every value in one run. Values are freed after their last use, except those in
+/// `wanted` and those that depend on constants alone.
 pub struct Trace {
     values: Vec<Option<Value>>,
-    /// Of the values that are tensors.
+    /// Shapes and dtypes of the values that are tensors.
     shapes: Vec<Option<(Vec<i64>, Option<Kind>)>>,
     differentiable: Vec<bool>,
-    /// What depends on constants alone.
+    /// Values that depend on constants alone.
     fixed: Vec<bool>,
 }
 
@@ -52,7 +53,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// A tensor that was kept.
+    /// The tensor of a value that was kept.
     pub fn tensor(&self, id: ValueId) -> Option<&Tensor> {
         self.values.get(id.index())?.as_ref()?.tensor()
     }
@@ -75,7 +76,7 @@ impl Trace {
     fn step(&mut self, node: &Node, guard: &mut Guard) -> Result<(), OperatorError> {
         let arguments = arguments(node, &self.values)?;
         check_before(node, &arguments, guard)?;
-        // Where tensors that depend on the input are read.
+        // Arguments that are tensors and depend on the input.
         let mut places = Vec::new();
         if !node.no_grad {
             for (i, argument) in node.arguments.iter().enumerate() {
@@ -158,7 +159,7 @@ pub fn outputs(
     Ok(wanted.iter().map(|id| Some(values[id.index()].as_ref()?.tensor()?.shallow_clone())).collect())
 }
 
-/// Whether a node gives the same for every input: it reads constants alone, or nothing of a value but its dtype.
+/// Whether a node's results are the same for every input: it reads constants alone, or only the dtype of a value.
 pub fn is_fixed(node: &Node, is_constant: impl Fn(ValueId) -> bool) -> bool {
     node.uses().all(is_constant) || is_shapeless_factory(node)
 }
@@ -170,7 +171,7 @@ fn is_shapeless_factory(node: &Node) -> bool {
         && node.operator_name() != "new_empty"
 }
 
-/// For each value, the last node that reads it; none for those that are wanted after.
+/// The last node that reads each value; none for values that are wanted after the run.
 fn last_uses(nodes: &[Node], wanted: &[ValueId], value_count: usize) -> Vec<Option<usize>> {
     let mut last_use = vec![None; value_count];
     for (index, node) in nodes.iter().enumerate() {
@@ -184,7 +185,7 @@ fn shape(value: &Value) -> Option<(Vec<i64>, Option<Kind>)> {
     value.tensor().map(|tensor| (tensor.size(), tensor.f_kind().ok()))
 }
 
-/// The values that are there before the first node.
+/// The values before the first node: the input and the constants.
 fn initial(constants: &BTreeMap<ValueId, Tensor>, input: (ValueId, &Tensor), value_count: usize) -> Vec<Option<Value>> {
     let mut values = vec![None; value_count];
     for (id, tensor) in constants {

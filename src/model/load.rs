@@ -1,99 +1,62 @@
-//! From a directory to a model that is ready to be compiled.
+//! Loads a model: imports its program, makes it functional, runs it once to check it, and folds its constants.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
-use super::archive::{Archive, LoadLimits};
 use super::assembly::Assembly;
-use super::description::Description;
+use super::description::{Description, Loaded};
 use super::functional::{self, Functional, Probe};
-use super::graph::{Dimension, Graph, Input, Node, Output, ValueId, ValueInfo};
+use super::graph::{Graph, Input, Output};
 use super::guard::Guard;
+use super::import::{self, identity};
 use super::interpret::{self, Trace};
 use super::layers::Layers;
-use super::metadata::Metadata;
-use super::pt2::RawProgram;
+use super::loaded::Model;
+use super::node::{Dimension, Node, ValueId, ValueInfo};
+use super::program::Program;
 use super::stored::Stored;
-use super::{ModelError, dtype, identity, rectifier};
+use super::{LoadLimits, ModelError, dtype, rectifier};
 use crate::torch::Value;
 
-/// A constant that is folded at load takes this much memory at most.
+/// Largest constant that is folded at load, in bytes.
 const MAX_FOLDED_BYTES: usize = 64 << 20;
 
-/// The example image takes this much memory at most, in double precision.
+/// Largest example input in double precision, in bytes.
 const MAX_EXAMPLE_BYTES: i64 = 1 << 30;
 
-/// A loaded model. It is not bound to a device.
-pub struct Model {
-    pub graph: Graph,
-    pub description: Description,
-    pub metadata: Arc<Metadata>,
-}
-
-impl Model {
-    /// The same model for another thread. Tensors are shared.
-    pub fn share(&self) -> Self {
-        Model { graph: self.graph.share(), description: self.description.clone(), metadata: Arc::clone(&self.metadata) }
-    }
-
-    /// Loads `model.pt2` and `model.toml` of a version's directory, a bare `.pt2` with the defaults, or the built-in model
-    /// at [`identity::PLACE`].
-    ///
-    /// # Errors
-    /// Everything that is wrong with the file or its description, in words for the person who has it.
-    pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        let (imported, digest, loaded) = if identity::is_builtin(path) {
-            identity::place(path)?;
-            (Imported::run(&identity::program(limits)?, None)?, identity::digest(), identity::description())
-        } else {
-            let (file, loaded) = if path.is_dir() {
-                (path.join("model.pt2"), Description::load(path)?)
-            } else {
-                (path.to_owned(), super::description::Loaded::default())
-            };
-            (Imported::load(Archive::open(&file, limits)?)?, digest(&file)?, loaded)
-        };
-        let max_rows = imported.max_rows()?;
-        Assembly { name, version, digest, max_rows, graph: imported.graph, loaded }.finish()
-    }
-}
-
 impl Graph {
-    /// Reads a `.pt2`, makes it functional, and checks that the functional form gives what the exported one gives.
+    /// Reads a model's file, makes its program functional, and checks that the functional form gives what the original
+    /// gives.
     pub fn load(file: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        Self::from_archive(Archive::open(file, limits)?)
+        Self::from_program(&import::import(file, limits)?)
     }
 
-    pub(super) fn from_archive(archive: Archive) -> Result<Self, ModelError> {
-        Ok(Imported::load(archive)?.graph)
+    /// As [`Graph::load`], of a program that an importer has read.
+    pub(super) fn from_program(program: &Program) -> Result<Self, ModelError> {
+        Ok(Imported::run(program)?.graph)
     }
 }
 
-/// A graph with what its run at load gave.
+/// A graph, and the results of its run at load.
 struct Imported {
     graph: Graph,
-    /// What the run was given.
+    /// The input of the run.
     example: Tensor,
-    /// What it gave: each output that is a tensor, with its value.
+    /// The outputs of the run that are tensors.
     results: Vec<(ValueId, Tensor)>,
     limits: LoadLimits,
 }
 
 impl Imported {
-    fn load(mut archive: Archive) -> Result<Self, ModelError> {
-        let program = RawProgram::read(&mut archive)?;
-        Self::run(&program, Some(&Arc::new(Mutex::new(archive))))
-    }
-
-    /// Runs the program once; once more, as it was exported, if it writes into its tensors. Its constants may leave memory where they can be
-    /// read again from the archive.
-    fn run(program: &RawProgram, archive: Option<&Arc<Mutex<Archive>>>) -> Result<Self, ModelError> {
+    /// Runs the functional program once, and before that, if it writes into its tensors, the original program to
+    /// compare with. Constants that have a source may leave memory afterwards.
+    fn run(program: &Program) -> Result<Self, ModelError> {
         let (kind, shape) = image_input(program)?;
         let example = functional::example(kind, &shape)?;
         let probe = if program.writes() { Some(Probe::run(program, &example)?) } else { None };
@@ -101,9 +64,9 @@ impl Imported {
         let exported =
             probe.map(|probe| probe.into_values(program.outputs.iter().filter_map(|(_, name)| name.as_deref())));
         let output_values: Vec<ValueId> = functional.outputs.iter().filter_map(|(_, v)| *v).collect();
-        let layers = Layers::new(&functional.drafts, &functional.ghosts, &output_values, &program.paths);
-        let Functional { drafts, names, mut constants, originals, input, outputs, .. } = functional;
-        let mut nodes: Vec<Node> = drafts.into_iter().map(|draft| draft.node).collect();
+        let layers = Layers::new(&functional.traced, &functional.elided, &output_values, &program.paths);
+        let Functional { traced, names, mut constants, originals, input, outputs, .. } = functional;
+        let mut nodes: Vec<Node> = traced.into_iter().map(|traced_node| traced_node.node).collect();
         let guard = Guard::new(program.limits.max_value_bytes);
         let trace = Trace::run(&nodes, &constants, (input, &example), &output_values, names.len(), guard)?;
         check_outputs(program, &outputs, &trace, exported.as_ref())?;
@@ -127,8 +90,8 @@ impl Imported {
         let constants = constants
             .into_iter()
             .map(|(id, tensor)| {
-                let place = originals.get(&id).zip(archive).and_then(|(original, of)| program.place(original, of));
-                Ok((id, Arc::new(Stored::new(tensor, place)?)))
+                let source = originals.get(&id).and_then(|name| program.weights.source(name));
+                Ok((id, Arc::new(Stored::new(tensor, source)?)))
             })
             .collect::<Result<_, ModelError>>()?;
         let graph = Graph {
@@ -142,8 +105,8 @@ impl Imported {
         Ok(Imported { graph, example, results, limits: program.limits.clone() })
     }
 
-    /// Rows that may run together: one when the batch is fixed, or when a row's result depends on the others. The run at
-    /// load had several rows; its first one is run alone and compared.
+    /// Most rows in a batch: one when the batch is fixed, or when a row's result depends on the others. The run at load
+    /// had several rows; its first row is run alone and compared.
     fn max_rows(&self) -> Result<Option<u32>, ModelError> {
         let Graph { input, nodes, constants, values, .. } = &self.graph;
         let [batch, ..] = input.shape;
@@ -181,8 +144,34 @@ impl Imported {
     }
 }
 
+impl Model {
+    /// Loads the file and `model.toml` of a version's directory, a bare model file with the defaults, or the built-in
+    /// model at [`identity::PLACE`].
+    ///
+    /// # Errors
+    /// What is wrong with the file or its description, in words for the person who has it.
+    pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
+        let (program, digest, loaded) = if identity::is_builtin(path) {
+            identity::place(path)?;
+            (identity::program(limits)?, identity::digest(), identity::description())
+        } else {
+            let (file, loaded) = if path.is_dir() {
+                let loaded = Description::load(path)?;
+                (import::model_file(path).unwrap_or_else(|| path.join(import::file_names())), loaded)
+            } else {
+                (path.to_owned(), Loaded::default())
+            };
+            (import::import(&file, limits)?, digest(&file)?, loaded)
+        };
+        let imported = Imported::run(&program)?;
+        drop(program);
+        let max_rows = imported.max_rows()?;
+        Assembly { name, version, digest, max_rows, graph: imported.graph, loaded }.finish()
+    }
+}
+
 /// The one image that a model must take.
-fn image_input(program: &RawProgram) -> Result<(Kind, [Dimension; 4]), ModelError> {
+fn image_input(program: &Program) -> Result<(Kind, [Dimension; 4]), ModelError> {
     let [input] = program.inputs.as_slice() else {
         return Err(ModelError::refused(
             format!("the model takes {} tensors, and camlens gives it one image", program.inputs.len()),
@@ -226,10 +215,10 @@ fn image_input(program: &RawProgram) -> Result<(Kind, [Dimension; 4]), ModelErro
     Ok((input.kind, shape))
 }
 
-/// Every output must be computed; and where a program writes, its functional form must give what the exported one gave,
-/// bit for bit.
+/// Checks that every output was computed and, for a program that writes into tensors, that its functional form gives
+/// the same outputs bit for bit.
 fn check_outputs(
-    program: &RawProgram,
+    program: &Program,
     outputs: &[(String, Option<ValueId>)],
     trace: &Trace,
     exported: Option<&BTreeMap<String, Value>>,
@@ -245,7 +234,8 @@ fn check_outputs(
         if !same {
             return Err(ModelError::refused(
                 format!(
-                    "camlens could not follow an in-place write: output {key} of its functional form differs from the exported program's"
+                    "camlens could not follow an in-place write: output {key} of its functional form differs from \
+                     the exported program's"
                 ),
                 "clone tensors before writing into them, and please report the model",
             ));
@@ -254,7 +244,7 @@ fn check_outputs(
     Ok(())
 }
 
-/// Turns what does not depend on the input into constants.
+/// Turns the results of nodes that do not depend on the input into constants.
 fn fold(nodes: Vec<Node>, constants: &mut BTreeMap<ValueId, Tensor>, trace: &Trace) -> Vec<Node> {
     nodes
         .into_iter()
@@ -304,8 +294,8 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pt2").join(path)
     }
 
-    fn program(path: &str) -> Result<RawProgram, ModelError> {
-        RawProgram::read(&mut Archive::open(&fixture(path), &LoadLimits::default())?)
+    fn program(path: &str) -> Result<Program, ModelError> {
+        import::import(&fixture(path), &LoadLimits::default())
     }
 
     /// Runs a program as it was exported.
@@ -323,7 +313,7 @@ mod tests {
                 let at = |suffix: &str| fixture(&format!("{version}/{name}.{suffix}"));
                 let graph = Graph::load(&at("pt2"), &LoadLimits::default())
                     .unwrap_or_else(|error| panic!("{version}/{name}: {error}"));
-                let input = Tensor::read_npy(at("in.npy")).unwrap();
+                let input = Tensor::read_npy(fixture("input.npy")).unwrap();
                 let guard = Guard::new(1 << 30);
                 let from = (graph.input.value, &input);
                 let heads: Vec<ValueId> = graph.outputs.iter().filter_map(|output| output.value).collect();
@@ -332,7 +322,7 @@ mod tests {
                 for output in outputs {
                     let head = (outputs.len() > 1).then_some(*output);
                     let got = trace.tensor(graph.score(head).unwrap()).unwrap();
-                    let want = Tensor::read_npy(at(&format!("{output}.npy"))).unwrap();
+                    let want = Tensor::read_npy(fixture(&format!("{name}.{output}.npy"))).unwrap();
                     let error = relative_error(got, &want);
                     assert!(error < 1e-6, "{version}/{name}.{output}: {error}");
                 }
@@ -342,19 +332,57 @@ mod tests {
 
     #[test]
     fn files_of_older_pytorch_are_refused_with_the_line_that_saves_them_again() {
-        for version in ["2.6.0", "2.7.1", "2.8.0"] {
-            let error = program(&format!("{version}/A.pt2")).err().unwrap().to_string();
-            assert!(error.contains("torch.export.save(torch.export.load("), "{version}: {error}");
+        let mut files = vec![fixture("edge/2.6.0_C.decomp_bare_Infinity.pt2")];
+        for folder in ["2.6.0", "2.7.1", "2.8.0", "edge/2.7.1", "edge/2.8.0"] {
+            files.extend(std::fs::read_dir(fixture(folder)).unwrap().map(|entry| entry.unwrap().path()));
         }
+        assert!(files.len() > 30, "the fixtures are incomplete");
+        for file in files {
+            let error = program(&file.to_string_lossy()).err().unwrap_or_else(|| panic!("{} loads", file.display()));
+            let error = error.to_string();
+            assert!(error.contains("torch.export.save(torch.export.load("), "{}: {error}", file.display());
+        }
+    }
+
+    #[test]
+    fn unusual_files_load_or_say_what_is_wrong() {
+        let mut unexpected = Vec::new();
+        for (name, words) in [
+            ("A.bytesio", None),
+            ("A.extra", None),
+            ("x_f8", None),
+            ("y_kw", None),
+            ("y_tiedT", None),
+            ("y_views2", None),
+            ("z_const_in", None),
+            ("z_fake", None),
+            ("z_guard", None),
+            ("z_mut", None),
+            ("z_mut_decomp", None),
+            ("z_nan", None),
+            ("z_nograd", Some("?")),
+        ] {
+            let file = fixture(&format!("edge/2.11.0/{name}.pt2"));
+            let error = Graph::load(&file, &LoadLimits::default()).err().map(|error| error.to_string());
+            let as_expected = match (&error, words) {
+                (None, None) => true,
+                (Some(error), Some(words)) => error.contains(words),
+                _ => false,
+            };
+            if !as_expected {
+                unexpected.push(format!("{name}: {error:?}"));
+            }
+        }
+        assert!(unexpected.is_empty(), "{unexpected:#?}");
     }
 
     #[test]
     fn storages_that_are_tied_sliced_transposed_or_expanded_are_read_right() {
         for name in ["tied", "views", "noncontig", "chlast", "dtypes", "zero", "const"] {
-            let base = format!("edge/2.11.0/x_{name}");
-            let input = Tensor::read_npy(fixture(&format!("{base}.in.npy"))).unwrap();
-            let want = Tensor::read_npy(fixture(&format!("{base}.out.npy"))).unwrap();
-            let got = first_output(&format!("{base}.pt2"), &input);
+            let input = if name == "chlast" { "edge/x_chlast.in.npy" } else { "edge/input.npy" };
+            let input = Tensor::read_npy(fixture(input)).unwrap();
+            let want = Tensor::read_npy(fixture(&format!("edge/x_{name}.out.npy"))).unwrap();
+            let got = first_output(&format!("edge/2.11.0/x_{name}.pt2"), &input);
             let error = relative_error(&got, &want);
             assert!(error < 1e-6, "{name}: {error}");
         }

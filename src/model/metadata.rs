@@ -1,4 +1,4 @@
-//! What is told about a model: plain data, to be shared between threads.
+//! A model's description for users: plain data that threads share.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use tch::Kind;
 
 use super::LayerError;
 use super::description::{ModelLimits, Precision, Preprocessing};
-use super::graph::Dimension;
+use super::node::Dimension;
 
-/// A model as its users see it.
+/// What users and the server know of a model.
 #[derive(Debug, Clone)]
 pub struct Metadata {
     pub name: String,
@@ -27,29 +27,30 @@ pub struct Metadata {
     pub labels: Vec<String>,
     /// In the program's order.
     pub layers: Vec<LayerInfo>,
-    /// Every name that may be asked for (module paths, their calls, nodes) → the value's shape, or why it means none.
+    /// Every layer name (module paths, their calls, nodes) with its value's shape, or the reason that it means no
+    /// value.
     pub layer_shapes: BTreeMap<String, Result<Vec<i64>, LayerError>>,
     /// `[height, width]` of the token grid.
     pub token_grid: Option<[u32; 2]>,
     pub class_tokens: u32,
     /// Layers give `[N, height, width, channels]`.
     pub channels_last: bool,
-    /// Where Grad-CAM looks when a request names no layer; empty when there is no default.
+    /// Target layers of requests that name none; empty when there is no default.
     pub default_target_layers: Vec<String>,
     /// Why there is no default target layer.
     pub default_target_problem: Option<String>,
-    /// How many rectifiers guided backpropagation guides; with none, its gradient is the plain one.
+    /// Rectifiers that guided backpropagation guides. With 0, the guided gradient is the plain one.
     pub rectifiers: u32,
     /// Smooth activations, guided only when the description asks for it.
     pub smooth_activations: u32,
     pub guide_smooth_activations: bool,
-    /// How requests run that do not say it.
+    /// Precision of requests that name none.
     pub precision: Precision,
     /// Of float16 and bfloat16, those that the logits are computed in as the model was saved.
     pub narrow_kinds: Vec<Kind>,
     pub preprocessing: Preprocessing,
     pub limits: ModelLimits,
-    /// Rows that can run together; `Some(1)` when the batch is fixed or rows influence each other.
+    /// Most rows in a batch: `Some(1)` when the batch is fixed or rows influence each other; none: any number.
     pub max_rows: Option<u32>,
     pub node_count: u32,
     pub parameter_count: u64,
@@ -68,22 +69,22 @@ pub struct InputInfo {
 #[derive(Debug, Clone)]
 pub struct OutputInfo {
     pub name: String,
-    /// With the example size.
+    /// The shape for the example input.
     pub shape: Vec<i64>,
 }
 
 /// A value that may be named as a target layer.
 #[derive(Debug, Clone)]
 pub struct LayerInfo {
-    /// All mean the same value.
+    /// Names of the value; each means it.
     pub names: Vec<String>,
-    /// With the example size.
+    /// The shape for the example input.
     pub shape: Vec<i64>,
-    /// Whether Grad-CAM can look at it.
+    /// Whether it can be a target layer.
     pub spatial: bool,
 }
 
-/// A label that no class has.
+/// No class has this label.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LabelError {
     #[error("the model has no labels; name the class by its index")]
@@ -139,7 +140,7 @@ impl Metadata {
             Some(Ok(shape)) => Ok(shape),
             Some(Err(error)) => Err(error.clone()),
             None => {
-                let suggestion = super::layers::nearest(name, self.layer_shapes.keys());
+                let suggestion = super::layer_names::nearest(name, self.layer_shapes.keys());
                 Err(LayerError::Unknown {
                     name: name.to_owned(),
                     suggestion,

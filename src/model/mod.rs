@@ -1,39 +1,42 @@
 //! Models as data: the graph, its importers, its description, layer names, the repository.
 //!
-//! A `.pt2` goes through `archive` (the zip), `weights` and `pt2` (names and in-place writes, as exported), `functional`
-//! (each value computed once), `load` (checks, folding, shapes) and is then a [`graph::Graph`] with [`layers`] that have
-//! names. What the file cannot say is in [`description`] (`model.toml`); what is told to users in [`Metadata`].
-//! [`identity`] is a model without a file: its program is made in code and takes the same way from `functional` on.
+//! An importer ([`import`]) reads a file into a `program` (nodes that read and define names, in-place writes included).
+//! `functional` gives it values that are computed once; `load` checks it, folds constants and finds shapes. The result
+//! is a [`graph::Graph`] with named [`layers`]. [`description`] is `model.toml`; [`Metadata`] is the model's
+//! description for users. The built-in model, [`import::identity`], has no file: its program is made in code.
 //!
-//! Files are untrusted. `archive` bounds what is unpacked, `pt2` which operators may be named and what may be read,
-//! `functional` how far aliases are followed; and every call at load passes `guard`, which bounds its results by
-//! `footprint` before it runs. [`LoadLimits`] has the numbers.
+//! Files are untrusted. Importers bound what they unpack, `allowed_operators` bounds what may be called, `functional`
+//! how far aliases are followed, and `guard` checks every call at load and the size of its results before it runs.
+//! [`LoadLimits`] has the numbers.
 
-pub mod archive;
+mod allowed_operators;
 mod assembly;
+mod default_target;
 pub mod description;
 pub(crate) mod dtype;
 mod error;
-mod footprint;
 mod functional;
 pub mod graph;
 mod guard;
 #[cfg(test)]
 mod hostile_tests;
-pub mod identity;
+pub mod import;
 mod interpret;
+mod layer_names;
 pub mod layers;
+mod limits;
 mod load;
+mod loaded;
 mod metadata;
+pub mod node;
 pub mod operation;
-mod pt2;
+mod program;
 mod rectifier;
 mod repository;
 pub mod stored;
-mod weights;
 
-pub use archive::LoadLimits;
 pub use error::{LayerError, ModelError};
-pub use load::Model;
+pub use limits::LoadLimits;
+pub use loaded::Model;
 pub use metadata::{InputInfo, LabelError, LayerInfo, Metadata, OutputInfo};
 pub use repository::{Entry, Repository};

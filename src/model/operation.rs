@@ -1,10 +1,8 @@
-//! What a node computes besides one ATen operator, and running it.
+//! The operations of nodes, and how they run.
 
 use tch::{Kind, Tensor};
 
 use crate::torch::{Operator, OperatorError, Value};
-
-use super::graph::Operation;
 
 /// Arithmetic on sizes: what PyTorch writes as `_operator.mul`, `torch.sym_float`, …
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +138,7 @@ fn floor_div(a: i64, b: i64) -> Option<i64> {
 /// An argument of a view in a chain.
 #[derive(Debug, Clone)]
 pub enum ViewArgument {
-    /// What the view looks at: the base, or the view before it.
+    /// The viewed tensor: the base, or the view before this one.
     Base,
     Literal(Value),
     /// An argument of the [`WriteBack`] node, by position.
@@ -161,7 +159,7 @@ pub enum Size {
 pub struct View {
     pub operator: Operator,
     pub arguments: Vec<ViewArgument>,
-    /// Which of its flat results the chain goes on with.
+    /// Index of the flat result that the next view reads.
     pub result: usize,
 }
 
@@ -172,8 +170,8 @@ pub struct WriteBack {
 }
 
 impl WriteBack {
-    /// `base` with the elements that the chain selects replaced by `new`: the chain is applied to the base's own element
-    /// numbers, and `new` is scattered there.
+    /// `base` with the elements that the chain selects replaced by `new`: the chain is applied to the base's own
+    /// element numbers, and `new` is scattered there.
     fn apply(&self, arguments: &[Value]) -> Result<Tensor, OperatorError> {
         let missing =
             || OperatorError::Failed { operator: "write back".into(), message: "takes a base and a value".into() };
@@ -222,7 +220,7 @@ impl View {
     }
 }
 
-/// Results with lists of tensors spread out.
+/// Flattens results: each element of a list of tensors becomes a result.
 pub fn flat(results: Vec<Value>) -> Vec<Value> {
     let mut out = Vec::with_capacity(results.len());
     for value in results {
@@ -263,6 +261,37 @@ pub(super) fn run(operation: &Operation, arguments: &[Value], record: bool) -> R
             let written = if record { tch::with_grad(apply) } else { tch::no_grad(apply) };
             Ok(vec![Value::Tensor(written?)])
         }
+    }
+}
+
+/// The operation of a node.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    /// An operator of ATen that neither writes memory nor is random.
+    Aten(Operator),
+    /// An in-place operator without a functional twin: its argument `written` is cloned first.
+    ClonedInPlace { operator: Operator, written: usize },
+    /// Arithmetic on sizes.
+    Symbolic(Symbolic),
+    /// `base` with the elements that a chain of views selects replaced by `new`. Arguments: `base`, `new`, then the
+    /// arguments of the views.
+    WriteBack(WriteBack),
+}
+
+impl Operation {
+    /// The ATen operator, if the operation is exactly one.
+    pub fn aten(&self) -> Option<&Operator> {
+        match self {
+            Operation::Aten(operator) => Some(operator),
+            _ => None,
+        }
+    }
+
+    /// Runs the operation on arguments in its order. Results are flat: each element of a list of tensors is
+    /// a result.
+    /// `record` keeps what autograd needs (see [`crate::torch::Tape::record`]).
+    pub fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
+        run(self, arguments, record)
     }
 }
 

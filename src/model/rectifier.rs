@@ -1,4 +1,4 @@
-//! Which nodes are rectifiers: operators whose derivative gates the gradient by their input.
+//! Recognises rectifiers: operators whose derivative gates the gradient by their input.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::torch::Value;
 
-use super::graph::{Argument, Node, Rectifier, ValueId};
+use super::node::{Argument, Node, Rectifier, ValueId};
 
 /// Marks rectifiers and smooth activations.
 pub fn mark(nodes: &mut [Node], constants: &BTreeMap<ValueId, Tensor>) {
@@ -36,7 +36,7 @@ pub fn mark(nodes: &mut [Node], constants: &BTreeMap<ValueId, Tensor>) {
     }
 }
 
-/// Values that are known to be zero everywhere.
+/// Values that are zero everywhere.
 struct Zeros<'a> {
     constants: &'a BTreeMap<ValueId, Tensor>,
     known: HashMap<ValueId, bool>,
@@ -53,7 +53,7 @@ impl Zeros<'_> {
         })
     }
 
-    /// What a node's result is, if its operator makes zeros or hands them on.
+    /// The node's result, if its operator makes zeros or passes zeros on.
     fn learn(&mut self, node: &Node) {
         let is_zero_literal = |name: &str| match node.literal(name) {
             Some(Value::Int(v)) => *v == 0,

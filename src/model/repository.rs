@@ -1,9 +1,10 @@
-//! Where models lie: `NAME/VERSION/model.pt2`.
+//! A directory of models: `NAME/VERSION/`, with the file of an importer in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{ModelError, identity};
+use super::ModelError;
+use super::import::{self, identity};
 
 /// A model that is there, with its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +29,9 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Looks for models under `root`: a repository (`NAME/VERSION/model.pt2`), one model (`VERSION/model.pt2`), one version
-    /// (`model.pt2`), a bare `.pt2`, or the built-in model by the name of [`identity::PLACE`]. Nothing is loaded.
+    /// Looks for models under `root`: a repository (`NAME/VERSION/model.pt2`), one model (`VERSION/model.pt2`), one
+    /// version (`model.pt2`), a bare model file, or the built-in model by the name of [`identity::PLACE`]. Nothing is
+    /// loaded.
     pub fn open(root: &Path) -> Result<Self, ModelError> {
         let fail = |problem: &str| ModelError::Repository { path: root.to_owned(), problem: problem.to_owned() };
         if identity::is_builtin(root) {
@@ -41,14 +43,17 @@ impl Repository {
         }
         let entries = if root.is_file() {
             vec![Entry { name: stem(root), versions: vec![(1, root.to_owned())] }]
-        } else if root.join("model.pt2").is_file() {
+        } else if import::model_file(root).is_some() {
             vec![one_version(root)]
         } else {
             let own = versions(root)?;
             if own.is_empty() { models(root)? } else { vec![Entry { name: stem(root), versions: own }] }
         };
         if entries.is_empty() {
-            return Err(fail("holds no model: NAME/VERSION/model.pt2 was looked for, with an integer as VERSION"));
+            let looked_for = import::file_names();
+            return Err(fail(&format!(
+                "holds no model: NAME/VERSION/{looked_for} was looked for, with an integer as VERSION"
+            )));
         }
         Ok(Repository { entries })
     }
@@ -94,7 +99,7 @@ fn versions(path: &Path) -> Result<Vec<(i64, PathBuf)>, ModelError> {
     let mut found: Vec<(i64, PathBuf)> = directories(path)?
         .into_iter()
         .filter_map(|(name, path)| Some((name.parse::<i64>().ok().filter(|v| *v >= 0)?, path)))
-        .filter(|(_, path)| path.join("model.pt2").is_file())
+        .filter(|(_, path)| import::model_file(path).is_some())
         .collect();
     found.sort();
     Ok(found)

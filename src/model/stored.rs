@@ -1,38 +1,26 @@
-//! Constants of a model, which need not stay in memory.
+//! Constants of a model that can leave memory and be read again.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Kind, Tensor};
 
 use super::ModelError;
-use super::archive::Archive;
-use super::weights::Placement;
-use crate::torch::is_alone;
+use super::program::WeightSource;
+use crate::torch::is_exclusive;
 
-/// A smaller one stays in memory.
+/// Constants of fewer bytes stay in memory.
 const MIN_BYTES: usize = 64 << 10;
 
-/// A tensor that does not depend on the input. One that lies in the model's file may leave memory; it is read again where it is wanted.
+/// A tensor that does not depend on the input. With a source it can leave memory, and is read again on demand.
 #[derive(Debug)]
 pub struct Stored {
     size: Vec<i64>,
     kind: Kind,
     tensor: Mutex<Option<Tensor>>,
-    place: Option<Place>,
+    source: Option<Arc<dyn WeightSource>>,
 }
 
-/// Where a tensor that fills a storage lies in a model's file. The file stays open: it may be replaced or removed meanwhile.
-#[derive(Clone)]
-pub struct Place {
-    pub(super) archive: Arc<Mutex<Archive>>,
-    /// `weights` or `constants`.
-    pub(super) part: &'static str,
-    pub(super) file: String,
-    pub(super) placement: Placement,
-}
-
-/// Tells constants of a model apart: those with the same identity have the same values.
+/// The identity of a constant within a model: constants with equal identities have equal values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity {
     memory: Memory,
@@ -44,17 +32,17 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Memory {
     Address(usize),
-    /// In the model's file: the part and the name.
-    File(&'static str, String),
+    /// The name of the weight's source.
+    Source(String),
 }
 
 impl Stored {
-    /// In memory; and in the file, if it can be read again there.
-    pub fn new(tensor: Tensor, place: Option<Place>) -> Result<Self, ModelError> {
+    /// A constant that is in memory now. With a `source`, and at least [`MIN_BYTES`] bytes, it can leave memory.
+    pub fn new(tensor: Tensor, source: Option<Arc<dyn WeightSource>>) -> Result<Self, ModelError> {
         let (size, kind) = (tensor.size(), tensor.f_kind()?);
-        let mut stored = Stored { size, kind, tensor: Mutex::new(Some(tensor)), place };
+        let mut stored = Stored { size, kind, tensor: Mutex::new(Some(tensor)), source };
         if stored.bytes() < MIN_BYTES {
-            stored.place = None;
+            stored.source = None;
         }
         Ok(stored)
     }
@@ -71,29 +59,29 @@ impl Stored {
         self.size.iter().product::<i64>() as usize
     }
 
-    /// How many bytes its elements take.
+    /// Bytes of its elements.
     pub fn bytes(&self) -> usize {
         self.numel() * self.kind.elt_size_in_bytes()
     }
 
-    /// The tensor. It is in memory then, until it leaves again.
+    /// The tensor, read from its source if it had left memory. It stays in memory until [`Stored::leave`].
     ///
     /// # Errors
-    /// It had left, and the file was written into or can no longer be read.
+    /// The tensor had left memory, and its source cannot be read any more.
     pub fn tensor(&self) -> Result<Tensor, ModelError> {
         let mut tensor = lock(&self.tensor);
         if let Some(tensor) = &*tensor {
             return Ok(tensor.shallow_clone());
         }
-        let place = self.place.as_ref().ok_or_else(|| ModelError::malformed("a constant", "it is lost".to_owned()))?;
-        let bytes = lock(&place.archive).storage_again(place.part, &place.file)?;
-        Ok(tensor.insert(place.placement.view(&bytes)?).shallow_clone())
+        let source =
+            self.source.as_ref().ok_or_else(|| ModelError::malformed("a constant", "it is lost".to_owned()))?;
+        Ok(tensor.insert(source.read()?).shallow_clone())
     }
 
-    /// Leaves memory, if nobody else holds the tensor and it can be read again.
+    /// Frees the tensor, unless somebody else holds it or it has no source.
     pub fn leave(&self) {
         let mut tensor = lock(&self.tensor);
-        if self.place.is_some() && tensor.as_ref().is_some_and(is_alone) {
+        if self.source.is_some() && tensor.as_ref().is_some_and(is_exclusive) {
             *tensor = None;
         }
     }
@@ -104,8 +92,8 @@ impl Stored {
     }
 
     pub fn identity(&self) -> Identity {
-        let (memory, stride) = match (&self.place, &*lock(&self.tensor)) {
-            (Some(place), _) => (Memory::File(place.part, place.file.clone()), place.placement.stride.clone()),
+        let (memory, stride) = match (&self.source, &*lock(&self.tensor)) {
+            (Some(source), _) => (Memory::Source(source.name().to_owned()), source.stride().to_vec()),
             (None, Some(tensor)) => (Memory::Address(tensor.data_ptr() as usize), tensor.stride()),
             (None, None) => (Memory::Address(0), Vec::new()),
         };
@@ -113,13 +101,7 @@ impl Stored {
     }
 }
 
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.part).field(&self.file).field(&self.placement).finish()
-    }
-}
-
-/// What is locked here is whole even when a panic came between: a tensor is put there in one go, and an archive finds each entry anew.
+/// A panic under the lock leaves a whole value: the tensor is replaced in one step.
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -202,7 +184,7 @@ mod tests {
         let tensor = || Tensor::zeros([1 << 20], (Kind::Float, tch::Device::Cpu));
         let of_no_file = Stored::new(tensor(), None).unwrap();
         let (_folder, _, constant) = model();
-        let small = Stored::new(tensor().slice(0, 0, 9, 1), constant.place.clone()).unwrap();
+        let small = Stored::new(tensor().slice(0, 0, 9, 1), constant.source.clone()).unwrap();
         for stays in [of_no_file, small] {
             stays.leave();
             assert!(stays.is_in_memory() && stays.tensor().is_ok());

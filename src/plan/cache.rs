@@ -61,7 +61,7 @@ impl PlanCache {
 mod tests {
     use super::*;
     use crate::plan::Mode;
-    use crate::plan::sketch::{Sketch, random, spec};
+    use crate::plan::test_graphs::{Sketch, random, spec};
 
     #[test]
     fn the_plan_that_was_not_used_for_longest_goes_first() {

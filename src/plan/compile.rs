@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tch::{Device, Tensor};
 
-use crate::model::graph::{Argument, Dimension, Element, Graph, Node, Rectifier, ValueId};
+use crate::model::graph::Graph;
+use crate::model::node::{Argument, Dimension, Element, Node, Rectifier, ValueId};
 use crate::plan::Mode;
 use crate::torch::{OperatorError, Value};
 
 use super::constant::Constant;
+use super::cpu::convolution::{Geometry, Prepacked};
+use super::cpu::linear::PackedLinear;
 use super::passes::Draft;
 use super::rule::{Rule, Slot};
-use super::rules::packed_linear::PackedLinear;
-use super::rules::prepacked::{Geometry, Prepacked};
 use super::{PlanError, PlanSpec, Weights, lifetimes, reach, rules};
 
 /// One node, ready to run.

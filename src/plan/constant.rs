@@ -116,7 +116,7 @@ impl Clone for Constant {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::sketch::random;
+    use crate::plan::test_graphs::random;
 
     fn scaled() -> Constant {
         let weight = Box::new(Constant::Whole(random(&[2, 3, 1, 1])));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::model::graph::{Node, ValueId};
+use crate::model::node::{Node, ValueId};
 
 /// For each node, the values that are read or computed there and never read after; `keep` and constants live on.
 pub fn releases(nodes: &[Node], keep: &[ValueId], is_constant: impl Fn(ValueId) -> bool) -> Vec<Vec<ValueId>> {
@@ -21,7 +21,7 @@ pub fn releases(nodes: &[Node], keep: &[ValueId], is_constant: impl Fn(ValueId) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::sketch::{Sketch, random};
+    use crate::plan::test_graphs::{Sketch, random};
 
     #[test]
     fn a_value_goes_after_its_last_reader() {

@@ -7,6 +7,8 @@
 mod cache;
 mod compile;
 mod constant;
+mod cpu;
+mod draft;
 mod error;
 mod interrupt;
 mod lifetimes;
@@ -16,9 +18,9 @@ mod reach;
 mod reverse;
 pub mod rule;
 pub mod rules;
-#[cfg(test)]
-mod sketch;
 mod spec;
+#[cfg(test)]
+mod test_graphs;
 mod weights;
 
 pub use cache::PlanCache;

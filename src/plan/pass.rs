@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::model::graph::{Dimension, ValueId};
+use crate::model::node::{Dimension, ValueId};
 use crate::torch::Value;
 
 use super::compile::{Plan, Step};
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
     use crate::plan::rule::Gradient;
-    use crate::plan::sketch::{branching, compile, random};
+    use crate::plan::test_graphs::{branching, compile, random};
     use crate::plan::{Mode, Never, Until};
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::model::graph::ValueId;
+use crate::model::node::ValueId;
 
 use super::passes::Draft;
 
@@ -44,7 +44,7 @@ pub fn is_guided_between(draft: &Draft, targets: &[ValueId], score: ValueId) -> 
 mod tests {
     use super::*;
     use crate::plan::Mode;
-    use crate::plan::sketch::{Sketch, random, spec};
+    use crate::plan::test_graphs::{Sketch, random, spec};
 
     /// x → a = relu(x) → b = conv(a) → score = mean(b); a target at each value.
     fn chain() -> (crate::model::graph::Graph, [ValueId; 4]) {

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use crate::model::graph::ValueId;
+use crate::model::node::ValueId;
 
 use super::compile::Step;
 use super::rule::{Gradient, Parts};
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::model::graph::Graph;
-    use crate::plan::sketch::{Sketch, autograd, branching, compile, random, spec};
+    use crate::plan::test_graphs::{Sketch, autograd, branching, compile, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec};
 
     fn floats(tensor: &Tensor) -> Vec<f32> {

@@ -2,7 +2,7 @@
 
 use tch::Device;
 
-use crate::model::graph::ValueId;
+use crate::model::node::ValueId;
 
 /// How a plan runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tch::{Device, TchError, Tensor};
 
-use crate::model::graph::ValueId;
+use crate::model::node::ValueId;
 
 use super::constant::{Constant, Identity};
-use super::rules::packed_linear::PackedWeight;
-use super::rules::prepacked::{Geometry, LaidOut};
+use super::cpu::convolution::{Geometry, LaidOut};
+use super::cpu::linear::PackedWeight;
 
 /// What the plans of one model share, so that weights take their memory once however many plans there are.
 ///
@@ -96,9 +96,9 @@ mod tests {
     use crate::model::LoadLimits;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::sketch::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec, Until};
-    use crate::torch::has_kernels;
+    use crate::torch::has_onednn_kernels;
 
     /// Convolution, normalisation and rectifier, twice. The values that convolutions and normalisations give are targets to be.
     fn network() -> (Graph, [ValueId; 4]) {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     fn modes_with_layouts() -> impl Iterator<Item = Mode> {
-        [Mode::Default].into_iter().chain(has_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
+        [Mode::Default].into_iter().chain(has_onednn_kernels(Kind::BFloat16).then_some(Mode::Bfloat16))
     }
 
     fn run(plan: &Plan) {

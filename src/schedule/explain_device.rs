@@ -8,7 +8,7 @@ use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
 use super::served::Served;
 use crate::explain::{ExplainError, Explainer, Maps, Method, Reversed, TargetMaps};
 use crate::model::Model;
-use crate::model::graph::Dimension;
+use crate::model::node::Dimension;
 use crate::plan::{Interrupt, Never};
 use crate::telemetry::Stage;
 use crate::torch;

@@ -17,7 +17,7 @@ use super::served::{Served, ServedLimits};
 use crate::explain::{ExplainError, Method, Target};
 use crate::frame::{Limits, Payload};
 use crate::model::description::{ModelLimits, Precision, Preprocessing};
-use crate::model::graph::Dimension;
+use crate::model::node::Dimension;
 use crate::model::{InputInfo, Metadata};
 use crate::plan::{Interrupt, PlanError};
 use crate::telemetry::{Progress, Stage};

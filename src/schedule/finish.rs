@@ -2,9 +2,11 @@
 
 use super::clock::Clock;
 use super::device::{HostMap, RowMaps, TargetValues};
-use super::job::{Answer, JobError, PictureFile, TargetAnswer};
-use super::outputs::{MapKind, PictureKind, PictureOutput, Resolution, TensorOutput};
+use super::error::JobError;
+use super::job::{Answer, PictureFile, TargetAnswer};
+use super::outputs::{PictureKind, PictureOutput, Resolution, TensorOutput};
 use super::prepare::RowInfo;
+use crate::explain::MapKind;
 use crate::explain::top_predictions;
 use crate::frame::{AffineTransform, Pixels};
 use crate::model::description::ColorOrder;

@@ -1,21 +1,18 @@
 //! A frame's way in and out.
 
-use std::sync::Arc;
+use crate::schedule::JobError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::admission::Admission;
 use super::lane::Lane;
-use super::outputs::{MapKind, Outputs, PictureKind, Resolution};
-use super::ticket::Ticket;
-use crate::explain::{ExplainError, Method, Prediction, Target};
-use crate::frame::{AffineTransform, FrameError, Payload};
-use crate::render::{PictureFormat, RenderError, WireTensor};
+use super::outputs::{Outputs, PictureKind, Resolution};
+use super::queue::ticket::Ticket;
+use crate::explain::MapKind;
+use crate::explain::{Method, Prediction, Target};
+use crate::frame::{AffineTransform, Payload};
+use crate::render::{PictureFormat, WireTensor};
 use crate::telemetry::{Progress, Timings};
-
-/// Whose turn it is: frames of one stream wait in one line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StreamKey(pub u64);
 
 /// A frame to explain.
 #[derive(Debug)]
@@ -108,32 +105,6 @@ impl Drop for Ending {
             self.reply.call(outcome);
         }
     }
-}
-
-/// Why a frame could not be explained.
-#[derive(Debug, thiserror::Error)]
-pub enum JobError {
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error("options.pictures asks for an overlay, and a frame that is a tensor has no picture to draw on")]
-    NoPicture,
-    /// Of this row alone.
-    #[error(transparent)]
-    Explain(#[from] ExplainError),
-    /// Of the whole batch; each of its rows has it.
-    #[error(transparent)]
-    Batch(Arc<ExplainError>),
-    #[error("the device has no memory left for this frame, not even in a smaller batch")]
-    OutOfMemory,
-    #[error(transparent)]
-    Render(#[from] RenderError),
-    /// A panic; it is in the log.
-    #[error("something in camlens broke while this frame was explained; the others are not affected")]
-    Broken,
-    #[error("the server is stopping")]
-    Stopped,
-    #[error("the frame's time to live ran out before it was explained")]
-    Expired,
 }
 
 /// A frame explained.

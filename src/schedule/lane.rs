@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::admission::{Admission, AdmissionError, Budgets};
-use super::job::StreamKey;
+use super::queue::ticket::StreamKey;
 use super::served::Served;
 
 /// A stream's, or a single call's, way into the engine, for one model. Cheap to clone.

@@ -1,20 +1,7 @@
 //! What an answer has to hold.
 
-use crate::explain::Maps;
+use crate::explain::{MapKind, Maps};
 use crate::render::{ColorMap, ElementType, PictureFormat, ValueRange};
-
-/// A map of one class at one layer, or the input that it is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MapKind {
-    /// `[C, H, W]`.
-    GuidedGradCam,
-    /// `[H, W]`.
-    GradCam,
-    /// `[C, H, W]`.
-    GuidedBackprop,
-    /// The model's input, `[C, H, W]`.
-    Input,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {

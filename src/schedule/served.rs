@@ -6,13 +6,13 @@ use tch::Kind;
 
 use super::batching::Batching;
 use super::buffers::Buffers;
-use super::job::JobError;
+use super::error::JobError;
 use super::outputs::Outputs;
 use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
 use crate::model::description::Precision;
-use crate::model::graph::Dimension;
+use crate::model::node::Dimension;
 use crate::torch::{computes_in, has_bfloat16};
 
 /// The server's limits for each model; a model's own can only tighten them.
@@ -117,8 +117,8 @@ impl Served {
         self.reduced.get().copied()
     }
 
-    /// The dtype narrower than float32 that the model was saved in and that this processor is slow in: it runs in
-    /// float32, but in exact mode.
+    /// The dtype, float16 or bfloat16, that the model was saved in and that it does not run in on this processor: it runs
+    /// in float32 instead, except in exact mode.
     pub fn widened_from(&self) -> Option<Kind> {
         self.metadata.narrow_kinds.iter().copied().find(|&kind| !computes_in(kind))
     }

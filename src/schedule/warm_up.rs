@@ -4,9 +4,11 @@
 use std::sync::{Arc, mpsc};
 
 use super::engine::Engine;
-use super::job::{Answer, Job, JobError, Outcome, Reply};
-use super::outputs::{MapKind, Outputs, Resolution, TensorOutput};
+use super::error::JobError;
+use super::job::{Answer, Job, Outcome, Reply};
+use super::outputs::{Outputs, Resolution, TensorOutput};
 use super::served::{ReducedPrecision, Served};
+use crate::explain::MapKind;
 use crate::explain::{Convention, Method, Mode, Target};
 use crate::frame::{Payload, PixelFormat};
 use crate::model::Metadata;

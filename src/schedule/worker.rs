@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::clock::Clock;
 use super::device::{Batch, Device, HostMap, RowMaps};
+use super::error::JobError;
 use super::finish::DoneRow;
-use super::job::JobError;
-use super::outputs::MapKind;
 use super::prepare::PreparedRow;
 use crate::explain::ExplainError;
+use crate::explain::MapKind;
 use crate::telemetry::{BatchOutcome, BatchRecord, Stage};
 
 /// A row's result and how many rows ran with it; `None`: nobody wants it any more.

@@ -17,7 +17,6 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -35,14 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(75);
 const MAX_BODY_BYTES: usize = 4096;
 /// When the system gives no connection, asking again at once would only burn the processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// `[admin]` of `camlens.toml`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AdminConfig {
-    /// `HOST:PORT`; port 0 takes a free one. None: there is no admin port.
-    pub listen: Option<String>,
-}
 
 /// What the pages tell about.
 #[derive(Clone)]

@@ -13,8 +13,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::connections::About;
 use super::refusal::Refusal;
+use super::transport::connections::About;
 
 /// Answers questions about health; cheap to clone.
 #[derive(Debug, Clone)]

@@ -8,35 +8,21 @@
 //! a status. `security` has TLS and tokens. Generated types are known here and nowhere below.
 
 mod admin;
-mod calls;
-mod config;
-mod connections;
-mod credit;
-mod deadline;
-mod explain;
+mod camlens;
 mod frame_account;
 mod health;
-mod listen;
-mod messages;
-mod models;
-mod places;
+mod load;
+mod quota;
 mod readings;
-mod receiving;
 mod reclaim;
 mod refusal;
-mod request;
-mod response;
-pub(crate) mod security;
 mod service;
 mod shutdown;
 mod start;
-mod stream;
-mod unsent;
+pub(crate) mod transport;
 
-pub use admin::AdminConfig;
-pub use config::{ServerConfig, TlsConfig};
-pub use listen::{ListenAddress, ListenError};
 pub use refusal::Refusal;
-pub use security::SecurityError;
 pub use shutdown::Shutdown;
 pub use start::{Ended, Server, StartError};
+pub use transport::listen::ListenError;
+pub use transport::security::SecurityError;

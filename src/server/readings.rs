@@ -5,8 +5,8 @@ use opentelemetry::KeyValue;
 use crate::schedule::Engine;
 use crate::telemetry::metrics::{Metrics, catalogue};
 
-use super::connections::Connections;
 use super::service::Service;
+use super::transport::connections::Connections;
 
 /// Readings of the queues, the streams, the connections and the device.
 pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connections) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::torch;
+use crate::process;
 
 /// How long after a stream's end: others often end at the same time, and then once is enough for all.
 const AFTER: Duration = Duration::from_secs(1);
@@ -26,7 +26,7 @@ impl Reclaim {
             tokio::time::sleep(AFTER).await;
             is_due.store(false, Ordering::Release);
             // It cannot panic, and nobody waits for it.
-            let _ = tokio::task::spawn_blocking(torch::give_back_memory).await;
+            let _ = tokio::task::spawn_blocking(process::release_memory).await;
         });
     }
 }

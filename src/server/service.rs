@@ -8,11 +8,11 @@ use crate::config::LimitsConfig;
 use crate::schedule::{Engine, Handle};
 use crate::telemetry::Telemetry;
 
-use super::credit::Credit;
-use super::places::Places;
+use super::quota::credit::Credit;
+use super::quota::slots::Places;
+use super::quota::unsent::Unsent;
 use super::reclaim::Reclaim;
 use super::shutdown::Shutdown;
-use super::unsent::Unsent;
 
 /// Behind every service; cheap to clone.
 #[derive(Clone)]

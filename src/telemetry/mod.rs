@@ -4,68 +4,36 @@
 //! along, and says once, when the frame has ended, what became of it ([`Telemetry::frame`]). Everything else derives from
 //! that record; spans are built away from the frame's way.
 
-mod batch_record;
+mod config;
 pub mod export;
-mod frame_record;
 pub mod log;
 pub mod metrics;
-mod progress;
+mod record;
 mod resource;
 mod sampling;
-mod source;
 pub mod spans;
 mod stage;
-mod stream_record;
 pub mod trace_context;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::metrics::ManualReader;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::export::{ExportSettings, Exporter, ExporterError, FlushError, Item, SettingError};
 use self::metrics::{Metrics, PageError};
 
-pub use batch_record::{BatchOutcome, BatchRecord, SpanReference};
-pub use frame_record::{FrameOutcome, FrameRecord, status_name};
-pub use progress::Progress;
+pub use config::TelemetryConfig;
+pub use record::batch::{BatchOutcome, BatchRecord};
+pub use record::frame::FrameRecord;
+pub use record::outcome::{FrameOutcome, status_name};
+pub use record::progress::Progress;
+pub use record::source::{Call, EndedFrames, Source};
+pub use record::stream::{StreamEvent, StreamEvents, StreamRecord};
 pub use sampling::{FrameTrace, Sampling};
-pub use source::{Call, EndedFrames, Source};
 pub use stage::{Stage, StageTiming, Timings};
-pub use stream_record::{StreamEvent, StreamEvents, StreamRecord};
-
-/// What telemetry can be told to do. What is left open is what OpenTelemetry's standard variables say.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TelemetryConfig {
-    /// An OpenTelemetry collector, `http://HOST:PORT` or `https://HOST:PORT`; none: nothing is exported.
-    pub otlp_endpoint: Option<String>,
-    /// `grpc` or `http/protobuf`.
-    pub otlp_protocol: Option<String>,
-    /// The share of frames without a parent that are traced, 0 to 1.
-    pub trace_ratio: Option<f64>,
-    /// Frames that take longer are traced, whatever the ratio and the client say; none: there is no such time.
-    pub trace_slower_than_ms: Option<u32>,
-    /// Frames that fail are traced, whatever the ratio and the client say.
-    pub trace_failed: bool,
-    /// How often metrics are pushed to the collector; 0: never.
-    pub metrics_interval_s: Option<u32>,
-}
-
-impl Default for TelemetryConfig {
-    fn default() -> Self {
-        TelemetryConfig {
-            otlp_endpoint: None,
-            otlp_protocol: None,
-            trace_ratio: None,
-            trace_slower_than_ms: None,
-            trace_failed: true,
-            metrics_interval_s: None,
-        }
-    }
-}
+pub use trace_context::SpanReference;
 
 /// Why telemetry cannot do what it is told.
 #[derive(Debug, Error)]
@@ -187,7 +155,7 @@ impl Telemetry {
         exporter.send(Item::Frame(Box::new(record)));
     }
 
-    fn batch(&self, batch: batch_record::EndedBatch) {
+    fn batch(&self, batch: record::batch::EndedBatch) {
         if let Some(instruments) = &batch.source.instruments {
             instruments.batch(batch.rows);
         }

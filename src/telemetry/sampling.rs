@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 
-use super::batch_record::SpanReference;
+use super::trace_context::SpanReference;
 use super::trace_context::{SpanId, TraceFlags, TraceId, TraceParent, TraceState};
 
 /// A frame's place in its trace, settled when the frame is accepted so that the answer can name it.

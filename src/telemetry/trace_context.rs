@@ -2,6 +2,8 @@
 //!
 //! <https://www.w3.org/TR/trace-context-2/>. Plain data: nothing here knows OpenTelemetry.
 
+use crate::telemetry::sampling::new_span_id;
+use crate::telemetry::sampling::new_trace_id;
 use std::fmt;
 
 use thiserror::Error;
@@ -224,6 +226,20 @@ fn is_value(value: &str) -> bool {
     (1..=256).contains(&value.len())
         && value.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b',' && b != b'=')
         && !value.ends_with(' ')
+}
+
+/// A span in another trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanReference {
+    pub trace_id: TraceId,
+    pub span_id: SpanId,
+}
+
+impl SpanReference {
+    /// The root of a trace of its own.
+    pub(in crate::telemetry) fn new_root() -> Self {
+        SpanReference { trace_id: new_trace_id(), span_id: new_span_id() }
+    }
 }
 
 #[cfg(test)]

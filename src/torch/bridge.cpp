@@ -1,11 +1,10 @@
 #include "bridge.h"
 
-#include "status.h"
-
-#include <ATen/ATen.h>
 #include <ATen/ScalarOps.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <string>
@@ -31,6 +30,22 @@ at::Tensor wrapped(const c10::Scalar& number) {
   at::Tensor tensor = c10::scalar_to_tensor(number);
   tensor.unsafeGetTensorImpl()->set_wrapped_number(true);
   return tensor;
+}
+
+// Runs `body`, which returns a status, and turns libtorch's exceptions into a status and a text without the stack
+// trace.
+template <typename Body>
+int guarded(char** error, Body body) {
+  return camlens::guarded(error, [&]() -> int {
+    try {
+      return body();
+    } catch (const c10::OutOfMemoryError& exception) {
+      *error = camlens::copy_text(exception.what_without_backtrace());
+      return CAMLENS_OUT_OF_MEMORY;
+    } catch (const c10::Error& exception) {
+      return camlens::failed(error, exception.what_without_backtrace());
+    }
+  });
 }
 
 at::Tensor* give(const at::Tensor& tensor) { return tensor.defined() ? new at::Tensor(tensor) : nullptr; }
@@ -82,7 +97,7 @@ const char* camlens_operator_argument_name(const camlens_operator* op, size_t in
 }
 
 char* camlens_operator_argument_type(const camlens_operator* op, size_t index) {
-  return copy_text(op->handle.schema().arguments()[index].type()->str());
+  return camlens::copy_text(op->handle.schema().arguments()[index].type()->str());
 }
 
 int camlens_operator_argument_alias(const camlens_operator* op, size_t index) {
@@ -93,7 +108,8 @@ int camlens_operator_return_alias(const camlens_operator* op, size_t index) {
   return alias_of(op->handle.schema().returns()[index]);
 }
 
-int camlens_operator_push_default(const camlens_operator* op, size_t index, camlens_stack* stack, bool* has, char** error) {
+int camlens_operator_push_default(const camlens_operator* op, size_t index, camlens_stack* stack, bool* has,
+                                  char** error) {
   return guarded(error, [&]() -> int {
     const auto& value = op->handle.schema().arguments()[index].default_value();
     *has = value.has_value();
@@ -168,7 +184,9 @@ void camlens_stack_push_bools(camlens_stack* stack, const bool* values, size_t c
 
 void camlens_stack_push_wrapped_int(camlens_stack* stack, int64_t value) { stack->values.emplace_back(wrapped(value)); }
 
-void camlens_stack_push_wrapped_float(camlens_stack* stack, double value) { stack->values.emplace_back(wrapped(value)); }
+void camlens_stack_push_wrapped_float(camlens_stack* stack, double value) {
+  stack->values.emplace_back(wrapped(value));
+}
 
 void camlens_stack_push_wrapped_bool(camlens_stack* stack, bool value) { stack->values.emplace_back(wrapped(value)); }
 
@@ -177,7 +195,8 @@ void camlens_stack_push_string(camlens_stack* stack, const char* text, size_t le
 }
 
 void camlens_stack_push_device(camlens_stack* stack, int cuda_index) {
-  stack->values.emplace_back(cuda_index < 0 ? c10::Device(c10::kCPU) : c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(cuda_index)));
+  stack->values.emplace_back(cuda_index < 0 ? c10::Device(c10::kCPU)
+                                            : c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(cuda_index)));
 }
 
 int camlens_stack_kind(const camlens_stack* stack, size_t index) {
@@ -195,9 +214,13 @@ int camlens_stack_kind(const camlens_stack* stack, size_t index) {
   return CAMLENS_OTHER;
 }
 
-at::Tensor* camlens_stack_tensor(const camlens_stack* stack, size_t index) { return give(stack->values[index].toTensor()); }
+at::Tensor* camlens_stack_tensor(const camlens_stack* stack, size_t index) {
+  return give(stack->values[index].toTensor());
+}
 
-size_t camlens_stack_length(const camlens_stack* stack, size_t index) { return stack->values[index].toListRef().size(); }
+size_t camlens_stack_length(const camlens_stack* stack, size_t index) {
+  return stack->values[index].toListRef().size();
+}
 
 at::Tensor* camlens_stack_tensors_at(const camlens_stack* stack, size_t index, size_t element) {
   const c10::IValue& value = stack->values[index].toListRef()[element];
@@ -222,15 +245,29 @@ bool camlens_stack_bools_at(const camlens_stack* stack, size_t index, size_t ele
   return stack->values[index].toListRef()[element].toBool();
 }
 
-char* camlens_stack_string(const camlens_stack* stack, size_t index) { return copy_text(stack->values[index].toStringRef()); }
-
-void camlens_tensor_storage(const at::Tensor* tensor, uintptr_t* address, int64_t* offset) {
-  *address = tensor->has_storage() ? reinterpret_cast<uintptr_t>(tensor->storage().data()) : 0;
-  *offset = tensor->has_storage() ? tensor->storage_offset() : 0;
+char* camlens_stack_string(const camlens_stack* stack, size_t index) {
+  return camlens::copy_text(stack->values[index].toStringRef());
 }
 
-bool camlens_tensor_is_alone(const at::Tensor* tensor) {
-  return tensor->use_count() == 1 && (!tensor->has_storage() || tensor->storage().use_count() == 1);
+void camlens_tensor_view(const at::Tensor* tensor, camlens_view* view) {
+  *view = {};
+  if (!tensor->defined()) return;
+  view->kind = static_cast<int>(tensor->scalar_type());
+  view->element_bytes = static_cast<int64_t>(tensor->element_size());
+  const bool has_storage = tensor->has_storage();
+  view->storage = has_storage ? reinterpret_cast<uintptr_t>(tensor->storage().data()) : 0;
+  view->offset = has_storage ? tensor->storage_offset() : 0;
+  view->is_exclusive = tensor->use_count() == 1 && (!has_storage || tensor->storage().use_count() == 1);
+  const bool is_strided = has_storage && tensor->layout() == at::kStrided && !tensor->is_nested();
+  if (!is_strided) return;
+  view->size = tensor->sizes().data();
+  view->stride = tensor->strides().data();
+  view->dimensions = static_cast<size_t>(tensor->dim());
+  view->is_dense = tensor->is_non_overlapping_and_dense();
+  view->is_contiguous = tensor->is_contiguous();
+  view->is_channels_last = tensor->is_contiguous(at::MemoryFormat::ChannelsLast);
+  view->is_on_cpu = tensor->is_cpu();
+  if (view->is_on_cpu) view->data = tensor->const_data_ptr();
 }
 
 int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* gradients, size_t output_count,
@@ -245,7 +282,8 @@ int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* 
     }
     if (scores.empty()) return CAMLENS_OK;
     for (size_t i = 0; i < input_count; ++i) leaves.push_back(*inputs[i]);
-    const auto found = torch::autograd::grad(scores, leaves, seeds, /*retain_graph=*/true, /*create_graph=*/false, /*allow_unused=*/true);
+    const auto found = torch::autograd::grad(scores, leaves, seeds, /*retain_graph=*/true, /*create_graph=*/false,
+                                             /*allow_unused=*/true);
     for (size_t i = 0; i < input_count; ++i) results[i] = give(found[i]);
     return CAMLENS_OK;
   });

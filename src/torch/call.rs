@@ -1,4 +1,4 @@
-//! A call whose arguments are laid out once.
+//! A call whose arguments are prepared once.
 
 use std::fmt;
 use std::ptr;
@@ -6,21 +6,21 @@ use std::ptr;
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::operator::error_of;
+use super::error::error_of;
 use super::stack::{Stack, own};
 use super::{Operator, OperatorError, Value, ffi};
 
-/// An operator with its arguments, of which only some tensors change from call to call. Beside [`Operator::call`] it saves
-/// making lists and texts anew each time, some microseconds.
+/// An operator with its arguments, of which only some tensors change from call to call. Compared with
+/// [`Operator::call`] it saves the microseconds that building lists and texts takes.
 ///
-/// What [`Operator::call`] does to convolutions whose window can miss the input is not done here.
+/// It does not write out the padding of convolutions whose window may miss the input, as [`Operator::call`] does.
 pub struct Call {
     operator: Operator,
     arguments: Stack,
 }
 
-// SAFETY: the stack belongs to this value alone; what it holds are reference-counted values whose counts are atomic, and calls
-// copy from it.
+// SAFETY: this value alone owns the stack. The stack holds reference-counted values with atomic counts, and calls only
+// copy them.
 unsafe impl Send for Call {}
 
 impl fmt::Debug for Call {
@@ -30,21 +30,21 @@ impl fmt::Debug for Call {
 }
 
 impl Call {
-    /// `arguments` as for [`Operator::call`]. A tensor that each call gives anew can be an undefined one, [`Tensor::new`].
+    /// `arguments` are as for [`Operator::call`]. A tensor that every call replaces can be undefined: [`Tensor::new`].
     pub fn new(operator: &Operator, arguments: &[Value]) -> Result<Self, OperatorError> {
         Ok(Call { operator: operator.clone(), arguments: operator.stack_of(arguments)? })
     }
 
-    /// Calls the operator, with these tensors at these positions, without recording a gradient.
+    /// Calls the operator with these tensors at these argument positions, without recording a gradient.
     ///
     /// # Errors
-    /// What the operator says; [`OperatorError::Unsupported`] when it does not return one tensor.
+    /// The operator's own; [`OperatorError::Unsupported`] when it does not return one tensor.
     pub fn call<const N: usize>(&self, tensors: [(usize, &Tensor); N]) -> Result<Tensor, OperatorError> {
         let positions = tensors.map(|(position, _)| position);
         let pointers: [*const C_tensor; N] = tensors.map(|(_, tensor)| tensor.as_ptr());
         let (mut result, mut error) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the operator and the stack are alive, the tensors are and outlive the call, both lists have N elements, and
-        // positions are checked in C++.
+        // SAFETY: the operator, the stack and the tensors are live, both lists have N elements, and the positions are
+        // checked in C++.
         let status = unsafe {
             ffi::camlens_operator_call_with(
                 self.operator.handle(),
@@ -59,7 +59,7 @@ impl Call {
         if status != ffi::OK {
             return Err(error_of(&self.operator.to_string(), status, error));
         }
-        // SAFETY: the bridge gives null or a tensor that is ours.
+        // SAFETY: the result is null or a tensor that the caller owns.
         unsafe { own(result) }.ok_or_else(|| OperatorError::Unsupported { operator: self.operator.to_string() })
     }
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_change_and_the_rest_stays() {
+    fn only_the_given_tensors_change() {
         let add = Operator::find("aten::add", "Tensor").unwrap();
         let fixed = Tensor::from_slice(&[1.0f32, 2.0]);
         let call = Call::new(&add, &[Value::Tensor(Tensor::new()), fixed.into(), Value::Int(10)]).unwrap();
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told() {
+    fn failures_are_errors() {
         let add = Operator::find("aten::add", "Tensor").unwrap();
         assert!(Call::new(&add, &[Value::Int(1)]).unwrap_err().to_string().contains("takes 3 arguments, got 1"));
         let undefined = || Value::Tensor(Tensor::new());

@@ -1,13 +1,29 @@
-//! Declarations of the C++ headers beside it, line for line.
+//! Declarations of bridge.h, line for line.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 
 use torch_sys::C_tensor;
 
-use super::Moves;
-
 pub(super) enum OperatorHandle {}
 pub(super) enum Stack {}
+
+/// `camlens_view`
+#[repr(C)]
+pub(super) struct TensorView {
+    pub storage: usize,
+    pub offset: i64,
+    pub data: *const c_void,
+    pub size: *const i64,
+    pub stride: *const i64,
+    pub dimensions: usize,
+    pub element_bytes: i64,
+    pub kind: c_int,
+    pub is_on_cpu: bool,
+    pub is_exclusive: bool,
+    pub is_dense: bool,
+    pub is_contiguous: bool,
+    pub is_channels_last: bool,
+}
 
 pub(super) const OK: c_int = 0;
 pub(super) const OUT_OF_MEMORY: c_int = 2;
@@ -101,8 +117,7 @@ unsafe extern "C" {
     pub(super) fn camlens_stack_bools_at(stack: *const Stack, index: usize, element: usize) -> bool;
     pub(super) fn camlens_stack_string(stack: *const Stack, index: usize) -> *mut c_char;
 
-    pub(super) fn camlens_tensor_storage(tensor: *const C_tensor, address: *mut usize, offset: *mut i64);
-    pub(super) fn camlens_tensor_is_alone(tensor: *const C_tensor) -> bool;
+    pub(super) fn camlens_tensor_view(tensor: *const C_tensor, view: *mut TensorView);
 
     pub(super) fn camlens_gradient(
         outputs: *const *const C_tensor,
@@ -111,197 +126,6 @@ unsafe extern "C" {
         inputs: *const *const C_tensor,
         input_count: usize,
         results: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-
-    pub(super) fn camlens_gate(
-        parts: *const *const C_tensor,
-        part_count: usize,
-        result: *const C_tensor,
-        low: f64,
-        high: f64,
-        guided: bool,
-        gradient: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_gates(
-        result: *const C_tensor,
-        low: f64,
-        high: f64,
-        gates: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_add_gates(
-        sum: *const C_tensor,
-        other: *const C_tensor,
-        low: f64,
-        high: f64,
-        result: *mut *mut C_tensor,
-        gates: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_pass_gates(
-        parts: *const *const C_tensor,
-        part_count: usize,
-        gates: *const C_tensor,
-        guided: bool,
-        gradient: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_add_clamped(
-        sum: *const C_tensor,
-        other: *const C_tensor,
-        low: f64,
-        high: f64,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_add(
-        sum: *const C_tensor,
-        other: *const C_tensor,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_channels_last(
-        tensor: *const C_tensor,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-
-    pub(super) safe fn camlens_has_products(of_bfloat16: bool) -> bool;
-    pub(super) fn camlens_linear_weight(
-        weight: *const C_tensor,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_linear(
-        input: *const C_tensor,
-        weight: *const C_tensor,
-        outputs: i64,
-        bias: *const C_tensor,
-        low: f64,
-        high: f64,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_linear_by_rows(
-        input: *const C_tensor,
-        weight: *const C_tensor,
-        bias: *const C_tensor,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_linear_gradient(
-        gradient: *const C_tensor,
-        weight: *const C_tensor,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_gemm_weight(
-        weight: *const C_tensor,
-        by_lines: bool,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_gemm(
-        input: *const C_tensor,
-        weight: *const C_tensor,
-        line: i64,
-        outputs: i64,
-        moves: *const Moves,
-        bias: *const C_tensor,
-        other: *const C_tensor,
-        low: f64,
-        high: f64,
-        result: *mut *mut C_tensor,
-        gates: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-
-    pub(super) fn camlens_sparse_weight(
-        weight: *const C_tensor,
-        back: bool,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_sparse_convolution(
-        input: *const C_tensor,
-        weight: *const C_tensor,
-        outputs: i64,
-        bias: *const C_tensor,
-        moves: *const Moves,
-        low: f64,
-        high: f64,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_sparse_input_gradient(
-        gradient: *const C_tensor,
-        gates: *const C_tensor,
-        guided: bool,
-        weight: *const C_tensor,
-        of_there: bool,
-        size: *const i64,
-        moves: *const Moves,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-
-    pub(super) fn camlens_max_pool(
-        input: *const C_tensor,
-        kernel: *const i64,
-        moves: *const Moves,
-        result: *mut *mut C_tensor,
-        places: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_max_pool_gradient(
-        gradient: *const C_tensor,
-        places: *const C_tensor,
-        kernel: *const i64,
-        size: *const i64,
-        moves: *const Moves,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_mean_of_pixels(
-        input: *const C_tensor,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-
-    pub(super) fn camlens_folded_weight(
-        weight: *const C_tensor,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_folded_input_gradient(
-        gradient: *const C_tensor,
-        gates: *const C_tensor,
-        guided: bool,
-        weight: *const C_tensor,
-        kernel: *const i64,
-        size: *const i64,
-        moves: *const Moves,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-
-    pub(super) fn camlens_winograd_weight(
-        weight: *const C_tensor,
-        step: i64,
-        result: *mut *mut C_tensor,
-        error: *mut *mut c_char,
-    ) -> c_int;
-    pub(super) fn camlens_winograd(
-        input: *const C_tensor,
-        weight: *const C_tensor,
-        outputs: i64,
-        bias: *const C_tensor,
-        padding: i64,
-        low: f64,
-        high: f64,
-        result: *mut *mut C_tensor,
         error: *mut *mut c_char,
     ) -> c_int;
 }

@@ -1,50 +1,35 @@
-//! The bridge to libtorch: everything unsafe and everything C++.
+//! The bridge to libtorch: all C++ and, besides [`process`](crate::process), all unsafe code.
 //!
-//! tch gives tensors; this module adds what it lacks and a model graph needs: operators found by name in ATen's
-//! dispatcher ([`Operator`]), their schemas, calls with values of any kind ([`Value`]), and the gradient of a single
-//! call ([`Tape`]), calls whose arguments are laid out once ([`Call`]), the elementwise kernels of a reverse run on the CPU
-//! ([`gate`], [`Gates`]), pooling ([`max_pool`]), matrix products with constant matrices ([`linear`], [`gemm`](gemm())), convolutions by
-//! Winograd's algorithm ([`winograd`]), and convolutions and ways back through them that leave zeros out
-//! ([`sparse_convolution`], [`sparse_input_gradient`], and [`folded_input_gradient`] to few channels). A C++ exception becomes an [`OperatorError`].
+//! tch provides tensors. This module adds what a model's graph needs beyond them: operators found by name in ATen's
+//! dispatcher ([`Operator`]), their schemas ([`Schema`]), calls with values of any kind ([`Value`]), calls whose
+//! arguments are prepared once ([`Call`]), the gradient of a single call ([`Tape`]), and camlens's own kernels for the
+//! CPU (`kernels/`). A C++ exception becomes an [`OperatorError`].
+#![allow(unsafe_code, reason = "libtorch and the kernels are C++, called through a C interface")]
 
 mod call;
-mod convolution;
+mod error;
 mod ffi;
-mod folded;
-mod gates;
-mod gemm;
+mod host;
 mod kernels;
-mod linear;
 mod operator;
-mod pooling;
-mod process;
-mod processor;
+mod padding_guard;
 #[cfg(test)]
 mod relative;
-mod rows;
-mod sparse;
+mod schema;
 mod stack;
 mod storage;
 mod tape;
 mod value;
-mod winograd;
 
 pub use call::Call;
-pub use convolution::window_may_miss;
-pub use folded::{folded_input_gradient, folded_weight};
-pub use gates::{Ahead, Gates};
-pub use gemm::{GemmWeight, Then, gemm};
-pub use kernels::{Bounds, add, add_clamped, channels_last, gate};
-pub use linear::{can_multiply, has_products, linear, linear_by_rows, linear_gradient, linear_weight};
-pub use operator::{Alias, Argument, ArgumentType, Operator, OperatorError, Schema};
-pub use pooling::{max_pool, max_pool_gradient, mean_of_pixels};
-pub use process::{give_back_memory, leave};
-pub use processor::{MAX_CPU_ISA, check_max_cpu_isa, computes_in, has_bfloat16, has_kernels};
+pub use error::OperatorError;
+pub use host::{stack, to_vec};
+pub use kernels::*;
+pub use operator::Operator;
+pub use padding_guard::window_may_miss;
 #[cfg(test)]
 pub use relative::relative_error;
-pub use rows::{stack, to_vec};
-pub use sparse::{Moves, sparse_convolution, sparse_input_gradient, sparse_weight_back, sparse_weight_there};
-pub use storage::{Storage, is_alone, written};
+pub use schema::{Alias, Argument, ArgumentType, Schema};
+pub use storage::{Storage, byte_tensor, is_exclusive};
 pub use tape::Tape;
 pub use value::Value;
-pub use winograd::{WINOGRAD_CHANNELS, WinogradStep, winograd, winograd_weight};

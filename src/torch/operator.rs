@@ -1,138 +1,17 @@
 //! Operators of ATen's dispatcher, found by name and called with boxed values.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::convolution::with_written_padding;
+use super::error::{OperatorError, checked, error_of, take_text};
+use super::padding_guard::with_written_padding;
+use super::schema::{Alias, Argument, ArgumentType, Schema};
 use super::stack::Stack;
 use super::{Value, ffi};
-
-/// Why an operator could not be found or run.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum OperatorError {
-    #[error("operator {operator} is not in this libtorch")]
-    Unknown { operator: String },
-    #[error("operator {operator}: argument {argument}: {problem}")]
-    Argument { operator: String, argument: String, problem: String },
-    #[error("operator {operator}: {message}")]
-    Failed { operator: String, message: String },
-    #[error("operator {operator}: out of memory: {message}")]
-    OutOfMemory { operator: String, message: String },
-    #[error("operator {operator} gave a value of a kind that camlens does not carry")]
-    Unsupported { operator: String },
-}
-
-impl From<tch::TchError> for OperatorError {
-    /// An error of one of tch's own `f_…` functions.
-    fn from(error: tch::TchError) -> Self {
-        let message = error.to_string();
-        let first = message.lines().next().unwrap_or_default().to_owned();
-        if message.contains("can't allocate memory") || message.contains("out of memory") {
-            OperatorError::OutOfMemory { operator: "tch".into(), message: first }
-        } else {
-            OperatorError::Failed { operator: "tch".into(), message: first }
-        }
-    }
-}
-
-/// What an argument's type is, as far as passing a value needs to know. `optional` types take [`Value::None`] too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArgumentType {
-    Tensor,
-    Tensors,
-    OptionalTensors,
-    Int,
-    Ints,
-    Float,
-    Floats,
-    Bool,
-    Bools,
-    /// A number of any kind.
-    Scalar,
-    /// A list of numbers, elements of which may be absent.
-    OptionalScalars,
-    String,
-    Device,
-    /// A type that no exported vision model passes (a generator, a dimension name, a class).
-    Other,
-}
-
-impl ArgumentType {
-    /// From ATen's own notation, without the `?` of an optional: `Tensor`, `int[]`, `Tensor?[]`, …
-    fn parse(text: &str) -> Self {
-        match text {
-            "Tensor" => Self::Tensor,
-            "Tensor[]" => Self::Tensors,
-            "Tensor?[]" => Self::OptionalTensors,
-            "int" | "SymInt" => Self::Int,
-            "int[]" | "SymInt[]" => Self::Ints,
-            "float" => Self::Float,
-            "float[]" => Self::Floats,
-            "bool" => Self::Bool,
-            "bool[]" => Self::Bools,
-            "Scalar" | "number" => Self::Scalar,
-            "Scalar?[]" | "number?[]" => Self::OptionalScalars,
-            "str" => Self::String,
-            "Device" => Self::Device,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// What an operator does to the memory of an argument, or whose memory a result uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Alias {
-    /// New memory, or only read.
-    None,
-    /// May be a view.
-    Shared,
-    /// Is written.
-    Written,
-}
-
-impl Alias {
-    fn from_code(code: c_int) -> Self {
-        match code {
-            0 => Self::None,
-            1 => Self::Shared,
-            _ => Self::Written,
-        }
-    }
-}
-
-/// One argument of an operator.
-#[derive(Debug, Clone)]
-pub struct Argument {
-    pub name: String,
-    pub kind: ArgumentType,
-    pub optional: bool,
-    pub alias: Alias,
-    /// The value when the caller gives none.
-    pub default: Option<Value>,
-}
-
-/// An operator's signature.
-#[derive(Debug, Clone)]
-pub struct Schema {
-    pub arguments: Vec<Argument>,
-    pub returns: Vec<Alias>,
-}
-
-impl Schema {
-    /// The position of an argument.
-    pub fn position(&self, name: &str) -> Option<usize> {
-        self.arguments.iter().position(|a| a.name == name)
-    }
-
-    /// The argument that is written, when the operator works in place.
-    pub fn written(&self) -> Option<&Argument> {
-        self.arguments.iter().find(|a| a.alias == Alias::Written)
-    }
-}
 
 /// An operator of ATen's dispatcher. Cloning it is cheap.
 #[derive(Clone)]
@@ -148,7 +27,7 @@ struct Entry {
 }
 
 // SAFETY: the handle points to an immutable entry of the dispatcher's table, which lives as long as the process and may
-// be called from any thread; the schema is only read, and `read_schema` keeps no tensor in it.
+// be called from any thread. The schema is only read, and `read_schema` keeps no tensor in it.
 unsafe impl Send for Entry {}
 // SAFETY: as above.
 unsafe impl Sync for Entry {}
@@ -210,18 +89,18 @@ impl Operator {
         &self.0.schema
     }
 
-    /// Calls the operator without recording a gradient. `arguments` are by position, one for each of the schema's; a
-    /// number is converted to the argument's own kind where that loses nothing.
+    /// Calls the operator without recording a gradient. `arguments` has one value per argument of the schema, in its
+    /// order. A number is converted to the argument's own kind if that is exact.
     pub fn call(&self, arguments: &[Value]) -> Result<Vec<Value>, OperatorError> {
         self.run(arguments, false)
     }
 
-    /// As [`Operator::call`], recording what autograd needs; for use inside [`super::Tape::record`].
+    /// As [`Operator::call`], recording what autograd needs; to be used inside [`super::Tape::record`].
     pub fn call_recording(&self, arguments: &[Value]) -> Result<Vec<Value>, OperatorError> {
         self.run(arguments, true)
     }
 
-    /// As [`Operator::call`], for the usual operator that returns one tensor.
+    /// As [`Operator::call`], for an operator that returns one tensor.
     pub fn call_tensor(&self, arguments: &[Value]) -> Result<Tensor, OperatorError> {
         match self.call(arguments)?.into_iter().next() {
             Some(Value::Tensor(tensor)) => Ok(tensor),
@@ -256,11 +135,11 @@ impl Operator {
     fn run(&self, arguments: &[Value], record: bool) -> Result<Vec<Value>, OperatorError> {
         let shown = || self.to_string();
         self.check_count(arguments)?;
-        let guarded = with_written_padding(self, arguments, record)?;
+        let guarded = with_written_padding(self.name(), arguments, record)?;
         let arguments = guarded.as_deref().unwrap_or(arguments);
         let stack = self.stack_of(arguments)?;
         let mut error = ptr::null_mut();
-        // SAFETY: handle and stack are alive and owned by us; the stack holds one value an argument.
+        // SAFETY: handle and stack are live, and the stack holds one value per argument.
         let status =
             unsafe { ffi::camlens_operator_call(self.0.handle.as_ptr(), stack.as_ptr(), record, &raw mut error) };
         if status != ffi::OK {
@@ -278,7 +157,7 @@ impl Operator {
         Err(OperatorError::Failed { operator: self.to_string(), message })
     }
 
-    /// The arguments, each as the kind that the schema wants.
+    /// The arguments, each converted to its kind in the schema.
     pub(super) fn stack_of(&self, arguments: &[Value]) -> Result<Stack, OperatorError> {
         self.check_count(arguments)?;
         let stack = Stack::new();
@@ -292,7 +171,7 @@ impl Operator {
         Ok(stack)
     }
 
-    /// For the bridge's functions; alive as long as `self`.
+    /// For the bridge's functions; valid while `self` lives.
     pub(super) fn handle(&self) -> *const ffi::OperatorHandle {
         self.0.handle.as_ptr()
     }
@@ -302,8 +181,8 @@ impl Entry {
     fn read_schema(&self) -> Result<Schema, OperatorError> {
         let handle = self.handle.as_ptr();
         let mut arguments = Vec::new();
-        // SAFETY: the handle is alive; indices stay below the counts; texts are NUL-terminated, and those that are ours
-        // to free are freed by `take_text`.
+        // SAFETY: the handle is live, indices are below the counts, texts are NUL-terminated, and `take_text` frees the
+        // text that the caller owns.
         unsafe {
             for i in 0..ffi::camlens_operator_argument_count(handle) {
                 let name =
@@ -320,7 +199,7 @@ impl Entry {
                     ffi::camlens_operator_push_default(handle, i, stack.as_ptr(), &raw mut has, error)
                 })?;
                 let default = if has { stack.get(0) } else { None };
-                // A tensor is not to be shared between threads; no operator of ATen has one as a default.
+                // Tensors must not be shared between threads; no operator of ATen has one as a default.
                 let default = default.filter(|value| !matches!(value, Value::Tensor(_) | Value::Tensors(_)));
                 arguments.push(Argument { name, kind: ArgumentType::parse(kind), optional, alias, default });
             }
@@ -329,43 +208,6 @@ impl Entry {
                 .collect();
             Ok(Schema { arguments, returns })
         }
-    }
-}
-
-/// Takes ownership of a text that the bridge allocated.
-///
-/// # Safety
-/// `text` is null or a NUL-terminated text from the bridge that nobody else frees.
-pub(super) unsafe fn take_text(text: *mut c_char) -> String {
-    if text.is_null() {
-        return String::new();
-    }
-    // SAFETY: by the contract above.
-    unsafe {
-        let copy = CStr::from_ptr(text).to_string_lossy().into_owned();
-        ffi::camlens_text_free(text);
-        copy
-    }
-}
-
-/// The typed error for a bridge function's status and text.
-pub(super) fn error_of(operator: &str, status: c_int, text: *mut c_char) -> OperatorError {
-    // SAFETY: a failing bridge function sets `text` to one that is ours to free.
-    let full = unsafe { take_text(text) };
-    let message = full.lines().next().unwrap_or_default().trim().to_owned();
-    let operator = operator.to_owned();
-    if status == ffi::OUT_OF_MEMORY {
-        OperatorError::OutOfMemory { operator, message }
-    } else {
-        OperatorError::Failed { operator, message }
-    }
-}
-
-fn checked(operator: &str, call: impl FnOnce(*mut *mut c_char) -> c_int) -> Result<(), OperatorError> {
-    let mut error = ptr::null_mut();
-    match call(&raw mut error) {
-        ffi::OK => Ok(()),
-        status => Err(error_of(operator, status, error)),
     }
 }
 
@@ -422,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_optional_lists_and_numbers_are_carried() {
+    fn lists_optional_lists_and_numbers_are_passed() {
         let cat = Operator::find("aten::cat", "").unwrap();
         let x = Tensor::from_slice(&[1i64, 2, 3]);
         let list = Value::Tensors(vec![Some(x.shallow_clone()), Some(x.shallow_clone())]);
@@ -442,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_optional_numbers_is_carried() {
+    fn a_list_of_optional_numbers_is_passed() {
         let convolution = Operator::find("mkldnn::_convolution_pointwise", "").unwrap();
         let x = Tensor::from_slice(&[-5.0f32, 3.0, 30.0]).view([1, 1, 1, 3]);
         let w = Tensor::from_slice(&[1.0f32]).view([1, 1, 1, 1]);
@@ -465,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn several_results_come_back_in_order() {
+    fn several_results_are_returned_in_order() {
         let topk = Operator::find("aten::topk", "").unwrap();
         let x = Tensor::from_slice(&[1.0f32, 5.0, 3.0]);
         let out = topk
@@ -479,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_tells_what_is_written_and_what_may_be_a_view() {
+    fn a_schema_has_what_is_written_and_what_may_be_a_view() {
         let relu_ = Operator::find("aten::relu_", "").unwrap();
         assert_eq!(relu_.schema().written().unwrap().name, "self");
         let view = Operator::find("aten::view", "").unwrap();

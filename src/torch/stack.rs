@@ -6,43 +6,44 @@ use std::ptr::{self, NonNull};
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
-use super::operator::{Argument, ArgumentType, take_text};
+use super::error::take_text;
+use super::schema::{Argument, ArgumentType};
 use super::{Value, ffi};
 
-/// An owned stack of the bridge.
+/// A stack that this value owns.
 pub(super) struct Stack(NonNull<ffi::Stack>);
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: made by `camlens_stack_new`, freed once.
+        // SAFETY: the stack came from `camlens_stack_new` and is freed once.
         unsafe { ffi::camlens_stack_free(self.0.as_ptr()) }
     }
 }
 
 impl Stack {
-    /// For the bridge's functions; alive as long as `self`.
+    /// For the bridge's functions; valid while `self` lives.
     pub(super) fn as_ptr(&self) -> *mut ffi::Stack {
         self.0.as_ptr()
     }
 
     pub(super) fn new() -> Self {
-        // SAFETY: no precondition. `new` in C++ gives no null (it would throw, and an empty vector needs no memory to
-        // speak of); an aborting process is the answer to that in Rust too.
+        // SAFETY: no precondition. C++'s `new` returns no null; should it throw, the process aborts, as for Rust's own
+        // allocations.
         let stack = unsafe { ffi::camlens_stack_new() };
         Stack(NonNull::new(stack).expect("the allocator gave a stack"))
     }
 
     pub(super) fn len(&self) -> usize {
-        // SAFETY: the stack is alive.
+        // SAFETY: the stack is live.
         unsafe { ffi::camlens_stack_size(self.0.as_ptr()) }
     }
 
-    /// Pushes a value as the kind that the argument wants.
+    /// Pushes a value, converted to the argument's kind. The error says what does not fit.
     pub(super) fn push(&self, value: &Value, argument: &Argument) -> Result<(), String> {
         use ArgumentType as T;
         let stack = self.0.as_ptr();
-        // SAFETY (all pushes): the stack is alive, slices are passed with their own lengths, tensor pointers come from
-        // live `Tensor`s that outlive the call, and the bridge copies what it is given.
+        // SAFETY: the stack is live, slices are passed with their own lengths, tensor pointers come from live tensors,
+        // and the bridge copies what it is passed.
         unsafe {
             match (argument.kind, value) {
                 (_, Value::None) if argument.optional => ffi::camlens_stack_push_none(stack),
@@ -90,11 +91,12 @@ impl Stack {
         Ok(())
     }
 
-    /// The value at a place; none when it is of a kind that [`Value`] does not carry.
+    /// The value at an index; none if it is of a kind that [`Value`] does not support.
     pub(super) fn get(&self, index: usize) -> Option<Value> {
         let stack = self.0.as_ptr();
-        // SAFETY (all reads): the stack is alive, `index` is below its size, each read matches the kind that the bridge
-        // just named, element indices stay below the list's length, and returned tensors and texts are ours.
+        // SAFETY: the stack is live, `index` is below its size, each read matches the kind that the bridge just
+        // returned, element indices are below the list's length, and the caller owns the tensors and texts that are
+        // returned.
         unsafe {
             let length = || ffi::camlens_stack_length(stack, index);
             Some(match ffi::camlens_stack_kind(stack, index) {
@@ -129,11 +131,11 @@ fn pointers(list: &[Option<Tensor>]) -> Vec<*const C_tensor> {
     list.iter().map(|t| t.as_ref().map_or(ptr::null(), Tensor::as_ptr)).collect()
 }
 
-/// A tensor that the bridge returned.
+/// Takes ownership of a tensor that the bridge returned; none if it is null.
 ///
 /// # Safety
-/// `pointer` is null or a tensor from the bridge that nobody else owns.
+/// `pointer` is null or a tensor from the bridge, and nothing else owns it.
 pub(super) unsafe fn own(pointer: *mut C_tensor) -> Option<Tensor> {
-    // SAFETY: by the contract above.
+    // SAFETY: by this function's contract.
     (!pointer.is_null()).then(|| unsafe { Tensor::from_ptr(pointer) })
 }

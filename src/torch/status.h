@@ -1,49 +1,48 @@
-// How a C++ failure becomes a status and a text. See bridge.h.
+// How a C++ exception becomes a status and a text. This header needs nothing of libtorch.
 #pragma once
-#include "bridge.h"
-
-#include <ATen/core/Tensor.h>
-#include <c10/util/Exception.h>
-
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <new>
 #include <string>
-#include <utility>
 
+enum camlens_status {
+  CAMLENS_OK = 0,
+  CAMLENS_FAILED = 1,         // libtorch or the operator refused: shapes, types, ...
+  CAMLENS_OUT_OF_MEMORY = 2,  // on the host or on the device
+};
+
+namespace camlens {
+
+// A copy that the caller frees with `camlens_text_free`; null if memory is exhausted.
 inline char* copy_text(const std::string& text) {
-  char* out = static_cast<char*>(std::malloc(text.size() + 1));
-  if (out != nullptr) std::memcpy(out, text.c_str(), text.size() + 1);
-  return out;
+  char* const copy = static_cast<char*>(std::malloc(text.size() + 1));
+  if (copy != nullptr) std::memcpy(copy, text.c_str(), text.size() + 1);
+  return copy;
 }
 
-// Hands a tensor to the caller, who owns it then.
-inline int give(at::Tensor** result, at::Tensor tensor) {
-  *result = new at::Tensor(std::move(tensor));
-  return CAMLENS_OK;
+// The status for an error with that message, which is copied to `*error`.
+inline int failed(char** error, const std::string& message) {
+  *error = copy_text(message);
+  // libtorch's CPU allocator reports exhaustion as an ordinary error.
+  const bool is_exhausted = message.find("DefaultCPUAllocator: can't allocate memory") != std::string::npos;
+  return is_exhausted ? CAMLENS_OUT_OF_MEMORY : CAMLENS_FAILED;
 }
 
-// Runs `body`; turns what it throws into a status and a text.
+// Runs `body`, which returns a status, and turns an exception into a status and a text.
 template <typename Body>
 int guarded(char** error, Body body) {
   try {
     return body();
-  } catch (const c10::OutOfMemoryError& e) {
-    *error = copy_text(e.what_without_backtrace());
-    return CAMLENS_OUT_OF_MEMORY;
   } catch (const std::bad_alloc&) {
     *error = copy_text("out of host memory");
     return CAMLENS_OUT_OF_MEMORY;
-  } catch (const c10::Error& e) {
-    const std::string text = e.what_without_backtrace();
-    *error = copy_text(text);
-    // The CPU allocator reports exhaustion as a plain error.
-    return text.find("DefaultCPUAllocator: can't allocate memory") != std::string::npos ? CAMLENS_OUT_OF_MEMORY : CAMLENS_FAILED;
-  } catch (const std::exception& e) {
-    *error = copy_text(e.what());
-    return CAMLENS_FAILED;
+  } catch (const std::exception& exception) {
+    return failed(error, exception.what());
   } catch (...) {
     *error = copy_text("an exception of an unknown type");
     return CAMLENS_FAILED;
   }
 }
+
+}  // namespace camlens

@@ -1,5 +1,6 @@
 //! The memory behind tensors.
 
+use std::mem::MaybeUninit;
 use std::slice;
 
 use tch::{Device, Kind, TchError, Tensor};
@@ -11,33 +12,43 @@ use super::ffi;
 pub struct Storage {
     /// The address of the storage; 0 for an empty tensor, which aliases nothing.
     pub address: usize,
-    /// Where the tensor begins in it, in elements.
+    /// The tensor's offset in the storage, in elements.
     pub offset: i64,
 }
 
 impl Storage {
     pub fn of(tensor: &Tensor) -> Self {
-        let (mut address, mut offset) = (0, 0);
-        // SAFETY: the tensor is alive, and both places are ours to write.
-        unsafe { ffi::camlens_tensor_storage(tensor.as_ptr(), &raw mut address, &raw mut offset) }
-        Storage { address, offset }
+        let view = view_of(tensor);
+        Storage { address: view.storage, offset: view.offset }
     }
 }
 
 /// Whether nothing else holds a tensor or its memory.
-pub fn is_alone(tensor: &Tensor) -> bool {
-    // SAFETY: the tensor is alive.
-    unsafe { ffi::camlens_tensor_is_alone(tensor.as_ptr()) }
+pub fn is_exclusive(tensor: &Tensor) -> bool {
+    view_of(tensor).is_exclusive
 }
 
-/// A tensor of so many bytes, which `write` is given to write.
+/// How a tensor lies in memory. The pointers are valid while the tensor lives.
+pub(super) fn view_of(tensor: &Tensor) -> ffi::TensorView {
+    let mut view = MaybeUninit::uninit();
+    // SAFETY: the tensor is live, `view` is a valid out-pointer, and the call initialises every field.
+    unsafe {
+        ffi::camlens_tensor_view(tensor.as_ptr(), view.as_mut_ptr());
+        view.assume_init()
+    }
+}
+
+/// A tensor of `length` bytes, which `write` fills.
 ///
 /// # Errors
-/// Out of memory, and what `write` says.
-pub fn written<E: From<TchError>>(length: usize, write: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Tensor, E> {
+/// Out of memory, and the errors of `write`.
+pub fn byte_tensor<E: From<TchError>>(
+    length: usize,
+    write: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<Tensor, E> {
     let tensor = Tensor::f_zeros([length as i64], (Kind::Uint8, Device::Cpu))?;
     if length > 0 {
-        // SAFETY: the tensor is contiguous, has so many bytes, all of them initialised, and nobody else has it yet.
+        // SAFETY: the tensor is contiguous and has `length` initialised bytes, and nothing else holds it yet.
         write(unsafe { slice::from_raw_parts_mut(tensor.data_ptr().cast(), length) })?;
     } else {
         write(&mut [])?;
@@ -51,24 +62,24 @@ mod tests {
 
     #[test]
     fn a_tensor_has_the_bytes_that_were_written() {
-        let tensor = written(3, |bytes| {
+        let tensor = byte_tensor(3, |bytes| {
             bytes.copy_from_slice(&[1, 2, 3]);
             Ok::<_, TchError>(())
         });
         assert_eq!(tensor.unwrap(), Tensor::from_slice(&[1u8, 2, 3]));
-        assert_eq!(written(0, |_| Ok::<_, TchError>(())).unwrap().numel(), 0);
-        let failed = written(3, |_| Err(TchError::Convert("unreadable".into())));
+        assert_eq!(byte_tensor(0, |_| Ok::<_, TchError>(())).unwrap().numel(), 0);
+        let failed = byte_tensor(3, |_| Err(TchError::Convert("unreadable".into())));
         assert!(failed.unwrap_err().to_string().contains("unreadable"));
     }
 
     #[test]
-    fn a_tensor_is_alone_until_it_is_shared_or_viewed() {
+    fn a_tensor_is_exclusive_until_it_is_shared_or_viewed() {
         let tensor = Tensor::from_slice(&[1.0f32, 2.0]);
-        assert!(is_alone(&tensor));
+        assert!(is_exclusive(&tensor));
         for other in [tensor.shallow_clone(), tensor.view([2, 1]), tensor.slice(0, 0, 1, 1)] {
-            assert!(!is_alone(&tensor) && !is_alone(&other));
+            assert!(!is_exclusive(&tensor) && !is_exclusive(&other));
         }
-        assert!(is_alone(&tensor));
+        assert!(is_exclusive(&tensor));
     }
 
     #[test]

@@ -4,23 +4,22 @@ use std::ptr;
 
 use tch::Tensor;
 
-use super::operator::error_of;
+use super::error::error_of;
 use super::stack::own;
 use super::{OperatorError, Value, ffi};
 
-/// A recorded call: what autograd needs to take gradients of its outputs back to its inputs.
-///
-/// The tape can be walked as often as wanted; each walk is independent of the others.
+/// A recorded call: what autograd needs to propagate gradients from its outputs to its inputs. It can be used any
+/// number of times.
 #[derive(Debug)]
 pub struct Tape {
     leaves: Vec<Tensor>,
-    /// The outputs that depend on a leaf, in the order of the outputs' tensors (lists flattened); others are absent.
+    /// The output tensors in order, lists flattened; none for one that depends on no leaf.
     outputs: Vec<Option<Tensor>>,
 }
 
 impl Tape {
-    /// Runs `body` on leaves that share the memory of `inputs` and records it. `body` calls operators through
-    /// [`super::Operator::call_recording`]. The values that come back carry no gradient.
+    /// Runs `body` on leaves that share the memory of `inputs`, and records it. `body` calls operators through
+    /// [`super::Operator::call_recording`]. The values that are returned carry no gradient.
     pub fn record(
         inputs: &[Tensor],
         body: impl FnOnce(&[Tensor]) -> Result<Vec<Value>, OperatorError>,
@@ -51,13 +50,13 @@ impl Tape {
         Ok((values, Tape { leaves, outputs }))
     }
 
-    /// Whether an output (tensors counted in order, lists flattened) depends on an input.
+    /// Whether an output depends on an input. Output tensors are counted in order, lists flattened.
     pub fn is_differentiable(&self, output: usize) -> bool {
         self.outputs.get(output).is_some_and(Option::is_some)
     }
 
-    /// The gradients of the inputs, given those of the outputs (absent: zero). An input on which no given output
-    /// depends has none.
+    /// The gradients of the inputs, from those of the outputs (none: zero). An input on which none of these outputs
+    /// depends has no gradient.
     pub fn gradients(&self, outputs: &[Option<&Tensor>]) -> Result<Vec<Option<Tensor>>, OperatorError> {
         let (scores, seeds): (Vec<_>, Vec<_>) = self
             .outputs
@@ -68,8 +67,8 @@ impl Tape {
         let inputs: Vec<_> = self.leaves.iter().map(Tensor::as_ptr).collect();
         let mut results = vec![ptr::null_mut(); inputs.len()];
         let mut error = ptr::null_mut();
-        // SAFETY: every pointer comes from a live tensor of `self` or of the caller; the arrays have the lengths that
-        // are passed; results are ours.
+        // SAFETY: every pointer comes from a live tensor of `self` or of the caller, the arrays have the lengths that
+        // are passed, and the caller owns the results.
         unsafe {
             let status = ffi::camlens_gradient(
                 scores.as_ptr(),
@@ -94,7 +93,7 @@ mod tests {
     use crate::torch::Operator;
 
     #[test]
-    fn the_gradient_of_one_call_is_autograds() {
+    fn the_gradient_of_one_call_is_that_of_autograd() {
         let mul = Operator::find("aten::mul", "Tensor").unwrap();
         let (a, b) = (Tensor::from_slice(&[2.0f32, 3.0]), Tensor::from_slice(&[5.0f32, 7.0]));
         let (values, tape) = Tape::record(&[a, b], |leaves| {

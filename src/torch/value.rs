@@ -1,10 +1,9 @@
-//! What an operator takes and gives.
+//! The arguments and results of operators.
 
 use tch::{Device, Tensor};
 
-/// A value that goes into an operator or comes out of it.
-///
-/// ATen's dtypes, memory formats and layouts are [`Value::Int`]s with ATen's own numbers.
+/// An argument or a result of an operator. ATen's dtypes, memory formats and layouts are [`Value::Int`]s with ATen's
+/// own numbers.
 #[derive(Debug)]
 pub enum Value {
     None,
@@ -43,7 +42,7 @@ impl Clone for Value {
 }
 
 impl Value {
-    /// The tensor, when this is one.
+    /// The tensor, if this is one.
     pub fn tensor(&self) -> Option<&Tensor> {
         match self {
             Value::Tensor(t) => Some(t),
@@ -51,7 +50,7 @@ impl Value {
         }
     }
 
-    /// A list of values as one value: tensors (some may be absent), or numbers of one kind. None for a mixture.
+    /// A list of values as one value: of tensors (some may be absent), or of numbers of one kind. None for a mixture.
     pub fn from_list(elements: Vec<Value>) -> Option<Value> {
         fn all<T>(elements: &[Value], one: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
             elements.iter().map(one).collect()
@@ -80,7 +79,7 @@ impl Value {
         .map(Value::Tensors)
     }
 
-    /// The kind of value, in words for an error message.
+    /// The kind of value, for an error message.
     pub fn kind(&self) -> &'static str {
         match self {
             Value::None => "none",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The bench's figures as a table in Markdown, on standard output, and as a chart.
+"""Prints the bench's figures as a Markdown table and draws them as a chart.
 
     $(deploy/python-env bench) tests/bench/draw.py FIGURES.json [CHART.png]
 
@@ -16,7 +16,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-# What is divided by what, as heads of columns. In the chart: what camlens takes the place of, as multiples of its own time.
+# Column heads of the ratios. The chart shows the times of what camlens replaces as multiples of its own.
 COLUMNS = {
     "one pass ÷ OpenVINO's forward": ("explain", "openvino"),
     "through gRPC ÷ in process": ("explain-grpc", "explain"),
@@ -50,7 +50,7 @@ def title(network):
 
 
 def table(networks):
-    # Columns that no network has are left out.
+    # Columns without a value for any network are left out.
     columns = {head: pair for head, pair in COLUMNS.items() if any(set(pair) <= set(n["seconds"]) for n in networks)}
     yield "| | camlens, ms | " + " | ".join(columns) + " |"
     yield "|---" * (len(columns) + 2) + "|"
@@ -85,15 +85,25 @@ def chart(figures, path):
                 continue
             middle, first, third = (1e3 * value for value in quartiles(network["seconds"][run]))
             y = at + (place - (len(CHART) - 1) / 2) * height
-            # Points and not bars: on a logarithmic axis a bar's length says nothing.
+            # Points, not bars: on a logarithmic axis the length of a bar has no meaning.
             label = None if label in drawn_before else label
             drawn_before.add(label)
-            axes.errorbar(middle, y, xerr=[[middle - first], [third - middle]], fmt="o", color=colors(place), capsize=3, label=label)
+            axes.errorbar(
+                middle,
+                y,
+                xerr=[[middle - first], [third - middle]],
+                fmt="o",
+                color=colors(place),
+                capsize=3,
+                label=label,
+            )
     axes.set_yticks(range(len(networks)), [title(network) for network in networks])
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_xlabel(f"milliseconds, median and quartiles of {figures['rounds']} interleaved rounds; {figures['threads']} threads, "
-                    f"f32, 224², {figures['processor']}")
+    axes.set_xlabel(
+        f"milliseconds, median and quartiles of {figures['rounds']} interleaved rounds; {figures['threads']} threads, "
+        f"f32, 224², {figures['processor']}"
+    )
     axes.grid(axis="x", which="both", alpha=0.3)
     axes.margins(y=0.1)
     drawn.legend(loc="outside upper center", ncols=3)

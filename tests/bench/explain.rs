@@ -1,13 +1,14 @@
-//! How long an explanation takes, beside the usual libraries and beside the forward run of the fastest runtimes.
+//! The time of an explanation, compared with other libraries and with the forward run of the fastest runtimes.
 //!
 //!     cargo bench --bench explain                            ResNet-50, 224², batch 1, two threads
 //!     cargo bench --bench explain -- --models all --rows 1,8 --json FILE
 //!     cargo bench --bench explain -- --without-peers         camlens alone
 //!     cargo bench --bench explain -- --targets 1             without the runs of five classes
 //!
-//! Everything is interleaved: each round takes one run of each, so that whatever else the machine does hits all alike; with
-//! a pause between, since threads of ONNX Runtime, OpenMP and OpenVINO spin for a while after a run. The peers run in one Python process for each network, `tests/bench/peers.py`, which exports what all of them explain.
-//! `tests/bench/run.sh` does all of it, and draws.
+//! Runs are interleaved: each round has one run of each, so that other load on the machine affects all alike. There is
+//! a pause before each run, because threads of ONNX Runtime, OpenMP and OpenVINO spin for a while after a run. The
+//! other libraries run in one Python process for each network, `tests/bench/peers.py`, which also exports the network.
+//! `tests/bench/run.sh` measures all networks and draws the chart.
 
 mod ours;
 mod peers;
@@ -32,18 +33,18 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 const MODELS: [&str; 8] =
     ["resnet18", "resnet50", "vgg16", "densenet121", "mobilenet_v2", "efficientnet_lite0", "convnext_tiny", "vit_b_16"];
 
-/// Rounds that do not count.
+/// Rounds that are not measured.
 const WARM_UP: usize = 3;
 
-/// What is promised of a ratio's median.
+/// A bound on the median of a ratio.
 struct Target {
     over: &'static str,
     under: &'static str,
-    /// Of ResNet-50, of ResNet-18, of the others; `None`: nothing is promised.
+    /// For ResNet-50, for ResNet-18, for the others; `None`: no bound.
     resnet50: Option<f64>,
     resnet18: Option<f64>,
     other: Option<f64>,
-    /// Else it is the least.
+    /// Whether the bound is the largest allowed ratio; else it is the smallest.
     is_most: bool,
 }
 
@@ -57,7 +58,7 @@ impl Target {
     }
 }
 
-/// For one row on a CPU.
+/// Bounds for one row on a CPU.
 const TARGETS: [Target; 8] = [
     Target { over: "explain", under: "openvino", resnet50: Some(2.2), resnet18: None, other: None, is_most: true },
     Target { over: "grad-cam", under: "forward", resnet50: Some(1.1), resnet18: None, other: None, is_most: true },
@@ -84,13 +85,13 @@ struct Arguments {
     /// Of resnet18, resnet50, vgg16, densenet121, mobilenet_v2, efficientnet_lite0, convnext_tiny, vit_b_16; or `all`.
     #[arg(long, value_delimiter = ',', default_value = "resnet50")]
     models: Vec<String>,
-    /// Rows that run together.
+    /// Rows of a batch.
     #[arg(long, value_delimiter = ',', default_value = "1")]
     rows: Vec<usize>,
-    /// Classes that are explained for each row: 1, 5 or both.
+    /// Classes explained for each row: 1, 5 or both.
     #[arg(long, value_delimiter = ',', default_value = "1,5")]
     targets: Vec<u8>,
-    /// Rounds, after three that do not count.
+    /// Measured rounds, after three warm-up rounds.
     #[arg(long, default_value_t = 30)]
     rounds: usize,
     #[arg(long, default_value_t = 2)]
@@ -103,13 +104,13 @@ struct Arguments {
     /// A Python with the packages of tests/python/requirements-bench.txt; deploy/python-env makes one otherwise.
     #[arg(long, env = "CAMLENS_PYTHON")]
     python: Option<PathBuf>,
-    /// Where all figures go, in seconds.
+    /// Write all times to this file, in seconds.
     #[arg(long)]
     json: Option<PathBuf>,
     /// End with an error when a target is missed.
     #[arg(long)]
     strict: bool,
-    /// What cargo hands to every bench.
+    /// Passed by cargo to every bench; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -141,7 +142,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
             rounds.print();
             met &= rows != 1 || judge(&rounds, name);
             figures.push(json!({ "model": name, "rows": rows, "peers": facts, "seconds": rounds.to_json() }));
-            // After each, so that nothing is lost when a later one fails.
+            // Written after each model, so that nothing is lost if a later one fails.
             if let Some(file) = &arguments.json {
                 let all = json!({
                     "rounds": arguments.rounds,
@@ -157,7 +158,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     Ok(met || !arguments.strict)
 }
 
-/// All rounds, and what the peers say of themselves.
+/// All rounds, and the errors that the peers report for themselves.
 fn measure(arguments: &Arguments, name: &str, rows: usize) -> Result<(Rounds, serde_json::Value)> {
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
     let exported = scratch.join(name);
@@ -181,7 +182,7 @@ fn measure(arguments: &Arguments, name: &str, rows: usize) -> Result<(Rounds, se
     }
     let others: Vec<String> = peers.as_ref().filter(|_| wants_peers).map(Peers::runs).unwrap_or_default();
     let in_process = ours::runs();
-    // The protocol's frames are single rows.
+    // A frame of the protocol is a single row.
     let mut sidecar = match rows == 1 && arguments.model.is_none() {
         true => Some(Sidecar::start(&model, &input, arguments.threads)?),
         false => None,
@@ -201,7 +202,7 @@ fn measure(arguments: &Arguments, name: &str, rows: usize) -> Result<(Rounds, se
             };
             now.push((run.clone(), seconds));
         }
-        // Each has another before it in the next round.
+        // In the next round each run follows another one.
         runs.rotate_left(1);
         if round >= WARM_UP {
             rounds.push(now);
@@ -210,7 +211,7 @@ fn measure(arguments: &Arguments, name: &str, rows: usize) -> Result<(Rounds, se
     Ok((rounds, facts))
 }
 
-/// Whether everything that is promised is kept.
+/// Whether all bounds hold.
 fn judge(rounds: &Rounds, model: &str) -> bool {
     let mut all = true;
     for target in &TARGETS {
@@ -224,7 +225,7 @@ fn judge(rounds: &Rounds, model: &str) -> bool {
     all
 }
 
-/// The processor's name, as Linux tells it.
+/// The processor's name in /proc/cpuinfo.
 fn processor() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));

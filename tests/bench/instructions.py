@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Counts what is on a frame's way beside the model, in instructions and allocations, and compares with tests/bench/instructions.json.
+"""Counts instructions and allocations of the work on a frame besides the model, and compares with instructions.json.
 
-    tests/bench/instructions.py            fails when a case takes 3 % more instructions than is written down, or more allocations
-    tests/bench/instructions.py --accept   writes down what there is: for a change that is meant to cost, or that saves
+    tests/bench/instructions.py            fails if a case takes 3 % more instructions or any more allocations
+    tests/bench/instructions.py --accept   records the counts: for a change that is meant to cost more, or that saves
 
-Needs valgrind (Debian, Ubuntu: apt-get install valgrind); where there is none, nothing is compared and that is said.
+Needs valgrind (Debian, Ubuntu: apt-get install valgrind); without it, prints that nothing was compared.
 """
 
 import json
@@ -39,7 +39,7 @@ def count(program, names):
         out = f"{folder}/callgrind.out"
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "--collect-atstart=no"]
         command += [f"--toggle-collect=instructions::{name}" for name in names]
-        # libtorch starts no threads of its own here, and OpenMP's would only wait.
+        # libtorch starts no threads here, and those of OpenMP would only wait.
         environment = os.environ | {"OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": str(ROOT / ".libtorch/lib")}
         ran = subprocess.run([*command, program], env=environment, capture_output=True, text=True)
         if ran.returncode:
@@ -79,7 +79,9 @@ def main():
     if worse:
         print(f"more than is written down: {', '.join(worse)}. If that is meant: tests/bench/instructions.py --accept")
     if gone := sorted(set(written) - set(names)):
-        print(f"written down, but no case any more: {', '.join(gone)}. If that is meant: tests/bench/instructions.py --accept")
+        print(
+            f"recorded, but no longer a case: {', '.join(gone)}. If intended: tests/bench/instructions.py --accept"
+        )
     return 1 if worse or gone else 0
 
 

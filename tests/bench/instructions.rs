@@ -1,6 +1,8 @@
-//! What is on a frame's way beside the model, as cases whose instructions and allocations are counted:
-//! `tests/bench/instructions.py` runs this under callgrind and compares the counts with the committed ones. Counts, unlike times,
-//! are the same on a busy machine.
+//! The work on a frame besides the model, as cases whose instructions and allocations are counted.
+//!
+//! `tests/bench/instructions.py` runs this under callgrind and compares the counts with the committed ones. Counts,
+//! unlike times, do not depend on the load of the machine.
+#![allow(unsafe_code, reason = "an allocator that counts is `unsafe` to implement")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -19,7 +21,7 @@ use camlens::telemetry::{FrameOutcome, FrameRecord, Progress, Source, Stage, Tel
 const SIDE: u32 = 224;
 
 fn main() {
-    // What is set up once is not counted: each case runs before it is.
+    // One-time set-up is not counted: each case runs once before it is measured.
     let square = Frame::raw(SIDE, SIDE, Preprocessing::default());
     let steps =
         Preprocessing { resize: Some(Resize::Shorter(256)), crop: Some([SIDE, SIDE]), ..Preprocessing::default() };
@@ -32,7 +34,7 @@ fn main() {
     let pixels = Pixels::upright(SIDE, SIDE, Channels::Rgb, bytes(SIDE * SIDE * 3));
     let unwatched = Watched::by(Telemetry::disabled());
     let measured = Watched::new(TelemetryConfig::default());
-    // Where nobody listens: what is counted is the frame's own way, up to the exporter's queue.
+    // Nothing listens there: the work is counted up to the exporter's queue.
     let traced = Watched::new(TelemetryConfig {
         otlp_endpoint: Some("http://localhost:1".to_owned()),
         trace_ratio: Some(1.0),
@@ -68,7 +70,7 @@ fn main() {
 
 type Measure = fn(&dyn Fn() -> usize) -> usize;
 
-/// `measure` is a function of its own, so that callgrind knows it by its name.
+/// A separate function, so that callgrind finds it by its name.
 fn case(counted: bool, (name, measure): (&str, Measure), run: impl Fn() -> usize) {
     if counted {
         let before = ALLOCATIONS.get();
@@ -84,16 +86,16 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The system's allocator, counting for each thread.
+/// The system's allocator with a counter for each thread.
 struct Counting;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-// SAFETY: everything is the system allocator's own.
+// SAFETY: every method forwards to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // A thread that ends may allocate when its counter is gone.
+        // A thread may allocate after its counter has been dropped.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
@@ -110,7 +112,7 @@ macro_rules! cases {
         $(
             #[inline(never)]
             fn $name(run: &dyn Fn() -> usize) -> usize {
-                // Not the same code as another case's, or the linker would make them one.
+                // Different code for each case, or the linker would merge them.
                 black_box(stringify!($name)).len() + black_box(run())
             }
         )*
@@ -156,7 +158,7 @@ fn tensor(values: &[f32], element_type: ElementType) -> usize {
     WireTensor::encode(values, &[3, SIDE, SIDE], element_type).expect("finite").data.len()
 }
 
-/// A hundred frames, each accepted, taken, answered and sent.
+/// A hundred frames, each accepted, dispatched, answered and sent.
 fn session() -> usize {
     let policy = Policy { overflow: Overflow::Latest, depth: 1, unordered: false, min_interval: None };
     let mut session = Session::<u64, ()>::new(policy, Bounds { max_in_flight: 4, max_unsent_bytes: 1 << 20 });
@@ -174,7 +176,7 @@ fn session() -> usize {
     sent
 }
 
-/// Telemetry and a stream, for frames that end.
+/// Telemetry with an open stream, to which frames are reported.
 struct Watched {
     telemetry: Telemetry,
     source: Arc<Source>,
@@ -190,7 +192,7 @@ impl Watched {
         Watched { telemetry, source }
     }
 
-    /// A frame that has been through every stage is told.
+    /// Reports a frame that went through every stage.
     fn end_a_frame(&self) -> usize {
         let mut now = Instant::now();
         let progress = Progress::start(now);

@@ -1,4 +1,4 @@
-//! camlens's side of the bench: the engine in this process.
+//! camlens in the bench: the engine in this process.
 
 use std::path::Path;
 use std::thread;
@@ -12,17 +12,17 @@ use tch::{Device, Kind, Tensor};
 
 use super::Result;
 
-/// The forward run of the plan; Grad-CAM alone; Guided Grad-CAM of one class for each row; and of five.
+/// The forward run of the plan; Grad-CAM; Guided Grad-CAM of one class for each row; of five classes.
 const RUNS: [&str; 4] = ["forward", "grad-cam", "explain", "explain-5"];
-/// The same in bfloat16, where the processor has it.
+/// The same in bfloat16, if the processor supports it.
 const BFLOAT16_RUNS: [&str; 3] = ["forward-bf16", "explain-bf16", "explain-5-bf16"];
 
-/// As in `peers.py`.
+/// The explained classes. As in `peers.py`.
 pub const CLASSES: [u32; 5] = [281, 282, 7, 340, 999];
-/// Before each run, so that threads of the run before that still spin give up the cores. As in `peers.py`.
+/// Pause before each run, until threads of the previous run stop spinning. As in `peers.py`.
 pub const PAUSE: Duration = Duration::from_millis(50);
-/// A run that takes fewer seconds is done twice and its second time counts, so that nobody pays for what another left in
-/// the caches. As in `peers.py`.
+/// A run of fewer seconds is done twice and the second is measured, so that no run depends on the caches that another
+/// one left. As in `peers.py`.
 pub const LONG: f64 = 0.3;
 
 pub struct Ours {
@@ -34,14 +34,14 @@ pub struct Ours {
     in_bfloat16: Method,
 }
 
-/// What can be run here.
+/// The runs that this processor supports.
 pub fn runs() -> Vec<&'static str> {
     let reduced: &[&str] = if has_bfloat16() { &BFLOAT16_RUNS } else { &[] };
     RUNS.iter().chain(reduced).copied().collect()
 }
 
 impl Ours {
-    /// `input` is `.npy`; without it, the input is noise.
+    /// `input` is a `.npy` file; without one, the input is noise.
     pub fn new(model: &Path, rows: usize, input: Option<&Path>) -> Result<Self> {
         let model = Model::load("bench", 1, model, &LoadLimits::default())?;
         let size = model.metadata.input.shape.map(|dimension| dimension.example());

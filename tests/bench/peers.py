@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""Runs what camlens is measured against, one run at a time, so that the bench can interleave them with its own.
+"""Runs the libraries that camlens is compared with, one run per request, so that the bench can interleave them.
 
     $(deploy/python-env bench) tests/bench/peers.py --model NAME [--rows 1] [--threads 2] --export DIR
 
-Writes the network, seeded, as `DIR/NAME/1/model.pt2` and its input as `DIR/NAME/input-ROWS.npy` (float32 `[rows, 3, 224, 224]`),
-then prints `{"ready": true, "runs": [...], "cannot": {RUN: REASON}, ...}` and answers each line of standard input with one of
-JSON:
+Writes the network, seeded, as `DIR/NAME/1/model.pt2` and its input as `DIR/NAME/input-ROWS.npy` (float32
+`[rows, 3, 224, 224]`), then prints `{"ready": true, "runs": [...], "cannot": {RUN: REASON}, ...}` and answers each line
+of standard input with a line of JSON:
 
     run NAME      {"run": NAME, "seconds": S}; the runs are
-                  captum, captum-5                        GuidedGradCam, bilinear; of one class for each row, and of five
-                  pytorch-grad-cam, pytorch-grad-cam-5    GradCAM, then GuidedBackpropReLUModel, then their product; the latter
-                                                          takes one image at a time
+                  captum, captum-5                        GuidedGradCam, bilinear; one class for each row, and five
+                  pytorch-grad-cam, pytorch-grad-cam-5    GradCAM times GuidedBackpropReLUModel, which takes one image
+                                                          at a time
                   torch, openvino, onnxruntime            the forward run alone
-                  openvino-bf16                           the same in bfloat16, where the processor has it
+                  openvino-bf16                           the same in bfloat16, if the processor supports it
     check FILE    {"captum": E, "oracle": E}: the relative L2 of FILE (`.npy`, F of the first row and its first
                   class, by Captum's convention) from each; Captum's is left out where Captum cannot run the network
     quit          ends, as the end of input does
 
-A line that cannot be done is answered with {"error": TEXT}. Objects are made once and used again. ReLU modules are not in place
-here, since Captum raises on those; camlens takes the network as it is. Where a network has no ReLU modules, the libraries guide
-nothing, which is less work; `guided` in the first line says so.
+A request that fails is answered with {"error": TEXT}. Objects are made once and reused. ReLU modules are not in place
+here, because Captum raises an error on those; camlens takes the network as it is. Without ReLU modules in a network,
+the libraries guide nothing, which is less work; `guided` in the first line says so.
 """
 
 import argparse
@@ -41,8 +41,8 @@ import oracle  # noqa: E402
 import weights  # noqa: E402
 
 SHAPE, CLASSES = (3, 224, 224), [281, 282, 7, 340, 999]
-# As in `ours.rs`: seconds before each run, in which threads that still spin give up the cores; and below how many a run is done
-# twice, and its second time counts.
+# As in `ours.rs`: the pause before each run in seconds, until threads of the previous run stop spinning; and the
+# seconds below which a run is done twice and the second is measured.
 PAUSE, LONG = 0.05, 0.3
 
 
@@ -52,7 +52,7 @@ def efficientnet_lite0():
 
 
 def tokens(values):
-    """`[N, 1 + 14 · 14, C]` as a map, for libraries that want one."""
+    """`[N, 1 + 14 · 14, C]` as `[N, C, 14, 14]`, for libraries that need a map."""
     return values[:, 1:].transpose(1, 2).reshape(values.shape[0], values.shape[2], 14, 14)
 
 
@@ -67,7 +67,7 @@ LAYERS = {
     "convnext_tiny": "features.7",
     "vit_b_16": "encoder.layers.encoder_layer_11.ln_1",
 }
-# What the export of a network is told beside it.
+# Settings for the export of a network.
 MORE = {"vit_b_16": {"token_grid": [14, 14], "class_tokens": 1}}
 
 
@@ -81,7 +81,7 @@ def layer_of(model, name):
 
 
 class Peers:
-    """The libraries' objects, each over a network of its own (they change it while they run)."""
+    """The libraries' objects, each with its own copy of the network (they change it while they run)."""
 
     def __init__(self, name, model, x, threads):
         self.name, self.model, self.x = name, model, x
@@ -94,7 +94,7 @@ class Peers:
         self.attempt("onnxruntime", lambda: self.onnxruntime_runs(threads))
 
     def attempt(self, name, make):
-        """A library that cannot do a network is told and left out; the first run of each pays for set-up."""
+        """Runs each library once, for set-up; one that fails on the network is reported and left out."""
         try:
             runs = make()
             for run in runs.values():
@@ -150,7 +150,7 @@ class Peers:
             request = openvino.Core().compile_model(converted, "CPU", settings | more).create_infer_request()
             return lambda: request.infer([x])
         runs = {"openvino": run()}
-        # Where the processor has it.
+        # If the processor supports bfloat16.
         if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             runs["openvino-bf16"] = run(INFERENCE_PRECISION_HINT="bf16")
         return runs
@@ -159,7 +159,9 @@ class Peers:
         import onnxruntime
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/model.onnx"
-            torch.onnx.export(self.model, (self.x,), path, input_names=["x"], dynamo=True, external_data=False, verbose=False)
+            torch.onnx.export(
+                self.model, (self.x,), path, input_names=["x"], dynamo=True, external_data=False, verbose=False
+            )
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.log_severity_level = threads, 3
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -200,18 +202,29 @@ def main():
     parser.add_argument("--model", required=True, choices=LAYERS)
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--export", type=pathlib.Path, required=True, metavar="DIR", help="the network and the input go here")
+    parser.add_argument(
+        "--export", type=pathlib.Path, required=True, metavar="DIR", help="the network and the input go here"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model, x = network(args.model), weights.picture(args.rows, *SHAPE, seed=5)
     folder = args.export / args.model
     if not (folder / "1" / "model.pt2").exists():
         explain = {"target_layers": [LAYERS[args.model]], **MORE.get(args.model, {})}
-        camlens_export.export(network(args.model), folder / "1", list(SHAPE), description={"explain": explain}, check=False)
+        camlens_export.export(
+            network(args.model), folder / "1", list(SHAPE), description={"explain": explain}, check=False
+        )
     camlens_export.save_npy(folder / f"input-{args.rows}.npy", x)
     peers = Peers(args.model, model, x, args.threads)
-    ready = {"ready": True, "layer": LAYERS[args.model], "classes": CLASSES, "guided": peers.rectified, "runs": list(peers.runs),
-             "cannot": peers.cannot, "torch": torch.__version__}
+    ready = {
+        "ready": True,
+        "layer": LAYERS[args.model],
+        "classes": CLASSES,
+        "guided": peers.rectified,
+        "runs": list(peers.runs),
+        "cannot": peers.cannot,
+        "torch": torch.__version__,
+    }
     print(json.dumps(ready), flush=True)
     for line in map(str.strip, sys.stdin):
         if line == "quit":
@@ -220,7 +233,7 @@ def main():
             continue
         try:
             reply = peers.answer(line)
-        except Exception as error:      # the driver reads it; this process stays for the next line
+        except Exception as error:      # reported to the bench; the process goes on
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), flush=True)
 

@@ -1,4 +1,4 @@
-//! The Python process with everybody else, and how it is spoken to.
+//! The Python process that runs the other libraries, and the requests to it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ pub struct Peers {
     child: Child,
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
-    /// Its first line: who runs, and who cannot and why.
+    /// Its first line: the libraries that run, and those that cannot, with the reason.
     pub facts: serde_json::Value,
 }
 
@@ -56,7 +56,7 @@ impl Peers {
         Ok(peers)
     }
 
-    /// What it can run.
+    /// The runs that it supports.
     pub fn runs(&self) -> Vec<String> {
         let runs = self.facts["runs"].as_array().into_iter().flatten();
         runs.filter_map(|run| run.as_str().map(str::to_owned)).collect()
@@ -75,7 +75,7 @@ impl Peers {
     fn read(&mut self) -> Result<serde_json::Value> {
         let mut line = String::new();
         while self.answers.read_line(&mut line)? > 0 {
-            // Libraries may print what they like; answers are objects.
+            // Lines that the libraries print are skipped: answers are JSON objects.
             if line.starts_with('{') {
                 let answer: serde_json::Value = serde_json::from_str(&line)?;
                 return match answer.get("error") {
@@ -91,7 +91,7 @@ impl Peers {
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        // It may have ended by itself; nothing is lost either way.
+        // The process may have ended already.
         let _ = writeln!(self.questions, "quit");
         let _ = self.child.wait();
     }

@@ -1,6 +1,6 @@
-//! What the runs took, and ratios between them.
+//! Times of the runs, and ratios between them.
 
-/// Rounds of runs, each with its name and its seconds.
+/// Rounds of runs: the name and the seconds of each run.
 #[derive(Default)]
 pub struct Rounds(Vec<Vec<(String, f64)>>);
 
@@ -32,7 +32,7 @@ impl Rounds {
         }
     }
 
-    /// Every run's seconds by its name, in the order of the rounds.
+    /// The seconds of every run by its name, in the order of the rounds.
     pub fn to_json(&self) -> serde_json::Value {
         self.names().map(|name| (name.to_owned(), serde_json::Value::from(self.of(name)))).collect()
     }

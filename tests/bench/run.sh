@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Measures camlens beside pytorch-grad-cam, Captum, OpenVINO, ONNX Runtime and PyTorch, on this machine, and writes
-# target/bench/figures.json, table.md and chart.png. What it needs of Python (some 6 GB) goes into the cache; see deploy/python-env.
+# target/bench/figures.json, table.md and chart.png. What it needs of Python (some 6 GB) goes into the cache; see
+# deploy/python-env.
 #
-#   tests/bench/run.sh                                      all networks, 1 and 8 rows, 30 rounds: two hours on two cores
-#   tests/bench/run.sh --models resnet50 --rows 1           others than those: cargo bench --bench explain -- --help
+#   tests/bench/run.sh                                    all networks, 1 and 8 rows, 30 rounds: two hours on two cores
+#   tests/bench/run.sh --models resnet50 --rows 1         more options: cargo bench --bench explain -- --help
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$here"

@@ -1,4 +1,4 @@
-//! camlens as its clients meet it: the real binary on a Unix socket, one unary call after the other.
+//! camlens as a client uses it: the built binary on a Unix socket, one unary call after the other.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -34,7 +34,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Serves a version's folder; `input` is `.npy`, `[1, C, H, W]`.
+    /// Serves the version in a folder; `input` is a `.npy` file, `[1, C, H, W]`.
     pub fn start(model: &Path, input: &Path, threads: u8) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let models = folder.path().join("models/bench");
@@ -104,12 +104,12 @@ fn request(input: &Path) -> Result<v1::ExplainRequest> {
     })
 }
 
-/// Ends with its owner.
+/// The server process. Dropping it stops it.
 struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

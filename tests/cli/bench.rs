@@ -1,4 +1,4 @@
-//! `camlens bench` against the server that computes nothing, and against the real one with the built-in model.
+//! `camlens bench` against the fake server, and against the real one with the built-in model.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ fn an_open_loop_sends_what_is_due_on_every_stream_and_accounts_for_it() {
 }
 
 #[test]
-fn a_closed_loop_of_so_many_frames_ends_with_them() {
+fn a_closed_loop_ends_after_the_given_number_of_frames() {
     let server = FakeServer::start();
     let address = server.address();
     let arguments = ["bench", "--server", &address, "--in-flight", "3", "--frames", "40", "--size", "16x16"];
@@ -52,7 +52,7 @@ fn a_closed_loop_of_so_many_frames_ends_with_them() {
     assert!(stdout.contains("forward"), "{stdout}");
 }
 
-/// A tag of the bench's own never begins with a letter, so the fake answers all; a model that is unknown is refused.
+/// The tags of `camlens bench` do not begin with a letter, so the fake server answers all; it refuses an unknown model.
 #[test]
 fn a_stream_that_cannot_be_opened_fails_the_bench_before_anything_is_sent() {
     let server = FakeServer::start();
@@ -92,7 +92,7 @@ fn an_interrupt_ends_the_sending_and_prints_what_was_measured() {
     let result = summary(&String::from_utf8(output.stdout).expect("UTF-8"));
     assert_eq!((&result["interrupted"], &result["frames"]["accounted_for"]), (&true.into(), &true.into()));
     assert!(count(&result, "/frames/answered") >= 20 && number(&result, "/seconds") < 60.0, "{result}");
-    // What was due counts up to the interrupt, not up to the end that was planned.
+    // Frames that were due are counted up to the interrupt, not up to the planned end.
     assert!((number(&result, "/offered_hz") - 100.0).abs() < 10.0, "{result}");
 }
 
@@ -111,7 +111,7 @@ fn wrong_usage_of_bench_says_what_is_allowed() {
     assert!(stdout.contains("answered_hz") && stdout.contains("camlens bench --server"), "{stdout}");
 }
 
-/// The whole way but the network: a server of the command's own, with the built-in model.
+/// Everything except a network: the command starts a server with the built-in model.
 #[test]
 fn the_real_server_with_identity_answers_every_frame_of_every_kind() {
     for (payload, answer) in

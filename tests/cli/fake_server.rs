@@ -1,4 +1,4 @@
-//! A server that speaks the protocol and computes nothing: what it answers depends on a frame's tag alone.
+//! A server that speaks the protocol and computes nothing: its answer depends only on the frame's tag.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -15,17 +15,17 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 
-/// Frames that may be on their way, as the fake grants it.
+/// The credit that the fake server grants to a stream, in frames.
 pub const CREDIT: u32 = 4;
 
-/// The running server; stopped when it is dropped.
+/// The running server. Dropping it stops it.
 pub struct FakeServer {
     folder: tempfile::TempDir,
     pub seen: Arc<Mutex<Seen>>,
     _runtime: tokio::runtime::Runtime,
 }
 
-/// What the server was told.
+/// The messages that the server has received.
 #[derive(Debug, Default)]
 pub struct Seen {
     pub opens: Vec<v1::Open>,
@@ -80,7 +80,7 @@ fn identity() -> v1::ModelIdentity {
     }
 }
 
-/// Answers with one picture and one map for each that was asked for.
+/// An answer with each picture and each map that was requested.
 fn explanation(frame: &v1::Frame, options: &v1::ExplainOptions) -> v1::Explanation {
     let pictures = options.pictures.iter().map(|picture| v1::EncodedPicture {
         picture: picture.picture,
@@ -114,7 +114,8 @@ fn explanation(frame: &v1::Frame, options: &v1::ExplainOptions) -> v1::Explanati
     }
 }
 
-/// What a tag asks for: `bad`, `old`, `lost`, `twice`, `bye`, `mixed`, `late`, or anything else for an answer.
+/// The behaviour that a tag requests: `bad`, `old`, `lost`, `twice`, `bye`, `mixed`, `late`, or anything else for an
+/// answer.
 fn responses(frame: &v1::Frame, options: &v1::ExplainOptions) -> Vec<Response> {
     let answer = || Response::Explanation(Box::new(explanation(frame, options)));
     let altered = |change: &dyn Fn(&mut v1::Explanation)| {
@@ -226,7 +227,7 @@ impl ModelService for Service {
         _: tonic::Request<v1::ListModelsRequest>,
     ) -> Result<tonic::Response<v1::ListModelsResponse>, Status> {
         let model = |name: String| v1::ModelSummary { name, version: 3, class_count: Some(2), ..Default::default() };
-        // More than a pipe's buffer holds, so that a reader that goes away is noticed.
+        // Larger than a pipe's buffer, so that writing fails once the reader has closed it.
         let models = (0..2000).map(|number| model(format!("fake-{number}-{}", "x".repeat(40)))).collect();
         Ok(tonic::Response::new(v1::ListModelsResponse { models }))
     }

@@ -1,7 +1,8 @@
-//! The command line, run as users run it, against a server that computes nothing.
+//! The command line as users run it, against a fake server that computes nothing.
 
 mod bench;
 mod fake_server;
+mod readme;
 mod trace;
 
 use std::fs;
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 fn camlens(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_camlens"));
-    // What the machine that runs the tests has set must not matter.
+    // The environment of the test run must not reach the program.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAMLENS_") || name == "NO_COLOR") {
         command.env_remove(name);
     }
@@ -29,7 +30,7 @@ fn run(command: &mut Command) -> (i32, String, String) {
     (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
 }
 
-/// A folder with a file for each name; the fake server looks at names only.
+/// A folder with a file for each name. The fake server looks at names only.
 fn pictures(names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     names.iter().for_each(|name| fs::write(folder.path().join(name), b"pixels").expect("a small file"));

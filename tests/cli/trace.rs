@@ -1,4 +1,4 @@
-//! `camlens trace` against the server that computes nothing, and against the real one.
+//! `camlens trace` against the fake server, and against the real one.
 
 use camlens::proto::v1;
 use serde_json::Value;

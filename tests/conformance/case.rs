@@ -1,10 +1,12 @@
-//! `case.json` and the arrays beside it (`tests/fixtures/conformance/README.md`), and how maps are compared.
+//! `case.json` and `arrays.npz` (`tests/fixtures/conformance/README.md`), and how maps are compared.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tch::{Kind, Tensor};
+
+use crate::npy;
 
 #[derive(Deserialize)]
 pub struct Case {
@@ -54,17 +56,22 @@ impl Case {
     }
 }
 
-/// A directory of arrays.
+/// The `arrays.npz` of one input size. An array is read when it is requested.
 pub struct Reference(PathBuf);
 
 impl Reference {
     pub fn array(&self, name: &str) -> Tensor {
-        self.find(name).unwrap_or_else(|| panic!("{} has no {name}.npy", self.0.display()))
+        self.find(name).unwrap_or_else(|| panic!("{} has no {name}", self.0.display()))
     }
 
     pub fn find(&self, name: &str) -> Option<Tensor> {
-        let path = self.0.join(format!("{name}.npy"));
-        path.exists().then(|| Tensor::read_npy(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        if name.ends_with("64") { self.read::<f64>(name) } else { self.read::<f32>(name) }
+    }
+
+    fn read<T: npy::Element + tch::kind::Element>(&self, name: &str) -> Option<Tensor> {
+        let npy::Array { shape, values } = npy::find::<T>(&self.0, name)?;
+        let shape: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
+        Some(Tensor::from_slice(&values).reshape(shape))
     }
 }
 
@@ -86,6 +93,7 @@ pub fn all(root: &Path) -> Vec<Case> {
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
                 .filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("reference"))
+                .map(|p| p.join("arrays.npz"))
                 .collect();
             directories.sort();
             case.references = directories.into_iter().map(Reference).collect();
@@ -120,7 +128,7 @@ pub fn cosine(a: &Tensor, b: &Tensor) -> f64 {
     a.dot(&b).double_value(&[]) / norms
 }
 
-/// Spearman's rank correlation; ties get any order.
+/// Spearman's rank correlation; ties are ordered arbitrarily.
 pub fn spearman(a: &Tensor, b: &Tensor) -> f64 {
     let rank = |t: &Tensor| {
         let ranks = double(t).argsort(0, false).argsort(0, false).to_kind(Kind::Double);

@@ -1,7 +1,9 @@
-//! The numbers: every case of `tests/fixtures/conformance`, and of the directory that `CAMLENS_REFERENCES` names (the
-//! full-size models of `deploy/test --full`, where references were made on the same machine and must agree to 1e-6).
+//! Numerical conformance: every case of `tests/fixtures/conformance`, and of the directory in `CAMLENS_REFERENCES` (the
+//! full-size models of `deploy/test --full`, whose references come from the same machine and must agree to 1e-6).
 
 mod case;
+#[path = "../npy/mod.rs"]
+mod npy;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ fn full_size() -> Option<PathBuf> {
     std::env::var_os("CAMLENS_REFERENCES").map(PathBuf::from)
 }
 
-/// One thread a test: tests run side by side, and sums must not depend on how many there are.
+/// One thread for each test: tests run in parallel, and sums must not depend on the number of threads.
 fn settle() {
     tch::set_num_threads(1);
 }
@@ -66,7 +68,7 @@ fn upsampled(row: &TargetMaps) -> &Option<Tensor> {
     &row.grad_cam
 }
 
-/// How far a map may be from its reference.
+/// The largest distance of a map from its reference.
 struct Allowance {
     relative: f64,
     /// `max|Δ| / max|reference|`.
@@ -79,9 +81,9 @@ const SAME_MACHINE: Allowance = Allowance { relative: 1e-6, largest: 1e-5, cosin
 const DEFAULT: Allowance = Allowance { relative: 1e-3, largest: 5e-3, cosine: 0.999_99 };
 /// How much further from float64 the default mode may be than exact float32 is.
 const FURTHER: f64 = 3.0;
-/// What one gate's flip moved a guided gradient of a full-size model with random weights (measured: up to 3.6e-3).
+/// Effect of one flipped gate on the guided gradient of a full-size model with random weights (measured: up to 3.6e-3).
 const ONE_GATE: f64 = 5e-3;
-/// Distances below this are rounding of the comparison itself.
+/// Rounding error of the comparison itself.
 const ROUNDING: f64 = 1e-6;
 /// float16 and bfloat16 models, against references computed in that type throughout.
 const REDUCED: Allowance = Allowance { relative: 0.14, largest: 0.5, cosine: 0.99 };
@@ -99,7 +101,7 @@ fn assert_close(what: &str, got: &Tensor, want: &Tensor, allowed: &Allowance) {
     }
 }
 
-/// Runs `check` on every reference of every case; failures are gathered, so that one does not hide the others.
+/// Runs `check` on every reference of every case; collects failures, so that one does not hide the others.
 fn for_each_reference(root: &Path, check: impl Fn(&Case, &Reference, &mut Explainer)) {
     settle();
     let mut failures = BTreeMap::new();
@@ -134,7 +136,7 @@ fn maps_at(
 ) -> (Tensor, Vec<TargetMaps>) {
     let method = method(&[layer], Convention::Captum, mode);
     let (logits, rows) = explain(explainer, &method, &reference.array("input"), &case.targets);
-    // F is R ⊙ U(L), whatever they are.
+    // F = R ⊙ U(L) holds exactly.
     let product = stacked(&rows, guided) * stacked(&rows, upsampled).unsqueeze(1);
     assert_eq!(product, stacked(&rows, fused), "{} {layer} {mode:?} F = R ⊙ U(L)", case.name);
     (logits, rows)
@@ -171,10 +173,12 @@ fn check_exact(case: &Case, reference: &Reference, explainer: &mut Explainer, al
     }
 }
 
-/// Default mode: close at the last spatial layer; at every layer about as near to float64 as exact float32 is. (Plain
-/// gradients at an early layer jump when a gate flips, in float32 as much as here.)
+/// Default mode: close to the float32 reference at the last spatial layer; at every layer at most [`FURTHER`] times as
+/// far from float64 as exact float32 is. (Plain gradients at an early layer jump when a gate flips, in exact float32
+/// too.)
 ///
-/// `chosen`: the input was chosen away from flips, so that the guided gradient is comparable with float32 too.
+/// `chosen`: the input was chosen so that no gate is near a flip, and the guided gradient is comparable with float32
+/// too.
 fn check_default(case: &Case, reference: &Reference, explainer: &mut Explainer, chosen: bool) {
     let allowed = if case.is_reduced() { &REDUCED } else { &DEFAULT };
     for (index, layer) in case.layers.iter().enumerate() {
@@ -200,8 +204,8 @@ fn check_default(case: &Case, reference: &Reference, explainer: &mut Explainer, 
                 continue;
             }
             assert!(!chosen, "{what} {name}: {distance:.2e} from float64, where exact float32 is {of_exact:.2e}");
-            // A gate whose input is zero but for rounding falls either way, in float32 as much as here; one run is one
-            // throw. Of inputs that differ in their last bits, the nearest runs are compared, and the furthest is one gate's.
+            // A gate whose input is zero up to rounding flips at random, in exact float32 too. Both modes run on inputs
+            // that differ in their last bits: their nearest runs are compared, and the furthest may be off by one gate.
             let (here, there) = throws.get_or_insert_with(|| {
                 [Mode::Default, Mode::Exact]
                     .map(|mode| runs_of_noisy_inputs(case, reference, explainer, &layer.name, mode))
@@ -213,7 +217,8 @@ fn check_default(case: &Case, reference: &Reference, explainer: &mut Explainer, 
             };
             let ((least, most), (least_exact, most_exact)) = (distances(here, distance), distances(there, of_exact));
             println!(
-                "{what} {name}: {least:.1e} to {most:.1e} from float64; exact float32 {least_exact:.1e} to {most_exact:.1e}"
+                "{what} {name}: {least:.1e} to {most:.1e} from float64; \
+                 exact float32 {least_exact:.1e} to {most_exact:.1e}"
             );
             assert!(least <= FURTHER * least_exact + ROUNDING, "{what} {name}: not near float64");
             assert!(most <= (FURTHER * most_exact).max(ONE_GATE), "{what} {name}: far from float64");
@@ -331,7 +336,7 @@ fn the_convention_of_pytorch_grad_cam_is_followed_for_one_layer_and_for_several(
     });
 }
 
-/// How near bfloat16 has to be to float32: the cosines of logits, Grad-CAM, guided gradient and their product.
+/// Smallest cosines between bfloat16 and float32: of logits, Grad-CAM, guided gradient and their product.
 struct Near {
     logits: f64,
     layer_map: f64,
@@ -339,9 +344,9 @@ struct Near {
     fused: f64,
 }
 
-/// Small models with random weights, whose gates are often nearly shut.
+/// For small models with random weights, where many rectifier inputs are near zero.
 const NEAR_AT_RANDOM: Near = Near { logits: 0.999, layer_map: 0.98, guided: 0.97, fused: 0.95 };
-/// EfficientNet-Lite0.
+/// For EfficientNet-Lite0 with trained weights.
 const NEAR_WHEN_TRAINED: Near = Near { logits: 0.995, layer_map: 0.995, guided: 0.99, fused: 0.99 };
 
 fn check_bfloat16(

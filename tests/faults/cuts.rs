@@ -1,4 +1,4 @@
-//! Connections that are slow, or end in the middle of whatever is being said.
+//! Connections that are slow, or are cut at any byte.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use super::server::PATIENCE;
 
 const FRAMES: u64 = 5;
 
-/// A stream of [`FRAMES`] frames over TCP: the sequences that were explained, and whether it ended well.
+/// Runs a stream of [`FRAMES`] frames over TCP; returns the explained sequences, and whether the status is OK.
 async fn attempt(address: SocketAddr) -> (Vec<u64>, bool) {
     let mut explained = Vec::new();
     let whole = async {
@@ -41,7 +41,7 @@ async fn attempt(address: SocketAddr) -> (Vec<u64>, bool) {
     (explained, ended.is_ok())
 }
 
-/// Of a cut conversation, what came is its beginning.
+/// The answers of a stream that was cut must be its first ones, in order.
 fn is_a_beginning(explained: &[u64]) {
     assert!(explained.iter().copied().eq(1..=explained.len() as u64), "{explained:?}");
 }
@@ -71,7 +71,7 @@ fn a_connection_that_is_cut_after_any_number_of_bytes_costs_itself_alone() {
         drop(whole);
         let mut dice = Dice::new(5);
         let mut cuts = |length: usize| -> Vec<usize> {
-            // The preface, the settings and the head byte by byte around their ends; then anywhere.
+            // Every byte around the ends of the preface, the settings and the headers; then random positions.
             let early = (0..60).step_by(3).chain((60..400).step_by(17)).filter(|at| *at < length);
             let late: Vec<usize> = (0..30).map(|_| dice.below(length)).collect();
             early.chain(late).collect()

@@ -1,4 +1,4 @@
-//! Chance that is the same each time.
+//! Seeded random numbers, the same in each run.
 
 /// SplitMix64.
 pub struct Dice(u64);
@@ -15,7 +15,7 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// `0..end`.
+    /// A number in `0..end`.
     pub fn below(&mut self, end: usize) -> usize {
         (self.roll() % end as u64) as usize
     }

@@ -1,4 +1,4 @@
-//! Bytes that are no HTTP/2, or not for long.
+//! Bytes that are not HTTP/2, or stop being it.
 
 use std::net::SocketAddr;
 
@@ -19,12 +19,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Says something; gives what the server says until it closes the connection, which it must.
+/// Sends bytes; returns what the server sends until it closes the connection, which it must.
 async fn say(server: SocketAddr, bytes: &[u8], half_close: bool) -> Vec<u8> {
     let mut connection = TcpStream::connect(server).await.expect("the server listens");
     let mut answer = Vec::new();
     let whole = async {
-        // The server may have closed before it has heard all.
+        // The server may have closed the connection before it has received all bytes.
         let _ = connection.write_all(bytes).await;
         if half_close {
             let _ = connection.shutdown().await;
@@ -35,7 +35,7 @@ async fn say(server: SocketAddr, bytes: &[u8], half_close: bool) -> Vec<u8> {
     answer
 }
 
-/// The first message of a TLS client: a record of a handshake, and in it what matters to nobody here.
+/// The first message of a TLS client: a handshake record with arbitrary content.
 fn tls_hello() -> Vec<u8> {
     let mut dice = Dice::new(3);
     let body = [&[3, 3][..], &dice.bytes(32), &[0, 0, 2, 0x13, 1, 1, 0, 0, 0]].concat();
@@ -67,7 +67,7 @@ fn random_bytes_before_or_after_the_preface_end_the_connection() {
             let said = match round % 3 {
                 0 => bytes,
                 1 => [PREFACE, &frame(SETTINGS, 0, 0, &[]), &bytes].concat(),
-                // Frames of any kind whose length is right.
+                // Frames of any type with a correct length.
                 _ => {
                     let frames: Vec<Vec<u8>> = bytes
                         .chunks(200)
@@ -90,7 +90,7 @@ fn a_head_that_goes_on_for_ever_is_cut_off() {
     alone(async || {
         let ground = Ground::new().await;
         let mut connection = TcpStream::connect(ground.tcp).await.expect("the server listens");
-        // A header without indexing: a name and a value of 100 bytes each. The head says that it has not ended.
+        // A header without indexing: a name and a value of 100 bytes each. The flags say that more headers follow.
         let header = [&[0, 100][..], &[b'a'; 100], &[100], &[b'b'; 100]].concat();
         let block = header.repeat(80);
         let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, 0, 1, &block)].concat();

@@ -1,4 +1,4 @@
-//! A server on loopback TCP for those who do harm and on a Unix socket for those who do not, and what must be as before.
+//! A server on loopback TCP for faulty clients and on a Unix socket for correct ones; checks that nothing leaked.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -6,17 +6,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use camlens::config::Config;
+use camlens::config::ListenAddress;
 use camlens::proto::v1::stream_policy::Overflow;
-use camlens::server::ListenAddress;
 use tonic::Code;
 
 use super::conversation::{Conversation, open};
 use super::server::TestServer;
 
-/// Who does no harm is served within this time, whatever the others do: a hundred times what it takes.
+/// A correct client is served within this time, whatever the others do: a hundred times what it needs.
 const PROMPT: Duration = Duration::from_secs(5);
 
-/// Until then all must be as before. Peers that are gone without a word are noticed within two keep-alive periods.
+/// Within this time everything must be released. A peer that vanished is noticed within two keep-alive periods.
 const SETTLED: Duration = Duration::from_secs(15);
 
 /// Runs one test at a time, each in a runtime of its own: file descriptors belong to the whole process.
@@ -29,12 +29,12 @@ pub fn alone<F: Future>(test: impl FnOnce() -> F) -> F::Output {
 
 pub struct Ground {
     pub server: TestServer,
-    /// For those who do harm.
+    /// The address for faulty clients.
     pub tcp: SocketAddr,
     before: Residue,
 }
 
-/// What is left behind by a connection that is not cleaned up.
+/// Resources that a leaked connection would hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Residue {
     pub descriptors: usize,
@@ -47,7 +47,7 @@ impl Residue {
         Residue { descriptors, tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() }
     }
 
-    /// When it has stayed the same for a while.
+    /// The counts, once they have not changed for a while.
     async fn settled() -> Self {
         let (mut last, mut since) = (Residue::now(), Instant::now());
         while since.elapsed() < Duration::from_millis(200) {
@@ -80,12 +80,12 @@ impl Ground {
             ListenAddress::Unix(_) => None,
         });
         let ground = Ground { server, tcp: tcp.expect("a port"), before: Residue { descriptors: 0, tasks: 0 } };
-        // What is opened once and kept is opened now.
+        // Open now what stays open for the whole process.
         ground.serves().await;
         Ground { before: Residue::settled().await, ..ground }
     }
 
-    /// Somebody who does no harm is served completely, in order and at once.
+    /// A correct client is served completely, in order, and within [`PROMPT`].
     pub async fn serves(&self) {
         let served = async {
             let (mut stream, _) = Conversation::open(&mut self.server.explain().await, open(Overflow::Block)).await;
@@ -101,7 +101,7 @@ impl Ground {
         tokio::time::timeout(PROMPT, served).await.expect("a harmless client is served promptly");
     }
 
-    /// Nothing is left of those who did harm.
+    /// Nothing of the faulty clients is left, and a correct one is served.
     pub async fn is_as_before(&self) {
         let start = Instant::now();
         loop {

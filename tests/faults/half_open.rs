@@ -1,4 +1,4 @@
-//! Peers that are gone without a word: the server's keep-alive, one second here, notices.
+//! Peers that vanish without closing: the server's keep-alive, one second here, notices.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub async fn client(proxy: &Proxy) -> ExplainServiceClient<Channel> {
     ExplainServiceClient::new(endpoint.connect().await.expect("the proxy listens"))
 }
 
-/// Bytes to the server that hold the connection's beginning and `Open`, but no whole frame.
+/// Bytes to the server: the connection's setup and `Open`, but no complete frame.
 const BEFORE_A_FRAME: usize = 1000;
 
 #[test]
@@ -48,12 +48,12 @@ fn a_peer_that_vanishes_without_closing_is_given_up_with_its_frames() {
 fn a_peer_that_hears_nothing_more_is_given_up_though_it_talks_on() {
     alone(async || {
         let ground = Ground::new().await;
-        // Keep-alive's questions vanish like all that the server says.
+        // Keep-alive pings are discarded like everything else that the server sends.
         let script = Script { down: vec![Step::Pass(200), Step::Swallow], ..Script::default() };
         let mut proxy = Proxy::start(ground.tcp, script).await;
         let mut client = client(&proxy).await;
         let stream = Conversation::silent(&mut client);
-        // The head of the response may be among what vanished.
+        // The response's headers may be among the discarded bytes.
         let _ = tokio::time::timeout(Duration::from_millis(500), stream).await;
         proxy.server_closed().await;
         drop((client, proxy));

@@ -1,8 +1,8 @@
-//! The network at its worst, on purpose and the same each time: a proxy that delays, cuts and swallows ([`proxy`]), peers
-//! that reset, never read or talk nonsense.
+//! Network faults, the same in each run: a proxy that delays, cuts and discards bytes ([`proxy`]), and peers that reset
+//! connections, never read, or send invalid bytes.
 //!
-//! Each test ends with [`ground::Ground::is_as_before`]: tasks and file descriptors are back where they were, and a stream
-//! that needs the server's whole budget is served. That budget is one frame: an admission that is lost stops the server.
+//! Each test ends with [`ground::Ground::is_as_before`]: tasks and file descriptors are as many as before,
+//! and a stream that needs the server's whole budget is served. That budget is one frame: a leaked admission stops it.
 
 mod cuts;
 mod dice;
@@ -14,7 +14,7 @@ mod proxy;
 mod slow;
 mod storms;
 
-// Shared with the protocol's tests, which use the rest.
+// Shared with tests/protocol, which uses all of it.
 #[allow(dead_code)]
 #[path = "../protocol/conversation.rs"]
 mod conversation;

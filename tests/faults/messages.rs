@@ -1,4 +1,4 @@
-//! gRPC messages that are none, in HTTP/2 that is in order.
+//! Invalid gRPC messages in valid HTTP/2.
 
 use camlens::proto::v1;
 use camlens::proto::v1::explain_stream_request::Message as Request;
@@ -23,7 +23,7 @@ async fn connect(ground: &Ground) -> Channel {
     endpoint.connect().await.expect("the server listens")
 }
 
-/// Calls a method with a body as it is: the body that comes back, and the status.
+/// Calls a method with these bytes as its body; returns the body of the response and the status.
 async fn call(channel: &mut Channel, method: &str, encoding: &str, body: Vec<u8>) -> (Bytes, Status) {
     let request = http::Request::post(method)
         .header("content-type", "application/grpc")
@@ -38,7 +38,7 @@ async fn call(channel: &mut Channel, method: &str, encoding: &str, body: Vec<u8>
     (collected.to_bytes(), status.expect("a status"))
 }
 
-/// A message as gRPC frames it.
+/// A message with its gRPC prefix.
 fn framed(message: &impl prost::Message) -> Vec<u8> {
     prefixed(0, message.encode_to_vec().len() as u32, &message.encode_to_vec())
 }
@@ -51,7 +51,7 @@ fn request(message: Request) -> Vec<u8> {
     framed(&v1::ExplainStreamRequest { message: Some(message) })
 }
 
-/// The messages of a stream's response.
+/// The messages in the body of a response.
 fn responses(mut body: &[u8]) -> Vec<Response> {
     let mut all = Vec::new();
     while let [0, a, b, c, d, rest @ ..] = body {
@@ -64,7 +64,7 @@ fn responses(mut body: &[u8]) -> Vec<Response> {
     all
 }
 
-/// What no client should send, and the code that it gets.
+/// Invalid bodies, and the code that the call must end with.
 fn broken() -> Vec<(&'static str, &'static str, Vec<u8>, Code)> {
     let sound = request(Request::Frame(images::frame(2)));
     let half = sound[..sound.len() / 2].to_vec();
@@ -147,7 +147,7 @@ fn a_head_that_is_too_large_costs_its_call_alone() {
                 .expect("a request");
             match channel.ready().await.expect("connected").call(request).await {
                 Ok(response) => assert!(!response.status().is_success(), "{:?}", response.status()),
-                // A larger one may cost the connection.
+                // After a larger one the server may close the connection.
                 Err(_) if bytes > 100_000 => channel = connect(&ground).await,
                 Err(error) => panic!("{bytes} bytes: {error}"),
             }

@@ -1,4 +1,4 @@
-//! A proxy between a client and the server that follows a script.
+//! A scripted proxy between a client and the server.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -13,23 +13,23 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::dice::Dice;
 use super::server::PATIENCE;
 
-/// What happens in one direction of a connection.
+/// One step of the script for one direction of a connection.
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
-    /// The next bytes go on.
+    /// Forward the next bytes.
     Pass(usize),
     Pause(Duration),
-    /// Both sides of the connection end with RST.
+    /// Close both sides of the connection with RST.
     Reset,
-    /// Both sides of the connection end with FIN.
+    /// Close both sides of the connection with FIN.
     Close,
-    /// Everything that comes from now on vanishes; the connection stays.
+    /// Discard everything from now on; the connection stays open.
     Swallow,
-    /// Nothing is read any more; the connection stays, and windows fill.
+    /// Stop reading; the connection stays open, and windows fill.
     Stall,
 }
 
-/// Of every connection; after the last step, everything passes.
+/// The script of every connection; after the last step, everything is forwarded.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     /// To the server.
@@ -38,7 +38,7 @@ pub struct Script {
     pub down: Vec<Step>,
 }
 
-/// Small pieces with pauses between them.
+/// Forwards small pieces with pauses between them.
 pub fn jitter(seed: u64) -> Vec<Step> {
     let mut dice = Dice::new(seed);
     (0..80)
@@ -49,7 +49,7 @@ pub fn jitter(seed: u64) -> Vec<Step> {
         .collect()
 }
 
-/// Dropping it ends its connections.
+/// The running proxy. Dropping it ends its connections.
 pub struct Proxy {
     pub address: SocketAddr,
     accepting: JoinHandle<()>,
@@ -84,28 +84,28 @@ impl Proxy {
         Proxy { address, accepting, server_closed, upward, downward }
     }
 
-    /// Waits until the server has closed a connection of which it hears nothing more.
+    /// Waits until the server has closed a connection on which it receives nothing more.
     pub async fn server_closed(&mut self) {
         let closed = tokio::time::timeout(PATIENCE, self.server_closed.recv()).await;
         closed.expect("the server gives the connection up").expect("the proxy lives");
     }
 
-    /// What has passed: to the server, and to the client.
+    /// Bytes forwarded: to the server, and to the client.
     pub fn recorded(&self) -> (Vec<u8>, Vec<u8>) {
         let copy = |log: &Mutex<Vec<u8>>| log.lock().expect("no panic").clone();
         (copy(&self.upward), copy(&self.downward))
     }
 }
 
-/// How a direction ends.
+/// How one direction ended.
 enum End {
-    /// The sender has said all.
+    /// The sender has closed it.
     Finished,
     Reset,
     Closed,
 }
 
-/// What has passed upward, and downward.
+/// Bytes forwarded to the server, and to the client.
 type Log = (Arc<Mutex<Vec<u8>>>, Arc<Mutex<Vec<u8>>>);
 
 async fn connection(
@@ -123,7 +123,7 @@ async fn connection(
         let up = async {
             let end = carry(client_read, &mut server_write, &script.up, &upward).await;
             if let End::Finished = end {
-                // The other side may still speak.
+                // The other direction may continue.
                 let _ = server_write.shutdown().await;
             }
             end
@@ -131,7 +131,7 @@ async fn connection(
         let down = async {
             let end = carry(server_read, &mut client_write, &script.down, &downward).await;
             if let End::Finished = end {
-                // A test that does not ask has gone.
+                // The receiver is gone if the test does not wait.
                 let _ = closed.send(());
                 let _ = client_write.shutdown().await;
             }
@@ -172,7 +172,7 @@ async fn carry(mut from: OwnedReadHalf, to: &mut OwnedWriteHalf, script: &[Step]
     End::Finished
 }
 
-/// `false`: one of the two sides has gone.
+/// `false` if one of the two sides has closed.
 async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, count: usize, log: &Mutex<Vec<u8>>) -> bool {
     let mut left = count;
     let mut buffer = vec![0; count.min(1 << 14)];

@@ -12,7 +12,7 @@ use super::images;
 use super::proxy::{Proxy, Script, Step};
 use camlens::proto::v1::explain_stream_request::Message as Request;
 
-/// Asks for maps: 33 × 33 × 3 floats and more for each frame.
+/// Asks for maps: at least 33 × 33 × 3 floats for each frame.
 fn with_maps(overflow: Overflow) -> v1::Open {
     v1::Open { options: None, ..open(overflow) }
 }
@@ -26,7 +26,7 @@ fn a_client_whose_window_is_full_holds_up_nobody_else() {
             let mut slow = v1::explain_service_client::ExplainServiceClient::new(narrow);
             let (stream, _) = Conversation::open(&mut slow, with_maps(overflow)).await;
             for sequence in 1..=40 {
-                // Under BLOCK the window to the server fills as well: what it does not take stays here.
+                // Under BLOCK the window to the server fills as well: the remaining frames stay with the client.
                 let send = stream.send(Request::Frame(images::frame(sequence)));
                 let _ = tokio::time::timeout(Duration::from_millis(50), send).await;
                 if sequence % 10 == 0 {

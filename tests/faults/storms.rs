@@ -1,4 +1,4 @@
-//! Many connections and calls that end as soon as they have begun.
+//! Many connections and calls that are ended right after they have begun.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use super::ground::{Ground, alone};
 use super::half_open;
 use super::proxy::{Proxy, Script};
 
-/// What a client says in a whole conversation of a few frames.
+/// The bytes that a client sends in a conversation of a few frames.
 async fn recorded(server: SocketAddr) -> Vec<u8> {
     let proxy = Proxy::start(server, Script::default()).await;
     let (mut stream, _) = Conversation::open(&mut half_open::client(&proxy).await, open(Overflow::Block)).await;
@@ -42,11 +42,11 @@ fn a_storm_of_connections_that_reset_in_the_middle_of_something_leaves_nothing_b
             let mut connections = JoinSet::new();
             for _ in 0..40 {
                 let (said, tcp, listens) = (Arc::clone(&said), ground.tcp, dice.below(2) == 0);
-                // Half of them break off within the preface, the settings and the head.
+                // Half of them end within the preface, the settings or the request headers.
                 let end = if dice.below(2) == 0 { dice.below(400) } else { dice.below(said.len()) };
                 connections.spawn(async move {
                     let mut connection = TcpStream::connect(tcp).await.expect("the server listens");
-                    // The server may have had enough already.
+                    // The server may have closed the connection already.
                     let _ = connection.write_all(&said[..end]).await;
                     if listens && end > 24 {
                         let _ = connection.read(&mut [0; 9]).await;
@@ -94,7 +94,7 @@ fn a_storm_of_calls_that_are_cancelled_at_once_leaves_nothing_behind() {
     });
 }
 
-/// Lets others run for a moment.
+/// Lets other tasks run for a moment.
 async fn some_turns(count: usize) {
     for _ in 0..=count {
         tokio::task::yield_now().await;

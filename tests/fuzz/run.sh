@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Fuzz the targets one after the other, and tell what came of it.
+# Fuzz the targets one after the other, and print a line of results for each.
 #
 #   tests/fuzz/run.sh [SECONDS] [TARGET...]      600 seconds each of: archive frame settings stream
 #
-# Starts from tests/fuzz/corpus and tests/fuzz/findings; new inputs go to tests/fuzz/scratch, crashes to
-# tests/fuzz/artifacts. A finding that has been fixed belongs into tests/fuzz/findings/TARGET, which tests/corpora.rs replays.
-# ASan: put SANITIZER=none before the command for a faster run that sees panics, hangs and wrong answers alone.
+# Each target starts from its corpus, tests/fuzz/corpus/TARGET.zip, which is unpacked to tests/fuzz/scratch/corpus. New
+# inputs go to tests/fuzz/scratch/TARGET, crashes to tests/fuzz/artifacts/TARGET. When a crash is fixed, add its input
+# to the corpus, so that tests/corpora.rs replays it: tests/fuzz/corpus.py add TARGET
+# tests/fuzz/artifacts/TARGET/crash-…. SANITIZER=none before the command runs faster, without AddressSanitizer: it finds
+# panics, hangs and wrong answers only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -38,10 +40,9 @@ for target in "${targets[@]}"; do
   scratch=tests/fuzz/scratch/$target
   mkdir -p "$scratch" "tests/fuzz/artifacts/$target"
   log=tests/fuzz/scratch/$target.log
-  corpora=("$scratch")
-  for folder in corpus findings; do
-    [[ -d tests/fuzz/$folder/$target ]] && corpora+=("tests/fuzz/$folder/$target")
-  done
+  corpus=tests/fuzz/scratch/corpus/$target
+  rm -rf "$corpus"
+  tests/fuzz/corpus.py unpack "$target" "$corpus"
   options=(-max_total_time="$seconds" -rss_limit_mb=4096 -timeout=25 -print_final_stats=1)
   case $target in
     archive) options+=(-max_len=40000) ;;
@@ -50,7 +51,7 @@ for target in "${targets[@]}"; do
     stream) options+=(-max_len=4096) ;;
   esac
   say "$target for $seconds s"
-  if cargo +nightly fuzz run "${build[@]}" "$target" "${corpora[@]}" -- "${options[@]}" >"$log" 2>&1; then
+  if cargo +nightly fuzz run "${build[@]}" "$target" "$scratch" "$corpus" -- "${options[@]}" >"$log" 2>&1; then
     result="no crash"
   else
     result="CRASHED, see $log" crashed=1

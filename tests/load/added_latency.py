@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""What gRPC, scheduling and telemetry add to the engine's own time: 224 × 224 pixels of RGB in, Guided Grad-CAM as float16 out,
-one frame in flight on a Unix socket. The round trip is the client's, less the stages in which the engine works, as the
-server tells them for the same frames: forward with the choice of classes, backward, fuse. All else counts, to the client's
-own reading and writing. Judged is the server that sends every frame's trace to a collector, beside one without telemetry.
+"""Time that gRPC, scheduling and telemetry add to the engine's: 224 × 224 pixels of RGB in, Guided Grad-CAM as float16
+out, one frame in flight on a Unix socket.
 
-`camlens bench` gives no differences frame by frame, so each measurement is short and gives the mean one; of these the median
-is taken. In the engine's process the same run takes the same time only within some percent, which is more than what is
-measured here; that is why its time comes from the same frames.
+The added time is the client's round trip minus the stages in which the engine works (forward with the choice of
+classes, backward, fuse), as the server reports them for the same frames. It includes the client's own reading and
+writing. The bound applies to the server that sends every frame's trace to a collector; one without telemetry is
+measured beside it.
+
+`camlens bench` does not report single frames, so each measurement is short and gives the mean; the result is the median
+of the means. The engine's time comes from the same frames because in another process it differs by some percent, which
+is more than the added time.
 """
 
 import sidecar
@@ -23,14 +26,15 @@ options = sidecar.arguments(
 )
 sidecar.resnet50(options)
 
-load = ["--in-flight", 1, "--overflow", "block", "--size", "224x224", "--map", "guided-grad-cam", "--element", "float16"]
+load = ["--in-flight", 1, "--overflow", "block", "--size", "224x224"]
+load += ["--map", "guided-grad-cam", "--element", "float16"]
 measured = ["--duration", 0.25 + options.seconds, "--warm-up", 0.25]
-# Not measured: caches, memory and threads come to rest meanwhile.
+# Not measured: caches, memory and threads settle.
 SETTLING_S = 12
 
 
 def parts(result):
-    """Where the added time of a mean frame goes, in milliseconds."""
+    """The parts of the added time of a mean frame, in milliseconds."""
     stages = {stage: times["mean"] for stage, times in result["stages_ms"].items()}
     around = {stage: ms for stage, ms in stages.items() if stage not in ENGINE}
     return {**around, "transport_and_client": result["latency_ms"]["mean"] - sum(stages.values())}
@@ -60,7 +64,7 @@ with sidecar.Sidecar(options) as without, sidecar.Sidecar(options, *telemetry, "
         sidecar.measure(server, *load, "--duration", SETTLING_S)
     ones, others = [], []
     for pair in range(options.pairs):
-        # Whoever is first changes from pair to pair.
+        # The order alternates from pair to pair.
         for server, results in [(without, ones), (watched, others)][:: 1 if pair % 2 else -1]:
             results.append(sidecar.measure(server, *load, *measured))
         added = [sum(parts(results[-1]).values()) for results in (ones, others)]

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Batches of up to 8 rows against single rows, in pairs: batching must not cost throughput. That it changes no result is shown
-by `cargo test --test conformance`.
+"""Batches of up to 8 rows compared with single rows, in pairs: batching must not reduce throughput.
+
+`cargo test --test conformance` checks that it changes no result.
 """
 
 import sidecar
@@ -31,14 +32,17 @@ def measure(server):
     return result
 
 
-with sidecar.Sidecar(options, config=config(1)) as single, sidecar.Sidecar(options, config=config(options.rows)) as batched:
+rows_1, rows_8 = config(1), config(options.rows)
+with sidecar.Sidecar(options, config=rows_1) as single, sidecar.Sidecar(options, config=rows_8) as batched:
     ratios, ones, many = [], [], []
     for pair in range(options.pairs):
-        # Whoever is first changes from pair to pair.
+        # The order alternates from pair to pair.
         for server, results in [(single, ones), (batched, many)][:: 1 if pair % 2 else -1]:
             results.append(measure(server))
         ratios.append(many[-1]["answered_hz"] / ones[-1]["answered_hz"])
-        sidecar.say(f"pair {pair}: {ones[-1]['answered_hz']:.1f} and {many[-1]['answered_hz']:.1f} a second, {ratios[-1]:.3f}")
+        sidecar.say(
+            f"pair {pair}: {ones[-1]['answered_hz']:.1f} and {many[-1]['answered_hz']:.1f} a second, {ratios[-1]:.3f}"
+        )
     codes = [single.stop(), batched.stop()]
 
 ratios.sort()

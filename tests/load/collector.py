@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector that keeps nothing, or one that does not do what it should. Python's standard library alone."""
+"""An OpenTelemetry collector that discards everything, or misbehaves. Needs only Python's standard library."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ import tempfile
 
 
 def collect(listener, answer, cpu_file):
-    """Reads HTTP requests with a length and answers each; `None`: never. Its processor time goes to a file."""
+    """Reads HTTP requests with a length, answers with `answer` (`None`: never), writes its processor time to a file."""
     os.nice(19)
     buffers = {}
     selector = selectors.DefaultSelector()
@@ -35,7 +35,7 @@ def collect(listener, answer, cpu_file):
             if answer is None:
                 continue
             state = buffers[connection]
-            # What remains of a body is only counted.
+            # The rest of a body is only counted.
             while data:
                 if state[1]:
                     taken = min(state[1], len(data))
@@ -58,7 +58,7 @@ def collect(listener, answer, cpu_file):
 
 
 class Collector:
-    """One of the six, as a process of its own where it is one."""
+    """The collector of a case of telemetry.py: a process, or an address on which nothing listens."""
 
     ANSWERS = {
         "full": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",

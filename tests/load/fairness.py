@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""64 streams of 30 frames a second each: every frame is accounted for, and no stream gets more than 1.1 times another's."""
+"""64 streams of 30 frames per second: every frame is accounted for, and no stream gets over 1.1 times another's."""
 
 import sidecar
 
@@ -22,7 +22,11 @@ with sidecar.Sidecar(options) as server:
 ratio = result["fairness"]["most_over_fewest"]
 sidecar.report(
     "fairness",
-    result["exit_code"] == 0 and result["frames"]["accounted_for"] and ratio is not None and ratio <= RATIO_ALLOWED and code == 0,
+    result["exit_code"] == 0
+    and result["frames"]["accounted_for"]
+    and ratio is not None
+    and ratio <= RATIO_ALLOWED
+    and code == 0,
     most_over_fewest=ratio,
     allowed=RATIO_ALLOWED,
     offered_hz=result["offered_hz"],

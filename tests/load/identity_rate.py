@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Frames a second through `builtin:identity`, which is everything but a model: 224 × 224 pixels of RGB in, predictions out,
-over TCP on the loopback, with a client that shares the cores. Beside it, in turn: the same on a Unix socket, and with
-Grad-CAM's map as an answer, 50 kB.
+"""Frames per second with `builtin:identity`, which is everything except a model: 224 × 224 pixels of RGB in,
+predictions out, over TCP on loopback, with a client on the same cores. Measured in turn with it: the same on a Unix
+socket, and with a Grad-CAM map in the answer, 50 kB.
 """
 
 import socket
@@ -50,7 +50,7 @@ with sidecar.Sidecar(options, "--listen", loopback) as server:
         "unix_socket": (server.address, ["--predictions-only"]),
         "loopback_grad_cam": (loopback, ["--map", "grad-cam", "--element", "uint8"]),
     }
-    # How many rows run together is learned, for each kind of answer together.
+    # The server learns how many rows pay to run together, for each kind of answer.
     sidecar.measure(server, *load, "--predictions-only", "--duration", 3)
     results = {kind: [] for kind in kinds}
     order = list(kinds)
@@ -58,15 +58,15 @@ with sidecar.Sidecar(options, "--listen", loopback) as server:
         for kind in order:
             address, answer = kinds[kind]
             results[kind].append(sidecar.measure(server, *load, *measured, *answer, address=address))
-        # Each has another before it in the next round.
+        # In the next round each kind follows another one.
         order.append(order.pop(0))
         sidecar.say(f"round {number}: " + ", ".join(f"{kind} {results[kind][-1]['answered_hz']:.0f}" for kind in kinds))
     code = server.stop()
 
-told = {kind: figures(each) for kind, each in results.items()}
+measured = {kind: figures(each) for kind, each in results.items()}
 sidecar.report(
     "identity_rate",
-    told["loopback"]["answered_hz"] >= ALLOWED_HZ and code == 0,
+    measured["loopback"]["answered_hz"] >= ALLOWED_HZ and code == 0,
     allowed_hz=ALLOWED_HZ,
-    **told,
+    **measured,
 )

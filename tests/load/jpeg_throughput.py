@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""JPEGs of 1280 × 720 against tensors that are ready for the model, in pairs on one server: decoding and preparing, which run
-while the device works, must cost little of the throughput.
+"""JPEGs of 1280 × 720 compared with tensors that are ready for the model, in pairs on one server: decoding and
+preprocessing, which run while the device works, must cost little throughput.
 """
 
 import sidecar
@@ -27,7 +27,7 @@ jpeg, tensor = ["--payload", "encoded", "--size", options.size], ["--payload", "
 
 
 def device_ms(result):
-    """The device's time for a frame, of which it has a batch's share."""
+    """The device's time for a frame: its share of the batch's time."""
     return sum(result["stages_ms"][stage]["mean"] for stage in DEVICE) / result["batch_size"]["mean"]
 
 
@@ -37,22 +37,26 @@ def figures(results):
         "answered_hz": sidecar.median([result["answered_hz"] for result in results]),
         "device_ms_per_frame": sidecar.median([device_ms(result) for result in results]),
         "mean_batch": sidecar.median([result["batch_size"]["mean"] for result in results]),
-        "stages_ms": {stage: round(sidecar.median([r["stages_ms"][stage]["mean"] for r in results]), 3) for stage in stages},
+        "stages_ms": {
+            stage: round(sidecar.median([r["stages_ms"][stage]["mean"] for r in results]), 3) for stage in stages
+        },
         "frame_bytes": results[-1]["load"]["mean_frame_bytes"],
         **sidecar.shares(results[-1]),
     }
 
 
 with sidecar.Sidecar(options, config=f"[limits]\nmax_batch = {options.rows}\n") as server:
-    # How many rows run together is learned.
+    # The server learns how many rows pay to run together.
     sidecar.measure(server, *load, *tensor, "--duration", 15)
     tensors, jpegs, ratios = [], [], []
     for pair in range(options.pairs):
-        # Whichever is first changes from pair to pair.
+        # The order alternates from pair to pair.
         for payload, results in [(tensor, tensors), (jpeg, jpegs)][:: 1 if pair % 2 else -1]:
             results.append(sidecar.measure(server, *load, *measured, *payload))
         ratios.append(jpegs[-1]["answered_hz"] / tensors[-1]["answered_hz"])
-        sidecar.say(f"pair {pair}: {tensors[-1]['answered_hz']:.1f} tensors and {jpegs[-1]['answered_hz']:.1f} JPEGs a second")
+        sidecar.say(
+            f"pair {pair}: {tensors[-1]['answered_hz']:.1f} tensors and {jpegs[-1]['answered_hz']:.1f} JPEGs a second"
+        )
     code = server.stop()
 
 low, ratio, high = sidecar.quartiles(ratios)

@@ -1,23 +1,23 @@
 #!/usr/bin/env python3
-"""200 clients killed by SIGKILL in the midst of their frames: threads, file descriptors and memory of the server return to
-where they were, and it serves on.
+"""200 clients killed by SIGKILL while they send frames: threads, file descriptors and memory of the server return to
+their previous values, and it goes on serving.
 
-Threads and descriptors are the system's; the server's tasks cannot be seen from outside, but each holds its connection.
+Threads and descriptors are counted in /proc. The server's tasks are not visible, but each holds a connection.
 """
 
 import time
 
 import sidecar
 
-# Processor time that the server spends on a wave before it is killed.
+# Processor time that the server spends on a wave of clients before they are killed.
 BUSY_S = 0.5
-# Seconds that the server has to notice.
+# Seconds within which the server must notice.
 RETURN_S = 30
 MEMORY_ALLOWED = 0.05
 
 options = sidecar.arguments(
     __doc__,
-    ("clients", 200, "processes that are killed"),
+    ("clients", 200, "processes to kill"),
     ("wave", 20, "processes at once"),
     ("streams", 4, "streams of each"),
     ("size", "1280x720", "of a frame, large enough to be killed in its midst"),
@@ -25,7 +25,7 @@ options = sidecar.arguments(
 
 
 def settled(server, descriptors):
-    """Waits until the connections are gone; gives how long it took."""
+    """Waits until the connections are closed; returns how long it took."""
     began = time.monotonic()
     while server.descriptors() > descriptors and time.monotonic() - began < RETURN_S:
         time.sleep(0.05)
@@ -33,11 +33,11 @@ def settled(server, descriptors):
 
 
 def kill_wave(server, idle):
-    """Starts clients, lets them send, kills them all."""
+    """Starts clients, lets them send, and kills them."""
     load = ["--streams", options.streams, "--rate", 30, "--size", options.size, "--duration", 600]
     clients = [sidecar.Bench(server.binary, server.address, *load) for _ in range(options.wave)]
     try:
-        # Connected is not sending: the server has to work for them.
+        # A connected client may not have sent yet: the server must have worked for them.
         server.await_load(idle, options.wave, BUSY_S)
         connected = server.state()
     finally:
@@ -55,7 +55,7 @@ with sidecar.Sidecar(options) as server:
     settled(server, 0)
     idle = server.descriptors()
     waves = -(-options.clients // options.wave)
-    # One more at first: what the server keeps for good, it has then.
+    # One wave more at first: afterwards the server holds everything that it keeps permanently.
     for wave in range(waves + 1):
         connected, took = kill_wave(server, idle)
         time.sleep(1)

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""The throughput of 16 streams against what the engine does alone, in pairs.
+"""The throughput of 16 streams compared with the engine alone, in pairs.
 
-Alone is: one batch of one row after the other, without a pause, on the cores that streams and client share otherwise. It is
-measured in the server itself, with one frame in flight: while the engine works for that frame, client and server wait. The
-rate is one over the mean of the stages in which it works: forward with the choice of classes, backward, fuse. The same
-process has the same kernels (they are chosen by timing), memory and threads, which a second process has not.
+The engine alone runs one batch of one row after the other, without a pause, on the same cores. It is measured in the
+server itself, with one frame in flight: while the engine works on that frame, client and server wait. The rate is one
+over the mean of the stages in which it works: forward with the choice of classes, backward, fuse. In the same process
+it has the same kernels (they are chosen by timing), memory and threads; in a second process it would not.
 
-`--engine` measures in a second process as well, with nothing of the server in it, and judges that too:
+`--engine` also measures in a second process, which contains only the engine, and applies the bound to that too:
 
     cargo bench --bench explain --no-run
     tests/load/run.sh many_streams -- --engine target/release/deps/explain-…
 
-What client and server take of the shared cores is told, and what the throughput would be if the client took none. By how
-much the engine's stages grow under the load is what sharing the cores costs; what `device_busy` lacks is time in which the
-device had no batch.
+The output has the share of the cores that client and server used, and the throughput if the client had used none. The
+growth of the engine's stages under load is the cost of sharing the cores; one minus `device_busy` is the share of time
+in which the device had no batch.
 """
 
 import json
@@ -45,16 +45,17 @@ measured = ["--duration", 0.5 + options.seconds, "--warm-up", 0.5]
 
 
 def mean_ms(result, stages):
-    """Of a frame, which has its share of a batch's time."""
+    """The device's time for a frame: its share of the batch's time."""
     return sum(result["stages_ms"][stage]["mean"] for stage in stages) / result["batch_size"]["mean"]
 
 
 def second_process():
-    """Explanations per second of the engine in a process of its own."""
+    """Explanations per second of the engine in a separate process."""
     path = pathlib.Path(options.models)
     program = next(iter(sorted(path.glob("**/model.pt2"))), path)
     with tempfile.NamedTemporaryFile(suffix=".json") as figures:
-        command = [options.engine, "--model", program, "--rows", "1", "--rounds", "5", "--without-peers", "--json", figures.name]
+        command = [options.engine, "--model", program, "--rows", "1", "--rounds", "5"]
+        command += ["--without-peers", "--json", figures.name]
         command += ["--threads", str(options.threads or sidecar.CORES)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=sidecar.environment())
         seconds = json.loads(pathlib.Path(figures.name).read_text())["networks"][0]["seconds"]["explain"]
@@ -62,11 +63,11 @@ def second_process():
 
 
 with sidecar.Sidecar(options, config=f"[limits]\nmax_batch = {options.rows}\n") as server:
-    # How many rows run together is learned.
+    # The server learns how many rows pay to run together.
     sidecar.measure(server, *many, "--duration", 15)
     loads, owns, seconds = [], [], []
     for pair in range(options.pairs):
-        # Whichever is first changes from pair to pair.
+        # The order alternates from pair to pair.
         for load, results in [(many, loads), (alone, owns)][:: 1 if pair % 2 else -1]:
             results.append(sidecar.measure(server, *load, *measured))
         if options.engine:
@@ -78,7 +79,7 @@ with sidecar.Sidecar(options, config=f"[limits]\nmax_batch = {options.rows}\n") 
 
 
 def compare(alone_hz):
-    """With an engine that does so many a second."""
+    """The results relative to the engine's rate alone, in explanations per second."""
     low, ratio, high = sidecar.quartiles([load["answered_hz"] / hz for load, hz in zip(loads, alone_hz, strict=True)])
     return {"alone_hz": sidecar.median(alone_hz), "ratio_median": ratio, "ratio_quartiles": [low, high]}
 

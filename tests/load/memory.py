@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The most resident memory that a server ever has, from its start through some hundred frames of one row each, beyond the
-weights of its model. Beside it: what it has right after its start, at the end, and what the same server has with
+"""The peak of a server's resident memory minus the weights of its model, over the start and some hundred frames of one
+row each. Reported beside it: the memory after the start, at the end, and that of the same server with
 `builtin:identity`, which is libtorch, its operators and camlens without a model.
 """
 
@@ -19,18 +19,19 @@ options = sidecar.arguments(
 sidecar.resnet50(options)
 
 CONFIG = "[limits]\nmax_batch = 1\n"
-load = ["--in-flight", 1, "--overflow", "block", "--size", options.size, "--map", "guided-grad-cam", "--element", "float16"]
+load = ["--in-flight", 1, "--overflow", "block", "--size", options.size]
+load += ["--map", "guided-grad-cam", "--element", "float16"]
 load += ["--frames", options.frames, "--warm-up", 0]
 
 
 def weights_bytes(models):
-    """Of the file, which holds little else."""
+    """The size of the model's file, which holds little besides weights."""
     path = pathlib.Path(models)
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("**/model.pt2")))
 
 
 def memory():
-    """After the start, after the frames, and the frames' run."""
+    """The memory after the start and after the frames, and the result of the frames' run."""
     with sidecar.Sidecar(options, config=CONFIG) as server:
         started = server.memory()
         result = sidecar.measure(server, *load)

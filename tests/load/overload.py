@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Twice as many frames as the server can answer, for ten minutes: its memory stays where it was after the first minute, and
-what it answers is not late: the 99th percentile stays under the time to live and two batches.
+"""Twice as many frames as the server can answer, for ten minutes: its memory does not grow after the first minute, and
+answers are not late: the 99th percentile of latency stays below the time to live plus two batches.
 
-The bundled model is served, whose device is the bottleneck. `builtin:identity` overloads the transport instead: HTTP/2 then
-holds the client back before the server can read a frame and say that it is too old.
+The bundled model is served, because its device is the bottleneck. With `builtin:identity` the transport would be:
+HTTP/2 would hold the client back before the server could read a frame and report that it has expired.
 """
 
 import threading
@@ -12,7 +12,7 @@ import time
 import sidecar
 
 MEMORY_ALLOWED = 0.05
-# The device's part of a batch.
+# The stages of a batch on the device.
 BATCH_STAGES = ("copy_in", "forward", "backward", "fuse", "copy_out")
 
 options = sidecar.arguments(
@@ -38,11 +38,12 @@ if options.models == "builtin:identity":
 
 load = ["--streams", options.streams, "--connections", 2, "--size", options.size, "--map", "grad-cam"]
 with sidecar.Sidecar(options) as server:
-    # As many on their way as a full batch takes: what the server can answer, with the same client beside it.
+    # A full batch in flight: the rate that the server can answer, with the same client on the same cores.
     capacity = sidecar.bench(server, *load, "--in-flight", 4, "--overflow", "block", "--duration", 8, "--warm-up", 3)
     rate = options.overload * capacity["answered_hz"] / options.streams
     live = ["--time-to-live", options.time_to_live] if options.time_to_live else []
-    pace = ["--rate", f"{rate:.3f}", "--overflow", options.overflow, *live, "--duration", options.seconds, "--warm-up", 2]
+    pace = ["--rate", f"{rate:.3f}", "--overflow", options.overflow, *live]
+    pace += ["--duration", options.seconds, "--warm-up", 2]
     samples, stop = [], threading.Event()
     watcher = threading.Thread(target=watch, args=(server, samples, stop))
     watcher.start()
@@ -53,7 +54,7 @@ with sidecar.Sidecar(options) as server:
         watcher.join()
     code = server.stop()
 
-# A minute, or a tenth of a shorter run.
+# After a minute, or a tenth of a shorter run.
 settling = min(60, options.seconds / 10)
 settled = next((rss for at, rss in samples if at >= settling), samples[-1][1])
 later = [rss for at, rss in samples if at >= settling]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""`device.performance`: what "throughput" (each thread runs batches of its own) gains over "latency" (each batch runs on all
-threads) under many streams, and what it costs a single frame; two servers, in pairs. Told, not judged: it depends on the model
-and on the number of cores.
+"""`device.performance`: the gain of "throughput" (each thread runs its own batches) over "latency" (each batch runs on
+all threads) with many streams, and its cost for a single frame; two servers, in pairs. There is no bound: the result
+depends on the model and the number of cores.
 """
 
 import sidecar
@@ -28,18 +28,20 @@ rates, alone_ms, batches = ({name: [] for name in NAMES} for _ in range(3))
 shares, codes = {}, []
 try:
     for server in servers.values():
-        # How many rows run together is learned.
+        # The server learns how many rows pay to run together.
         sidecar.measure(server, *many, "--duration", 15)
     for pair in range(options.pairs):
-        # Whichever is first changes from pair to pair.
+        # The order alternates from pair to pair.
         for name in NAMES[:: 1 if pair % 2 else -1]:
             result = sidecar.measure(servers[name], *many, *measured)
             rates[name].append(result["answered_hz"])
             batches[name].append(result["batch_size"]["mean"])
             shares[name] = sidecar.shares(result)
             alone_ms[name].append(sidecar.measure(servers[name], *alone, *measured)["latency_ms"]["p50"])
-        told = ", ".join(f"{name} {rates[name][-1]:.1f} a second, {alone_ms[name][-1]:.1f} ms alone" for name in NAMES)
-        sidecar.say(f"pair {pair}: {told}")
+        rates_now = ", ".join(
+            f"{name} {rates[name][-1]:.1f} a second, {alone_ms[name][-1]:.1f} ms alone" for name in NAMES
+        )
+        sidecar.say(f"pair {pair}: {rates_now}")
 finally:
     codes = [server.stop() for server in servers.values()]
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Load and fault campaigns against the real binary on a Unix socket. Each prints one line of JSON with its figures, with the
-# share of the cores that client and server used, and "pass". From added_latency on they measure speed and memory,
+# Load and fault campaigns against the real binary on a Unix socket. Each prints one line of JSON with its figures, with
+# the share of the cores that client and server used, and "pass". Those from added_latency on measure speed and memory,
 # with ResNet-50 but for identity_rate; a machine that has something else to do falsifies them.
 #
 #   tests/load/run.sh [--binary PATH] NAME… [-- OPTIONS]     e.g. tests/load/run.sh fairness sigterm
 #   tests/load/run.sh --list
 #
-# OPTIONS go to each of the named campaigns (tests/load/NAME.py --help). The binary is target/release/camlens unless named.
+# OPTIONS go to each of the named campaigns (tests/load/NAME.py --help). The binary is target/release/camlens unless
+# named.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 campaigns=(fairness stuck_reader killed_clients sigterm batching overload telemetry)

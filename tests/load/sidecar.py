@@ -1,4 +1,4 @@
-"""A server and its load, as processes, and what /proc says of them. Python's standard library alone."""
+"""A server and its load as processes, and their use of resources from /proc. Needs only Python's standard library."""
 
 import argparse
 import json
@@ -14,16 +14,16 @@ import time
 TICKS = os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count()
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Nothing here takes this long unless it hangs.
+# Longer than any step takes, unless it hangs.
 PATIENCE_S = 60
 
 
 def arguments(description, *options, threads=1):
-    """The campaign's command line: what all have, and its own options as (name, default, help)."""
+    """The campaign's command line: common options, and its own as (name, default, help)."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--binary", default=str(ROOT / "target/release/camlens"))
     parser.add_argument("--models", default="builtin:identity", help="what is served [default: builtin:identity]")
-    # Operators that run on as many threads as there are cores wait for each other where the cores are shared with a client.
+    # With as many threads as cores, the threads of an operator wait for each other if a client uses a core as well.
     options = (("threads", threads, "the server's, for one operator; 0: one a core"), *options)
     for name, default, text in options:
         parser.add_argument(f"--{name}", default=default, type=type(default), help=f"{text} [default: {default}]")
@@ -31,7 +31,7 @@ def arguments(description, *options, threads=1):
 
 
 def resnet50(options):
-    """Has ResNet-50 served where nothing else was asked for: the one that the bench of the engine exports."""
+    """Serves ResNet-50, which the bench of the engine exports, unless --models names something else."""
     if options.models != "builtin:identity":
         return
     exported = ROOT / "target/tmp/bench/resnet50"
@@ -44,12 +44,12 @@ def resnet50(options):
 
 
 def environment():
-    """Ours, without what would change camlens."""
+    """The environment, without variables that configure camlens."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("CAMLENS_", "OTEL_"))}
 
 
 class Sidecar:
-    """A server that serves; as a context, stopped at its end."""
+    """A running server. As a context manager, it is stopped at the end."""
 
     def __init__(self, options, *flags, config=""):
         self.binary = options.binary
@@ -66,7 +66,7 @@ class Sidecar:
         self.began = time.monotonic()
         health = [self.binary, "health", "--server", self.address, "--wait", str(PATIENCE_S)]
         subprocess.run(health, check=True, env=environment(), timeout=2 * PATIENCE_S)
-        # Its connection goes.
+        # The connection of the health check is closed.
         time.sleep(0.2)
 
     def __enter__(self):
@@ -76,7 +76,7 @@ class Sidecar:
         self.stop()
 
     def stop(self):
-        """SIGTERM, and the exit code; killed when it does not end."""
+        """Sends SIGTERM and returns the exit code; kills the server if it does not exit."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.ended()
@@ -92,14 +92,16 @@ class Sidecar:
         return code
 
     def await_load(self, idle, connections, busy_s):
-        """Waits until so many connections came to the `idle` descriptors and the server has worked for them."""
+        """Waits until there are `connections` descriptors more than `idle`, and the server has worked for them."""
         deadline = time.monotonic() + PATIENCE_S
         busy = None
         while busy is None or self.cpu_s() < busy:
             if busy is None and self.descriptors() >= idle + connections:
                 busy = self.cpu_s() + busy_s
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the load does not come: {self.descriptors() - idle} of {connections} connections")
+                raise TimeoutError(
+                    f"not all connections were opened: {self.descriptors() - idle} of {connections} connections"
+                )
             time.sleep(0.01)
 
     def log_text(self):
@@ -109,7 +111,7 @@ class Sidecar:
         return int(self._status("VmRSS")) * 1024
 
     def memory(self):
-        """Resident memory: the most there has been, what there is, and of that what is no file's."""
+        """Resident memory: the peak, the current value, and the part of it that is not mapped from files."""
         keys = {"peak": "VmHWM", "now": "VmRSS", "anonymous": "RssAnon"}
         return {f"{name}_bytes": int(self._status(key)) * 1024 for name, key in keys.items()}
 
@@ -147,7 +149,7 @@ class Bench:
         self.began = time.monotonic()
 
     def result(self, timeout_s):
-        """What it measured, with its exit code, what it said and the processor time that it took."""
+        """Its results, with its exit code, its error output and its processor time."""
         deadline = self.began + timeout_s
         while True:
             pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
@@ -178,7 +180,7 @@ class Bench:
 
 
 def bench(sidecar, *flags, timeout_s=300, address=None):
-    """Runs `camlens bench` to its end; `server_cpu_s` is what the server took meanwhile."""
+    """Runs `camlens bench`; `server_cpu_s` is the processor time of the server meanwhile."""
     before = sidecar.cpu_s()
     result = Bench(sidecar.binary, address or sidecar.address, *flags).result(timeout_s)
     result["server_cpu_s"] = sidecar.cpu_s() - before
@@ -186,7 +188,7 @@ def bench(sidecar, *flags, timeout_s=300, address=None):
 
 
 def measure(sidecar, *flags, address=None):
-    """`bench`, where every frame must be answered."""
+    """`bench`; raises an error unless every frame was answered."""
     result = bench(sidecar, *flags, address=address)
     frames = result["frames"]
     if result["exit_code"] or not frames["accounted_for"] or frames["answered"] != frames["sent"]:
@@ -195,7 +197,7 @@ def measure(sidecar, *flags, address=None):
 
 
 def shares(result):
-    """Cores that client and server used on average, of those there are."""
+    """The number of cores, and how many of them client and server used on average."""
     wall = result["wall_s"]
     return {
         "cores": CORES,
@@ -205,7 +207,7 @@ def shares(result):
 
 
 def report(name, passed, **figures):
-    """The campaign's line; ends the process."""
+    """Prints the result of the campaign and exits."""
     print(json.dumps({"name": name, "pass": bool(passed), **figures}), flush=True)
     sys.exit(0 if passed else 1)
 

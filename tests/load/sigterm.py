@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""SIGTERM under full load, again and again: every frame that the server accepted is answered, and it exits with 0.
+"""SIGTERM under full load, repeatedly: every frame that the server accepted is answered, and it exits with 0.
 
-LATEST and BLOCK take turns. A frame that the server had not read is not accepted: GoingAway says so.
+LATEST and BLOCK alternate. A frame that the server has not read is not accepted; GoingAway says which those are.
 """
 
 import time
@@ -32,7 +32,7 @@ for turn in range(options.times):
     load = ["--streams", options.streams, "--connections", 2, "--size", "128x128", *POLICIES[policy]]
     client = sidecar.Bench(server.binary, server.address, *load, "--duration", 600, "--warm-up", 0)
     server.await_load(idle, connections=2, busy_s=0.1)
-    # Another moment each time.
+    # At another time in each run.
     time.sleep(options.load_seconds + 0.037 * (turn % 10))
     server_cpu += server.cpu_s()
     asked = time.monotonic()
@@ -42,7 +42,9 @@ for turn in range(options.times):
     frames = result["frames"]
     client_cpu, wall = client_cpu + result["cpu_s"], wall + time.monotonic() - began
     here = frames["missing"] + sum(frames["dropped"].get(reason, 0) for reason in LOST) + sum(frames["failed"].values())
-    fine = here == 0 and frames["accounted_for"] and not result["streams_failed"] and code == 0 and frames["answered"] > 0
+    fine = (
+        here == 0 and frames["accounted_for"] and not result["streams_failed"] and code == 0 and frames["answered"] > 0
+    )
     good += fine
     lost += here
     answered += frames["answered"]
@@ -50,7 +52,9 @@ for turn in range(options.times):
     if not fine:
         said.append({"turn": turn, "policy": policy, "exit_code": code, "frames": frames, "said": result["said"],
                      "streams_failed": result["streams_failed"], "log": server.log_text()[-500:]})
-    sidecar.say(f"{turn + 1} ({policy}): {frames['answered']} answered, {here} lost, exit {code}, {drains[-1]:.2f} s to drain")
+    sidecar.say(
+        f"{turn + 1} ({policy}): {frames['answered']} answered, {here} lost, exit {code}, {drains[-1]:.2f} s to drain"
+    )
 
 sidecar.report(
     "sigterm",

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""One of 32 streams never reads: what it costs the other 31, in pairs of runs against the same server, and what memory.
+"""One of 32 streams never reads: its cost in memory and in throughput of the others, in pairs of runs on one server.
 
-The run beside it has the same streams, all of which read; compared is what 31 of them get. Which of a pair comes first
-alternates.
+In the other run of a pair all streams read; the rates of 31 streams are compared. The order within a pair alternates.
 """
 
 import time
@@ -10,9 +9,9 @@ import time
 import sidecar
 
 COST_ALLOWED = 0.05
-# What the stuck stream's answers may hold at most, so that it is stuck soon (limits.max_unsent_bytes).
+# Limit on the unsent answers of a stream (limits.max_unsent_bytes): small, so that the stream is stuck soon.
 UNSENT_BYTES = 4 << 20
-# What allocators may add from the first pairs to the last.
+# Growth that allocators may cause from the first pairs to the last.
 GROWTH_ALLOWED = 0.05
 
 options = sidecar.arguments(
@@ -35,20 +34,22 @@ with sidecar.Sidecar(options, config=f"[limits]\nmax_unsent_bytes = {UNSENT_BYTE
             result = sidecar.bench(server, *load, *span)
             runs[stuck].append(result)
             others[stuck] = result["answered_hz"] * (options.streams - 1) / (options.streams - stuck)
-            # What a neighbour of the machine takes away, it takes from both.
+            # Other load on the machine affects both runs.
             per_cpu[stuck] = others[stuck] / (result["server_cpu_s"] / result["wall_s"])
-            # A second after its streams have ended, the server gives memory back.
+            # The server returns memory to the system a second after its streams have ended.
             time.sleep(2)
             memory.append(server.rss_bytes())
         costs.append(1 - others[1] / others[0])
         costs_per_cpu.append(1 - per_cpu[1] / per_cpu[0])
-        sidecar.say(f"pair {pair + 1}: the others got {others[0]:.1f}/s beside a reader, {others[1]:.1f}/s beside a stuck one")
+        sidecar.say(
+            f"pair {pair + 1}: the others got {others[0]:.1f}/s beside a reader, {others[1]:.1f}/s beside a stuck one"
+        )
     code = server.stop()
 
 everything = runs[0] + runs[1]
 accounted = all(run["frames"]["accounted_for"] and run["exit_code"] == 0 for run in everything)
 cost = sidecar.median(costs)
-# Two pairs to warm up; then what a process keeps must stay.
+# Two pairs to warm up; then the memory must not grow.
 early, late = max(memory[2:6]), max(memory[-4:])
 growth = late / early - 1
 sidecar.report(

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""What telemetry costs, in pairs against a server without any, on `builtin:identity`: everything but a model.
+"""The cost of telemetry, in pairs with a server without telemetry, on `builtin:identity`: everything except a model.
 
-  full     every frame traced and metrics kept, with a collector that takes everything
-  zero     no frame traced, metrics kept, with the same collector
-  missing  a collector whose name nobody knows    these must cost nothing but the traces,
-  away     one that refuses connections           and must not hold up the exit
+  full     every frame traced and metrics collected, with a collector that accepts everything
+  zero     no frame traced, metrics collected, with the same collector
+  missing  a collector whose name does not resolve    these may lose traces, but must not
+  away     one that refuses connections               reduce throughput or delay the exit
   hanging  one that accepts and never answers
   errors   one that answers with errors
 
-The collector is a loop in Python on the same cores, at the lowest priority since its place is elsewhere; its processor time is told, and the server's own time a frame
-is given beside the throughput.
+The collector is a loop in Python on the same cores, at the lowest priority: in practice it runs on another machine. Its
+processor time is reported, and the server's own time per frame beside the throughput.
 """
 
 import time
@@ -17,13 +17,13 @@ import time
 import sidecar
 from collector import Collector
 
-# Of the throughput without telemetry, and of its p99.
+# Bounds relative to the throughput without telemetry, and to its p99.
 ALLOWED = {"full": 0.97, "zero": 0.995, "missing": 0.98, "away": 0.98, "hanging": 0.98, "errors": 0.98}
 P99_ALLOWED = 1.1
 MEMORY_ALLOWED = 0.05
-# How many rows run together is learned, and would differ from run to run.
+# Fixed: the server would learn how many rows pay to run together, and differ from run to run.
 CONFIG = "[limits]\nmax_batch = 1\n"
-# The flush's bound, and what a server takes to stop without telemetry.
+# The time limit of the last export, and the time in which a server stops without telemetry.
 EXIT_ALLOWED_S = 3 + 2
 
 options = sidecar.arguments(
@@ -45,7 +45,7 @@ def measure(server):
 
 
 def server_us(result):
-    """The server's processor time for a frame, in microseconds."""
+    """The server's processor time per frame, in microseconds."""
     return 1e6 * result["server_cpu_s"] / result["frames"]["answered"]
 
 
@@ -56,12 +56,14 @@ def run(case):
     without, watched = sidecar.Sidecar(options, config=CONFIG), sidecar.Sidecar(options, *flags, config=CONFIG)
     ones, others, rss = [], [], []
     for pair in range(options.pairs):
-        # Whoever is first changes from pair to pair.
+        # The order alternates from pair to pair.
         for server, results in [(without, ones), (watched, others)][:: 1 if pair % 2 else -1]:
             results.append(measure(server))
         rss.append(watched.rss_bytes())
         ratio = others[-1]["answered_hz"] / ones[-1]["answered_hz"]
-        sidecar.say(f"{case} {pair}: {ones[-1]['answered_hz']:.0f} without and {others[-1]['answered_hz']:.0f}, {ratio:.3f}")
+        sidecar.say(
+            f"{case} {pair}: {ones[-1]['answered_hz']:.0f} without and {others[-1]['answered_hz']:.0f}, {ratio:.3f}"
+        )
     wall = sum(result["wall_s"] for result in others)
     collector_cores = collector.cpu_s() / (2 * wall)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-//! A bad frame is that frame's error: a canonical code, the field, what is allowed. The stream lives on.
+//! An invalid frame gets an error: a canonical code, the field, what is allowed. The stream continues.
 
 use camlens::proto::v1;
 use camlens::proto::v1::explain_stream_request::Message as Request;
@@ -154,7 +154,7 @@ async fn a_bad_frame_that_comes_alone_is_the_calls_status_with_the_field() {
         let status = client.explain(request).await.expect_err(field);
         assert_eq!(status.code(), code, "{status}");
         let violations = status.get_details_bad_request().expect("a bad request").field_violations;
-        // In a single call, options are the call's, whether they came with the frame or not.
+        // In a single call, options belong to the call, whether they were sent with the frame or not.
         assert_eq!(violations[0].field, field.replace("frame.options", "options"), "{status}");
     }
 }

@@ -1,4 +1,4 @@
-//! A stream whose two sides a test plays one message at a time.
+//! A stream that a test drives one message at a time.
 
 use camlens::proto::v1;
 use camlens::proto::v1::explain_service_client::ExplainServiceClient;
@@ -19,12 +19,12 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Calls the method and says nothing yet.
+    /// Calls the method without sending a message.
     pub async fn silent(client: &mut ExplainServiceClient<Channel>) -> Self {
         Self::attempt(client).await.expect("the call begins")
     }
 
-    /// Calls the method, which the server may refuse.
+    /// Calls the method; an error if the server refuses the call.
     pub async fn attempt(client: &mut ExplainServiceClient<Channel>) -> Result<Self, Status> {
         let (requests, outgoing) = mpsc::channel(64);
         let responses = client.explain_stream(ReceiverStream::new(outgoing)).await?.into_inner();
@@ -46,7 +46,7 @@ impl Conversation {
 
     pub async fn send_raw(&self, message: v1::ExplainStreamRequest) {
         let requests = self.requests.as_ref().expect("not half-closed");
-        // A server that has ended the call reads no more.
+        // Sending fails once the server has ended the call.
         let _ = requests.send(message).await;
     }
 
@@ -89,7 +89,7 @@ impl Conversation {
         }
     }
 
-    /// The status, when nothing else comes.
+    /// The status of the call, if the next thing received is its end.
     pub async fn status(&mut self) -> Status {
         match self.read().await {
             Ok(None) => Status::new(Code::Ok, ""),
@@ -99,7 +99,7 @@ impl Conversation {
     }
 }
 
-/// Predictions alone: answers are small, and the gated device has no maps.
+/// Asks for predictions only: answers are small, and the gated device makes no maps.
 pub fn predictions() -> v1::ExplainOptions {
     v1::ExplainOptions { predictions_only: Some(true), ..Default::default() }
 }

@@ -1,4 +1,4 @@
-//! Stopping: readiness first, then a word to each stream, then what was accepted is finished.
+//! Stopping: the server reports NOT_SERVING, tells each stream, and finishes the frames that it has accepted.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ async fn a_second_request_stops_at_once() {
 async fn a_stream_that_has_not_opened_is_told_to_go_elsewhere() {
     let server = TestServer::start().await;
     let mut stream = Conversation::silent(&mut server.explain().await).await;
-    // The call is there once the server answers another one on the same connection.
+    // The server has received the call once it answers a later one on the same connection.
     server.shutdown.request();
     assert_eq!(stream.status().await.code(), Code::Unavailable);
     assert_eq!(server.ended().await, Ended::Drained);

@@ -1,12 +1,13 @@
-//! Health, reflection, deadlines, clients that leave, other transports.
+//! Health, reflection, deadlines, clients that disconnect, other transports.
 
 use std::time::Duration;
 
+use camlens::config::ListenAddress;
 use camlens::proto::v1;
 use camlens::proto::v1::dropped::Reason;
 use camlens::proto::v1::explain_service_client::ExplainServiceClient;
 use camlens::proto::v1::stream_policy::Overflow;
-use camlens::server::{ListenAddress, Server, Shutdown, StartError};
+use camlens::server::{Server, Shutdown, StartError};
 use camlens::telemetry::Telemetry;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -129,7 +130,7 @@ async fn a_single_call_past_its_deadline_says_so_and_is_not_worked_on() {
     let (mut client, first) = (server.explain().await, patient());
     let waits = async {
         gate.began().await;
-        // It waits in line behind the one on the device.
+        // It waits behind the frame on the device.
         let late = client.explain(request(Duration::from_millis(500))).await.expect_err("the device is held back");
         assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
         gate.go();
@@ -162,7 +163,7 @@ async fn a_client_that_leaves_takes_its_frames_along() {
     for sequence in 2..=5 {
         leaving.frame(sequence).await;
     }
-    // They are in line behind the one that runs; then their stream dies.
+    // They wait behind the frame that runs when their stream is cut.
     tokio::time::sleep(Duration::from_millis(300)).await;
     drop(leaving);
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -202,7 +203,7 @@ async fn a_server_that_cannot_start_says_why() {
     let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance/resnet_basic/1");
     std::fs::copy(fixture.join("model.pt2"), folder.path().join("nowhere/m/1/model.pt2"))
         .expect("the fixture is there");
-    // It loads, and looks at a layer that has no map.
+    // The model loads, but its target layer has no spatial map.
     let description = "[explain]\ntarget_layers = [\"fc\"]\n";
     std::fs::write(folder.path().join("nowhere/m/1/model.toml"), description).expect("a file");
     let error = start(config.clone()).await;

@@ -1,6 +1,6 @@
-//! The built-in model `identity` through the real engine: its results are what pencil and paper say.
+//! The built-in model `identity` on the real engine: its results equal those computed by hand.
 
-use camlens::model::identity;
+use camlens::model::import::identity;
 use camlens::proto::v1;
 use camlens::proto::v1::frame::Payload;
 use camlens::proto::v1::target::Kind;
@@ -8,11 +8,11 @@ use camlens::proto::v1::target::Kind;
 use super::images;
 use super::server::TestServer;
 
-/// The layer's grid.
+/// Rows and columns of the target layer's grid.
 const GRID: usize = 7;
 const GREEN: u32 = 1;
 
-/// Colours that change from place to place, `[3, side, side]`; every place of the grid has one shade.
+/// A picture `[3, side, side]` that has one colour in each cell of the grid.
 fn squares(side: usize) -> Vec<f32> {
     let shade = |colour: usize, row: usize, column: usize| {
         (colour * 5 + row * GRID / side * 3 + column * GRID / side) as f32 / 64.0 - 0.2
@@ -58,13 +58,13 @@ fn floats(target: &v1::TargetExplanation, map: usize) -> Vec<f32> {
     tensor.data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect()
 }
 
-/// Equal but for rounding, of which a sum of a thousand floats has some; `scale` is how large such values are.
+/// Equal within the rounding of a sum of a thousand floats; `scale` is the magnitude of the values.
 fn near(got: f32, want: f32, scale: f32, what: &str) {
     assert!((got - want).abs() <= 1e-4 * scale, "{what}: {got} is not {want}");
 }
 
-/// With `P` the means of green over the 7 × 7 places: the logit is their mean, so that `∂y/∂P = 1/49` everywhere, Grad-CAM
-/// is `max(P / 49, 0)`, and each green pixel's gradient is `1 / side²`; red and blue have none.
+/// With `P` the means of green over the 7 × 7 cells: the logit is their mean, so that `∂y/∂P = 1/49` everywhere,
+/// Grad-CAM is `max(P / 49, 0)`, and each green pixel's gradient is `1 / side²`; red and blue have none.
 fn check(explanation: &v1::Explanation, side: usize) {
     let pixels = squares(side);
     let green = &pixels[side * side..2 * side * side];
@@ -76,7 +76,7 @@ fn check(explanation: &v1::Explanation, side: usize) {
     let (layer_map, cam, guided, fused) = (floats(target, 0), floats(target, 1), floats(target, 2), floats(target, 3));
     assert_eq!((layer_map.len(), cam.len(), fused.len()), (GRID * GRID, side * side, 3 * side * side));
     for (place, got) in layer_map.iter().enumerate() {
-        // Any pixel of the place: it has one shade.
+        // Any pixel of the cell: all have one colour.
         let (y, x) = (place / GRID * side / GRID, place % GRID * side / GRID);
         near(*got, green[y * side + x].max(0.0) / 49.0, 0.1 / 49.0, "Grad-CAM at the layer");
     }

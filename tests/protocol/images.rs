@@ -1,4 +1,4 @@
-//! Frames, good and bad.
+//! Valid and invalid frames.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use camlens::proto::v1::frame::Payload;
 
 use super::server::SIDE;
 
-/// Deterministic, and different for each sequence.
+/// Pixels that depend on the sequence number alone.
 fn pixels(sequence: u64, count: usize) -> Vec<u8> {
     (0..count as u64).map(|n| ((n * 37 + sequence * 101 + n * n / 7) % 256) as u8).collect()
 }
@@ -16,14 +16,14 @@ pub fn with(sequence: u64, payload: Payload) -> v1::Frame {
     v1::Frame { sequence, payload: Some(payload), ..Default::default() }
 }
 
-/// A sound frame of raw pixels, 40 by 30.
+/// A valid frame of raw pixels, 40 by 30.
 pub fn frame(sequence: u64) -> v1::Frame {
     let data = pixels(sequence, 40 * 30 * 3).into();
     let pixel_format = v1::PixelFormat::Rgb8 as i32;
     with(sequence, Payload::Raw(v1::RawImage { data, width: 40, height: 30, pixel_format, ..Default::default() }))
 }
 
-/// A model input of the given value throughout.
+/// A model input whose every element is `value`.
 pub fn tensor(sequence: u64, shape: [u32; 3], value: f32) -> v1::Frame {
     let count = shape.iter().product::<u32>() as usize;
     let data: Vec<u8> = std::iter::repeat_n(value.to_le_bytes(), count).flatten().collect();
@@ -43,7 +43,7 @@ pub fn jpeg() -> Vec<u8> {
     std::fs::read(file).expect("the fixture is there")
 }
 
-/// A PNG whose header promises 50,000 by 50,000 pixels, and which has none.
+/// A PNG whose header declares 50,000 by 50,000 pixels, without any pixel data.
 pub fn huge_png() -> Vec<u8> {
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();
     let side = 50_000u32.to_be_bytes();
@@ -58,7 +58,7 @@ pub fn huge_png() -> Vec<u8> {
     file
 }
 
-/// PNG's checksum.
+/// CRC-32, the checksum of PNG chunks.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32| if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 };
     !bytes.iter().fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))

@@ -1,13 +1,13 @@
-//! What bounds streams, connections and readers that do not read.
+//! Limits on streams, connections, and answers that a client does not read.
 
 use std::time::Duration;
 
+use camlens::config::ListenAddress;
 use camlens::proto::v1;
 use camlens::proto::v1::explain_service_client::ExplainServiceClient;
 use camlens::proto::v1::explain_stream_request::Message as Request;
 use camlens::proto::v1::explain_stream_response::Message as Response;
 use camlens::proto::v1::stream_policy::Overflow;
-use camlens::server::ListenAddress;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
@@ -16,7 +16,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::conversation::{Conversation, open};
 use super::server::{PATIENCE, TestServer};
 
-/// Tries until something succeeds: what a client has closed becomes free a moment later.
+/// Repeats `attempt` until it succeeds: a slot becomes free a moment after its client has closed.
 async fn soon<T, E: std::fmt::Debug>(mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
     let end = tokio::time::Instant::now() + PATIENCE;
     loop {
@@ -78,7 +78,7 @@ async fn one_connection_more_than_the_limit_is_closed_and_the_others_live() {
     let ask = || HealthCheckRequest::default();
     let mut first = HealthClient::new(tcp(&server).connect().await.expect("a connection"));
     first.check(ask()).await.expect("it is served");
-    // Whether the refusal is seen while connecting or at the first call is a matter of time.
+    // Depending on timing, the refusal is seen while connecting or at the first call.
     let second = match tcp(&server).connect().await {
         Ok(channel) => HealthClient::new(channel).check(ask()).await.map(drop).map_err(|status| status.code()),
         Err(_) => Err(Code::Unavailable),
@@ -146,7 +146,8 @@ async fn a_client_that_never_reads_is_given_up_and_its_place_is_free() {
     next.frame(1).await;
     assert_eq!(next.explanation().await.sequence, 1);
 
-    // Whoever reads after all finds what the transport had taken, and then why there is no more.
+    // A client that reads at last receives the answers that the transport had buffered, then the status with the
+    // reason.
     let status = loop {
         match stuck.read().await {
             Ok(Some(Response::Explanation(_))) => {}

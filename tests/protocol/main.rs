@@ -1,7 +1,7 @@
 //! The protocol as a client sees it: a server in this process, on a Unix socket, and the generated client.
 //!
-//! Each test is a rule of the protocol. Where the order of things matters, the device is one that the test holds back
-//! ([`server::Gate`]); elsewhere it is the real one with a small network. [`signals`] alone runs the built binary.
+//! Each test is a rule of the protocol. Where the order of events matters, the device is one that the test controls
+//! ([`server::Gate`]); elsewhere it is the real one with a small network. Only [`signals`] runs the built binary.
 
 mod bad_frames;
 mod conversation;

@@ -1,4 +1,4 @@
-//! What a stream's policy says about frames that come too early, too many, too late, or before others.
+//! A stream's policy: rate limit, overflow, time to live, priority.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn a_rejecting_stream_refuses_what_finds_no_credit_and_says_when_to_try_ag
     assert!(error.retry_after.is_some() && error.message.contains("Opened.max_in_flight"), "{error:?}");
     gate.go();
     gate.go();
-    // The stream is unordered, and what ran together may come in any order.
+    // The stream is unordered: frames of one batch are answered in any order.
     let mut answered = [stream.explanation().await.sequence, stream.explanation().await.sequence];
     answered.sort_unstable();
     assert_eq!(answered, [1, 2]);
@@ -130,7 +130,7 @@ async fn the_stream_of_the_higher_class_goes_first() {
     assert_eq!(opened.effective_policy.expect("a policy").priority, 5);
     first.frame(1).await;
     gate.began().await;
-    // One frame is prepared ahead; then the low stream's come before the high one's.
+    // One frame is prepared in advance, before the frames of the stream with the higher priority arrive.
     in_line(&mut first, 3).await;
     in_line(&mut low, 1).await;
     in_line(&mut low, 3).await;
@@ -152,7 +152,7 @@ async fn the_stream_of_the_higher_class_goes_first() {
     assert!(place(("high", 1)) < place(("low", 1)), "{order:?}");
 }
 
-/// Sends a frame and waits until it has been read: by the time that a stream answers for a bad frame behind it.
+/// Sends a frame and waits until the server has read it: the error of a bad frame sent after it shows that.
 async fn in_line(stream: &mut Conversation, sequence: u64) {
     stream.frame(sequence).await;
     stream.send(Request::Frame(v1::Frame { sequence: sequence + 1, ..Default::default() })).await;

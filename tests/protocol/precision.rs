@@ -1,4 +1,4 @@
-//! How exactly a model runs: what its description says, what a request may ask, what the answer tells.
+//! A model's precision: in its description, in a request, and in the answer.
 
 use std::path::Path;
 
@@ -62,7 +62,7 @@ async fn bfloat16_that_the_model_is_not_offered_in_is_refused() {
     assert!(status.message().contains("explain.precision = \"bfloat16\""), "{status}");
 }
 
-/// On a processor with bfloat16 the model runs in it and says how far that is from float32; on another it runs in float32.
+/// With bfloat16 instructions the model runs in bfloat16 and reports its distance from float32; without, in float32.
 #[tokio::test(flavor = "multi_thread")]
 async fn bfloat16_is_used_where_the_processor_has_it_and_every_answer_tells() {
     let server = server("bfloat16").await;

@@ -1,4 +1,4 @@
-//! A server for a test.
+//! A server in this process, with the real device or one that the test controls.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use camlens::config::Config;
+use camlens::config::ListenAddress;
 use camlens::explain::ExplainError;
 use camlens::frame;
 use camlens::model::{LoadLimits, Model};
@@ -15,7 +16,7 @@ use camlens::proto::v1::model_service_client::ModelServiceClient;
 use camlens::schedule::{
     Batch, Device, Engine, EngineConfig, RowMaps, RowResult, Served, ServedLimits, SystemClock, TargetValues,
 };
-use camlens::server::{Ended, ListenAddress, Server, Shutdown};
+use camlens::server::{Ended, Server, Shutdown};
 use camlens::telemetry::{Stage, Telemetry};
 use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
@@ -28,45 +29,45 @@ pub const LABELS: [&str; 10] = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu",
 pub const SIDE: u32 = 33;
 pub const SMALL: &str = "small";
 
-/// Nothing in these tests takes this long unless it hangs.
+/// Longer than any step of a test takes, unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct TestServer {
     _folder: TempDir,
     socket: PathBuf,
     pub addresses: Vec<ListenAddress>,
-    #[allow(dead_code, reason = "tests/telemetry asks there")]
+    #[allow(dead_code, reason = "used by tests/telemetry")]
     pub admin: Option<SocketAddr>,
     pub shutdown: Shutdown,
     running: JoinHandle<Ended>,
 }
 
 impl TestServer {
-    /// The real engine.
+    /// A server with the real engine.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// The real engine, with another configuration.
+    /// A server with the real engine and this configuration.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        Self::start_telling(Telemetry::disabled(), change).await
+        Self::start_with_telemetry(Telemetry::disabled(), change).await
     }
 
-    /// The real engine, with telemetry.
-    pub async fn start_telling(telemetry: Telemetry, change: impl FnOnce(&mut Config)) -> Self {
+    /// A server with the real engine and telemetry.
+    pub async fn start_with_telemetry(telemetry: Telemetry, change: impl FnOnce(&mut Config)) -> Self {
         let (folder, config) = configuration(change);
         let shutdown = Shutdown::new();
         let server = Server::start(&config, telemetry, shutdown.clone()).await.expect("the server starts");
         Self::of(folder, server, shutdown)
     }
 
-    /// A device that waits for the test.
+    /// A server whose device waits for the test.
     pub async fn gated(change: impl FnOnce(&mut Config)) -> (Self, Gate) {
-        Self::gated_telling(Telemetry::disabled(), change).await
+        Self::gated_with_telemetry(Telemetry::disabled(), change).await
     }
 
-    /// A device that waits for the test, with telemetry.
-    pub async fn gated_telling(telemetry: Telemetry, change: impl FnOnce(&mut Config)) -> (Self, Gate) {
+    /// A server whose device waits for the test, with telemetry.
+    pub async fn gated_with_telemetry(telemetry: Telemetry, change: impl FnOnce(&mut Config)) -> (Self, Gate) {
         let (folder, config) = configuration(change);
         let model = Model::load(SMALL, 1, &folder.path().join("models/small/1"), &LoadLimits::default());
         let limits = ServedLimits {
@@ -103,7 +104,7 @@ impl TestServer {
         TestServer { _folder: folder, socket, addresses, admin, shutdown, running: tokio::spawn(server.run()) }
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub async fn channel(&self) -> Channel {
         self.channel_with(|endpoint| endpoint).await
     }
@@ -120,7 +121,7 @@ impl TestServer {
         ModelServiceClient::new(self.channel().await)
     }
 
-    /// Waits for the end that was asked for.
+    /// Waits until the server has stopped, which must have been requested.
     pub async fn ended(self) -> Ended {
         tokio::time::timeout(PATIENCE, self.running).await.expect("it ends").expect("it does not break")
     }
@@ -156,7 +157,7 @@ fn configuration(change: impl FnOnce(&mut Config)) -> (TempDir, Config) {
     (folder, config)
 }
 
-/// The test's side of the device.
+/// The test's control of the device.
 #[derive(Clone)]
 pub struct Gate {
     go: mpsc::Sender<()>,
@@ -164,7 +165,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Waits until the device has begun a batch; gives its rows.
+    /// Waits until the device has begun a batch; returns its number of rows.
     pub async fn began(&self) -> usize {
         let begins = Arc::clone(&self.begins);
         tokio::task::spawn_blocking(move || {
@@ -174,13 +175,13 @@ impl Gate {
         .expect("no panic")
     }
 
-    /// Lets one batch end, begun or to come.
+    /// Lets one batch end: the one that has begun, or the next.
     pub fn go(&self) {
         self.go.send(()).expect("the device lives");
     }
 }
 
-/// Answers class 0 for every row, when it is told to.
+/// Answers class 0 for every row once the gate lets the batch end.
 struct GatedDevice {
     wait: mpsc::Receiver<()>,
     began: mpsc::Sender<usize>,
@@ -193,7 +194,7 @@ impl Device for GatedDevice {
         interrupt: &dyn Interrupt,
         ended: &mut dyn FnMut(Stage),
     ) -> Result<Vec<RowResult>, ExplainError> {
-        // A test that has ended listens no more.
+        // The receiver is gone once the test has ended.
         let _ = self.began.send(batch.inputs.len());
         let _ = self.wait.recv_timeout(PATIENCE);
         ended(Stage::Forward);

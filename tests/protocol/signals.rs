@@ -1,4 +1,4 @@
-//! The built binary and the signals that a supervisor sends it.
+//! The built binary and the signals that a supervisor sends to it.
 //!
 //! Its frames are slow: eight classes of a real network each, one frame a batch, on one thread.
 
@@ -22,7 +22,7 @@ use super::conversation::Conversation;
 use super::images;
 use super::server::{PATIENCE, dial};
 
-/// Frames of a stream in flight, by default.
+/// The default of `max_in_flight`.
 const CREDIT: u64 = 16;
 
 struct Sidecar {
@@ -31,11 +31,11 @@ struct Sidecar {
 }
 
 impl Sidecar {
-    /// Serving, and ready.
+    /// Starts the binary and waits until it is ready.
     async fn start(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(env!("CARGO_BIN_EXE_camlens"));
-        // What the machine that runs the tests has set must not matter.
+        // The environment of the test run must not reach the server.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAMLENS_") || name.starts_with("OTEL_"))
         {
             command.env_remove(name);
@@ -118,13 +118,13 @@ async fn drains_at(signal: &str) {
     assert_eq!(going.last_accepted_sequence, Some(6));
     assert_eq!(going.drain_timeout.map(|timeout| timeout.seconds), Some(20));
 
-    // What is new is sent elsewhere, while what was accepted is worked on.
+    // A new call is refused while accepted frames are finished.
     let late = v1::ExplainRequest { frame: Some(images::frame(9)), ..Default::default() };
     assert_eq!(client.explain(late).await.expect_err("it is stopping").code(), Code::Unavailable);
     let (_requests, outgoing) = tokio::sync::mpsc::channel(1);
     let refused = client.explain_stream(tokio_stream::wrappers::ReceiverStream::new(outgoing)).await;
     assert_eq!(refused.expect_err("it is stopping").code(), Code::Unavailable);
-    // Sent after the server has said what it has accepted: it reads no more.
+    // Sent after the server has named the last frame that it accepted: it is not read.
     stream.frame(7).await;
 
     for sequence in 2..=6 {

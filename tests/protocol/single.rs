@@ -1,4 +1,4 @@
-//! One frame, and what is served.
+//! Single calls: `Explain` for one frame, and `ListModels`, `GetModel`.
 
 use camlens::proto::v1;
 use camlens::proto::v1::target::Kind;
@@ -49,7 +49,7 @@ async fn an_answer_says_what_made_it_and_how_long_each_stage_took() {
         at += timing.duration_ns;
     }
     let to_frame = explanation.model_to_frame.expect("a transform");
-    // 33 columns of the input lie over 40 of the frame: x' = 40/33·(x + ½) − ½.
+    // The input has 33 columns, the frame 40: x' = 40/33·(x + ½) − ½.
     assert!((to_frame.xx - 40.0 / 33.0).abs() < 1e-9 && (to_frame.x0 - (20.0 / 33.0 - 0.5)).abs() < 1e-9);
 }
 

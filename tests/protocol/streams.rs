@@ -1,4 +1,4 @@
-//! What a stream promises: one ending for each frame, in order, by its policy.
+//! What a stream guarantees: one ending for each frame, in order, according to its policy.
 
 use camlens::config::Performance;
 use camlens::proto::v1;
@@ -36,7 +36,7 @@ async fn a_blocking_stream_answers_every_frame_in_order_and_echoes_it() {
     let request = v1::Open { policy: Some(block), ..Default::default() };
     let (mut stream, opened) = Conversation::open(&mut server.explain().await, request).await;
     let time = prost_types::Timestamp { seconds: 1_700_000_000, nanos: 5 };
-    // More than the credit: the transport holds what is too much.
+    // More than the credit: the transport holds the rest back.
     let count = u64::from(opened.max_in_flight) * 2 + 3;
     for n in 0..count {
         let tag = n.to_string().into_bytes().into();
@@ -94,7 +94,7 @@ async fn batches_on_several_threads_give_what_one_thread_gives_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_frame_replaces_the_waiting_one_and_says_so() {
     let (server, gate) = TestServer::gated(|_| {}).await;
-    // Unordered, so that what happens while the device works is told while it works.
+    // Unordered, so that drops are reported while the device is busy.
     let policy = v1::StreamPolicy { overflow: Overflow::Latest as i32, unordered: true, ..Default::default() };
     let request = v1::Open { policy: Some(policy), ..open(Overflow::Latest) };
     let (mut stream, _) = Conversation::open(&mut server.explain().await, request).await;
@@ -103,7 +103,7 @@ async fn a_newer_frame_replaces_the_waiting_one_and_says_so() {
     for sequence in [2, 3, 5] {
         stream.frame(sequence).await;
     }
-    // The third is replaced when the last one is read, so that all of them have been.
+    // The third is replaced when the last one is read: then all have been read.
     let mut replaced = 0;
     while replaced < 2 {
         let (first, last, count, reason) = stream.dropped().await;
@@ -123,7 +123,7 @@ async fn a_newer_frame_replaces_the_waiting_one_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frame_that_is_refused_on_arrival_does_not_replace_the_waiting_one() {
     let (server, gate) = TestServer::gated(|_| {}).await;
-    // Unordered, so that the errors are told while the device works.
+    // Unordered, so that errors are reported while the device is busy.
     let policy = v1::StreamPolicy { overflow: Overflow::Latest as i32, unordered: true, ..Default::default() };
     let request = v1::Open { policy: Some(policy), ..open(Overflow::Latest) };
     let (mut stream, _) = Conversation::open(&mut server.explain().await, request).await;
@@ -164,7 +164,7 @@ async fn credit_is_what_opening_says_and_a_cancel_behind_it_is_read_at_once() {
     stream.frame(2).await;
     stream.send(Request::Cancel(v1::Cancel { sequence: 2 })).await;
     stream.send(Request::Cancel(v1::Cancel { sequence: 1 })).await;
-    // Neither needed the device to finish.
+    // Both were answered before the device finished.
     assert_eq!(stream.dropped().await, (1, 2, 2, Reason::Cancelled));
     gate.go();
     stream.frame(3).await;
@@ -182,7 +182,7 @@ async fn frames_of_two_streams_share_a_batch_and_each_gets_its_own_answer() {
     assert_eq!(gate.began().await, 1);
     one.frame(2).await;
     other.frame(70).await;
-    // Both lie ready before the device is free; how long that takes is the machine's affair.
+    // Both frames must be prepared before the device is free; how long that takes depends on the machine.
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     gate.go();
     assert_eq!(gate.began().await, 2);
@@ -343,7 +343,7 @@ async fn a_slow_reader_costs_its_own_answers_and_is_told() {
     let (mut stream, _) = Conversation::open(&mut client, v1::Open::default()).await;
     for sequence in 1..=60 {
         stream.frame(sequence).await;
-        // Slow enough that the device keeps up, so that few are replaced.
+        // Slow enough for the device to keep up, so that few frames are replaced.
         tokio::time::sleep(std::time::Duration::from_millis(30)).await;
     }
     stream.half_close();

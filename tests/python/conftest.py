@@ -1,6 +1,6 @@
 """A server that runs the built binary, and stubs generated from the repository's own proto files.
 
-The client side knows nothing of camlens but the protocol: what works here works for any gRPC client.
+The client side knows only the protocol: what works here works for any gRPC client.
 """
 
 import os
@@ -19,15 +19,22 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CAMLENS_BINARY", ROOT / "target/release/camlens"))
 MODELS = ROOT / "deploy/models"
 PHOTOGRAPHS = ROOT / "deploy/demo-assets/photographs"
-CLIP = ROOT / "deploy/demo-assets/clip"
+CLIP = ROOT / "deploy/demo-assets/clip.webp"
 MESSAGE_LIMIT = 64 << 20
 
 
 def generate_stubs(out: pathlib.Path) -> None:
-    """What a user does once: python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. …"""
+    """Generates the stubs as a user does: python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. …"""
     files = sorted(str(p.relative_to(ROOT / "proto")) for p in (ROOT / "proto/camlens").rglob("*.proto"))
     include = pathlib.Path(protoc.__file__).parent / "_proto"
-    arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}", *files]
+    arguments = [
+        "protoc",
+        f"-I{ROOT / 'proto'}",
+        f"-I{include}",
+        f"--python_out={out}",
+        f"--grpc_python_out={out}",
+        *files,
+    ]
     assert protoc.main(arguments) == 0, "protoc refused the proto files"
 
 
@@ -38,10 +45,14 @@ sys.path.insert(0, str(_stubs))
 
 
 class Server:
-    """The real binary, serving on a Unix socket."""
+    """The built binary, serving on a Unix socket."""
 
     def __init__(
-        self, directory: pathlib.Path, *arguments: str, models: pathlib.Path = MODELS, variables: dict[str, str] | None = None
+        self,
+        directory: pathlib.Path,
+        *arguments: str,
+        models: pathlib.Path = MODELS,
+        variables: dict[str, str] | None = None,
     ):
         self.address = f"unix:{directory / 'camlens.sock'}"
         self.log = open(directory / "server.log", "w+b")
@@ -55,7 +66,7 @@ class Server:
         options = [
             ("grpc.max_receive_message_length", MESSAGE_LIMIT),
             ("grpc.max_send_message_length", MESSAGE_LIMIT),
-            # On a Unix socket grpc names the socket's path as the authority, which HTTP/2 servers refuse.
+            # On a Unix socket gRPC sends the socket's path as the authority, which HTTP/2 servers refuse.
             ("grpc.default_authority", "localhost"),
         ]
         return grpc.insecure_channel(self.address, options=options)

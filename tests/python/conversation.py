@@ -1,4 +1,4 @@
-"""A stream whose two sides a test plays one message at a time."""
+"""A stream that a test drives one message at a time."""
 
 import queue
 
@@ -8,7 +8,7 @@ PATIENCE_S = 120
 
 
 class Conversation:
-    """Opened, with the policy BLOCK unless another is given: nothing is dropped."""
+    """A stream that is open, by default with the policy BLOCK, which drops nothing."""
 
     def __init__(self, stub, **fields):
         self.requests = queue.Queue()
@@ -26,6 +26,6 @@ class Conversation:
         return kind, getattr(answer, kind)
 
     def end(self) -> list:
-        """Says no more; gives what was still to come."""
+        """Ends the sending side; returns the remaining messages."""
         self.requests.put(None)
         return list(self.answers)

@@ -1,4 +1,4 @@
-"""Every message and enum of camlens.v1 under one name; the generated modules are one a proto file."""
+"""Every message and enum of camlens.v1 in one module; there is one generated module for each proto file."""
 
 import types
 

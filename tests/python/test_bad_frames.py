@@ -1,4 +1,4 @@
-"""A bad frame is that frame's error: a canonical code, the field, what is allowed. The stream lives on."""
+"""An invalid frame gets an error: a canonical code, the field, what is allowed. The stream continues."""
 
 import dataclasses
 import io
@@ -25,7 +25,7 @@ INVALID, TOO_MUCH, NOT_BUILT = (
     grpc.StatusCode.UNIMPLEMENTED,
 )
 SIDE = 224
-UNKNOWN = 999  # a value that no version of any enum has
+UNKNOWN = 999  # not a value of any enum
 
 
 @dataclasses.dataclass
@@ -33,7 +33,7 @@ class Bad:
     frame: pb.Frame
     code: grpc.StatusCode
     field: str
-    says: str  # what the sentence says, as a regular expression
+    says: str  # a regular expression for the error's description
 
 
 def picture(format: str, size=(40, 30)) -> bytes:
@@ -44,7 +44,7 @@ def picture(format: str, size=(40, 30)) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that promises its size and holds nothing."""
+    """A PNG whose header declares its size, without any pixel data."""
 
     def chunk(kind: bytes, data: bytes = b"") -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -108,7 +108,10 @@ BAD_FRAMES = {
     "no picture at all": Bad(encoded(b"hello, world"), INVALID, DATA, "begins with 68 65 6c 6c.*JPEG, PNG and WebP"),
     "an empty picture": Bad(encoded(b""), INVALID, DATA, "is empty: a frame needs content"),
     "a PNG that is called a JPEG": Bad(
-        encoded(picture("PNG"), format=pb.IMAGE_FORMAT_JPEG), INVALID, "frame.encoded.format", "says JPEG, but .* is PNG"
+        encoded(picture("PNG"), format=pb.IMAGE_FORMAT_JPEG),
+        INVALID,
+        "frame.encoded.format",
+        "says JPEG, but .* is PNG",
     ),
     "a picture of an unknown format": Bad(
         encoded(picture("PNG"), format=UNKNOWN), INVALID, "frame.encoded.format", "999.*JPEG, PNG and WEBP are allowed"
@@ -142,7 +145,9 @@ BAD_FRAMES = {
     "a tensor with too few numbers": Bad(
         tensor((3, SIDE, SIDE), data=bytes(400)), INVALID, "frame.tensor.data", "400 bytes.*needs 602112"
     ),
-    "one NaN": Bad(one_value(np.nan), INVALID, "frame.tensor.data", f"NaN at element {SIDE * SIDE + 2} .*must be finite"),
+    "one NaN": Bad(
+        one_value(np.nan), INVALID, "frame.tensor.data", f"NaN at element {SIDE * SIDE + 2} .*must be finite"
+    ),
     "one infinity": Bad(one_value(-np.inf), INVALID, "frame.tensor.data", "-inf at element .*must be finite"),
     "numbers of a later type": Bad(
         tensor((3, SIDE, SIDE), element_type=pb.ELEMENT_TYPE_FLOAT16), NOT_BUILT, "frame.tensor.element_type", "float32"
@@ -160,15 +165,22 @@ BAD_FRAMES = {
     ),
     "a part of the frame": Bad(with_field(region=pb.Region(width=1, height=1)), NOT_BUILT, "frame.region", "not built"),
     "no time to live": Bad(
-        with_field(time_to_live=duration_pb2.Duration(seconds=-1)), INVALID, "frame.time_to_live", "more than 0 s is allowed"
+        with_field(time_to_live=duration_pb2.Duration(seconds=-1)),
+        INVALID,
+        "frame.time_to_live",
+        "more than 0 s is allowed",
     ),
     "a tag as long as a letter": Bad(
         with_field(tag=bytes(5000)), INVALID, "frame.tag", "5000 bytes: at most 4096 are allowed"
     ),
-    # What is asked.
+    # Options.
     "an unknown layer": Bad(asking(target_layers=["_blocks.99"]), INVALID, LAYERS, r"_blocks\.99\b.*_blocks\.9\b"),
-    "a layer without a map": Bad(asking(target_layers=["_fc"]), INVALID, LAYERS, "_fc has shape.*layers that are spatial"),
-    "an unknown label": Bad(target(label="tabbi"), INVALID, f"{TARGET}.label", '"tabbi"; the nearest labels are .*tabby'),
+    "a layer without a map": Bad(
+        asking(target_layers=["_fc"]), INVALID, LAYERS, "_fc has shape.*layers that are spatial"
+    ),
+    "an unknown label": Bad(
+        target(label="tabbi"), INVALID, f"{TARGET}.label", '"tabbi"; the nearest labels are .*tabby'
+    ),
     "a class that does not exist": Bad(
         target(class_index=1000), INVALID, f"{TARGET}.class_index", "is 1000: the model has 1000 classes, 0 to 999"
     ),
@@ -205,9 +217,14 @@ BAD_FRAMES = {
     ),
     "unknown colours": Bad(drawn(color_map=UNKNOWN), INVALID, "frame.options.pictures[0].color_map", "TURBO, VIRIDIS"),
     "more than opaque": Bad(drawn(opacity=1.5), INVALID, "frame.options.pictures[0].opacity", "1.5: 0 to 1 is allowed"),
-    "better than best": Bad(drawn(quality=101), INVALID, "frame.options.pictures[0].quality", "101: 1 to 100 are allowed"),
+    "better than best": Bad(
+        drawn(quality=101), INVALID, "frame.options.pictures[0].quality", "101: 1 to 100 are allowed"
+    ),
     "a range upside down": Bad(
-        drawn(fixed_range=pb.ValueRange(min=1, max=0)), INVALID, "frame.options.pictures[0].fixed_range", "min must lie below"
+        drawn(fixed_range=pb.ValueRange(min=1, max=0)),
+        INVALID,
+        "frame.options.pictures[0].fixed_range",
+        "min must lie below",
     ),
     "nothing and something": Bad(
         asking(predictions_only=True, tensors=[pb.TensorOutput(map=pb.MAP_GRAD_CAM)]),
@@ -220,7 +237,7 @@ BAD_FRAMES = {
 
 
 def violations(error: grpc.RpcError) -> list[tuple[str, str]]:
-    """Field and description of each violation in the call's google.rpc.BadRequest."""
+    """The field and description of each violation in the call's google.rpc.BadRequest."""
     out = []
     for detail in rpc_status.from_call(error).details:
         bad_request = error_details_pb2.BadRequest()
@@ -231,7 +248,7 @@ def violations(error: grpc.RpcError) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def conversation(server):
-    """One stream for all bad frames: it must outlive each."""
+    """One stream for all invalid frames: each must leave it usable."""
     from camlens.v1 import explain_pb2_grpc
 
     with server.channel() as channel:
@@ -250,7 +267,7 @@ def test_on_a_stream_it_is_the_frames_error_and_the_next_frame_is_answered(conve
     conversation.sequence += 1
     frame = pb.Frame(sequence=conversation.sequence, tag=b"camera-7")
     frame.MergeFrom(bad.frame)
-    # Maps are asked for, so that layers matter.
+    # Maps are requested, so that layers are checked.
     if not (frame.options.tensors or frame.options.pictures):
         frame.options.tensors.add(map=pb.MAP_GUIDED_GRAD_CAM)
     conversation.say(frame=frame)
@@ -275,7 +292,7 @@ def test_alone_it_is_the_calls_status_with_a_bad_request(stub, name):
         stub.Explain(pb.ExplainRequest(frame=bad.frame), timeout=60)
     error = raised.value
     assert error.code() == bad.code, error.details()
-    # In a single call, options are the call's, whether they came with the frame or not.
+    # In a single call, options belong to the call, whether they were sent with the frame or not.
     field = bad.field.replace("frame.options", "options")
     assert error.details().startswith(field) and re.search(bad.says, error.details()), error.details()
     assert violations(error) == [(field, error.details())]

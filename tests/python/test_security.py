@@ -1,4 +1,4 @@
-"""gRPC's own TLS, from Python, with client certificates and tokens: what works here does not depend on rustls being on both sides."""
+"""TLS of the gRPC library for Python, with client certificates and tokens: the client side is not rustls."""
 
 import re
 import time
@@ -22,7 +22,7 @@ def authority():
 
 @pytest.fixture(scope="module")
 def address(authority, tmp_path_factory):
-    """A server that wants certificates of its clients, and tokens."""
+    """A server that requires client certificates and tokens."""
     folder = tmp_path_factory.mktemp("secure")
     certificate = authority.issue_cert("localhost")
     certificate.cert_chain_pems[0].write_to_path(folder / "tls.crt")
@@ -32,10 +32,11 @@ def address(authority, tmp_path_factory):
     for secret in ("tls.key", "tokens"):
         (folder / secret).chmod(0o600)
     server = Server(
-        folder, "--listen", "127.0.0.1:0", "--tls-certificate", str(folder / "tls.crt"), "--tls-key", str(folder / "tls.key"),
+        folder, "--listen", "127.0.0.1:0", "--tls-certificate", str(folder / "tls.crt"),
+        "--tls-key", str(folder / "tls.key"),
         "--tls-client-ca", str(folder / "ca.crt"), "--token-file", str(folder / "tokens"),
     )  # fmt: skip
-    # The log's line may come after the first answer.
+    # The line may be logged after the first answer.
     deadline = time.monotonic() + 30
     while not (serving := re.search(r"serving address=127\.0\.0\.1:(\d+)", server.output())):
         assert time.monotonic() < deadline, server.output()

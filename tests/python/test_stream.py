@@ -1,4 +1,4 @@
-"""Frames streamed by a client that knows only the proto files."""
+"""Streams of a client that knows only the proto files."""
 
 import io
 import threading
@@ -15,10 +15,15 @@ FRAMES = 200
 
 
 def clip_frames(count: int) -> list[bytes]:
-    """The clip's JPEG frames, from the start again when it is shorter."""
-    files = sorted(CLIP.glob("*.jpg"))
-    assert files, f"no frames in {CLIP}"
-    return [files[i % len(files)].read_bytes() for i in range(count)]
+    """The clip's first frames, each as a JPEG."""
+    frames = []
+    with Image.open(CLIP) as clip:
+        for number in range(count):
+            clip.seek(number)
+            jpeg = io.BytesIO()
+            clip.convert("RGB").save(jpeg, "JPEG", quality=80)
+            frames.append(jpeg.getvalue())
+    return frames
 
 
 def open_message(**fields) -> pb.ExplainStreamRequest:
@@ -31,13 +36,13 @@ def frame_message(sequence: int, data: bytes, **fields) -> pb.ExplainStreamReque
 
 
 def small_options() -> pb.ExplainOptions:
-    """A result of some kilobytes: 8-bit maps at the layer's own resolution."""
+    """Requests a small result: 8-bit maps at the layer's resolution."""
     output = pb.TensorOutput(map=pb.MAP_GRAD_CAM, element_type=pb.ELEMENT_TYPE_UINT8, resolution=pb.RESOLUTION_LAYER)
     return pb.ExplainOptions(tensors=[output])
 
 
 def answered_sequences(answers) -> list[tuple[int, str]]:
-    """Every sequence that got a terminal message, in the order of arrival, with the kind of message."""
+    """The sequence and the kind of every ending, in the order of arrival."""
     out = []
     for answer in answers:
         kind = answer.WhichOneof("message")
@@ -103,7 +108,18 @@ def test_the_timings_of_a_frame_add_up(stub):
         end = timing.start_ns + timing.duration_ns
     names = [pb.Stage.Name(t.stage).removeprefix("STAGE_").lower() for t in timings]
     assert names == [
-        "receive", "queue", "decode", "preprocess", "batch", "copy_in", "forward", "backward", "fuse", "copy_out", "render", "deliver",
+        "receive",
+        "queue",
+        "decode",
+        "preprocess",
+        "batch",
+        "copy_in",
+        "forward",
+        "backward",
+        "fuse",
+        "copy_out",
+        "render",
+        "deliver",
     ]
 
 

@@ -1,4 +1,4 @@
-"""camlens's traces and metrics beside those of a client in Python, through OpenTelemetry's and Prometheus' own libraries."""
+"""camlens's traces and metrics, and those of a Python client, read with OpenTelemetry's and Prometheus' libraries."""
 
 import gzip
 import http.server
@@ -30,7 +30,7 @@ STAGES = "receive queue decode preprocess batch copy_in forward backward fuse co
 
 
 class Collector:
-    """Takes OTLP over HTTP, with TLS when it has a context for it, and keeps the spans and the messages' heads."""
+    """Accepts OTLP over HTTP, with TLS if it has a context for it, and keeps the spans and the messages' headers."""
 
     def __init__(self, tls: ssl.SSLContext | None = None):
         spans, heads = self.spans, self.heads = [], []
@@ -76,7 +76,7 @@ class Collector:
 
 @pytest.fixture
 def watched(tmp_path):
-    """A server that traces everything, its collector, and the client's own tracer with what it has exported."""
+    """A server that traces every frame, its collector, and the client's tracer with the spans that it has exported."""
     collector = Collector()
     server = Server(tmp_path, "--otlp-endpoint", collector.endpoint, "--otlp-protocol", "http/protobuf",
                     "--admin-listen", "127.0.0.1:0", models="builtin:identity")
@@ -91,7 +91,9 @@ def watched(tmp_path):
 
 
 def frame(sequence: int, **fields) -> pb.Frame:
-    return pb.Frame(sequence=sequence, encoded=pb.EncodedImage(data=(PHOTOGRAPHS / "chelsea.png").read_bytes()), **fields)
+    return pb.Frame(
+        sequence=sequence, encoded=pb.EncodedImage(data=(PHOTOGRAPHS / "chelsea.png").read_bytes()), **fields
+    )
 
 
 def test_an_instrumented_unary_call_has_camlenss_frame_as_its_child(watched):
@@ -179,4 +181,6 @@ def test_prometheus_reads_the_page(watched):
     counted = {s.labels["camlens_stage"]: s.value for s in stages.samples if s.name.endswith("_count")}
     assert counted == {stage: 1.0 for stage in STAGES}
     asked = (ROOT / "deploy/prometheus/alerts.yaml").read_text()
-    assert "camlens_frame_ended_total" in asked and families["target_info"].samples[0].labels["service_name"] == "camlens"
+    assert (
+        "camlens_frame_ended_total" in asked and families["target_info"].samples[0].labels["service_name"] == "camlens"
+    )

@@ -24,7 +24,7 @@ class Case:
     factory: Callable
     shape: tuple                            # [C, H, W] of one input
     layers: list                            # target layers; the first one also gets F and the other convention
-    default_target: Optional[str] = None    # a module or node that names what the default rule finds; None: not stated
+    default_target: Optional[str] = None    # module or node that the default rule must find; None: not checked
     dtype: torch.dtype = torch.float32
     head: Optional[str] = None              # the output that holds the logits
     dynamic_size: bool = False
@@ -34,8 +34,8 @@ class Case:
     to_nchw: Callable = lambda t: t
     float64: bool = True                    # references in float64 as well (of a float32 model)
     peers: bool = False                     # keep Captum's and pytorch-grad-cam's own arrays
-    refused: Optional[str] = None           # the load must fail; what its message must mention
-    ambiguous: list = field(default_factory=list)       # layer names that must be refused: they hand out several values
+    refused: Optional[str] = None           # loading must fail with a message that contains this
+    ambiguous: list = field(default_factory=list)       # layer names that must be refused: several values
     edit: Callable = lambda model: None     # changes the weights after they are set
     facts: dict = field(default_factory=dict)           # further keys of case.json
 
@@ -48,7 +48,7 @@ def heads(index):
 
 
 def against_class_three(model):
-    """Class 3 votes against every feature: after a ReLU it has no positive evidence anywhere."""
+    """Makes all weights of class 3 negative: after a ReLU there is no positive evidence for it."""
     model.fc.weight[3] = -model.fc.weight[3].abs() - 0.01
 
 
@@ -105,17 +105,29 @@ SCALED = {
     "densenet": Case(scaled.densenet_small, (3, T, T), ["features", "features.denseblock2"]),
     "googlenet": Case(scaled.GoogLeNetLike, (3, T, T), ["inception4a", "inception3b"], "inception4a"),
     "inception": Case(scaled.InceptionLike, (3, T, T), ["Mixed_7c", "branch_pool"], "Mixed_7c"),
-    "squeezenet": Case(scaled.squeezenet_small, (3, T, T), ["features.5", "features.3", "classifier.1"], "classifier.2"),
+    "squeezenet": Case(
+        scaled.squeezenet_small, (3, T, T), ["features.5", "features.3", "classifier.1"], "classifier.2"
+    ),
     "shufflenet": Case(scaled.shufflenet_small, (3, T, T), ["conv5", "stage3"], "conv5"),
     "regnet": Case(scaled.regnet_small, (3, T, T), ["trunk_output", "trunk_output.block2"], "trunk_output"),
     "mobilenet_v2": Case(scaled.mobilenet_v2_small, (3, T, T), ["features.6", "features.3"], "features.6"),
     "mobilenet_v3": Case(scaled.mobilenet_v3_small, (3, T, T), ["features.4", "features.1"], "features.4"),
     "efficientnet": Case(scaled.efficientnet_small, (3, T, T), ["features.4", "features.2"], "features.4"),
     "convnext": Case(scaled.convnext_small, (3, T, T), ["features.5", "features.3"], "features.5"),
-    "vit": Case(scaled.vit_small, (3, 32, 32), ["encoder.layers.encoder_layer_1.ln_1"], to_nchw=tokens(8),
-                explain={"target_layers": ["encoder.layers.encoder_layer_1.ln_1"], "token_grid": [8, 8], "class_tokens": 1}),
-    "swin": Case(scaled.swin_small, (3, T, T), ["features.3", "features.1"], to_nchw=channels_last,
-                 explain={"target_layers": ["features.3"], "channels_last": True}),
+    "vit": Case(
+        scaled.vit_small,
+        (3, 32, 32),
+        ["encoder.layers.encoder_layer_1.ln_1"],
+        to_nchw=tokens(8),
+        explain={"target_layers": ["encoder.layers.encoder_layer_1.ln_1"], "token_grid": [8, 8], "class_tokens": 1},
+    ),
+    "swin": Case(
+        scaled.swin_small,
+        (3, T, T),
+        ["features.3", "features.1"],
+        to_nchw=channels_last,
+        explain={"target_layers": ["features.3"], "channels_last": True},
+    ),
 }
 
 CASES = HAND_WRITTEN | SCALED

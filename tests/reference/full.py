@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Writes references for torchvision's full-size models, in the layout of tests/fixtures/conformance, into a scratch directory.
+"""Writes references for torchvision's full-size models, in the layout of tests/fixtures/conformance.
 
     $(deploy/python-env reference) tests/reference/full.py --out DIR [NAME...]
 
 Weights are random and seeded. Everything is computed on this machine with one thread, with weights that do not require
-gradients, so that exact mode on the same machine (OMP_NUM_THREADS=1) agrees to 1e-6. What is there already is kept.
+gradients, so that exact mode on the same machine (OMP_NUM_THREADS=1) agrees to 1e-6. Models that have references
+already are skipped.
 """
 
 import argparse
@@ -32,8 +33,10 @@ def case(name, layers, default_target=None, side=224, **more):
 
 
 SWIN = {"explain": {"target_layers": ["features.7"], "channels_last": True}, "to_nchw": channels_last}
-VIT = {"explain": {"target_layers": ["encoder.layers.encoder_layer_11.ln_1"], "token_grid": [14, 14], "class_tokens": 1},
-       "to_nchw": tokens(14)}
+VIT = {
+    "explain": {"target_layers": ["encoder.layers.encoder_layer_11.ln_1"], "token_grid": [14, 14], "class_tokens": 1},
+    "to_nchw": tokens(14),
+}
 MODELS = {
     "alexnet": case("alexnet", ["features.10", "features.11"], "features"),
     "vgg11_bn": case("vgg11_bn", ["features.25", "features.27"], "features"),
@@ -69,12 +72,17 @@ def main():
         parser.error(f"no such model: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     for name in args.names or MODELS:
-        if (args.out / name / "reference" / "case.json").exists():      # written last
+        written = args.out / name / "reference"
+        if all((written / file).exists() for file in ("arrays.npz", "case.json")):      # in this order
             continue
         started = time.monotonic()
         facts = write.write_case(args.out, name, MODELS[name], tries=1)
         right = [f"{layer['name']}: {', '.join(write.right_peers(layer)) or 'none'}" for layer in facts["layers"]]
-        print(f"{name}: {time.monotonic() - started:.0f} s, rectifiers {facts['rectifiers']}; peers that are right at {'; '.join(right)}", flush=True)
+        print(
+            f"{name}: {time.monotonic() - started:.0f} s, rectifiers {facts['rectifiers']}; "
+            f"right peers: {'; '.join(right)}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

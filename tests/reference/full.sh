@@ -2,9 +2,10 @@
 # Compare camlens with PyTorch's own gradients, Captum and pytorch-grad-cam on torchvision's full-size models, and try
 # deploy/export with a real PyTorch.
 #
-#   tests/reference/full.sh [NAME...]     writes 3 GB of references (kept for the next run) and runs the conformance tests on them
+#   tests/reference/full.sh [NAME...]     writes 3 GB of references (kept for the next run) and runs the conformance
+# tests on them
 #
-# CAMLENS_REFERENCES is where they lie (default target/references).
+# CAMLENS_REFERENCES is the directory of the references (default: target/references).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -12,7 +13,8 @@ export CAMLENS_REFERENCES=${CAMLENS_REFERENCES:-$PWD/target/references}
 mkdir -p "$CAMLENS_REFERENCES"
 free=$(df -Pm "$CAMLENS_REFERENCES" | awk 'NR == 2 { print $4 }')
 if (( free < 5000 )) && [[ ! -d $CAMLENS_REFERENCES/maxvit_t ]]; then
-  printf 'error: %s has %s MiB free and the references take 4000; set CAMLENS_REFERENCES to a larger disk\n' "$CAMLENS_REFERENCES" "$free" >&2
+  printf 'error: %s has %s MiB free and the references take 4000; set CAMLENS_REFERENCES to a larger disk\n' \
+    "$CAMLENS_REFERENCES" "$free" >&2
   exit 1
 fi
 

@@ -17,7 +17,9 @@ FIXTURES = write.HERE.parent / "fixtures" / "conformance"
 
 def shown(entry):
     right = write.right_peers(entry)
-    return f"{entry['name']} {entry['size'][0]}x{entry['size'][1]} reverses {entry['reverses']}" + (f" = {', '.join(right)}" if right else "")
+    return f"{entry['name']} {entry['size'][0]}x{entry['size'][1]} reverses {entry['reverses']}" + (
+        f" = {', '.join(right)}" if right else ""
+    )
 
 
 def main():
@@ -29,8 +31,16 @@ def main():
     for name in args.names or CASES:
         facts = write.write_case(args.out, name, CASES[name])
         size = sum(f.stat().st_size for f in (args.out / name).rglob("*") if f.is_file())
-        print(f"{name}: {size // 1000} kB, " + (f"refused: {facts['refused']}" if facts["refused"] else
-              f"rectifiers {facts['rectifiers']}, margin {facts['margin'] or math.inf:.0e}; " + "; ".join(map(shown, facts["layers"]))), flush=True)
+        print(
+            f"{name}: {size // 1000} kB, "
+            + (
+                f"refused: {facts['refused']}"
+                if facts["refused"]
+                else f"rectifiers {facts['rectifiers']}, margin {facts['margin'] or math.inf:.0e}; "
+                + "; ".join(map(shown, facts["layers"]))
+            ),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

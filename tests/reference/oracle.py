@@ -1,8 +1,8 @@
 """The definition (conformance rules 1 to 4), on the eager model, with PyTorch's whole-graph autograd.
 
-It shares nothing with camlens: no graph, no plan. Every rectifier, module or functional, in place or not, is met as a
-torch function call; in guided mode its own derivative is applied to `max(grad_out, 0)`. A layer's value is what the
-module's n-th call returned; a clone goes on from there, so that later in-place operators cannot reach it.
+It shares nothing with camlens: no graph, no plan. Every rectifier, module or functional, in place or not, is seen as a
+torch function call; in guided mode its derivative is applied to `max(grad_out, 0)`. A layer's value is the result of
+the module's n-th call; a clone of it is passed on, so that later in-place operators cannot change it.
 """
 
 import math
@@ -16,7 +16,7 @@ MAXIMUM = ("max", "maximum")
 
 
 class Guided(torch.autograd.Function):
-    """`f` forward; backward, f's own derivative of `max(grad_out, 0)`."""
+    """Forward: `f`. Backward: f's derivative, applied to `max(grad_out, 0)`."""
 
     @staticmethod
     def forward(ctx, x, f):
@@ -42,7 +42,7 @@ class Gate:
 
 
 def gate(func, args, kwargs):
-    """The Gate of a torch function call, or None when it is no rectifier."""
+    """The Gate of a torch function call; None if the call is not a rectifier."""
 
     def get(position, name, default=None):
         return args[position] if len(args) > position else kwargs.get(name, default)
@@ -75,11 +75,11 @@ def gate(func, args, kwargs):
 
 
 class Rectifiers(TorchFunctionMode):
-    """Meets every rectifier of a forward run; guides those that a gradient passes through, when asked.
+    """Sees every rectifier of a forward run; with `guide`, guides those that a gradient passes through.
 
     count    rectifier calls that depend on the input
-    margin   the smallest distance of a rectifier's input from a kink, in units of that input's root mean square: how far
-             the run is from a gate that another rounding would flip
+    margin   the smallest distance of a rectifier's input from a kink, in units of that input's root mean square: with a
+             large margin, rounding flips no gate
     """
 
     def __init__(self, guide):
@@ -98,12 +98,12 @@ class Rectifiers(TorchFunctionMode):
         scale = float(value.square().mean().sqrt()) or 1.0
         for kink in found.kinks:
             distance = (value - kink).abs()
-            distance = distance[distance > 0]       # exactly on the kink: a zero of the graph's own making, the same everywhere
+            distance = distance[distance > 0]       # exactly on the kink: a zero made by the graph, equal in all runs
             if distance.numel():
                 self.margin = min(self.margin, float(distance.min()) / scale)
         if not self.guide:
             return func(*args, **kwargs)
-        y = Guided.apply(x, lambda t: func(t.clone(), *rest, **kwargs))     # the clone takes any in-place write
+        y = Guided.apply(x, lambda t: func(t.clone(), *rest, **kwargs))     # an in-place call writes into the clone
         if not found.in_place:
             return y
         x.copy_(y)
@@ -113,16 +113,16 @@ class Rectifiers(TorchFunctionMode):
 @dataclass
 class Run:
     logits: torch.Tensor          # [N, classes]
-    activations: torch.Tensor     # what the layer returned; None without a layer
+    activations: torch.Tensor     # the result of the layer; None without a layer
     layer_gradient: torch.Tensor  # d score / d activations
     input_gradient: torch.Tensor  # d score / d x, [N, C, H, W]
     rectifiers: int
     margin: float
-    gated: bool                   # is there a rectifier between the layer's value and the score?
+    gated: bool                   # whether a rectifier is between the layer's value and the score
 
 
 def split(layer):
-    """`relu@0` -> ("relu", 0): the module path and which of its calls (the last when it is not said)."""
+    """`relu@0` -> ("relu", 0): the module path and the index of its call (default: the last)."""
     path, at, call = layer.rpartition("@")
     return (path, int(call)) if at else (layer, -1)
 
@@ -140,8 +140,8 @@ def run(model, x, targets, layer=None, guided=False, pick=None):
     path, call = split(layer) if layer else (None, -1)
     hook = modules[path].register_forward_hook(keep) if layer else None
     for parameter in model.parameters():
-        parameter.requires_grad_(False)                         # as camlens: it also changes matmul's choice of kernel
-    state = [(buffer, buffer.clone()) for buffer in model.buffers()]      # a model that counts its calls must not notice
+        parameter.requires_grad_(False)  # as in camlens; it affects the choice of matmul's kernel
+    state = [(buffer, buffer.clone()) for buffer in model.buffers()]      # restored afterwards
     x = x.detach().clone().requires_grad_()
     rectifiers = Rectifiers(guided)
     try:
@@ -161,12 +161,19 @@ def run(model, x, targets, layer=None, guided=False, pick=None):
     between = value is not None and gates_between(logits.grad_fn, value.grad_fn)
     gradients = torch.autograd.grad(logits, wanted, seed, allow_unused=True)
     gradients = [torch.zeros_like(t) if g is None else g for t, g in zip(wanted, gradients)]
-    return Run(logits.detach(), None if value is None else value.detach(), gradients[1] if layer else None, gradients[0],
-               rectifiers.count, rectifiers.margin, between)
+    return Run(
+        logits.detach(),
+        None if value is None else value.detach(),
+        gradients[1] if layer else None,
+        gradients[0],
+        rectifiers.count,
+        rectifiers.margin,
+        between,
+    )
 
 
 def gates_between(score, value):
-    """Does a guided rectifier lie on a path of the autograd graph from the score down to `value`? (In guided runs only.)"""
+    """Whether a guided rectifier is on a path of the autograd graph from the score to `value` (guided runs only)."""
     reaches = {value: True}
     order, stack = [], [(score, False)]
     while stack:
@@ -208,11 +215,11 @@ def explain(model, x, targets, layer, to_nchw=lambda t: t, pick=None):
 
 
 def scaled(heat):
-    """pytorch-grad-cam's min-max scaling, each row for itself."""
+    """pytorch-grad-cam's min-max scaling, row by row."""
     heat = heat - heat.amin((1, 2, 3), keepdim=True)
     return heat / (1e-7 + heat.amax((1, 2, 3), keepdim=True))
 
 
 def pytorch_grad_cam(heats, size):
-    """That library's convention: the heat maps `[N, 1, h, w]` of one or more layers as one map `[N, 1, H, W]`."""
+    """pytorch-grad-cam's convention: the heat maps `[N, 1, h, w]` of one or more layers as one map `[N, 1, H, W]`."""
     return scaled(torch.stack([upsample(scaled(heat), size) for heat in heats]).mean(0))

@@ -1,4 +1,4 @@
-"""The top five classes of the demo's photographs, from PyTorch and torchvision's transforms.
+"""Writes the top five classes of the demo's photographs, from PyTorch with torchvision's transforms.
 
     .venv/bin/pip install -r deploy/models/requirements.txt
     .venv/bin/python tests/reference/photographs.py        # writes tests/fixtures/photographs.json

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures/preprocessing/: picture files, and what Pillow and torchvision make of them.
+"""Makes tests/fixtures/preprocessing/: picture files, and their pixels as Pillow and torchvision prepare them.
 
     pip install torch==2.11.0 torchvision==0.26.0 pillow==13.0.0 numpy==2.4.6 scikit-image==0.26.0
     python3 tests/reference/preprocessing.py
@@ -7,9 +7,9 @@
 The photographs are scikit-image's chelsea.png (Stefan van der Walt, CC0), coffee.png (Rachel Michetti, CC0), rocket.jpg
 (SpaceX, public domain) and astronaut.png (NASA, public domain), cropped.
 
-cases.json lists the cases: the file, its orientation, the preprocessing in model.toml's terms and the model's input size.
-NAME.npy holds what the picture is before ToTensor, uint8 [H, W, C]; `Normalize` is checked by `normalize`, whose
-expected values are float32 [C, H, W].
+cases.json lists the cases: the file, the preprocessing in the terms of model.toml, and the model's input size.
+arrays.npz holds, under each case's name, the picture before ToTensor, uint8 [H, W, C]. Two more arrays check
+`Normalize`: its input `normalize_pixels`, and `normalize`, float32 [C, H, W].
 """
 
 import json
@@ -26,7 +26,7 @@ torch.set_num_threads(1)
 OUT = pathlib.Path(__file__).resolve().parent.parent / "fixtures" / "preprocessing"
 PHOTOGRAPHS = pathlib.Path(skimage.__file__).parent / "data"
 MODES = {"nearest": Mode.NEAREST, "bilinear": Mode.BILINEAR, "bicubic": Mode.BICUBIC, "lanczos": Mode.LANCZOS}
-cases = []
+cases, arrays = [], {}
 
 
 def photograph(name, box):
@@ -39,7 +39,7 @@ def save(picture, name, **options):
 
 
 def upright(name):
-    """The file as camlens means it: EXIF applied, 8 bits, RGB or grey."""
+    """The file as camlens decodes it: EXIF orientation applied, 8 bits, RGB or grey."""
     picture = ImageOps.exif_transpose(Image.open(OUT / name))
     if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
@@ -63,7 +63,7 @@ def case(name, file, *, resize=None, crop=None, interpolation="bilinear", color=
         pixels = pixels[:, :, None]
     if color == "bgr":
         pixels = pixels[:, :, ::-1]
-    np.save(OUT / f"{name}.npy", np.ascontiguousarray(pixels))
+    arrays[name] = np.ascontiguousarray(pixels)
     cases.append({"name": name, "file": file, "resize": resize, "crop": crop, "interpolation": interpolation,
                   "color": color, "size": size, "exact": exact})
 
@@ -122,7 +122,7 @@ def main():
     for name in ("gray_png", "rgba_png", "gray16_png", "palette_png", "jpeg_420", "jpeg_cmyk", "jpeg_422_progressive"):
         case(f"{name}_pixels", files[name][0], crop=[24, 24], exact=files[name][1])
 
-    # Every EXIF orientation, as each kind of file stores it.
+    # Every EXIF orientation in each file format.
     small = kinds.crop((20, 20, 67, 51))
     for orientation in range(1, 9):
         exif = Image.Exif()
@@ -134,8 +134,8 @@ def main():
     # ToTensor and Normalize, float for float.
     pixels = T.Compose([T.Resize(32, Mode.BILINEAR), T.CenterCrop(24)])(upright(cat))
     floats = T.Compose([T.ToTensor(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])(pixels)
-    np.save(OUT / "normalize.npy", floats.numpy())
-    np.save(OUT / "normalize_pixels.npy", np.asarray(pixels))
+    arrays["normalize"], arrays["normalize_pixels"] = floats.numpy(), np.asarray(pixels)
+    np.savez(OUT / "arrays.npz", **dict(sorted(arrays.items())))
     (OUT / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes README's picture, tests/fixtures/readme.jpg: a photograph, Grad-CAM over it, Guided Grad-CAM, side by side.
+"""Makes the picture of README.md, tests/fixtures/readme.jpg: a photograph, Grad-CAM over it, Guided Grad-CAM.
 
-    cargo build --release && $(deploy/python-env client) tests/reference/readme.py
+cargo build --release && $(deploy/python-env client) tests/reference/readme.py
 """
 
 import pathlib
@@ -21,8 +21,23 @@ def at_height(image):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([ROOT / "target/release/camlens", "explain", PHOTOGRAPH, "--models", ROOT / "deploy/models", "--out", folder,
-                        "--picture", "overlay", "--picture", "guided-grad-cam"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [
+                ROOT / "target/release/camlens",
+                "explain",
+                PHOTOGRAPH,
+                "--models",
+                ROOT / "deploy/models",
+                "--out",
+                folder,
+                "--picture",
+                "overlay",
+                "--picture",
+                "guided-grad-cam",
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         made = [pathlib.Path(folder) / f"{PHOTOGRAPH.stem}.{kind}.png" for kind in ("overlay", "guided_grad_cam")]
         panels = [at_height(Image.open(path)) for path in (PHOTOGRAPH, *made)]
     strip = Image.new("RGB", (sum(p.width for p in panels) + GAP * (len(panels) - 1), HEIGHT), "white")

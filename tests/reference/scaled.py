@@ -1,7 +1,7 @@
-"""torchvision's own architectures, narrow and shallow: the graphs of the real ones with few weights.
+"""torchvision's architectures, narrow and shallow: the graphs of the full-size networks with few weights.
 
-Where a constructor takes widths it is used; where it does not, the object is filled with narrow layers and torchvision's
-own `forward` runs it.
+A network is made by its constructor if that takes widths; else the object is filled with narrow layers, and
+torchvision's `forward` runs it.
 """
 
 import importlib
@@ -14,12 +14,14 @@ from torchvision.models import regnet, resnet, shufflenetv2, swin_transformer, v
 
 # torchvision.models exports functions under the names of these modules.
 densenet, googlenet, inception, squeezenet = (
-    importlib.import_module("torchvision.models." + name) for name in ("densenet", "googlenet", "inception", "squeezenet"))
+    importlib.import_module("torchvision.models." + name)
+    for name in ("densenet", "googlenet", "inception", "squeezenet")
+)
 CLASSES = 10
 
 
 def bare(cls):
-    """An instance of a module class whose own constructor was skipped."""
+    """An instance of a module class, made without its constructor."""
     made = cls.__new__(cls)
     nn.Module.__init__(made)
     return made
@@ -89,7 +91,7 @@ class GoogLeNetLike(nn.Module):
 
 
 class InceptionLike(nn.Module):
-    """Inception v3's stem, a block with an average-pooled branch, a grid reduction and a block with nested concatenation."""
+    """Inception v3's stem, a block with average pooling, a grid reduction and a block with nested concatenation."""
 
     def __init__(self):
         super().__init__()
@@ -98,7 +100,9 @@ class InceptionLike(nn.Module):
         self.maxpool1 = nn.MaxPool2d(3, stride=2)
         self.branch1x1 = conv(8, 8, kernel_size=1)
         self.branch3x3_1 = conv(8, 6, kernel_size=1)
-        self.branch3x3_2a, self.branch3x3_2b = (conv(6, 6, kernel_size=k, padding=p) for k, p in (((1, 3), (0, 1)), ((3, 1), (1, 0))))
+        self.branch3x3_2a, self.branch3x3_2b = (
+            conv(6, 6, kernel_size=k, padding=p) for k, p in (((1, 3), (0, 1)), ((3, 1), (1, 0)))
+        )
         self.branch_pool = conv(8, 4, kernel_size=1)
         self.reduce = conv(24, 12, kernel_size=3, stride=2)
         self.Mixed_7c = conv(36, 16, kernel_size=1)
@@ -120,7 +124,9 @@ def squeezenet_small():
     net.features = nn.Sequential(
         nn.Conv2d(3, 8, 3, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, ceil_mode=True), squeezenet.Fire(8, 4, 8, 8),
         nn.MaxPool2d(3, 2, ceil_mode=True), squeezenet.Fire(16, 4, 12, 12))
-    net.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(24, CLASSES, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1)))
+    net.classifier = nn.Sequential(
+        nn.Dropout(), nn.Conv2d(24, CLASSES, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d((1, 1))
+    )
     return net
 
 
@@ -152,7 +158,11 @@ def mobilenet_v3_small():
 
 def efficientnet_small():
     config = efficientnet.MBConvConfig
-    settings = [config(1, 3, 1, 8, 8, 1, 1.0, 1.0), config(3, 3, 2, 8, 12, 2, 1.0, 1.0), config(3, 5, 2, 12, 16, 1, 1.0, 1.0)]
+    settings = [
+        config(1, 3, 1, 8, 8, 1, 1.0, 1.0),
+        config(3, 3, 2, 8, 12, 2, 1.0, 1.0),
+        config(3, 5, 2, 12, 16, 1, 1.0, 1.0),
+    ]
     return efficientnet.EfficientNet(settings, dropout=0.2, last_channel=32, num_classes=CLASSES)
 
 
@@ -162,7 +172,9 @@ def convnext_small():
 
 
 def vit_small():
-    return vision_transformer.VisionTransformer(32, 4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=CLASSES)
+    return vision_transformer.VisionTransformer(
+        32, 4, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=CLASSES
+    )
 
 
 def swin_small():

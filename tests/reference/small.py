@@ -1,4 +1,4 @@
-"""Hand-written networks: each is small and does one thing that exported graphs of real models do."""
+"""Hand-written networks: each is small and has one feature of the exported graphs of real models."""
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ class Functional(nn.Module):
 
 
 class FunctionalInplace(nn.Module):
-    """In-place rectifiers whose return value nobody uses: later nodes name the old value."""
+    """In-place rectifiers whose return value is unused: later nodes read the old value."""
 
     def __init__(self):
         super().__init__()
@@ -181,7 +181,7 @@ class HeadsDict(nn.Module):
 
 
 class HeadsTuple(HeadsDict):
-    """Several outputs in a tuple, not all of them tensors."""
+    """Several outputs in a tuple, some of which are not tensors."""
 
     def forward(self, x):
         y = self.f(x).mean((2, 3))
@@ -207,7 +207,7 @@ class BufferMutated(nn.Module):
 
 
 class Constants(nn.Module):
-    """Literals made in forward(), a plain tensor attribute, a tied weight, a transposed one, slices of one storage."""
+    """Literals made in forward(), a tensor attribute, a tied weight, a transposed one, slices of one storage."""
 
     def __init__(self):
         super().__init__()
@@ -280,7 +280,7 @@ class GroupedTransposed(nn.Module):
 
 
 class MultiOut(nn.Module):
-    """Operators with several outputs, or with indices: split, chunk, unbind, topk, sort, max, unpooling, gather, fft."""
+    """Operators with several outputs or with indices: split, chunk, unbind, topk, sort, max, unpool, gather, fft."""
 
     def __init__(self):
         super().__init__()
@@ -360,7 +360,7 @@ class SmallCnn(nn.Module):
 
 
 class Returns(nn.Module):
-    """Hands out two values."""
+    """Returns two values."""
 
     def __init__(self):
         super().__init__()
@@ -372,7 +372,7 @@ class Returns(nn.Module):
 
 
 class Leaks(nn.Module):
-    """Returns one value and leaves another where the caller finds it."""
+    """Returns one value and keeps another in an attribute that the caller reads."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""`deploy/export` as a user calls it, and `camlens doctor` on what it wrote. Run by tests/reference/full.sh."""
+"""Runs `deploy/export` as a user does, and `camlens doctor` on the result. Called by tests/reference/full.sh."""
 
 import os
 import pathlib
@@ -18,8 +18,8 @@ NETWORKS = textwrap.dedent("""
     def weld_inspector():
         torch.manual_seed(3)
         return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-                             nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                             nn.Linear(16, 3))
+                             nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1),
+                             nn.Flatten(), nn.Linear(16, 3))
 
     class Branching(nn.Module):
         def forward(self, x):
@@ -55,8 +55,9 @@ class Export(unittest.TestCase):
                            "--labels", "labels.txt", "--out", "models/m/1")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assert_doctor_is_content("PyTorch")
-        seen = self.run_here(CAMLENS, "explain", ROOT / "deploy/demo-assets/photographs/coffee.png", "--models", "models",
-                             "--out", "out")
+        seen = self.run_here(
+            CAMLENS, "explain", ROOT / "deploy/demo-assets/photographs/coffee.png", "--models", "models", "--out", "out"
+        )
         self.assertEqual(seen.returncode, 0, seen.stderr)
         self.assertTrue(any(label in seen.stdout for label in ("sound", "crack", "pore")), seen.stdout)
         self.assertTrue((self.folder / "out/coffee.overlay.png").is_file())

@@ -14,7 +14,7 @@ def picture(rows, channels, height, width, seed=0):
 
 
 def settle(model, shape):
-    """Weights that neither vanish nor explode: heads and layer scales that start at zero are filled, and batch-norm sees data."""
+    """Gives the model usable weights: fills heads and layer scales that start at zero, and feeds data to batch-norm."""
     generator = torch.Generator().manual_seed(1)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():

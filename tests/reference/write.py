@@ -1,4 +1,4 @@
-"""Writes one conformance case: the model's version directory and the references beside it.
+"""Writes one conformance case: the model's version directory and its references.
 
 tests/fixtures/conformance/README.md describes every file.
 """
@@ -24,21 +24,20 @@ sys.path.insert(0, str(HERE.parents[1] / "deploy"))
 import camlens_export  # noqa: E402
 
 DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-NOT_RIGHT = 1e-5          # a peer that is further from the definition than this is not "right" (it is off by tenths, then)
+NOT_RIGHT = 1e-5          # a peer further than this from the definition does not follow it (then it is off by tenths)
 
 
 def relative(found, wanted):
     return camlens_export.relative_error(found.cpu(), wanted.cpu())
 
 
-def save(path, tensor, dtype=torch.float32):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, tensor.detach().cpu().to(dtype).contiguous().numpy())
+def array(tensor, dtype=torch.float32):
+    return tensor.detach().cpu().to(dtype).contiguous().numpy().copy()
 
 
 def choose_input(model, case, size, tries):
-    """The picture, among `tries`, that keeps rectifier inputs furthest from their kinks, so that no other kernel flips a gate
-    there; and one class per row that has a map at every layer (a row that must have none is stated in `facts`)."""
+    """Of `tries` pictures, the one whose rectifier inputs are furthest from their kinks, so that another kernel flips
+    no gate; and one class per row that has a map at every layer (`facts` names rows that must have none)."""
     pick = heads(case.head)
     pictures = [weights.picture(2, case.shape[0], *size, seed=seed).to(case.dtype) for seed in range(5, 5 + tries)]
     pictures.sort(key=lambda x: -oracle.run(model, x, case.targets, pick=pick).margin)
@@ -53,8 +52,8 @@ def choose_input(model, case, size, tries):
 
 
 def for_peers(model):
-    """A copy for the peers. Its ReLU modules write no input (Captum raises on those, pytorch-grad-cam reads a rewritten
-    activation), and its weights require gradients (pytorch-grad-cam calls backward() on them)."""
+    """A copy for the peers. Its ReLU modules are not in place (Captum raises an error, pytorch-grad-cam reads a
+    rewritten activation), and its weights require gradients (pytorch-grad-cam calls backward() on them)."""
     model = copy.deepcopy(model).requires_grad_(True)
     for module in model.modules():
         if isinstance(module, torch.nn.ReLU):
@@ -83,13 +82,13 @@ def pytorch_grad_cam(model, layer, x, targets):
 
 
 def measure(method, names, wanted):
-    """A peer's arrays when all of them equal the definition (else None), and what case.json says about it."""
+    """A peer's arrays if all of them follow the definition (else None), and its entry of case.json."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = method()
         errors = dict(zip(names, (relative(f, w) for f, w in zip(found, wanted))))
-    except Exception as error:      # a peer that cannot do this model says so in many ways
+    except Exception as error:      # a peer that does not support this model raises any error
         return None, {"fails": f"{type(error).__name__}: {camlens_export.first_line(error)}"[:160]}
     return (found, errors) if max(errors.values()) < NOT_RIGHT else (None, {"differs": errors})
 
@@ -99,53 +98,72 @@ def right_peers(entry):
     return [peer for peer, found in entry["peers"].items() if not {"fails", "differs"} & found.keys()]
 
 
-def write_layer(folder, case, model, model64, x, layer, first):
-    """One layer's references; returns its entry of case.json."""
+def explain_layer(arrays, number, case, model, model64, x):
+    """Adds the references of layer `number` to `arrays`; returns its entry of case.json, and the explanation."""
+    layer, at = case.layers[number], f"{number}/"
     e = oracle.explain(model, x, case.targets, layer, case.to_nchw, heads(case.head))
-    save(folder / "L.npy", e.L)
-    entry = {"name": layer, "directory": folder.name, "size": list(e.L.shape[2:]), "reverses": e.reverses}
+    arrays[at + "L"] = array(e.L)
+    entry = {"name": layer, "directory": str(number), "size": list(e.L.shape[2:]), "reverses": e.reverses}
     heat = oracle.pytorch_grad_cam([e.L.float()], x.shape[-2:])
-    if first:
-        save(folder / "F.npy", e.F)
-        save(folder / "pytorch_grad_cam_L.npy", heat)
+    if number == 0:
+        arrays[at + "F"] = array(e.F)
+        arrays[at + "pytorch_grad_cam_L"] = array(heat)
     entry["peers"] = {}
     if "@" not in layer and case.head is None and case.dtype == torch.float32:
         own, entry["peers"]["captum"] = measure(lambda: captum(model, layer, x, case.targets), ["F"], [e.F])
         if own and case.peers:
-            save(folder / "captum_own_F.npy", own[0])
+            arrays[at + "captum_own_F"] = array(own[0])
         own, entry["peers"]["pytorch_grad_cam"] = measure(lambda: pytorch_grad_cam(model, layer, x, case.targets),
                                                           ["L", "F_of_row_0"], [heat, e.R[:1] * heat[:1]])
         if own and case.peers:
-            save(folder / "pytorch_grad_cam_own_L.npy", own[0])
-            save(folder / "pytorch_grad_cam_own_F.npy", own[1])
+            arrays[at + "pytorch_grad_cam_own_L"] = array(own[0])
+            arrays[at + "pytorch_grad_cam_own_F"] = array(own[1])
     if model64:
         wide = oracle.explain(model64, x.double(), case.targets, layer, case.to_nchw, heads(case.head))
-        save(folder / "L64.npy", wide.L, torch.float64)
-        if first:
-            save(folder.parent / "R64.npy", wide.R, torch.float64)
-        entry["float32_from_float64"] = {"L": relative(e.L, wide.L), "R": relative(e.R, wide.R), "F": relative(e.F, wide.F)}
+        arrays[at + "L64"] = array(wide.L, torch.float64)
+        if number == 0:
+            arrays["R64"] = array(wide.R, torch.float64)
+        entry["float32_from_float64"] = {
+            "L": relative(e.L, wide.L),
+            "R": relative(e.R, wide.R),
+            "F": relative(e.F, wide.F),
+        }
     return entry, e
 
 
 def write_reference(folder, name, case, model, model64, size, tries):
     x, targets = choose_input(model, case, size, tries)
     case = dataclasses.replace(case, targets=targets)
-    save(folder / "input.npy", x)
+    arrays = {"input": array(x)}
     entries, heats = [], []
-    for number, layer in enumerate(case.layers):
-        entry, e = write_layer(folder / str(number), case, model, model64, x, layer, number == 0)
+    for number in range(len(case.layers)):
+        entry, e = explain_layer(arrays, number, case, model, model64, x)
         entries.append(entry)
         heats.append(e.L.float())
-    save(folder / "logits.npy", e.logits)
-    save(folder / "R.npy", e.R)
+    arrays |= {"logits": array(e.logits), "R": array(e.R)}
     if case.peers and len(heats) > 1:
-        save(folder / "pytorch_grad_cam_all_L.npy", oracle.pytorch_grad_cam(heats, x.shape[-2:]))
+        arrays["pytorch_grad_cam_all_L"] = array(oracle.pytorch_grad_cam(heats, x.shape[-2:]))
+    folder.mkdir(parents=True)
+    np.savez(folder / "arrays.npz", **dict(sorted(arrays.items())))
     facts = {
-        "name": name, "network": case.factory.__name__, "dtype": DTYPES[case.dtype], "input": [case.shape[0], *size],
-        "logits": case.head, "classes": e.logits.shape[1], "targets": list(case.targets), "rectifiers": e.rectifiers,
-        "margin": e.margin if math.isfinite(e.margin) else None, "default_target": case.default_target, "token_grid": case.explain.get("token_grid"),
-        "class_tokens": case.explain.get("class_tokens", 0), "channels_last": case.explain.get("channels_last", False),
-        "layers": entries, "ambiguous_layers": case.ambiguous, "refused": None, **case.facts}
+        "name": name,
+        "network": case.factory.__name__,
+        "dtype": DTYPES[case.dtype],
+        "input": [case.shape[0], *size],
+        "logits": case.head,
+        "classes": e.logits.shape[1],
+        "targets": list(case.targets),
+        "rectifiers": e.rectifiers,
+        "margin": e.margin if math.isfinite(e.margin) else None,
+        "default_target": case.default_target,
+        "token_grid": case.explain.get("token_grid"),
+        "class_tokens": case.explain.get("class_tokens", 0),
+        "channels_last": case.explain.get("channels_last", False),
+        "layers": entries,
+        "ambiguous_layers": case.ambiguous,
+        "refused": None,
+        **case.facts,
+    }
     (folder / "case.json").write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n")
     return facts
 
@@ -158,7 +176,7 @@ def set_up(case: Case):
 
 
 def write_case(out, name, case: Case, tries=64, make=set_up):
-    """`out/name/1/` (the model) and `out/name/reference*/` (what it must answer)."""
+    """Writes `out/name/1/` (the model) and `out/name/reference*/` (its references)."""
     folder = pathlib.Path(out) / name
     shutil.rmtree(folder, ignore_errors=True)
     if case.refused:
@@ -169,8 +187,14 @@ def write_case(out, name, case: Case, tries=64, make=set_up):
         facts = {"name": name, "network": case.factory.__name__, "refused": case.refused, "layers": []}
         (folder / "reference" / "case.json").write_text(json.dumps(facts, indent=1) + "\n")
         return facts
-    description = {"explain": dict(case.explain), "output": {"logits": case.head}, "input": {"color": "gray" if case.shape[0] == 1 else None}}
-    camlens_export.export(make(case), folder / "1", list(case.shape), description=description, dynamic_size=case.dynamic_size, check=False)
+    description = {
+        "explain": dict(case.explain),
+        "output": {"logits": case.head},
+        "input": {"color": "gray" if case.shape[0] == 1 else None},
+    }
+    camlens_export.export(
+        make(case), folder / "1", list(case.shape), description=description, dynamic_size=case.dynamic_size, check=False
+    )
     model = make(case)
     model64 = make(case).double() if case.float64 and case.dtype == torch.float32 else None
     facts = write_reference(folder / "reference", name, case, model, model64, case.shape[1:], tries)

@@ -1,4 +1,4 @@
-//! The command line as a client of a server with TLS and tokens.
+//! The command line as the client of a server with TLS and tokens.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// `camlens models`, and what it says when it fails.
+/// Runs `camlens models`; the error is its error output.
 fn models(server: &str, arguments: &[&str]) -> Result<String, String> {
     let (code, stdout, stderr) = run(&[&["models", "--server", server], arguments].concat());
     if code == 0 { Ok(stdout) } else { Err(stderr) }

@@ -1,4 +1,4 @@
-//! What a server refuses to start with, what it warns of, and the mode of its socket.
+//! Settings with which a server refuses to start, warnings at the start, and the mode of its socket.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::certificates::{Authority, Files, write_secret};
 use super::server::{Server, ask, model, run, tls};
 
-/// Starts a server that cannot: its exit code and what it says.
+/// Starts a server that must fail; returns its exit code and its error output.
 fn refused(arguments: &[&str]) -> (i32, String) {
     let model = model();
     let (code, _, stderr) =

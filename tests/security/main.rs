@@ -1,6 +1,6 @@
-//! Who may reach a server, and how: the built binary, certificates made here, and clients that are welcome or not.
+//! Access to a server: the built binary, certificates made here, and clients that are admitted or refused.
 //!
-//! Every server logs all it can, and [`server::Server`] looks for secrets in that log when it ends.
+//! Every server logs at level `trace`, and [`server::Server`] searches that log for secrets when it is dropped.
 
 mod certificates;
 mod command_line;

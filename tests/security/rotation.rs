@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::certificates::{Authority, Files};
 use super::server::{PATIENCE, Server, connect, tls};
 
-/// The certificate that a new connection is shown.
+/// The certificate that the server presents to a new connection.
 async fn shown(server: &Server, authority: &Authority) -> CertificateDer<'static> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).expect("a certificate");
@@ -38,7 +38,7 @@ fn certificate_of(files: &Files) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(&files.certificate).expect("a certificate")
 }
 
-/// As Kubernetes does it: the files are links into a directory that is a link, and that is swapped.
+/// As in Kubernetes: the files are links into a directory that is itself a link, which is replaced.
 fn swap(folder: &Path, version: &str, files: &[(&str, String)]) {
     let at = folder.join(version);
     std::fs::create_dir(&at).expect("a folder");
@@ -104,7 +104,7 @@ async fn a_new_certificate_is_shown_to_new_connections_and_streams_go_on_and_a_b
     assert_eq!(shown(&server, &authority).await, certificate_of(&second));
     explained(&requests, &mut answers, 2).await;
 
-    // The key of one with the certificate of the other.
+    // A key that does not belong to the certificate.
     swap(folder.path(), "v3", &[("tls.crt", first.certificate_pem()), ("tls.key", second.key_pem())]);
     let line = server.wait_for_log("cannot be used: the old ones stay");
     assert!(line.contains("ERROR") && line.contains("is not that of the certificate"), "{line}");

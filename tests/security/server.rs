@@ -11,10 +11,10 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::certificates::{Authority, Files};
 
-/// Nothing in these tests takes this long unless it hangs.
+/// Longer than any step of a test takes, unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The command with nothing set that the machine may have set.
+/// The command, without the variables of the environment that would configure it.
 pub fn camlens<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_camlens"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CAMLENS_") || name.starts_with("OTEL_")) {
@@ -24,7 +24,7 @@ pub fn camlens<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Command {
     command
 }
 
-/// Runs a command to its end: exit code, standard output, standard error.
+/// Runs a command; returns its exit code, standard output and standard error.
 pub fn run<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> (i32, String, String) {
     let output = camlens(arguments).output().expect("the program starts");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
@@ -35,12 +35,12 @@ pub fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance/resnet_basic")
 }
 
-/// A server with everything in its log. Its end is part of each test: nothing secret was logged.
+/// A server that logs at level `trace`. Dropping it checks that no secret was logged.
 pub struct Server {
     process: Child,
     folder: TempDir,
     secrets: Vec<String>,
-    /// Where it serves, as it says.
+    /// The address that it logs.
     pub address: String,
 }
 
@@ -62,7 +62,7 @@ impl Server {
         server
     }
 
-    /// A server with TLS.
+    /// Starts a server with TLS.
     pub fn with_tls(files: &Files, more: &[&str]) -> Self {
         let paths = [&files.certificate, &files.key].map(|path| path.to_str().expect("UTF-8"));
         let tls = ["--tls-certificate", paths[0], "--tls-key", paths[1]];
@@ -71,7 +71,7 @@ impl Server {
         server
     }
 
-    /// What must not be in the log: each line of it that could be a secret.
+    /// Adds the lines of a file that must not be in the log.
     pub fn keep_secret(&mut self, text: &str) {
         self.secrets.extend(text.lines().filter(|line| line.len() > 8 && !line.starts_with("--")).map(str::to_owned));
     }
@@ -88,7 +88,7 @@ impl Server {
         std::fs::read_to_string(self.folder.path().join("log")).expect("the log")
     }
 
-    /// Waits for a line with `text`; gives the last one.
+    /// Waits for a line that contains `text`; returns the last one.
     pub fn wait_for_log(&mut self, text: &str) -> String {
         let began = Instant::now();
         loop {
@@ -106,7 +106,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGKILL: how a server stops well is another test's.
+        // SIGKILL: tests/protocol/signals.rs tests a clean stop.
         let _ = self.process.kill();
         let _ = self.process.wait();
         if !std::thread::panicking() {
@@ -117,7 +117,7 @@ impl Drop for Server {
     }
 }
 
-/// Trusts `authority`, and shows `identity`.
+/// The TLS configuration of a client that trusts `authority` and presents `identity`.
 pub fn tls(authority: &Authority, identity: Option<&Files>) -> ClientTlsConfig {
     let config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority.certificate_pem()));
     match identity {
@@ -134,7 +134,7 @@ pub async fn connect(url: &str, tls: Option<ClientTlsConfig>) -> Result<Channel,
     endpoint.connect().await.map_err(|error| chain(&error))
 }
 
-/// Connects and asks what is served. An error says all that is known.
+/// Connects and lists the models. The error holds the whole chain of causes.
 pub async fn ask(url: &str, tls: Option<ClientTlsConfig>) -> Result<(), String> {
     let channel = connect(url, tls).await?;
     let mut client = ModelServiceClient::new(channel);

@@ -28,7 +28,7 @@ async fn with_mutual_tls_a_client_must_show_a_certificate_of_the_right_authority
     let mut server = Server::with_tls(&authority.sign("server"), &["--tls-client-ca", ca.to_str().expect("UTF-8")]);
     let known = clients.sign_as("camera", &["camera"], |_| {});
     ask(&server.url("https"), Some(tls(&authority, Some(&known)))).await.expect("a known client");
-    // Which words tonic has for it depends on who is faster; the tests of the command line hold the clear ones.
+    // tonic's message depends on timing; command_line.rs checks the message for users.
     ask(&server.url("https"), Some(tls(&authority, None))).await.expect_err("no certificate");
     server.wait_for_log("peer sent no certificates");
     let unknown = authority.sign_as("other", &["camera"], |_| {});
@@ -44,7 +44,7 @@ async fn handshakes_that_are_stuck_keep_nobody_out() {
     for index in 0..200_u8 {
         let mut connection = TcpStream::connect(("127.0.0.1", server.port())).expect("it listens");
         if index % 2 == 0 {
-            // The beginning of a record that never ends.
+            // The beginning of a record that is never completed.
             connection.write_all(&[22, 3, 1, 1]).expect("it is read");
         }
         stuck.push(connection);
@@ -52,7 +52,7 @@ async fn handshakes_that_are_stuck_keep_nobody_out() {
     let began = Instant::now();
     ask(&server.url("https"), Some(tls(&authority, None))).await.expect("it is served");
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}: it waited for the others' time-out", began.elapsed());
-    // In the end the stuck ones are closed.
+    // The stuck connections are closed after the handshake timeout.
     let last = stuck.last_mut().expect("a connection");
     last.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     assert!(matches!(last.read(&mut [0; 64]), Ok(0) | Err(_)));

@@ -31,7 +31,7 @@ async fn list(channel: &Channel, token: Option<&str>) -> Result<(), Status> {
     ModelServiceClient::new(channel.clone()).list_models(with(v1::ListModelsRequest {}, token)).await.map(drop)
 }
 
-/// Every other kind of call.
+/// Each of the other calls.
 async fn others(channel: &Channel, token: Option<&str>) -> Vec<Result<(), Status>> {
     let mut explain = ExplainServiceClient::new(channel.clone());
     let single = explain.explain(with(v1::ExplainRequest::default(), token)).await.map(drop);

@@ -35,16 +35,16 @@ fn with_admin(config: &mut Config) {
 
 async fn start() -> TestServer {
     let telemetry = Telemetry::start(&TelemetryConfig::default(), true).expect("no collector is needed");
-    TestServer::start_telling(telemetry, with_admin).await
+    TestServer::start_with_telemetry(telemetry, with_admin).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_serves_is_live_and_ready_and_one_that_drains_is_not_ready() {
     let telemetry = Telemetry::start(&TelemetryConfig::default(), true).expect("no collector is needed");
-    let (server, gate) = TestServer::gated_telling(telemetry, with_admin).await;
+    let (server, gate) = TestServer::gated_with_telemetry(telemetry, with_admin).await;
     assert_eq!(get(&server, "/livez").await, (200, "ok\n".to_owned()));
     assert_eq!(get(&server, "/readyz").await, (200, "ok\n".to_owned()));
-    // A frame on the device holds the drain up.
+    // A frame on the device delays the end of the drain.
     use super::conversation::{Conversation, open};
     use camlens::proto::v1::stream_policy::Overflow;
     let (mut stream, _) = Conversation::open(&mut server.explain().await, open(Overflow::Block)).await;
@@ -52,7 +52,7 @@ async fn a_server_that_serves_is_live_and_ready_and_one_that_drains_is_not_ready
     gate.began().await;
     server.shutdown.request();
     while !matches!(stream.next().await, camlens::proto::v1::explain_stream_response::Message::GoingAway(_)) {}
-    // The stream may hear of it first.
+    // The stream may receive the warning first.
     let not_ready = async {
         loop {
             let (status, why) = get(&server, "/readyz").await;

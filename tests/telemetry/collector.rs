@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector that keeps what it is sent, over gRPC and over HTTP.
+//! An OpenTelemetry collector that keeps everything it receives, over gRPC and over HTTP.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,17 +26,17 @@ use tonic::codec::CompressionEncoding;
 use tonic::transport::server::Router as Services;
 use tonic::{Request, Response, Status};
 
-/// Nothing in these tests takes this long unless it hangs.
+/// Longer than any step of a test takes, unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Collector {
     pub address: SocketAddr,
     inbox: Inbox,
-    /// Its own, so that what a test does to its runtime is no matter here.
+    /// A separate runtime: a test may stop its own.
     runtime: Option<tokio::runtime::Runtime>,
 }
 
-/// What came in.
+/// Everything received.
 #[derive(Debug, Default)]
 pub struct Received {
     pub traces: Vec<ExportTraceServiceRequest>,
@@ -90,7 +90,7 @@ fn free() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
 }
 
-/// A listener of that runtime, from within any other.
+/// Binds a listener of `runtime`, from within any other runtime.
 fn bind(runtime: &tokio::runtime::Runtime, address: SocketAddr) -> (TcpListener, SocketAddr) {
     let listener = std::net::TcpListener::bind(address).expect("a free port");
     listener.set_nonblocking(true).expect("it can be");
@@ -100,17 +100,17 @@ fn bind(runtime: &tokio::runtime::Runtime, address: SocketAddr) -> (TcpListener,
 }
 
 impl Collector {
-    /// Over gRPC.
+    /// Starts a collector over gRPC.
     pub fn start() -> Self {
         Self::start_with(|services| services)
     }
 
-    /// Over gRPC, at an address that is free for it.
+    /// Starts a collector over gRPC at a free address.
     pub fn start_at(address: SocketAddr) -> Self {
         Self::listen(address, tonic::transport::Server::builder())
     }
 
-    /// Over gRPC, with TLS or what else the test wants.
+    /// Starts a collector over gRPC with settings of the test, such as TLS.
     pub fn start_with(change: impl FnOnce(tonic::transport::Server) -> tonic::transport::Server) -> Self {
         Self::listen(free(), change(tonic::transport::Server::builder()))
     }
@@ -125,7 +125,7 @@ impl Collector {
         Collector { address, inbox, runtime: Some(runtime) }
     }
 
-    /// Over HTTP, as protobuf.
+    /// Starts a collector over HTTP with protobuf.
     pub fn over_http() -> Self {
         let (runtime, inbox) = (runtime(), Inbox::default());
         let (listener, address) = bind(&runtime, free());
@@ -159,12 +159,12 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
-    /// What came in so far.
+    /// Everything received so far.
     pub fn received(&self) -> MutexGuard<'_, Received> {
         self.inbox.open()
     }
 
-    /// All spans so far.
+    /// All spans received so far.
     pub fn spans(&self) -> Vec<Span> {
         let received = self.received();
         let resources = received.traces.iter().flat_map(|request| &request.resource_spans);
@@ -179,7 +179,7 @@ impl Collector {
         scopes.flat_map(|scope| scope.metrics.clone()).collect()
     }
 
-    /// Waits until something is true of what came in.
+    /// Waits until `condition` holds for everything received.
     pub fn wait_until(&self, what: &str, is: impl Fn(&Received) -> bool) {
         let began = Instant::now();
         while !is(&self.received()) {
@@ -197,7 +197,7 @@ impl Drop for Collector {
     }
 }
 
-/// Everything is traced; nothing else goes anywhere.
+/// A configuration that traces every frame and exports nothing else.
 pub fn to(endpoint: impl Into<String>) -> TelemetryConfig {
     TelemetryConfig {
         otlp_endpoint: Some(endpoint.into()),
@@ -211,7 +211,7 @@ pub fn telemetry(config: &TelemetryConfig) -> Telemetry {
     Telemetry::start(config, false).expect("the configuration is in order")
 }
 
-/// Delivers what waits. Not from within a runtime's thread.
+/// Exports everything that is queued. Must not be called on a runtime's thread.
 pub async fn flush(telemetry: &Telemetry) {
     let telemetry = telemetry.clone();
     let flushed = tokio::task::spawn_blocking(move || telemetry.shutdown(PATIENCE)).await.expect("no panic");

@@ -1,4 +1,4 @@
-//! The way to the collector, when it is there and when it is not.
+//! Export to a collector that is available, slow, broken or away.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use super::collector::{Collector, PATIENCE, telemetry, text, to};
 
-/// A frame that went through every stage in 1, 2, 3, … milliseconds.
+/// Records a frame that went through every stage, in 1, 2, 3, … milliseconds.
 fn frame(telemetry: &Telemetry, sequence: u64) {
     let accepted = Instant::now();
     let progress = Progress::start(accepted);
@@ -44,16 +44,16 @@ fn lost(telemetry: &Telemetry) -> u64 {
     telemetry.lost().expect("there is an exporter").traces()
 }
 
-/// Of an address where nobody listens.
-fn nobody() -> SocketAddr {
+/// An address on which nothing listens.
+fn unused_address() -> SocketAddr {
     StdListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("a bound address")
 }
 
-/// Neither frames nor the exit wait for such a collector, and what it does not take is counted.
+/// Checks that neither frames nor the exit wait for this collector, and that lost traces are counted.
 fn holds_up_nothing(endpoint: String) {
     let telemetry = telemetry(&to(endpoint));
     let began = Instant::now();
-    // As many as wait, as many as are on their way, and more.
+    // More than the queue and a message in transfer hold together.
     for sequence in 0..3 * QUEUE_ITEMS as u64 {
         frame(&telemetry, sequence);
     }
@@ -62,7 +62,7 @@ fn holds_up_nothing(endpoint: String) {
     let began = Instant::now();
     let flushed = telemetry.shutdown(Duration::from_millis(500));
     assert!(began.elapsed() < Duration::from_secs(2), "the exit was held up: {:?}", began.elapsed());
-    assert!(flushed.is_err() || lost(&telemetry) > 2_000, "nobody took them");
+    assert!(flushed.is_err() || lost(&telemetry) > 2_000, "nothing was delivered");
 }
 
 #[test]
@@ -83,14 +83,14 @@ fn both_protocols_bring_the_spans_and_who_sent_them() {
 
 #[test]
 fn a_collector_that_hangs_holds_up_nothing() {
-    // Accepts connections, in the kernel's backlog, and never says a word.
+    // The kernel's backlog accepts connections; nothing is ever sent.
     let silent = StdListener::bind("127.0.0.1:0").expect("a free port");
     holds_up_nothing(format!("http://{}", silent.local_addr().expect("a bound address")));
 }
 
 #[test]
 fn a_collector_that_is_away_holds_up_nothing() {
-    holds_up_nothing(format!("http://{}", nobody()));
+    holds_up_nothing(format!("http://{}", unused_address()));
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_collector_that_answers_garbage_holds_up_nothing() {
     holds_up_nothing(format!("http://{address}"));
 }
 
-/// A collector over HTTP that answers as told, the last answer for ever; and the messages that it was sent, with their spans.
+/// A collector over HTTP that gives these answers and repeats the last one; counts the spans of each message.
 fn answering(answers: Vec<(StatusCode, Vec<u8>)>) -> (TelemetryConfig, Arc<Mutex<Vec<usize>>>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = Box::leak(Box::new(runtime.expect("a runtime")));
@@ -143,7 +143,7 @@ fn a_message_that_a_busy_collector_turns_away_comes_again() {
     frame(&telemetry, 1);
     let began = Instant::now();
     while sent.lock().expect("no panic").len() < 2 {
-        assert!(began.elapsed() < PATIENCE, "it does not come again");
+        assert!(began.elapsed() < PATIENCE, "the message is not sent again");
         std::thread::sleep(Duration::from_millis(20));
     }
     telemetry.shutdown(PATIENCE).expect("nothing is left");
@@ -165,7 +165,7 @@ fn a_collector_that_refuses_is_not_bothered_with_every_frame() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let messages = sent.lock().expect("no panic").len();
-    // At once, after 1 s and, were the pauses no longer then, after 2 s; without pauses there would be hundreds.
+    // At 0 s, at 1 s and perhaps at 2 s, if the pauses do not grow; without pauses there would be hundreds.
     assert!((1..=3).contains(&messages), "{messages} messages");
     telemetry.shutdown(PATIENCE).expect("it was told at once");
     assert_eq!(lost(&telemetry), frames, "each is counted");
@@ -185,7 +185,7 @@ fn spans_that_a_collector_refuses_of_a_message_are_counted() {
 
 #[test]
 fn traces_flow_again_when_the_collector_comes_up_late() {
-    let address = nobody();
+    let address = unused_address();
     let telemetry = telemetry(&to(address.to_string()));
     frame(&telemetry, 1);
     std::thread::sleep(Duration::from_millis(1500));

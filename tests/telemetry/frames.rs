@@ -1,4 +1,4 @@
-//! A frame's trace, however the frame ends, as a collector receives it.
+//! The trace of a frame, for each way in which a frame ends, as a collector receives it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -34,7 +34,7 @@ const STAGES: [&str; 13] = [
     "send",
 ];
 
-/// A frame's span and those of its stages, in the order in which they began.
+/// A frame's span and the spans of its stages, in the order of their start.
 struct Tree {
     frame: Span,
     stages: Vec<Span>,
@@ -60,7 +60,7 @@ impl Tree {
         text(&self.frame.attributes, key)
     }
 
-    /// What holds for every frame: the stages are the frame's, follow each other without a gap, and fill its time.
+    /// Checks what holds for every frame: its stages follow each other without a gap and fill its time.
     fn check(&self) {
         let frame = &self.frame;
         assert_eq!(frame.kind, SpanKind::Server as i32);
@@ -83,12 +83,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Nanoseconds of each stage that a response tells.
+/// Each stage of a response, in nanoseconds.
 fn told(timings: &[v1::StageTiming]) -> Vec<(u64, u64)> {
     timings.iter().map(|timing| (timing.start_ns, timing.duration_ns)).collect()
 }
 
-/// Nanoseconds of each stage that is a span, from the frame's beginning on.
+/// Each span of a stage, in nanoseconds from the frame's start.
 fn measured(tree: &Tree) -> Vec<(u64, u64)> {
     let start = tree.frame.start_time_unix_nano;
     let of = |span: &Span| (span.start_time_unix_nano - start, span.end_time_unix_nano - span.start_time_unix_nano);
@@ -99,7 +99,7 @@ fn measured(tree: &Tree) -> Vec<(u64, u64)> {
 async fn a_frame_that_is_answered_is_one_tree_with_every_stage_and_the_responses_own_times() {
     let collector = Collector::start();
     let telemetry = telemetry(&to(collector.endpoint()));
-    let server = TestServer::start_telling(telemetry.clone(), |_| {}).await;
+    let server = TestServer::start_with_telemetry(telemetry.clone(), |_| {}).await;
     let policy = v1::StreamPolicy { overflow: Overflow::Block as i32, ..Default::default() };
     let request = v1::Open { policy: Some(policy), source: "gate 7".to_owned(), ..Default::default() };
     let (mut stream, opened) = Conversation::open(&mut server.explain().await, request).await;
@@ -144,7 +144,7 @@ async fn a_frame_that_is_answered_is_one_tree_with_every_stage_and_the_responses
     assert!(list("camlens.target.classes").contains(&format!("IntValue({})", target.class_index)));
     assert!(list("camlens.target.layers").contains(&target.target_layer));
 
-    // A trace of its own, linked to the stream and never below it.
+    // A trace of its own, linked to the stream and not below it.
     let alone = Tree::of(&spans, 8);
     alone.check();
     assert_eq!((alone.names(), alone.frame.parent_span_id.len()), (STAGES.to_vec(), 0));
@@ -159,7 +159,8 @@ async fn a_frame_that_is_answered_is_one_tree_with_every_stage_and_the_responses
 async fn a_batch_is_a_trace_of_its_own_that_knows_its_frames_and_they_know_it() {
     let collector = Collector::start();
     let telemetry = telemetry(&to(collector.endpoint()));
-    let (server, gate) = TestServer::gated_telling(telemetry.clone(), |config| config.limits.max_batch = 2).await;
+    let (server, gate) =
+        TestServer::gated_with_telemetry(telemetry.clone(), |config| config.limits.max_batch = 2).await;
     let mut client = server.explain().await;
     let (mut stream, _) = Conversation::open(&mut client, open(Overflow::Block)).await;
     for sequence in 1..=3 {
@@ -190,7 +191,7 @@ async fn a_batch_is_a_trace_of_its_own_that_knows_its_frames_and_they_know_it() 
             assert!(frame.links.iter().any(|back| back.span_id == batch.span_id), "and it knows its batch");
             let forward = spans.iter().find(|span| span.parent_span_id == frame.span_id && span.name == "forward");
             let forward = forward.expect("it was on the device");
-            // Each frame reads the wall clock for itself.
+            // Each frame reads the wall clock separately.
             let slack = 20_000_000;
             assert!(batch.start_time_unix_nano <= forward.start_time_unix_nano + slack);
             assert!(batch.end_time_unix_nano + slack >= forward.end_time_unix_nano);
@@ -204,7 +205,8 @@ async fn a_batch_is_a_trace_of_its_own_that_knows_its_frames_and_they_know_it() 
 async fn frames_that_are_dropped_expired_or_cancelled_are_visible_with_reason_and_code() {
     let collector = Collector::start();
     let telemetry = telemetry(&to(collector.endpoint()));
-    let (server, gate) = TestServer::gated_telling(telemetry.clone(), |config| config.limits.max_batch = 1).await;
+    let (server, gate) =
+        TestServer::gated_with_telemetry(telemetry.clone(), |config| config.limits.max_batch = 1).await;
     let mut client = server.explain().await;
     let policy = v1::StreamPolicy { overflow: Overflow::Latest as i32, unordered: true, ..Default::default() };
     let request = v1::Open { policy: Some(policy), ..open(Overflow::Latest) };
@@ -212,12 +214,12 @@ async fn frames_that_are_dropped_expired_or_cancelled_are_visible_with_reason_an
     stream.frame(1).await;
     gate.began().await;
     stream.frame(2).await;
-    // It takes the place of the one that waits, and then becomes too old itself.
+    // It replaces the waiting frame, and expires itself afterwards.
     let time_to_live = Some(Duration::from_millis(30).try_into().expect("it is short"));
     stream.send(Request::Frame(v1::Frame { time_to_live, ..images::frame(3) })).await;
     assert_eq!(stream.dropped().await, (2, 2, 1, Reason::Replaced));
     assert_eq!(stream.dropped().await, (3, 3, 1, Reason::Expired));
-    // Cancelled on the device.
+    // Cancelled while it is on the device.
     stream.send(Request::Cancel(v1::Cancel { sequence: 1 })).await;
     assert_eq!(stream.dropped().await, (1, 1, 1, Reason::Cancelled));
     gate.go();
@@ -242,7 +244,8 @@ async fn frames_that_are_dropped_expired_or_cancelled_are_visible_with_reason_an
         assert_eq!(names, STAGES[..names.len()], "the stages that it got to, in order");
         assert!(names.len() <= STAGES.iter().position(|stage| *stage == last_stage).expect("a stage") + 1, "{names:?}");
     }
-    // The gated device marks nothing before its forward run: the cancelled frame was ended in what comes first there.
+    // The gated device reports no stage before its forward run, so the cancelled frame ends in the device's first
+    // stage.
     assert_eq!(Tree::of(&spans, 1).names().last(), Some(&"copy_in"));
 }
 
@@ -251,11 +254,11 @@ async fn frames_that_fail_are_errors_and_kept_although_nothing_is_sampled() {
     let collector = Collector::start();
     let config = TelemetryConfig { trace_ratio: Some(0.0), ..to(collector.endpoint()) };
     let telemetry = telemetry(&config);
-    let server = TestServer::start_telling(telemetry.clone(), |_| {}).await;
+    let server = TestServer::start_with_telemetry(telemetry.clone(), |_| {}).await;
     let mut client = server.explain().await;
     let (mut stream, _) = Conversation::open(&mut client, open(Overflow::Block)).await;
     stream.frame(1).await;
-    // Found when it is decoded, and found when it arrives.
+    // The first error is found when the frame is decoded, the second when it arrives.
     stream.send(Request::Frame(images::tensor(2, [3, SIDE, SIDE], f32::NAN))).await;
     stream.send(Request::Frame(images::encoded(3, b"no image".to_vec()))).await;
     stream.explanation().await;
@@ -292,7 +295,8 @@ async fn a_frame_that_is_slow_is_kept_whatever_its_client_thinks_of_it() {
     let config =
         TelemetryConfig { trace_ratio: Some(0.0), trace_slower_than_ms: Some(200), ..to(collector.endpoint()) };
     let telemetry = telemetry(&config);
-    let (server, gate) = TestServer::gated_telling(telemetry.clone(), |config| config.limits.max_batch = 1).await;
+    let (server, gate) =
+        TestServer::gated_with_telemetry(telemetry.clone(), |config| config.limits.max_batch = 1).await;
     let mut client = server.explain().await;
     let (mut stream, _) = Conversation::open(&mut client, open(Overflow::Block)).await;
     gate.go();
@@ -322,7 +326,7 @@ async fn a_frame_that_is_slow_is_kept_whatever_its_client_thinks_of_it() {
 async fn a_unary_calls_frame_joins_the_trace_of_the_call_unless_it_names_one_itself() {
     let collector = Collector::start();
     let telemetry = telemetry(&to(collector.endpoint()));
-    let server = TestServer::start_telling(telemetry.clone(), |_| {}).await;
+    let server = TestServer::start_with_telemetry(telemetry.clone(), |_| {}).await;
     let mut client = server.explain().await;
     let own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     for (sequence, traceparent) in [(1, ""), (2, own)] {

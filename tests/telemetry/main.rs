@@ -1,4 +1,4 @@
-//! Telemetry as those who read it see it: an OpenTelemetry collector, Prometheus, a person at the admin port.
+//! Telemetry as its readers see it: an OpenTelemetry collector, Prometheus, an operator at the admin port.
 
 mod admin;
 #[expect(dead_code, reason = "shared with tests/security, which uses all of it")]

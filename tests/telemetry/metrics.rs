@@ -1,4 +1,4 @@
-//! Metrics, as Prometheus and a collector read them, against the one table.
+//! Metrics as Prometheus and a collector read them, compared with the table of metrics.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use super::conversation::{Conversation, open};
 use super::images;
 use super::server::TestServer;
 
-/// A server that has answered three frames, refused one, and has one stream open.
+/// A server with three answered frames, one refused frame and one open stream.
 async fn busy(telemetry: &Telemetry) -> (TestServer, Conversation) {
-    let server = TestServer::start_telling(telemetry.clone(), |config| {
+    let server = TestServer::start_with_telemetry(telemetry.clone(), |config| {
         config.admin.listen = Some("127.0.0.1:0".to_owned());
     })
     .await;
@@ -31,12 +31,12 @@ async fn busy(telemetry: &Telemetry) -> (TestServer, Conversation) {
     stream.send(Request::Frame(images::encoded(4, b"no image".to_vec()))).await;
     stream.frame_error().await;
     server.models().await.list_models(v1::ListModelsRequest::default()).await.expect("the models");
-    // The last one is closed when the transport has taken it.
+    // The last frame ends when the transport has taken its answer.
     tokio::time::sleep(Duration::from_millis(200)).await;
     (server, stream)
 }
 
-/// As Prometheus spells it.
+/// The name in Prometheus.
 fn prometheus_name(metric: &Metric) -> String {
     let unit = match metric.unit {
         "s" => "_seconds",
@@ -47,7 +47,7 @@ fn prometheus_name(metric: &Metric) -> String {
     format!("{}{unit}{total}", metric.name.replace('.', "_"))
 }
 
-/// Metrics that this test's server has no occasion to tell.
+/// Metrics that the server of this test does not record.
 const NOT_HERE: [&str; 2] = ["camlens.frame.dropped", "camlens.telemetry.lost"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +87,7 @@ async fn no_label_is_a_clients_word() {
     let telemetry = Telemetry::start(&TelemetryConfig::default(), true).expect("no collector is needed");
     let (server, stream) = busy(&telemetry).await;
     let (_, page) = admin::get(&server, "/metrics").await;
-    // The stream's source, as the client calls it.
+    // The stream's source, a name that the client chose.
     assert!(!page.contains("a test"), "{page}");
     let known: BTreeSet<String> = METRICS
         .into_iter()
@@ -111,7 +111,7 @@ async fn a_collector_is_pushed_the_tables_metrics_with_their_units() {
     let config = TelemetryConfig { metrics_interval_s: Some(3600), ..to(collector.endpoint()) };
     let telemetry = Telemetry::start(&config, false).expect("the configuration is in order");
     let (server, stream) = busy(&telemetry).await;
-    // What is left at the end is pushed however long the interval is.
+    // The last values are pushed at the end, whatever the interval.
     flush(&telemetry).await;
     drop((stream, server));
 
@@ -150,7 +150,7 @@ fn answered(metrics: &[Exported]) -> f64 {
     }
 }
 
-/// Words that look like one of our metrics in Prometheus.
+/// Words that look like the name of one of camlens's metrics in Prometheus.
 fn metric_names(text: &str) -> BTreeSet<&str> {
     let prefixes = ["camlens_", "process_", "rpc_"];
     let words = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');

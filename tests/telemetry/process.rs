@@ -1,4 +1,4 @@
-//! The real process, told by OpenTelemetry's standard variables.
+//! The built binary, configured with OpenTelemetry's standard variables.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::admin;
 use super::certificates::Authority;
 use super::collector::{Collector, PATIENCE, text};
 
-/// `camlens serve`, and the lines that it logs.
+/// A running `camlens serve`, and the lines that it logs.
 struct Process {
     child: Child,
     socket: std::path::PathBuf,
@@ -47,7 +47,7 @@ impl Process {
         process
     }
 
-    /// The first line with that message, as soon as there is one.
+    /// Waits for a line with `message`; returns the first one.
     fn logged(&self, message: &str) -> serde_json::Value {
         let began = std::time::Instant::now();
         loop {
@@ -72,7 +72,7 @@ impl Process {
         assert!(explained.status.success(), "{}", String::from_utf8_lossy(&explained.stderr));
     }
 
-    /// Exit code 0, within the flush's bound.
+    /// Stops the process, which must exit with code 0 within the time for the last export.
     fn stop(mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());

@@ -1,4 +1,4 @@
-//! A stream's own span.
+//! The span of a stream.
 
 use camlens::proto::v1;
 use camlens::proto::v1::explain_stream_request::Message as Request;
@@ -18,7 +18,7 @@ fn stream_span(collector: &Collector) -> Span {
     stream.clone()
 }
 
-/// Name, outcome, reason and number of each event.
+/// The name, outcome, reason and count of each event.
 fn events(stream: &Span) -> Vec<String> {
     let line = |event: &opentelemetry_proto::tonic::trace::v1::span::Event| {
         let words = ["camlens.detail", "camlens.outcome", "camlens.reason"];
@@ -33,7 +33,7 @@ fn events(stream: &Span) -> Vec<String> {
 async fn a_stream_is_told_when_it_ends_and_summed_up_by_how_its_frames_ended() {
     let collector = Collector::start();
     let telemetry = telemetry(&to(collector.endpoint()));
-    let server = TestServer::start_telling(telemetry.clone(), |_| {}).await;
+    let server = TestServer::start_with_telemetry(telemetry.clone(), |_| {}).await;
     let mut client = server.explain().await;
     let (mut stream, opened) = Conversation::open(&mut client, open(Overflow::Block)).await;
     for sequence in 1..=3 {
@@ -63,7 +63,7 @@ async fn a_stream_is_told_when_it_ends_and_summed_up_by_how_its_frames_ended() {
 async fn a_stream_belongs_to_the_trace_of_its_call_and_tells_how_it_failed() {
     let collector = Collector::start();
     let telemetry = telemetry(&to(collector.endpoint()));
-    let server = TestServer::start_telling(telemetry.clone(), |_| {}).await;
+    let server = TestServer::start_with_telemetry(telemetry.clone(), |_| {}).await;
     let mut client = server.explain().await;
     let requests = [Request::Open(open(Overflow::Block)), Request::Open(open(Overflow::Block))];
     let requests = requests.map(|message| v1::ExplainStreamRequest { message: Some(message) });
@@ -91,13 +91,13 @@ async fn a_stream_belongs_to_the_trace_of_its_call_and_tells_how_it_failed() {
 async fn a_stream_whose_client_goes_away_was_cancelled_and_so_were_its_frames() {
     let collector = Collector::start();
     let telemetry = telemetry(&to(collector.endpoint()));
-    let (server, gate) = TestServer::gated_telling(telemetry.clone(), |_| {}).await;
+    let (server, gate) = TestServer::gated_with_telemetry(telemetry.clone(), |_| {}).await;
     let mut client = server.explain().await;
     let (stream, _) = Conversation::open(&mut client, open(Overflow::Block)).await;
     stream.frame(1).await;
     gate.began().await;
     drop((stream, client));
-    // The device still works on the frame when the server has noticed.
+    // The device is still busy with the frame when the server notices the disconnect.
     collector.wait_until("the end of the stream", |received| !received.traces.is_empty());
     gate.go();
     server.shutdown.request();

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::schedule::{Length, Schedule, phase};
-use crate::cli::latency::{Latencies, Stages};
-use crate::cli::names;
+use crate::client::latency::{Latencies, Stages};
+use crate::client::names;
 use crate::proto::v1;
 use crate::proto::v1::frame::Payload;
 

@@ -268,7 +268,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::cli::tally::{Echo, Tally};
+    use crate::client::tally::{Echo, Tally};
 
     fn stream(sent: u64, answered: u64, fill: impl FnOnce(&mut Tally)) -> StreamOutcome {
         let mut tally = Tally::default();

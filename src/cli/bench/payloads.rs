@@ -6,7 +6,8 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, RgbImage};
 
 use crate::cli::failure::Failure;
-use crate::cli::source::{self, Source, SourceFrame};
+use crate::cli::source::{self, Source};
+use crate::client::OutgoingFrame;
 use crate::proto::v1;
 use crate::proto::v1::frame::Payload;
 
@@ -91,15 +92,19 @@ pub fn length(payload: &Payload) -> u64 {
     data.len() as u64
 }
 
-fn payload(kind: PayloadKind, frame: SourceFrame) -> Result<Payload, Failure> {
-    let frame = if kind == PayloadKind::Raw { frame.into_pixels()? } else { frame };
+fn payload(kind: PayloadKind, frame: OutgoingFrame) -> Result<Payload, Failure> {
+    let frame = if kind == PayloadKind::Raw { source::into_pixels(frame)? } else { frame };
     match (kind, frame.payload) {
         (PayloadKind::Tensor, _) => {
             Err(Failure::usage("--payload tensor makes its own frames: it goes without --source"))
         }
-        (_, source::Payload::Encoded(data)) => Ok(Payload::Encoded(v1::EncodedImage { data, ..Default::default() })),
-        (PayloadKind::Encoded, source::Payload::Rgb { width, height, data }) => encode(Size { width, height }, &data),
-        (PayloadKind::Raw, source::Payload::Rgb { width, height, data }) => {
+        (_, crate::client::Payload::Encoded(data)) => {
+            Ok(Payload::Encoded(v1::EncodedImage { data, ..Default::default() }))
+        }
+        (PayloadKind::Encoded, crate::client::Payload::Rgb { width, height, data }) => {
+            encode(Size { width, height }, &data)
+        }
+        (PayloadKind::Raw, crate::client::Payload::Rgb { width, height, data }) => {
             Ok(Payload::Raw(raw_message(Size { width, height }, data)))
         }
     }

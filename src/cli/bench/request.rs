@@ -4,8 +4,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::value_name;
-use crate::cli::names;
 use crate::cli::options::{ExplainArgs, MapKind, Overflow, PictureFormat, PictureKind, TermsArgs};
+use crate::client::names;
 use crate::proto::v1;
 
 /// The streams' policy.

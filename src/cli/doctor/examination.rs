@@ -105,17 +105,17 @@ fn described(findings: &mut Findings, model: &Metadata) {
     }
 }
 
-/// A model of a dtype that the processor is slow in.
+/// A model of float16 or bfloat16 on a processor without instructions for it.
 fn widened(findings: &mut Findings, model: &Metadata) {
     for (kind, name) in [(Kind::Half, "float16"), (Kind::BFloat16, "bfloat16")] {
         if !model.narrow_kinds.contains(&kind) || computes_in(kind) {
             continue;
         }
         if model.precision == Precision::Exact {
-            let advice = "set explain.precision = \"float32\" in model.toml, unless it is to be compared with PyTorch";
-            findings.note(name, "the model was saved in it, and this processor is slow in it", advice);
+            let advice = "set explain.precision = \"float32\" in model.toml, unless you compare it with PyTorch";
+            findings.note(name, "this processor has no instructions for it: the model runs slowly", advice);
         } else {
-            findings.note(name, "the model was saved in it, and this processor is slow in it: it runs in float32", "");
+            findings.note(name, "this processor has no instructions for it: the model runs in float32", "");
         }
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::terminal::Ink;
 use crate::model::Metadata;
-use crate::model::graph::Dimension;
+use crate::model::node::Dimension;
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

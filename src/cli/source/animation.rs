@@ -8,8 +8,9 @@ use bytes::Bytes;
 use image::AnimationDecoder;
 use image::codecs::webp::WebPDecoder;
 
-use super::{Payload, SourceFrame, file_name};
+use super::file_name;
 use crate::cli::failure::Failure;
+use crate::client::{OutgoingFrame, Payload};
 
 /// Whether the file is a WebP with more than one frame.
 pub fn is_animated(path: &Path) -> bool {
@@ -17,7 +18,7 @@ pub fn is_animated(path: &Path) -> bool {
     decoder.is_some_and(|decoder| decoder.has_animation())
 }
 
-pub fn read(path: &Path, take: &mut dyn FnMut(SourceFrame) -> bool) -> Result<(), Failure> {
+pub fn read(path: &Path, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<(), Failure> {
     let decoding = |error: image::ImageError| Failure::failed(format!("cannot decode {}: {error}", path.display()));
     let file = File::open(path).map_err(|error| Failure::from_io("open", path, &error))?;
     let decoder = WebPDecoder::new(BufReader::new(file)).map_err(decoding)?;
@@ -26,7 +27,7 @@ pub fn read(path: &Path, take: &mut dyn FnMut(SourceFrame) -> bool) -> Result<()
         let picture = image::DynamicImage::ImageRgba8(frame.map_err(decoding)?.into_buffer()).into_rgb8();
         let (width, height) = picture.dimensions();
         let payload = Payload::Rgb { width, height, data: Bytes::from(picture.into_raw()) };
-        if !take(SourceFrame { name: format!("{clip}#{}", index + 1), payload }) {
+        if !take(OutgoingFrame { name: format!("{clip}#{}", index + 1), payload }) {
             break;
         }
     }
@@ -86,8 +87,8 @@ mod tests {
         assert_eq!(
             frames,
             [
-                SourceFrame { name: "clip.webp#1".to_owned(), payload: rgb([255, 0, 0]) },
-                SourceFrame { name: "clip.webp#2".to_owned(), payload: rgb([0, 0, 255]) },
+                OutgoingFrame { name: "clip.webp#1".to_owned(), payload: rgb([255, 0, 0]) },
+                OutgoingFrame { name: "clip.webp#2".to_owned(), payload: rgb([0, 0, 255]) },
             ]
         );
     }

@@ -12,27 +12,12 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::failure::Failure;
+use crate::client::{OutgoingFrame, Payload};
 
 /// The endings of files that a folder is searched for.
 const PICTURE_ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 /// Larger picture files are not read: no camera makes them.
 const MAX_PICTURE_BYTES: u64 = 1 << 30;
-
-/// One frame, as it is sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceFrame {
-    /// The file's name, or the clip's and the frame's number; goes along as the frame's tag.
-    pub name: String,
-    pub payload: Payload,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Payload {
-    /// A picture file as it is.
-    Encoded(Bytes),
-    /// Rows of red, green, blue bytes without gaps.
-    Rgb { width: u32, height: u32, data: Bytes },
-}
 
 /// Where to read frames from, checked to exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,20 +28,18 @@ pub enum Source {
     /// Anything that ffmpeg opens: a file, a device, an address.
     Video(String),
     /// Frames that are in memory already.
-    Ready(Vec<SourceFrame>),
+    Ready(Vec<OutgoingFrame>),
 }
 
-impl SourceFrame {
-    /// The frame as pixels: what is a file is decoded.
-    pub fn into_pixels(self) -> Result<Self, Failure> {
-        let SourceFrame { name, payload } = self;
-        let Payload::Encoded(data) = payload else { return Ok(SourceFrame { name, payload }) };
-        let decoded = image::load_from_memory(&data)
-            .map_err(|error| Failure::failed(format!("cannot decode {name}: {error}")))?
-            .into_rgb8();
-        let (width, height) = decoded.dimensions();
-        Ok(SourceFrame { name, payload: Payload::Rgb { width, height, data: decoded.into_raw().into() } })
-    }
+/// A frame with its picture decoded, if it is a picture file.
+pub fn into_pixels(frame: OutgoingFrame) -> Result<OutgoingFrame, Failure> {
+    let OutgoingFrame { name, payload } = frame;
+    let Payload::Encoded(data) = payload else { return Ok(OutgoingFrame { name, payload }) };
+    let decoded = image::load_from_memory(&data)
+        .map_err(|error| Failure::failed(format!("cannot decode {name}: {error}")))?
+        .into_rgb8();
+    let (width, height) = decoded.dimensions();
+    Ok(OutgoingFrame { name, payload: Payload::Rgb { width, height, data: decoded.into_raw().into() } })
 }
 
 impl Source {
@@ -89,11 +72,11 @@ impl Source {
     }
 
     /// Hands each frame to `take` until that says false. Blocks: reading, decoding a clip and waiting for ffmpeg.
-    pub fn read(&self, take: &mut dyn FnMut(SourceFrame) -> bool) -> Result<(), Failure> {
+    pub fn read(&self, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<(), Failure> {
         match self {
             Source::Pictures(paths) => {
                 for path in paths {
-                    if !take(SourceFrame { name: file_name(path), payload: Payload::Encoded(read_picture(path)?) }) {
+                    if !take(OutgoingFrame { name: file_name(path), payload: Payload::Encoded(read_picture(path)?) }) {
                         break;
                     }
                 }
@@ -115,8 +98,8 @@ impl Source {
         &self,
         repeat: u64,
         limit: Option<u64>,
-        change: impl Fn(SourceFrame) -> Result<SourceFrame, Failure>,
-        frames: &mpsc::Sender<SourceFrame>,
+        change: impl Fn(OutgoingFrame) -> Result<OutgoingFrame, Failure>,
+        frames: &mpsc::Sender<OutgoingFrame>,
     ) -> Result<(), Failure> {
         let mut left = limit.unwrap_or(u64::MAX);
         let mut round = 0;
@@ -316,10 +299,10 @@ mod tests {
     #[test]
     fn a_frame_that_cannot_be_changed_ends_the_feeding() {
         let frame =
-            |name: &str| SourceFrame { name: name.to_owned(), payload: Payload::Encoded(Bytes::from("no picture")) };
+            |name: &str| OutgoingFrame { name: name.to_owned(), payload: Payload::Encoded(Bytes::from("no picture")) };
         let source = Source::Ready(vec![frame("a"), frame("b")]);
         let (sender, mut frames) = mpsc::channel(100);
-        let failure = source.feed(0, Some(3), SourceFrame::into_pixels, &sender).expect_err("no picture");
+        let failure = source.feed(0, Some(3), OutgoingFrame::into_pixels, &sender).expect_err("no picture");
         assert!(failure.to_string().starts_with("cannot decode a: "), "{failure}");
         assert!(frames.try_recv().is_err());
         source.feed(0, Some(3), Ok, &sender).expect("frames as they are");

@@ -8,13 +8,14 @@ use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
 
-use super::{Payload, SourceFrame, file_name};
+use super::file_name;
 use crate::cli::failure::Failure;
+use crate::client::{OutgoingFrame, Payload};
 
 /// The largest frame that is read, in bytes: beyond 16k × 16k pixels.
 const MAX_FRAME_BYTES: u64 = 1 << 30;
 
-pub fn read(input: &str, take: &mut dyn FnMut(SourceFrame) -> bool) -> Result<(), Failure> {
+pub fn read(input: &str, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<(), Failure> {
     let mut decoder = Decoder::start("ffmpeg", input)?;
     let clip = file_name(Path::new(input));
     let mut count = 0;
@@ -29,7 +30,7 @@ pub fn read(input: &str, take: &mut dyn FnMut(SourceFrame) -> bool) -> Result<()
             Err(_) => break,
         };
         count += 1;
-        if !take(SourceFrame { name: format!("{clip}#{count}"), payload: frame }) {
+        if !take(OutgoingFrame { name: format!("{clip}#{count}"), payload: frame }) {
             return Ok(());
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::record::FrameRecord;
-use crate::cli::latency::Latencies;
-use crate::cli::names;
+use crate::client::latency::Latencies;
+use crate::client::names;
 
 /// A percentile, and the fewest frames that carry it: of fewer, none lies beyond it.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,7 +2,7 @@
 
 use super::bars::{Fill, Scale, Style, decimals};
 use super::breakdown::{Breakdown, Part, Percentile};
-use crate::cli::latency::Latencies;
+use crate::client::latency::Latencies;
 
 /// Columns of the name and the share, and of each number.
 const NAME_AND_SHARE: usize = 10 + 1 + 7;

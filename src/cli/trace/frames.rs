@@ -1,8 +1,10 @@
 //! The frames that are sent: of a source, or made up.
 
-use super::super::bench::payloads::{self, PayloadKind, Size, USUAL_SIZE};
-use super::super::failure::Failure;
-use super::super::source::{Payload, Source, SourceFrame};
+use crate::cli::bench::payloads;
+use crate::cli::bench::payloads::{PayloadKind, Size, USUAL_SIZE};
+use crate::cli::failure::Failure;
+use crate::cli::source::Source;
+use crate::client::{OutgoingFrame, Payload};
 use crate::proto::v1::frame::Payload as Wire;
 
 /// Opens what `text` names; without it, JPEGs of this size are made up.
@@ -13,7 +15,7 @@ pub fn open(text: Option<&str>, size: Option<Size>) -> Result<Source, Failure> {
     }
 }
 
-fn made_up(size: Size) -> Result<Vec<SourceFrame>, Failure> {
+fn made_up(size: Size) -> Result<Vec<OutgoingFrame>, Failure> {
     let frames = payloads::made_up(PayloadKind::Encoded, size, 3)?;
     let files = frames.into_iter().filter_map(|payload| match payload {
         Wire::Encoded(image) => Some(image.data),
@@ -21,13 +23,17 @@ fn made_up(size: Size) -> Result<Vec<SourceFrame>, Failure> {
     });
     Ok(files
         .enumerate()
-        .map(|(number, data)| SourceFrame { name: format!("made up {}", number + 1), payload: Payload::Encoded(data) })
+        .map(|(number, data)| OutgoingFrame {
+            name: format!("made up {}", number + 1),
+            payload: Payload::Encoded(data),
+        })
         .collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::source::into_pixels;
 
     #[test]
     fn without_a_source_frames_are_jpegs_of_the_size_asked_for() {
@@ -35,7 +41,7 @@ mod tests {
         let Source::Ready(frames) = source else { panic!("{source:?}") };
         assert!(frames.len() > 1);
         for frame in frames {
-            let pixels = frame.into_pixels().expect("a picture").payload;
+            let pixels = into_pixels(frame).expect("a picture").payload;
             assert!(matches!(pixels, Payload::Rgb { width: 32, height: 16, .. }));
         }
         assert!(open(Some("/nowhere/at all"), None).is_err());

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::bars::{Scale, Style, decimals};
 use super::record::{FrameRecord, printable};
-use crate::cli::names;
+use crate::client::names;
 use crate::proto::v1;
 
 /// Columns before the bars: name, milliseconds, share.

@@ -1,12 +1,12 @@
-//! In-place operators: the functional twin, and what a write means for the other names of the memory.
+//! Replaces in-place operators by their functional twins, and rebinds every name that shares the written memory.
 
 use std::collections::BTreeSet;
 
 use super::Functionaliser;
 use super::views::Step;
 use crate::model::ModelError;
-use crate::model::graph::Operation;
-use crate::model::pt2::{RawArgument, RawNode, RawOperation};
+use crate::model::operation::Operation;
+use crate::model::program::{ProgramArgument, ProgramNode, ProgramOperation};
 use crate::torch::Operator;
 
 /// In-place operators that change a tensor's own shape and write no data.
@@ -27,9 +27,10 @@ fn functional_twin(operator: &Operator) -> Option<Operator> {
 }
 
 impl Functionaliser {
-    pub(super) fn in_place(&mut self, index: usize, node: &RawNode, written: usize) -> Result<(), ModelError> {
-        let RawOperation::Aten(operator) = &node.operation else { return Ok(()) };
-        let (Some(RawArgument::Use(target)), Some(Some(output))) = (node.arguments.get(written), node.outputs.first())
+    pub(super) fn in_place(&mut self, index: usize, node: &ProgramNode, written: usize) -> Result<(), ModelError> {
+        let ProgramOperation::Aten(operator) = &node.operation else { return Ok(()) };
+        let (Some(ProgramArgument::Use(target)), Some(Some(output))) =
+            (node.arguments.get(written), node.outputs.first())
         else {
             return Err(ModelError::malformed("graph", format!("node {} writes no tensor", node.name)));
         };
@@ -67,12 +68,12 @@ impl Functionaliser {
         if steps.is_empty() {
             self.current.insert(root.clone(), value);
         } else if !others.is_empty() {
-            // Written through a view: the base changes, …
+            // The write goes through a view: first the base changes, …
             let base = self.write_back(&root, &steps, value, node)?;
             self.current.insert(root.clone(), base);
         }
         for name in others.iter().filter(|name| **name != root) {
-            // … then every other live view of it.
+            // … then every other live view of the base.
             let (other_root, steps) = self.chain(name)?;
             if other_root != root {
                 return Err(ModelError::refused(
@@ -92,11 +93,11 @@ impl Functionaliser {
         Ok(())
     }
 
-    /// `x.transpose_(…)` and the like.
+    /// An operator that changes the tensor's own shape, such as `x.transpose_(…)`.
     fn metadata(
         &mut self,
         index: usize,
-        node: &RawNode,
+        node: &ProgramNode,
         operator: &Operator,
         written: usize,
         target: &str,
@@ -107,7 +108,7 @@ impl Functionaliser {
         let twin = Operator::find(plain, overload)?;
         let arguments = self.bind(&node.arguments)?;
         let value = self.fresh(output);
-        // The name as it was, so that chains still start at the root.
+        // Keeps the old name, so that chains of views still start at the root.
         let old = format!("{target}#{index}");
         if let Some(link) = self.parent.remove(target) {
             self.parent.insert(old.clone(), link);
@@ -123,7 +124,7 @@ impl Functionaliser {
             self.place(&old, geometry);
         }
         let mut step_arguments = node.arguments.clone();
-        step_arguments[written] = RawArgument::Use(old.clone());
+        step_arguments[written] = ProgramArgument::Use(old.clone());
         let step = Step::new(&twin, step_arguments, &old, 0);
         self.push(&node.name, Operation::Aten(twin), arguments, vec![Some(value)], node)?;
         self.current.insert(target.to_owned(), value);

@@ -1,34 +1,34 @@
-//! The program's run exactly as it was exported: what it gives, and which of its names share memory.
+//! Runs the program unchanged, to learn its outputs and which of its names share memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
-use crate::model::graph::{Dimension, Operation};
 use crate::model::guard::Guard;
+use crate::model::node::Dimension;
+use crate::model::operation::Operation;
 use crate::model::operation::flat;
-use crate::model::pt2::{Constant, RawArgument, RawElement, RawNode, RawOperation, RawProgram};
-use crate::model::weights::Payload;
+use crate::model::program::{Program, ProgramArgument, ProgramElement, ProgramNode, ProgramOperation, Weights};
 use crate::torch::{Alias, OperatorError, Storage, Value};
 
-/// The program's run as it was exported.
+/// A run of the program, unchanged.
 pub struct Probe {
     env: BTreeMap<String, Value>,
     geometry: BTreeMap<String, Geometry>,
-    /// Where the memory of each value in `env` was when it was put there.
+    /// Address of the memory of each value in `env`.
     addresses: BTreeMap<String, usize>,
-    /// The memory that values in `env` use, by its address: its number, and how many of them use it.
+    /// Address → the number of the memory there, and the count of values in `env` that use it.
     storages: HashMap<usize, (usize, usize)>,
     numbers: usize,
-    /// Addresses of what may not be written into.
+    /// Addresses of constants, which may not be written into.
     originals: HashSet<usize>,
 }
 
-/// Which memory a tensor uses, and how.
+/// The memory that a tensor uses: storage, offset, sizes and strides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Geometry {
-    /// A number for each; 0 for an empty tensor, which aliases nothing.
+    /// Number of the storage; 0 for an empty tensor, which aliases nothing.
     pub(super) storage: usize,
     offset: i64,
     size: Vec<i64>,
@@ -43,21 +43,21 @@ impl Geometry {
 
 impl Probe {
     /// Runs the program on a copy of `given`. Values are freed after their last use, but for the program's outputs.
-    pub fn run(program: &RawProgram, given: &Tensor) -> Result<Self, ModelError> {
-        if let Some(probe) = Self::attempt(program, given, (&program.weights, &program.tensors), true)? {
+    pub fn run(program: &Program, given: &Tensor) -> Result<Self, ModelError> {
+        if let Some(probe) = Self::attempt(program, given, &*program.weights, true)? {
             return Ok(probe);
         }
-        // It writes into its constants: it gets copies, in which what was tied still is.
-        let (weights, tensors) = (program.weights.copy()?, program.tensors.copy()?);
-        let probe = Self::attempt(program, given, (&weights, &tensors), false)?;
+        // The program writes into its constants: it runs on copies, in which tied tensors are still tied.
+        let weights = program.weights.copied()?;
+        let probe = Self::attempt(program, given, &*weights, false)?;
         probe.ok_or_else(|| ModelError::malformed("the graph", "it writes into a copy of its constants".to_owned()))
     }
 
-    /// None where the program is about to write into a constant that is an original.
+    /// None if the program would write into an original constant.
     fn attempt(
-        program: &RawProgram,
+        program: &Program,
         given: &Tensor,
-        (weights, tensors): (&Payload, &Payload),
+        weights: &dyn Weights,
         are_originals: bool,
     ) -> Result<Option<Self>, ModelError> {
         let given = given.f_detach_copy()?;
@@ -71,11 +71,8 @@ impl Probe {
             originals: HashSet::new(),
         };
         let last_use = program.last_uses();
-        for (name, constant) in &program.constants {
-            let tensor = match constant {
-                Constant::Weight(key) => weights.tensor(key)?,
-                Constant::Constant(key) => tensors.tensor(key)?,
-            };
+        for name in &program.constants {
+            let tensor = weights.tensor(name)?;
             if are_originals {
                 probe.originals.insert(Storage::of(&tensor).address);
             }
@@ -98,8 +95,8 @@ impl Probe {
         Ok(Some(probe))
     }
 
-    fn would_write_an_original(&self, node: &RawNode) -> bool {
-        let RawOperation::Aten(operator) = &node.operation else { return false };
+    fn would_write_an_original(&self, node: &ProgramNode) -> bool {
+        let ProgramOperation::Aten(operator) = &node.operation else { return false };
         let arguments = operator.schema().arguments.iter().zip(&node.arguments);
         let mut written = arguments.filter(|(argument, _)| argument.alias == Alias::Written);
         written.any(|(_, argument)| argument.uses().any(|name| self.is_original(name)))
@@ -115,7 +112,7 @@ impl Probe {
         names.into_iter().filter_map(|name| self.env.remove_entry(name)).collect()
     }
 
-    /// Which memory each name uses.
+    /// The memory that each name uses.
     pub(super) fn geometry(&self) -> impl Iterator<Item = (&str, &Geometry)> {
         self.geometry.iter().map(|(name, geometry)| (name.as_str(), geometry))
     }
@@ -135,7 +132,7 @@ impl Probe {
         self.env.insert(name.to_owned(), value);
     }
 
-    /// The number of the memory at an address, which one more name uses.
+    /// The number of the memory at an address; counts one more user of it.
     fn number(&mut self, address: usize) -> usize {
         if address == 0 {
             return 0;
@@ -148,7 +145,7 @@ impl Probe {
         *number
     }
 
-    /// Forgets a value. Where it was the last one there, the memory may be used again, for what is then no alias of it.
+    /// Frees a value. After the last user of an address, memory there gets a new number: it is no alias of the old one.
     fn free(&mut self, name: &str) {
         self.env.remove(name);
         let Some(address) = self.addresses.remove(name) else { return };
@@ -160,7 +157,7 @@ impl Probe {
         }
     }
 
-    fn step(&mut self, node: &RawNode, guard: &mut Guard) -> Result<(), OperatorError> {
+    fn step(&mut self, node: &ProgramNode, guard: &mut Guard) -> Result<(), OperatorError> {
         let missing = |name: &str| OperatorError::Failed {
             operator: node.operator_name().to_owned(),
             message: format!("reads {name}, which is not there"),
@@ -170,17 +167,17 @@ impl Probe {
             .arguments
             .iter()
             .map(|argument| match argument {
-                RawArgument::Literal(value) => Ok(value.clone()),
-                RawArgument::Use(name) => read(name),
-                RawArgument::List(elements) => {
+                ProgramArgument::Literal(value) => Ok(value.clone()),
+                ProgramArgument::Use(name) => read(name),
+                ProgramArgument::List(elements) => {
                     let values = elements
                         .iter()
                         .map(|element| match element {
-                            RawElement::Use(name) => read(name),
-                            RawElement::None => Ok(Value::None),
-                            RawElement::Int(v) => Ok(Value::Int(*v)),
-                            RawElement::Float(v) => Ok(Value::Float(*v)),
-                            RawElement::Bool(v) => Ok(Value::Bool(*v)),
+                            ProgramElement::Use(name) => read(name),
+                            ProgramElement::None => Ok(Value::None),
+                            ProgramElement::Int(v) => Ok(Value::Int(*v)),
+                            ProgramElement::Float(v) => Ok(Value::Float(*v)),
+                            ProgramElement::Bool(v) => Ok(Value::Bool(*v)),
                         })
                         .collect::<Result<Vec<_>, _>>()?;
                     Value::from_list(values).ok_or_else(|| missing("a list of mixed kinds"))
@@ -188,11 +185,11 @@ impl Probe {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let results = match &node.operation {
-            RawOperation::Aten(operator) => {
+            ProgramOperation::Aten(operator) => {
                 guard.before(operator, &arguments)?;
                 flat(operator.call(&arguments)?)
             }
-            RawOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic).run(&arguments, false)?,
+            ProgramOperation::Symbolic(symbolic) => Operation::Symbolic(*symbolic).run(&arguments, false)?,
         };
         guard.after(&node.name, node.outputs.len(), &results)?;
         for (name, result) in node.outputs.iter().zip(results) {
@@ -204,7 +201,7 @@ impl Probe {
     }
 }
 
-/// An input to probe with: noise of the sizes that the model was exported with.
+/// The example input: noise of the sizes that the model was exported with.
 pub fn example(kind: Kind, shape: &[Dimension]) -> Result<Tensor, ModelError> {
     tch::manual_seed(0);
     let size: Vec<i64> = shape.iter().map(|d| d.example()).collect();

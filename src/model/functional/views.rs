@@ -1,32 +1,34 @@
-//! Chains of views: from a name to the tensor whose memory it looks at, and back.
+//! Chains of views, from a name to the tensor that owns its memory.
 
 use super::Functionaliser;
 use crate::model::ModelError;
-use crate::model::graph::{Argument, Operation, ValueId};
+use crate::model::node::{Argument, ValueId};
+use crate::model::operation::Operation;
 use crate::model::operation::{Size, View, ViewArgument, WriteBack};
-use crate::model::pt2::{RawArgument, RawElement, RawNode};
+use crate::model::program::{ProgramArgument, ProgramElement, ProgramNode};
 use crate::torch::Operator;
 
-/// One view operator as it may be applied again to another base.
+/// One view operator, which can be applied again to another base.
 #[derive(Debug, Clone)]
 pub(super) struct Step {
     /// Name and overload.
     operator: (String, String),
-    arguments: Vec<RawArgument>,
-    /// The argument that is the base; none when the base is not one of its own.
+    arguments: Vec<ProgramArgument>,
+    /// Position of the base among the arguments; none when the base is inside a list.
     slot: Option<usize>,
     result: usize,
 }
 
 impl Step {
-    pub(super) fn new(operator: &Operator, arguments: Vec<RawArgument>, parent: &str, result: usize) -> Self {
-        let slot = arguments.iter().position(|a| matches!(a, RawArgument::Use(name) if name == parent));
+    pub(super) fn new(operator: &Operator, arguments: Vec<ProgramArgument>, parent: &str, result: usize) -> Self {
+        let slot = arguments.iter().position(|a| matches!(a, ProgramArgument::Use(name) if name == parent));
         Step { operator: (operator.name().to_owned(), operator.overload().to_owned()), arguments, slot, result }
     }
 
-    /// How much there is to copy of it.
+    /// Elements to copy when the step is cloned.
     fn length(&self) -> usize {
-        let elements = |argument: &RawArgument| if let RawArgument::List(list) = argument { list.len() } else { 1 };
+        let elements =
+            |argument: &ProgramArgument| if let ProgramArgument::List(list) = argument { list.len() } else { 1 };
         self.arguments.iter().map(elements).sum()
     }
 }
@@ -49,8 +51,8 @@ impl Functionaliser {
         Ok((at, steps))
     }
 
-    /// The steps' views of what `root` means now.
-    pub(super) fn rederive(&mut self, root: &str, steps: &[Step], from: &RawNode) -> Result<ValueId, ModelError> {
+    /// Applies the steps to the current value of `root`.
+    pub(super) fn rederive(&mut self, root: &str, steps: &[Step], from: &ProgramNode) -> Result<ValueId, ModelError> {
         let mut value = self.value(root)?;
         for step in steps {
             let slot = step.slot.ok_or_else(|| cannot_follow(from))?;
@@ -72,7 +74,7 @@ impl Functionaliser {
         root: &str,
         steps: &[Step],
         new: ValueId,
-        from: &RawNode,
+        from: &ProgramNode,
     ) -> Result<ValueId, ModelError> {
         let mut arguments = vec![Argument::Use(self.value(root)?), Argument::Use(new)];
         let mut views = Vec::new();
@@ -86,14 +88,14 @@ impl Functionaliser {
             for (i, argument) in step.arguments.iter().enumerate() {
                 view_arguments.push(match argument {
                     _ if i == slot => ViewArgument::Base,
-                    RawArgument::Literal(value) => ViewArgument::Literal(value.clone()),
-                    RawArgument::Use(name) => ViewArgument::Argument(place(self, name)?),
-                    RawArgument::List(elements) => ViewArgument::Sizes(
+                    ProgramArgument::Literal(value) => ViewArgument::Literal(value.clone()),
+                    ProgramArgument::Use(name) => ViewArgument::Argument(place(self, name)?),
+                    ProgramArgument::List(elements) => ViewArgument::Sizes(
                         elements
                             .iter()
                             .map(|element| match element {
-                                RawElement::Int(v) => Ok(Size::Int(*v)),
-                                RawElement::Use(name) => Ok(Size::Argument(place(self, name)?)),
+                                ProgramElement::Int(v) => Ok(Size::Int(*v)),
+                                ProgramElement::Use(name) => Ok(Size::Argument(place(self, name)?)),
                                 _ => Err(cannot_follow(from)),
                             })
                             .collect::<Result<_, _>>()?,
@@ -111,13 +113,13 @@ impl Functionaliser {
     }
 
     fn mark_synthetic(&mut self) {
-        if let Some(draft) = self.drafts.last_mut() {
-            draft.synthetic = true;
+        if let Some(traced_node) = self.traced.last_mut() {
+            traced_node.synthetic = true;
         }
     }
 }
 
-fn cannot_follow(node: &RawNode) -> ModelError {
+fn cannot_follow(node: &ProgramNode) -> ModelError {
     ModelError::refused(
         format!("node {} writes through a view that cannot be followed", node.name),
         "clone the tensor before writing into it",

@@ -16,9 +16,9 @@ use serde_json::{Value as Json, json};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-use super::ModelError;
-use super::archive::{Archive, LoadLimits};
 use super::graph::Graph;
+use super::import::pt2::{self, archive::Archive};
+use super::{LoadLimits, ModelError};
 
 /// The convolutional model of every fixture directory: conv1, bn1, relu, conv2, act, pool, fc.
 const PLAIN: &str = "2.11.0/A.pt2";
@@ -116,7 +116,7 @@ impl Forge {
 }
 
 fn load(bytes: Vec<u8>, limits: &LoadLimits) -> Result<Graph, ModelError> {
-    Graph::from_archive(Archive::read(Box::new(Cursor::new(bytes)), limits)?)
+    Graph::from_program(&pt2::read(Archive::read(Box::new(Cursor::new(bytes)), limits)?)?)
 }
 
 fn fixture_bytes(path: &str) -> Vec<u8> {

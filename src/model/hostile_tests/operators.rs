@@ -47,7 +47,8 @@ fn operators_that_draw_numbers_are_refused() {
     Forge::plain()
         .node(
             "aten.scaled_dot_product_attention.default",
-            json!({"query": tensor("conv2d"), "key": tensor("conv2d"), "value": tensor("conv2d"), "dropout_p": {"as_float": 0.1}}),
+            json!({"query": tensor("conv2d"), "key": tensor("conv2d"), "value": tensor("conv2d"),
+                "dropout_p": {"as_float": 0.1}}),
         )
         .is_refused(&["node forged", "is random"]);
 }

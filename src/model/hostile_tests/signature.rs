@@ -52,7 +52,8 @@ fn an_image_of_a_size_that_no_image_has_is_refused() {
     for list in [[1, 3, 0, 16], [1, 3, -16, 16], [1, 3, 1 << 40, 1 << 40], [1, 3, i64::MAX, 2], [1, i64::MIN, 16, 16]] {
         x("sizes", sizes(&list)).is_refused(&["exported with an image of"]);
     }
-    let batch = json!([{"as_expr": {"expr_str": "s0", "hint": {"as_int": 1u64 << 50}}}, {"as_int": 3}, {"as_int": 16}, {"as_int": 16}]);
+    let rows = json!({"as_expr": {"expr_str": "s0", "hint": {"as_int": 1u64 << 50}}});
+    let batch = json!([rows, {"as_int": 3}, {"as_int": 16}, {"as_int": 16}]);
     x("sizes", batch).is_refused(&["exported with an image of"]);
     let none = json!([{"as_expr": {"expr_str": "s0", "hint": null}}, {"as_int": 3}, {"as_int": 16}, {"as_int": 16}]);
     x("sizes", none).is_refused(&["a size of input x has no example"]);

@@ -49,7 +49,8 @@ fn refused_calls() -> Vec<(&'static str, Json, &'static str)> {
         ("aten.linspace.default", json!({"start": int(0), "end": int(1), "steps": int(far)}), "argument steps"),
         (
             "aten.lstm.input",
-            json!({"input": x(), "hx": {"as_tensors": [{"name": "conv2d"}, {"name": "conv2d"}]}, "params": {"as_tensors": []},
+            json!({"input": x(), "hx": {"as_tensors": [{"name": "conv2d"}, {"name": "conv2d"}]},
+                "params": {"as_tensors": []},
                 "has_biases": {"as_bool": true}, "num_layers": int(1), "dropout": {"as_float": 0.0},
                 "train": {"as_bool": false}, "bidirectional": {"as_bool": false}, "batch_first": {"as_bool": true}}),
             "takes 4 weights and 2 states",

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use tch::{Kind, Tensor};
 
-use crate::model::graph::{Argument, Node, ValueId};
+use crate::model::node::{Argument, Node, ValueId};
 use crate::plan::constant::Constant;
 use crate::plan::{PlanError, Weights};
 use crate::torch::Value;
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::Mode;
-    use crate::plan::sketch::{Sketch, random, spec};
+    use crate::plan::test_graphs::{Sketch, random, spec};
 
     fn folded(graph: &Graph, targets: &[ValueId]) -> Draft {
         let mut draft = Draft::new(graph, &spec(graph, targets, Mode::Default));
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(operators(&draft), ["conv2d", "mean"]);
         let x = random(&[2, 3, 5, 5]);
         let unfolded = Draft::new(&graph, &spec(&graph, &[], Mode::Default));
-        let distance = crate::plan::sketch::distance(&run(&graph, &draft, &x), &run(&graph, &unfolded, &x));
+        let distance = crate::plan::test_graphs::distance(&run(&graph, &draft, &x), &run(&graph, &unfolded, &x));
         assert!(distance < 1e-6, "{distance}");
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::model::graph::{Argument, Node, ValueId};
+use crate::model::node::{Argument, Node, ValueId};
 use crate::plan::PlanError;
 use crate::torch::Value;
 
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::sketch::{Of, Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{Of, Sketch, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
     /// A padding, a convolution, and the value between.

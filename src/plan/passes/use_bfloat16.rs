@@ -5,14 +5,15 @@ use std::collections::{HashMap, HashSet};
 use tch::Kind;
 
 use crate::model::dtype::scalar_type;
-use crate::model::graph::{Argument, Element, Node, Operation, ValueId};
+use crate::model::node::{Argument, Element, Node, ValueId};
+use crate::model::operation::Operation;
 use crate::plan::PlanError;
 use crate::plan::constant::Constant;
 use crate::torch::{Operator, Value};
 
 use super::Draft;
-use super::draft::rename_dtype;
-use super::first_layers::first_layers;
+use super::sensitive_layers::first_layers;
+use crate::plan::draft::rename_dtype;
 
 /// Makes a float32 draft one of bfloat16: values, weights, and where a node names float32 (`x.float()`, `softmax(dtype=…)`), that too.
 /// Float32 stay
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::sketch::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
     /// Convolution, normalisation, rectifier, residual sum, average, and a linear layer when `has_head`.

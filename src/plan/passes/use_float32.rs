@@ -1,19 +1,19 @@
-//! A network of a dtype that the processor is slow in computes in float32.
+//! A network of float16 or bfloat16 computes in float32 on a processor without instructions for its dtype.
 
 use std::collections::HashMap;
 
 use tch::Kind;
 
-use crate::model::graph::{Argument, Element, ValueId};
+use crate::model::node::{Argument, Element, ValueId};
 use crate::plan::constant::Constant;
 use crate::torch::computes_in;
 
 use super::Draft;
-use super::draft::rename_dtype;
+use crate::plan::draft::rename_dtype;
 
-/// Makes a draft of float16 or bfloat16 one of float32 where the processor [does not compute in it](computes_in):
-/// values, weights, and where a node names the dtype. A draft that reads the bits of such numbers as something else
-/// stays as it is.
+/// Makes a draft of float16 or bfloat16 one of float32 where the processor does not [compute in](computes_in) its dtype:
+/// values, weights, and dtypes that nodes name. A draft that reads the bits of such numbers as another dtype stays as it
+/// is.
 pub fn use_float32(draft: &mut Draft) {
     for kind in [Kind::Half, Kind::BFloat16] {
         if !computes_in(kind) {
@@ -49,7 +49,7 @@ fn widen(draft: &mut Draft, kind: Kind) {
     }
 }
 
-/// The wide copy of a constant of that dtype; any other value itself.
+/// The float32 copy of a constant of dtype `kind`; any other value itself.
 fn of(draft: &mut Draft, widened: &mut HashMap<ValueId, ValueId>, value: ValueId, kind: Kind) -> ValueId {
     if let Some(known) = widened.get(&value) {
         return *known;
@@ -75,10 +75,10 @@ mod tests {
     use crate::model::graph::Graph;
     use crate::model::stored::Stored;
     use crate::plan::rule::Gradient;
-    use crate::plan::sketch::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
-    /// Convolutions, normalisation, a named dtype, a residual sum, a linear layer; and a value before it.
+    /// Convolutions, normalisation, a named dtype, a residual sum, a linear layer. Gives a target layer too.
     fn network() -> (Graph, ValueId) {
         let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
         let y = sketch.convolution(sketch.input(), 8);
@@ -93,7 +93,7 @@ mod tests {
         (sketch.finish(score), target)
     }
 
-    /// A float32 graph as if it had been saved in another dtype; its weights are rounded to `through`.
+    /// A float32 graph as if it had been saved in dtype `kind`, with weights rounded to dtype `through` before.
     fn saved_in(graph: &Graph, kind: Kind, through: Kind) -> Graph {
         let mut graph = graph.share();
         for stored in graph.constants.values_mut() {

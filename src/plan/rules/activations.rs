@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::torch::{Operator, Value};
 
 use super::arguments::{first, integer, number};
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
 
 /// `backward(input, gradient)`.
 type FromInput = fn(&Tensor, &Tensor) -> Result<Tensor, tch::TchError>;
@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::rules::trial::{Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Trial, Within, any, slot};
 
     fn activation() -> impl Strategy<Value = (&'static str, Vec<(&'static str, Value)>)> {
         let text = |s: &str| Value::String(s.into());

@@ -6,8 +6,8 @@ use crate::plan::rule::{Gradient, Slot};
 use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, optional_number, tensor};
-use super::blank::Blank;
-use super::by_hand::Run;
+use super::explicit::Run;
+use super::meta::Blank;
 
 /// The gradient of one operand from that of the result, before broadcasting is undone.
 type Part = Box<dyn Fn(&Tensor) -> Result<Tensor, OperatorError> + Send>;
@@ -119,7 +119,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
 
     /// A shape that broadcasts to `shape`: axes from the front left out, others made 1.
     fn broadcast(shape: &[i64], dropped: usize, ones: u8) -> Vec<i64> {

@@ -5,8 +5,8 @@ use tch::Tensor;
 use crate::torch::{Operator, OperatorError, Value, window_may_miss};
 
 use super::arguments::{first, integer, integers, is_true, tensor};
-use super::blank::Blank;
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
+use super::meta::Blank;
 
 /// What `aten::convolution_backward` asks of a convolution besides its tensors.
 struct Geometry {
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
     use crate::plan::rule::Gradient;
-    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
 
     /// One axis of a convolution.
     #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use crate::torch::Operator;
 
 use super::arguments::{first, tensor};
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
 
 /// The gradient is `gradient · weight`. Autograd multiplies in another order for some strides, so this is no rule for
 /// exact mode.
@@ -23,7 +23,7 @@ pub(super) fn linear(operator: Operator) -> Single {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::plan::rules::trial::{Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Trial, Within, any, slot};
     use crate::torch::Value;
 
     proptest! {

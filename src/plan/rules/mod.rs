@@ -3,31 +3,28 @@
 pub mod tape;
 
 mod activations;
-mod arguments;
-mod arithmetic;
-mod blank;
-mod by_hand;
-mod canonical;
-mod convolution;
-mod fastest;
-mod linear;
-mod normalization;
-pub(in crate::plan) mod packed_linear;
-mod padding;
-mod pieces;
-mod pooling;
-pub(in crate::plan) mod prepacked;
-mod rectifiers;
 #[cfg(test)]
-mod trial;
+pub mod against_tape;
+pub mod arguments;
+mod arithmetic;
+mod concat;
+mod convolution;
+mod explicit;
+mod linear;
+mod meta;
+mod normalization;
+mod padding;
+mod pooling;
+pub mod rectifiers;
+mod strides;
 mod views;
 
-use crate::model::graph::Node;
+use crate::model::node::Node;
 use crate::plan::rule::Rule;
 use crate::torch::OperatorError;
 
 use arguments::literal_number;
-use by_hand::{ByHand, Guide, Run, Single, single};
+use explicit::{ByHand, Guide, Run, Single, single};
 use tape::TapeRule;
 
 /// The rule of a node: a hand-written one where there is one for its operator and its literals, else the tape.
@@ -107,10 +104,10 @@ fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
 
         "pad.default" => plain(padding::pad(operator)),
         "constant_pad_nd.default" => plain(padding::constant_pad()),
-        "cat.default" => pieces::cat(operator),
-        "stack.default" => pieces::stack(operator),
-        "chunk.default" | "split.Tensor" | "split_with_sizes.default" => pieces::split(operator),
-        "unbind.int" => pieces::unbind(operator),
+        "cat.default" => concat::cat(operator),
+        "stack.default" => concat::stack(operator),
+        "chunk.default" | "split.Tensor" | "split_with_sizes.default" => concat::split(operator),
+        "unbind.int" => concat::unbind(operator),
 
         "view.default" | "_unsafe_view.default" | "reshape.default" | "view_as.default" | "reshape_as.default" => {
             plain(views::reshape(operator))

@@ -5,7 +5,7 @@ use tch::Kind;
 use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, is_true, number};
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
 
 /// `batch_norm(input, weight?, bias?, running_mean?, running_var?, training, momentum, eps, cudnn_enabled)` with the
 /// running statistics: one multiplication by `weight / sqrt(running_var + eps)` a channel.
@@ -71,7 +71,7 @@ mod tests {
     use tch::Tensor;
 
     use super::*;
-    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
 
     fn batch_norm(x: Tensor, affine: bool, parameters: Kind) -> Trial {
         let channels = [x.size()[1]];
@@ -150,7 +150,7 @@ mod tests {
         };
         let by_hand = of(trial.by_hand(false), odd.shallow_clone());
         let expected = of(Box::new(trial.tape()), odd.contiguous());
-        let error = crate::plan::rules::trial::relative_error(&by_hand, &expected);
+        let error = crate::plan::rules::against_tape::relative_error(&by_hand, &expected);
         assert!(error < 1e-6, "relative error {error}");
     }
 }

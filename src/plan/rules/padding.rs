@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, integers, optional_number};
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
 
 /// `constant_pad_nd(self, pad, value)`.
 pub(super) fn constant_pad() -> Single {
@@ -23,7 +23,7 @@ pub(super) fn pad(operator: Operator) -> Single {
     })
 }
 
-type Padded = Option<(Tensor, super::by_hand::Reverse)>;
+type Padded = Option<(Tensor, super::explicit::Reverse)>;
 
 /// The numbers are copied once, and only the border is filled; ATen fills the whole first. The gradient is a part of what comes
 /// in. A negative border, which cuts, is not covered.
@@ -80,7 +80,7 @@ fn like(input: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::plan::rules::trial::{Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Trial, Within, any, slot};
     use crate::torch::Value;
 
     proptest! {

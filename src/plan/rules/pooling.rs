@@ -2,11 +2,13 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::{Moves, Operator, OperatorError, Value, max_pool, max_pool_gradient, mean_of_pixels};
+use crate::torch::{
+    ConvolutionParameters, Operator, OperatorError, Value, global_average_pool, max_pool, max_pool_gradient,
+};
 
 use super::arguments::{axis, first, integers, is_true};
-use super::blank::Blank;
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
+use super::meta::Blank;
 
 /// Of a window, at most; as [`max_pool`] takes it.
 const MOST_PLACES: i64 = 255;
@@ -38,7 +40,7 @@ pub(super) fn max_pool2d(exact: bool) -> Result<Single, OperatorError> {
 }
 
 /// The windows of a `max_pool2d`, where camlens has a kernel of its own for it.
-fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], Moves)>, OperatorError> {
+fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], ConvolutionParameters)>, OperatorError> {
     let input = first(arguments)?;
     let pair = |at, default: [i64; 2]| -> Result<Option<[i64; 2]>, OperatorError> {
         Ok(match integers(arguments, at)?.as_slice() {
@@ -60,7 +62,7 @@ fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], Moves)>, OperatorErr
         && (0..2).all(|axis| {
             2 * padding[axis] <= kernel[axis] && input.size()[axis + 2] + 2 * padding[axis] >= kernel[axis]
         });
-    Ok(suits.then_some((kernel, Moves { stride, padding, dilation })))
+    Ok(suits.then_some((kernel, ConvolutionParameters { stride, padding, dilation })))
 }
 
 /// Whether camlens's own kernels take it: with the channels next to each other in memory.
@@ -94,7 +96,7 @@ pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
         let blank = Blank::of(first(arguments)?)?;
         let (input, is_mean) = (first(arguments)?, integers(arguments, 1)? == [1, 1]);
         let own = is_mean && is_picture(input)?;
-        let result = if own { mean_of_pixels(input)? } else { operator.call_tensor(arguments)? };
+        let result = if own { global_average_pool(input)? } else { operator.call_tensor(arguments)? };
         if is_mean {
             let [.., height, width] = blank.shape()[..] else { return Ok(None) };
             let count = height * width;
@@ -120,7 +122,7 @@ fn reduced(
     axes: &[i64],
     keep: bool,
     is_mean: bool,
-) -> Result<Option<(Tensor, super::by_hand::Reverse)>, OperatorError> {
+) -> Result<Option<(Tensor, super::explicit::Reverse)>, OperatorError> {
     let input = first(arguments)?;
     let (shape, kind) = (input.size(), input.f_kind()?);
     let gone: Option<Vec<usize>> = match axes {
@@ -148,7 +150,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
 
     fn pair(a: i64, b: i64) -> Value {
         Value::Ints(vec![a, b])

@@ -6,13 +6,13 @@
 use tch::Tensor;
 
 use crate::plan::rule::{Gradient, Parts, Saved, Slot};
-use crate::torch::{Ahead, Bounds, Gates, Operator, OperatorError, Value, add_clamped, gate};
+use crate::torch::{Bounds, Gates, Operator, OperatorError, PendingMask, Value, add_clamped, gate};
 
 use super::arguments::{first, number, optional_number};
-use super::by_hand::{Run, Single, ran};
+use super::explicit::{Run, Single, ran};
 
 /// What `relu`, `relu6`, `hardtanh` and `threshold` remember.
-pub(super) struct Gate {
+pub(in crate::plan) struct Gate {
     tells: Tells,
     guided: bool,
 }
@@ -49,9 +49,9 @@ impl Gate {
 
     /// The gate for whoever takes a guided gradient through it on the way. None where bits do not tell it, and for others: of a plain gradient
     /// most may come through, and then a product with all of it is faster.
-    pub fn ahead(&self, gradient: Gradient) -> Option<Ahead<'_>> {
+    pub fn ahead(&self, gradient: Gradient) -> Option<PendingMask<'_>> {
         match &self.tells {
-            Tells::Bits(gates) if self.is_guided(gradient) => Some(Ahead { gates, guided: true }),
+            Tells::Bits(gates) if self.is_guided(gradient) => Some(PendingMask { gates, guided: true }),
             _ => None,
         }
     }
@@ -86,17 +86,17 @@ impl Saved for Gate {
 }
 
 /// `relu(self)`.
-pub(super) fn relu(operator: Operator, guided: bool) -> Run {
+pub(in crate::plan) fn relu(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |_, result| Ok((Bounds::RELU, result.shallow_clone())))
 }
 
 /// `relu6(self)`, which is open strictly between its bounds.
-pub(super) fn relu6(operator: Operator, guided: bool) -> Run {
+pub(in crate::plan) fn relu6(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |_, result| Ok((Bounds { low: 0.0, high: Some(6.0) }, result.shallow_clone())))
 }
 
 /// `hardtanh(self, min_val, max_val)`, which is open strictly between its bounds.
-pub(super) fn hardtanh(operator: Operator, guided: bool) -> Run {
+pub(in crate::plan) fn hardtanh(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |arguments, result| {
         let bounds = Bounds { low: number(arguments, 1)?, high: Some(number(arguments, 2)?) };
         Ok((bounds, result.shallow_clone()))
@@ -104,7 +104,7 @@ pub(super) fn hardtanh(operator: Operator, guided: bool) -> Run {
 }
 
 /// `threshold(self, threshold, value)`.
-pub(super) fn threshold(operator: Operator, guided: bool) -> Run {
+pub(in crate::plan) fn threshold(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |arguments, result| {
         let (threshold, value) = (number(arguments, 1)?, number(arguments, 2)?);
         let tells = if value <= threshold { result } else { first(arguments)? };
@@ -129,7 +129,7 @@ fn gated(
 }
 
 /// `clamp(self, min?, max?)`, `clamp_min(self, min)`, which are open on their bounds too.
-pub(super) fn clamp(operator: Operator) -> Single {
+pub(in crate::plan) fn clamp(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let input = first(arguments)?;
         let above = optional_number(arguments, 1)?.map(|low| input.f_ge(low)).transpose()?;
@@ -145,7 +145,7 @@ pub(super) fn clamp(operator: Operator) -> Single {
 }
 
 /// `leaky_relu(self, negative_slope)`.
-pub(super) fn leaky_relu(operator: Operator) -> Single {
+pub(in crate::plan) fn leaky_relu(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let slope = number(arguments, 1)?;
         let result = operator.call_tensor(arguments)?;
@@ -160,7 +160,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
 
     /// Numbers on both sides of the bounds 0 and 6, and many that lie right on them.
     fn around_the_bounds(layout: Layout, shape: &[i64], kind: Kind) -> Value {

@@ -2,11 +2,11 @@
 
 use tch::Tensor;
 
-use crate::model::graph::Operation;
+use crate::model::operation::Operation;
 use crate::plan::rule::{Gradient, Ran, Rule, Saved, Slot};
 use crate::torch::{OperatorError, Tape, Value};
 
-use super::canonical::canonical;
+use super::strides::canonical;
 
 /// Runs an operation forward as a tape of one node and takes gradients back through it.
 ///
@@ -73,7 +73,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::plan::rules::trial::{Trial, slot};
+    use crate::plan::rules::against_tape::{Trial, slot};
 
     #[test]
     fn a_value_used_twice_has_a_gradient_for_each_use() {

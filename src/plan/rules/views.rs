@@ -5,8 +5,8 @@ use tch::Tensor;
 use crate::torch::Operator;
 
 use super::arguments::{axis, first, integer, integers, optional_integer};
-use super::blank::Blank;
-use super::by_hand::{Single, ran};
+use super::explicit::{Single, ran};
+use super::meta::Blank;
 
 /// `view`, `reshape`, `flatten`, `squeeze`, `unsqueeze`, …: the elements keep their order.
 pub(super) fn reshape(operator: Operator) -> Single {
@@ -107,7 +107,7 @@ mod tests {
     use proptest::prelude::*;
     use tch::Kind;
 
-    use crate::plan::rules::trial::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
     use crate::torch::Value;
 
     fn int(value: i64) -> Value {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::item::{MAX_COST, MAX_WORKERS};
-use crate::schedule::line::MAX_PRIORITY;
+use crate::schedule::queue::line::MAX_PRIORITY;
 use crate::stream::{Overflow, Policy};
 
 pub(super) const STREAMS: usize = 4;

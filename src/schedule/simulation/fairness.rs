@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use super::cases;
 use super::item::{AGEING, Held, Item, MAX_BATCH, MAX_COST, MAX_WORKERS, budget};
 use crate::schedule::admission::Budgets;
-use crate::schedule::dispatch::Dispatch;
-use crate::schedule::job::StreamKey;
-use crate::schedule::line::MAX_PRIORITY;
-use crate::schedule::next_batch::{Prepared, Taken};
-use crate::schedule::ticket::Ticket;
-use crate::schedule::turn::Turn;
+use crate::schedule::queue::Dispatch;
+use crate::schedule::queue::line::MAX_PRIORITY;
+use crate::schedule::queue::next_batch::{Prepared, Taken};
+use crate::schedule::queue::ticket::StreamKey;
+use crate::schedule::queue::ticket::Ticket;
+use crate::schedule::queue::turn::Turn;
 
 /// Streams that always have a frame waiting, on a device that is always busy.
 struct Crowd {

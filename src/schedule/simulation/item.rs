@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::schedule::admission::{Admission, Budget, Limit};
-use crate::schedule::turn::{Ready, Turn, Waiting};
+use crate::schedule::queue::turn::{Ready, Turn, Waiting};
 
 pub(super) const MAX_BATCH: usize = 3;
 pub(super) const MAX_WORKERS: usize = 3;

@@ -11,11 +11,11 @@ use super::cases;
 use super::events::{Event, STREAMS, event, policy};
 use super::item::{AGEING, Held, Item, MAX_BATCH, MAX_WORKERS, MODEL, PROCESS, STREAM, budget};
 use crate::schedule::admission::{Admission, Budgets};
-use crate::schedule::dispatch::Dispatch;
-use crate::schedule::job::StreamKey;
-use crate::schedule::next_batch::{Prepared, Taken};
-use crate::schedule::ticket::Ticket;
-use crate::schedule::turn::Turn;
+use crate::schedule::queue::Dispatch;
+use crate::schedule::queue::next_batch::{Prepared, Taken};
+use crate::schedule::queue::ticket::StreamKey;
+use crate::schedule::queue::ticket::Ticket;
+use crate::schedule::queue::turn::Turn;
 use crate::stream::{Accepted, Action, Bounds, DropReason, Message, Overflow, Policy, Session};
 
 const BOUNDS: Bounds = Bounds { max_in_flight: 4, max_unsent_bytes: 100 };

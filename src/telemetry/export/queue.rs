@@ -104,7 +104,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::telemetry::source::{Call, Source};
+    use crate::telemetry::record::source::{Call, Source};
     use crate::telemetry::{Sampling, StreamEvents, StreamRecord};
 
     fn item() -> Item {

@@ -11,12 +11,12 @@ use super::losses::Losses;
 use super::queue::Queue;
 use super::sender::{Refused, SendError, Sender};
 use super::settings::{Destination, ExportSettings};
-use crate::telemetry::batch_record::EndedBatch;
-use crate::telemetry::frame_record::FrameRecord;
+use crate::telemetry::record::batch::EndedBatch;
+use crate::telemetry::record::frame::FrameRecord;
+use crate::telemetry::record::stream::StreamRecord;
 use crate::telemetry::sampling::new_span_id;
 use crate::telemetry::spans::{Envelope, Spans, batch_span, frame_spans, stream_span};
 use crate::telemetry::stage::Stage;
-use crate::telemetry::stream_record::StreamRecord;
 
 /// How many times its timeout a message may take, with all the attempts at it and the pauses between them.
 const TIMEOUTS: u32 = 2;

@@ -20,7 +20,7 @@ use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
 
 use self::catalogue::{Kind, MODEL_NAME, MODEL_VERSION, Metric};
-use super::frame_record::FrameOutcome;
+use super::record::outcome::FrameOutcome;
 use super::stage::{Stage, Timings};
 
 pub use page::{Page, PageError};

@@ -1,7 +1,7 @@
 //! A batch: a trace of its own, linked to the frames that were in it.
 
 use super::{Kind, Place, Spans};
-use crate::telemetry::batch_record::{BatchOutcome, EndedBatch};
+use crate::telemetry::record::batch::{BatchOutcome, EndedBatch};
 
 /// The name of the span.
 pub const BATCH_SPAN: &str = "camlens.batch";
@@ -32,8 +32,8 @@ mod tests {
 
     use super::super::tests::{value, written};
     use super::*;
-    use crate::telemetry::batch_record::SpanReference;
-    use crate::telemetry::source::{Call, Source};
+    use crate::telemetry::record::source::{Call, Source};
+    use crate::telemetry::trace_context::SpanReference;
 
     #[test]
     fn a_batch_is_linked_to_the_frames_that_are_kept() {

@@ -3,7 +3,8 @@
 use opentelemetry_semantic_conventions::attribute::ERROR_TYPE;
 
 use super::{Attributes, Kind, Place, Span, Spans};
-use crate::telemetry::frame_record::{FrameOutcome, FrameRecord};
+use crate::telemetry::record::frame::FrameRecord;
+use crate::telemetry::record::outcome::FrameOutcome;
 use crate::telemetry::sampling::new_span_id;
 
 /// The name of the span that stands for the whole frame.
@@ -86,8 +87,8 @@ mod tests {
 
     use super::super::tests::{Span, value, written};
     use super::*;
-    use crate::telemetry::batch_record::SpanReference;
-    use crate::telemetry::source::{Call, Source};
+    use crate::telemetry::record::source::{Call, Source};
+    use crate::telemetry::trace_context::SpanReference;
     use crate::telemetry::{Progress, Sampling, Stage};
 
     fn record(outcome: FrameOutcome, traceparent: &str) -> FrameRecord {

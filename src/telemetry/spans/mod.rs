@@ -17,9 +17,9 @@ use opentelemetry::Value;
 use opentelemetry_sdk::Resource;
 
 use self::wire::Wire;
-use super::batch_record::SpanReference;
+use super::record::source::Call;
 use super::sampling::FrameTrace;
-use super::source::Call;
+use super::trace_context::SpanReference;
 use super::trace_context::{SpanId, TraceId};
 
 pub use batch::BATCH_SPAN;

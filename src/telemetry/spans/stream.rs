@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use opentelemetry_semantic_conventions::attribute::{ERROR_TYPE, NETWORK_PEER_ADDRESS};
 
 use super::{Attributes, Kind, Place, Span, Spans};
-use crate::telemetry::frame_record::status_name;
-use crate::telemetry::stream_record::StreamRecord;
+use crate::telemetry::record::outcome::status_name;
+use crate::telemetry::record::stream::StreamRecord;
 
 /// The name of the span.
 pub const STREAM_SPAN: &str = "camlens.stream";
@@ -83,9 +83,9 @@ mod tests {
     use super::super::tests::{Span, value, written};
     use super::*;
     use crate::telemetry::Sampling;
-    use crate::telemetry::frame_record::FrameOutcome;
-    use crate::telemetry::source::{Call, Source};
-    use crate::telemetry::stream_record::{StreamEvent, StreamEvents};
+    use crate::telemetry::record::outcome::FrameOutcome;
+    use crate::telemetry::record::source::{Call, Source};
+    use crate::telemetry::record::stream::{StreamEvent, StreamEvents};
 
     fn record(status: (i32, String)) -> StreamRecord {
         let trace = Sampling::ratio(1.0).place("", "");

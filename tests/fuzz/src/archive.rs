@@ -1,6 +1,6 @@
-//! A `.pt2`: bytes as they are, or a small sound archive with changes inside, its checksums right.
+//! Target for `.pt2` files: the input as it is, or a small valid archive with changed entries and correct checksums.
 //!
-//! What loads is explained as well: the plan's compiler and its rules see what the checks at load let through.
+//! A file that loads is explained as well, so that the plan's compiler and rules run on everything that passes loading.
 
 use std::io::{Cursor, Read, Write};
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
-/// The first byte says which of the two: below this, an archive is changed. What loads is explained in exact mode when it
-/// is even, which is fast; else the plan is compiled with all its passes, and kernels are tried against each other.
+/// A first byte below this: an archive is changed. If the first byte is even, a model that loads is explained in exact
+/// mode, which is fast; else the plan is compiled with all passes and kernels are timed.
 pub const RAW: u8 = 0xC0;
 
-/// Values of a run at load.
+/// Limit on the values of a run at load.
 const MAX_VALUE_BYTES: u64 = 64 << 20;
-/// Of an input that is explained.
+/// Limit on the elements of an explained input.
 const MAX_ELEMENTS: usize = 1 << 17;
 const MAX_EXPLAINING: Duration = Duration::from_secs(2);
 
@@ -36,7 +36,7 @@ pub const BASES: [&[u8]; 6] = [
     include_bytes!("../../fixtures/conformance/cond/1/model.pt2"),
 ];
 
-/// Operators that a node may call instead, with arguments that were not meant for them.
+/// Operators that a node may call instead, with arguments of another operator.
 const OPERATORS: [&str; 40] = [
     "relu_.default",
     "view.default",
@@ -80,7 +80,7 @@ const OPERATORS: [&str; 40] = [
     "scaled_dot_product_attention.default",
 ];
 
-/// Words that a graph may hold.
+/// Strings that replace strings of a graph.
 const WORDS: [&str; 12] = [
     "",
     "x",
@@ -101,20 +101,20 @@ struct Case {
     base: u8,
     deflate: bool,
     edits: Vec<Edit>,
-    /// To the finished file.
+    /// Changes to the finished file.
     damage: Vec<Damage>,
 }
 
-/// Places (`at`, `from`) say how far along, of 2¹⁶.
+/// `at` and `from` are positions, as fractions of the length in units of 2⁻¹⁶.
 #[derive(Debug, Arbitrary)]
 enum Edit {
-    /// Another value in the graph or in a description of weights.
+    /// Replaces a value in the graph or in a description of weights.
     Replace {
         entry: u8,
         at: u16,
         with: Atom,
     },
-    /// What stands elsewhere in the document.
+    /// Replaces a value with another one of the document.
     Copy {
         entry: u8,
         at: u16,
@@ -124,17 +124,17 @@ enum Edit {
         entry: u8,
         at: u16,
     },
-    /// A node calls another operator, its arguments by position.
+    /// Makes a node call another operator, with its arguments by position.
     Retarget {
         at: u16,
         operator: u8,
     },
-    /// A node is there twice.
+    /// Inserts a copy of a node.
     Repeat {
         at: u16,
         to: u16,
     },
-    /// Of the bytes of any entry.
+    /// Flips a bit of any entry.
     Flip {
         entry: u8,
         at: u16,
@@ -198,7 +198,7 @@ impl Atom {
     }
 }
 
-/// An archive's entries.
+/// The entries of an archive.
 type Entries = Vec<(String, Content)>;
 
 #[derive(Clone)]
@@ -234,19 +234,19 @@ fn entries(archive: &[u8]) -> Entries {
         .collect()
 }
 
-fn place(at: u16, length: usize) -> usize {
+fn scaled(at: u16, length: usize) -> usize {
     (usize::from(at) * length) >> 16
 }
 
-/// Every place of a document, as JSON pointers.
-fn places(json: &Json, at: String, all: &mut Vec<String>) {
+/// JSON pointers of all values of a document.
+fn pointers(json: &Json, at: String, all: &mut Vec<String>) {
     match json {
-        Json::Array(list) => list.iter().enumerate().for_each(|(i, v)| places(v, format!("{at}/{i}"), all)),
+        Json::Array(list) => list.iter().enumerate().for_each(|(i, v)| pointers(v, format!("{at}/{i}"), all)),
         Json::Object(map) => map
             .iter()
-            // Stack traces and the like are read by nobody.
+            // camlens does not read these.
             .filter(|(key, _)| !matches!(key.as_str(), "stack_trace" | "source_fn_stack" | "torch_fn" | "device"))
-            .for_each(|(key, v)| places(v, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), all)),
+            .for_each(|(key, v)| pointers(v, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), all)),
         _ => {}
     }
     all.push(at);
@@ -254,12 +254,12 @@ fn places(json: &Json, at: String, all: &mut Vec<String>) {
 
 fn pick(json: &Json, at: u16) -> String {
     let mut all = Vec::new();
-    places(json, String::new(), &mut all);
-    let index = place(at, all.len());
+    pointers(json, String::new(), &mut all);
+    let index = scaled(at, all.len());
     all.swap_remove(index)
 }
 
-/// A document of an archive: mostly the graph.
+/// A JSON document of an archive: mostly the graph.
 fn document(entries: &mut Entries, entry: u8) -> Option<&mut Json> {
     let documents: Vec<usize> =
         (0..entries.len()).filter(|index| matches!(entries[*index].1, Content::Document(_))).collect();
@@ -275,7 +275,7 @@ fn nodes(entries: &mut Entries) -> Option<&mut Vec<Json>> {
     document(entries, 0)?.pointer_mut("/graph_module/graph/nodes")?.as_array_mut()
 }
 
-/// `None`: there is nothing to change.
+/// `None` if there is nothing to change.
 fn apply(edit: &Edit, entries: &mut Entries) -> Option<()> {
     match edit {
         Edit::Replace { entry, at, with } => {
@@ -299,7 +299,7 @@ fn apply(edit: &Edit, entries: &mut Entries) -> Option<()> {
         }
         Edit::Retarget { at, operator } => {
             let nodes = nodes(entries)?;
-            let index = place(*at, nodes.len());
+            let index = scaled(*at, nodes.len());
             let node = nodes.get_mut(index)?.as_object_mut()?;
             let operator = OPERATORS[usize::from(*operator) % OPERATORS.len()];
             node.insert("target".to_owned(), json!(format!("torch.ops.aten.{operator}")));
@@ -309,19 +309,19 @@ fn apply(edit: &Edit, entries: &mut Entries) -> Option<()> {
         }
         Edit::Repeat { at, to } => {
             let nodes = nodes(entries)?;
-            let node = nodes.get(place(*at, nodes.len()))?.clone();
-            let to = place(*to, nodes.len());
+            let node = nodes.get(scaled(*at, nodes.len()))?.clone();
+            let to = scaled(*to, nodes.len());
             nodes.insert(to, node);
         }
         Edit::Flip { entry, at, bit } => {
             let mut bytes = take(entries, *entry)?;
-            let at = place(*at, bytes.1.len());
+            let at = scaled(*at, bytes.1.len());
             *bytes.1.get_mut(at)? ^= 1 << (bit % 8);
             entries.push((bytes.0, Content::Bytes(bytes.1)));
         }
         Edit::Truncate { entry, at } => {
             let (name, mut bytes) = take(entries, *entry)?;
-            bytes.truncate(place(*at, bytes.len()));
+            bytes.truncate(scaled(*at, bytes.len()));
             entries.push((name, Content::Bytes(bytes)));
         }
         Edit::Rename { entry, word } => {
@@ -348,7 +348,7 @@ fn take(entries: &mut Entries, entry: u8) -> Option<(String, Vec<u8>)> {
     Some((name, content.bytes()))
 }
 
-/// `None`: the names are too strange to be written.
+/// `None` if the zip cannot hold the names.
 fn zipped(entries: &Entries, method: CompressionMethod) -> Option<Vec<u8>> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in entries {
@@ -362,19 +362,19 @@ fn damage(file: &mut Vec<u8>, damage: &Damage) {
     let length = file.len();
     match damage {
         Damage::Flip { at, bit } => {
-            if let Some(byte) = file.get_mut(place(*at, length)) {
+            if let Some(byte) = file.get_mut(scaled(*at, length)) {
                 *byte ^= 1 << (bit % 8);
             }
         }
-        Damage::Cut { at } => file.truncate(place(*at, length)),
+        Damage::Cut { at } => file.truncate(scaled(*at, length)),
         Damage::Overwrite { at, bytes } => {
-            let at = place(*at, length);
+            let at = scaled(*at, length);
             file.iter_mut().skip(at).zip(bytes).for_each(|(old, new)| *old = *new);
         }
     }
 }
 
-/// The file that the bytes stand for.
+/// The file that the input describes.
 fn file(data: &[u8]) -> Option<Vec<u8>> {
     let (&first, rest) = data.split_first()?;
     if first >= RAW {
@@ -383,7 +383,7 @@ fn file(data: &[u8]) -> Option<Vec<u8>> {
     let case = Case::arbitrary_take_rest(Unstructured::new(rest)).ok()?;
     let mut entries = ENTRIES[usize::from(case.base) % BASES.len()].clone();
     for edit in case.edits.iter().take(8) {
-        // One that meets nothing changes nothing.
+        // An edit that does not apply changes nothing.
         let _ = apply(edit, &mut entries);
     }
     let method = if case.deflate { CompressionMethod::Deflated } else { CompressionMethod::Stored };
@@ -392,7 +392,7 @@ fn file(data: &[u8]) -> Option<Vec<u8>> {
     Some(file)
 }
 
-/// One folder for the process's life.
+/// One folder for the whole process.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     tch::set_num_threads(1);
     tempfile::tempdir().expect("a temporary folder")
@@ -410,7 +410,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Two frames with every map, or one where rows may not run together.
+/// Two frames with every map; one frame if the model takes a single row.
 fn explain(model: Model, mode: Mode) {
     let metadata = model.metadata.clone();
     let limits = ServedLimits { max_batch: 2, max_targets: 2, frame: Limits::default() };

@@ -1,19 +1,19 @@
-//! A frame's payload: header check, decoding, preprocessing.
+//! Target for a frame's payload: header check, decoding, preprocessing.
 
 use bytes::Bytes;
 use camlens::frame::{Decoded, FrameError, ImageFormat, InputSize, Limits, Payload, PixelFormat, Preparation, decode};
 use camlens::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
 
-/// Small, so that a picture that is too large is tried often.
+/// Small, so that many pictures exceed it.
 const LIMITS: Limits = Limits { max_pixels: 1 << 18, max_encoded_bytes: 1 << 20 };
 
-/// Bytes before the payload's own.
+/// Length of the header before the payload.
 pub const HEADER_BYTES: usize = 12;
 
-/// The header's first byte: what kind of payload follows.
+/// The header's first byte: the kind of the payload.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// A picture file of no declared format.
+    /// A picture file without a declared format.
     Encoded = 0,
     Declared = 1,
     Raw = 2,
@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
         }
         2 => {
             let pixel_format = [PixelFormat::Rgb8, PixelFormat::Bgr8, PixelFormat::Gray8][usize::from(variety % 3)];
-            // A few of the sizes that a client may claim and no picture has.
+            // Sizes that a client may declare and no picture has.
             let width = if variety & 0x80 == 0 { width } else { width << 16 };
             Payload::Raw { data, width, height, pixel_format, stride_bytes: Some(stride).filter(|stride| *stride != 0) }
         }
@@ -61,7 +61,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A description and an input size that go together.
+/// A description and an input size that fit together.
 fn steps(size: u8, crop: u8, colors: u8, numbers: u8) -> (Preprocessing, InputSize) {
     let side = |bits: u8| 1 + u32::from(bits & 0x1f);
     let resize = match size >> 6 {
@@ -85,7 +85,7 @@ fn steps(size: u8, crop: u8, colors: u8, numbers: u8) -> (Preprocessing, InputSi
         1 => (vec![0.5], vec![0.25]),
         _ => (vec![0.1; channels], vec![0.9; channels]),
     };
-    // What a frame becomes must be what the model takes, when it takes one size alone.
+    // The prepared frame must have the input size of the model, if that is fixed.
     let made = crop.or(match resize {
         Some(Resize::Exact(made)) => Some(made),
         _ => None,

@@ -1,7 +1,7 @@
-//! What the fuzz targets do: a function for each, from bytes to nothing or a panic.
+//! The fuzz targets: one function each, which takes an input and panics if a check fails.
 //!
-//! cargo-fuzz runs them through `targets/`; `tests/corpora.rs` gives them what lies in `corpus/`, seeds and findings, on the
-//! ordinary toolchain. A function that returns is content: what it is given may be nonsense, and mostly is.
+//! cargo-fuzz runs them through `targets/`; `tests/corpora.rs` runs them on the inputs in `corpus/` with the stable
+//! toolchain. Most inputs are invalid: a target returns normally if camlens refuses one.
 
 pub mod archive;
 pub mod frame;

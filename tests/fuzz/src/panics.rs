@@ -1,24 +1,24 @@
-//! Panics under libFuzzer. Its own hook ends the process at each, but camlens catches those of decoders and of the device
-//! and goes on: only a panic that reaches the target counts.
+//! Panics under libFuzzer. Its own hook aborts at each panic, but camlens catches panics of decoders and of the device
+//! and continues: only a panic that reaches the target is a finding.
 
 use std::backtrace::Backtrace;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 thread_local! {
-    /// What was said, and where. Names are looked up when it is told.
+    /// Message and backtrace of the last panic. Symbols are resolved when it is printed.
     static LAST: RefCell<Option<(String, Backtrace)>> = const { RefCell::new(None) };
 }
 
-/// From here on panics are noted, not told.
-pub fn are_told_when_they_matter() {
+/// From now on panics are recorded instead of printed.
+pub fn record() {
     std::panic::set_hook(Box::new(|panic| {
         LAST.set(Some((panic.to_string(), Backtrace::force_capture())));
     }));
 }
 
-/// Runs a target; a panic that it lets through is told and ends the process, as a finding.
-pub fn end_the_process(target: impl FnOnce()) {
+/// Runs a target. If it panics, prints the panic and aborts, which libFuzzer counts as a finding.
+pub fn abort_after(target: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(target)).is_err() {
         if let Some((panic, trace)) = LAST.take() {
             eprintln!("{panic}\n{trace}");

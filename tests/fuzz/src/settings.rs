@@ -1,4 +1,4 @@
-//! `model.toml` and `camlens.toml`.
+//! Target for the settings files, `model.toml` and `camlens.toml`.
 
 use std::path::Path;
 
@@ -6,14 +6,14 @@ use camlens::config::Config;
 use camlens::frame::{Decoded, InputSize, Limits, Payload, PixelFormat, Preparation, decode};
 use camlens::model::description::Description;
 
-/// The text is read as both.
+/// Reads the input as both files.
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     description(text);
     configuration(text);
 }
 
-/// A message is for people: not without end, whatever was read.
+/// An error message is for people: its length is bounded, whatever the input.
 fn is_a_message(text: &str) {
     assert!(!text.is_empty() && text.len() < 1 << 20, "{} bytes", text.len());
 }

@@ -1,7 +1,9 @@
-//! Messages into a stream: the real server in this process, on a Unix socket, over a device that answers at once.
+//! Target for a stream's messages: the real server in this process, on a Unix socket, with a device that answers at
+//! once.
 //!
-//! What the client says is the body of one call, written at once. Whatever it is, each frame that the server has accepted
-//! gets exactly one ending, in order; the status says whether all were accepted; and the server's budget is free again.
+//! All messages are the body of one call, written at once. Whatever they are, each frame that the server has accepted
+//! gets exactly one ending, in order; the status says whether all were accepted; and the server's budget is free
+//! afterwards.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -10,6 +12,7 @@ use std::time::Duration;
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 use camlens::config::Config;
+use camlens::config::ListenAddress;
 use camlens::explain::{ExplainError, Target};
 use camlens::frame::Limits;
 use camlens::model::{LoadLimits, Model};
@@ -21,7 +24,7 @@ use camlens::schedule::{
     Batch, Device, Engine, EngineConfig, HostMap, Lane, RowMaps, RowResult, Served, ServedLimits, SystemClock,
     TargetValues,
 };
-use camlens::server::{ListenAddress, Server, Shutdown};
+use camlens::server::{Server, Shutdown};
 use camlens::telemetry::{Stage, Telemetry};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -34,41 +37,41 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tower::{Service as _, ServiceExt as _};
 
-/// The first byte says how the rest is read: below this, as choices from which sound messages are made.
+/// A first byte below this: the rest are choices from which valid messages are made.
 pub const RAW: u8 = 0x80;
 
 const BUDGET_BYTES: u64 = 64 << 10;
 const MOST_MESSAGES: usize = 40;
-/// Nothing takes this long unless it hangs.
+/// Longer than a call takes, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a client may say.
+/// A message of the client.
 #[derive(Debug, Arbitrary)]
-enum Said {
+enum Sent {
     Open {
-        options: Asked,
-        policy: Wished,
+        options: Options,
+        policy: Policy,
     },
     Frame {
         gap: u8,
         content: Content,
-        options: Option<Asked>,
+        options: Option<Options>,
         tag: u8,
     },
     Cancel {
         back: u8,
     },
     Update {
-        options: Option<Asked>,
-        policy: Option<Wished>,
+        options: Option<Options>,
+        policy: Option<Policy>,
     },
     Nothing,
-    /// A message that may be none.
+    /// Bytes that may not be a message.
     Bytes(Vec<u8>),
 }
 
 #[derive(Debug, Arbitrary)]
-struct Asked {
+struct Options {
     targets: Vec<(u8, u32)>,
     layers: Vec<u8>,
     maps: Vec<(u8, u8, u8)>,
@@ -79,7 +82,7 @@ struct Asked {
 }
 
 #[derive(Debug, Arbitrary)]
-struct Wished {
+struct Policy {
     overflow: u8,
     depth: u8,
     unordered: bool,
@@ -89,8 +92,8 @@ struct Wished {
 
 #[derive(Debug, Arbitrary)]
 enum Content {
-    /// 4 by 3.
-    Sound,
+    /// A valid picture, 4 by 3.
+    Valid,
     Raw {
         width: u8,
         height: u8,
@@ -105,7 +108,7 @@ enum Content {
     None,
 }
 
-impl Asked {
+impl Options {
     fn wire(&self) -> v1::ExplainOptions {
         let target = |(kind, value): &(u8, u32)| v1::Target {
             kind: match kind % 4 {
@@ -150,7 +153,7 @@ impl Asked {
     }
 }
 
-impl Wished {
+impl Policy {
     fn wire(&self) -> v1::StreamPolicy {
         v1::StreamPolicy {
             overflow: i32::from(self.overflow % 5),
@@ -167,7 +170,7 @@ impl Wished {
 impl Content {
     fn wire(&self) -> Option<v1::frame::Payload> {
         Some(match self {
-            Content::Sound => v1::frame::Payload::Raw(v1::RawImage {
+            Content::Valid => v1::frame::Payload::Raw(v1::RawImage {
                 data: vec![7; 36].into(),
                 width: 4,
                 height: 3,
@@ -195,47 +198,47 @@ impl Content {
     }
 }
 
-/// The messages, as they are encoded.
+/// The encoded messages.
 fn messages(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     let (&first, rest) = data.split_first()?;
     if first >= RAW {
-        return Some(pieces(rest));
+        return Some(split(rest));
     }
-    let said = Vec::<Said>::arbitrary_take_rest(Unstructured::new(rest)).ok()?;
+    let said = Vec::<Sent>::arbitrary_take_rest(Unstructured::new(rest)).ok()?;
     let mut sequence = 0u64;
     let encode = |message| v1::ExplainStreamRequest { message }.encode_to_vec();
-    let message = |said: &Said| match said {
-        Said::Open { options, policy } => encode(Some(Request::Open(v1::Open {
+    let message = |said: &Sent| match said {
+        Sent::Open { options, policy } => encode(Some(Request::Open(v1::Open {
             options: Some(options.wire()),
             policy: Some(policy.wire()),
             ..Default::default()
         }))),
-        Said::Frame { gap, content, options, tag } => {
-            // Mostly one further; sometimes not at all.
+        Sent::Frame { gap, content, options, tag } => {
+            // Mostly the next sequence, sometimes the same one.
             sequence += u64::from(if *gap > 0xF0 { 0 } else { 1 + gap / 64 });
             encode(Some(Request::Frame(v1::Frame {
                 sequence,
                 payload: content.wire(),
-                options: options.as_ref().map(Asked::wire),
+                options: options.as_ref().map(Options::wire),
                 tag: vec![*tag; usize::from(*tag) * 17].into(),
                 ..Default::default()
             })))
         }
-        Said::Cancel { back } => {
+        Sent::Cancel { back } => {
             encode(Some(Request::Cancel(v1::Cancel { sequence: sequence.wrapping_sub(u64::from(*back)) })))
         }
-        Said::Update { options, policy } => encode(Some(Request::Update(v1::Update {
-            options: options.as_ref().map(Asked::wire),
-            policy: policy.as_ref().map(Wished::wire),
+        Sent::Update { options, policy } => encode(Some(Request::Update(v1::Update {
+            options: options.as_ref().map(Options::wire),
+            policy: policy.as_ref().map(Policy::wire),
         }))),
-        Said::Nothing => encode(None),
-        Said::Bytes(bytes) => bytes.clone(),
+        Sent::Nothing => encode(None),
+        Sent::Bytes(bytes) => bytes.clone(),
     };
     Some(said.iter().take(MOST_MESSAGES).map(message).collect())
 }
 
-/// Pieces with a length of 16 bits, little-endian, before each; the last one may be shorter.
-fn pieces(mut data: &[u8]) -> Vec<Vec<u8>> {
+/// Splits the input into messages: each has a length of 16 bits, little-endian, before it; the last one may be shorter.
+fn split(mut data: &[u8]) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     while let ([a, b, rest @ ..], true) = (data, all.len() < MOST_MESSAGES) {
         let length = usize::from(u16::from_le_bytes([*a, *b])).min(rest.len());
@@ -245,7 +248,7 @@ fn pieces(mut data: &[u8]) -> Vec<Vec<u8>> {
     all
 }
 
-/// Messages as [`run`] reads them back.
+/// The input from which [`run`] reads these messages.
 pub fn seed(messages: &[v1::ExplainStreamRequest]) -> Vec<u8> {
     let mut seed = vec![RAW];
     for message in messages {
@@ -256,7 +259,7 @@ pub fn seed(messages: &[v1::ExplainStreamRequest]) -> Vec<u8> {
     seed
 }
 
-/// Answers at once, with every map that is asked for.
+/// A device that answers at once, with every requested map.
 struct Instant;
 
 impl Device for Instant {
@@ -349,7 +352,7 @@ impl World {
         World { runtime, lane, channel: channel.expect("the server listens"), _folder: folder }
     }
 
-    /// Calls `ExplainStream` with these messages: its messages, and its status.
+    /// Calls `ExplainStream` with these messages; returns the answers and the status.
     fn call(&mut self, messages: &[Vec<u8>]) -> (Vec<Response>, Status) {
         let framed = |message: &Vec<u8>| {
             let length = (message.len() as u32).to_be_bytes();
@@ -373,8 +376,8 @@ impl World {
         runtime.block_on(async { tokio::time::timeout(PATIENCE, call).await }).expect("the stream ends")
     }
 
-    /// All frames have given back what they held.
-    fn is_idle(&mut self) {
+    /// Checks that all frames have released their share of the budget.
+    fn assert_idle(&mut self) {
         let lane = self.lane.clone();
         let whole = async { tokio::time::timeout(PATIENCE, lane.admit(BUDGET_BYTES)).await };
         drop(self.runtime.block_on(whole).expect("the budget is free again"));
@@ -393,13 +396,13 @@ fn responses(mut body: &[u8]) -> Vec<Response> {
     all
 }
 
-/// What the client has a right to expect.
+/// What the server must answer to these messages.
 struct Expected {
-    /// Sequences of the frames before what breaks the protocol.
+    /// Sequences of the frames before the first violation of the protocol.
     sent: Vec<u64>,
-    /// How many frames may have been accepted: those before an `Update`, which may be refused, or before the end.
+    /// Possible numbers of accepted frames: those before an `Update`, which may be refused, or all.
     accepted: BTreeSet<usize>,
-    /// Whether the protocol is certainly broken.
+    /// Whether the messages certainly violate the protocol.
     broken: bool,
     unordered: bool,
 }
@@ -412,7 +415,7 @@ impl Expected {
             match message {
                 Some(Request::Open(open)) if index == 0 => {
                     expected.unordered = open.policy.is_some_and(|policy| policy.unordered);
-                    // It may be refused as well.
+                    // `Open` may be refused as well.
                     expected.accepted.insert(0);
                 }
                 Some(Request::Frame(frame))
@@ -437,7 +440,7 @@ impl Expected {
     fn check(&self, responses: &[Response], status: &Status) {
         let opened = matches!(responses.first(), Some(Response::Opened(_)));
         let endings = responses.get(usize::from(opened)..).unwrap_or_default();
-        let told: Vec<(u64, u64, u64)> = endings
+        let reported: Vec<(u64, u64, u64)> = endings
             .iter()
             .map(|response| match response {
                 Response::Explanation(explanation) => (explanation.sequence, explanation.sequence, 1),
@@ -446,27 +449,27 @@ impl Expected {
                 other => panic!("an ending, not {other:?}"),
             })
             .collect();
-        let count = told.iter().map(|(_, _, count)| *count as usize).sum();
-        assert!(opened || told.is_empty(), "{responses:?}");
-        assert!(self.accepted.contains(&count), "{count} endings of {:?}: {told:?}, {status}", self.sent);
+        let count = reported.iter().map(|(_, _, count)| *count as usize).sum();
+        assert!(opened || reported.is_empty(), "{responses:?}");
+        assert!(self.accepted.contains(&count), "{count} endings of {:?}: {reported:?}, {status}", self.sent);
         if status.code() == Code::Ok {
             assert!(!self.broken && count == self.sent.len(), "{count} endings of {:?}", self.sent);
         } else {
             assert!(!status.message().is_empty(), "{status}");
         }
         let accepted = &self.sent[..count];
-        let mut untold: BTreeSet<u64> = accepted.iter().copied().collect();
-        for (first, _, _) in told.iter().filter(|(first, last, _)| first == last) {
-            assert!(untold.remove(first), "{first} once, of {accepted:?}: {told:?}");
+        let mut unreported: BTreeSet<u64> = accepted.iter().copied().collect();
+        for (first, _, _) in reported.iter().filter(|(first, last, _)| first == last) {
+            assert!(unreported.remove(first), "{first} once, of {accepted:?}: {reported:?}");
         }
-        for (first, last, count) in told.iter().filter(|(first, last, _)| first != last) {
-            assert!(untold.contains(first) && untold.contains(last), "{told:?} of {accepted:?}");
-            assert!(untold.range(first..=last).count() as u64 >= *count, "{told:?} of {accepted:?}");
+        for (first, last, count) in reported.iter().filter(|(first, last, _)| first != last) {
+            assert!(unreported.contains(first) && unreported.contains(last), "{reported:?} of {accepted:?}");
+            assert!(unreported.range(first..=last).count() as u64 >= *count, "{reported:?} of {accepted:?}");
         }
-        let runs: u64 = told.iter().filter(|(first, last, _)| first != last).map(|(_, _, count)| count).sum();
-        assert_eq!(runs, untold.len() as u64, "{told:?} of {accepted:?}");
-        let in_order = told.windows(2).all(|pair| pair[0].0 < pair[1].0);
-        assert!(self.unordered || in_order, "{told:?}");
+        let runs: u64 = reported.iter().filter(|(first, last, _)| first != last).map(|(_, _, count)| count).sum();
+        assert_eq!(runs, unreported.len() as u64, "{reported:?} of {accepted:?}");
+        let in_order = reported.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        assert!(self.unordered || in_order, "{reported:?}");
     }
 }
 
@@ -475,5 +478,5 @@ pub fn run(data: &[u8]) {
     let mut world = WORLD.lock().unwrap_or_else(PoisonError::into_inner);
     let (responses, status) = world.call(&messages);
     Expected::of(&messages).check(&responses, &status);
-    world.is_idle();
+    world.assert_idle();
 }

@@ -1,0 +1,138 @@
+//! A client of the protocol that knows credit, order and accounts. Commands and load tests use it.
+//!
+//! [`connect`] opens a [`Link`] over TCP, TLS or a Unix socket. A [`Session`] sends the frames of one stream within the
+//! server's credit, reads their endings, and keeps the [`Account`] of both.
+//!
+//! ```no_run
+//! use camlens::client::{Address, Bearer, TlsSettings, connect, explain_client};
+//! use camlens::proto::v1;
+//!
+//! # async fn explain(picture: Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+//! let address: Address = "unix:/run/camlens.sock".parse()?;
+//! let mut client = explain_client(connect(&address, &TlsSettings::default(), Bearer::default()).await?);
+//! let encoded = v1::EncodedImage { data: picture.into(), ..Default::default() };
+//! let frame = v1::Frame { payload: Some(v1::frame::Payload::Encoded(encoded)), ..Default::default() };
+//! let request = v1::ExplainRequest { frame: Some(frame), ..Default::default() };
+//! let explanation = client.explain(request).await?.into_inner().explanation.unwrap_or_default();
+//! for prediction in &explanation.predictions {
+//!     println!("{} {:.3}", prediction.label, prediction.probability);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod credentials;
+mod dial;
+mod error;
+mod frame;
+pub mod latency;
+mod link;
+pub mod names;
+mod session;
+pub mod tally;
+mod trouble;
+
+use std::io;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Endpoint, Uri};
+
+pub use self::address::Address;
+use self::address::host_and_port;
+pub use self::credentials::{Bearer, TlsSettings};
+use self::dial::{ConnectionError, Socket};
+pub use self::error::ClientError;
+pub use self::frame::{OutgoingFrame, Payload};
+pub use self::link::Link;
+pub use self::session::{Account, Event, Pace, Session, stream_name};
+pub use self::trouble::{Trouble, find as find_trouble};
+use crate::proto::v1::explain_service_client::ExplainServiceClient;
+use crate::proto::v1::model_service_client::ModelServiceClient;
+
+/// Answers with several float maps of a large input exceed gRPC's usual 4 MiB.
+const MAX_MESSAGE_BYTES: usize = 1 << 30;
+/// HTTP/2 window of a stream and of a connection: several large frames.
+const WINDOW_BYTES: u32 = 16 << 20;
+/// Largest HTTP/2 DATA frame. The default is 16 KiB.
+const HTTP2_FRAME_BYTES: u32 = 256 << 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connects to a server. `tls` is used where the address is `https://`, and `bearer` is sent with every call.
+///
+/// # Errors
+/// [`ClientError::Setting`], [`ClientError::Tls`], [`ClientError::Unreachable`], [`ClientError::Unusable`].
+pub async fn connect(address: &Address, tls: &TlsSettings, bearer: Bearer) -> Result<Link, ClientError> {
+    let tls = tls.config(address)?;
+    let url = match address {
+        // The authority that the server sees; a socket has none of its own.
+        Address::Unix(_) => "http://localhost".to_owned(),
+        Address::Tcp(url) => url.clone(),
+    };
+    let refuse = |why: &dyn std::fmt::Display| ClientError::setting(format!("cannot connect to {address}: {why}"));
+    let origin: Uri = url.parse().map_err(|error| refuse(&error))?;
+    // The TLS handshake is made in `dial`, so that its errors can be named: the transport gets an http URL, calls an
+    // https origin.
+    let endpoint = Endpoint::from_shared(url.replacen("https://", "http://", 1))
+        .map_err(|error| refuse(&error))?
+        .origin(origin)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES);
+    let connection_error = ConnectionError::default();
+    let (target, error) = (address.clone(), connection_error.clone());
+    let dial = move |uri: Uri| {
+        let (target, tls, error) = (target.clone(), tls.clone(), error.clone());
+        async move {
+            let socket = match (target, host_and_port(&uri)) {
+                (Address::Unix(path), _) => Socket::unix(&path, error).await,
+                (Address::Tcp(_), Some((host, port))) => Socket::tcp(host, port, tls, error).await,
+                (Address::Tcp(_), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
+            };
+            socket.map(TokioIo::new)
+        }
+    };
+    let channel = endpoint.connect_with_connector(tower::service_fn(dial)).await.map_err(|error| {
+        let address = address.clone();
+        match trouble::find(&error) {
+            Some(trouble) => ClientError::Unusable { address, trouble },
+            None => ClientError::Unreachable { address, cause: innermost(&error) },
+        }
+    })?;
+    Ok(Link::new(channel, bearer, connection_error))
+}
+
+pub fn explain_client(link: Link) -> ExplainServiceClient<Link> {
+    ExplainServiceClient::new(link)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+pub fn model_client(link: Link) -> ModelServiceClient<Link> {
+    ModelServiceClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// The innermost cause: tonic's own text is only "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_listening_is_one_sentence_with_the_cause() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let address = Address::Unix(folder.path().join("none.sock"));
+        let error = connect(&address, &TlsSettings::default(), Bearer::default()).await.expect_err("no server");
+        assert!(matches!(error, ClientError::Unreachable { .. }));
+        assert!(error.to_string().starts_with(&format!("no server at {address}: No such file")), "{error}");
+    }
+}

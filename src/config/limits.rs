@@ -1,0 +1,132 @@
+//! `[limits]` of `camlens.toml`.
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{at_least_one, value};
+use super::{ConfigError, MAX_FRAME_BYTES};
+use crate::schedule::MAX_PRIORITY;
+
+/// `[limits]`: a model's own, in its `model.toml`, can only tighten them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Bytes of a frame's payload.
+    pub max_frame_bytes: u64,
+    /// Width × height of a frame.
+    pub max_frame_pixels: u64,
+    /// Rows that run together at most; how many do is learned from the frames that come.
+    pub max_batch: u32,
+    /// Targets of one frame.
+    pub max_targets: u32,
+    /// Target layers, tensors or pictures that one frame may ask for, each.
+    pub max_outputs: u32,
+    /// Frames of a stream that were accepted and not answered: its credit.
+    pub max_in_flight: u32,
+    /// Bytes of a stream's answers that its client has not read yet.
+    pub max_unsent_bytes: u64,
+    /// Bytes of the answers of all streams that their clients have not read yet. Beyond that, each stream is bounded to an
+    /// equal part.
+    pub unsent_bytes: u64,
+    /// Bytes of the messages that are being received at once; a client that begins another one waits.
+    pub receiving_bytes: u64,
+    /// Streams at once, in all.
+    pub max_streams: u32,
+    /// And from one IP address. Clients of a Unix socket, and all those behind one proxy, are told apart by nothing.
+    pub max_streams_per_peer: u32,
+    /// Frames in work at once, over all streams.
+    pub queued_frames: u32,
+    /// Bytes that they take: as they were sent, decoded, and as the model's input.
+    pub queued_bytes: u64,
+    /// Of these, the frames of one model,
+    pub model_queued_frames: u32,
+    /// and their bytes.
+    pub model_queued_bytes: u64,
+    /// Bytes of one stream's frames.
+    pub stream_queued_bytes: u64,
+    /// How long a batch that is not full waits for more frames while the device has nothing to do.
+    pub max_batch_delay_ms: u32,
+    /// The highest priority that a stream may ask for, 0 to 7.
+    pub max_priority: u8,
+    /// A stream that waits rises by one class of priority each time that this has passed, so that none starves.
+    pub priority_ageing_ms: u32,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            max_frame_bytes: 32 << 20,
+            max_frame_pixels: 64_000_000,
+            max_batch: 8,
+            max_targets: 16,
+            max_outputs: 16,
+            max_in_flight: 16,
+            max_unsent_bytes: 128 << 20,
+            unsent_bytes: 1 << 30,
+            receiving_bytes: 256 << 20,
+            max_streams: 1024,
+            max_streams_per_peer: 1024,
+            queued_frames: 1024,
+            queued_bytes: 1 << 30,
+            model_queued_frames: 1024,
+            model_queued_bytes: 1 << 30,
+            stream_queued_bytes: 256 << 20,
+            max_batch_delay_ms: 0,
+            max_priority: MAX_PRIORITY,
+            priority_ageing_ms: 1000,
+        }
+    }
+}
+
+impl LimitsConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let LimitsConfig {
+            max_frame_bytes,
+            max_frame_pixels,
+            max_batch,
+            max_targets,
+            max_outputs,
+            max_in_flight,
+            max_unsent_bytes,
+            unsent_bytes,
+            receiving_bytes,
+            max_streams,
+            max_streams_per_peer,
+            queued_frames,
+            queued_bytes,
+            model_queued_frames,
+            model_queued_bytes,
+            stream_queued_bytes,
+            max_batch_delay_ms: _,
+            max_priority,
+            priority_ageing_ms,
+        } = *self;
+        for (key, number) in [
+            ("limits.max_frame_bytes", max_frame_bytes),
+            ("limits.max_frame_pixels", max_frame_pixels),
+            ("limits.max_batch", max_batch.into()),
+            ("limits.max_targets", max_targets.into()),
+            ("limits.max_outputs", max_outputs.into()),
+            ("limits.max_in_flight", max_in_flight.into()),
+            ("limits.max_unsent_bytes", max_unsent_bytes),
+            ("limits.unsent_bytes", unsent_bytes),
+            ("limits.receiving_bytes", receiving_bytes),
+            ("limits.max_streams", max_streams.into()),
+            ("limits.max_streams_per_peer", max_streams_per_peer.into()),
+            ("limits.queued_frames", queued_frames.into()),
+            ("limits.queued_bytes", queued_bytes),
+            ("limits.model_queued_frames", model_queued_frames.into()),
+            ("limits.model_queued_bytes", model_queued_bytes),
+            ("limits.stream_queued_bytes", stream_queued_bytes),
+            ("limits.priority_ageing_ms", priority_ageing_ms.into()),
+        ] {
+            at_least_one(key, number)?;
+        }
+        if max_priority > MAX_PRIORITY {
+            return Err(value("limits.max_priority", max_priority, &format!("at most {MAX_PRIORITY}")));
+        }
+        if max_frame_bytes > MAX_FRAME_BYTES {
+            return Err(value("limits.max_frame_bytes", max_frame_bytes, &format!("at most {MAX_FRAME_BYTES}")));
+        }
+        Ok(())
+    }
+}

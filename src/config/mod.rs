@@ -1,0 +1,195 @@
+//! The server's configuration, `camlens.toml`: one type, made of each part's.
+//!
+//! Every key has a default; an unknown key is an error that suggests the right one. The command line and the environment
+//! are laid over it before [`Config::check`].
+
+mod address;
+mod device;
+mod error;
+mod limits;
+mod server;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::description::with_suggestion;
+use crate::telemetry::TelemetryConfig;
+use error::{at_least_one, value};
+
+pub use address::ListenAddress;
+pub use device::{DeviceConfig, Performance, Workers};
+pub use error::ConfigError;
+pub use limits::LimitsConfig;
+pub use server::{AdminConfig, ServerConfig, TlsConfig};
+
+/// The whole of `camlens.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub models: ModelsConfig,
+    pub device: DeviceConfig,
+    pub limits: LimitsConfig,
+    pub telemetry: TelemetryConfig,
+    pub admin: AdminConfig,
+}
+
+/// `[models]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelsConfig {
+    /// `NAME/VERSION/model.pt2` below it; or one model's directory, one version's, a bare `.pt2`, or `builtin:identity`.
+    pub repository: PathBuf,
+    /// Weights and constants of one model.
+    pub max_weight_bytes: u64,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        ModelsConfig { repository: PathBuf::from("models"), max_weight_bytes: 8 << 30 }
+    }
+}
+
+impl Config {
+    /// Reads `camlens.toml`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, path)
+    }
+
+    /// Parses `camlens.toml`; `path` is for messages.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), problem: with_suggestion(&error.to_string()) })
+    }
+
+    /// Finds values that cannot be. Call it when everything has been laid over.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Config { server, models, device, limits, telemetry, admin: _ } = self;
+        server.check()?;
+        at_least_one("models.max_weight_bytes", models.max_weight_bytes)?;
+        if device.name != "cpu" {
+            return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
+        }
+        let &DeviceConfig { name: _, performance: _, threads, frame_threads, connection_threads } = device;
+        for (key, threads) in [
+            ("device.threads", threads),
+            ("device.frame_threads", frame_threads),
+            ("device.connection_threads", connection_threads),
+        ] {
+            if threads > MAX_THREADS {
+                return Err(value(key, threads, &format!("at most {MAX_THREADS}")));
+            }
+        }
+        limits.check()?;
+        if let Some(ratio) = telemetry.trace_ratio
+            && !(0.0..=1.0).contains(&ratio)
+        {
+            return Err(value("telemetry.trace_ratio", ratio, "0 to 1"));
+        }
+        Ok(())
+    }
+}
+
+const MAX_THREADS: usize = 1024;
+/// What one gRPC message can hold, with room for what is around the payload.
+const MAX_FRAME_BYTES: u64 = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ListenAddress;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("camlens.toml")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults_and_they_are_sound() {
+        let config = parse("").expect("nothing is required");
+        assert_eq!(config, Config::default());
+        config.check().expect("sound defaults");
+    }
+
+    /// The block of deploy/README.md that begins with `[server]` and its `listen`.
+    fn documented() -> &'static str {
+        let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"));
+        let (_, from) = readme.split_once("defaults; keys in comments have none:\n\n```toml\n").expect("the block");
+        from.split_once("```").expect("the block ends").0
+    }
+
+    #[test]
+    fn the_documented_defaults_are_the_real_ones() {
+        assert_eq!(parse(documented()), Ok(Config::default()));
+    }
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let without_comments = documented().replace("\n# ", "\n");
+        parse(&without_comments).expect("keys in comments are keys, too");
+        let tables = serde_json::to_value(Config::default()).expect("it is data");
+        let keys = |table: &serde_json::Value| table.as_object().cloned().unwrap_or_default();
+        for (table, content) in
+            keys(&tables).into_iter().chain([("server.tls".into(), tables["server"]["tls"].clone())])
+        {
+            let start = without_comments.find(&format!("[{table}]\n")).expect("each table is documented");
+            let body = &without_comments[start + 1..];
+            let body = &body[..body.find("\n[").unwrap_or(body.len())];
+            for (key, _) in keys(&content).into_iter().filter(|(_, value)| !value.is_object()) {
+                assert!(body.contains(&format!("\n{key} = ")), "deploy/README.md lacks {table}.{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_work_together_or_each_for_itself() {
+        let workers = |text: &str| parse(text).expect("it is sound").device.workers(8);
+        assert_eq!(workers(""), Workers { count: 1, threads: 8 });
+        assert_eq!(workers("[device]\nthreads = 3"), Workers { count: 1, threads: 3 });
+        assert_eq!(workers("[device]\nperformance = \"throughput\""), Workers { count: 8, threads: 1 });
+        assert_eq!(workers("[device]\nperformance = \"throughput\"\nthreads = 3"), Workers { count: 3, threads: 1 });
+        assert!(parse("[device]\nperformance = \"speed\"").expect_err("unknown").contains("throughput"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_suggests_the_right_one() {
+        let error = parse("[limits]\nmax_frame_byte = 1\n").expect_err("a misspelt key");
+        assert!(error.contains("did you mean `max_frame_bytes`?"), "{error}");
+        let error = parse("[sever]\n").expect_err("a misspelt table");
+        assert!(error.contains("did you mean `server`?"), "{error}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_by_key() {
+        for (text, key) in [
+            ("[limits]\nmax_batch = 0", "limits.max_batch = 0"),
+            ("[limits]\nmax_frame_bytes = 5000000000", "limits.max_frame_bytes = 5000000000"),
+            ("[device]\nname = \"cuda\"", "device.name = \"cuda\""),
+            ("[telemetry]\ntrace_ratio = 2.0", "telemetry.trace_ratio = 2"),
+            ("[server]\nlisten = []", "server.listen = []"),
+            ("[server]\nunix_socket_mode = 511000", "server.unix_socket_mode"),
+            ("[server.tls]\ncertificate = \"tls.crt\"", "server.tls.key = nothing"),
+            ("[server.tls]\nkey = \"tls.key\"", "server.tls.certificate = nothing"),
+            ("[server.tls]\nclient_ca = \"ca.crt\"", "beside server.tls.client_ca"),
+        ] {
+            let error = parse(text).expect("it parses").check().expect_err(key).to_string();
+            assert!(error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_parsed_where_they_stand() {
+        let config = parse("[server]\nlisten = [\"0.0.0.0:8033\", \"unix:/run/camlens.sock\"]").expect("two addresses");
+        assert_eq!(config.server.listen[1], ListenAddress::Unix("/run/camlens.sock".into()));
+        let error = parse("[server]\nlisten = [\"camlens\"]").expect_err("no address");
+        assert!(error.contains("HOST:PORT"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_survives_being_written_and_read() {
+        let text = toml::to_string(&Config::default()).expect("it can be written");
+        assert_eq!(parse(&text).expect("it can be read"), Config::default());
+    }
+}

@@ -1,0 +1,83 @@
+//! Convolutions of 3 × 3 kernels by Winograd's algorithm.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::torch::{
+    OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_gemm_kernels, has_onednn_kernels, winograd, winograd_weight,
+};
+
+use super::epilogue::Activation;
+use super::geometry::Geometry;
+use crate::plan::cpu::autotune::{Candidate, bytes, in_float};
+
+/// A convolution's weights, transformed.
+#[derive(Debug)]
+pub(in crate::plan) struct Winograd {
+    weight: Tensor,
+    outputs: i64,
+}
+
+impl Winograd {
+    /// Empty where the algorithm does not suit.
+    pub fn candidates<'a>(weight: &'a Tensor, geometry: &Geometry) -> Vec<Candidate<'a, Self>> {
+        if !suits(weight, geometry) {
+            return Vec::new();
+        }
+        let outputs = weight.size()[0];
+        let of = |step: WinogradStep, places: usize| {
+            let bytes = places * weight.numel() / 9 * Kind::Float.elt_size_in_bytes();
+            Candidate::of_bytes(bytes, move || Ok(Some(Winograd { weight: winograd_weight(weight, step)?, outputs })))
+        };
+        vec![of(WinogradStep::Two, 4 * 4), of(WinogradStep::Four, 6 * 6)]
+    }
+
+    /// How many bytes the weights take.
+    pub fn size(&self) -> usize {
+        bytes(&self.weight)
+    }
+
+    /// A convolution that moves as `geometry` says.
+    pub fn call(
+        &self,
+        bias: Option<&Tensor>,
+        geometry: &Geometry,
+        activation: Activation,
+    ) -> Result<WinogradCall, OperatorError> {
+        Ok(WinogradCall {
+            weight: self.weight.shallow_clone(),
+            outputs: self.outputs,
+            bias: in_float(bias)?,
+            padding: geometry.padding[0],
+            activation,
+        })
+    }
+}
+
+fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
+    let Geometry { padding, stride, dilation, groups } = *geometry;
+    let [outputs, inputs, 3, 3] = *weight.size().as_slice() else { return false };
+    has_gemm_kernels(Kind::Float)
+        && weight.device() == Device::Cpu
+        && weight.f_kind().is_ok_and(has_onednn_kernels)
+        && (stride, dilation, groups) == ([1, 1], [1, 1], 1)
+        && padding[0] == padding[1]
+        && outputs % WINOGRAD_CHANNELS == 0
+        && inputs % WINOGRAD_CHANNELS == 0
+}
+
+/// [`Winograd`] with everything but the input.
+#[derive(Debug)]
+pub(in crate::plan) struct WinogradCall {
+    weight: Tensor,
+    outputs: i64,
+    bias: Option<Tensor>,
+    padding: i64,
+    activation: Activation,
+}
+
+impl WinogradCall {
+    pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
+        let bias = self.bias.as_ref();
+        winograd(input, &self.weight, self.outputs, bias, self.padding, self.activation.bounds())
+    }
+}

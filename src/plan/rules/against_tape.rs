@@ -1,0 +1,196 @@
+//! For tests: nodes made by hand, and a hand-written rule held against its one-node tape.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::node::{Argument, Element, Node, Rectifier, ValueId};
+use crate::model::operation::Operation;
+use crate::plan::rule::{Gradient, Rule, Slot};
+pub use crate::torch::relative_error;
+use crate::torch::{Operator, Value};
+
+use super::tape::TapeRule;
+
+impl From<Tensor> for Value {
+    fn from(tensor: Tensor) -> Self {
+        Value::Tensor(tensor)
+    }
+}
+
+/// The place of a tensor argument.
+pub fn slot(argument: usize) -> Slot {
+    Slot { argument, element: None }
+}
+
+/// How far a rule may be from its tape.
+#[derive(Debug, Clone, Copy)]
+pub enum Within {
+    /// Bit for bit.
+    Equal,
+    /// In relative L2.
+    Relative(f64),
+}
+
+/// How the gradient that is handed in lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    Contiguous,
+    ChannelsLast,
+    /// The last two axes change places in memory.
+    Transposed,
+    /// Every other element of a larger tensor.
+    Strided,
+    /// One number, read again and again.
+    Expanded,
+}
+
+impl Layout {
+    pub const ALL: [Layout; 5] =
+        [Layout::Contiguous, Layout::ChannelsLast, Layout::Transposed, Layout::Strided, Layout::Expanded];
+
+    /// Random numbers that lie so. Layouts that a shape does not have are contiguous.
+    pub fn random(self, shape: &[i64], kind: Kind) -> Tensor {
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Double, Device::Cpu)).to_kind(kind);
+        let rank = shape.len();
+        match self {
+            Layout::ChannelsLast if rank == 4 => {
+                random(&[shape[0], shape[2], shape[3], shape[1]]).permute([0, 3, 1, 2])
+            }
+            Layout::Transposed if rank >= 2 => {
+                let mut turned = shape.to_vec();
+                turned.swap(rank - 1, rank - 2);
+                random(&turned).transpose(-1, -2)
+            }
+            Layout::Strided if rank >= 1 => {
+                let mut wide = shape.to_vec();
+                wide[rank - 1] *= 2;
+                random(&wide).slice(-1, 1, i64::MAX, 2)
+            }
+            Layout::Expanded => random(&vec![1; rank]).expand(shape, false),
+            _ => random(shape),
+        }
+    }
+}
+
+/// A node with the values of its arguments.
+pub struct Trial {
+    pub node: Node,
+    pub values: Vec<Value>,
+}
+
+impl Trial {
+    /// A node of one ATen operator. Tensors become uses of values, everything else literals.
+    pub fn new(operator: &str, overload: &str, named: Vec<(&str, Value)>) -> Self {
+        let operator = Operator::find(operator, overload).unwrap();
+        let values = operator.arrange(named.into_iter().map(|(name, v)| (name.to_owned(), v)).collect()).unwrap();
+        let mut next = 0;
+        let mut value = || {
+            next += 1;
+            ValueId(next)
+        };
+        let arguments = values
+            .iter()
+            .map(|v| match v {
+                Value::Tensor(_) => Argument::Use(value()),
+                Value::Tensors(list) => Argument::List(list.iter().map(|_| Element::Use(value())).collect()),
+                literal => Argument::Literal(literal.clone()),
+            })
+            .collect();
+        let node = Node {
+            name: operator.to_string(),
+            operation: Operation::Aten(operator),
+            arguments,
+            outputs: vec![Some(ValueId(0))],
+            no_grad: false,
+            rectifier: None,
+            smooth_activation: false,
+        };
+        Trial { node, values }
+    }
+
+    /// The same node as a rectifier on its first argument.
+    pub fn rectifier(mut self) -> Self {
+        self.node.rectifier = Some(Rectifier { source: 0 });
+        self
+    }
+
+    pub fn tape(&self) -> TapeRule {
+        super::tape(&self.node)
+    }
+
+    /// The hand-written rule; fails when the node has none.
+    pub fn by_hand(&self, exact: bool) -> Box<dyn Rule> {
+        super::hand_written(&self.node, exact)
+            .unwrap()
+            .unwrap_or_else(|| panic!("{} has no hand-written rule", self.node.name))
+    }
+
+    /// Holds the hand-written rule against the tape: results, then plain and guided gradients of the wanted places.
+    pub fn agrees(&self, exact: bool, wanted: &[Slot], layout: Layout, within: Within) {
+        let (expected, tape) = self.tape().forward(&self.values, wanted).unwrap();
+        let (found, hand) = self.by_hand(exact).forward(&self.values, wanted).unwrap();
+        assert_eq!(found.len(), expected.len(), "{} results", self.node.name);
+        let mut given = Vec::new();
+        for (found, expected) in found.iter().zip(&expected) {
+            let (found, expected) = (found.tensor().unwrap(), expected.tensor().unwrap());
+            assert!(!found.requires_grad());
+            self.compare("result", found, expected, within);
+            given.push((expected.is_floating_point()).then(|| layout.random(&expected.size(), expected.kind())));
+        }
+        let (tape, hand) = (tape.unwrap(), hand.unwrap());
+        for kind in [Gradient::Plain, Gradient::Guided] {
+            let expected = tape.reverse(&given, kind).unwrap();
+            let found = hand.reverse(&given, kind).unwrap();
+            assert_eq!((found.len(), expected.len()), (wanted.len(), wanted.len()));
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                match (found, expected) {
+                    (Some(found), Some(expected)) => {
+                        self.compare(&format!("{kind:?} gradient {i}"), found, expected, within);
+                    }
+                    (found, expected) => assert_eq!(found.is_some(), expected.is_some(), "gradient {i}"),
+                }
+            }
+        }
+    }
+
+    fn compare(&self, what: &str, found: &Tensor, expected: &Tensor, within: Within) {
+        let name = &self.node.name;
+        assert_eq!(found.size(), expected.size(), "{name}: shape of the {what}");
+        assert_eq!(found.kind(), expected.kind(), "{name}: dtype of the {what}");
+        let error = relative_error(found, expected);
+        match within {
+            Within::Equal => assert!(found.equal(expected), "{name}: the {what} differs by {error}"),
+            Within::Relative(limit) => assert!(error <= limit, "{name}: the {what} differs by {error} > {limit}"),
+        }
+    }
+}
+
+/// Shapes, dtypes and layouts to try.
+pub mod any {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `[N, C, H, W]`.
+    pub fn picture() -> impl Strategy<Value = Vec<i64>> {
+        (1..=3i64, 1..=9i64, 1..=8i64, 1..=8i64).prop_map(|(n, c, h, w)| vec![n, c, h, w])
+    }
+
+    /// One to four axes.
+    pub fn shape() -> impl Strategy<Value = Vec<i64>> {
+        prop::collection::vec(1..=6i64, 1..=4)
+    }
+
+    pub fn layout() -> impl Strategy<Value = Layout> {
+        prop::sample::select(Layout::ALL.to_vec())
+    }
+
+    /// Full precision: what `exact` mode runs in.
+    pub fn float() -> impl Strategy<Value = Kind> {
+        prop::sample::select(vec![Kind::Float, Kind::Double])
+    }
+
+    /// Reduced precision too.
+    pub fn kind() -> impl Strategy<Value = Kind> {
+        prop::sample::select(vec![Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half])
+    }
+}

@@ -1,0 +1,341 @@
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::explain::{ExplainError, Maps, Method};
+use crate::plan::PlanError;
+use crate::schedule::error::JobError;
+use crate::schedule::fake::{Bench, out_of_memory, pixels, served};
+
+/// Waits until every frame that was chosen is prepared.
+fn settle(bench: &Bench) {
+    while bench.engine.shared.lock().dispatch.is_preparing() {
+        thread::yield_now();
+    }
+}
+
+/// Numbers and whether they were answered, of the next `count` frames that end, by number.
+fn endings(bench: &Bench, count: usize) -> Vec<(u32, bool)> {
+    let mut ended: Vec<_> = (0..count).map(|_| bench.ended()).map(|(number, o)| (number, o.is_ok())).collect();
+    ended.sort_unstable();
+    ended
+}
+
+#[test]
+fn frames_of_several_streams_run_together_when_the_device_is_free() {
+    let model = served("m", 8);
+    let bench = Bench::sound(&[Arc::clone(&model)]);
+    let streams: Vec<_> = (0..3).map(|_| bench.lane(&model)).collect();
+    bench.submit(&streams[0], 1);
+    assert_eq!(bench.began(), [1]);
+    for (stream, number) in [(0, 2), (1, 3), (2, 4)] {
+        bench.submit(&streams[stream], number);
+    }
+    settle(&bench);
+    bench.go();
+    assert_eq!(bench.began(), [2, 3, 4]);
+    bench.go();
+    assert_eq!(endings(&bench, 4), [(1, true), (2, true), (3, true), (4, true)]);
+    bench.engine.stop();
+}
+
+#[test]
+fn workers_run_batches_at_once_and_each_has_one_ahead() {
+    let model = served("m", 1);
+    let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let streams: Vec<_> = (0..6).map(|_| bench.lane(&model)).collect();
+    let submit = |number: u32| drop(bench.submit(&streams[number as usize], number));
+    submit(0);
+    assert_eq!(bench.began(), [0]);
+    // The other worker takes the next frame although the first one is at work.
+    submit(1);
+    assert_eq!(bench.began(), [1]);
+    (2..6).for_each(submit);
+    settle(&bench);
+    assert_eq!(bench.engine.shared.lock().dispatch.ready(), 2, "a batch ahead for each");
+    for _ in 0..6 {
+        bench.go();
+    }
+    let mut began: Vec<u32> = (0..4).flat_map(|_| bench.began()).collect();
+    began.sort_unstable();
+    assert_eq!(began, [2, 3, 4, 5]);
+    assert!(endings(&bench, 6).iter().all(|(_, is_answered)| *is_answered));
+    bench.engine.stop();
+}
+
+#[test]
+fn frames_of_two_sizes_run_on_two_workers_at_once() {
+    let model = served("m", 4);
+    let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let lanes = [bench.lane(&model), bench.lane(&model), bench.lane(&model)];
+    bench.submit(&lanes[0], 1);
+    assert_eq!(bench.began(), [1]);
+    bench.submit(&lanes[1], 2);
+    assert_eq!(bench.began(), [2]);
+    // Both work. Whoever is free first takes one size, and the other size is not left lying.
+    bench.submit(&lanes[0], 3);
+    bench.submit_with(&lanes[1], 4, |job| job.payload = pixels(4, [1, 2, 2]));
+    settle(&bench);
+    bench.go();
+    bench.go();
+    let mut began = [bench.began(), bench.began()].concat();
+    began.sort_unstable();
+    assert_eq!(began, [3, 4]);
+    bench.go();
+    bench.go();
+    assert_eq!(endings(&bench, 4), [(1, true), (2, true), (3, true), (4, true)]);
+    bench.engine.stop();
+}
+
+#[test]
+fn the_end_of_one_worker_is_the_end_of_all() {
+    let model = served("m", 1);
+    let devices: Vec<Box<dyn FnOnce() -> super::super::fake::FakeDevice + Send>> =
+        vec![Box::new(|| panic!("expected by the test")), Box::new(|| panic!("expected by the test"))];
+    let config = Bench::config();
+    let engine = Engine::start(config, vec![Arc::clone(&model)], devices, Arc::new(super::super::clock::SystemClock));
+    let engine = engine.expect("threads start");
+    let lane = engine.lane(&model);
+    while engine.shared.lock().tasks.is_some() {
+        thread::yield_now();
+    }
+    assert!(lane.try_admit(4).is_ok());
+    engine.stop();
+}
+
+#[test]
+fn a_busy_stream_does_not_hold_up_a_quiet_one() {
+    let model = served("m", 2);
+    let bench = Bench::sound(&[Arc::clone(&model)]);
+    let (busy, quiet) = (bench.lane(&model), bench.lane(&model));
+    bench.submit(&busy, 1);
+    assert_eq!(bench.began(), [1]);
+    for number in 2..=5 {
+        bench.submit(&busy, number);
+    }
+    bench.submit(&quiet, 100);
+    settle(&bench);
+    bench.go();
+    // 2 and 3 were prepared ahead before the quiet stream had a frame; then it is the quiet stream's turn.
+    assert_eq!(bench.began(), [2, 3]);
+    settle(&bench);
+    bench.go();
+    assert!(bench.began().contains(&100));
+    bench.go();
+    assert_eq!(bench.began().len(), 1);
+    bench.go();
+    assert_eq!(endings(&bench, 6).len(), 6);
+    bench.engine.stop();
+}
+
+#[test]
+fn a_batch_is_never_larger_than_the_model_takes() {
+    let model = served("m", 2);
+    let bench = Bench::sound(&[Arc::clone(&model)]);
+    let stream = bench.lane(&model);
+    for number in 1..=6 {
+        bench.submit(&stream, number);
+    }
+    let mut rows = 0;
+    while rows < 6 {
+        let batch = bench.began();
+        assert!(batch.len() <= 2, "{batch:?}");
+        rows += batch.len();
+        settle(&bench);
+        bench.go();
+    }
+    bench.engine.stop();
+}
+
+#[test]
+fn frames_of_another_method_size_or_model_run_apart() {
+    let (one, other) = (served("one", 8), served("other", 8));
+    let bench = Bench::sound(&[Arc::clone(&one), Arc::clone(&other)]);
+    let guided = Method { maps: Maps { guided_backprop: true, ..Maps::default() }, ..Method::default() };
+    bench.submit(&bench.lane(&one), 1);
+    assert_eq!(bench.began(), [1]);
+    bench.submit(&bench.lane(&one), 2);
+    bench.submit_with(&bench.lane(&one), 3, |job| job.method = guided);
+    bench.submit_with(&bench.lane(&one), 4, |job| job.payload = pixels(4, [1, 2, 2]));
+    bench.submit(&bench.lane(&other), 5);
+    bench.submit(&bench.lane(&one), 6);
+    let mut batches = Vec::new();
+    for _ in 0..4 {
+        settle(&bench);
+        bench.go();
+        batches.push(bench.began());
+    }
+    bench.go();
+    batches.sort();
+    assert_eq!(batches, [vec![2, 6], vec![3], vec![4], vec![5]]);
+    assert_eq!(endings(&bench, 6).len(), 6);
+    bench.engine.stop();
+}
+
+#[test]
+fn a_waiting_frame_can_be_replaced_and_one_on_the_device_cannot() {
+    let model = served("m", 8);
+    let bench = Bench::sound(&[Arc::clone(&model)]);
+    let stream = bench.lane(&model);
+    let running = bench.submit(&stream, 1);
+    assert_eq!(bench.began(), [1]);
+    let waiting = bench.submit(&stream, 2);
+    settle(&bench);
+    assert!(!bench.engine.withdraw(&running));
+    assert!(bench.engine.withdraw(&waiting) && !bench.engine.withdraw(&waiting));
+    bench.submit(&stream, 3);
+    settle(&bench);
+    bench.go();
+    assert_eq!(bench.began(), [3]);
+    bench.go();
+    assert_eq!(endings(&bench, 2), [(1, true), (3, true)]);
+    bench.engine.stop();
+    assert!(bench.nothing_ended(), "whoever replaced the frame says so; the engine does not");
+}
+
+#[test]
+fn a_batch_whose_frames_are_all_cancelled_is_interrupted() {
+    let model = served("m", 8);
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&interrupted);
+    let bench = Bench::new(
+        &[Arc::clone(&model)],
+        Box::new(move |rows, interrupt| {
+            if rows == [1.0] {
+                seen.store(interrupt.stop(), Ordering::SeqCst);
+                return Err(ExplainError::Plan(PlanError::Interrupted));
+            }
+            Ok(())
+        }),
+    );
+    let stream = bench.lane(&model);
+    let cancelled = bench.submit(&stream, 1);
+    assert_eq!(bench.began(), [1]);
+    assert!(bench.engine.cancel(&cancelled));
+    bench.submit(&stream, 2);
+    bench.go();
+    assert_eq!(bench.began(), [2]);
+    bench.go();
+    assert_eq!(endings(&bench, 1), [(2, true)]);
+    assert!(interrupted.load(Ordering::SeqCst));
+    bench.engine.stop();
+    assert!(bench.nothing_ended());
+}
+
+/// Lets `first` run alone and gathers `others` behind it; they then run as one batch.
+fn as_one_batch(bench: &Bench, model: &Arc<Served>, others: &[u32]) {
+    bench.submit(&bench.lane(model), 1000);
+    assert_eq!(bench.began(), [1000]);
+    for number in others {
+        bench.submit(&bench.lane(model), *number);
+    }
+    settle(bench);
+    bench.go();
+    assert_eq!(bench.ended().0, 1000);
+    assert_eq!(bench.began(), others);
+}
+
+#[test]
+fn out_of_memory_halves_the_batch_once() {
+    let model = served("m", 8);
+    // What has more than two rows, or row 4, does not fit.
+    let behaviour = |rows: &[f32], _: &dyn crate::plan::Interrupt| {
+        if rows.len() > 2 || rows.contains(&4.0) { Err(out_of_memory()) } else { Ok(()) }
+    };
+    let bench = Bench::new(&[Arc::clone(&model)], Box::new(behaviour));
+    as_one_batch(&bench, &model, &[1, 2, 3, 4]);
+    bench.go();
+    assert_eq!(bench.began(), [1, 2]);
+    bench.go();
+    assert_eq!(bench.began(), [3, 4]);
+    bench.go();
+    for _ in 0..4 {
+        let (number, outcome) = bench.ended();
+        match number {
+            1 | 2 => assert_eq!(outcome.expect("it fits").batch_size, 2),
+            _ => assert!(matches!(outcome, Err(JobError::OutOfMemory))),
+        }
+    }
+    bench.engine.stop();
+}
+
+#[test]
+fn a_panic_costs_the_frame_that_causes_it_and_no_other() {
+    let model = served("m", 8);
+    let behaviour = |rows: &[f32], _: &dyn crate::plan::Interrupt| {
+        assert!(!rows.contains(&2.0), "expected by the test");
+        Ok(())
+    };
+    let bench = Bench::new(&[Arc::clone(&model)], Box::new(behaviour));
+    as_one_batch(&bench, &model, &[1, 2, 3]);
+    bench.go();
+    for alone in [1, 2, 3] {
+        assert_eq!(bench.began(), [alone]);
+        bench.go();
+    }
+    let mut outcomes: Vec<_> = (0..3).map(|_| bench.ended()).collect();
+    outcomes.sort_by_key(|(number, _)| *number);
+    assert!(outcomes[0].1.is_ok() && outcomes[2].1.is_ok());
+    assert!(matches!(outcomes[1].1, Err(JobError::Broken)));
+    bench.engine.stop();
+}
+
+#[test]
+fn what_is_wrong_with_a_method_is_wrong_for_each_frame_of_the_batch() {
+    let model = served("m", 8);
+    let bench = Bench::new(&[Arc::clone(&model)], Box::new(|_, _| Err(ExplainError::NotFinite)));
+    bench.submit(&bench.lane(&model), 1);
+    bench.began();
+    bench.go();
+    assert!(matches!(bench.ended().1, Err(JobError::Batch(error)) if matches!(*error, ExplainError::NotFinite)));
+    bench.engine.stop();
+}
+
+#[test]
+fn a_frame_that_cannot_be_read_ends_without_the_device() {
+    let model = served("m", 8);
+    let bench = Bench::sound(&[Arc::clone(&model)]);
+    bench.submit_with(&bench.lane(&model), 1, |job| job.payload = pixels(1, [2, 1, 1]));
+    assert!(matches!(bench.ended(), (1, Err(JobError::Frame(_)))));
+    bench.engine.stop();
+}
+
+#[test]
+fn stopping_ends_what_waits_and_finishes_what_runs() {
+    let model = served("m", 1);
+    let bench = Bench::sound(&[Arc::clone(&model)]);
+    let stream = bench.lane(&model);
+    for number in 1..=3 {
+        bench.submit(&stream, number);
+    }
+    assert_eq!(bench.began(), [1]);
+    settle(&bench);
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| bench.engine.stop());
+        assert!((0..2).map(|_| bench.ended()).all(|(_, outcome)| matches!(outcome, Err(JobError::Stopped))));
+        bench.go();
+        assert_eq!(endings(&bench, 1), [(1, true)]);
+        stopping.join().expect("it stops");
+    });
+    bench.submit(&stream, 4);
+    assert!(matches!(bench.ended(), (4, Err(JobError::Stopped))), "a frame that comes too late is told so");
+}
+
+#[test]
+fn an_answer_tells_every_stage_in_order_and_gives_its_room_back() {
+    let model = served("m", 8);
+    let bench = Bench::sound(&[Arc::clone(&model)]);
+    bench.submit(&bench.lane(&model), 1);
+    bench.began();
+    bench.go();
+    let answer = bench.ended().1.expect("an answer");
+    let stages: Vec<Stage> = answer.timings.stages().iter().map(|timing| timing.stage).collect();
+    let expected =
+        [Stage::Receive, Stage::Queue, Stage::Decode, Stage::Preprocess, Stage::Batch, Stage::Forward, Stage::Render];
+    assert_eq!(stages, expected);
+    let lane = bench.lane(&model);
+    let _all_of_it: Vec<_> = (0..100).map(|_| lane.try_admit(4).expect("there is room")).collect();
+    assert!(lane.try_admit(1).is_err());
+    bench.engine.stop();
+}

@@ -1,0 +1,121 @@
+//! What is served, told to clients.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
+use crate::model::dtype;
+use crate::model::node::Dimension;
+use crate::proto::v1;
+use crate::proto::v1::model_service_server::ModelService;
+use crate::schedule::Served;
+
+use super::request::selector::select;
+use super::response::identity;
+use crate::server::service::Service;
+
+#[tonic::async_trait]
+impl ModelService for Service {
+    async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
+        let mut models: Vec<_> = self.engine.served().iter().map(summary).collect();
+        models.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
+        Ok(Response::new(v1::ListModelsResponse { models }))
+    }
+
+    async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
+        let selector = request.into_inner().model;
+        let model = select(self.engine.served(), selector.as_ref()).map_err(|refusal| refusal.into_status())?;
+        let metadata = metadata(model, self.limits.max_frame_bytes);
+        Ok(Response::new(v1::GetModelResponse { metadata: Some(metadata) }))
+    }
+}
+
+fn summary(model: &Arc<Served>) -> v1::ModelSummary {
+    let about = &model.metadata;
+    v1::ModelSummary {
+        name: about.name.clone(),
+        version: about.version,
+        digest: about.digest.clone(),
+        summary: about.summary.clone(),
+        class_count: about.class_count,
+    }
+}
+
+fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
+    let about = &model.metadata;
+    v1::ModelMetadata {
+        identity: Some(identity(about, super::request::options::precision_of(model.mode))),
+        summary: about.summary.clone(),
+        input: Some(v1::TensorInfo {
+            name: about.input.name.clone(),
+            element_type: dtype::name(about.input.kind),
+            shape: about.input.shape.iter().map(|dimension| dimension_info(*dimension)).collect(),
+        }),
+        outputs: about
+            .outputs
+            .iter()
+            .map(|output| v1::TensorInfo {
+                name: output.name.clone(),
+                element_type: dtype::name(about.input.kind),
+                shape: output.shape.iter().map(|&size| v1::DimensionInfo { size, dynamic: false }).collect(),
+            })
+            .collect(),
+        class_count: about.class_count,
+        labels: about.labels.clone(),
+        layers: about
+            .layers
+            .iter()
+            .map(|layer| v1::LayerInfo {
+                names: layer.names.clone(),
+                shape: layer.shape.clone(),
+                spatial: layer.spatial,
+            })
+            .collect(),
+        default_target_layers: about.default_target_layers.clone(),
+        default_target_problem: about.default_target_problem.clone().unwrap_or_default(),
+        rectifier_count: about.rectifiers,
+        preprocessing: Some(preprocessing(&about.preprocessing)),
+        limits: Some(v1::ModelLimits {
+            max_batch: model.limits.max_batch,
+            max_targets: model.limits.max_targets,
+            max_frame_bytes,
+            max_frame_pixels: model.limits.frame.max_pixels,
+        }),
+        reduced_precision: model.reduced_precision().map(|found| v1::ReducedPrecision {
+            map_cosine: found.map_cosine,
+            logit_difference: found.logit_difference,
+        }),
+        widened_precision: model.widened_from().map(|kind| v1::WidenedPrecision { saved_in: dtype::name(kind) }),
+    }
+}
+
+fn dimension_info(dimension: Dimension) -> v1::DimensionInfo {
+    v1::DimensionInfo { size: dimension.example(), dynamic: matches!(dimension, Dimension::Dynamic { .. }) }
+}
+
+fn preprocessing(description: &Preprocessing) -> v1::Preprocessing {
+    v1::Preprocessing {
+        resize: match description.resize {
+            Some(Resize::Shorter(side)) => vec![side],
+            Some(Resize::Exact(size)) => size.to_vec(),
+            None => Vec::new(),
+        },
+        crop: description.crop.map_or_else(Vec::new, |size| size.to_vec()),
+        interpolation: match description.interpolation {
+            Interpolation::Nearest => "nearest",
+            Interpolation::Bilinear => "bilinear",
+            Interpolation::Bicubic => "bicubic",
+            Interpolation::Lanczos => "lanczos",
+        }
+        .to_owned(),
+        color: match description.color {
+            ColorOrder::Rgb => "rgb",
+            ColorOrder::Bgr => "bgr",
+            ColorOrder::Gray => "gray",
+        }
+        .to_owned(),
+        mean: description.mean.clone(),
+        std: description.std.clone(),
+    }
+}

@@ -1,0 +1,223 @@
+//! From answers to messages.
+
+use bytes::Bytes;
+
+use crate::explain::{Convention, Mode, Prediction};
+use crate::frame::AffineTransform;
+use crate::model::{Metadata, dtype};
+use crate::proto::v1;
+use crate::render::{ElementType, PictureFormat, WireTensor};
+use crate::schedule::{Answer, MapKind, PictureFile, PictureKind, Resolution, Served, TargetAnswer, TensorOutput};
+use crate::telemetry::{Stage, Timings};
+
+use super::request::options::Asked;
+
+/// What a frame's sender wants to find again.
+#[derive(Debug, Clone, Default)]
+pub(in crate::server) struct Echo {
+    pub(in crate::server) sequence: u64,
+    pub(in crate::server) capture_time: Option<prost_types::Timestamp>,
+    pub(in crate::server) tag: Bytes,
+    pub(in crate::server) trace_id: String,
+}
+
+/// An answer as a message; its timings are those so far.
+pub(in crate::server) fn explanation(answer: Answer, echo: Echo, asked: &Asked, served: &Served) -> v1::Explanation {
+    let notices = notices(&answer, asked, served);
+    let model = &*served.metadata;
+    v1::Explanation {
+        sequence: echo.sequence,
+        capture_time: echo.capture_time,
+        tag: echo.tag,
+        trace_id: echo.trace_id,
+        model: Some(identity(model, asked.precision)),
+        predictions: answer.predictions.iter().map(|p| prediction(p, model)).collect(),
+        targets: answer.targets.into_iter().map(|target| target_explanation(target, model)).collect(),
+        model_to_frame: Some(transform(&answer.model_to_frame)),
+        timings: timings(&answer.timings),
+        batch_size: answer.batch_size,
+        notices,
+        convention: convention(asked.method.convention) as i32,
+    }
+}
+
+pub(in crate::server) fn identity(model: &Metadata, precision: v1::Precision) -> v1::ModelIdentity {
+    v1::ModelIdentity {
+        name: model.name.clone(),
+        version: model.version,
+        digest: model.digest.clone(),
+        precision: precision as i32,
+    }
+}
+
+pub(in crate::server) fn convention(convention: Convention) -> v1::Convention {
+    match convention {
+        Convention::Captum => v1::Convention::Captum,
+        Convention::PytorchGradCam => v1::Convention::PytorchGradCam,
+    }
+}
+
+pub(in crate::server) fn tensor_output(output: &TensorOutput) -> v1::TensorOutput {
+    v1::TensorOutput {
+        map: map(output.map) as i32,
+        element_type: element_type(output.element_type) as i32,
+        resolution: resolution(output.resolution) as i32,
+    }
+}
+
+/// Stages in order; a message cannot contain its own sending.
+pub(in crate::server) fn timings(timings: &Timings) -> Vec<v1::StageTiming> {
+    let nanoseconds = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    timings
+        .stages()
+        .iter()
+        .filter_map(|timing| {
+            Some(v1::StageTiming {
+                stage: stage(timing.stage)? as i32,
+                start_ns: nanoseconds(timing.start),
+                duration_ns: nanoseconds(timing.duration),
+            })
+        })
+        .collect()
+}
+
+fn stage(stage: Stage) -> Option<v1::Stage> {
+    Some(match stage {
+        Stage::Receive => v1::Stage::Receive,
+        Stage::Queue => v1::Stage::Queue,
+        Stage::Decode => v1::Stage::Decode,
+        Stage::Preprocess => v1::Stage::Preprocess,
+        Stage::Batch => v1::Stage::Batch,
+        Stage::CopyIn => v1::Stage::CopyIn,
+        Stage::Forward => v1::Stage::Forward,
+        Stage::Backward => v1::Stage::Backward,
+        Stage::Fuse => v1::Stage::Fuse,
+        Stage::CopyOut => v1::Stage::CopyOut,
+        Stage::Render => v1::Stage::Render,
+        Stage::Deliver => v1::Stage::Deliver,
+        Stage::Send => return None,
+    })
+}
+
+fn notices(answer: &Answer, asked: &Asked, served: &Served) -> Vec<v1::Notice> {
+    let mut notices = Vec::new();
+    if served.metadata.rectifiers == 0 && asked.method.maps.needs_guided_gradient() {
+        notices.push(v1::Notice {
+            code: v1::notice::Code::NoRectifier as i32,
+            message: "the model has no rectifier: guided backpropagation is the plain gradient".to_owned(),
+            ..Default::default()
+        });
+    }
+    if let (Mode::Bfloat16, Some(found)) = (asked.method.mode, served.reduced_precision()) {
+        notices.push(v1::Notice {
+            code: v1::notice::Code::ReducedPrecision as i32,
+            message: format!(
+                "computed in bfloat16; for a picture at the server's start its map had a cosine of {:.4} to float32's, and its logits \
+                 differed by up to {:.2}",
+                found.map_cosine, found.logit_difference
+            ),
+            ..Default::default()
+        });
+    }
+    if let (Mode::Default, Some(kind)) = (asked.method.mode, served.widened_from()) {
+        let saved_in = dtype::name(kind);
+        notices.push(v1::Notice {
+            code: v1::notice::Code::WidenedPrecision as i32,
+            message: format!(
+                "computed in float32: the model was saved in {saved_in}, for which the server's processor has no instructions"
+            ),
+            ..Default::default()
+        });
+    }
+    for target in answer.targets.iter().filter(|target| target.no_positive_evidence) {
+        notices.push(v1::Notice {
+            code: v1::notice::Code::NoPositiveEvidence as i32,
+            message: format!("nothing in {} speaks for class {}", target.target_layer, target.class_index),
+            class_index: Some(target.class_index),
+            target_layer: target.target_layer.clone(),
+        });
+    }
+    notices
+}
+
+fn prediction(prediction: &Prediction, model: &Metadata) -> v1::Prediction {
+    v1::Prediction {
+        class_index: prediction.class_index,
+        label: model.label(prediction.class_index).to_owned(),
+        logit: prediction.logit,
+        probability: prediction.probability,
+    }
+}
+
+fn target_explanation(target: TargetAnswer, model: &Metadata) -> v1::TargetExplanation {
+    v1::TargetExplanation {
+        class_index: target.class_index,
+        label: model.label(target.class_index).to_owned(),
+        score: target.score,
+        target_layer: target.target_layer,
+        tensors: target.tensors.into_iter().map(map_tensor).collect(),
+        pictures: target.pictures.into_iter().map(picture).collect(),
+    }
+}
+
+fn map_tensor((kind, at, tensor): (MapKind, Resolution, WireTensor)) -> v1::MapTensor {
+    v1::MapTensor {
+        map: map(kind) as i32,
+        resolution: resolution(at) as i32,
+        tensor: Some(v1::Tensor {
+            element_type: element_type(tensor.element_type) as i32,
+            shape: tensor.shape,
+            data: tensor.data.into(),
+            scale: tensor.scale,
+            zero_point: tensor.zero_point,
+        }),
+    }
+}
+
+fn picture(file: PictureFile) -> v1::EncodedPicture {
+    v1::EncodedPicture {
+        picture: match file.kind {
+            PictureKind::Overlay => v1::Picture::Overlay,
+            PictureKind::HeatMap => v1::Picture::HeatMap,
+            PictureKind::GuidedGradCam => v1::Picture::GuidedGradCam,
+            PictureKind::GuidedBackprop => v1::Picture::GuidedBackprop,
+        } as i32,
+        format: match file.format {
+            PictureFormat::Png => v1::ImageFormat::Png,
+            PictureFormat::Jpeg { .. } => v1::ImageFormat::Jpeg,
+        } as i32,
+        width: file.width,
+        height: file.height,
+        data: file.data.into(),
+    }
+}
+
+fn map(kind: MapKind) -> v1::Map {
+    match kind {
+        MapKind::GuidedGradCam => v1::Map::GuidedGradCam,
+        MapKind::GradCam => v1::Map::GradCam,
+        MapKind::GuidedBackprop => v1::Map::GuidedBackprop,
+        MapKind::Input => v1::Map::Input,
+    }
+}
+
+fn element_type(element_type: ElementType) -> v1::ElementType {
+    match element_type {
+        ElementType::F32 => v1::ElementType::Float32,
+        ElementType::F16 => v1::ElementType::Float16,
+        ElementType::U8 => v1::ElementType::Uint8,
+    }
+}
+
+fn resolution(resolution: Resolution) -> v1::Resolution {
+    match resolution {
+        Resolution::Model => v1::Resolution::Model,
+        Resolution::Frame => v1::Resolution::Frame,
+        Resolution::Layer => v1::Resolution::Layer,
+    }
+}
+
+fn transform(transform: &AffineTransform) -> v1::AffineTransform {
+    let [xx, xy, x0, yx, yy, y0] = transform.matrix;
+    v1::AffineTransform { xx, xy, x0, yx, yy, y0 }
+}

@@ -1,0 +1,318 @@
+//! A stream after its `Open`: one loop over everything that may happen to it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
+
+use crate::proto::v1;
+use crate::schedule::{Lane, Outcome, Served};
+use crate::stream::{Action, DropReason, Overflow, Session};
+
+use super::Outbound;
+use super::account::{Opening, StreamAccount};
+use super::arrival::{Held, admission};
+use super::ending::Told;
+use crate::server::camlens::request::options;
+use crate::server::camlens::request::options::Asked;
+use crate::server::camlens::request::{policy, selector};
+use crate::server::camlens::response;
+use crate::server::camlens::response::Echo;
+use crate::server::frame_account::FrameAccount;
+use crate::server::quota::credit::CreditShare;
+use crate::server::quota::unsent::UnsentShare;
+use crate::server::refusal::Refusal;
+use crate::server::service::{Service, SubmittedFrame};
+use crate::server::transport::calls::CallTrace;
+use crate::server::transport::connections::{AGED, About};
+use crate::server::transport::deadline;
+
+/// The longest name of a source.
+const MAX_SOURCE_BYTES: usize = 256;
+
+/// A frame in work.
+pub(in crate::server) struct InWork {
+    pub(in crate::server) handle: Option<SubmittedFrame>,
+    pub(in crate::server) account: FrameAccount,
+    pub(in crate::server) echo: Echo,
+    pub(in crate::server) asked: Arc<Asked>,
+}
+
+/// A stream after its `Open`.
+pub(in crate::server) struct OpenStream {
+    pub(in crate::server) service: Service,
+    pub(in crate::server) lane: Lane,
+    pub(in crate::server) model: Arc<Served>,
+    pub(in crate::server) account: StreamAccount,
+    credit: CreditShare,
+    /// As they were asked for, so that defaults stay defaults.
+    pub(in crate::server) options: v1::ExplainOptions,
+    pub(in crate::server) asked: Arc<Asked>,
+    pub(in crate::server) policy: v1::StreamPolicy,
+    pub(in crate::server) overflow: Overflow,
+    pub(in crate::server) session: Session<Box<Told>, Status>,
+    pub(in crate::server) in_work: HashMap<u64, InWork>,
+    pub(in crate::server) held: Option<Held>,
+    /// Bounded by the frames in flight: each posts at most one outcome.
+    pub(in crate::server) outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
+    posted: mpsc::UnboundedReceiver<(u64, Outcome)>,
+    /// What waits for the client, as part of what waits for all.
+    unsent: UnsentShare,
+    pub(in crate::server) going_away_because: &'static str,
+    /// Handed to the transport; its account closes when the transport has taken it.
+    pub(in crate::server) sending: Option<FrameAccount>,
+}
+
+impl OpenStream {
+    pub(in crate::server) fn new(
+        service: Service,
+        open: v1::Open,
+        call: &CallTrace,
+        peer: Option<IpAddr>,
+    ) -> Result<(Self, v1::Opened), Refusal> {
+        let v1::Open { model, options, policy: asked_policy, source } = open;
+        if source.len() > MAX_SOURCE_BYTES {
+            let message = format!("source has {} bytes: at most {MAX_SOURCE_BYTES} are allowed", source.len());
+            return Err(Refusal::invalid("source", message));
+        }
+        let model = Arc::clone(selector::select(service.engine.served(), model.as_ref())?);
+        let options = options.unwrap_or_default();
+        let asked = options::resolve(&options, &model, &service.limits)?;
+        let (policy, effective_policy) = policy::resolve(&asked_policy.unwrap_or_default(), &service.limits)?;
+        options::check_response_size(&asked, &model, effective_policy.max_response_bytes)?;
+        let bounds = policy::bounds(&service.limits);
+        let credit = policy.credit(&bounds);
+        let stream_id = new_stream_id();
+        let opening = Opening {
+            stream_id: &stream_id,
+            name: &source,
+            model: (&model.metadata.name, model.metadata.version),
+            call: (&call.traceparent, &call.tracestate),
+            peer,
+            policy: policy.overflow.name(),
+        };
+        let account = StreamAccount::open(&service.telemetry, service.engine.clock(), opening);
+        let opened = v1::Opened {
+            stream_id: stream_id.clone(),
+            model: Some(response::identity(&model.metadata, asked.precision)),
+            max_in_flight: u32::try_from(credit).unwrap_or(u32::MAX),
+            max_frame_bytes: service.limits.max_frame_bytes,
+            max_frame_pixels: service.limits.max_frame_pixels,
+            effective_options: Some(asked.effective.clone()),
+            effective_policy: Some(effective_policy),
+        };
+        let (outcomes, posted) = mpsc::unbounded_channel();
+        let stream = OpenStream {
+            lane: service.engine.lane(&model),
+            account,
+            credit: service.credit.share(credit as u64),
+            model,
+            options,
+            asked: Arc::new(asked),
+            policy: effective_policy,
+            overflow: policy.overflow,
+            session: Session::new(policy, bounds),
+            in_work: HashMap::new(),
+            held: None,
+            outcomes,
+            posted,
+            unsent: service.unsent.share(),
+            going_away_because: "",
+            sending: None,
+            service,
+        };
+        tracing::debug!(stream_id, source, model = %stream.account.source.model, "stream opened");
+        Ok((stream, opened))
+    }
+
+    /// Runs to the end; gives the status to end with.
+    pub(in crate::server) async fn run(
+        mut self,
+        mut inbound: Streaming<v1::ExplainStreamRequest>,
+        outbound: Outbound,
+        connection: About,
+        deadline: Option<Instant>,
+    ) -> Result<(), Status> {
+        let shutdown = self.service.shutdown.clone();
+        let (mut draining, mut gone, mut late, mut reading) = (false, false, false, true);
+        // Since when the client has left something unread that was ready for it.
+        let mut unread_since = None;
+        let mut ending = Ok(());
+        loop {
+            self.settle();
+            if self.session.is_over() {
+                break;
+            }
+            let sends = !gone && (self.session.has_message() || self.sending.is_some());
+            let write_deadline = if sends {
+                let since = *unread_since.get_or_insert_with(|| self.now());
+                since.checked_add(self.service.write_timeout)
+            } else {
+                unread_since = None;
+                None
+            };
+            // One message ahead of what is accepted: a Cancel behind a full credit is read at once.
+            let reads = reading && self.held.is_none() && !self.session.is_closing();
+            tokio::select! {
+                biased;
+                () = outbound.closed(), if !gone => {
+                    gone = true;
+                    self.sending = None;
+                    self.session.gone();
+                    self.account.gone();
+                }
+                () = shutdown.drain(), if !draining => {
+                    draining = true;
+                    // It was read, but not accepted: the client finds it after the last accepted one.
+                    self.held = None;
+                    self.going_away_because = "the server is stopping";
+                    self.account.event("draining", self.going_away_because);
+                    self.session.drain(self.now(), self.service.drain_timeout);
+                }
+                () = connection.aged(), if !draining => {
+                    draining = true;
+                    self.held = None;
+                    self.going_away_because = AGED;
+                    self.account.event("draining", AGED);
+                    self.session.drain(self.now(), self.service.drain_timeout);
+                }
+                () = deadline::passed(deadline), if !late => {
+                    late = true;
+                    self.accept_held_as_it_is();
+                    self.session.fail(Status::deadline_exceeded(deadline::EXCEEDED));
+                }
+                () = deadline::passed(write_deadline) => {
+                    tracing::warn!(source = %self.account.source.name, "a stream was given up: its client does not read");
+                    self.session.gone();
+                    gone = true;
+                    self.sending = None;
+                    ending = Err(self.unread());
+                    self.account.event("given_up", "the client does not read");
+                }
+                () = deadline::passed(self.session.deadline()) => {
+                    let now = self.now();
+                    self.session.tick(now);
+                }
+                Some((sequence, outcome)) = self.posted.recv() => self.outcome(sequence, outcome),
+                permit = outbound.reserve(), if sends => {
+                    unread_since = None;
+                    self.finish_sending();
+                    if let Ok(permit) = permit && let Some(message) = self.next_message() {
+                        permit.send(v1::ExplainStreamResponse { message: Some(message) });
+                    }
+                }
+                admission = admission(&mut self.held) => self.admitted(admission),
+                message = inbound.message(), if reads => match message {
+                    Ok(Some(message)) => self.read(message),
+                    Ok(None) => {
+                        reading = false;
+                        self.session.half_close();
+                    }
+                    // The client has gone; the transport notices it on both sides, in any order.
+                    Err(status) if status.code() == Code::Cancelled => {
+                        reading = false;
+                        gone = true;
+                        self.session.gone();
+                        self.account.gone();
+                    }
+                    Err(status) => {
+                        reading = false;
+                        self.session.fail(self.service.read_error(status));
+                    }
+                },
+            }
+        }
+        // The last answer is on its way; closing the account now costs its `send` stage nothing but the wait.
+        if self.sending.is_some()
+            && timeout(self.service.write_timeout, outbound.reserve()).await.is_ok_and(|room| room.is_ok())
+        {
+            self.finish_sending();
+        }
+        let ended = ending.and(self.session.into_ending());
+        if !gone || ended.is_err() {
+            self.account.ends(&ended);
+        }
+        ended
+    }
+
+    fn unread(&self) -> Status {
+        let seconds = self.service.write_timeout.as_secs();
+        let message = format!("nothing was read from this stream for {seconds} s (server.write_timeout_s)");
+        Status::deadline_exceeded(message)
+    }
+
+    pub(in crate::server) fn now(&self) -> Instant {
+        self.service.engine.clock().now()
+    }
+
+    /// Accepts what may be accepted now, and carries out what the session has decided.
+    fn settle(&mut self) {
+        let allowed = self.unsent.update(self.session.unsent_bytes());
+        self.session.limit_unsent(allowed);
+        loop {
+            while let Some(action) = self.session.next_action() {
+                self.carry_out(action);
+            }
+            while let Some((_, mut told)) = self.session.next_evicted() {
+                told.account.dropped(DropReason::SlowReader);
+            }
+            let waits_for_room = self.held.as_ref().is_none_or(Held::waits_for_server);
+            if waits_for_room || !self.session.wants_frames() {
+                return;
+            }
+            self.accept_held();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        let (sequence, reason) = match action {
+            Action::Withdraw { sequence, reason } | Action::Abort { sequence, reason } => (sequence, reason),
+        };
+        let handle = self.in_work.get(&sequence).and_then(|frame| frame.handle.as_ref());
+        let ended = match (action, handle) {
+            (Action::Withdraw { .. }, Some(handle)) => handle.withdraw(),
+            (Action::Abort { .. }, Some(handle)) => handle.cancel(),
+            (_, None) => false,
+        };
+        if ended {
+            self.dropped(sequence, reason);
+        } else if let Action::Withdraw { .. } = action {
+            self.session.taken(sequence);
+        }
+    }
+
+    pub(in crate::server) fn update(&mut self, update: v1::Update) -> Result<(), Refusal> {
+        let options = match &update.options {
+            Some(over) => options::overlay(&self.options, over),
+            None => self.options.clone(),
+        };
+        let wire_policy = match &update.policy {
+            Some(over) => policy::overlay(&self.policy, over)?,
+            None => self.policy,
+        };
+        let asked = options::resolve(&options, &self.model, &self.service.limits)?;
+        let (policy, effective_policy) = policy::resolve(&wire_policy, &self.service.limits)?;
+        options::check_response_size(&asked, &self.model, effective_policy.max_response_bytes)?;
+        self.options = options;
+        self.asked = Arc::new(asked);
+        self.policy = effective_policy;
+        self.overflow = policy.overflow;
+        self.session.update(policy);
+        self.credit.becomes(policy.credit(&policy::bounds(&self.service.limits)) as u64);
+        self.account.event("update", policy.overflow.name());
+        Ok(())
+    }
+}
+
+/// Unlike any other of this process, and unlikely to be one of another's.
+fn new_stream_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("{started:x}-{number}")
+}

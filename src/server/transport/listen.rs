@@ -1,0 +1,212 @@
+//! Addresses, and sockets bound to them.
+
+use crate::config::ListenAddress;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener, UnixStream, lookup_host};
+
+use crate::config::ServerConfig;
+
+impl From<ListenAddress> for String {
+    fn from(address: ListenAddress) -> String {
+        address.to_string()
+    }
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("cannot listen on {address}: {source}")]
+    Bind { address: ListenAddress, source: io::Error },
+    #[error("cannot listen on unix:{}: another server is listening there", path.display())]
+    InUse { path: PathBuf },
+    #[error("cannot listen on unix:{}: a file that is no socket lies there", path.display())]
+    NoSocket { path: PathBuf },
+    #[error(
+        "refusing to serve {address} without TLS: whoever reaches {reached} could use the models, and everybody on the way could \
+         read and change frames and answers. Three ways out: listen where only this machine is, on 127.0.0.1:PORT or \
+         unix:/PATH (within a Kubernetes pod that is enough); give --tls-certificate and --tls-key; or say --insecure if \
+         the whole network is to be trusted"
+    )]
+    Exposed { address: ListenAddress, reached: SocketAddr },
+}
+
+/// A bound socket.
+pub(in crate::server) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// A socket's file, removed with it.
+pub(in crate::server) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "the socket's file could not be removed");
+        }
+    }
+}
+
+impl Listener {
+    /// Binds. A socket file that a dead server left behind is replaced; one that is alive is not. TCP addresses beyond
+    /// loopback must be encrypted, or allowed not to be.
+    pub(in crate::server) async fn bind(address: &ListenAddress, config: &ServerConfig) -> Result<Self, ListenError> {
+        let fail = |source| ListenError::Bind { address: address.clone(), source };
+        match address {
+            ListenAddress::Tcp(host) => {
+                let resolved: Vec<SocketAddr> = lookup_host(host).await.map_err(fail)?.collect();
+                let exposed = resolved.iter().find(|one| !one.ip().to_canonical().is_loopback());
+                if let Some(&reached) = exposed
+                    && !config.may_leave_the_machine()
+                {
+                    return Err(ListenError::Exposed { address: address.clone(), reached });
+                }
+                TcpListener::bind(resolved.as_slice()).await.map(Listener::Tcp).map_err(fail)
+            }
+            ListenAddress::Unix(path) => {
+                remove_stale(path).await?;
+                let listener = match bind_unix(path, config.unix_socket_mode) {
+                    Ok(listener) => listener,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        return Err(ListenError::InUse { path: path.clone() });
+                    }
+                    Err(error) => return Err(fail(error)),
+                };
+                Ok(Listener::Unix(listener, SocketFile(path.clone())))
+            }
+        }
+    }
+
+    /// Where it listens really: the port that was taken for 0.
+    pub(in crate::server) fn address(&self, asked: &ListenAddress) -> ListenAddress {
+        match self {
+            Listener::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| asked.clone(), |bound| ListenAddress::Tcp(bound.to_string()))
+            }
+            Listener::Unix(..) => asked.clone(),
+        }
+    }
+}
+
+/// Binds a socket that has its permission bits before anybody can reach it: it is made in a directory that is ours alone
+/// and appears at `path` when it is ready, unless something lies there by then.
+fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Names are short: a socket's path has some 100 bytes at most. tempfile's directories are for their owner only.
+    let private = tempfile::Builder::new().prefix(".").rand_bytes(4).tempdir_in(parent)?;
+    let place = private.path().join("s");
+    let listener = UnixListener::bind(&place)?;
+    std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode))?;
+    std::fs::hard_link(&place, path)?;
+    Ok(listener)
+}
+
+/// Removes a socket that nobody answers.
+async fn remove_stale(path: &Path) -> Result<(), ListenError> {
+    let fail = |source| ListenError::Bind { address: ListenAddress::Unix(path.to_owned()), source };
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error)),
+    };
+    if !kind.is_socket() {
+        return Err(ListenError::NoSocket { path: path.to_owned() });
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(ListenError::InUse { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(fail),
+        Err(error) => Err(fail(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modes(unix_socket_mode: u32) -> ServerConfig {
+        ServerConfig { unix_socket_mode, ..ServerConfig::default() }
+    }
+
+    #[test]
+    fn addresses_are_read_and_written_back() {
+        for text in ["127.0.0.1:0", "[::1]:8033", "localhost:80", "unix:/run/camlens.sock"] {
+            assert_eq!(text.parse::<ListenAddress>().expect(text).to_string(), text);
+        }
+        assert_eq!("unix:///a".parse(), Ok(ListenAddress::Unix("/a".into())));
+        for text in ["", "localhost", ":80", "http://host:80", "host:port", "unix:"] {
+            assert!(text.parse::<ListenAddress>().expect_err(text).contains("HOST:PORT"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_socket_left_behind_is_replaced_and_a_living_one_is_not() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("camlens.sock");
+        let address = ListenAddress::Unix(path.clone());
+        // Dropping a standard listener leaves its file, as a killed server does.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        let alive = Listener::bind(&address, &modes(0o600)).await.expect("the stale file is replaced");
+        let mode = std::fs::metadata(&path).expect("the socket's file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(Listener::bind(&address, &modes(0o600)).await, Err(ListenError::InUse { .. })));
+        drop(alive);
+        assert!(!path.exists(), "the file goes with the server");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("notes.txt");
+        std::fs::write(&path, "mine").expect("a file");
+        let bound = Listener::bind(&ListenAddress::Unix(path.clone()), &modes(0o600)).await;
+        assert!(matches!(bound, Err(ListenError::NoSocket { .. })));
+        assert_eq!(std::fs::read_to_string(&path).expect("still there"), "mine");
+    }
+
+    #[tokio::test]
+    async fn port_0_becomes_the_port_that_was_taken() {
+        let asked = ListenAddress::Tcp("127.0.0.1:0".to_owned());
+        let listener = Listener::bind(&asked, &modes(0o600)).await.expect("a free port");
+        let bound = listener.address(&asked);
+        assert_ne!(bound, asked);
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_its_mode_and_leaves_nothing_else_behind() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for mode in [0o600, 0o660, 0o666] {
+            let path = folder.path().join("camlens.sock");
+            let listener = Listener::bind(&ListenAddress::Unix(path.clone()), &modes(mode)).await.expect("a socket");
+            let metadata = std::fs::metadata(&path).expect("the socket's file");
+            assert_eq!(metadata.permissions().mode() & 0o777, mode);
+            assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1);
+            UnixStream::connect(&path).await.expect("it listens there");
+            drop(listener);
+        }
+        std::fs::write(folder.path().join("taken"), "").expect("a file");
+        let taken = bind_unix(&folder.path().join("taken"), 0o600).expect_err("what lies there is not replaced");
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[tokio::test]
+    async fn plaintext_stays_on_the_machine_unless_allowed() {
+        let bind = async |host: &str, insecure| {
+            let config = ServerConfig { insecure, ..ServerConfig::default() };
+            Listener::bind(&ListenAddress::Tcp(format!("{host}:0")), &config).await.map(drop)
+        };
+        for host in ["127.0.0.1", "127.0.0.2", "localhost"] {
+            bind(host, false).await.expect(host);
+        }
+        for host in ["0.0.0.0", "[::]", "[::ffff:0.0.0.0]", "192.0.2.1"] {
+            let error = bind(host, false).await.expect_err(host);
+            assert!(matches!(error, ListenError::Exposed { .. }), "{error}");
+        }
+        bind("0.0.0.0", true).await.expect("it was allowed");
+    }
+}

@@ -1,0 +1,8 @@
+//! What is recorded of a frame, a batch and a stream.
+
+pub mod batch;
+pub mod frame;
+pub mod outcome;
+pub mod progress;
+pub mod source;
+pub mod stream;
