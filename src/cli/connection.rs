@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::credential_args::{TlsArgs, TokenArgs};
 use super::failure::Failure;
+use super::no_models;
 use super::serve::start_failure;
 use crate::client;
 use crate::client::{Address, Bearer, Link};
@@ -52,9 +53,8 @@ impl Connection {
                 let repository = args.models.clone().unwrap_or_else(|| Config::default().models.repository);
                 if !identity::is_builtin(&repository) && !repository.exists() {
                     let sentence = format!("no server was named, and there are no models at {}", repository.display());
-                    return Err(
-                        Failure::usage(sentence).hint("--server names a server, --models a directory of models")
-                    );
+                    return Err(Failure::usage(sentence)
+                        .hint(format!("--server names a running server; {}", no_models::advice())));
                 }
                 let (own, address) = OwnServer::start(repository).await?;
                 let connection = Self::to(&address, &TlsArgs::default(), Bearer::default()).await?;

@@ -12,6 +12,7 @@ mod explain;
 mod failure;
 mod health;
 mod models;
+mod no_models;
 mod npy;
 mod options;
 mod report;
@@ -28,9 +29,16 @@ use crate::process;
 use crate::telemetry::log::{self, LogFormat};
 use failure::{EXIT_CODES, Failure};
 
+/// The first lines of `camlens --help`: what to type first.
+const FIRST_COMMANDS: &str = "\
+Try first:
+  camlens explain photo.jpg --models builtin:identity     no model and no server needed
+  camlens explain photo.jpg --models models --out out     pictures of what your model looks at
+  camlens serve --models models                           a server on 127.0.0.1:8033";
+
 /// Explains live what an image model looks at: Guided Grad-CAM for streamed frames, over gRPC
 #[derive(Debug, Parser)]
-#[command(name = "camlens", version, after_help = EXIT_CODES)]
+#[command(name = "camlens", version, before_help = FIRST_COMMANDS, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     log: LogArgs,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::failure::{Exit, Failure};
+use super::no_models;
 use crate::config::{Config, ListenAddress, Performance};
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
@@ -229,7 +230,9 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     };
     let failure = Failure::new(exit, error.to_string());
     match error {
-        StartError::Repository(_) => failure.hint("--models says where the models are"),
+        StartError::Repository(_) => {
+            failure.hint(format!("--models says where the models are; {}", no_models::advice()))
+        }
         StartError::Model { .. } | StartError::Preparation { .. } | StartError::WarmUp(_) => {
             failure.hint("`camlens doctor` on the model says more")
         }

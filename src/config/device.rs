@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 pub struct DeviceConfig {
     /// `cpu`.
     pub name: String,
-    /// What the device is to be good at.
+    /// Whether to optimise for latency or for throughput.
     pub performance: Performance,
-    /// Threads that run models. 0: as many as there are cores.
+    /// Threads that run models. 0: one per core.
     pub threads: usize,
-    /// Threads that decode, prepare and render. 0: as many as there are cores.
+    /// Threads that decode and preprocess frames and render answers. 0: one per core.
     pub frame_threads: usize,
-    /// Threads that talk to clients. 0: one for four cores, so that they do not take the cores from the frames.
+    /// Threads that serve connections. 0: one per four cores, which leaves the cores to the frames.
     pub connection_threads: usize,
 }
 
 impl DeviceConfig {
-    /// On a machine with so many cores.
+    /// The workers on a machine with `cores` cores.
     pub fn workers(&self, cores: usize) -> Workers {
         let threads = if self.threads == 0 { cores } else { self.threads };
         match self.performance {
@@ -28,7 +28,7 @@ impl DeviceConfig {
         }
     }
 
-    /// [`DeviceConfig::connection_threads`], on a machine with so many cores.
+    /// [`DeviceConfig::connection_threads`] on a machine with `cores` cores.
     pub fn connection_threads_of(&self, cores: usize) -> usize {
         if self.connection_threads == 0 { (cores / 4).max(1) } else { self.connection_threads }
     }
@@ -50,18 +50,18 @@ impl Default for DeviceConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Performance {
-    /// Each batch runs on all threads, one batch after the other: a frame is explained as soon as can be
+    /// Batches run one at a time, each on all threads: the lowest latency
     #[default]
     Latency,
-    /// Each thread runs batches of its own: more frames a second from many cores, each of which takes longer
+    /// Each thread runs batches of its own: more frames per second on many cores, with a higher latency
     Throughput,
 }
 
-/// How a device's threads are shared out.
+/// How a device's threads are divided among workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workers {
-    /// Batches that run at once.
+    /// Number of workers: batches that run at the same time.
     pub count: usize,
-    /// Threads of each.
+    /// Threads of each worker.
     pub threads: usize,
 }

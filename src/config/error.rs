@@ -1,6 +1,7 @@
-//! Why a configuration cannot be used.
+//! What is wrong with a configuration.
 
 use std::path::PathBuf;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -8,15 +9,18 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{}: {problem}", path.display())]
     Parse { path: PathBuf, problem: String },
-    /// A key, its value, and what is allowed.
+    /// A value that is not allowed, and what is.
     #[error("{key} = {value}: {allowed}")]
     Value { key: &'static str, value: String, allowed: String },
 }
 
-pub(crate) fn at_least_one(key: &'static str, number: u64) -> Result<(), ConfigError> {
+/// # Errors
+/// When the value of `key` is 0.
+pub(super) fn at_least_one(key: &'static str, number: u64) -> Result<(), ConfigError> {
     if number == 0 { Err(value(key, 0, "at least 1")) } else { Ok(()) }
 }
 
-pub(crate) fn value(key: &'static str, value: impl ToString, allowed: &str) -> ConfigError {
+/// The error of a key whose value is not allowed.
+pub(super) fn value(key: &'static str, value: impl ToString, allowed: &str) -> ConfigError {
     ConfigError::Value { key, value: value.to_string(), allowed: allowed.to_owned() }
 }

@@ -6,7 +6,7 @@ use super::error::{at_least_one, value};
 use super::{ConfigError, MAX_FRAME_BYTES};
 use crate::schedule::MAX_PRIORITY;
 
-/// `[limits]`: a model's own, in its `model.toml`, can only tighten them.
+/// `[limits]`. A model's own limits, in its `model.toml`, can only tighten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
@@ -14,40 +14,40 @@ pub struct LimitsConfig {
     pub max_frame_bytes: u64,
     /// Width × height of a frame.
     pub max_frame_pixels: u64,
-    /// Rows that run together at most; how many do is learned from the frames that come.
+    /// Most rows in a batch. The server learns the best number, up to this, while it runs.
     pub max_batch: u32,
     /// Targets of one frame.
     pub max_targets: u32,
-    /// Target layers, tensors or pictures that one frame may ask for, each.
+    /// Target layers, tensors and pictures of one frame: this many of each.
     pub max_outputs: u32,
-    /// Frames of a stream that were accepted and not answered: its credit.
+    /// Credit of a stream: frames that its client has sent and that are not answered.
     pub max_in_flight: u32,
-    /// Bytes of a stream's answers that its client has not read yet.
+    /// Unread bytes of one stream's answers.
     pub max_unsent_bytes: u64,
-    /// Bytes of the answers of all streams that their clients have not read yet. Beyond that, each stream is bounded to an
-    /// equal part.
+    /// Unread bytes of the answers of all streams. Above it, each stream is limited to an equal part.
     pub unsent_bytes: u64,
-    /// Bytes of the messages that are being received at once; a client that begins another one waits.
+    /// Bytes of all messages that are being received. A message that exceeds it waits.
     pub receiving_bytes: u64,
-    /// Streams at once, in all.
+    /// Open streams, in total.
     pub max_streams: u32,
-    /// And from one IP address. Clients of a Unix socket, and all those behind one proxy, are told apart by nothing.
+    /// Open streams from one IP address. Clients behind one proxy share its address; clients of a Unix socket have none
+    /// and are not limited by this.
     pub max_streams_per_peer: u32,
-    /// Frames in work at once, over all streams.
+    /// Frames in work, over all streams.
     pub queued_frames: u32,
-    /// Bytes that they take: as they were sent, decoded, and as the model's input.
+    /// Bytes of the frames in work: payload, decoded pixels and model input.
     pub queued_bytes: u64,
-    /// Of these, the frames of one model,
+    /// Frames in work of one model.
     pub model_queued_frames: u32,
-    /// and their bytes.
+    /// Bytes of the frames in work of one model.
     pub model_queued_bytes: u64,
-    /// Bytes of one stream's frames.
+    /// Bytes of the frames in work of one stream.
     pub stream_queued_bytes: u64,
-    /// How long a batch that is not full waits for more frames while the device has nothing to do.
+    /// How long a batch that is not full waits for more frames while the device is idle.
     pub max_batch_delay_ms: u32,
-    /// The highest priority that a stream may ask for, 0 to 7.
+    /// The highest priority that a stream may have, 0 to 7.
     pub max_priority: u8,
-    /// A stream that waits rises by one class of priority each time that this has passed, so that none starves.
+    /// A waiting stream's priority rises by 1 each time that this has passed, so that no stream starves.
     pub priority_ageing_ms: u32,
 }
 

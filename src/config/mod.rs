@@ -1,7 +1,7 @@
-//! The server's configuration, `camlens.toml`: one type, made of each part's.
+//! The server's configuration, `camlens.toml`: one type, with a type per table.
 //!
-//! Every key has a default; an unknown key is an error that suggests the right one. The command line and the environment
-//! are laid over it before [`Config::check`].
+//! Every key has a default, and an unknown key is an error that suggests the right one. The command line and the
+//! environment override the file before [`Config::check`].
 
 mod address;
 mod device;
@@ -39,9 +39,10 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelsConfig {
-    /// `NAME/VERSION/model.pt2` below it; or one model's directory, one version's, a bare `.pt2`, or `builtin:identity`.
+    /// A directory with `NAME/VERSION/model.pt2`; or the directory of one model or one version, a `.pt2` file, or
+    /// `builtin:identity`.
     pub repository: PathBuf,
-    /// Weights and constants of one model.
+    /// Bytes of the weights and constants of one model.
     pub max_weight_bytes: u64,
 }
 
@@ -53,19 +54,28 @@ impl Default for ModelsConfig {
 
 impl Config {
     /// Reads `camlens.toml`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or what [`Config::parse`] finds.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
-    /// Parses `camlens.toml`; `path` is for messages.
+    /// Parses `camlens.toml`; `path` is for error messages.
+    ///
+    /// # Errors
+    /// Invalid TOML, an unknown key or a value of the wrong type.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text)
             .map_err(|error| ConfigError::Parse { path: path.to_owned(), problem: with_suggestion(&error.to_string()) })
     }
 
-    /// Finds values that cannot be. Call it when everything has been laid over.
+    /// Checks the values. Call it once the command line and the environment have been applied.
+    ///
+    /// # Errors
+    /// The first value that is not allowed, with its key and what is.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Config { server, models, device, limits, telemetry, admin: _ } = self;
         server.check()?;
@@ -94,13 +104,12 @@ impl Config {
 }
 
 const MAX_THREADS: usize = 1024;
-/// What one gRPC message can hold, with room for what is around the payload.
+/// A gRPC message has at most 4 GiB; this leaves room for what surrounds the payload.
 const MAX_FRAME_BYTES: u64 = 1 << 30;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ListenAddress;
 
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text, Path::new("camlens.toml")).map_err(|error| error.to_string())

@@ -1,13 +1,13 @@
-//! `[server]` of `camlens.toml`.
+//! `[server]` and `[admin]` of `camlens.toml`.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::address::ListenAddress;
-use crate::config::error::{ConfigError, at_least_one, value};
+use super::error::{ConfigError, at_least_one, value};
 
-/// How the server is reached.
+/// `[server]`: addresses, connections, timeouts, TLS and tokens.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerConfig {
@@ -15,41 +15,42 @@ pub struct ServerConfig {
     pub listen: Vec<ListenAddress>,
     /// Permission bits of a Unix socket; in TOML an octal number is written `0o660`.
     pub unix_socket_mode: u32,
-    /// How long accepted frames have to finish once the server is told to stop.
+    /// How long accepted frames have to finish when the server stops.
     pub drain_timeout_s: u32,
-    /// How often an idle connection is asked whether it still lives, and how long it has to say so.
+    /// How often an idle connection is pinged, and how long it has to answer.
     pub keep_alive_s: u32,
-    /// What a client may send on one stream before it is read.
+    /// HTTP/2 window of a stream: bytes that a client may send before the server reads them.
     pub stream_window_bytes: u32,
-    /// Streams and calls on one connection at once; a connection's window covers all of them.
+    /// Open streams and calls of one connection. The connection's HTTP/2 window is the sum of theirs.
     pub max_streams_per_connection: u32,
-    /// Connections at once, over all addresses; more are closed.
+    /// Open connections, over all addresses; more are closed.
     pub max_connections: u32,
-    /// And from one IP address.
+    /// Open connections from one IP address.
     pub max_connections_per_peer: u32,
-    /// After about this long (a tenth more or less) a connection is ended, once what was accepted on it is answered: clients
-    /// that live long are spread anew over the servers that there are by then. 0: never.
+    /// Age at which a connection ends, a tenth more or less, once every frame accepted on it is answered. Clients then
+    /// reconnect and are balanced over the servers there are by then. 0: unlimited.
     pub max_connection_age_s: u32,
-    /// How long a client may pause in the midst of a message.
+    /// How long a client may pause within a message.
     pub read_timeout_s: u32,
-    /// How long a client may leave an answer unread before its stream is given up.
+    /// How long a client may leave an answer unread before its stream ends.
     pub write_timeout_s: u32,
-    /// Whether TCP addresses beyond loopback may be served without TLS.
+    /// Whether the server may listen on TCP beyond loopback without TLS.
     pub insecure: bool,
-    /// Bearer tokens, one a line, one of which every call but health checks must bring. None: no call needs one.
+    /// File of bearer tokens, one per line. Every call except health checks needs one of them. `None`: no call does.
     pub token_file: Option<PathBuf>,
     pub tls: TlsConfig,
 }
 
-/// `[server.tls]`: PEM files, read again when they change. With them, every TCP address speaks TLS; Unix sockets never do.
+/// `[server.tls]`: PEM files, read again when they change. With them, every TCP address uses TLS; Unix sockets never
+/// do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
-    /// The server's certificate, then those between it and its authority.
+    /// The server's certificate, followed by the intermediate certificates.
     pub certificate: Option<PathBuf>,
-    /// Its private key.
+    /// The certificate's private key.
     pub key: Option<PathBuf>,
-    /// Authorities of clients' certificates. With them, a client must have a certificate (mutual TLS).
+    /// Certificate authorities of the clients. With them, every client needs a certificate (mutual TLS).
     pub client_ca: Option<PathBuf>,
 }
 
@@ -91,7 +92,7 @@ impl Default for ServerConfig {
 const MAX_WINDOW_BYTES: u32 = (1 << 31) - 1;
 
 impl ServerConfig {
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         let ServerConfig {
             listen,
             unix_socket_mode,
@@ -128,12 +129,12 @@ impl ServerConfig {
         Ok(())
     }
 
-    /// Whether TCP may be served beyond loopback: what is sent is encrypted, or somebody has said that it need not be.
-    pub(crate) fn may_leave_the_machine(&self) -> bool {
+    /// Whether the server may listen on TCP beyond loopback: with TLS, or when the operator allows plaintext.
+    pub(crate) fn may_listen_beyond_loopback(&self) -> bool {
         self.insecure || self.tls.certificate.is_some()
     }
 
-    /// Covers the windows of all of a connection's streams, so that they do not stall each other.
+    /// HTTP/2 window of a connection: the sum of its streams' windows, so that streams do not stall each other.
     pub(crate) fn connection_window_bytes(&self) -> u32 {
         self.stream_window_bytes.saturating_mul(self.max_streams_per_connection).min(MAX_WINDOW_BYTES)
     }
@@ -143,6 +144,6 @@ impl ServerConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
-    /// `HOST:PORT`; port 0 takes a free one. None: there is no admin port.
+    /// `HOST:PORT`; port 0 takes a free one. `None`: there is no admin port.
     pub listen: Option<String>,
 }

@@ -350,17 +350,17 @@ mod tests {
         for (name, words) in [
             ("A.bytesio", None),
             ("A.extra", None),
-            ("x_f8", None),
-            ("y_kw", None),
-            ("y_tiedT", None),
-            ("y_views2", None),
-            ("z_const_in", None),
-            ("z_fake", None),
-            ("z_guard", None),
-            ("z_mut", None),
-            ("z_mut_decomp", None),
-            ("z_nan", None),
-            ("z_nograd", Some("?")),
+            ("x_f8", Some("2 axes")),
+            ("y_kw", Some("4 tensors")),
+            ("y_tiedT", Some("2 axes")),
+            ("y_views2", Some("2 axes")),
+            ("z_const_in", Some("2 axes")),
+            ("z_fake", Some("a storage that has 0")),
+            ("z_guard", Some("1 axes")),
+            ("z_mut", Some("training mode")),
+            ("z_mut_decomp", Some("run_decompositions")),
+            ("z_nan", Some("2 axes")),
+            ("z_nograd", Some("2 axes")),
         ] {
             let file = fixture(&format!("edge/2.11.0/{name}.pt2"));
             let error = Graph::load(&file, &LoadLimits::default()).err().map(|error| error.to_string());

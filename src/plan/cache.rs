@@ -1,4 +1,4 @@
-//! Compiled plans, as many as are worth keeping.
+//! A cache of compiled plans.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,26 +6,29 @@ use crate::model::graph::Graph;
 
 use super::{Plan, PlanError, PlanSpec, Weights};
 
-/// The plans of one model, the least recently used one thrown out first.
+/// The plans of one model; the least recently used one is evicted first.
 pub struct PlanCache {
     capacity: usize,
-    /// The most recently used one last.
+    /// In order of use, the most recently used last.
     plans: Vec<Plan>,
     weights: Arc<Mutex<Weights>>,
 }
 
 impl PlanCache {
-    /// `capacity` plans are kept; at least one.
+    /// A cache of `capacity` plans, at least one.
     pub fn new(capacity: usize) -> Self {
         PlanCache { capacity: capacity.max(1), plans: Vec::new(), weights: Arc::default() }
     }
 
-    /// An empty one for plans of the same graph on another thread, with this one's weights.
+    /// An empty cache for plans of the same graph on another thread, which shares this one's weights.
     pub fn sharing_weights(&self) -> Self {
         PlanCache { capacity: self.capacity, plans: Vec::new(), weights: Arc::clone(&self.weights) }
     }
 
-    /// The plan for a spec, compiled if it is not there.
+    /// The plan for a spec, compiled if it is not in the cache.
+    ///
+    /// # Errors
+    /// As [`Plan::compile`].
     pub fn get_or_compile(&mut self, graph: &Graph, spec: &PlanSpec) -> Result<&Plan, PlanError> {
         match self.plans.iter().position(|plan| plan.spec() == spec) {
             Some(index) => {
@@ -33,12 +36,12 @@ impl PlanCache {
                 self.plans.push(plan);
             }
             None => {
-                // After a panic they are whole: what is added is added in one go.
+                // A panic cannot leave them half-written: each addition is one insertion.
                 let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
                 let plan = Plan::compile_sharing(graph, spec, &mut weights)?;
                 if self.plans.len() == self.capacity {
                     self.plans.remove(0);
-                    weights.forget_unused();
+                    weights.drop_unused();
                     graph.constants.values().for_each(|constant| constant.leave());
                 }
                 drop(weights);
@@ -61,14 +64,14 @@ impl PlanCache {
 mod tests {
     use super::*;
     use crate::plan::Mode;
-    use crate::plan::test_graphs::{Sketch, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
     #[test]
     fn the_plan_that_was_not_used_for_longest_goes_first() {
-        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
-        let values = [0; 3].map(|_| sketch.relu(sketch.input()));
-        let sum = sketch.add(values[0], values[1]);
-        let graph = sketch.finish(sum);
+        let mut builder = GraphBuilder::new(&random(&[1, 2, 3, 3]));
+        let values = [0; 3].map(|_| builder.relu(builder.input()));
+        let sum = builder.add(values[0], values[1]);
+        let graph = builder.finish(sum);
         let specs = values.map(|target| spec(&graph, &[target], Mode::Exact));
         let mut cache = PlanCache::new(2);
         let mut use_plan = |i: usize| {

@@ -1,4 +1,4 @@
-//! From a graph to a row of steps.
+//! From a graph to steps that are ready to run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -6,25 +6,23 @@ use tch::{Device, Tensor};
 
 use crate::model::graph::Graph;
 use crate::model::node::{Argument, Dimension, Element, Node, Rectifier, ValueId};
-use crate::plan::Mode;
-use crate::torch::{OperatorError, Value};
+use crate::torch::Value;
 
-use super::constant::Constant;
-use super::cpu::convolution::{Geometry, Prepacked};
-use super::cpu::linear::PackedLinear;
-use super::passes::Draft;
+use super::device_tensors::Constants;
+use super::draft::Draft;
 use super::rule::{Rule, Slot};
-use super::{PlanError, PlanSpec, Weights, lifetimes, reach, rules};
+use super::{Mode, PlanError, PlanSpec, Weights, lifetimes, passes, reach, rules};
 
-/// One node, ready to run.
+/// One node with the rule that runs it.
 pub(super) struct Step {
+    /// The names of the nodes that it was made of, joined by `+`.
     pub name: String,
     pub rule: Box<dyn Rule>,
     pub arguments: Vec<Argument>,
     pub outputs: Vec<Option<ValueId>>,
-    /// Where gradients may be asked for, and of which value.
+    /// The argument slots whose gradient a reverse run may ask for, with the value that each reads.
     pub wanted: Vec<(Slot, ValueId)>,
-    /// Values that nobody reads after this step.
+    /// Values that no later step reads.
     pub release: Vec<ValueId>,
 }
 
@@ -37,9 +35,9 @@ pub struct Plan {
     pub(super) input_kind: tch::Kind,
     pub(super) input_shape: [Dimension; 4],
     pub(super) value_count: usize,
-    /// Values through which a gradient reaches a target; a run until the targets takes no others.
+    /// The values on a path from a target to the score; a reverse run until the targets computes no other gradients.
     pub(super) below_targets: HashSet<ValueId>,
-    /// The first step that such a run has to take back.
+    /// Index of the first step that such a run reverses.
     pub(super) first_below_targets: usize,
     needs_plain_reverse: bool,
 }
@@ -48,65 +46,31 @@ impl Plan {
     /// Compiles a graph.
     ///
     /// # Errors
-    /// An operator that this libtorch lacks, or a constant that the device has no memory for.
+    /// An operator that this libtorch or the device's backend lacks, or a constant that the device has no memory for.
     pub fn compile(graph: &Graph, spec: &PlanSpec) -> Result<Plan, PlanError> {
         Self::compile_sharing(graph, spec, &mut Weights::default())
     }
 
-    /// As [`Plan::compile`], sharing rewritten weights with other plans of the same graph.
+    /// As [`Plan::compile`], sharing folded and packed weights with other plans of the same graph.
     pub fn compile_sharing(graph: &Graph, spec: &PlanSpec, weights: &mut Weights) -> Result<Plan, PlanError> {
         let mut draft = Draft::new(graph, spec);
         if spec.guide_smooth {
-            for node in draft.nodes.iter_mut().filter(|node| node.smooth_activation && node.rectifier.is_none()) {
-                node.rectifier = Some(Rectifier { source: 0 });
-            }
+            guide_smooth_activations(&mut draft);
         }
-        if spec.mode != Mode::Exact {
-            super::passes::run(&mut draft, spec, weights)?;
-        }
-        let to_lay_out: Vec<_> = draft.nodes.iter_mut().map(|node| take_weight(node, &draft.constants)).collect();
+        rewrite(&mut draft, spec, weights)?;
+        set_devices(&mut draft, spec.device);
+        let rules = make_rules(&mut draft, spec, weights)?;
         draft.drop_unread_constants();
 
-        let mut sources = Vec::new();
-        if spec.input_gradient {
-            sources.push(graph.input.value);
-        }
-        if spec.target_gradients {
-            sources.extend(&spec.targets);
-        }
-        let needed_gradients = reach::descendants(&draft, sources);
-        let back = reach::on_the_way_to(&draft, spec.score);
-        let below_targets = reach::descendants(&draft, spec.targets.iter().copied());
         let needs_plain_reverse = reach::is_guided_between(&draft, &spec.targets, spec.score);
-        let produced: HashMap<ValueId, usize> =
-            draft.nodes.iter().enumerate().flat_map(|(i, node)| node.defines().map(move |v| (v, i))).collect();
-        let first_below_targets =
-            spec.targets.iter().map(|target| produced.get(target).map_or(0, |i| i + 1)).min().unwrap_or(0);
-        let keep: Vec<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
-        let releases = lifetimes::releases(&draft.nodes, &keep, |v| draft.constants.contains_key(&v));
+        let below_targets = reach::descendants(&draft, spec.targets.iter().copied());
+        let first_below_targets = first_step_below(&draft, &spec.targets);
         let input_kind = draft.kind(graph.input.value).unwrap_or(graph.input.kind);
         let value_count = draft.value_count();
-        let Draft { nodes, constants, .. } = draft;
-        let constants = constants
-            .iter()
-            .map(|(id, constant)| Ok((*id, weights.tensor(constant, spec.device)?)))
-            .collect::<Result<BTreeMap<_, _>, PlanError>>()?;
-        let steps = nodes
-            .into_iter()
-            .zip(to_lay_out)
-            .zip(releases)
-            .map(|((mut node, to_lay_out), release)| {
-                let differentiable = !node.no_grad && node.defines().any(|v| back.contains(&v));
-                let wanted = if differentiable { wanted(&node, &needed_gradients) } else { Vec::new() };
-                place_on(spec.device, &mut node);
-                let rule = rule(&node, to_lay_out, spec, &constants, weights)
-                    .map_err(|source| PlanError::Node { node: node.name.clone(), source })?;
-                Ok(Step { name: node.name, rule, arguments: node.arguments, outputs: node.outputs, wanted, release })
-            })
-            .collect::<Result<Vec<_>, PlanError>>()?;
+        let constants = load_constants(&draft, spec.device, weights)?;
         Ok(Plan {
             spec: spec.clone(),
-            steps,
+            steps: make_steps(draft, spec, rules),
             constants,
             input: graph.input.value,
             input_kind,
@@ -118,8 +82,8 @@ impl Plan {
         })
     }
 
-    /// Whether a guided node lies between a target and the score, so that the gradient at the target must come from a
-    /// plain run of its own.
+    /// Whether a guided node lies between a target and the score, so that a target's plain gradient needs a plain
+    /// reverse run of its own.
     pub fn needs_plain_reverse(&self) -> bool {
         self.needs_plain_reverse
     }
@@ -128,72 +92,128 @@ impl Plan {
         &self.spec
     }
 
-    /// What each step computes, in order: the names of the nodes that it was made of, joined by `+`.
+    /// The name of each step, in order: the names of the nodes that it was made of, joined by `+`.
     pub fn step_names(&self) -> impl Iterator<Item = &str> {
         self.steps.iter().map(|step| step.name.as_str())
     }
 
-    /// How many steps a forward run takes.
+    /// The number of steps of a forward run.
     pub fn step_count(&self) -> usize {
         self.steps.len()
     }
 }
 
-/// What the rule of a convolution that is laid out is made with. The node reads its weight no more then.
-fn take_weight(node: &mut Node, constants: &BTreeMap<ValueId, Constant>) -> Option<(Constant, Geometry)> {
-    let (position, geometry) = Prepacked::read(node)?;
-    let Argument::Use(weight) = node.arguments[position] else { return None };
-    let weight = constants.get(&weight)?.clone();
-    node.arguments[position] = Argument::Literal(Value::None);
-    Some((weight, geometry))
+/// Makes every smooth activation a rectifier of its first argument, which a guided reverse then guides.
+fn guide_smooth_activations(draft: &mut Draft) {
+    for node in draft.nodes.iter_mut().filter(|node| node.smooth_activation && node.rectifier.is_none()) {
+        node.rectifier = Some(Rectifier { source: 0 });
+    }
 }
 
-/// How a node runs.
-fn rule(
-    node: &Node,
-    to_lay_out: Option<(Constant, Geometry)>,
-    spec: &PlanSpec,
-    constants: &BTreeMap<ValueId, Tensor>,
+/// Runs the passes, then those of the device's backend. The exact mode runs the nodes as they are.
+fn rewrite(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
+    if spec.mode == Mode::Exact {
+        return Ok(());
+    }
+    passes::run(draft, spec, weights)?;
+    weights.backend(spec.device).0.rewrite(draft)
+}
+
+/// Replaces the devices that the model's file names, which are placeholders, by the plan's.
+fn set_devices(draft: &mut Draft, device: Device) {
+    for argument in draft.nodes.iter_mut().flat_map(|node| &mut node.arguments) {
+        if let Argument::Literal(Value::Device(named)) = argument {
+            *named = device;
+        }
+    }
+}
+
+/// The rule of each node: the backend's where it claims the node, else the default one.
+fn make_rules(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<Vec<Box<dyn Rule>>, PlanError> {
+    let exact = spec.mode == Mode::Exact;
+    let (backend, tensors) = weights.backend(spec.device);
+    let Draft { nodes, constants, .. } = draft;
+    let mut constants = Constants::new(constants, tensors, spec.device);
+    let mut make = |node: &mut Node| {
+        let claimed = if exact { Ok(None) } else { backend.claim(node, &mut constants) };
+        let of_node = |source| PlanError::Node { node: node.name.clone(), source };
+        match claimed.map_err(of_node)? {
+            Some(rule) => Ok(rule),
+            None if exact || has_default_rule(node) => rules::rule_for(node, exact).map_err(of_node),
+            None => Err(PlanError::NoKernel {
+                node: node.name.clone(),
+                operator: node.operation.aten().map(ToString::to_string).unwrap_or_default(),
+                device: spec.device,
+            }),
+        }
+    };
+    nodes.iter_mut().map(&mut make).collect()
+}
+
+/// Whether the default rules run the node. A model has `aten` operators only; others come from a backend and have no
+/// derivative in ATen.
+fn has_default_rule(node: &Node) -> bool {
+    node.operation.aten().is_none_or(|operator| operator.name().starts_with("aten::"))
+}
+
+/// The constants that steps read, as tensors on `device`.
+fn load_constants(
+    draft: &Draft,
+    device: Device,
     weights: &mut Weights,
-) -> Result<Box<dyn Rule>, OperatorError> {
-    if let Some((weight, geometry)) = to_lay_out {
-        return Ok(Box::new(Prepacked::new(node, geometry, weights.laid_out(weight, geometry))?));
+) -> Result<BTreeMap<ValueId, Tensor>, PlanError> {
+    let mut constants = BTreeMap::new();
+    for (id, constant) in &draft.constants {
+        constants.insert(*id, weights.tensors.tensor(constant, device)?);
     }
-    if spec.mode != Mode::Exact
-        && spec.device == Device::Cpu
-        && let Some((weight, bias)) = PackedLinear::read(node, |id| constants.get(&id))
-    {
-        return Ok(Box::new(PackedLinear::new(node, weights.packed(weight), bias)?));
-    }
-    rules::rule_for(node, spec.mode == Mode::Exact)
+    Ok(constants)
 }
 
-/// The places of a node where a value with a wanted gradient is read.
-fn wanted(node: &Node, needed: &HashSet<ValueId>) -> Vec<(Slot, ValueId)> {
-    let mut places = Vec::new();
+/// Index of the first step after the earliest of `values`; 0 for the input.
+fn first_step_below(draft: &Draft, values: &[ValueId]) -> usize {
+    let producers: HashMap<ValueId, usize> =
+        draft.nodes.iter().enumerate().flat_map(|(i, node)| node.defines().map(move |v| (v, i))).collect();
+    values.iter().map(|value| producers.get(value).map_or(0, |i| i + 1)).min().unwrap_or(0)
+}
+
+/// Joins each node with its rule, the gradients that may be asked of it, and the values that it reads last.
+fn make_steps(draft: Draft, spec: &PlanSpec, rules: Vec<Box<dyn Rule>>) -> Vec<Step> {
+    let mut sources = Vec::new();
+    if spec.input_gradient {
+        sources.push(draft.input);
+    }
+    if spec.target_gradients {
+        sources.extend(&spec.targets);
+    }
+    let needed = reach::descendants(&draft, sources);
+    let reaches_score = reach::ancestors(&draft, spec.score);
+    let keep: Vec<ValueId> = spec.targets.iter().copied().chain([spec.score]).collect();
+    let releases = lifetimes::releases(&draft.nodes, &keep, |v| draft.constants.contains_key(&v));
+    let step = |((node, rule), release): ((Node, Box<dyn Rule>), Vec<ValueId>)| {
+        let differentiable = !node.no_grad && node.defines().any(|v| reaches_score.contains(&v));
+        let wanted = if differentiable { wanted_slots(&node, &needed) } else { Vec::new() };
+        Step { name: node.name, rule, arguments: node.arguments, outputs: node.outputs, wanted, release }
+    };
+    draft.nodes.into_iter().zip(rules).zip(releases).map(step).collect()
+}
+
+/// The slots of a node that read a value with a needed gradient.
+fn wanted_slots(node: &Node, needed: &HashSet<ValueId>) -> Vec<(Slot, ValueId)> {
+    let mut slots = Vec::new();
     for (argument, value) in node.arguments.iter().enumerate() {
         match value {
-            Argument::Use(id) if needed.contains(id) => places.push((Slot { argument, element: None }, *id)),
+            Argument::Use(id) if needed.contains(id) => slots.push((Slot { argument, element: None }, *id)),
             Argument::List(elements) => {
                 for (index, element) in elements.iter().enumerate() {
                     if let Element::Use(id) = element
                         && needed.contains(id)
                     {
-                        places.push((Slot { argument, element: Some(index) }, *id));
+                        slots.push((Slot { argument, element: Some(index) }, *id));
                     }
                 }
             }
             _ => {}
         }
     }
-    places
-}
-
-/// A file's devices are placeholders: they mean the plan's.
-fn place_on(device: Device, node: &mut Node) {
-    for argument in &mut node.arguments {
-        if let Argument::Literal(Value::Device(place)) = argument {
-            *place = device;
-        }
-    }
+    slots
 }

@@ -1,33 +1,33 @@
-//! A plan's constants: the model's own, and those that are made of them.
+//! A plan's constants: the model's own, and those computed from them.
 
 use std::sync::Arc;
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::model::stored::{self, Stored};
 
-/// How many numbers are scaled at once.
+/// Elements that are scaled at a time.
 const NUMBERS_AT_ONCE: i64 = 1 << 17;
 
-/// A constant. One that is made of others takes no memory of its own until somebody asks for its tensor; nor does one of the model's that
-/// has left it.
+/// A constant. One that is computed from others takes no memory until its tensor is asked for; nor does one of the
+/// model's that was released.
 ///
-/// Tensors within live as long as the [`Weights`](super::Weights) of the plans, so that their addresses tell them apart.
+/// Tensors within live as long as the [`Weights`](super::Weights) of the plans, so their addresses identify them.
 #[derive(Debug)]
 pub(super) enum Constant {
     Whole(Tensor),
-    /// The model's own.
+    /// One of the model's.
     Stored(Arc<Stored>),
-    /// A convolution's weight, each filter multiplied by its scale: `[outputs, 1, …]` in double precision.
+    /// A convolution's weight times a scale for each filter: `[outputs, 1, …]` in double precision.
     Scaled {
         weight: Box<Constant>,
         scale: Tensor,
     },
-    /// In another dtype.
+    /// Converted to another dtype.
     Converted(Box<Constant>, Kind),
 }
 
-/// Tells constants apart: those with the same identity have the same values.
+/// Identifies a constant: equal identities have equal values.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Identity {
     /// Address, shape and strides.
@@ -38,10 +38,10 @@ pub(super) enum Identity {
 }
 
 impl Constant {
-    /// Its tensor, which is computed or read again unless it is there as it is.
+    /// The tensor, which is computed, or read from the model's file, unless it is in memory.
     ///
     /// # Errors
-    /// Out of memory; the model's file is not what it was.
+    /// Out of memory; the model's file has changed since it was loaded.
     pub fn tensor(&self) -> Result<Tensor, TchError> {
         match self {
             Constant::Whole(tensor) => Ok(tensor.shallow_clone()),
@@ -51,12 +51,22 @@ impl Constant {
         }
     }
 
-    /// What it is made of may leave memory: whoever lays it out has done so.
-    pub fn leave(&self) {
+    /// Releases the model's tensors that this is computed from, after the caller has packed or copied them.
+    pub fn release(&self) {
         match self {
             Constant::Whole(_) => {}
             Constant::Stored(stored) => stored.leave(),
-            Constant::Scaled { weight: of, .. } | Constant::Converted(of, _) => of.leave(),
+            Constant::Scaled { weight: of, .. } | Constant::Converted(of, _) => of.release(),
+        }
+    }
+
+    /// Where the tensor is, without computing or copying it; `None` for a constant that is computed from others.
+    pub fn device(&self) -> Option<Device> {
+        match self {
+            Constant::Whole(tensor) => Some(tensor.device()),
+            // The model's file is read into the host's memory.
+            Constant::Stored(_) => Some(Device::Cpu),
+            Constant::Scaled { .. } | Constant::Converted(..) => None,
         }
     }
 
@@ -88,7 +98,7 @@ impl Constant {
     }
 }
 
-/// Some filters at a time: in double precision, all of them could take more memory than what they are laid out for.
+/// Scales some filters at a time: all of them in double precision could take more memory than the packed weight.
 fn scaled(weight: &Tensor, scale: &Tensor) -> Result<Tensor, TchError> {
     let (filters, kind) = (weight.size()[0], weight.f_kind()?);
     let result = weight.f_empty_like()?;

@@ -1,4 +1,4 @@
-//! A plan in the making: what passes rewrite.
+//! A plan before compilation, which passes rewrite.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use crate::plan::PlanSpec;
 use crate::plan::constant::Constant;
 use crate::torch::Value;
 
-/// The nodes and constants of a plan, before each becomes a step.
+/// The nodes and constants of a plan, before each node becomes a step.
 pub struct Draft {
     /// The graph's input.
     pub input: ValueId,
-    /// What is known of the values, those of the graph first.
+    /// Shape, dtype and name of each value; the graph's values come first.
     values: Vec<ValueInfo>,
-    /// In an order in which each reads only values that are already there.
+    /// In topological order.
     pub nodes: Vec<Node>,
-    /// What does not depend on the input. Passes add to it; nothing there is ever changed.
+    /// Values that do not depend on the input. Passes add to them and never change one.
     pub constants: BTreeMap<ValueId, Constant>,
     kept: HashSet<ValueId>,
 }
@@ -44,7 +44,7 @@ impl Draft {
         Draft { input: graph.input.value, values: graph.values.clone(), nodes, constants, kept }
     }
 
-    /// How many values there are, those of the passes included.
+    /// The number of values, including those that passes added.
     pub fn value_count(&self) -> usize {
         self.values.len()
     }
@@ -61,7 +61,7 @@ impl Draft {
         id
     }
 
-    /// A new value of which the same is known as of another.
+    /// A new value with the shape, dtype and name of another.
     pub fn add_value_like(&mut self, other: ValueId) -> ValueId {
         let info = self.values[other.index()].clone();
         self.add_value(info)
@@ -73,10 +73,10 @@ impl Draft {
         id
     }
 
-    /// Changes the dtype of the values of dtype `from` that `selects` selects to `to`.
-    pub fn convert_values(&mut self, from: Kind, to: Kind, selects: impl Fn(ValueId) -> bool) {
+    /// Changes the dtype of the values of dtype `from` that `may` accepts to `to`.
+    pub fn convert_values(&mut self, from: Kind, to: Kind, may: impl Fn(ValueId) -> bool) {
         for (index, info) in self.values.iter_mut().enumerate() {
-            if info.kind == Some(from) && selects(ValueId(index as u32)) {
+            if info.kind == Some(from) && may(ValueId(index as u32)) {
                 info.kind = Some(to);
             }
         }
@@ -86,12 +86,12 @@ impl Draft {
         self.values[value.index()].kind = Some(kind);
     }
 
-    /// Whether a value depends on the input in a way that has a gradient.
+    /// Whether a value depends on the input by differentiable operations.
     pub fn is_differentiable(&self, value: ValueId) -> bool {
         self.values.get(value.index()).is_some_and(|info| info.differentiable)
     }
 
-    /// A value's shape with the size that the model was exported with.
+    /// A value's shape for the input size that the model was exported with.
     pub fn shape(&self, value: ValueId) -> Option<&[i64]> {
         self.values.get(value.index())?.shape.as_deref()
     }
@@ -117,7 +117,7 @@ impl Draft {
         matches!(argument, Argument::Literal(Value::None)) || self.constant(argument).is_some()
     }
 
-    /// Who reads what, as the nodes are now.
+    /// The readers of each value, as the nodes are now.
     pub fn readers(&self) -> Readers {
         let mut readers: HashMap<ValueId, Vec<usize>> = HashMap::new();
         for (index, node) in self.nodes.iter().enumerate() {
@@ -128,7 +128,7 @@ impl Draft {
         Readers { readers, kept: self.kept.clone() }
     }
 
-    /// Takes out the nodes that `gone` marks.
+    /// Removes the nodes with these indices.
     pub fn remove(&mut self, gone: &HashSet<usize>) {
         let mut index = 0;
         self.nodes.retain(|_| {
@@ -137,14 +137,14 @@ impl Draft {
         });
     }
 
-    /// Forgets constants that no node reads.
+    /// Removes constants that no node reads.
     pub fn drop_unread_constants(&mut self) {
         let read: HashSet<ValueId> = self.nodes.iter().flat_map(Node::uses).chain(self.kept.iter().copied()).collect();
         self.constants.retain(|id, _| read.contains(id));
     }
 }
 
-/// Where a node names the dtype `from` (`x.float()`, `softmax(dtype=…)`), makes it name `to`.
+/// Changes the dtype that the node names (`x.float()`, `softmax(dtype=…)`) to `to`, if it is `from`.
 pub fn rename_dtype(node: &mut Node, from: Kind, to: Kind) {
     let position = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
     if let Some(Argument::Literal(Value::Int(dtype))) = position.and_then(|at| node.arguments.get_mut(at))
@@ -161,8 +161,8 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// The one place where a value is read. None when there are several, and when the value is a target or the score: it
-    /// must then stay as it is.
+    /// Index of the only node that reads a value. `None` if there are several, and for a target or the score, which
+    /// must keep its value.
     pub fn only_reader(&self, value: ValueId) -> Option<usize> {
         match self.readers.get(&value).map(Vec::as_slice) {
             Some([reader]) if !self.kept.contains(&value) => Some(*reader),

@@ -1,11 +1,16 @@
 //! Why a plan could not be compiled or run.
 
+use tch::Device;
+
 use crate::torch::OperatorError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error("node {node}: {source}")]
     Node { node: String, source: OperatorError },
+    /// A backend rewrote a node to an operator of its own and has no kernel for it.
+    #[error("node {node}: {device:?} has no kernel for {operator}")]
+    NoKernel { node: String, operator: String, device: Device },
     #[error(transparent)]
     Operator(#[from] OperatorError),
     #[error("the input has shape {got:?}, and {allowed} is allowed")]
@@ -13,7 +18,7 @@ pub enum PlanError {
     /// The run was stopped between two steps by its [`super::Interrupt`].
     #[error("the run was interrupted")]
     Interrupted,
-    /// The graph contradicts itself; an importer's mistake.
+    /// The graph contradicts itself; a defect of the importer.
     #[error("the graph is inconsistent: {0}")]
     Inconsistent(String),
 }

@@ -1,10 +1,10 @@
-//! When a value is no longer needed.
+//! The last reader of each value.
 
 use std::collections::HashSet;
 
 use crate::model::node::{Node, ValueId};
 
-/// For each node, the values that are read or computed there and never read after; `keep` and constants live on.
+/// For each node, the values that it reads or computes and no later node reads, except those in `keep` and constants.
 pub fn releases(nodes: &[Node], keep: &[ValueId], is_constant: impl Fn(ValueId) -> bool) -> Vec<Vec<ValueId>> {
     let mut alive: HashSet<ValueId> = keep.iter().copied().collect();
     let mut releases = vec![Vec::new(); nodes.len()];
@@ -21,16 +21,16 @@ pub fn releases(nodes: &[Node], keep: &[ValueId], is_constant: impl Fn(ValueId) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::test_graphs::{Sketch, random};
+    use crate::plan::test_graphs::{GraphBuilder, random};
 
     #[test]
     fn a_value_goes_after_its_last_reader() {
-        let mut sketch = Sketch::new(&random(&[1, 1, 2, 2]));
-        let x = sketch.input();
-        let a = sketch.relu(x);
-        let b = sketch.relu(a);
-        let c = sketch.add(a, b);
-        let nodes = sketch.finish(c).nodes;
+        let mut builder = GraphBuilder::new(&random(&[1, 1, 2, 2]));
+        let x = builder.input();
+        let a = builder.relu(x);
+        let b = builder.relu(a);
+        let c = builder.add(a, b);
+        let nodes = builder.finish(c).nodes;
         let sorted = |keep: &[ValueId]| {
             let mut releases = releases(&nodes, keep, |_| false);
             releases.iter_mut().for_each(|r| r.sort());
@@ -42,11 +42,11 @@ mod tests {
 
     #[test]
     fn a_result_that_nobody_reads_goes_at_once_and_constants_never() {
-        let mut sketch = Sketch::new(&random(&[1, 1, 2, 2]));
-        let x = sketch.input();
-        let constant = sketch.constant(random(&[1, 1, 2, 2]));
-        let unread = sketch.add(x, constant);
-        let nodes = sketch.finish(unread).nodes;
+        let mut builder = GraphBuilder::new(&random(&[1, 1, 2, 2]));
+        let x = builder.input();
+        let constant = builder.constant(random(&[1, 1, 2, 2]));
+        let unread = builder.add(x, constant);
+        let nodes = builder.finish(unread).nodes;
         assert_eq!(releases(&nodes, &[x], |id| id == constant), [vec![unread]]);
     }
 }

@@ -1,13 +1,22 @@
-//! Compile a graph for a device, run it forward and back.
+//! Compiles a graph for a device and runs it forward and in reverse.
 //!
-//! A [`Plan`] is a row of steps. Each step knows how to run forward and, through its [`rule::Rule`], how to take a
-//! gradient back; there is no whole-graph autograd tape. Plain or guided is an argument of the reverse run. A [`Pass`] is
-//! one forward run with what its reverse runs need.
+//! A [`Plan`] is a list of steps. Each step runs forward and, through its [`rule::Rule`], computes gradients; there is
+//! no autograd tape over the whole graph. Whether a reverse run is plain or guided is an argument of the run. A
+//! [`Pass`] is one forward run with what its reverse runs need.
+//!
+//! A `Backend` brings a device's kernels: it rewrites the graph, packs weights, and makes the rules of the nodes that
+//! it claims. All other nodes run by the device-independent [`rules`]. Runs depend on their arguments alone, with one
+//! exception: the CPU backend times the kernels of an operation at its first runs (`cpu::autotune`,
+//! `cpu::convolution::batch_split`) and keeps the fastest, so the last bits of a result may depend on the machine. The
+//! exact mode times nothing.
 
+mod backend;
 mod cache;
 mod compile;
 mod constant;
 mod cpu;
+mod device_tensors;
+mod devices;
 mod draft;
 mod error;
 mod interrupt;

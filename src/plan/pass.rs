@@ -1,4 +1,4 @@
-//! One forward run.
+//! A forward run.
 
 use tch::Tensor;
 
@@ -9,10 +9,10 @@ use super::compile::{Plan, Step};
 use super::rule::{Saved, Slot};
 use super::{Interrupt, PlanError};
 
-/// A forward run, with what its reverse runs need. It can be taken back as often as wanted.
+/// A forward run, with what its reverse runs need. It can be reversed any number of times.
 pub struct Pass<'p> {
     pub(super) plan: &'p Plan,
-    /// A step's, where a gradient passes it.
+    /// The saved state of each step that a gradient passes.
     pub(super) saved: Vec<Option<Box<dyn Saved>>>,
     pub(super) logits: Tensor,
     pub(super) activations: Vec<Tensor>,
@@ -20,7 +20,7 @@ pub struct Pass<'p> {
 }
 
 impl Plan {
-    /// Runs forward on `input`, `[N, C, H, W]`.
+    /// Runs forward on `input`, `[N, C, H, W]`, of any dtype and layout, on any device.
     ///
     /// # Errors
     /// [`PlanError::InputShape`], [`PlanError::Interrupted`], and what an operator says.
@@ -59,7 +59,7 @@ impl Plan {
             .iter()
             .map(|argument| argument.resolve(|id| self.read(id, values)))
             .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| PlanError::Inconsistent(format!("node {} reads a value that is not there", step.name)))?;
+            .ok_or_else(|| PlanError::Inconsistent(format!("node {} reads a value that is not computed", step.name)))?;
         let slots: Vec<Slot> = step.wanted.iter().map(|(slot, _)| *slot).collect();
         let ran = step.rule.forward(&arguments, &slots);
         let (results, saved) = ran.map_err(|source| PlanError::Node { node: step.name.clone(), source })?;
@@ -96,12 +96,12 @@ impl Plan {
 }
 
 impl Pass<'_> {
-    /// The score: for a classifier `[N, classes]`.
+    /// The score: `[N, classes]` for a classifier.
     pub fn logits(&self) -> &Tensor {
         &self.logits
     }
 
-    /// A target's value.
+    /// The value of the target with this index in [`PlanSpec::targets`](super::PlanSpec::targets).
     pub fn activations(&self, target: usize) -> &Tensor {
         &self.activations[target]
     }
@@ -117,16 +117,16 @@ mod tests {
     use crate::plan::{Mode, Never, Until};
 
     #[test]
-    fn the_way_a_frame_lies_in_memory_changes_nothing() {
+    fn the_memory_layout_of_a_frame_changes_nothing() {
         let (graph, targets) = branching();
         let x = random(&[2, 3, 6, 6]);
-        let turned = x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let channels_last = x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
         let plan = compile(&graph, &targets, Mode::Exact);
         let run = |x: Tensor| {
             let pass = plan.forward(x, &Never).unwrap();
             pass.reverse(&pass.logits().ones_like(), Gradient::Guided, Until::Input, &Never).unwrap().input.unwrap()
         };
-        assert!(run(x).equal(&run(turned)));
+        assert!(run(x).equal(&run(channels_last)));
     }
 
     #[test]

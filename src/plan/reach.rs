@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use crate::model::node::ValueId;
 
-use super::passes::Draft;
+use super::draft::Draft;
 
-/// The values that `from` reaches through derivatives, themselves included.
+/// The values that `from` reaches by differentiable nodes, including `from`.
 pub fn descendants(draft: &Draft, from: impl IntoIterator<Item = ValueId>) -> HashSet<ValueId> {
     let mut set: HashSet<ValueId> = from.into_iter().collect();
     for node in draft.nodes.iter().filter(|node| !node.no_grad) {
@@ -17,8 +17,8 @@ pub fn descendants(draft: &Draft, from: impl IntoIterator<Item = ValueId>) -> Ha
     set
 }
 
-/// The values through which a gradient of `score` comes, itself included.
-pub fn on_the_way_to(draft: &Draft, score: ValueId) -> HashSet<ValueId> {
+/// The values that a gradient of `score` reaches, including `score`.
+pub fn ancestors(draft: &Draft, score: ValueId) -> HashSet<ValueId> {
     let mut set = HashSet::from([score]);
     for node in draft.nodes.iter().rev().filter(|node| !node.no_grad) {
         if node.defines().any(|v| set.contains(&v)) {
@@ -28,15 +28,14 @@ pub fn on_the_way_to(draft: &Draft, score: ValueId) -> HashSet<ValueId> {
     set
 }
 
-/// Whether a node that a guided run guides lies between `targets` and `score`, on any path. One whose output is the target
-/// does not.
+/// Whether a rectifier lies on a path from a target to `score`. A rectifier whose result is the target does not count.
 pub fn is_guided_between(draft: &Draft, targets: &[ValueId], score: ValueId) -> bool {
     let down = descendants(draft, targets.iter().copied());
-    let back = on_the_way_to(draft, score);
+    let ancestors = ancestors(draft, score);
     draft.nodes.iter().any(|node| {
         node.rectifier.is_some()
             && node.uses().any(|v| down.contains(&v))
-            && node.defines().any(|v| back.contains(&v) && down.contains(&v))
+            && node.defines().any(|v| ancestors.contains(&v) && down.contains(&v))
     })
 }
 
@@ -44,16 +43,16 @@ pub fn is_guided_between(draft: &Draft, targets: &[ValueId], score: ValueId) -> 
 mod tests {
     use super::*;
     use crate::plan::Mode;
-    use crate::plan::test_graphs::{Sketch, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
     /// x → a = relu(x) → b = conv(a) → score = mean(b); a target at each value.
     fn chain() -> (crate::model::graph::Graph, [ValueId; 4]) {
-        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
-        let x = sketch.input();
-        let a = sketch.relu(x);
-        let b = sketch.convolution(a, 2);
-        let score = sketch.pooled(b);
-        (sketch.finish(score), [x, a, b, score])
+        let mut builder = GraphBuilder::new(&random(&[1, 2, 3, 3]));
+        let x = builder.input();
+        let a = builder.relu(x);
+        let b = builder.convolution(a, 2);
+        let score = builder.pooled(b);
+        (builder.finish(score), [x, a, b, score])
     }
 
     #[test]
@@ -68,36 +67,36 @@ mod tests {
 
     #[test]
     fn a_rectifier_on_another_branch_does_not_count() {
-        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
-        let x = sketch.input();
-        let target = sketch.convolution(x, 2);
-        let other = sketch.relu(x);
-        let sum = sketch.add(target, other);
-        let score = sketch.pooled(sum);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 2, 3, 3]));
+        let x = builder.input();
+        let target = builder.convolution(x, 2);
+        let other = builder.relu(x);
+        let sum = builder.add(target, other);
+        let score = builder.pooled(sum);
+        let graph = builder.finish(score);
         let draft = Draft::new(&graph, &spec(&graph, &[target], Mode::Exact));
         assert!(!is_guided_between(&draft, &[target], score));
     }
 
     #[test]
     fn a_rectifier_that_does_not_lead_to_the_score_does_not_count() {
-        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
-        let target = sketch.convolution(sketch.input(), 2);
-        let aside = sketch.relu(target);
-        let score = sketch.pooled(target);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 2, 3, 3]));
+        let target = builder.convolution(builder.input(), 2);
+        let aside = builder.relu(target);
+        let score = builder.pooled(target);
+        let graph = builder.finish(score);
         let draft = Draft::new(&graph, &spec(&graph, &[target, aside], Mode::Exact));
         assert!(!is_guided_between(&draft, &[target], score));
     }
 
     #[test]
     fn no_gradient_passes_a_node_that_ran_without() {
-        let mut sketch = Sketch::new(&random(&[1, 2, 3, 3]));
-        let x = sketch.input();
-        let a = sketch.relu(x);
-        let graph = sketch.no_grad().finish(a);
+        let mut builder = GraphBuilder::new(&random(&[1, 2, 3, 3]));
+        let x = builder.input();
+        let a = builder.relu(x);
+        let graph = builder.no_grad().finish(a);
         let draft = Draft::new(&graph, &spec(&graph, &[], Mode::Exact));
         assert!(!descendants(&draft, [x]).contains(&a));
-        assert!(!on_the_way_to(&draft, a).contains(&x));
+        assert!(!ancestors(&draft, a).contains(&x));
     }
 }

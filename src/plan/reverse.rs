@@ -1,4 +1,4 @@
-//! Reverse runs over what a forward run saved, of one gradient or of several.
+//! Reverse runs over the saved state of a forward run, of one gradient or of several.
 
 use tch::Tensor;
 
@@ -8,9 +8,9 @@ use super::compile::Step;
 use super::rule::{Gradient, Parts};
 use super::{Interrupt, Pass, PlanError};
 
-/// As long as the gradients that come to a step take no more than this together, the step takes all of them back before the next
-/// one does: linear layers and convolutions read their weights once for all. Further down weights are small, and the caches hold one
-/// gradient better than several.
+/// While the gradients that reach a step take at most this many bytes together, the step reverses all of them before
+/// the next step does: linear layers and late convolutions then read their weights once. Earlier layers have small
+/// weights, and the caches hold one of their gradients better than several.
 const SIDE_BY_SIDE_BYTES: usize = 8 << 20;
 
 /// How far back a reverse run goes.
@@ -18,40 +18,44 @@ const SIDE_BY_SIDE_BYTES: usize = 8 << 20;
 pub enum Until {
     /// To the earliest target.
     Targets,
-    /// To the input; targets that lie on the way get their gradients too.
+    /// To the input; targets on the way get their gradients too.
     Input,
 }
 
-/// What a reverse run gives. Where no path leads, a gradient is zero.
+/// The result of a reverse run. A gradient that no path reaches is zero.
 #[derive(Debug)]
 pub struct Gradients {
-    /// One a target, of its shape, in the order of the plan's targets.
+    /// One for each target, of its shape, in the order of the plan's targets.
     pub targets: Vec<Tensor>,
-    /// `[N, C, H, W]`, for a run that went to the input.
+    /// `[N, C, H, W]`; `None` for a run that stopped at the targets.
     pub input: Option<Tensor>,
 }
 
-/// One gradient on its way back.
+/// The state of one seed's reverse run.
 struct Run {
-    /// By the value.
+    /// Indexed by value.
     gradients: Vec<Parts>,
-    /// Those of the targets that were passed.
+    /// The gradients of the targets reached so far.
     targets: Vec<Option<Tensor>>,
 }
 
-/// What all steps of a reverse run are told.
+/// The arguments of a reverse run that every step reads.
 #[derive(Clone, Copy)]
-struct Way<'a> {
+struct Request<'a> {
     gradient: Gradient,
     until: Until,
     interrupt: &'a dyn Interrupt,
 }
 
 impl Pass<'_> {
-    /// Takes `seed`, a gradient of the score's shape, back.
+    /// Computes the gradients for `seed`, a gradient of the score's shape.
     ///
-    /// Under [`Gradient::Guided`] the gradients of the targets are those of the guided run; they are the plain ones, which
-    /// Grad-CAM wants, only when the plan does not [need a plain run](super::Plan::needs_plain_reverse).
+    /// Under [`Gradient::Guided`] the gradients of the targets are those of the guided run. They equal the plain ones,
+    /// which Grad-CAM needs, only when the plan does not [need a plain run](super::Plan::needs_plain_reverse).
+    ///
+    /// # Errors
+    /// [`PlanError::Interrupted`], [`PlanError::Inconsistent`] for a run that the plan was not compiled for, and what
+    /// an operator says.
     pub fn reverse(
         &self,
         seed: &Tensor,
@@ -60,10 +64,10 @@ impl Pass<'_> {
         interrupt: &dyn Interrupt,
     ) -> Result<Gradients, PlanError> {
         let mut found = self.reverse_each(std::slice::from_ref(seed), gradient, until, interrupt)?;
-        found.pop().ok_or_else(|| PlanError::Inconsistent("a reverse run gave nothing".into()))
+        found.pop().ok_or_else(|| PlanError::Inconsistent("a reverse run returned no gradients".into()))
     }
 
-    /// As [`Pass::reverse`] for several seeds over the same saved values. Bit for bit the same in exact mode.
+    /// As [`Pass::reverse`] for several seeds over the same saved state; bit-identical to single runs in exact mode.
     pub fn reverse_each(
         &self,
         seeds: &[Tensor],
@@ -80,17 +84,17 @@ impl Pass<'_> {
             return Err(PlanError::Inconsistent(format!("the plan was not compiled for gradients until {until:?}")));
         }
         let _guard = tch::no_grad_guard();
-        let way = Way { gradient, until, interrupt };
+        let request = Request { gradient, until, interrupt };
         let first = if until == Until::Targets { plan.first_below_targets } else { 0 };
         let mut runs = seeds.iter().map(|seed| self.start(seed)).collect::<Result<Vec<_>, _>>()?;
         let mut left = plan.steps.len();
-        while runs.len() > 1 && left > first && coming_bytes(&plan.steps[left - 1], &runs) <= SIDE_BY_SIDE_BYTES {
+        while runs.len() > 1 && left > first && incoming_bytes(&plan.steps[left - 1], &runs) <= SIDE_BY_SIDE_BYTES {
             left -= 1;
-            self.step_back(left, &mut runs, way)?;
+            self.step_back(left, &mut runs, request)?;
         }
         let finish = |mut run: Run| {
             for index in (first..left).rev() {
-                self.step_back(index, std::slice::from_mut(&mut run), way)?;
+                self.step_back(index, std::slice::from_mut(&mut run), request)?;
             }
             self.complete(run, until)
         };
@@ -104,29 +108,29 @@ impl Pass<'_> {
         Ok(Run { gradients, targets: plan.spec.targets.iter().map(|_| None).collect() })
     }
 
-    /// Takes the gradients of all runs back through one step.
-    fn step_back(&self, index: usize, runs: &mut [Run], way: Way<'_>) -> Result<(), PlanError> {
-        if way.interrupt.stop() {
+    /// Reverses one step for all runs.
+    fn step_back(&self, index: usize, runs: &mut [Run], request: Request<'_>) -> Result<(), PlanError> {
+        if request.interrupt.stop() {
             return Err(PlanError::Interrupted);
         }
         let plan = self.plan;
         let step = &plan.steps[index];
-        let mut coming = Vec::with_capacity(runs.len());
+        let mut incoming = Vec::with_capacity(runs.len());
         for run in runs.iter_mut() {
             let mut take = |id: ValueId| std::mem::take(&mut run.gradients[id.index()]);
             let mut outputs: Vec<Parts> = step.outputs.iter().map(|id| id.map(&mut take).unwrap_or_default()).collect();
-            note_targets(&plan.spec.targets, step, &mut outputs, &mut run.targets)?;
-            coming.push(outputs);
+            record_targets(&plan.spec.targets, step, &mut outputs, &mut run.targets)?;
+            incoming.push(outputs);
         }
         let Some(saved) = &self.saved[index] else { return Ok(()) };
-        let passes = |id: &ValueId| way.until == Until::Input || plan.below_targets.contains(id);
-        let is_zero = coming.iter().flatten().all(|parts| parts.as_slice().is_empty());
+        let passes = |id: &ValueId| request.until == Until::Input || plan.below_targets.contains(id);
+        let is_zero = incoming.iter().flatten().all(|parts| parts.as_slice().is_empty());
         if is_zero || !step.wanted.iter().any(|(_, id)| passes(id)) {
             return Ok(());
         }
-        let found = match <[_; 1]>::try_from(coming) {
-            Ok([one]) => saved.reverse_parts(one, way.gradient).map(|found| vec![found]),
-            Err(several) => saved.reverse_each(several, way.gradient),
+        let found = match <[_; 1]>::try_from(incoming) {
+            Ok([one]) => saved.reverse_parts(one, request.gradient).map(|found| vec![found]),
+            Err(several) => saved.reverse_each(several, request.gradient),
         };
         let found = found.map_err(|source| PlanError::Node { node: step.name.clone(), source })?;
         for (run, found) in runs.iter_mut().zip(found) {
@@ -144,7 +148,7 @@ impl Pass<'_> {
         let mut whole = |id: ValueId| run.gradients[id.index()].sum();
         let mut targets = Vec::with_capacity(run.targets.len());
         for ((found, &id), activations) in run.targets.into_iter().zip(&plan.spec.targets).zip(&self.activations) {
-            // Not passed on the way: the run ended above it, or it is the input itself.
+            // The run stopped before the step that computes it, or it is the input itself.
             let found = if found.is_some() { found } else { whole(id)? };
             targets.push(found.map_or_else(|| activations.f_zeros_like(), Ok)?);
         }
@@ -156,25 +160,25 @@ impl Pass<'_> {
     }
 }
 
-/// A target's gradient is complete when the step that computes it is reached.
-fn note_targets(
+/// A target's gradient is complete when the step that computes the target is reached.
+fn record_targets(
     ids: &[ValueId],
     step: &Step,
     outputs: &mut [Parts],
     targets: &mut [Option<Tensor>],
 ) -> Result<(), PlanError> {
     for (id, gradient) in step.outputs.iter().zip(outputs) {
-        for (target, place) in ids.iter().zip(targets.iter_mut()) {
+        for (target, slot) in ids.iter().zip(targets.iter_mut()) {
             if Some(*target) == *id {
-                *place = gradient.sum()?;
+                *slot = gradient.sum()?;
             }
         }
     }
     Ok(())
 }
 
-/// What the gradients of a step's results take, of all runs.
-fn coming_bytes(step: &Step, runs: &[Run]) -> usize {
+/// Bytes of the gradients of a step's results, of all runs.
+fn incoming_bytes(step: &Step, runs: &[Run]) -> usize {
     let bytes = |part: &Tensor| part.f_kind().map_or(0, |kind| part.numel() * kind.elt_size_in_bytes());
     let of = |run: &Run| -> usize {
         step.outputs.iter().flatten().flat_map(|id| run.gradients[id.index()].as_slice()).map(bytes).sum()
@@ -190,7 +194,7 @@ mod tests {
 
     use super::*;
     use crate::model::graph::Graph;
-    use crate::plan::test_graphs::{Sketch, autograd, branching, compile, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, autograd, branching, compile, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec};
 
     fn floats(tensor: &Tensor) -> Vec<f32> {
@@ -222,16 +226,16 @@ mod tests {
         }
     }
 
-    /// score = Σ relu(-2 · relu(x)) … with numbers that can be followed by hand.
+    /// score = relu(weight · relu(x) + shift), with numbers that can be computed by hand.
     fn two_rectifiers() -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&values(&[1.0, 1.0, 1.0]));
-        let weight = sketch.constant(values(&[2.0, -2.0, 2.0]));
-        let shift = sketch.constant(values(&[0.0, 5.0, 0.0]));
-        let a = sketch.relu(sketch.input());
-        let b = sketch.node("mul.Tensor", vec![("self", a.into()), ("other", weight.into())]);
-        let b = sketch.add(b, shift);
-        let c = sketch.relu(b);
-        (sketch.finish(c), a)
+        let mut builder = GraphBuilder::new(&values(&[1.0, 1.0, 1.0]));
+        let weight = builder.constant(values(&[2.0, -2.0, 2.0]));
+        let shift = builder.constant(values(&[0.0, 5.0, 0.0]));
+        let a = builder.relu(builder.input());
+        let b = builder.node("mul.Tensor", vec![("self", a.into()), ("other", weight.into())]);
+        let b = builder.add(b, shift);
+        let c = builder.relu(b);
+        (builder.finish(c), a)
     }
 
     #[test]
@@ -254,9 +258,9 @@ mod tests {
 
     #[test]
     fn smooth_activations_are_guided_when_that_is_asked_for() {
-        let mut sketch = Sketch::new(&values(&[1.0, 1.0]));
-        let y = sketch.node("silu", vec![("self", sketch.input().into())]);
-        let graph = sketch.finish(y);
+        let mut builder = GraphBuilder::new(&values(&[1.0, 1.0]));
+        let y = builder.node("silu", vec![("self", builder.input().into())]);
+        let graph = builder.finish(y);
         let run = |guide_smooth| {
             let spec = PlanSpec { guide_smooth, ..spec(&graph, &[graph.input.value], Mode::Exact) };
             let plan = Plan::compile(&graph, &spec).unwrap();
@@ -303,18 +307,18 @@ mod tests {
             let reversed = pass.reverse(&seed, Gradient::Guided, Until::Input, &stop());
             assert!(matches!(reversed, Err(PlanError::Interrupted)));
         }
-        // What was interrupted leaves nothing behind.
+        // An interrupted run changes nothing.
         assert!(pass.reverse(&seed, Gradient::Guided, Until::Input, &Never).is_ok());
     }
 
     #[test]
     fn where_no_path_leads_the_gradient_is_zero() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let aside = sketch.convolution(sketch.input(), 5);
-        let shift = sketch.constant(random(&[2, 3, 4, 4]));
-        let fixed = sketch.relu(shift);
-        let score = sketch.pooled(fixed);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let aside = builder.convolution(builder.input(), 5);
+        let shift = builder.constant(random(&[2, 3, 4, 4]));
+        let fixed = builder.relu(shift);
+        let score = builder.pooled(fixed);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[aside], Mode::Exact);
         let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
         let found = pass.reverse(&pass.logits().ones_like(), Gradient::Plain, Until::Input, &Never).unwrap();
@@ -353,18 +357,18 @@ mod tests {
 
     /// Convolutions of 3 × 3 and 1 × 1, a sum, and linear layers at the end.
     fn classifier() -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
-        let a = sketch.convolution(sketch.input(), 16);
-        let a = sketch.batch_norm(a);
-        let a = sketch.relu(a);
-        let b = sketch.convolution(a, 16);
-        let b = sketch.add(b, a);
-        let target = sketch.relu(b);
-        let pooled = sketch.pooled(target);
-        let c = sketch.linear(pooled, 12);
-        let c = sketch.relu(c);
-        let score = sketch.linear(c, 5);
-        (sketch.finish(score), target)
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 9, 9]));
+        let a = builder.convolution(builder.input(), 16);
+        let a = builder.batch_norm(a);
+        let a = builder.relu(a);
+        let b = builder.convolution(a, 16);
+        let b = builder.add(b, a);
+        let target = builder.relu(b);
+        let pooled = builder.pooled(target);
+        let c = builder.linear(pooled, 12);
+        let c = builder.relu(c);
+        let score = builder.linear(c, 5);
+        (builder.finish(score), target)
     }
 
     #[test]
@@ -374,11 +378,11 @@ mod tests {
             let plan = compile(&graph, &[target], mode);
             let pass = plan.forward(random(&[2, 3, 9, 9]), &Never).unwrap();
             let mut seeds: Vec<Tensor> = (0..3).map(|_| random(&[2, 5])).collect();
-            // One that asks for nothing.
+            // A seed of zeros.
             seeds.push(Tensor::zeros([2, 5], (Kind::Float, Device::Cpu)));
             for gradient in [Gradient::Plain, Gradient::Guided] {
                 for until in [Until::Targets, Until::Input] {
-                    // Twice: the first run tries which way is the faster.
+                    // Twice: the first run times the kernels.
                     for _ in 0..2 {
                         let each = pass.reverse_each(&seeds, gradient, until, &Never).unwrap();
                         assert_eq!(each.len(), seeds.len());

@@ -1,13 +1,13 @@
-//! How one node runs forward and takes a gradient back.
+//! The interface of a node's computation, forward and in reverse.
 
 use tch::Tensor;
 
 use crate::torch::{OperatorError, Value, add};
 
-/// What a forward run gives: flat results, and what its reverse runs need when there will be any.
-pub type Ran = (Vec<Value>, Option<Box<dyn Saved>>);
+/// The flat results of a forward run, and the saved state, if a reverse run may follow.
+pub type RuleOutput = (Vec<Value>, Option<Box<dyn Saved>>);
 
-/// Which gradient a reverse run takes. Only rectifiers read it.
+/// Which gradient a reverse run computes. Only rectifiers distinguish them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Gradient {
     /// The derivative.
@@ -16,7 +16,7 @@ pub enum Gradient {
     Guided,
 }
 
-/// A place in a node's arguments where a tensor is read: `element` counts inside a list argument.
+/// A tensor among a node's arguments: `element` is the index within a list argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot {
     pub argument: usize,
@@ -24,7 +24,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// The tensor that is read there.
+    /// The tensor in this slot.
     pub fn tensor<'a>(&self, arguments: &'a [Value]) -> Result<&'a Tensor, OperatorError> {
         match (arguments.get(self.argument), self.element) {
             (Some(Value::Tensor(tensor)), None) => Some(tensor),
@@ -34,10 +34,10 @@ impl Slot {
         .ok_or_else(|| self.missing())
     }
 
-    /// Puts another tensor there.
+    /// Replaces the tensor in this slot.
     pub fn put(&self, arguments: &mut [Value], tensor: Tensor) -> Result<(), OperatorError> {
         match (arguments.get_mut(self.argument), self.element) {
-            (Some(Value::Tensor(place)), None) => *place = tensor,
+            (Some(Value::Tensor(old)), None) => *old = tensor,
             (Some(Value::Tensors(list)), Some(element)) if element < list.len() => list[element] = Some(tensor),
             _ => return Err(self.missing()),
         }
@@ -51,26 +51,26 @@ impl Slot {
                 None => format!("number {}", self.argument),
                 Some(element) => format!("number {}, element {element}", self.argument),
             },
-            problem: "holds no tensor although its gradient is wanted".into(),
+            problem: "is no tensor, and its gradient is wanted".into(),
         }
     }
 }
 
-/// How one node runs forward. A rule holds what the node's literals fix; it keeps nothing of a run.
+/// Runs one node. A rule holds what the node's literals fix; it keeps nothing of a run.
 pub trait Rule: Send {
-    /// Runs the node. `arguments` are in the operation's order. `wanted` are the places whose gradient a reverse run
-    /// may ask for; when there are none, nothing is saved.
+    /// Runs the node. `arguments` are in the operator's order. `wanted` are the slots whose gradients a reverse run may
+    /// ask for; if there are none, nothing is saved.
     ///
-    /// Results are flat (a list of tensors counts one an element), without autograd history.
-    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError>;
+    /// Results are flat (each element of a list is one result) and have no autograd history.
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<RuleOutput, OperatorError>;
 }
 
-/// The gradient of one value as its readers send it back: what it is the sum of, in the order of arrival. None yet: zero.
+/// The gradient of one value as the terms that its readers contribute, in order of arrival. No term means zero.
 #[derive(Debug, Default)]
 pub struct Parts(Vec<Tensor>);
 
 impl Parts {
-    /// One more. At most two are kept apart, so that no more memory is held than a sum needs.
+    /// Adds a term. At most two terms are kept, so that no more memory is held than a sum needs.
     pub fn push(&mut self, part: Tensor) -> Result<(), OperatorError> {
         if self.0.len() == 2 {
             self.unite()?;
@@ -79,7 +79,7 @@ impl Parts {
         Ok(())
     }
 
-    /// The whole gradient, which stays here as the one part.
+    /// The sum of the terms, which replaces them.
     pub fn sum(&mut self) -> Result<Option<Tensor>, OperatorError> {
         self.unite()?;
         Ok(self.0.first().map(Tensor::shallow_clone))
@@ -93,7 +93,7 @@ impl Parts {
         Ok(())
     }
 
-    /// The whole gradient, which nobody else holds unless one of its parts was held.
+    /// The sum of the terms. No one else holds the tensor, unless someone holds one of the terms.
     pub fn into_sum(mut self) -> Result<Option<Tensor>, OperatorError> {
         self.unite()?;
         Ok(self.0.pop())
@@ -110,23 +110,23 @@ impl From<Option<Tensor>> for Parts {
     }
 }
 
-/// What one node's forward run remembers for its reverse runs. It can be walked more than once.
+/// The saved state of one node's forward run. It can be reversed any number of times.
 pub trait Saved: Send {
-    /// The gradients of the wanted places, in their order, given those of the flat results (absent: zero). An absent
-    /// gradient in the answer is zero.
+    /// The gradients of the wanted slots, in their order, given the gradients of the flat results. `None` is zero in
+    /// both.
     ///
-    /// What comes back may share memory with what went in, with another answer, or with itself (an expanded tensor):
-    /// it is to be read, never written, unless nobody else holds it.
+    /// A returned tensor may share memory with an argument, with another result, or with itself (expanded): it must not
+    /// be written, unless nobody else holds it.
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError>;
 
-    /// As [`Saved::reverse`], for a node that does better with the parts than with their sum.
+    /// As [`Saved::reverse`], for a node that is faster on the terms of a gradient than on their sum.
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
         let whole: Vec<Option<Tensor>> = results.into_iter().map(Parts::into_sum).collect::<Result<_, _>>()?;
         self.reverse(&whole, gradient)
     }
 
-    /// As [`Saved::reverse_parts`] for each of several gradients of the same results, for a node that does better with all of them
-    /// at once. An answer may be empty: all of it is zero.
+    /// As [`Saved::reverse_parts`] for each of several gradients of the same results, for a node that is faster on all
+    /// of them together. An empty answer means that all of its gradients are zero.
     fn reverse_each(
         &self,
         each: Vec<Vec<Parts>>,
@@ -140,7 +140,7 @@ pub trait Saved: Send {
     }
 }
 
-/// A closure that owns what it needs is a [`Saved`].
+/// A closure that owns its saved tensors is a [`Saved`].
 impl<F> Saved for F
 where
     F: Fn(&[Option<Tensor>], Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> + Send,

@@ -1,4 +1,4 @@
-//! Small graphs made by hand, for tests.
+//! Small graphs for tests.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::plan::Mode;
 pub use crate::torch::relative_error as distance;
 use crate::torch::{Operator, Value};
 
-/// An argument of a node to be.
+/// An argument of a node that is added to a graph.
 pub enum Of {
     Value(ValueId),
     Values(Vec<ValueId>),
@@ -57,18 +57,18 @@ impl From<[i64; 2]> for Of {
     }
 }
 
-/// A graph that grows. Each node runs when it is added, so that shapes are known.
-pub struct Sketch {
+/// Builds a graph. Each node runs when it is added, so that its result's shape is known.
+pub struct GraphBuilder {
     pub graph: Graph,
     results: Vec<Tensor>,
 }
 
-impl Sketch {
+impl GraphBuilder {
     /// A graph whose input is `example`; the batch is dynamic.
     pub fn new(example: &Tensor) -> Self {
         let size = example.size();
         let fixed = |axis: usize| Dimension::Fixed(size[axis]);
-        let mut sketch = Sketch {
+        let mut builder = GraphBuilder {
             graph: Graph {
                 values: Vec::new(),
                 nodes: Vec::new(),
@@ -83,8 +83,8 @@ impl Sketch {
             },
             results: Vec::new(),
         };
-        sketch.add_value("x", example.shallow_clone(), true);
-        sketch
+        builder.add_value("x", example.shallow_clone(), true);
+        builder
     }
 
     pub fn input(&self) -> ValueId {
@@ -122,8 +122,8 @@ impl Sketch {
             rectifier: matches!(name, "relu" | "relu6").then_some(Rectifier { source: 0 }),
             smooth_activation: name == "silu",
         };
-        let given = |id: ValueId| Some(Value::Tensor(self.results[id.index()].shallow_clone()));
-        let values: Vec<Value> = node.arguments.iter().map(|a| a.resolve(given).unwrap()).collect();
+        let grad_output = |id: ValueId| Some(Value::Tensor(self.results[id.index()].shallow_clone()));
+        let values: Vec<Value> = node.arguments.iter().map(|a| a.resolve(grad_output).unwrap()).collect();
         let result = node.operation.run(&values, false).unwrap().remove(0).tensor().unwrap().shallow_clone();
         let differentiable = node.uses().any(|id| self.graph.value(id).differentiable);
         let id = self.add_value(&node.name, result, differentiable);
@@ -210,7 +210,7 @@ pub fn random(shape: &[i64]) -> Tensor {
     Tensor::randn(shape, (Kind::Float, tch::Device::Cpu))
 }
 
-/// A spec for a graph's own input size that asks for everything.
+/// A spec for the graph's own input size that allows every run.
 pub fn spec(graph: &Graph, targets: &[ValueId], mode: Mode) -> PlanSpec {
     PlanSpec {
         score: graph.outputs[0].value.unwrap(),
@@ -228,7 +228,7 @@ pub fn compile(graph: &Graph, targets: &[ValueId], mode: Mode) -> Plan {
     Plan::compile(graph, &spec(graph, targets, mode)).unwrap()
 }
 
-/// The gradients of the score by PyTorch's own tape over the whole graph, for the input and other values.
+/// The gradients of the score to the input and other values by PyTorch's autograd over the whole graph.
 pub fn autograd(graph: &Graph, x: &Tensor, seed: &Tensor, wanted: &[ValueId]) -> Vec<Tensor> {
     let mut values: Vec<Option<Tensor>> = graph.values.iter().map(|_| None).collect();
     for (id, stored) in &graph.constants {
@@ -247,17 +247,17 @@ pub fn autograd(graph: &Graph, x: &Tensor, seed: &Tensor, wanted: &[ValueId]) ->
     Tensor::run_backward(&[score], &wanted, false, false)
 }
 
-/// A residual network of which each value is read up to three times.
+/// A residual network whose values have up to three readers.
 pub fn branching() -> (Graph, [ValueId; 3]) {
-    let mut sketch = Sketch::new(&random(&[2, 3, 6, 6]));
-    let a = sketch.convolution(sketch.input(), 4);
-    let b = sketch.relu(a);
-    let c = sketch.convolution(b, 4);
-    let c = sketch.add(c, b);
-    let d = sketch.batch_norm(c);
-    let d = sketch.add(d, b);
-    let e = sketch.relu(d);
-    let e = sketch.add(e, c);
-    let score = sketch.pooled(e);
-    (sketch.finish(score), [b, c, e])
+    let mut builder = GraphBuilder::new(&random(&[2, 3, 6, 6]));
+    let a = builder.convolution(builder.input(), 4);
+    let b = builder.relu(a);
+    let c = builder.convolution(b, 4);
+    let c = builder.add(c, b);
+    let d = builder.batch_norm(c);
+    let d = builder.add(d, b);
+    let e = builder.relu(d);
+    let e = builder.add(e, c);
+    let score = builder.pooled(e);
+    (builder.finish(score), [b, c, e])
 }

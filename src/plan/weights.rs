@@ -1,32 +1,38 @@
-//! Weights that were rewritten for plans.
+//! What the plans of one model share.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use tch::{Device, TchError, Tensor};
+use tch::Device;
 
 use crate::model::node::ValueId;
 
-use super::constant::{Constant, Identity};
-use super::cpu::convolution::{Geometry, LaidOut};
-use super::cpu::linear::PackedWeight;
+use super::backend::Backend;
+use super::constant::Constant;
+use super::device_tensors::DeviceTensors;
+use super::devices::backend_of;
 
-/// What the plans of one model share, so that weights take their memory once however many plans there are.
+/// Folded and packed weights and tensors on devices, shared by the plans of one model, so that a weight takes memory
+/// once however many plans read it.
 ///
-/// All plans that are compiled with one of these must be of the same graph, which must outlive it.
+/// All plans compiled with one `Weights` must be of the same graph, which must outlive it.
 #[derive(Default)]
 pub struct Weights {
-    /// By the value that a batch normalisation gives: the weight and bias of the convolution that it was folded into.
+    /// The folded weight and bias of a convolution, by the result of the batch normalisation folded into it.
     folded: HashMap<ValueId, [Constant; 2]>,
-    laid_out: Vec<Arc<Mutex<LaidOut>>>,
-    packed: Vec<Arc<Mutex<PackedWeight>>>,
-    /// Tensors that steps read, where they are not the model's own: computed, or on another device.
-    made: HashMap<(Identity, Device), Tensor>,
+    pub(super) tensors: DeviceTensors,
+    backends: HashMap<Device, Box<dyn Backend>>,
 }
 
 impl Weights {
-    /// The folded weight and bias, found out when no plan has needed them before.
+    /// Plans on `device` run on `backend` instead of its [own](backend_of).
+    #[cfg(test)]
+    pub(super) fn with_backend(mut self, device: Device, backend: Box<dyn Backend>) -> Self {
+        self.backends.insert(device, backend);
+        self
+    }
+
+    /// The folded weight and bias; `fold` computes them for the first plan that needs them.
     pub(super) fn folded<E>(
         &mut self,
         norm: ValueId,
@@ -34,56 +40,20 @@ impl Weights {
     ) -> Result<Option<[Constant; 2]>, E> {
         Ok(match self.folded.entry(norm) {
             Entry::Occupied(known) => Some(known.get().clone()),
-            Entry::Vacant(place) => fold()?.map(|folded| place.insert(folded).clone()),
+            Entry::Vacant(entry) => fold()?.map(|folded| entry.insert(folded).clone()),
         })
     }
 
-    /// The layouts of a convolution's weight.
-    pub(super) fn laid_out(&mut self, weight: Constant, geometry: Geometry) -> Arc<Mutex<LaidOut>> {
-        let identity = weight.identity();
-        shared(&mut self.laid_out, |known| known.are_of(&identity, &geometry), || LaidOut::new(weight, geometry))
+    /// The backend of a device, and the tensors that it reads.
+    pub(super) fn backend(&mut self, device: Device) -> (&mut dyn Backend, &mut DeviceTensors) {
+        let backend = self.backends.entry(device).or_insert_with(|| backend_of(device));
+        (backend.as_mut(), &mut self.tensors)
     }
 
-    /// The layouts of a linear layer's weight.
-    pub(super) fn packed(&mut self, weight: &Tensor) -> Arc<Mutex<PackedWeight>> {
-        shared(&mut self.packed, |known| known.is_of(weight), || PackedWeight::new(weight))
+    /// Drops packed weights that no plan reads any more.
+    pub(super) fn drop_unused(&mut self) {
+        self.backends.values_mut().for_each(|backend| backend.drop_unused());
     }
-
-    /// A constant as steps on a device read it.
-    pub(super) fn tensor(&mut self, constant: &Constant, device: Device) -> Result<Tensor, TchError> {
-        let is_there = match constant {
-            Constant::Whole(tensor) => tensor.device() == device,
-            Constant::Stored(_) => device == Device::Cpu,
-            _ => false,
-        };
-        if is_there {
-            return constant.tensor();
-        }
-        Ok(match self.made.entry((constant.identity(), device)) {
-            Entry::Occupied(known) => known.get().shallow_clone(),
-            Entry::Vacant(place) => {
-                let made = place.insert(constant.tensor()?.f_to_device(device)?).shallow_clone();
-                constant.leave();
-                made
-            }
-        })
-    }
-
-    /// Forgets layouts that no plan uses any more.
-    pub(super) fn forget_unused(&mut self) {
-        self.laid_out.retain(|laid_out| Arc::strong_count(laid_out) > 1);
-        self.packed.retain(|packed| Arc::strong_count(packed) > 1);
-    }
-}
-
-/// The one that is known, or a new one.
-fn shared<T>(all: &mut Vec<Arc<Mutex<T>>>, is_it: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Arc<Mutex<T>> {
-    if let Some(found) = all.iter().find(|one| is_it(&one.lock().unwrap_or_else(PoisonError::into_inner))) {
-        return Arc::clone(found);
-    }
-    let new = Arc::new(Mutex::new(make()));
-    all.push(Arc::clone(&new));
-    new
 }
 
 #[cfg(test)]
@@ -96,21 +66,22 @@ mod tests {
     use crate::model::LoadLimits;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Plan, PlanSpec, Until};
     use crate::torch::has_onednn_kernels;
 
-    /// Convolution, normalisation and rectifier, twice. The values that convolutions and normalisations give are targets to be.
+    /// Convolution, normalisation and rectifier, twice; with the values of the convolutions and normalisations, which
+    /// may be targets.
     fn network() -> (Graph, [ValueId; 4]) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
-        let a = sketch.convolution(sketch.input(), 8);
-        let b = sketch.batch_norm(a);
-        let y = sketch.relu(b);
-        let c = sketch.convolution(y, 8);
-        let d = sketch.batch_norm(c);
-        let z = sketch.relu(d);
-        let score = sketch.pooled(z);
-        (sketch.finish(score), [a, b, c, d])
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 9, 9]));
+        let a = builder.convolution(builder.input(), 8);
+        let b = builder.batch_norm(a);
+        let y = builder.relu(b);
+        let c = builder.convolution(y, 8);
+        let d = builder.batch_norm(c);
+        let z = builder.relu(d);
+        let score = builder.pooled(z);
+        (builder.finish(score), [a, b, c, d])
     }
 
     fn modes_with_layouts() -> impl Iterator<Item = Mode> {
@@ -128,8 +99,7 @@ mod tests {
         for mode in modes_with_layouts() {
             let mut weights = Weights::default();
             let plan = Plan::compile_sharing(&graph, &spec(&graph, &[], mode), &mut weights).unwrap();
-            assert_eq!(weights.laid_out.len(), 2);
-            let held_is_small = || plan.constants.values().chain(weights.made.values()).all(|t| t.dim() == 1);
+            let held_is_small = || plan.constants.values().chain(weights.tensors.values()).all(|t| t.dim() == 1);
             assert!(held_is_small());
             run(&plan);
             assert!(held_is_small());
@@ -167,7 +137,6 @@ mod tests {
             let [a, b] = [compile(), compile()];
             let addresses = |plan: &Plan| plan.constants.values().map(|t| t.data_ptr() as usize).collect::<Vec<_>>();
             assert_eq!(addresses(&a), addresses(&b));
-            assert_eq!(weights.laid_out.len(), 2);
         }
     }
 
@@ -201,9 +170,5 @@ mod tests {
                 assert!(distance(found, exact) < 1e-5);
             }
         }
-        // Two folded, two not.
-        assert_eq!(weights.laid_out.len(), 4);
-        weights.forget_unused();
-        assert!(weights.laid_out.is_empty());
     }
 }

@@ -1,13 +1,13 @@
-//! What frames may hold at most: a number of frames and a number of bytes, for a stream, a model and the whole process.
+//! Limits of the frames in work: their number and their bytes, for a stream, a model and the whole process.
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A byte permit stands for this many bytes, so that 32-bit counts reach far enough.
+/// Bytes of one permit, so that 32-bit counts of permits suffice.
 const BYTES_PER_PERMIT: u64 = 1024;
 
-/// Why a frame was not admitted. It may be a moment later.
+/// Why a frame was not admitted. It may be admitted a moment later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AdmissionError {
     #[error("{limit} frames are in work already ({name})")]
@@ -30,8 +30,8 @@ struct Permit {
     _bytes: OwnedSemaphorePermit,
 }
 
-/// The budgets that a frame of a stream is counted in: the stream's, its model's, the process's. Always taken in that order,
-/// so that nobody waits for somebody who waits for him.
+/// The budgets of a frame: its stream's, its model's, the process's. They are always taken in that order, which rules
+/// out deadlock.
 #[derive(Debug, Clone)]
 pub(super) struct Budgets(pub(super) [Budget; 3]);
 
@@ -56,7 +56,7 @@ pub(super) struct Limit {
     pub(super) bytes: (&'static str, u64),
 }
 
-/// What has been admitted and not given back.
+/// Frames and bytes that are admitted and not given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InWork {
     pub frames: usize,
@@ -79,7 +79,7 @@ impl Budget {
         Budget { frames: Arc::new(Semaphore::new(frames)), bytes: Arc::new(Semaphore::new(permits)), limit }
     }
 
-    /// What is taken of it now.
+    /// The part of the budget in use now.
     pub(super) fn in_work(&self) -> InWork {
         let (frames, permits) = (self.limit.frames.1.min(Semaphore::MAX_PERMITS), whole(self.limit.bytes.1) as usize);
         let taken = permits.saturating_sub(self.bytes.available_permits()) as u64;
@@ -116,7 +116,7 @@ impl Budget {
     }
 }
 
-/// All the permits of a budget of that many bytes.
+/// The permits of a budget of `bytes` bytes.
 fn whole(bytes: u64) -> u32 {
     u32::try_from(bytes / BYTES_PER_PERMIT).unwrap_or(u32::MAX).max(1)
 }

@@ -1,46 +1,47 @@
-//! How many rows of a model run together: as many as pay.
+//! The number of rows of a model that run together: the one with the shortest time for each row.
 //!
-//! A device that is large beside its model answers more frames when rows run together; a CPU whose caches one row fills answers
-//! fewer. So it is measured, on the frames that come: now and then a batch is formed of another number of rows, and the
-//! one with the shortest time for each row's work is kept.
+//! A device that is large beside its model answers more frames when rows run together; a CPU whose caches one row fills
+//! answers fewer. So the batch size is measured on the clients' frames: now and then a batch is formed of another
+//! number of rows, and the size with the shortest time for each row's work is kept.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Full batches between two trials of another size, to begin with. After each trial that finds nothing better it is twice as
-/// many, up to [`MAX_PAUSE`]: trials of larger batches take memory.
+use parking_lot::Mutex;
+
+/// Full batches between two trials of another size, at first. The number doubles after each trial that finds nothing
+/// better, up to [`MAX_PAUSE`]: trials of larger batches take memory.
 const MIN_PAUSE: u32 = 64;
 const MAX_PAUSE: u32 = 64 << 8;
-/// Measurements before a size is judged; the first one also finds memory and caches unprepared, and does not count.
+/// Measurements before a size is judged. The first one does not count: memory and caches are cold.
 const ENOUGH: u32 = 3;
-/// Batches that were to try a size and had fewer rows, until it is given up: there is no need for it now.
+/// Batches with fewer rows than the size on trial, after which the trial ends: the load does not need that size.
 const MISSES: u32 = 8;
-/// How much of an average a new measurement makes.
+/// Weight of a new measurement in the moving average.
 const WEIGHT: f64 = 0.25;
-/// Another size is taken when it is faster by more than this, so that noise does not move it to and fro.
+/// A size replaces the best one when its time is below this fraction of the best one's, so that noise changes nothing.
 const WORTH: f64 = 0.98;
 
-/// Learns from batches how large they should be.
+/// Learns the best batch size of one model.
 #[derive(Debug)]
 pub(super) struct Batching {
-    /// 1, 2, 4, … and the largest that is allowed.
+    /// 1, 2, 4, … and the maximum.
     sizes: Vec<u32>,
     learned: Mutex<Learned>,
 }
 
 #[derive(Debug)]
 struct Learned {
-    /// Of each size that was judged: seconds for a unit of work.
+    /// Seconds for a unit of work, of each size that was judged.
     measured: Vec<Option<f64>>,
-    /// The place of the size that is used.
+    /// Index of the size in use.
     best: usize,
-    /// Another size that is tried, or the first one that is judged.
+    /// The size on trial: another one, or the first one before it is judged.
     trial: Option<Trial>,
     /// Full batches since the last trial.
     since_trial: u32,
     /// Full batches before the next one.
     pause: u32,
-    /// The place of the size that was tried last.
+    /// Index of the size that was tried last.
     tried: usize,
 }
 
@@ -59,7 +60,7 @@ impl Trial {
 }
 
 impl Batching {
-    /// Of at most so many rows, at least 1. Until it has learned, that many.
+    /// Batches of 1 to `rows` rows; of `rows` until something else is learned. `rows` of 0 counts as 1.
     pub(super) fn at_most(rows: u32) -> Self {
         let mut sizes: Vec<u32> = (0..u32::BITS).map(|power| 1 << power).take_while(|size| *size < rows).collect();
         sizes.push(rows.max(1));
@@ -75,27 +76,24 @@ impl Batching {
         Batching { sizes, learned: Mutex::new(learned) }
     }
 
-    /// How many rows the next batch may have.
+    /// The most rows that the next batch may have.
     pub(super) fn rows(&self) -> usize {
-        let learned = self.lock();
+        let learned = self.learned.lock();
         let size = learned.trial.as_ref().map_or(learned.best, |trial| trial.size);
         self.sizes[size] as usize
     }
 
-    /// A batch of so many rows has run, whose work had so many units.
+    /// A batch of `rows` rows and `units` units of work has run for `took`.
     pub(super) fn ran(&self, rows: usize, units: u32, took: Duration) {
         let size = self.sizes.iter().position(|size| *size as usize == rows);
         let per_unit = took.as_secs_f64() / f64::from(units.max(1));
-        self.lock().learn(size, per_unit);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Learned> {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+        self.learned.lock().learn(size, per_unit);
     }
 }
 
 impl Learned {
-    /// From a batch of a size, if it is one of ours.
+    /// Learns from a batch. `size` is the index of its size, or `None` for a number of rows that is not among the
+    /// sizes.
     fn learn(&mut self, size: Option<usize>, per_unit: f64) {
         match &mut self.trial {
             Some(trial) if size == Some(trial.size) => {
@@ -107,7 +105,7 @@ impl Learned {
                     self.judge(size, average);
                 }
             }
-            // Nothing is known yet, so that there is nothing better to do.
+            // Nothing is known yet: the trial of the first size goes on.
             Some(trial) if trial.size == self.best => {}
             Some(trial) => {
                 trial.misses += 1;
@@ -142,7 +140,7 @@ impl Learned {
         }
     }
 
-    /// Ends a trial. The pause until the next one is so many times as long as that before; 0: as at the beginning.
+    /// Ends a trial. The next one comes after `times` times the last pause; 0: after [`MIN_PAUSE`].
     fn rest(&mut self, times: u32) {
         (self.trial, self.since_trial) = (None, 0);
         self.pause = if times == 0 { MIN_PAUSE } else { (self.pause * times).min(MAX_PAUSE) };
@@ -228,7 +226,7 @@ mod tests {
         let batching = Batching::at_most(8);
         run(&batching, 100, |rows| 0.010 * (rows as f64).powf(1.06));
         assert_eq!(batching.rows(), 1);
-        // From now on there are never more than three frames at once.
+        // There are never more than three frames at once from here on.
         let mut larger = 0;
         for _ in 0..1000 {
             let rows = batching.rows().min(3);

@@ -1,5 +1,5 @@
-//! Memory for models' inputs, used by one frame after the other: an input is large enough that the system would hand out
-//! fresh, empty pages for each.
+//! Memory for models' inputs, used by one frame after the other: an input is large enough that the system would hand
+//! out fresh, empty pages for each.
 
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-/// Tells the time.
+/// A source of the time.
 pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
 }

@@ -1,13 +1,17 @@
 //! What runs batches, as the worker sees it.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::model_key::ModelKey;
+use super::served::Served;
 use crate::explain::{ExplainError, Method, Target};
 use crate::plan::Interrupt;
 use crate::telemetry::Stage;
 
 /// Rows that run together: one model, one method, one input size.
 pub struct Batch<'a> {
-    /// The model's place among those that the engine was started with.
-    pub model: usize,
+    pub model: ModelKey,
     pub method: &'a Method,
     /// `[C, H, W]` of each row.
     pub shape: [u32; 3],
@@ -17,9 +21,22 @@ pub struct Batch<'a> {
     pub targets: Vec<&'a [Target]>,
 }
 
-/// Runs batches. One thread owns it.
+/// Runs one batch at a time on the thread that calls it, as a CPU does. Every `Device` is an [`AsyncDevice`] of depth
+/// 1.
 pub trait Device {
-    /// Runs a batch; one result for each row, in order. `ended` is called when a stage of the whole batch has ended.
+    /// As [`AsyncDevice::load`]. By default a device holds no models.
+    ///
+    /// # Errors
+    /// When the model cannot run on the device.
+    fn load(&mut self, _model: &Arc<Served>) -> Result<(), ExplainError> {
+        Ok(())
+    }
+
+    /// As [`AsyncDevice::unload`].
+    fn unload(&mut self, _model: ModelKey) {}
+
+    /// Runs a batch and returns one result for each row, in order. Calls `ended` when a stage of the whole batch has
+    /// ended.
     ///
     /// # Errors
     /// What concerns the whole batch. What concerns one row is that row's result.
@@ -29,6 +46,82 @@ pub trait Device {
         interrupt: &dyn Interrupt,
         ended: &mut dyn FnMut(Stage),
     ) -> Result<Vec<RowResult>, ExplainError>;
+}
+
+/// Runs several batches at once while its thread does something else. One thread owns it.
+///
+/// A call that panics must leave the device able to run other batches: the worker goes on with it.
+pub trait AsyncDevice {
+    /// A batch that was submitted and not collected.
+    type InFlight;
+
+    /// Batches in flight at most, at least 1. The worker never submits more.
+    fn depth(&self) -> usize;
+
+    /// Loads a model before its first batch.
+    ///
+    /// # Errors
+    /// When the model cannot run on the device.
+    fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError>;
+
+    /// Frees a model. No batch of it is in flight, and none will be submitted.
+    fn unload(&mut self, model: ModelKey);
+
+    /// Starts a batch. The device copies what it needs later of the inputs.
+    ///
+    /// # Errors
+    /// As [`AsyncDevice::collect`].
+    fn submit(&mut self, batch: &Batch<'_>) -> Result<Self::InFlight, ExplainError>;
+
+    /// Nobody waits for the batch: the device may stop it. It is collected all the same, as interrupted or with its
+    /// results.
+    fn interrupt(&mut self, in_flight: &mut Self::InFlight);
+
+    /// Waits for the batch and returns one result for each row, in order. `batch` is the one that was submitted.
+    /// `interrupt` is asked between the forward run and the reverse run, and more often where the device can stop.
+    /// `ended` is called when a stage of the whole batch has ended, with the moment where that is not now.
+    ///
+    /// # Errors
+    /// What concerns the whole batch. What concerns one row is that row's result.
+    fn collect(
+        &mut self,
+        in_flight: Self::InFlight,
+        batch: &Batch<'_>,
+        interrupt: &dyn Interrupt,
+        ended: &mut dyn FnMut(Stage, Option<Instant>),
+    ) -> Result<Vec<RowResult>, ExplainError>;
+}
+
+impl<D: Device> AsyncDevice for D {
+    type InFlight = ();
+
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
+        Device::load(self, model)
+    }
+
+    fn unload(&mut self, model: ModelKey) {
+        Device::unload(self, model);
+    }
+
+    fn submit(&mut self, _: &Batch<'_>) -> Result<(), ExplainError> {
+        Ok(())
+    }
+
+    fn interrupt(&mut self, (): &mut ()) {}
+
+    fn collect(
+        &mut self,
+        (): (),
+        batch: &Batch<'_>,
+        interrupt: &dyn Interrupt,
+        ended: &mut dyn FnMut(Stage, Option<Instant>),
+    ) -> Result<Vec<RowResult>, ExplainError> {
+        self.run(batch, interrupt, &mut |stage| ended(stage, None))
+    }
 }
 
 /// One row's maps, or what was wrong with the row.

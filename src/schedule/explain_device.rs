@@ -1,56 +1,62 @@
-//! The real device: explainers on a libtorch device.
+//! Explainers on a libtorch device.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
 use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
+use super::explainers::Explainers;
+use super::model_key::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Explainer, Maps, Method, Reversed, TargetMaps};
-use crate::model::Model;
+use crate::model::ModelError;
 use crate::model::node::Dimension;
 use crate::plan::{Interrupt, Never};
 use crate::telemetry::Stage;
 use crate::torch;
 
-/// Every served model on one device.
+/// Models on one libtorch device.
 pub struct ExplainDevice {
-    explainers: Vec<Explainer>,
+    source: Explainers,
+    explainers: HashMap<ModelKey, Explainer>,
+    warms: bool,
     device: tch::Device,
 }
 
 impl ExplainDevice {
-    /// Takes the models in the order in which the engine knows them.
-    pub fn new(models: Vec<Model>, device: tch::Device) -> Self {
-        ExplainDevice { explainers: models.into_iter().map(|model| Explainer::new(model, device)).collect(), device }
-    }
-}
-
-impl ExplainDevice {
-    /// Explains something with each model, so that no frame waits for a plan of this worker's. What fails here is told when a
-    /// frame fails.
-    pub fn warm(&mut self, served: &[Arc<Served>]) {
-        for (explainer, model) in self.explainers.iter_mut().zip(served) {
-            if let Err(error) = warm(explainer, model) {
-                tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
-            }
-        }
-    }
-
-    /// The same models for another thread. Weights are shared.
-    pub fn share(&self) -> Self {
-        ExplainDevice { explainers: self.explainers.iter().map(Explainer::share).collect(), device: self.device }
+    /// Loads its models from `source`. With `warms` it explains a made-up input with each model that it loads, so that
+    /// no frame waits for this worker to compile a plan.
+    pub fn new(source: Explainers, warms: bool, device: tch::Device) -> Self {
+        ExplainDevice { source, explainers: HashMap::new(), warms, device }
     }
 }
 
 impl Device for ExplainDevice {
+    fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
+        let mut explainer = self.source.share(model.key()).ok_or_else(not_loaded)?;
+        if self.warms
+            && let Err(error) = warm(&mut explainer, model)
+        {
+            // A frame that fails for the same reason gets the error.
+            tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
+        }
+        self.explainers.insert(model.key(), explainer);
+        Ok(())
+    }
+
+    fn unload(&mut self, model: ModelKey) {
+        self.explainers.remove(&model);
+        self.source.remove(model);
+    }
+
     fn run(
         &mut self,
         batch: &Batch<'_>,
         interrupt: &dyn Interrupt,
         ended: &mut dyn FnMut(Stage),
     ) -> Result<Vec<RowResult>, ExplainError> {
-        let explainer = &mut self.explainers[batch.model];
+        let explainer = self.explainers.get_mut(&batch.model).ok_or_else(not_loaded)?;
         let input = input(batch, explainer.metadata().input.kind, self.device)?;
         ended(Stage::CopyIn);
 
@@ -83,7 +89,12 @@ impl Device for ExplainDevice {
     }
 }
 
-/// What a request is given by default, for a made-up input.
+fn not_loaded() -> ExplainError {
+    let what = "the model is not loaded on this device".to_owned();
+    ExplainError::Model(ModelError::Refused { what, advice: "it has to be offered to the device first".to_owned() })
+}
+
+/// Explains a made-up input with a request's defaults.
 fn warm(explainer: &mut Explainer, model: &Served) -> Result<(), ExplainError> {
     let [_, channels, height, width] = model.metadata.input.shape.map(Dimension::example);
     let shape = [1, channels, height, width];
@@ -102,7 +113,7 @@ fn input(batch: &Batch<'_>, kind: Kind, device: tch::Device) -> Result<Tensor, E
     Ok(torch::stack(&batch.inputs, &batch.shape.map(i64::from))?.f_to_device(device)?.f_to_kind(kind)?)
 }
 
-/// When no map is asked for there is nothing to fuse, but the classes and their scores are told all the same.
+/// Fuses the maps. A request for no maps still gets its classes and their scores.
 fn fuse(
     reversed: Reversed,
     method: &Method,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tch::Kind;
 
 use super::clock::SystemClock;
-use super::device::{Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
+use super::device::{AsyncDevice, Batch, Device, HostMap, RowMaps, RowResult, TargetValues};
 use super::engine::{Engine, EngineConfig, Handle};
 use super::job::{Job, Outcome, Reply};
 use super::lane::Lane;
@@ -58,7 +58,7 @@ pub(super) fn metadata(name: &str) -> Metadata {
     }
 }
 
-pub(super) fn served(name: &str, max_batch: u32) -> Arc<Served> {
+pub(crate) fn served(name: &str, max_batch: u32) -> Arc<Served> {
     let limits = ServedLimits { max_batch, max_targets: 4, frame: Limits::default() };
     Arc::new(Served::new(Arc::new(metadata(name)), limits).expect("a model that takes tensors"))
 }
@@ -137,8 +137,18 @@ impl Bench {
             let device = FakeDevice { go: Arc::clone(&wait), began: began_sender.clone(), behaviour };
             move || device
         });
-        let engine = Engine::start(Self::config(), models.to_vec(), devices.collect(), Arc::new(SystemClock))
-            .expect("threads start");
+        Self::over(models, devices.collect(), go, began)
+    }
+
+    /// With devices of the test's own, which wait for `go` and tell `began`.
+    pub(super) fn over<D: AsyncDevice + 'static>(
+        models: &[Arc<Served>],
+        devices: Vec<impl FnOnce() -> D + Send + 'static>,
+        go: Sender<()>,
+        began: Receiver<Vec<f32>>,
+    ) -> Self {
+        let engine =
+            Engine::start(Self::config(), models.to_vec(), devices, Arc::new(SystemClock)).expect("threads start");
         let (outcomes, ended) = channel();
         Bench { engine, go, began: Mutex::new(began), outcomes, ended: Mutex::new(ended) }
     }

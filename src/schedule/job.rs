@@ -1,4 +1,4 @@
-//! A frame's way in and out.
+//! What the engine gets for a frame, and what it returns.
 
 use crate::schedule::JobError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,9 @@ use crate::telemetry::{Progress, Timings};
 #[derive(Debug)]
 pub struct Job {
     pub lane: Lane,
-    /// Its class: higher ones go first. At most [`super::MAX_PRIORITY`].
+    /// Priority class; higher ones go first. At most [`super::MAX_PRIORITY`].
     pub priority: u8,
-    /// From then on it is not worth explaining; it then ends with [`JobError::Expired`], unless the device has begun its
-    /// reverse run.
+    /// The frame ends with [`JobError::Expired`] at this moment, unless the device has begun its reverse run.
     pub expires_at: Option<Instant>,
     pub method: Method,
     pub targets: Vec<Target>,
@@ -36,8 +35,8 @@ pub struct Job {
 /// How a frame ended, when the engine ended it.
 pub type Outcome = Result<Answer, JobError>;
 
-/// Where the outcome goes. It is called exactly once, from one of the engine's threads, unless the frame was ended by its
-/// [`super::Handle`]; then never.
+/// Receives the outcome. It is called exactly once, from one of the engine's threads; never if the frame was ended by
+/// its [`super::Handle`].
 pub struct Reply(Option<Box<dyn FnOnce(Outcome) + Send>>);
 
 impl Reply {
@@ -58,12 +57,12 @@ impl std::fmt::Debug for Reply {
     }
 }
 
-/// A ticket and the reply that goes with it. However a thread loses it, the frame ends.
+/// A frame's ticket and its reply. The frame ends when this is dropped, even by a panic.
 #[derive(Debug)]
 pub(super) struct Ending {
     pub(super) ticket: Ticket,
     reply: Reply,
-    /// Ended by [`Ending::expire`], and its reply not called yet.
+    /// Ended by [`Ending::expire`]; its reply has not been called yet.
     expired: AtomicBool,
 }
 
@@ -72,14 +71,15 @@ impl Ending {
         Ending { ticket, reply, expired: AtomicBool::new(false) }
     }
 
-    /// Ends the frame for its age, unless somebody else has. It is over at once, and told when this goes.
+    /// Ends the frame as expired, unless it has ended. The ticket is over now; the reply is called when this is
+    /// dropped.
     pub(super) fn expire(&self) {
         if self.ticket.end() {
             self.expired.store(true, Ordering::Release);
         }
     }
 
-    /// What remains to be told, given what would be told of a frame that is not over.
+    /// The outcome that the reply still has to get; `otherwise` is that of a frame that has not ended.
     fn owed(&self, otherwise: impl FnOnce() -> Outcome) -> Option<Outcome> {
         if self.ticket.end() {
             return Some(otherwise());
@@ -87,7 +87,7 @@ impl Ending {
         self.expired.swap(false, Ordering::AcqRel).then_some(Err(JobError::Expired))
     }
 
-    /// Ends the frame with an outcome, unless somebody else has ended it.
+    /// Ends the frame with an outcome, unless it has ended.
     pub(super) fn finish(mut self, outcome: Outcome) {
         if let Some(outcome) = self.owed(|| outcome) {
             self.reply.call(outcome);
@@ -107,7 +107,7 @@ impl Drop for Ending {
     }
 }
 
-/// A frame explained.
+/// The explanation of a frame.
 #[derive(Debug)]
 pub struct Answer {
     pub predictions: Vec<Prediction>,

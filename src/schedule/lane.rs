@@ -1,4 +1,4 @@
-//! What the engine knows of a stream.
+//! What the engine knows of a stream or a single call.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::admission::{Admission, AdmissionError, Budgets};
 use super::queue::ticket::StreamKey;
 use super::served::Served;
 
-/// A stream's, or a single call's, way into the engine, for one model. Cheap to clone.
+/// Lets one stream, or one single call, submit frames for one model. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Lane {
     pub(super) key: StreamKey,
@@ -19,7 +19,7 @@ impl Lane {
         &self.model
     }
 
-    /// Room for a frame that takes `bytes`, now or not at all.
+    /// Admits a frame that takes `bytes`, now or not at all.
     ///
     /// # Errors
     /// The limit that is reached, of the stream, its model, or the process.
@@ -27,7 +27,7 @@ impl Lane {
         self.budgets.try_admit(bytes)
     }
 
-    /// Room for a frame that takes `bytes`, as soon as there is some.
+    /// Admits a frame that takes `bytes`, as soon as there is room.
     ///
     /// # Errors
     /// None while the engine lives.

@@ -1,29 +1,31 @@
-//! Threads for what takes time and no device: decoding, preprocessing, rendering.
+//! Threads for decoding, preprocessing and rendering, which take time but no device.
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+use parking_lot::{Condvar, Mutex};
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// A few threads that work off tasks in order. How many tasks wait is bounded by whoever gives them: the engine's
-/// admission bounds frames, and a frame has one task at a time.
+/// A few threads that run tasks in order. The engine bounds the number of tasks that wait: its admission bounds frames,
+/// and a frame has one task at a time.
 pub(super) struct Pool {
     tasks: Tasks,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// The giving end.
+/// The sending end.
 #[derive(Clone)]
-pub(super) struct Tasks(Arc<Giver>);
+pub(super) struct Tasks(Arc<Sender>);
 
-/// Closes the line when the last of those who give has gone.
-struct Giver(Arc<Line>);
+/// Closes the line when the last sender has been dropped.
+struct Sender(Arc<Line>);
 
-/// A channel of the standard library would do, behind a lock for its one receiver; but then each task wakes two threads, one
-/// for the lock and one for the task.
+/// A queue of tasks. The standard library's channel has one receiver, which threads would share behind a lock: each
+/// task would then wake two threads, one for the lock and one for the task.
 #[derive(Default)]
 struct Line {
     state: Mutex<State>,
@@ -33,16 +35,16 @@ struct Line {
 #[derive(Default)]
 struct State {
     tasks: VecDeque<Task>,
-    /// Threads that sleep and that nobody has woken yet.
+    /// Threads that sleep and have not been notified.
     sleeping: usize,
     closed: bool,
 }
 
 impl Tasks {
-    /// Runs the task on one of the threads. Wakes one that sleeps, so it is better called with no lock held that a task needs.
+    /// Runs the task on one of the threads. It wakes one that sleeps: do not hold a lock that a task needs.
     pub(super) fn run(&self, task: impl FnOnce() + Send + 'static) {
         let line = &self.0.0;
-        let mut state = line.lock();
+        let mut state = line.state.lock();
         state.tasks.push_back(Box::new(task));
         let wakes = state.sleeping > 0;
         state.sleeping -= usize::from(wakes);
@@ -53,22 +55,17 @@ impl Tasks {
     }
 }
 
-impl Drop for Giver {
+impl Drop for Sender {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
+        self.0.state.lock().closed = true;
         self.0.idle.notify_all();
     }
 }
 
 impl Line {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves whole values: every change is a push, a pop or a count.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The oldest task; waits for one. `None` when no more will come.
+    /// The oldest task; waits for one. `None` once the line is closed and empty.
     fn next(&self) -> Option<Task> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         loop {
             if let Some(task) = state.tasks.pop_front() {
                 return Some(task);
@@ -77,7 +74,7 @@ impl Line {
                 return None;
             }
             state.sleeping += 1;
-            state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.idle.wait(&mut state);
         }
     }
 }
@@ -85,7 +82,7 @@ impl Line {
 impl Pool {
     pub(super) fn start(threads: usize) -> io::Result<Self> {
         let line = Arc::<Line>::default();
-        let tasks = Tasks(Arc::new(Giver(Arc::clone(&line))));
+        let tasks = Tasks(Arc::new(Sender(Arc::clone(&line))));
         let threads = (0..threads.max(1))
             .map(|number| {
                 let line = Arc::clone(&line);
@@ -99,7 +96,7 @@ impl Pool {
         self.tasks.clone()
     }
 
-    /// Works off what waits and ends, once every [`Tasks`] is gone.
+    /// Runs the tasks that wait and ends the threads, once every [`Tasks`] has been dropped.
     pub(super) fn join(self) {
         drop(self.tasks);
         for thread in self.threads {

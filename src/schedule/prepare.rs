@@ -7,6 +7,7 @@ use super::buffers::Buffer;
 use super::clock::Clock;
 use super::error::JobError;
 use super::job::Ending;
+use super::model_key::ModelKey;
 use super::outputs::Outputs;
 use super::queue::next_batch::Prepared;
 use super::queue::turn::{Ready, Turn, Waiting};
@@ -19,7 +20,6 @@ use crate::telemetry::{Progress, Stage};
 #[derive(Debug)]
 pub(super) struct Chosen {
     pub(super) turn: Turn,
-    pub(super) model_index: usize,
     pub(super) model: Arc<Served>,
     pub(super) method: Method,
     pub(super) targets: Vec<Target>,
@@ -33,7 +33,7 @@ pub(super) struct Chosen {
 /// What rows of one batch have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BatchKey {
-    model_index: usize,
+    model: ModelKey,
     method: Method,
 }
 
@@ -49,11 +49,11 @@ impl Waiting for Chosen {
     }
 
     fn key(&self) -> BatchKey {
-        BatchKey { model_index: self.model_index, method: self.method.clone() }
+        BatchKey { model: self.model.key(), method: self.method.clone() }
     }
 
     fn belongs_to(&self, key: &BatchKey) -> bool {
-        self.model_index == key.model_index && self.method == key.method
+        self.model.key() == key.model && self.method == key.method
     }
 
     fn max_batch(&self) -> usize {
@@ -67,7 +67,6 @@ pub(super) struct PreparedRow {
     pub(super) about: RowInfo,
     pub(super) method: Method,
     pub(super) targets: Vec<Target>,
-    pub(super) model_index: usize,
     /// `[C, H, W]`.
     pub(super) shape: [u32; 3],
     pub(super) input: Buffer,
@@ -111,7 +110,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
     chosen.progress.mark(Stage::Queue, now);
     let mut input = chosen.model.inputs.take();
     let result = read(&chosen.model, &chosen.payload, &chosen.outputs, &chosen.progress, clock, &mut input.values);
-    let Chosen { turn, model_index, model, method, targets, outputs, progress, admission, ending, payload: _ } = chosen;
+    let Chosen { turn, model, method, targets, outputs, progress, admission, ending, payload: _ } = chosen;
     let (decoded, prepared) = match result {
         Ok(read) => read,
         Err(error) => {
@@ -135,7 +134,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
         admission,
         ending,
     };
-    Prepared::Row(PreparedRow { about, method, targets, model_index, shape, input })
+    Prepared::Row(PreparedRow { about, method, targets, shape, input })
 }
 
 fn read(

@@ -1,4 +1,4 @@
-//! A model as it is served.
+//! A model as frames use it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,6 +7,7 @@ use tch::Kind;
 use super::batching::Batching;
 use super::buffers::Buffers;
 use super::error::JobError;
+use super::model_key::{ModelKey, Slot};
 use super::outputs::Outputs;
 use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
@@ -18,25 +19,25 @@ use crate::torch::{computes_in, has_bfloat16};
 /// The server's limits for each model; a model's own can only tighten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServedLimits {
-    /// Rows that run together at most.
+    /// The most rows that run together.
     pub max_batch: u32,
-    /// Targets of one frame.
+    /// The most targets of one frame.
     pub max_targets: u32,
     pub frame: Limits,
 }
 
-/// How far bfloat16 is from float32 for one picture.
+/// The difference of bfloat16 from float32 for one picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReducedPrecision {
-    /// The cosine between both maps of float32's top class: of Guided Grad-CAM, or of the guided gradient where the model has no
-    /// default target layer.
+    /// The cosine between both maps of float32's top class: of Guided Grad-CAM, or of the guided gradient where the
+    /// model has no default target layer.
     pub map_cosine: f64,
     /// The largest difference of a logit among float32's highest.
     pub logit_difference: f64,
 }
 
 impl ReducedPrecision {
-    /// Maps that are further from float32's than this are worth a word.
+    /// A map whose cosine is lower is logged as a warning.
     pub const COSINE_EXPECTED: f64 = 0.99;
 }
 
@@ -45,18 +46,22 @@ impl ReducedPrecision {
 pub struct Served {
     pub metadata: Arc<Metadata>,
     pub limits: ServedLimits,
-    /// How frames run whose requests do not say it. A model that is described as bfloat16 is float32 on a processor without.
+    /// The mode of frames whose requests name none. A model described as bfloat16 runs in float32 on a processor
+    /// without bfloat16.
     pub mode: Mode,
-    /// For a model that runs in bfloat16, once it has explained its first frame.
+    /// Set for a model that runs in bfloat16 when it has explained its first frame.
     pub(super) reduced: OnceLock<ReducedPrecision>,
     pub(super) preparation: Preparation,
     pub(super) batching: Batching,
     pub(super) inputs: Buffers,
+    key: ModelKey,
+    /// Set when the model is registered with an engine.
+    pub(super) slot: OnceLock<Arc<Slot>>,
 }
 
 impl Served {
     /// # Errors
-    /// When no frame could be prepared as the model's description says.
+    /// When the model's description asks for a preparation that no frame could get.
     pub fn new(metadata: Arc<Metadata>, server: ServedLimits) -> Result<Self, PreparationError> {
         let [_, channels, height, width] = metadata.input.shape;
         let fixed = |dimension: Dimension| match dimension {
@@ -84,14 +89,21 @@ impl Served {
             preparation,
             batching: Batching::at_most(limits.max_batch),
             inputs: Buffers::default(),
+            key: ModelKey::new(),
+            slot: OnceLock::new(),
         })
     }
 
-    /// What can be said against a frame without decoding it, so that it can be refused before it waits. Gives the bytes that
-    /// it takes until it is explained: as it was sent, decoded, and as the model's input.
+    /// Identifies this model among all that the process loads.
+    pub fn key(&self) -> ModelKey {
+        self.key
+    }
+
+    /// Checks a frame without decoding it, so that it can be refused before it waits. Returns the bytes that it takes
+    /// until it is explained: as it was sent, decoded, and as the model's input.
     ///
     /// # Errors
-    /// As the frame would get later: [`JobError::NoPicture`] or [`JobError::Frame`].
+    /// The error that the frame would get later: [`JobError::NoPicture`] or [`JobError::Frame`].
     pub fn check_header(&self, payload: &Payload, outputs: &Outputs) -> Result<u64, JobError> {
         self.check_outputs(payload, outputs)?;
         let decoded = self.preparation.check_header(payload, &self.limits.frame)?;
@@ -112,7 +124,7 @@ impl Served {
         Ok(())
     }
 
-    /// How far bfloat16 is from float32, as measured when the server started. `None` for a model that runs in float32.
+    /// The difference of bfloat16 from float32, measured with the first frame. `None` for a model that runs in float32.
     pub fn reduced_precision(&self) -> Option<ReducedPrecision> {
         self.reduced.get().copied()
     }
@@ -123,7 +135,7 @@ impl Served {
         self.metadata.narrow_kinds.iter().copied().find(|&kind| !computes_in(kind))
     }
 
-    /// Whether frames may be pictures; else they must be tensors.
+    /// Whether frames may be pictures. If not, they must be tensors.
     pub fn takes_pictures(&self) -> bool {
         self.preparation.takes_pictures()
     }

@@ -1,5 +1,6 @@
-//! A first frame for each model, before any client's: it proves that the model can be explained, compiles its plan (other
-//! workers than the one that takes it warm themselves), and tells how far bfloat16 is from float32 where a model runs in it.
+//! A first frame for each model, before any client's. It proves that the model can be explained, compiles its plan on
+//! the worker that runs it (other workers warm themselves), and measures bfloat16 against float32 where a model runs in
+//! bfloat16.
 
 use std::sync::{Arc, mpsc};
 
@@ -15,7 +16,7 @@ use crate::model::Metadata;
 use crate::render::ElementType;
 use crate::telemetry::Progress;
 
-/// A model that is served cannot be explained.
+/// A model that cannot explain a frame.
 #[derive(Debug, thiserror::Error)]
 #[error("model {name} version {version} cannot explain a first frame: {cause}")]
 pub struct WarmUpError {
@@ -29,36 +30,56 @@ pub struct WarmUpError {
 pub enum WarmUpCause {
     #[error(transparent)]
     Job(JobError),
-    /// Float32 went well before.
+    /// The same frame in float32 was explained.
     #[error("in bfloat16: {0}; if the model cannot run in it, set explain.precision = \"float32\" in model.toml")]
     Reduced(Box<WarmUpCause>),
-    /// Weights that are not numbers, or a model that takes its input in another range.
+    /// The weights are not finite, or the model takes its input in another range.
     #[error("{what} holds a value that is not finite; are weights and preprocessing in order?")]
     NotFinite { what: &'static str },
 }
 
-/// Explains one frame with each model, the way a client's frame goes; blocks until all are explained. What is asked is what a
-/// request is given by default: the top class, Guided Grad-CAM at the default target layer. A model without a default target
-/// layer needs one in each request, so that only its guided gradient is computed.
+/// Explains one frame with each model, through the stages of a client's frame; blocks until all are explained. The
+/// request has the defaults: the top class, Guided Grad-CAM at the default target layer. For a model without a default
+/// target layer, which each request has to name, only the guided gradient is computed.
 ///
 /// # Errors
-/// The first model that fails. Its name and the cause are meant for whoever starts the server.
+/// The first model that fails, with the cause in words for the operator.
 pub fn warm_up(engine: &Engine) -> Result<(), WarmUpError> {
-    for model in engine.served() {
-        let Metadata { name, version, .. } = &*model.metadata;
-        let began = engine.clock().now();
-        explain_first(engine, model).map_err(|cause| WarmUpError {
-            name: name.clone(),
-            version: *version,
-            cause: Box::new(cause),
-        })?;
-        let took = engine.clock().now().saturating_duration_since(began);
-        tracing::info!(name, version, ms = took.as_millis() as u64, "explained a first frame");
+    engine.served().iter().try_for_each(|model| prove(engine, model))
+}
+
+/// Loads a model into a running engine and explains one frame with it; blocks until then. New streams get it once it
+/// has explained the frame. It then replaces a model of the same name and version, if there is one.
+///
+/// # Errors
+/// When the model cannot be loaded or explained. Its name is then known as one that cannot run, unless a model of the
+/// same name and version runs: that one goes on.
+pub fn add_model(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpError> {
+    let loaded = engine.load(model).map_err(|error| failed(model, WarmUpCause::Job(error)));
+    let proved = loaded.and_then(|()| prove(engine, model));
+    match &proved {
+        Ok(()) => engine.publish(model),
+        Err(_) => engine.fail(model),
     }
+    proved
+}
+
+/// Explains a first frame.
+fn prove(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpError> {
+    let Metadata { name, version, .. } = &*model.metadata;
+    let began = engine.clock().now();
+    explain_first(engine, model).map_err(|cause| failed(model, cause))?;
+    let took = engine.clock().now().saturating_duration_since(began);
+    tracing::info!(name, version, ms = took.as_millis() as u64, "explained a first frame");
     Ok(())
 }
 
-/// Logits that are compared where a model runs in bfloat16.
+fn failed(model: &Served, cause: WarmUpCause) -> WarmUpError {
+    let Metadata { name, version, .. } = &*model.metadata;
+    WarmUpError { name: name.clone(), version: *version, cause: Box::new(cause) }
+}
+
+/// The number of float32's highest logits that are compared with those of bfloat16.
 const LOGITS_COMPARED: usize = 5;
 
 fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause> {
@@ -68,7 +89,7 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
     let Some(class) = full.targets.first().map(|target| target.class_index).filter(|_| full_mode != model.mode) else {
         return Ok(());
     };
-    // Every class is told: one that was high in float32 need not be in bfloat16.
+    // All classes are asked for: one that is high in float32 need not be high in bfloat16.
     let reduced = explain(engine, model, model.mode, Target::Class(class), usize::MAX);
     let reduced = reduced.and_then(|answer| check_finite(&answer).map(|()| answer));
     let reduced = reduced.map_err(|cause| WarmUpCause::Reduced(Box::new(cause)))?;
@@ -80,7 +101,7 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
     } else {
         tracing::info!(name, version, map_cosine, logit_difference, "bfloat16 beside float32 for a first frame");
     }
-    // Only a second warm-up of the same engine would find one there.
+    // It is set already only in a second warm-up of the same engine.
     let _ = model.reduced.set(found);
     Ok(())
 }
@@ -93,13 +114,13 @@ fn distance(full: &Answer, reduced: &Answer) -> ReducedPrecision {
     let logit = |class: u32| reduced.predictions.iter().find(|p| p.class_index == class).map(|p| p.logit);
     let differences = full.predictions.iter().filter_map(|p| Some(f64::from((p.logit - logit(p.class_index)?).abs())));
     ReducedPrecision {
-        // Two maps of zeros are the same.
+        // Equal maps, two of zeros included.
         map_cosine: if a == b { 1.0 } else { dot(&a, &b) / lengths.max(f64::MIN_POSITIVE) },
         logit_difference: differences.fold(0.0, f64::max),
     }
 }
 
-/// The numbers of each map.
+/// The values of each map.
 fn maps(answer: &Answer) -> impl Iterator<Item = impl Iterator<Item = f32>> {
     answer.targets.iter().flat_map(|target| &target.tensors).map(|(_, _, tensor)| {
         tensor.data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
@@ -132,13 +153,14 @@ fn explain(
         payload,
         progress: Progress::start(engine.clock().now()),
         admission,
-        // Whoever waits has its channel below.
+        // The receiver waits below.
         reply: Reply::new(move |outcome| drop(told.send(outcome))),
     });
     outcome.recv().unwrap_or(Err(JobError::Stopped)).map_err(WarmUpCause::Job)
 }
 
-/// A picture of the input's own size where the model takes pictures, so that preprocessing is proved as well; else a tensor.
+/// A picture of the input's own size where the model takes pictures, so that preprocessing is proved as well; else a
+/// tensor.
 fn first_frame(model: &Served) -> Payload {
     let [_, channels, height, width] =
         model.metadata.input.shape.map(|dimension| u32::try_from(dimension.example()).unwrap_or(0));
@@ -149,8 +171,8 @@ fn first_frame(model: &Served) -> Payload {
         let data: Vec<u8> = pixels.flat_map(|(y, x)| [0, 1, 2].map(|channel| value(channel, y, x) as u8)).collect();
         return Payload::Raw { data: data.into(), width, height, pixel_format: PixelFormat::Rgb8, stride_bytes: None };
     }
-    let places = (0..channels).flat_map(|c| (0..height).flat_map(move |y| (0..width).map(move |x| (c, y, x))));
-    let data: Vec<u8> = places.flat_map(|(c, y, x)| (value(c % 3, y, x) as f32 / 255.0).to_le_bytes()).collect();
+    let elements = (0..channels).flat_map(|c| (0..height).flat_map(move |y| (0..width).map(move |x| (c, y, x))));
+    let data: Vec<u8> = elements.flat_map(|(c, y, x)| (value(c % 3, y, x) as f32 / 255.0).to_le_bytes()).collect();
     Payload::Tensor { data: data.into(), shape: vec![channels, height, width] }
 }
 

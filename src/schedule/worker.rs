@@ -1,75 +1,261 @@
-//! The device's thread: takes a batch, runs it, passes its rows on.
+//! The device's thread: submits batches, collects them in order, and passes their rows on.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use super::clock::Clock;
-use super::device::{Batch, Device, HostMap, RowMaps};
+use super::device::{AsyncDevice, Batch, HostMap, RowMaps};
 use super::error::JobError;
 use super::finish::DoneRow;
+use super::model_key::ModelKey;
 use super::prepare::PreparedRow;
+use super::served::Served;
 use crate::explain::ExplainError;
 use crate::explain::MapKind;
 use crate::telemetry::{BatchOutcome, BatchRecord, Stage};
 
-/// A row's result and how many rows ran with it; `None`: nobody wants it any more.
-type Ran = Option<(Result<RowMaps, JobError>, u32)>;
-
-/// Runs rows of one batch key and input size. Rows that nobody wants any more have no result.
-pub(super) fn run<D: Device>(device: &mut D, rows: Vec<PreparedRow>, clock: &dyn Clock) -> Vec<DoneRow> {
-    let now = clock.now();
-    for row in &rows {
-        row.about.progress.mark(Stage::Batch, now);
-    }
-    let results = run_whole(device, &rows, clock);
-    rows.into_iter()
-        .zip(results)
-        .filter_map(|(mut row, ran)| {
-            let (result, batch_size) = ran?;
-            let wants_input = row.about.outputs.tensors.iter().any(|tensor| tensor.map == MapKind::Input);
-            let input = if wants_input {
-                HostMap { values: mem::take(&mut row.input.values), shape: row.shape.to_vec() }
-            } else {
-                HostMap::default()
-            };
-            Some(DoneRow { about: row.about, input, result, batch_size })
-        })
-        .collect()
+/// A device, its batches in flight, and its models.
+pub(super) struct Worker<D: AsyncDevice> {
+    device: D,
+    clock: Arc<dyn Clock>,
+    /// In the order of submission.
+    flights: VecDeque<Flight<D::InFlight>>,
+    /// The moment at which the last batch was collected.
+    free_since: Instant,
+    models: Vec<(ModelKey, Weak<Served>)>,
 }
 
-/// What became of a batch.
+/// A batch that was submitted.
+struct Flight<F> {
+    rows: Vec<PreparedRow>,
+    attempt: Attempt<F>,
+    is_interrupted: bool,
+}
+
+/// One try to run some rows together.
+struct Attempt<F> {
+    record: Arc<BatchRecord>,
+    began: Instant,
+    submitted: Result<F, Failure>,
+}
+
+/// Why an attempt has no results.
+enum Failure {
+    Explain(ExplainError),
+    /// The device panicked, or gave another number of results than there are rows.
+    Broken,
+}
+
+/// A row's result and the number of rows that ran with it; `None` if the batch was interrupted.
+type Ran = Option<(Result<RowMaps, JobError>, u32)>;
+
+/// What became of an attempt.
 enum Fate {
     Done(Vec<Ran>),
     OutOfMemory,
     Broken,
 }
 
-/// Runs all rows at once. Out of memory: once more, in halves. A panic: once more, row by row, so that it costs the row that
-/// causes it and no other.
-fn run_whole<D: Device>(device: &mut D, rows: &[PreparedRow], clock: &dyn Clock) -> Vec<Ran> {
-    match attempt(device, rows, clock) {
-        Fate::Done(results) => results,
-        Fate::OutOfMemory if rows.len() > 1 => {
-            tracing::warn!(rows = rows.len(), "out of memory: the batch runs again in halves");
-            let (first, second) = rows.split_at(rows.len() / 2);
-            let mut results = run_last(device, first, clock);
-            results.extend(run_last(device, second, clock));
-            results
+impl<D: AsyncDevice> Worker<D> {
+    pub(super) fn new(device: D, clock: Arc<dyn Clock>) -> Self {
+        let free_since = clock.now();
+        Worker { device, clock, flights: VecDeque::new(), free_since, models: Vec::new() }
+    }
+
+    /// Batches that may be in flight.
+    pub(super) fn depth(&self) -> usize {
+        self.device.depth().max(1)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Whether another batch may be submitted.
+    pub(super) fn has_room(&self) -> bool {
+        self.flights.len() < self.depth()
+    }
+
+    /// Loads a model on the device.
+    pub(super) fn load(&mut self, model: &Arc<Served>) -> Result<(), JobError> {
+        match caught(|| self.device.load(model)) {
+            Ok(()) => {
+                self.models.push((model.key(), Arc::downgrade(model)));
+                Ok(())
+            }
+            Err(Failure::Explain(error)) => Err(JobError::Explain(error)),
+            Err(Failure::Broken) => Err(JobError::Broken),
         }
-        Fate::Broken if rows.len() > 1 => {
-            tracing::warn!(rows = rows.len(), "a batch broke: its rows run again one by one");
-            rows.chunks(1).flat_map(|row| run_last(device, row, clock)).collect()
+    }
+
+    /// Unloads the models that no frame, no stream and no registry holds.
+    pub(super) fn unload_unused(&mut self) {
+        let (used, unused) = mem::take(&mut self.models).into_iter().partition(|(_, model)| model.strong_count() > 0);
+        self.models = used;
+        for (key, _) in unused {
+            let _: Result<(), Failure> = caught(|| {
+                self.device.unload(key);
+                Ok(())
+            });
         }
-        fate => failed(fate, rows.len()),
+    }
+
+    /// Whether the device has a model that is not among those for which `is_current` holds.
+    pub(super) fn has_retired(&self, is_current: impl Fn(ModelKey) -> bool) -> bool {
+        self.models.iter().any(|(key, _)| !is_current(*key))
+    }
+
+    /// Submits at least one row; all have one batch key and input size. Requires [`Worker::has_room`].
+    pub(super) fn submit(&mut self, rows: Vec<PreparedRow>) {
+        let now = self.clock.now();
+        for row in &rows {
+            row.about.progress.mark(Stage::Batch, now);
+        }
+        let attempt = begin(&mut self.device, &rows, now);
+        self.flights.push_back(Flight { rows, attempt, is_interrupted: false });
+    }
+
+    /// Collects the oldest batch in flight and returns its rows and the time that the device took for them. Rows of an
+    /// interrupted batch are left out.
+    pub(super) fn collect(&mut self) -> Option<(Vec<DoneRow>, Duration)> {
+        self.interrupt_unwanted();
+        let Flight { rows, attempt, .. } = self.flights.pop_front()?;
+        let began = attempt.began.max(self.free_since);
+        let results = self.finish(&rows, attempt);
+        self.free_since = self.clock.now();
+        let took = self.free_since.saturating_duration_since(began);
+        Some((rows.into_iter().zip(results).filter_map(|(row, ran)| Some(done(row, ran?))).collect(), took))
+    }
+
+    /// Tells the device of each batch that nobody waits for any more.
+    fn interrupt_unwanted(&mut self) {
+        for flight in self.flights.iter_mut().filter(|flight| !flight.is_interrupted && is_unwanted(&flight.rows)) {
+            flight.is_interrupted = true;
+            if let Ok(in_flight) = &mut flight.attempt.submitted {
+                // If this panics, the batch is collected as it is.
+                let _: Result<(), Failure> = caught(|| {
+                    self.device.interrupt(in_flight);
+                    Ok(())
+                });
+            }
+        }
+    }
+
+    /// Ends the first attempt. A batch that is out of memory runs once more in halves; one that panics runs once more
+    /// row by row, so that only the row that causes the panic fails.
+    fn finish(&mut self, rows: &[PreparedRow], attempt: Attempt<D::InFlight>) -> Vec<Ran> {
+        match self.end(rows, attempt) {
+            Fate::Done(results) => results,
+            Fate::OutOfMemory if rows.len() > 1 => {
+                tracing::warn!(rows = rows.len(), "out of memory: the batch runs again in halves");
+                let (first, second) = rows.split_at(rows.len() / 2);
+                let mut results = self.run_last(first);
+                results.extend(self.run_last(second));
+                results
+            }
+            Fate::Broken if rows.len() > 1 => {
+                tracing::warn!(rows = rows.len(), "a batch broke: its rows run again one by one");
+                rows.chunks(1).flat_map(|row| self.run_last(row)).collect()
+            }
+            fate => failed(fate, rows.len()),
+        }
+    }
+
+    /// Runs rows that are not tried again.
+    fn run_last(&mut self, rows: &[PreparedRow]) -> Vec<Ran> {
+        let attempt = begin(&mut self.device, rows, self.clock.now());
+        let fate = self.end(rows, attempt);
+        failed(fate, rows.len())
+    }
+
+    /// Waits for the end of an attempt.
+    fn end(&mut self, rows: &[PreparedRow], attempt: Attempt<D::InFlight>) -> Fate {
+        let Attempt { record, began, submitted } = attempt;
+        let clock = &*self.clock;
+        let ended = &mut |stage, at: Option<Instant>| {
+            let now = clock.now();
+            rows.iter().for_each(|row| row.about.progress.mark(stage, at.unwrap_or(now)));
+            // Between the forward run and the reverse run: frames that have expired go no further.
+            if stage == Stage::Forward {
+                rows.iter().filter(|row| row.about.turn.has_expired(now)).for_each(|row| row.about.ending.expire());
+            }
+        };
+        let device = &mut self.device;
+        let result = submitted
+            .and_then(|in_flight| caught(|| device.collect(in_flight, &batch(rows), &|| is_unwanted(rows), ended)));
+        let now = clock.now();
+        record.ends(now, outcome(&result));
+        let count = rows.len();
+        match result {
+            Ok(results) if results.len() == count => {
+                if let Some(first) = rows.first() {
+                    let units = rows.iter().map(|row| row.about.turn.cost).sum();
+                    let took = now.saturating_duration_since(began.max(self.free_since));
+                    first.about.model.batching.ran(count, units, took);
+                }
+                Fate::Done(
+                    results.into_iter().map(|row| Some((row.map_err(JobError::Explain), count as u32))).collect(),
+                )
+            }
+            Ok(results) => {
+                tracing::error!(rows = count, results = results.len(), "the device lost rows");
+                Fate::Broken
+            }
+            Err(Failure::Explain(error)) if error.is_interrupted() => Fate::Done((0..count).map(|_| None).collect()),
+            Err(Failure::Explain(error)) if error.is_out_of_memory() => Fate::OutOfMemory,
+            Err(Failure::Explain(error)) => Fate::Done(share(error, count)),
+            Err(Failure::Broken) => Fate::Broken,
+        }
     }
 }
 
-/// Runs rows that get no other chance.
-fn run_last<D: Device>(device: &mut D, rows: &[PreparedRow], clock: &dyn Clock) -> Vec<Ran> {
-    let fate = attempt(device, rows, clock);
-    failed(fate, rows.len())
+/// Submits rows to the device.
+fn begin<D: AsyncDevice>(device: &mut D, rows: &[PreparedRow], began: Instant) -> Attempt<D::InFlight> {
+    let record = Arc::new(BatchRecord::new(rows.len() as u32, began));
+    rows.iter().for_each(|row| row.about.progress.joins(&record));
+    let submitted = caught(|| device.submit(&batch(rows)));
+    Attempt { record, began, submitted }
+}
+
+fn batch(rows: &[PreparedRow]) -> Batch<'_> {
+    let first = &rows[0];
+    Batch {
+        model: first.about.model.key(),
+        method: &first.method,
+        shape: first.shape,
+        inputs: rows.iter().map(|row| row.input.values.as_slice()).collect(),
+        targets: rows.iter().map(|row| row.targets.as_slice()).collect(),
+    }
+}
+
+fn is_unwanted(rows: &[PreparedRow]) -> bool {
+    rows.iter().all(|row| row.about.ending.ticket.is_over())
+}
+
+/// A call to the device that may panic. Devices keep nothing half-made across calls: plans are cached once they are
+/// whole.
+fn caught<T>(call: impl FnOnce() -> Result<T, ExplainError>) -> Result<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(Failure::Explain),
+        Err(panic) => {
+            tracing::error!(panic = message(&*panic), "a call to the device broke");
+            Err(Failure::Broken)
+        }
+    }
+}
+
+fn done(mut row: PreparedRow, (result, batch_size): (Result<RowMaps, JobError>, u32)) -> DoneRow {
+    let wants_input = row.about.outputs.tensors.iter().any(|tensor| tensor.map == MapKind::Input);
+    let input = if wants_input {
+        HostMap { values: mem::take(&mut row.input.values), shape: row.shape.to_vec() }
+    } else {
+        HostMap::default()
+    };
+    DoneRow { about: row.about, input, result, batch_size }
 }
 
 fn failed(fate: Fate, rows: usize) -> Vec<Ran> {
@@ -81,66 +267,18 @@ fn failed(fate: Fate, rows: usize) -> Vec<Ran> {
     }
 }
 
-fn attempt<D: Device>(device: &mut D, rows: &[PreparedRow], clock: &dyn Clock) -> Fate {
-    let Some(first) = rows.first() else { return Fate::Done(Vec::new()) };
-    let (count, began) = (rows.len(), clock.now());
-    let units = rows.iter().map(|row| row.about.turn.cost).sum();
-    let record = Arc::new(BatchRecord::new(count as u32, began));
-    rows.iter().for_each(|row| row.about.progress.joins(&record));
-    let result = {
-        let batch = Batch {
-            model: first.model_index,
-            method: &first.method,
-            shape: first.shape,
-            inputs: rows.iter().map(|row| row.input.values.as_slice()).collect(),
-            targets: rows.iter().map(|row| row.targets.as_slice()).collect(),
-        };
-        let nobody_waits = || rows.iter().all(|row| row.about.ending.ticket.is_over());
-        // The device keeps nothing half-made across calls: plans are cached once they are whole.
-        catch_unwind(AssertUnwindSafe(|| {
-            device.run(&batch, &nobody_waits, &mut |stage| {
-                let now = clock.now();
-                rows.iter().for_each(|row| row.about.progress.mark(stage, now));
-                // Between the forward run and the reverse one: whoever has become too old by now goes no further.
-                if stage == Stage::Forward {
-                    rows.iter().filter(|row| row.about.turn.has_expired(now)).for_each(|row| row.about.ending.expire());
-                }
-            })
-        }))
-    };
-    let now = clock.now();
-    record.ends(now, outcome(&result));
-    match result {
-        Ok(Ok(results)) if results.len() == count => {
-            first.about.model.batching.ran(count, units, now.saturating_duration_since(began));
-            Fate::Done(results.into_iter().map(|row| Some((row.map_err(JobError::Explain), count as u32))).collect())
-        }
-        Ok(Ok(results)) => {
-            tracing::error!(rows = count, results = results.len(), "the device lost rows");
-            Fate::Broken
-        }
-        Ok(Err(error)) if error.is_interrupted() => Fate::Done((0..count).map(|_| None).collect()),
-        Ok(Err(error)) if error.is_out_of_memory() => Fate::OutOfMemory,
-        Ok(Err(error)) => Fate::Done(share(error, count)),
-        Err(panic) => {
-            tracing::error!(rows = count, panic = message(&*panic), "a batch broke");
-            Fate::Broken
-        }
-    }
-}
-
-/// One error for every row: rows share the method, so what is wrong with it is wrong for each.
+/// One error for every row: rows share the method, so its fault concerns each of them.
 fn share(error: ExplainError, rows: usize) -> Vec<Ran> {
     let shared = Arc::new(error);
     (0..rows).map(|_| Some((Err(JobError::Batch(Arc::clone(&shared))), rows as u32))).collect()
 }
 
-fn outcome<T, P>(result: &Result<Result<T, ExplainError>, P>) -> BatchOutcome {
+fn outcome<T>(result: &Result<T, Failure>) -> BatchOutcome {
     match result {
-        Ok(Ok(_)) => BatchOutcome::Done,
-        Ok(Err(error)) if error.is_interrupted() => BatchOutcome::Stopped,
-        Ok(Err(error)) if error.is_out_of_memory() => BatchOutcome::OutOfMemory,
-        Ok(Err(_)) | Err(_) => BatchOutcome::Failed,
+        Ok(_) => BatchOutcome::Done,
+        Err(Failure::Explain(error)) if error.is_interrupted() => BatchOutcome::Stopped,
+        Err(Failure::Explain(error)) if error.is_out_of_memory() => BatchOutcome::OutOfMemory,
+        Err(_) => BatchOutcome::Failed,
     }
 }
 

@@ -1,8 +1,7 @@
-//! The admin port: plain HTTP for those who look after the server, apart from the port that serves frames.
+//! The admin port: plain HTTP for operators, apart from the addresses that serve frames.
 //!
-//! It is there while models are still being loaded, and until the process ends, so that whoever looks finds out why a server
-//! is not ready. It has no secrets to tell and changes nothing but the log's filter, and that only for a caller on the same
-//! machine.
+//! It is served while models are being loaded and until the process ends, so that operators see why a server is not
+//! ready. It reveals no secrets. All that it can change is the log's filter, and only for a caller on the same machine.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,16 +25,16 @@ use super::health::{Readiness, ReadinessSwitch};
 use crate::config::Config;
 use crate::telemetry::{Telemetry, log};
 
-/// Connections at once; those after wait.
+/// How many connections are served at the same time; more wait.
 const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take to say what it wants, and may stay open without saying anything.
-const PATIENCE: Duration = Duration::from_secs(75);
-/// A filter is a line.
+/// How long a connection may take to send a request's headers, and may stay idle.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// The largest body: a filter is one line.
 const MAX_BODY_BYTES: usize = 4096;
-/// When the system gives no connection, asking again at once would only burn the processor.
+/// Pause after an error of `accept`, which usually means that there are no file descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What the pages tell about.
+/// What the pages show.
 #[derive(Clone)]
 struct Pages {
     telemetry: Telemetry,
@@ -51,7 +50,7 @@ pub(super) struct Admin {
 
 impl Admin {
     /// # Errors
-    /// When the address cannot be listened on.
+    /// When the server cannot listen on the address.
     pub(super) async fn bind(
         address: &str,
         config: &Config,
@@ -64,16 +63,16 @@ impl Admin {
         Ok(Admin { listener, pages: routes(pages) })
     }
 
-    /// Where it listens; a port that was asked for as 0 is the real one.
+    /// The address that was bound: for port 0, with the real port.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Serves for ever.
+    /// Serves until it is dropped.
     pub(super) async fn serve(self) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
             let (connection, peer) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
@@ -89,13 +88,13 @@ impl Admin {
             tokio::spawn(async move {
                 let served = http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(PATIENCE)
+                    .header_read_timeout(HEADER_TIMEOUT)
                     .serve_connection(TokioIo::new(connection), TowerToHyperService::new(pages))
                     .await;
                 if let Err(error) = served {
                     tracing::debug!(%error, %peer, "a connection to the admin port broke");
                 }
-                drop(place);
+                drop(slot);
             });
         }
     }
@@ -142,7 +141,7 @@ async fn metrics(State(pages): State<Pages>) -> Response {
     let Some(page) = pages.telemetry.metrics().and_then(|metrics| metrics.page()).cloned() else {
         return (StatusCode::NOT_FOUND, "there are no metrics\n").into_response();
     };
-    // Readings ask the system, which may take a moment.
+    // Some readings call the operating system, which may take a moment.
     let written = tokio::task::spawn_blocking(move || page.write().map(|text| (page.content_type(), text))).await;
     match written {
         Ok(Ok((content_type, text))) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
@@ -187,7 +186,8 @@ async fn set_log_filter(ConnectInfo(peer): ConnectInfo<SocketAddr>, filter: Stri
     }
 }
 
-/// The configuration as it is used. Its files are named, not shown; a password in a collector's address is left out.
+/// The effective configuration as TOML, without the credentials in a collector's address. Secret files are shown as
+/// paths.
 fn effective(config: &Config) -> String {
     let mut shown = config.clone();
     if let Some(endpoint) = &mut shown.telemetry.otlp_endpoint {

@@ -5,14 +5,14 @@ use std::time::{Instant, SystemTime};
 
 use tonic::Code;
 
-use crate::proto::v1;
 use crate::schedule::{Answer, Clock};
 use crate::stream::DropReason;
 use crate::telemetry::{FrameOutcome, FrameRecord, FrameTrace, Progress, Source, Stage, Telemetry, Timings};
 
 use super::refusal::Refusal;
+use super::transport::calls::TraceHeaders;
 
-/// A frame that has been accepted. Dropping it closes the account; a frame of which nothing else was said was cancelled.
+/// The account of an accepted frame. Dropping it closes the account; a frame without another outcome was cancelled.
 pub(super) struct FrameAccount {
     telemetry: Telemetry,
     clock: Arc<dyn Clock>,
@@ -22,32 +22,35 @@ pub(super) struct FrameAccount {
     progress: Progress,
 }
 
-/// What an account begins with.
-pub(super) struct Accepted<'a> {
-    pub(super) source: &'a Arc<Source>,
-    pub(super) frame: &'a v1::Frame,
-    /// The trace that the call itself belongs to, for a frame that names none: its two headers.
-    pub(super) call: (&'a str, &'a str),
+/// What is known of every frame, whether or not it can be explained.
+pub(super) struct FrameHeader {
+    pub(super) sequence: u64,
+    /// The trace that the client gave the frame. Empty: the frame gets a new trace.
+    pub(super) trace: TraceHeaders,
     pub(super) payload_bytes: u64,
-    pub(super) policy: &'static str,
-    pub(super) at: Instant,
+    pub(super) accepted_at: Instant,
 }
 
 impl FrameAccount {
-    pub(super) fn open(telemetry: &Telemetry, clock: &Arc<dyn Clock>, accepted: Accepted<'_>) -> Self {
-        let Accepted { source, frame, call, payload_bytes, policy, at } = accepted;
-        let own = (frame.traceparent.as_str(), frame.tracestate.as_str());
-        let (traceparent, tracestate) = if own.0.is_empty() { call } else { own };
-        let trace = telemetry.place(traceparent, tracestate);
-        let progress = Progress::start(at);
+    /// `policy` is the stream's, by its name; empty for a frame that belongs to no stream.
+    pub(super) fn open(
+        telemetry: &Telemetry,
+        clock: &Arc<dyn Clock>,
+        source: &Arc<Source>,
+        policy: &'static str,
+        header: &FrameHeader,
+    ) -> Self {
+        let &FrameHeader { sequence, ref trace, payload_bytes, accepted_at } = header;
+        let trace = telemetry.place(&trace.traceparent, &trace.tracestate);
+        let progress = Progress::start(accepted_at);
         let record = FrameRecord {
             trace: trace.clone(),
             source: Arc::clone(source),
-            sequence: frame.sequence,
+            sequence,
             outcome: FrameOutcome::Cancelled,
             progress: progress.clone(),
-            // The same moment on the wall, however late it is said.
-            accepted_at: SystemTime::now() - at.elapsed(),
+            // The wall-clock time of the acceptance, even when the account is opened later.
+            accepted_at: SystemTime::now() - accepted_at.elapsed(),
             payload_bytes,
             policy,
             classes: Vec::new(),
@@ -61,7 +64,7 @@ impl FrameAccount {
         self.trace.trace_id.to_string()
     }
 
-    /// Where the frame is, for whoever carries it on.
+    /// The frame's stages; the engine goes on marking them.
     pub(super) fn progress(&self) -> &Progress {
         &self.progress
     }

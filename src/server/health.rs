@@ -1,9 +1,15 @@
 //! `grpc.health.v1`: whether the server, one of its services or a model can be used.
 //!
-//! There is one answer for all of them: a server that serves has proved each of its models, and one that drains takes nothing
-//! new. `Check` and `Watch` differ on names that are not known, as the protocol has it.
+//! - While the server starts or drains, every name is NOT_SERVING.
+//! - A model's name is SERVING when at least one of its versions can run, and NOT_SERVING when none can.
+//! - The whole server (the empty name) and its services are SERVING when at least one model can run. A model that fails
+//!   thus takes itself out and no other; a load balancer that asks for the whole server still sends frames for those
+//!   that run. `camlens serve` starts only when every configured model has explained a first frame, so a server that
+//!   has just become ready serves all of them.
+//!
+//! The names of models are those that the engine has registered, and change with them. `Check` and `Watch` differ on
+//! names that are not known, as the protocol has it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -15,11 +21,14 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::refusal::Refusal;
 use super::transport::connections::About;
+use crate::schedule::Models;
 
 /// Answers questions about health; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct HealthService {
-    names: Arc<BTreeSet<String>>,
+    /// Besides the whole server and the models.
+    services: Arc<[&'static str]>,
+    models: watch::Receiver<Arc<Models>>,
     readiness: ReadinessSwitch,
 }
 
@@ -38,10 +47,14 @@ pub(super) enum Readiness {
 }
 
 impl HealthService {
-    /// For a server that serves from now on. `names` are what may be asked about; the empty one is the whole server.
-    pub(super) fn serving(names: impl IntoIterator<Item = String>, readiness: ReadinessSwitch) -> Self {
+    /// For a server that serves from now on.
+    pub(super) fn serving(
+        services: impl IntoIterator<Item = &'static str>,
+        models: watch::Receiver<Arc<Models>>,
+        readiness: ReadinessSwitch,
+    ) -> Self {
         readiness.0.send_replace(Readiness::Serving);
-        HealthService { names: Arc::new(names.into_iter().collect()), readiness }
+        HealthService { services: services.into_iter().collect(), models, readiness }
     }
 
     /// NOT_SERVING from now on.
@@ -52,6 +65,27 @@ impl HealthService {
     /// Ends every watch, or connections would stay open for them.
     pub(super) fn end(&self) {
         self.readiness.0.send_replace(Readiness::Over);
+    }
+
+    /// The status of a name; `None` for one that is not known.
+    fn status(&self, name: &str) -> Option<ServingStatus> {
+        let models = Arc::clone(&self.models.borrow());
+        let can_run = match name {
+            "" => !models.served.is_empty(),
+            name if self.services.contains(&name) => !models.served.is_empty(),
+            name => models.can_run(name)?,
+        };
+        let is_serving = can_run && self.readiness.now() == Readiness::Serving;
+        Some(if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing })
+    }
+
+    /// Every name that is known, in quotes.
+    fn names(&self) -> String {
+        let models = Arc::clone(&self.models.borrow());
+        let mut names: Vec<&str> =
+            models.names().into_iter().chain(self.services.iter().copied()).chain([""]).collect();
+        names.sort_unstable();
+        names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -66,37 +100,28 @@ impl ReadinessSwitch {
     }
 }
 
-fn status(readiness: Readiness) -> ServingStatus {
-    match readiness {
-        Readiness::Serving => ServingStatus::Serving,
-        Readiness::Starting | Readiness::Draining | Readiness::Over => ServingStatus::NotServing,
-    }
-}
-
 #[tonic::async_trait]
 impl Health for HealthService {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let name = request.into_inner().service;
-        if !self.names.contains(&name) {
-            let names: Vec<String> = self.names.iter().map(|name| format!("{name:?}")).collect();
-            let message = format!("service: there is no {name:?}; there is {}", names.join(", "));
+        let Some(status) = self.status(&name) else {
+            let message = format!("service: there is no {name:?}; there is {}", self.names());
             return Err(Refusal::new(Code::NotFound, "service", message).into_status());
-        }
-        let status = status(self.readiness.now()) as i32;
-        Ok(Response::new(HealthCheckResponse { status }))
+        };
+        Ok(Response::new(HealthCheckResponse { status: status as i32 }))
     }
 
     type WatchStream = ReceiverStream<Result<HealthCheckResponse, Status>>;
 
-    /// A name that is not known is SERVICE_UNKNOWN, and the watch stays open.
+    /// A name that is not known is SERVICE_UNKNOWN, and the watch stays open: a model of that name may be added.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let connection = About::of(&request);
-        let known = self.names.contains(&request.into_inner().service);
+        let name = request.into_inner().service;
         let (watcher, statuses) = mpsc::channel(1);
-        let readiness = self.readiness.0.subscribe();
+        let health = self.clone();
         tokio::spawn(async move {
             tokio::select! {
-                () = tell(known, readiness, watcher) => {}
+                () = tell(health, name, watcher) => {}
                 () = connection.aged() => {}
             }
         });
@@ -104,16 +129,15 @@ impl Health for HealthService {
     }
 }
 
-/// Tells a watcher each status that is new, until the server ends or nobody watches any more.
-async fn tell(
-    known: bool,
-    mut readiness: watch::Receiver<Readiness>,
-    watcher: mpsc::Sender<Result<HealthCheckResponse, Status>>,
-) {
+/// Sends a watcher each status that is new, until the server ends or nobody watches any more.
+async fn tell(mut health: HealthService, name: String, watcher: mpsc::Sender<Result<HealthCheckResponse, Status>>) {
+    let mut readiness = health.readiness.0.subscribe();
     let mut told = None;
     loop {
+        // Seen before they are read: what changes meanwhile is seen again.
         let now = *readiness.borrow_and_update();
-        let status = if known { status(now) } else { ServingStatus::ServiceUnknown };
+        health.models.mark_unchanged();
+        let status = health.status(&name).unwrap_or(ServingStatus::ServiceUnknown);
         if told.replace(status) != Some(status)
             && watcher.send(Ok(HealthCheckResponse { status: status as i32 })).await.is_err()
         {
@@ -124,7 +148,59 @@ async fn tell(
         }
         tokio::select! {
             changed = readiness.changed() => if changed.is_err() { return },
+            // A server whose engine has gone drains.
+            Ok(()) = health.models.changed() => {}
             () = watcher.closed() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Served;
+    use crate::schedule::fake::served;
+
+    fn models(served: &[Arc<Served>], failed: &[&str]) -> Arc<Models> {
+        let failed = failed.iter().map(|name| ((*name).to_owned(), 1)).collect();
+        Arc::new(Models { served: served.into(), failed })
+    }
+
+    #[test]
+    fn each_model_answers_for_itself_and_the_server_serves_while_one_of_them_can_run() {
+        let (registry, watch) = watch::channel(models(&[served("good", 1)], &["bad"]));
+        let readiness = ReadinessSwitch::starting();
+        let health = HealthService::serving(["a.Service"], watch, readiness);
+        let statuses = || ["", "a.Service", "good", "bad", "other"].map(|name| health.status(name));
+        let (serving, not_serving) = (Some(ServingStatus::Serving), Some(ServingStatus::NotServing));
+        assert_eq!(statuses(), [serving, serving, serving, not_serving, None]);
+        assert_eq!(health.names(), r#""", "a.Service", "bad", "good""#);
+        registry.send_replace(models(&[], &["bad", "good"]));
+        assert_eq!(statuses(), [not_serving, not_serving, not_serving, not_serving, None]);
+        registry.send_replace(models(&[served("other", 1)], &["bad"]));
+        assert_eq!(statuses(), [serving, serving, None, not_serving, serving]);
+        health.drain();
+        assert_eq!(statuses(), [not_serving, not_serving, None, not_serving, not_serving]);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_when_its_model_comes_fails_and_goes() {
+        let (registry, watch) = watch::channel(models(&[served("good", 1)], &[]));
+        let health = HealthService::serving([], watch, ReadinessSwitch::starting());
+        let (watcher, mut statuses) = mpsc::channel(1);
+        let watching = tokio::spawn(tell(health.clone(), "new".to_owned(), watcher));
+        let mut next = async || {
+            let response = statuses.recv().await.expect("it watches").expect("a status");
+            ServingStatus::try_from(response.status).expect("it is known")
+        };
+        assert_eq!(next().await, ServingStatus::ServiceUnknown);
+        registry.send_replace(models(&[served("new", 1)], &[]));
+        assert_eq!(next().await, ServingStatus::Serving);
+        registry.send_replace(models(&[served("good", 1)], &["new"]));
+        assert_eq!(next().await, ServingStatus::NotServing);
+        registry.send_replace(models(&[served("good", 1)], &[]));
+        assert_eq!(next().await, ServingStatus::ServiceUnknown);
+        health.end();
+        watching.await.expect("it ends with the server");
     }
 }

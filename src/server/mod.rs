@@ -1,11 +1,15 @@
-//! The protocol's edge: tonic services, transports, health, reflection, drain.
+//! The protocol's edge: sockets, the services of each face, health, reflection, drain.
 //!
 //! [`Server::start`] loads the models, binds the addresses and serves; [`Server::run`] waits for the end and drains.
-//! `explain` answers single frames, `stream` drives a [`crate::stream::Session`] for each stream, `models` tells what is
-//! served. `connections` bounds the connections' number and age, `receiving` and `unsent` what messages hold on their
-//! ways in and out, `messages` carries a stream's answers to its connection. `request`
-//! turns messages into jobs, `response` turns answers into messages, and [`Refusal`] is the one place where an error becomes
-//! a status. `security` has TLS and tokens. Generated types are known here and nowhere below.
+//!
+//! - `camlens` is the face of `camlens.v1`: it alone knows generated types. Another protocol is another folder beside
+//!   it.
+//! - `submit` is the one way into the engine for every face: it makes a converted frame a job. `frame_account` is the
+//!   frame's record for telemetry, and [`Refusal`] the one type from which statuses are made.
+//! - `transport` has sockets, TLS, tokens, deadlines and the metering of calls; `quota` bounds connections, streams and
+//!   unread answers. Both serve any face.
+//! - `service` is the state that the services share, `routes` lists what can be called, `health` says what can be used.
+//! - `start`, `load`, `shutdown`, `reclaim` and `readings` run the server; `admin` is the port for operators.
 
 mod admin;
 mod camlens;
@@ -16,13 +20,17 @@ mod quota;
 mod readings;
 mod reclaim;
 mod refusal;
+mod routes;
 mod service;
 mod shutdown;
 mod start;
+mod start_error;
+mod submit;
 pub(crate) mod transport;
 
 pub use refusal::Refusal;
 pub use shutdown::Shutdown;
-pub use start::{Ended, Server, StartError};
+pub use start::{Ended, Server};
+pub use start_error::StartError;
 pub use transport::listen::ListenError;
 pub use transport::security::SecurityError;

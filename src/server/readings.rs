@@ -1,4 +1,4 @@
-//! What metrics read from a server whenever somebody asks.
+//! Metrics that are read from the server when they are collected.
 
 use opentelemetry::KeyValue;
 
@@ -29,8 +29,8 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     );
     let unsent = service.unsent.clone();
     metrics.observe(&catalogue::UNSENT_SIZE, Box::new(move |tell| tell(unsent.bytes() as f64, &[])));
-    let places = service.places.clone();
-    metrics.observe(&catalogue::STREAMS, Box::new(move |tell| tell(places.taken().into(), &[])));
+    let streams = service.stream_slots.clone();
+    metrics.observe(&catalogue::STREAMS, Box::new(move |tell| tell(streams.taken().into(), &[])));
     let credit = service.credit.clone();
     metrics.observe(&catalogue::CREDIT, Box::new(move |tell| tell(credit.frames() as f64, &[])));
     let open = connections.clone();
@@ -39,7 +39,7 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     metrics.observe(&catalogue::CONNECTIONS_REFUSED, Box::new(move |tell| tell(refused.refused() as f64, &[])));
 }
 
-/// Tells frames and bytes in work, model by model.
+/// Reports frames and bytes in work of each model.
 fn in_work(engine: &Engine, tell: &mut dyn FnMut(usize, u64, &[KeyValue])) {
     for (model, in_work) in engine.in_work() {
         let attributes = [

@@ -1,4 +1,4 @@
-//! Memory that streams have left behind.
+//! Gives freed memory back to the system after streams have ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::process;
 
-/// How long after a stream's end: others often end at the same time, and then once is enough for all.
+/// Delay after a stream's end: streams often end together, and one call is then enough.
 const AFTER: Duration = Duration::from_secs(1);
 
 /// Gives memory back to the system after streams have ended. Cheap to clone.
@@ -25,7 +25,7 @@ impl Reclaim {
         tokio::spawn(async move {
             tokio::time::sleep(AFTER).await;
             is_due.store(false, Ordering::Release);
-            // It cannot panic, and nobody waits for it.
+            // It does not panic, and nothing waits for it.
             let _ = tokio::task::spawn_blocking(process::release_memory).await;
         });
     }

@@ -9,16 +9,15 @@ use crate::explain::ExplainError;
 use crate::frame::{ErrorKind, FrameError};
 use crate::model::LabelError;
 use crate::plan::PlanError;
-use crate::proto::v1;
 use crate::render::RenderError;
 use crate::schedule::{AdmissionError, JobError};
 use crate::stream::OutOfOrder;
 
-/// When a full server may have room again: about a few frames later.
+/// When a full server may have room again: about the time of a few frames.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// Bytes of a status's message. It travels in the trailers three times over (as itself, and in the details), percent-encoded
-/// or in base64, and stock clients refuse trailers above 8 KiB with an error of their own.
+/// The most bytes of a status's message. The trailers have it three times (once as the message, twice in the details),
+/// percent-encoded or in base64, and common clients refuse trailers above 8 KiB with an error of their own.
 const MAX_STATUS_MESSAGE_BYTES: usize = 1200;
 
 /// Why a request, a stream or a frame is refused.
@@ -29,9 +28,9 @@ pub struct Refusal {
     pub code: Code,
     /// What was wrong and what is allowed.
     pub message: String,
-    /// The field at fault, as a path; empty when none is.
+    /// The path of the field at fault; empty when there is none.
     pub field: String,
-    /// When a second try may succeed.
+    /// When a retry may succeed.
     pub retry_after: Option<Duration>,
 }
 
@@ -44,19 +43,19 @@ impl Refusal {
         Self::new(Code::InvalidArgument, field, message)
     }
 
-    /// There is no room now; there may be in a moment.
+    /// A limit is reached now; a retry may succeed.
     pub(super) fn busy(message: impl Into<String>) -> Self {
         Refusal { retry_after: Some(RETRY_AFTER), ..Self::new(Code::ResourceExhausted, "", message) }
     }
 
-    /// Something that the protocol has and this version has not.
+    /// A part of the protocol that this version does not have. `what` is a subject with its verb: "regions are".
     pub(super) fn not_built(field: impl Into<String>, what: &str) -> Self {
         let field = field.into();
         let message = format!("{field}: {what} not built yet; leave it out");
         Self::new(Code::Unimplemented, field, message)
     }
 
-    /// Puts the field's path below another one, for options that came with a frame.
+    /// Prefixes the field's path, in the message too.
     pub(super) fn under(mut self, prefix: &str) -> Self {
         if !self.field.is_empty() && !prefix.is_empty() {
             if self.message.starts_with(&self.field) {
@@ -67,8 +66,8 @@ impl Refusal {
         self
     }
 
-    /// As a call's status, with a `google.rpc.BadRequest` for the field and a `google.rpc.RetryInfo` where it makes sense.
-    /// A long message is cut, so that its status arrives.
+    /// The status of a call, with a `google.rpc.BadRequest` for the field and a `google.rpc.RetryInfo` for the retry. A
+    /// long message is truncated, so that clients accept the trailers.
     pub fn into_status(mut self) -> Status {
         if self.message.len() > MAX_STATUS_MESSAGE_BYTES {
             let end = (0..=MAX_STATUS_MESSAGE_BYTES).rev().find(|&end| self.message.is_char_boundary(end));
@@ -83,18 +82,6 @@ impl Refusal {
             details.set_retry_info(Some(delay));
         }
         Status::with_error_details(self.code, self.message, details)
-    }
-
-    /// As a frame's error.
-    pub(super) fn into_frame_error(self, sequence: u64, tag: bytes::Bytes) -> v1::FrameError {
-        v1::FrameError {
-            sequence,
-            tag,
-            code: self.code as i32,
-            message: self.message,
-            field: self.field,
-            retry_after: self.retry_after.and_then(|delay| delay.try_into().ok()),
-        }
     }
 }
 
@@ -157,6 +144,7 @@ impl From<&JobError> for Refusal {
             JobError::OutOfMemory => Refusal::busy(error.to_string()),
             JobError::Broken => Refusal::new(Code::Internal, "", error.to_string()),
             JobError::Expired => Refusal::new(Code::DeadlineExceeded, "frame.time_to_live", error.to_string()),
+            JobError::ModelRemoved => Refusal::new(Code::NotFound, "model.name", error.to_string()),
             JobError::Stopped => Refusal::new(Code::Unavailable, "", error.to_string()),
         }
     }

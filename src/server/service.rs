@@ -1,20 +1,23 @@
-//! What the services share.
+//! What the services of every face share.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
+use tonic::Code;
 
-use crate::config::LimitsConfig;
-use crate::schedule::{Engine, Handle};
+use crate::config::{Config, LimitsConfig};
+use crate::schedule::Engine;
 use crate::telemetry::Telemetry;
 
 use super::quota::credit::Credit;
-use super::quota::slots::Places;
+use super::quota::slots::{Full, Slot, Slots};
 use super::quota::unsent::Unsent;
 use super::reclaim::Reclaim;
+use super::refusal::Refusal;
 use super::shutdown::Shutdown;
 
-/// Behind every service; cheap to clone.
+/// The state behind every service. Cheap to clone; clones share it.
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) engine: Engine,
@@ -26,38 +29,56 @@ pub(super) struct Service {
     pub(super) reclaim: Reclaim,
     pub(super) unsent: Unsent,
     pub(super) credit: Credit,
-    /// For streams.
-    pub(super) places: Places,
+    /// Bounds the open streams.
+    pub(super) stream_slots: Slots,
     pub(super) shutdown: Shutdown,
-    /// Calls that a drain waits for.
+    /// The calls that a drain waits for.
     pub(super) calls: TaskTracker,
 }
 
-/// A frame that is with the engine. Dropping this ends it, when whoever wanted it has gone; once it has ended, nothing
-/// happens.
-pub(super) struct SubmittedFrame {
-    engine: Engine,
-    handle: Handle,
-}
-
-impl SubmittedFrame {
-    pub(super) fn new(engine: &Engine, handle: Handle) -> Self {
-        SubmittedFrame { engine: engine.clone(), handle }
+impl Service {
+    pub(super) fn new(config: &Config, engine: Engine, telemetry: Telemetry, shutdown: Shutdown) -> Self {
+        let Config { server, limits, .. } = config;
+        Service {
+            engine,
+            telemetry,
+            limits: *limits,
+            drain_timeout: Duration::from_secs(server.drain_timeout_s.into()),
+            write_timeout: Duration::from_secs(server.write_timeout_s.into()),
+            reclaim: Reclaim::default(),
+            unsent: Unsent::new(limits.unsent_bytes),
+            credit: Credit::default(),
+            stream_slots: Slots::new(limits.max_streams, limits.max_streams_per_peer),
+            shutdown,
+            calls: TaskTracker::new(),
+        }
     }
 
-    /// Ends the frame unless it is on the device; whether it did.
-    pub(super) fn withdraw(&self) -> bool {
-        self.engine.withdraw(&self.handle)
+    /// # Errors
+    /// While the server drains, it takes no new call.
+    pub(super) fn refuse_while_draining(&self) -> Result<(), Refusal> {
+        if self.shutdown.is_draining() {
+            return Err(Refusal::new(Code::Unavailable, "", "the server is stopping; another one may take this call"));
+        }
+        Ok(())
     }
 
-    /// Ends the frame wherever it is; whether it did.
-    pub(super) fn cancel(&self) -> bool {
-        self.engine.cancel(&self.handle)
-    }
-}
-
-impl Drop for SubmittedFrame {
-    fn drop(&mut self) {
-        self.cancel();
+    /// A slot for a new stream of `peer`; `None` is a client of a Unix socket.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(super) fn stream_slot(&self, peer: Option<IpAddr>) -> Result<Slot, Refusal> {
+        self.stream_slots.take(peer).map_err(|full| {
+            let message = match full {
+                Full::Total(limit) => {
+                    format!("the server has as many streams as it takes: limits.max_streams is {limit}")
+                }
+                Full::Peer(limit) => format!(
+                    "there are as many streams from this address as the server takes: limits.max_streams_per_peer is \
+                     {limit}"
+                ),
+            };
+            Refusal::new(Code::ResourceExhausted, "", message)
+        })
     }
 }

@@ -1,11 +1,11 @@
-//! When to stop, and when to stop at once.
+//! Requests to drain and to stop without draining.
 
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Two requests: to drain, and to stop without waiting any longer. Cheap to clone.
+/// The two requests. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     drain: CancellationToken,
@@ -25,20 +25,20 @@ impl Shutdown {
         let shutdown = Shutdown::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let told = shutdown.clone();
+        let requested = shutdown.clone();
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
-                told.request();
+                requested.request();
             }
         });
         Ok(shutdown)
     }
 
-    /// Asks to drain; asked again, to stop at once.
+    /// Requests a drain; called again, a stop without waiting.
     pub fn request(&self) {
         if self.drain.is_cancelled() {
             self.force.cancel();
@@ -46,17 +46,17 @@ impl Shutdown {
         self.drain.cancel();
     }
 
-    /// Whether it is time to drain.
+    /// Whether a drain has been requested.
     pub fn is_draining(&self) -> bool {
         self.drain.is_cancelled()
     }
 
-    /// Resolves when it is time to drain.
+    /// Resolves when a drain is requested.
     pub async fn drain(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Resolves when there is no more time.
+    /// Resolves when a stop without waiting is requested.
     pub async fn force(&self) {
         self.force.cancelled().await;
     }

@@ -3,13 +3,13 @@
 /// Why a frame ended without an answer and without a fault of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// A newer frame took its place.
+    /// A newer frame replaced it.
     Replaced,
     /// Its time to live ran out.
     Expired,
-    /// The client took it back.
+    /// The client cancelled it.
     Cancelled,
-    /// Its answer was there, and the client did not read.
+    /// It was answered, and the client did not read the answer.
     SlowReader,
     /// It came faster than the stream's rate allows.
     RateLimited,
@@ -34,7 +34,7 @@ impl DropReason {
     }
 }
 
-/// Frames that were dropped for one reason. Frames that ended otherwise may lie between the first and the last.
+/// Frames that were dropped for one reason. Frames that ended otherwise may be between the first and the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DroppedRun {
     pub first: u64,
@@ -54,7 +54,7 @@ impl DroppedBlock {
         DroppedBlock { runs: vec![DroppedRun { first: sequence, last: sequence, count: 1, reason }] }
     }
 
-    /// Takes in a neighbour's runs.
+    /// Adds a neighbour's runs.
     pub(super) fn merge(&mut self, other: DroppedBlock) {
         for run in other.runs {
             match self.runs.iter_mut().find(|own| own.reason == run.reason) {
@@ -69,7 +69,7 @@ impl DroppedBlock {
         self.runs.sort_by_key(|run| run.first);
     }
 
-    /// Takes out the run with the lowest first sequence, and says whether another one is left.
+    /// Removes the run with the lowest first sequence and returns it, and whether another one is left.
     pub(super) fn pop(&mut self) -> (Option<DroppedRun>, bool) {
         if self.runs.is_empty() {
             return (None, false);

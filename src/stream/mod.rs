@@ -1,8 +1,8 @@
-//! One session per stream: which frames are read, which give way, and in which order their endings are told.
+//! One session per stream: which frames are read, which are dropped, and in which order clients are told their endings.
 //!
-//! A pure state machine: no I/O, no clock. Whoever drives a [`Session`] tells it what happened (a frame was read, an answer
-//! is there, the client cancelled), carries out its [`Action`]s, and sends the messages that it hands out. Every accepted
-//! frame ends in exactly one of them, in sequence order unless the policy says otherwise, and what waits is bounded.
+//! A pure state machine: no I/O, no clock. The driver of a [`Session`] reports each event (a frame was read, an answer
+//! has come, the client cancelled), carries out the session's [`Action`]s, and sends its messages. Every accepted frame
+//! ends in exactly one of them, in sequence order unless the policy says otherwise, and what waits is bounded.
 
 mod dropped;
 mod outbox;

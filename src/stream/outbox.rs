@@ -1,4 +1,4 @@
-//! What waits to be sent.
+//! The endings that wait to be sent.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ pub(super) enum Sent<A> {
     Dropped(DroppedRun),
 }
 
-/// Endings in the order in which they are told. Two blocks of dropped frames never lie side by side.
+/// Endings in the order in which they are sent. Two blocks of dropped frames are never adjacent.
 #[derive(Debug)]
 pub(super) struct Outbox<A> {
     items: VecDeque<Item<A>>,
@@ -57,7 +57,7 @@ impl<A> Outbox<A> {
         }
     }
 
-    /// Turns the oldest answer into a dropped frame; gives its sequence and the answer.
+    /// Turns the oldest answer into a dropped frame; returns its sequence and the answer.
     pub(super) fn evict(&mut self, reason: DropReason) -> Option<(u64, A)> {
         let index = self.items.iter().position(|item| matches!(item, Item::Answer { .. }))?;
         let Some(Item::Answer { sequence, answer, bytes }) = self.items.remove(index) else { return None };

@@ -1,8 +1,8 @@
-//! What a stream may ask for and what bounds it.
+//! A stream's policy and its bounds.
 
 use std::time::{Duration, Instant};
 
-/// Who gives way when frames come faster than they are explained.
+/// What is dropped or held when frames come faster than they are explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Overflow {
     /// The oldest frame that has not reached the device; for a slow reader, the oldest unsent answer.
@@ -31,13 +31,13 @@ pub struct Policy {
     pub overflow: Overflow,
     /// Frames kept waiting for the device under [`Overflow::Latest`]; else the credit. At least 1.
     pub depth: usize,
-    /// Endings are told as they come.
+    /// Endings are sent as they come, not in sequence order.
     pub unordered: bool,
     /// Frames that come faster than one in this time are dropped.
     pub min_interval: Option<Duration>,
 }
 
-/// What a session holds at most. Under [`Overflow::Latest`] one frame more may be there: the one that has just replaced
+/// The limits of a session. Under [`Overflow::Latest`] one frame more may be in work: the one that has just replaced
 /// another. Under [`Overflow::Reject`] as many errors may wait beside them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
@@ -48,7 +48,7 @@ pub struct Bounds {
 }
 
 impl Policy {
-    /// Frames in flight at most: what the client is told as its credit.
+    /// The most frames in flight: the client's credit.
     pub fn credit(&self, bounds: &Bounds) -> usize {
         match self.overflow {
             Overflow::Latest => bounds.max_in_flight,
@@ -57,7 +57,7 @@ impl Policy {
     }
 }
 
-/// Lets frames through at a rate: the generic cell rate algorithm (ITU-T I.371), so that a camera at just that rate loses none
+/// Limits the rate of frames by the generic cell rate algorithm (ITU-T I.371): a camera at exactly that rate loses none
 /// to its jitter.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
@@ -66,7 +66,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Whether a frame that comes now is let through.
+    /// Whether a frame that comes now is within the rate.
     pub(super) fn allows(&mut self, now: Instant, interval: Duration) -> bool {
         let due = self.due.unwrap_or(now);
         if now + interval / 2 < due {

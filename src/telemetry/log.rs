@@ -26,7 +26,8 @@ pub enum LogFormat {
 #[derive(Debug, Error)]
 pub enum LogError {
     #[error(
-        "`{filter}` is no log filter: {cause}; allowed are levels (error, warn, info, debug, trace, off) and target=level, separated by commas"
+        "`{filter}` is no log filter: {cause}; allowed are levels (error, warn, info, debug, trace, off) and \
+         target=level, separated by commas"
     )]
     Filter { filter: String, cause: String },
     #[error("a log is already installed in this process")]

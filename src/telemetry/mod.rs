@@ -1,11 +1,12 @@
 //! Where a frame's time goes: stages and, around them, spans, metrics, logs and exporters.
 //!
-//! Serving settles a frame's place in its trace when it accepts the frame ([`Telemetry::place`]), carries its [`Progress`]
-//! along, and says once, when the frame has ended, what became of it ([`Telemetry::frame`]). Everything else derives from
-//! that record; spans are built away from the frame's way.
+//! The server chooses a frame's trace and span when it accepts the frame ([`Telemetry::place`]), carries the frame's
+//! [`Progress`] along, and records the frame once, when it has ended ([`Telemetry::frame`]). Everything else derives
+//! from that record; spans are built on the exporter's thread.
 
 mod config;
 pub mod export;
+mod ids;
 pub mod log;
 pub mod metrics;
 mod record;
@@ -25,6 +26,7 @@ use self::export::{ExportSettings, Exporter, ExporterError, FlushError, Item, Se
 use self::metrics::{Metrics, PageError};
 
 pub use config::TelemetryConfig;
+pub use ids::SpanReference;
 pub use record::batch::{BatchOutcome, BatchRecord};
 pub use record::frame::FrameRecord;
 pub use record::outcome::{FrameOutcome, status_name};
@@ -33,9 +35,8 @@ pub use record::source::{Call, EndedFrames, Source};
 pub use record::stream::{StreamEvent, StreamEvents, StreamRecord};
 pub use sampling::{FrameTrace, Sampling};
 pub use stage::{Stage, StageTiming, Timings};
-pub use trace_context::SpanReference;
 
-/// Why telemetry cannot do what it is told.
+/// Why telemetry cannot be set up as configured.
 #[derive(Debug, Error)]
 pub enum TelemetryError {
     #[error(transparent)]
@@ -46,7 +47,7 @@ pub enum TelemetryError {
     Metrics(#[from] PageError),
 }
 
-/// A handle that every part of the server may clone.
+/// The telemetry of one process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     sampling: Sampling,
@@ -55,7 +56,7 @@ pub struct Telemetry {
     metrics: Option<Metrics>,
 }
 
-/// Traces that are kept whatever was thought of them when they began.
+/// Traces that are kept although they were not sampled when they began.
 #[derive(Debug, Clone, Copy, Default)]
 struct Keep {
     failed: bool,
@@ -63,8 +64,8 @@ struct Keep {
 }
 
 impl Telemetry {
-    /// Builds what `config` asks for, and the environment where it says nothing. `with_page`: somebody will read the metrics'
-    /// page. Call it before the server's runtime starts.
+    /// Builds the exporters of `config`, and those of the environment where it says nothing. `with_page` provides the
+    /// page of metrics. Call it before the server's runtime starts.
     ///
     /// # Errors
     /// A setting or a variable that cannot be used, by its name.
@@ -90,30 +91,30 @@ impl Telemetry {
         Ok(Telemetry { sampling: Sampling::ratio(ratio), keep, exporter, metrics })
     }
 
-    /// Exports nothing. Frames still get a place in a trace, so that answers can name it.
+    /// Exports nothing. Frames still get a trace id, so that answers can name it.
     pub fn disabled() -> Self {
         Telemetry { sampling: Sampling::ratio(0.0), keep: Keep::default(), exporter: None, metrics: None }
     }
 
-    /// The instruments, when somebody reads them.
+    /// The instruments; `None` if nothing reads them.
     pub fn metrics(&self) -> Option<&Metrics> {
         self.metrics.as_ref()
     }
 
-    /// Places an accepted frame, or a stream, in the trace that its client named, or in one of its own. Either text may be
-    /// empty.
+    /// Chooses the span of an accepted frame, or of a stream: in the trace that its client named, or in a new one.
+    /// Either text may be empty.
     pub fn place(&self, traceparent: &str, tracestate: &str) -> FrameTrace {
         self.sampling.place(traceparent, tracestate)
     }
 
-    /// What the frames of a stream will have in common. `stream` is the stream's own place.
+    /// What the frames of a stream have in common. `stream` is the stream's own span.
     pub fn stream_source(&self, stream_id: &str, name: &str, model: (&str, i64), stream: &FrameTrace) -> Arc<Source> {
         let span = self.is_kept(stream).then(|| stream.reference());
         let instruments = self.instruments(model);
         Arc::new(Source::new(Call::ExplainStream, stream_id.to_owned(), name.to_owned(), model, span, instruments))
     }
 
-    /// What a frame of the unary call has in common with itself.
+    /// The source of the one frame of a unary call.
     pub fn call_source(&self, model: (&str, i64)) -> Arc<Source> {
         let instruments = self.instruments(model);
         Arc::new(Source::new(Call::Explain, String::new(), String::new(), model, None, instruments))
@@ -123,7 +124,7 @@ impl Telemetry {
         self.metrics.as_ref().map(|metrics| metrics.model(model, version))
     }
 
-    /// Takes note of a frame that has ended. Never waits.
+    /// Records a frame that has ended. Never waits.
     pub fn frame(&self, mut record: FrameRecord, now: Instant) {
         record.progress.close(now);
         let source = Arc::clone(&record.source);
@@ -166,7 +167,7 @@ impl Telemetry {
         }
     }
 
-    /// Takes note of a stream that has ended. Never waits.
+    /// Records a stream that has ended. Never waits.
     pub fn stream(&self, record: StreamRecord) {
         if let Some(exporter) = &self.exporter
             && self.is_kept(&record.trace)
@@ -181,7 +182,7 @@ impl Telemetry {
         traces && if stream.parent_id.is_some() { stream.flags.sampled } else { self.sampling.is_on() }
     }
 
-    /// What the collector did not take, so far.
+    /// The spans and metrics that the collector has not taken so far.
     pub fn lost(&self) -> Option<&export::Lost> {
         self.exporter.as_ref().map(|exporter| exporter.lost())
     }

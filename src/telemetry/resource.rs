@@ -4,9 +4,10 @@ use opentelemetry::{Key, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_semantic_conventions::attribute;
 
-use super::sampling::new_trace_id;
+use super::ids::new_trace_id;
 
-/// Attributes of the resource and the variables of the environment that Kubernetes' downward API is told to set for them.
+/// Attributes of the resource and the variables of the environment that Kubernetes' downward API is told to set for
+/// them.
 const POD: [(&str, &str); 5] = [
     (attribute::K8S_POD_NAME, "K8S_POD_NAME"),
     (attribute::K8S_POD_UID, "K8S_POD_UID"),
@@ -15,8 +16,8 @@ const POD: [(&str, &str); 5] = [
     (attribute::K8S_CONTAINER_NAME, "K8S_CONTAINER_NAME"),
 ];
 
-/// What is found out, with `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` laid over. The command line is left out: it
-/// may hold what should not leave the machine.
+/// What is found out, with `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` laid over. The command line is left out:
+/// it may hold what should not leave the machine.
 pub fn resource() -> Resource {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let pod = POD.into_iter().filter_map(|(key, name)| Some(KeyValue::new(key, variable(name)?)));

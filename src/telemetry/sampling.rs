@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
-
-use super::trace_context::SpanReference;
+use super::ids::{SpanReference, new_span_id, new_trace_id};
 use super::trace_context::{SpanId, TraceFlags, TraceId, TraceParent, TraceState};
 
-/// A frame's place in its trace, settled when the frame is accepted so that the answer can name it.
+/// A frame's span and its trace, chosen when the frame is accepted so that the answer can name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameTrace {
     pub trace_id: TraceId,
@@ -16,12 +14,12 @@ pub struct FrameTrace {
     /// The client's span, when the frame named one.
     pub parent_id: Option<SpanId>,
     pub flags: TraceFlags,
-    /// What the client's tracing systems carry along. Shared, since it is copied into each span.
+    /// The `tracestate` of the client's tracing systems. Shared, since each span has a copy.
     pub trace_state: Arc<TraceState>,
 }
 
 impl FrameTrace {
-    /// The span itself, as others refer to it.
+    /// A reference to the span.
     pub fn reference(&self) -> SpanReference {
         SpanReference { trace_id: self.trace_id, span_id: self.span_id }
     }
@@ -34,14 +32,16 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// `ratio`: the share of the frames without a parent that are traced, 0 to 1. What lies outside counts as the nearest.
+    /// `ratio`: the share of the frames without a parent that are traced, 0 to 1. A value outside counts as the nearest
+    /// bound.
     pub fn ratio(ratio: f64) -> Self {
         let ratio = if ratio.is_nan() { 0.0 } else { ratio.clamp(0.0, 1.0) };
         // 2^56 equal parts: the specification's seven random bytes.
         Sampling { threshold: (ratio * (1u64 << 56) as f64) as u64 }
     }
 
-    /// Places a frame. A `traceparent` that is none is treated as absent, as the specification asks; so is a bad `tracestate`.
+    /// Chooses a frame's span. A `traceparent` that is malformed is treated as absent, as the specification asks; so is
+    /// a bad `tracestate`.
     pub fn place(self, traceparent: &str, tracestate: &str) -> FrameTrace {
         match TraceParent::parse(traceparent) {
             Ok(parent) => FrameTrace {
@@ -73,23 +73,6 @@ impl Sampling {
         let bytes = trace_id.bytes();
         let random = bytes[9..].iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
         random < self.threshold
-    }
-}
-
-/// The generator's ids are zero once in 2^128; then another is drawn.
-pub(super) fn new_trace_id() -> TraceId {
-    loop {
-        if let Some(id) = TraceId::new(RandomIdGenerator::default().new_trace_id().to_bytes()) {
-            return id;
-        }
-    }
-}
-
-pub(super) fn new_span_id() -> SpanId {
-    loop {
-        if let Some(id) = SpanId::new(RandomIdGenerator::default().new_span_id().to_bytes()) {
-            return id;
-        }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// A part of a frame's way, in order. Together they add up to its whole time.
+/// A stage of a frame, in order. The stages add up to the frame's whole time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
-    /// From the message's arrival to the frame's place in the queue.
+    /// From the message's arrival until the frame is queued.
     Receive,
     /// Waiting to be chosen for a batch.
     Queue,
@@ -25,7 +25,7 @@ pub enum Stage {
     CopyOut,
     /// Wire tensors and pictures.
     Render,
-    /// Waiting for the frame's place in the stream's order.
+    /// Waiting for earlier frames of the stream, whose answers go first.
     Deliver,
     /// Writing the message; in spans only, since a message cannot contain its own sending.
     Send,
@@ -77,7 +77,7 @@ pub struct StageTiming {
     pub duration: Duration,
 }
 
-/// The stages that a frame has been through: each mark ends one stage and begins the next, so nothing is left out.
+/// The stages of a frame so far: each mark ends one stage and begins the next, so no time is left out.
 #[derive(Debug, Clone)]
 pub struct Timings {
     accepted: Instant,
@@ -95,7 +95,7 @@ impl Timings {
         self.accepted
     }
 
-    /// Ends `stage` at `now`; it began where the one before ended.
+    /// Ends `stage` at `now`; it began when the one before ended.
     pub fn mark(&mut self, stage: Stage, now: Instant) {
         let now = now.max(self.last);
         self.stages.push(StageTiming {

@@ -2,8 +2,6 @@
 //!
 //! <https://www.w3.org/TR/trace-context-2/>. Plain data: nothing here knows OpenTelemetry.
 
-use crate::telemetry::sampling::new_span_id;
-use crate::telemetry::sampling::new_trace_id;
 use std::fmt;
 
 use thiserror::Error;
@@ -70,7 +68,7 @@ impl fmt::Debug for SpanId {
 /// The flags of a trace. Bits that the specification does not define are kept as zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct TraceFlags {
-    /// Whoever came before us may have recorded the trace.
+    /// The caller may have recorded the trace.
     pub sampled: bool,
     /// At least the last seven bytes of the trace id are random (level 2 of the specification).
     pub random: bool,
@@ -86,7 +84,7 @@ impl TraceFlags {
     }
 }
 
-/// Why a `traceparent` or `tracestate` is not one. The specification's answer to each: go on as if it were absent.
+/// Why a `traceparent` or `tracestate` is malformed. The specification says to go on as if it were absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TraceContextError {
     #[error("traceparent must be VERSION-TRACE_ID-PARENT_ID-FLAGS in lowercase hexadecimal digits, 2-32-16-2 of them")]
@@ -107,7 +105,7 @@ pub enum TraceContextError {
     Duplicate,
 }
 
-/// Who caused a frame: the trace and the span that it belongs to.
+/// The trace and the span that a frame belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceParent {
     pub trace_id: TraceId,
@@ -159,7 +157,7 @@ fn hexadecimal<const N: usize>(digits: &[u8]) -> Result<[u8; N], TraceContextErr
     Ok(bytes)
 }
 
-/// What other tracing systems carry along: an ordered list of members, passed on untouched.
+/// The state of other tracing systems: an ordered list of members, passed on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct TraceState(Vec<(String, String)>);
 
@@ -226,20 +224,6 @@ fn is_value(value: &str) -> bool {
     (1..=256).contains(&value.len())
         && value.bytes().all(|b| matches!(b, 0x20..=0x7e) && b != b',' && b != b'=')
         && !value.ends_with(' ')
-}
-
-/// A span in another trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpanReference {
-    pub trace_id: TraceId,
-    pub span_id: SpanId,
-}
-
-impl SpanReference {
-    /// The root of a trace of its own.
-    pub(in crate::telemetry) fn new_root() -> Self {
-        SpanReference { trace_id: new_trace_id(), span_id: new_span_id() }
-    }
 }
 
 #[cfg(test)]

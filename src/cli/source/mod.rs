@@ -302,7 +302,7 @@ mod tests {
             |name: &str| OutgoingFrame { name: name.to_owned(), payload: Payload::Encoded(Bytes::from("no picture")) };
         let source = Source::Ready(vec![frame("a"), frame("b")]);
         let (sender, mut frames) = mpsc::channel(100);
-        let failure = source.feed(0, Some(3), OutgoingFrame::into_pixels, &sender).expect_err("no picture");
+        let failure = source.feed(0, Some(3), into_pixels, &sender).expect_err("no picture");
         assert!(failure.to_string().starts_with("cannot decode a: "), "{failure}");
         assert!(frames.try_recv().is_err());
         source.feed(0, Some(3), Ok, &sender).expect("frames as they are");

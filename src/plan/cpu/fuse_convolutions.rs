@@ -1,4 +1,4 @@
-//! A convolution, what is added to its result, and the activation after it become one call.
+//! Fuses a convolution with the addition and the activation that follow it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,11 +7,12 @@ use crate::model::operation::Operation;
 use crate::plan::PlanError;
 use crate::torch::{Operator, Value, has_onednn_kernels, window_may_miss};
 
+use crate::plan::draft::Draft;
 use crate::plan::draft::Readers;
-use crate::plan::passes::Draft;
 
-/// Turns two-dimensional convolutions with constant weights, in float32 or in a bfloat16 that the processor has, into
-/// `mkldnn::_convolution_pointwise`, which has its weights laid out for the processor, and takes in with each, where nobody else reads what lies between:
+/// Rewrites two-dimensional convolutions with constant weights, in a dtype that the processor has kernels for, to
+/// `mkldnn::_convolution_pointwise`, whose rule packs the weight. Each takes in, where no other node reads the value
+/// between:
 ///
 /// - the addition of another value of the same shape,
 /// - then ReLU, ReLU6 or hardtanh.
@@ -24,7 +25,7 @@ pub fn fuse_convolutions(draft: &mut Draft) -> Result<(), PlanError> {
     let positions: HashMap<ValueId, usize> =
         draft.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |v| (v, index))).collect();
     let mut gone = HashSet::new();
-    // Backwards, so that of two convolutions whose results are added the later one takes the addition in.
+    // In reverse order, so that of two convolutions whose results are added the later one takes in the addition.
     for index in (0..draft.nodes.len()).rev() {
         let Some(convolution) = Convolution::read(draft, &draft.nodes[index]) else { continue };
         let chain = Chain::follow(draft, &readers, &gone, &positions, index);
@@ -74,8 +75,8 @@ impl Convolution {
             Value::String(words) => padding_of(words, [size[2], size[3]], dilation)?,
             numbers => pair(numbers)?,
         };
-        // These operators (PyTorch 2.11) leave their memory where a window can lie in the padding alone, and are silently wrong
-        // for one input channel, a stride, and a result one place wide.
+        // oneDNN's operators (PyTorch 2.11) access memory out of bounds where a window can lie in the padding alone,
+        // and are silently wrong for one input channel, a stride above 1 and a result of width 1.
         let shape = draft.shape(input)?;
         if shape[1] == 1 || window_may_miss(&shape[2..], &size[2..], &padding, &dilation) {
             return None;
@@ -90,7 +91,7 @@ impl Convolution {
     }
 }
 
-/// One number for both axes, or one each.
+/// One number for both axes, or one for each.
 fn pair(value: &Value) -> Option<[i64; 2]> {
     match value {
         Value::Ints(list) => match *list.as_slice() {
@@ -103,7 +104,7 @@ fn pair(value: &Value) -> Option<[i64; 2]> {
     }
 }
 
-/// `valid` and `same`; none where one side would be padded more than the other.
+/// The padding named by `valid` or `same`; `None` where one side would be padded more than the other.
 fn padding_of(words: &str, kernel: [i64; 2], dilation: [i64; 2]) -> Option<[i64; 2]> {
     let total = [0, 1].map(|axis| dilation[axis] * (kernel[axis] - 1));
     match words {
@@ -113,7 +114,7 @@ fn padding_of(words: &str, kernel: [i64; 2], dilation: [i64; 2]) -> Option<[i64;
     }
 }
 
-/// What follows a convolution and is taken in.
+/// The nodes that a convolution takes in.
 struct Chain {
     addition: Option<Addition>,
     activation: Option<Activation>,
@@ -161,7 +162,7 @@ impl Chain {
         let literal = |value: &Value| Argument::Literal(value.clone());
         let geometry =
             [&convolution.padding, &convolution.stride, &convolution.dilation, &convolution.groups].map(literal);
-        // The overload `binary` knows no activation called none.
+        // The overload `binary` has no activation named `none`.
         let name = match (&self.activation, &self.addition) {
             (Some(activation), _) => Value::String(activation.name.into()),
             (None, None) => Value::String("none".into()),
@@ -191,7 +192,7 @@ impl Chain {
 }
 
 impl Addition {
-    /// `value + other`, of the same shape and kind, none of them scaled, where `other` is there before.
+    /// `value + other` without a scale, of the same shape and dtype, where `other` is computed earlier.
     fn read(draft: &Draft, positions: &HashMap<ValueId, usize>, value: ValueId, at: usize) -> Option<Self> {
         let node = &draft.nodes[at];
         let is_plain_sum = node.operator_name() == "add"
@@ -232,7 +233,7 @@ mod tests {
     use crate::model::graph::Graph;
     use crate::plan::Mode;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Never, Until};
 
     fn names(graph: &Graph, targets: &[ValueId]) -> Vec<String> {
@@ -241,7 +242,7 @@ mod tests {
         draft.nodes.into_iter().map(|node| node.name).collect()
     }
 
-    /// Two convolutions whose results are added, and a rectifier: a residual block.
+    /// A residual block: two convolutions, their sum, and a rectifier.
     struct Block {
         graph: Graph,
         first: ValueId,
@@ -250,14 +251,14 @@ mod tests {
     }
 
     fn block() -> Block {
-        let mut sketch = Sketch::new(&random(&[2, 3, 6, 6]));
-        let first = sketch.convolution(sketch.input(), 4);
-        let y = sketch.relu(first);
-        let second = sketch.convolution(y, 4);
-        let sum = sketch.add(second, y);
-        let z = sketch.relu(sum);
-        let score = sketch.pooled(z);
-        Block { graph: sketch.finish(score), first, second, sum }
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 6, 6]));
+        let first = builder.convolution(builder.input(), 4);
+        let y = builder.relu(first);
+        let second = builder.convolution(y, 4);
+        let sum = builder.add(second, y);
+        let z = builder.relu(sum);
+        let score = builder.pooled(z);
+        Block { graph: builder.finish(score), first, second, sum }
     }
 
     #[test]
@@ -275,31 +276,31 @@ mod tests {
 
     #[test]
     fn of_two_convolutions_that_are_added_the_later_one_adds() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
-        let a = sketch.convolution(sketch.input(), 4);
-        let b = sketch.convolution(sketch.input(), 4);
-        let sum = sketch.add(a, b);
-        let score = sketch.pooled(sum);
-        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "conv2d_1+add_2", "mean_3"]);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 6, 6]));
+        let a = builder.convolution(builder.input(), 4);
+        let b = builder.convolution(builder.input(), 4);
+        let sum = builder.add(a, b);
+        let score = builder.pooled(sum);
+        assert_eq!(names(&builder.finish(score), &[]), ["conv2d_0", "conv2d_1+add_2", "mean_3"]);
     }
 
     #[test]
     fn a_value_added_to_itself_is_left_alone() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
-        let a = sketch.convolution(sketch.input(), 4);
-        let sum = sketch.add(a, a);
-        let score = sketch.pooled(sum);
-        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 6, 6]));
+        let a = builder.convolution(builder.input(), 4);
+        let sum = builder.add(a, a);
+        let score = builder.pooled(sum);
+        assert_eq!(names(&builder.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
     }
 
     #[test]
     fn what_is_spread_over_the_result_is_not_taken_in() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 6, 6]));
-        let a = sketch.convolution(sketch.input(), 4);
-        let shift = sketch.constant(random(&[4, 1, 1]));
-        let sum = sketch.add(a, shift);
-        let score = sketch.pooled(sum);
-        assert_eq!(names(&sketch.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 6, 6]));
+        let a = builder.convolution(builder.input(), 4);
+        let shift = builder.constant(random(&[4, 1, 1]));
+        let sum = builder.add(a, shift);
+        let score = builder.pooled(sum);
+        assert_eq!(names(&builder.finish(score), &[]), ["conv2d_0", "add_1", "mean_2"]);
     }
 
     #[test]

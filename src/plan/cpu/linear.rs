@@ -1,68 +1,71 @@
-//! `linear` with a constant weight, laid out for the processor once.
+//! `linear` with a constant weight, packed once.
 //!
-//! Either for oneDNN's operator, as ATen carries it, `mkldnn::_linear_pointwise`, or for camlens's own product, whichever is faster.
-//! ATen's own `linear` asks MKL, which is several times slower on processors that are not Intel's. The gradient to the input is
-//! another `linear`, of the transposed weight; or the sum of those rows of the weight whose gradient is not zero, of which a classifier's
-//! last layer has one. Inputs of few rows are multiplied with the weight as it is: reading it is what takes the time, and nothing else
-//! needs memory.
+//! The kernel is oneDNN's `mkldnn::_linear_pointwise` or camlens's own matrix product, whichever is faster; ATen's
+//! `linear` calls MKL, which is several times slower on processors that are not Intel's. The gradient to the input is
+//! another `linear` with the transposed weight, or, for a sparse gradient, the sum of the weight's rows whose gradient
+//! is not zero: one row for a classifier's last layer. Inputs of few rows are multiplied by the unpacked weight:
+//! reading it takes most of the time, and no memory is needed for a packed copy.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::node::{Argument, Node, ValueId};
-use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
+use crate::model::node::{Argument, Node};
+use crate::plan::device_tensors::Constants;
+use crate::plan::rule::{Gradient, Parts, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{
     Call, Operator, OperatorError, Value, can_pack, has_gemm_kernels, has_onednn_kernels, linear, linear_few_rows,
     linear_input_gradient, linear_weight,
 };
 
-use super::autotune::{Candidate, bytes, fastest, in_float, is_finite, sparingly};
+use super::autotune::{Candidate, autotune, bytes, float_bias, is_finite, releasing_memory};
 use crate::plan::rules::arguments::first;
 use crate::plan::rules::tape::TapeRule;
 
-/// The place of a call's input.
+/// Position of the input among a [`Call`]'s arguments.
 const INPUT: usize = 0;
-/// While inputs have no more rows, the weight is read as it is. Where the first gradient has no more, and half of its numbers are
-/// zero, the rows of the weight are summed; later gradients take as long as they have numbers that are not.
+/// Inputs of at most this many rows are multiplied by the unpacked weight. If the first gradient has at most this many
+/// rows and at least half of its elements are zero, this and every later gradient are computed as sums of weight rows,
+/// at a cost proportional to their non-zero elements.
 const FEW_ROWS: i64 = 16;
 
-/// A weight `[outputs, inputs]`, laid out at its first use. Plans of one model share it.
-pub(in crate::plan) struct PackedWeight {
+/// A weight `[outputs, inputs]`, packed at its first use and shared by the plans of one model.
+pub(in crate::plan) struct PackedLinear {
     weight: Tensor,
-    forward: Option<Packed>,
-    back: Option<Packed>,
+    forward: Option<LinearKernel>,
+    backward: Option<LinearKernel>,
 }
 
-impl PackedWeight {
+impl PackedLinear {
     pub fn new(weight: &Tensor) -> Self {
-        PackedWeight { weight: weight.shallow_clone(), forward: None, back: None }
+        PackedLinear { weight: weight.shallow_clone(), forward: None, backward: None }
     }
 
-    /// Whether this is that tensor.
+    /// Whether this is the packed form of `weight`: same memory, shape and strides.
     pub fn is_of(&self, weight: &Tensor) -> bool {
         self.weight.data_ptr() == weight.data_ptr()
             && self.weight.size() == weight.size()
             && self.weight.stride() == weight.stride()
     }
 
-    /// For `input` and any other of no more rows; where it has more than a few, for any other.
-    fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&Packed, OperatorError> {
-        let suits = |packed: &Packed| !matches!(packed, Packed::Rows(_)) || rows(input) <= FEW_ROWS;
+    /// The forward kernel for `input`. It is kept for inputs of any size, except that the unpacked weight is kept for
+    /// inputs of at most [`FEW_ROWS`] rows.
+    fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&LinearKernel, OperatorError> {
+        let suits = |packed: &LinearKernel| !matches!(packed, LinearKernel::Unpacked(_)) || rows(input) <= FEW_ROWS;
         let packed = match self.forward.take().filter(suits) {
             Some(packed) => packed,
-            None => sparingly(|| Packed::choose_forward(&self.weight.f_contiguous()?, input, operators))?,
+            None => releasing_memory(|| LinearKernel::choose_forward(&self.weight.f_contiguous()?, input, operators))?,
         };
         Ok(self.forward.insert(packed))
     }
 
-    /// For the gradient `given` and any other.
-    fn back(&mut self, given: &Tensor, operators: &Operators) -> Result<&Packed, OperatorError> {
-        let packed = match self.back.take() {
+    /// The kernel for the gradient to the input, chosen on the first `grad_output` and kept for all others.
+    fn backward(&mut self, grad_output: &Tensor, operators: &Operators) -> Result<&LinearKernel, OperatorError> {
+        let packed = match self.backward.take() {
             Some(packed) => packed,
-            None => sparingly(|| Packed::choose_back(&self.weight, given, operators))?,
+            None => releasing_memory(|| LinearKernel::choose_backward(&self.weight, grad_output, operators))?,
         };
-        Ok(self.back.insert(packed))
+        Ok(self.backward.insert(packed))
     }
 }
 
@@ -81,93 +84,98 @@ impl Operators {
     }
 }
 
-/// A weight laid out for one of several ways.
+/// A weight as one of the kernels reads it.
 #[derive(Debug)]
-enum Packed {
+enum LinearKernel {
     OneDnn(Tensor),
     Panels {
         weight: Tensor,
         outputs: i64,
     },
-    /// Forward, by the weight as it is.
-    Rows(Tensor),
-    /// Back, by the weight as it is.
-    Sums(Tensor),
+    /// Forward with the unpacked weight.
+    Unpacked(Tensor),
+    /// Backward as a sum of rows of the unpacked weight.
+    SparseGradient(Tensor),
 }
 
-impl Packed {
-    /// The faster way for a `weight`, tried on `input`.
+impl LinearKernel {
+    /// The faster of oneDNN's and camlens's kernel for `weight`, timed on `input`.
     fn choose(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        fastest(Self::candidates(weight, rows(input), operators), Self::size, |way| {
-            let call = way.call(&Value::None, operators)?;
+        autotune("linear", Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
+            let call = kernel.call(&Value::None, operators)?;
             Ok(move || call.run(input))
         })
     }
 
-    /// The way forward: of few rows by the weight as it is, which nothing needs to be laid out for.
+    /// The forward kernel: the unpacked weight for few rows, otherwise the faster of the packed ones.
     fn choose_forward(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
         if rows(input) <= FEW_ROWS && has_gemm_kernels(weight.f_kind()?) {
-            return Ok(Packed::Rows(weight.shallow_clone()));
+            return Ok(LinearKernel::Unpacked(weight.shallow_clone()));
         }
         Self::choose(weight, input, operators)
     }
 
-    /// The way back: where little of a small gradient is not zero, by the sum of rows of the weight as it is.
-    fn choose_back(weight: &Tensor, given: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        let count = given.f_count_nonzero(None)?.f_int64_value(&[])?;
-        let is_sparse = rows(given) <= FEW_ROWS && 2 * count as usize <= given.numel();
-        // Infinite or NaN, it would make NaN of a zero.
+    /// The backward kernel: sums of rows of the unpacked weight for a small, sparse gradient, otherwise the faster of
+    /// the packed ones.
+    fn choose_backward(weight: &Tensor, grad_output: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
+        let count = grad_output.f_count_nonzero(None)?.f_int64_value(&[])?;
+        let is_sparse = rows(grad_output) <= FEW_ROWS && 2 * count as usize <= grad_output.numel();
+        // An infinite or NaN weight times zero is NaN, which a sum without zeros would miss.
         if is_sparse && has_gemm_kernels(weight.f_kind()?) && is_finite(weight)? {
-            return Ok(Packed::Sums(weight.f_contiguous()?));
+            return Ok(LinearKernel::SparseGradient(weight.f_contiguous()?));
         }
-        Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, given, operators)
+        Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, grad_output, operators)
     }
 
     fn candidates<'a>(weight: &'a Tensor, rows: i64, operators: &'a Operators) -> Vec<Candidate<'a, Self>> {
         let one_dnn = move || {
             let arguments = [Value::Tensor(weight.shallow_clone()), Value::Int(rows)];
-            Ok(Some(Packed::OneDnn(operators.reorder.call_tensor(&arguments)?)))
+            Ok(Some(LinearKernel::OneDnn(operators.reorder.call_tensor(&arguments)?)))
         };
         let panels = move || {
             let &[outputs, inputs] = weight.size().as_slice() else { return Ok(None) };
             let suits = can_pack(weight.f_kind()?, inputs);
-            Ok(if suits { Some(Packed::Panels { weight: linear_weight(weight)?, outputs }) } else { None })
+            Ok(if suits { Some(LinearKernel::Panels { weight: linear_weight(weight)?, outputs }) } else { None })
         };
         vec![Candidate::new(one_dnn), Candidate::new(panels)]
     }
 
-    /// How many bytes it takes.
+    /// Bytes of the weight.
     fn size(&self) -> usize {
         match self {
-            Packed::OneDnn(weight) | Packed::Panels { weight, .. } => bytes(weight),
-            Packed::Rows(weight) | Packed::Sums(weight) => bytes(weight),
+            LinearKernel::OneDnn(weight) | LinearKernel::Panels { weight, .. } => bytes(weight),
+            LinearKernel::Unpacked(weight) | LinearKernel::SparseGradient(weight) => bytes(weight),
         }
     }
 
     fn call(&self, bias: &Value, operators: &Operators) -> Result<LinearCall, OperatorError> {
         Ok(match self {
-            Packed::OneDnn(weight) => {
+            LinearKernel::OneDnn(weight) => {
                 let (input, weight) = (Value::Tensor(Tensor::new()), Value::Tensor(weight.shallow_clone()));
                 let (name, scalars) = (Value::String("none".into()), Value::Floats(Vec::new()));
                 let arguments = [input, weight, bias.clone(), name, scalars, Value::None];
                 LinearCall::OneDnn(Call::new(&operators.linear, &arguments)?)
             }
-            Packed::Panels { weight, outputs } => {
-                LinearCall::Panels { weight: weight.shallow_clone(), outputs: *outputs, bias: in_float(bias.tensor())? }
+            LinearKernel::Panels { weight, outputs } => LinearCall::Panels {
+                weight: weight.shallow_clone(),
+                outputs: *outputs,
+                bias: float_bias(bias.tensor())?,
+            },
+            LinearKernel::Unpacked(weight) => {
+                LinearCall::Unpacked { weight: weight.shallow_clone(), bias: float_bias(bias.tensor())? }
             }
-            Packed::Rows(weight) => LinearCall::Rows { weight: weight.shallow_clone(), bias: in_float(bias.tensor())? },
-            Packed::Sums(weight) => LinearCall::Sums(weight.shallow_clone()),
+            LinearKernel::SparseGradient(weight) => LinearCall::SparseGradient(weight.shallow_clone()),
         })
     }
 }
 
-/// A way with everything but the input.
+/// A kernel with all of its arguments except the input.
 #[derive(Debug)]
 enum LinearCall {
     OneDnn(Call),
     Panels { weight: Tensor, outputs: i64, bias: Option<Tensor> },
-    Rows { weight: Tensor, bias: Option<Tensor> },
-    Sums(Tensor),
+    Unpacked { weight: Tensor, bias: Option<Tensor> },
+    SparseGradient(Tensor),
 }
 
 impl LinearCall {
@@ -176,14 +184,14 @@ impl LinearCall {
         match self {
             LinearCall::OneDnn(call) => call.call([(INPUT, &input)]),
             LinearCall::Panels { weight, outputs, bias } => linear(&input, weight, *outputs, bias.as_ref(), None),
-            LinearCall::Rows { weight, bias } => linear_few_rows(&input, weight, bias.as_ref()),
-            LinearCall::Sums(weight) => linear_input_gradient(&input, weight),
+            LinearCall::Unpacked { weight, bias } => linear_few_rows(&input, weight, bias.as_ref()),
+            LinearCall::SparseGradient(weight) => linear_input_gradient(&input, weight),
         }
     }
 }
 
-/// The rule. The weight and the bias are those that it was made with.
-pub(in crate::plan) struct PackedLinear {
+/// The rule of a `linear` node. The weight and the bias are those that it was made with, not the arguments of a run.
+pub(in crate::plan) struct LinearRule {
     linear: Arc<Linear>,
     bias: Value,
     tape: TapeRule,
@@ -191,39 +199,50 @@ pub(in crate::plan) struct PackedLinear {
 
 struct Linear {
     operators: Operators,
-    weight: Arc<Mutex<PackedWeight>>,
+    weight: Arc<Mutex<PackedLinear>>,
     /// `[outputs, inputs]`.
     size: [i64; 2],
     kind: Kind,
     forward: Mutex<Option<LinearCall>>,
-    back: Mutex<Option<LinearCall>>,
+    backward: Mutex<Option<LinearCall>>,
 }
 
-impl PackedLinear {
-    /// The weight and the bias of a `linear` that this rule is for: both constant, or no bias, on the CPU, in float32 or in a bfloat16
-    /// that the processor has.
-    pub fn read<'t>(node: &Node, constant: impl Fn(ValueId) -> Option<&'t Tensor>) -> Option<(&'t Tensor, Value)> {
-        let is_linear = node.operation.aten().is_some_and(|o| o.name() == "aten::linear");
-        let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return None };
-        let is = |tensor: &Tensor, kind| tensor.f_kind().is_ok_and(|k| k == kind) && tensor.device() == Device::Cpu;
-        let weight = constant(*weight).filter(|weight| weight.dim() == 2 && weight.numel() > 0)?;
-        let kind = weight.f_kind().ok().filter(|&kind| has_onednn_kernels(kind) && is(weight, kind))?;
+impl LinearRule {
+    /// The weight and the bias of a `linear` node that this rule runs: both constant, or no bias, on the CPU, in a
+    /// dtype that the processor has kernels for.
+    pub fn read(node: &Node, constants: &mut Constants<'_>) -> Result<Option<(Tensor, Value)>, OperatorError> {
+        if node.operation.aten().is_none_or(|operator| operator.name() != "aten::linear") {
+            return Ok(None);
+        }
+        let [Argument::Use(_), Argument::Use(weight), bias] = node.arguments.as_slice() else { return Ok(None) };
+        let Some(weight) = constants.tensor(*weight)? else { return Ok(None) };
+        let kind = weight.f_kind()?;
+        if weight.dim() != 2 || weight.numel() == 0 || weight.device() != Device::Cpu || !has_onednn_kernels(kind) {
+            return Ok(None);
+        }
         let bias = match bias {
             Argument::Literal(Value::None) => Value::None,
-            Argument::Use(bias) => Value::Tensor(constant(*bias).filter(|bias| is(bias, kind))?.shallow_clone()),
-            _ => return None,
+            Argument::Use(bias) => match constants.tensor(*bias)? {
+                Some(bias) if bias.f_kind()? == kind && bias.device() == Device::Cpu => Value::Tensor(bias),
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
         };
-        is_linear.then_some((weight, bias))
+        Ok(Some((weight, bias)))
     }
 
-    /// The rule of a node that can be [read](PackedLinear::read).
-    pub fn new(node: &Node, weight: Arc<Mutex<PackedWeight>>, bias: Value) -> Result<Self, OperatorError> {
+    /// The rule of a node that can be [read](LinearRule::read).
+    pub fn new(node: &Node, weight: Arc<Mutex<PackedLinear>>, bias: Value) -> Result<Self, OperatorError> {
         let (size, kind) = {
             let weight = &lock(&weight).weight;
             (weight.size(), weight.f_kind()?)
         };
         let &[outputs, inputs] = size.as_slice() else {
-            return Err(OperatorError::Unsupported { operator: node.name.clone() });
+            return Err(OperatorError::Argument {
+                operator: node.name.clone(),
+                argument: "weight".into(),
+                problem: format!("has shape {size:?}, and [outputs, inputs] is allowed"),
+            });
         };
         let linear = Linear {
             operators: Operators::find()?,
@@ -231,14 +250,14 @@ impl PackedLinear {
             size: [outputs, inputs],
             kind,
             forward: Mutex::new(None),
-            back: Mutex::new(None),
+            backward: Mutex::new(None),
         };
-        Ok(PackedLinear { linear: Arc::new(linear), bias, tape: TapeRule::new(node.operation.clone(), false) })
+        Ok(LinearRule { linear: Arc::new(linear), bias, tape: TapeRule::new(node.operation.clone(), false) })
     }
 }
 
-impl Rule for PackedLinear {
-    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
+impl Rule for LinearRule {
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<RuleOutput, OperatorError> {
         let input = first(arguments)?;
         let size = input.size();
         let fits = input.f_kind()? == self.linear.kind
@@ -253,39 +272,39 @@ impl Rule for PackedLinear {
         if wanted.is_empty() {
             return Ok((vec![Value::Tensor(result)], None));
         }
-        Ok((vec![Value::Tensor(result)], Some(Box::new(Back(Arc::clone(&self.linear))))))
+        Ok((vec![Value::Tensor(result)], Some(Box::new(SavedLinear(Arc::clone(&self.linear))))))
     }
 }
 
-/// The way back: of the input only the shape mattered, and the gradient's tells it.
-struct Back(Arc<Linear>);
+/// The reverse of a run. It saves nothing: the gradient's shape gives the input's.
+struct SavedLinear(Arc<Linear>);
 
-impl Saved for Back {
+impl Saved for SavedLinear {
     fn reverse(&self, results: &[Option<Tensor>], _: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let given = results.first().and_then(Option::as_ref);
-        Ok(vec![given.map(|given| self.0.input_gradient(given)).transpose()?])
+        let grad_output = results.first().and_then(Option::as_ref);
+        Ok(vec![grad_output.map(|grad_output| self.0.input_gradient(grad_output)).transpose()?])
     }
 
-    /// As rows of one gradient: reading the weight is what takes the time.
+    /// All gradients as the rows of one, so that the weight is read once.
     fn reverse_each(&self, each: Vec<Vec<Parts>>, _: Gradient) -> Result<Vec<Vec<Option<Tensor>>>, OperatorError> {
         let whole = |results: Vec<Parts>| results.into_iter().next().map_or(Ok(None), Parts::into_sum);
-        let given: Vec<Option<Tensor>> = each.into_iter().map(whole).collect::<Result<_, _>>()?;
-        let there: Vec<&Tensor> = given.iter().flatten().collect();
-        let mut found = match there.as_slice() {
+        let grad_output: Vec<Option<Tensor>> = each.into_iter().map(whole).collect::<Result<_, _>>()?;
+        let present: Vec<&Tensor> = grad_output.iter().flatten().collect();
+        let mut found = match present.as_slice() {
             [] => Vec::new(),
             [one] => vec![self.0.input_gradient(one)?],
             several => self.0.input_gradient(&Tensor::f_cat(several, 0)?)?.f_chunk(several.len() as i64, 0)?,
         }
         .into_iter();
-        Ok(given.iter().map(|given| vec![given.as_ref().and_then(|_| found.next())]).collect())
+        Ok(grad_output.iter().map(|grad_output| vec![grad_output.as_ref().and_then(|_| found.next())]).collect())
     }
 }
 
 impl Linear {
-    /// The bias is that of the first run.
+    /// Keeps the kernel with the bias of the first run.
     fn run(&self, input: &Tensor, bias: &Value) -> Result<Tensor, OperatorError> {
         let mut forward = lock(&self.forward);
-        let suits = |call: &LinearCall| !matches!(call, LinearCall::Rows { .. }) || rows(input) <= FEW_ROWS;
+        let suits = |call: &LinearCall| !matches!(call, LinearCall::Unpacked { .. }) || rows(input) <= FEW_ROWS;
         let call = match forward.take().filter(suits) {
             Some(call) => call,
             None => lock(&self.weight).forward(input, &self.operators)?.call(bias, &self.operators)?,
@@ -293,54 +312,59 @@ impl Linear {
         forward.insert(call).run(input)
     }
 
-    fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
-        let mut back = lock(&self.back);
-        let call = match back.take() {
+    fn input_gradient(&self, grad_output: &Tensor) -> Result<Tensor, OperatorError> {
+        let mut backward = lock(&self.backward);
+        let call = match backward.take() {
             Some(call) => call,
-            None => lock(&self.weight).back(given, &self.operators)?.call(&Value::None, &self.operators)?,
+            None => lock(&self.weight).backward(grad_output, &self.operators)?.call(&Value::None, &self.operators)?,
         };
-        back.insert(call).run(given)
+        backward.insert(call).run(grad_output)
     }
 }
 
-/// All axes but the last.
+/// The product of all axes except the last.
 fn rows(tensor: &Tensor) -> i64 {
     let size = tensor.size();
     size.iter().take(size.len().saturating_sub(1)).product()
 }
 
-/// What is locked here is whole even when a panic came between: it is written in one go.
+/// A panic cannot leave the value half-written: it is replaced in one assignment. So a poisoned lock is ignored.
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::BTreeMap;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::rules::against_tape::{Layout, Trial, any, relative_error, slot};
+    use crate::model::node::ValueId;
+    use crate::plan::constant::Constant;
+    use crate::plan::device_tensors::DeviceTensors;
+    use crate::plan::rules::against_tape::{Layout, TestNode, any, relative_error, slot};
     use crate::torch::has_gemm_kernels;
 
-    /// A `linear` by its packed rule, and the values of its arguments.
-    fn packed(input: Tensor, weight: Tensor, bias: Value) -> (PackedLinear, Vec<Value>) {
-        let trial =
-            Trial::new("aten::linear", "", vec![("input", input.into()), ("weight", weight.into()), ("bias", bias)]);
-        let constants: HashMap<ValueId, Tensor> = trial
-            .node
-            .arguments
-            .iter()
-            .zip(&trial.values)
-            .filter_map(|(argument, value)| match (argument, value) {
-                (Argument::Use(id), Value::Tensor(tensor)) => Some((*id, tensor.shallow_clone())),
-                _ => None,
-            })
-            .collect();
-        let (weight, bias) = PackedLinear::read(&trial.node, |id| constants.get(&id)).unwrap();
-        let weight = Arc::new(Mutex::new(PackedWeight::new(weight)));
-        (PackedLinear::new(&trial.node, weight, bias).unwrap(), trial.values)
+    /// A [`LinearRule`] and the values of its node's arguments.
+    fn packed(input: Tensor, weight: Tensor, bias: Value) -> (LinearRule, Vec<Value>) {
+        let test =
+            TestNode::new("aten::linear", "", vec![("input", input.into()), ("weight", weight.into()), ("bias", bias)]);
+        let constants = constants(&test);
+        let mut tensors = DeviceTensors::default();
+        let mut constants = Constants::new(&constants, &mut tensors, Device::Cpu);
+        let (weight, bias) = LinearRule::read(&test.node, &mut constants).unwrap().unwrap();
+        let weight = Arc::new(Mutex::new(PackedLinear::new(&weight)));
+        (LinearRule::new(&test.node, weight, bias).unwrap(), test.values)
+    }
+
+    /// Every argument of the node as a constant.
+    fn constants(test: &TestNode) -> BTreeMap<ValueId, Constant> {
+        let constant = |(argument, value): (&Argument, &Value)| match (argument, value) {
+            (Argument::Use(id), Value::Tensor(tensor)) => Some((*id, Constant::Whole(tensor.shallow_clone()))),
+            _ => None,
+        };
+        test.node.arguments.iter().zip(&test.values).filter_map(constant).collect()
     }
 
     proptest! {
@@ -351,7 +375,7 @@ mod tests {
             with_bias: bool,
             input in any::layout(),
             weight in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let features = shape[shape.len() - 1];
             let input = input.random(&shape, Kind::Float);
@@ -359,19 +383,22 @@ mod tests {
             let bias = with_bias.then(|| Layout::Contiguous.random(&[classes], Kind::Float));
             let leaf = input.detach().set_requires_grad(true);
             let expected = leaf.linear(&weight, bias.as_ref());
-            let given = given.random(&expected.size(), Kind::Float);
-            let gradient = Tensor::run_backward(&[(&expected * &given).sum(Kind::Float)], &[&leaf], false, false).remove(0);
-            // Sums may cancel: errors are relative to what is summed.
+            let grad_output = grad_output.random(&expected.size(), Kind::Float);
+            let score = (&expected * &grad_output).sum(Kind::Float);
+            let gradient = Tensor::run_backward(&[score], &[&leaf], false, false).remove(0);
+            // Terms may cancel: errors are relative to the sum of absolute values.
             let summed = leaf.detach().abs().linear(&weight.abs(), bias.as_ref().map(Tensor::abs).as_ref());
-            let summed_back = given.abs().matmul(&weight.abs());
-            let off = |found: &Tensor, expected: &Tensor, summed: &Tensor| relative_error(&(summed + (found - expected)), summed);
+            let summed_back = grad_output.abs().matmul(&weight.abs());
+            let off = |found: &Tensor, expected: &Tensor, summed: &Tensor| {
+                relative_error(&(summed + (found - expected)), summed)
+            };
             let (rule, values) = packed(input, weight, bias.map_or(Value::None, Value::Tensor));
-            // Twice: the first run lays the weight out.
+            // Twice: the first run packs the weight.
             for _ in 0..2 {
                 let (results, saved) = rule.forward(&values, &[slot(0)]).unwrap();
                 prop_assert!(off(results[0].tensor().unwrap(), &expected.detach(), &summed) < 1e-5);
-                let found = saved.unwrap().reverse(&[Some(given.shallow_clone())], Gradient::Guided).unwrap().remove(0);
-                let found = found.unwrap();
+                let mut found = saved.unwrap().reverse(&[Some(grad_output.shallow_clone())], Gradient::Guided).unwrap();
+                let found = found.remove(0).unwrap();
                 prop_assert_eq!(found.size(), gradient.size());
                 prop_assert!(off(&found, &gradient, &summed_back) < 1e-5);
                 prop_assert!(rule.forward(&values, &[]).unwrap().1.is_none());
@@ -391,16 +418,16 @@ mod tests {
             let expected = float(&input).linear(&float(&weight), bias.as_ref().map(float));
             let summed = float(&input).abs().linear(&float(&weight).abs(), bias.as_ref().map(|b| float(b).abs()));
             let operators = Operators::find().unwrap();
-            let candidates = Packed::candidates(&weight, rows, &operators).into_iter();
-            let ways = candidates.filter_map(|candidate| candidate.lay_out().unwrap()).collect::<Vec<_>>();
+            let candidates = LinearKernel::candidates(&weight, rows, &operators).into_iter();
+            let kernels = candidates.filter_map(|candidate| candidate.pack().unwrap()).collect::<Vec<_>>();
             let has_panels = has_gemm_kernels(kind) && (kind == Kind::Float || inputs % 2 == 0);
-            prop_assert_eq!(ways.len(), 1 + usize::from(has_panels));
-            let by_rows = has_gemm_kernels(kind).then(|| Packed::Rows(weight.shallow_clone()));
+            prop_assert_eq!(kernels.len(), 1 + usize::from(has_panels));
+            let unpacked = has_gemm_kernels(kind).then(|| LinearKernel::Unpacked(weight.shallow_clone()));
             let bias = bias.map_or(Value::None, Value::Tensor);
-            for way in ways.into_iter().chain(by_rows) {
-                let found = way.call(&bias, &operators).unwrap().run(&input).unwrap();
+            for kernel in kernels.into_iter().chain(unpacked) {
+                let found = kernel.call(&bias, &operators).unwrap().run(&input).unwrap();
                 let error = relative_error(&(&summed + (float(&found) - &expected)), &summed);
-                prop_assert!(error < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{:?}: {}", way, error);
+                prop_assert!(error < if kind == Kind::Float { 1e-6 } else { 4e-3 }, "{:?}: {}", kernel, error);
             }
         }
     }
@@ -410,14 +437,14 @@ mod tests {
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::Float);
         let (weight, bias) = (random(&[40, 70]), random(&[40]));
         let (rule, values) = packed(random(&[1, 70]), weight.shallow_clone(), Value::Tensor(bias.shallow_clone()));
-        let by_rows = || matches!(*lock(&rule.linear.forward), Some(LinearCall::Rows { .. }));
+        let unpacked = || matches!(*lock(&rule.linear.forward), Some(LinearCall::Unpacked { .. }));
         for (rows, is_as_it_is) in [(1, true), (FEW_ROWS, true), (FEW_ROWS + 1, false), (1, false)] {
             let input = random(&[rows, 70]);
             let expected = input.linear(&weight, Some(&bias));
             let arguments = [Value::Tensor(input), values[1].clone(), values[2].clone()];
             let found = rule.forward(&arguments, &[]).unwrap().0.remove(0);
             assert!(relative_error(found.tensor().unwrap(), &expected) < 1e-5);
-            assert_eq!(by_rows(), is_as_it_is && has_gemm_kernels(Kind::Float), "{rows} rows");
+            assert_eq!(unpacked(), is_as_it_is && has_gemm_kernels(Kind::Float), "{rows} rows");
         }
     }
 
@@ -431,28 +458,36 @@ mod tests {
             }
             let (rule, values) = packed(random(&[2, 130]), weight.shallow_clone(), Value::None);
             let saved = rule.forward(&values, &[slot(0)]).unwrap().1.unwrap();
-            let given = Tensor::zeros([2, 50], (Kind::Float, Device::Cpu));
-            let _ = given.get(0).get(4).fill_(1.0);
-            let _ = given.get(1).get(5).fill_(2.0);
-            let found = saved.reverse(&[Some(given.shallow_clone())], Gradient::Plain).unwrap().remove(0).unwrap();
-            // Against weights that are not finite, zeros count. All else is one product and zeros, which no order of
-            // sums rounds.
-            let expected = given.matmul(&weight);
+            let grad_output = Tensor::zeros([2, 50], (Kind::Float, Device::Cpu));
+            let _ = grad_output.get(0).get(4).fill_(1.0);
+            let _ = grad_output.get(1).get(5).fill_(2.0);
+            let found =
+                saved.reverse(&[Some(grad_output.shallow_clone())], Gradient::Plain).unwrap().remove(0).unwrap();
+            // A weight that is not finite makes NaN of zeros. Every other sum has one term that is not zero, so that no
+            // order of additions rounds it.
+            let expected = grad_output.matmul(&weight);
             assert!(found.nan_to_num(7.0, None, None).equal(&expected.nan_to_num(7.0, None, None)));
             assert_eq!(found.isnan().any().int64_value(&[]) == 0, is_finite);
-            let by_rows = matches!(*lock(&rule.linear.back), Some(LinearCall::Sums(_)));
-            assert_eq!(by_rows, is_finite && has_gemm_kernels(Kind::Float));
+            let unpacked = matches!(*lock(&rule.linear.backward), Some(LinearCall::SparseGradient(_)));
+            assert_eq!(unpacked, is_finite && has_gemm_kernels(Kind::Float));
         }
     }
 
     #[test]
     fn a_weight_that_is_computed_is_not_packed() {
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::Float);
-        let trial = Trial::new(
+        let test = TestNode::new(
             "aten::linear",
             "",
             vec![("input", random(&[2, 3]).into()), ("weight", random(&[4, 3]).into()), ("bias", Value::None)],
         );
-        assert!(PackedLinear::read(&trial.node, |_| None).is_none());
+        let all = constants(&test);
+        let mut tensors = DeviceTensors::default();
+        let mut read = |constants: &BTreeMap<ValueId, Constant>| {
+            let mut constants = Constants::new(constants, &mut tensors, Device::Cpu);
+            LinearRule::read(&test.node, &mut constants).unwrap().is_some()
+        };
+        assert!(read(&all));
+        assert!(!read(&BTreeMap::new()));
     }
 }

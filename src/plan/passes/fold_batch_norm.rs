@@ -1,4 +1,4 @@
-//! Convolution and batch normalisation become one convolution.
+//! Folds batch normalisation into the convolution before it.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,17 +9,16 @@ use crate::plan::constant::Constant;
 use crate::plan::{PlanError, Weights};
 use crate::torch::Value;
 
-use super::Draft;
+use crate::plan::draft::Draft;
 
-/// The positions of a convolution's weight and bias, in every overload.
+/// Positions of a convolution's weight and bias among its arguments, in every overload.
 const WEIGHT: usize = 1;
 const BIAS: usize = 2;
 
-/// Folds batch normalisation by running statistics into the convolution before it: with
-/// `s = weight / sqrt(running_var + eps)`, the convolution's weight becomes `s · w` and its bias
-/// `s · (b − running_mean) + bias`.
+/// Folds batch normalisation with running statistics into the convolution before it: with `s = weight /
+/// sqrt(running_var + eps)`, the convolution's weight becomes `s · w` and its bias `s · (b − running_mean) + bias`.
 ///
-/// A convolution whose own result is a target, the score, or read by anyone else keeps it.
+/// A convolution whose own result is a target, the score, or read by another node stays as it is.
 pub fn fold_batch_norm(draft: &mut Draft, weights: &mut Weights) -> Result<(), PlanError> {
     let producers: HashMap<ValueId, usize> =
         draft.nodes.iter().enumerate().flat_map(|(index, node)| node.defines().map(move |v| (v, index))).collect();
@@ -92,10 +91,10 @@ fn folded(draft: &Draft, convolution: &Node, norm: &Node) -> Result<Option<[Cons
     if let Some(own) = exact(&norm.arguments[2])? {
         bias = bias.f_add(&own)?;
     }
-    let mut a_filter = vec![1; weight.size().len()];
-    a_filter[0] = -1;
+    let mut per_filter = vec![1; weight.size().len()];
+    per_filter[0] = -1;
     let bias = Constant::Whole(bias.f_to_kind(weight.kind()?)?);
-    Ok(Some([Constant::Scaled { weight: Box::new(weight.clone()), scale: scale.f_reshape(&a_filter)? }, bias]))
+    Ok(Some([Constant::Scaled { weight: Box::new(weight.clone()), scale: scale.f_reshape(&per_filter)? }, bias]))
 }
 
 #[cfg(test)]
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::Mode;
-    use crate::plan::test_graphs::{Sketch, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
     fn folded(graph: &Graph, targets: &[ValueId]) -> Draft {
         let mut draft = Draft::new(graph, &spec(graph, targets, Mode::Default));
@@ -131,11 +130,11 @@ mod tests {
 
     #[test]
     fn a_convolution_takes_in_the_normalisation_after_it() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 5, 5]));
-        let y = sketch.convolution(sketch.input(), 4);
-        let y = sketch.batch_norm(y);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 5, 5]));
+        let y = builder.convolution(builder.input(), 4);
+        let y = builder.batch_norm(y);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let draft = folded(&graph, &[]);
         assert_eq!(operators(&draft), ["conv2d", "mean"]);
         let x = random(&[2, 3, 5, 5]);
@@ -146,11 +145,11 @@ mod tests {
 
     #[test]
     fn a_convolution_that_is_a_target_keeps_its_value() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
-        let y = sketch.convolution(sketch.input(), 4);
-        let z = sketch.batch_norm(y);
-        let score = sketch.pooled(z);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 5, 5]));
+        let y = builder.convolution(builder.input(), 4);
+        let z = builder.batch_norm(y);
+        let score = builder.pooled(z);
+        let graph = builder.finish(score);
         assert_eq!(operators(&folded(&graph, &[y])), ["conv2d", "batch_norm", "mean"]);
         // The normalised value still exists after folding.
         assert_eq!(operators(&folded(&graph, &[z])), ["conv2d", "mean"]);
@@ -158,32 +157,32 @@ mod tests {
 
     #[test]
     fn a_convolution_that_is_read_elsewhere_keeps_its_value() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
-        let y = sketch.convolution(sketch.input(), 4);
-        let z = sketch.batch_norm(y);
-        let sum = sketch.add(y, z);
-        let score = sketch.pooled(sum);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 5, 5]));
+        let y = builder.convolution(builder.input(), 4);
+        let z = builder.batch_norm(y);
+        let sum = builder.add(y, z);
+        let score = builder.pooled(sum);
+        let graph = builder.finish(score);
         assert_eq!(operators(&folded(&graph, &[])), ["conv2d", "batch_norm", "add", "mean"]);
     }
 
     #[test]
     fn a_normalisation_without_a_convolution_before_it_stays() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
-        let y = sketch.relu(sketch.input());
-        let y = sketch.batch_norm(y);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 5, 5]));
+        let y = builder.relu(builder.input());
+        let y = builder.batch_norm(y);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         assert_eq!(operators(&folded(&graph, &[])), ["relu", "batch_norm", "mean"]);
     }
 
     #[test]
     fn plans_of_one_graph_share_the_folded_weights() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
-        let y = sketch.convolution(sketch.input(), 4);
-        let y = sketch.batch_norm(y);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 5, 5]));
+        let y = builder.convolution(builder.input(), 4);
+        let y = builder.batch_norm(y);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let mut weights = Weights::default();
         let mut identity = || {
             let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Default));

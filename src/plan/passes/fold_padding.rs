@@ -1,4 +1,4 @@
-//! Zeros that are written around a value before a convolution become the convolution's own padding.
+//! Folds zero padding before a convolution into the convolution's own padding.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,9 +6,10 @@ use crate::model::node::{Argument, Node, ValueId};
 use crate::plan::PlanError;
 use crate::torch::Value;
 
-use super::Draft;
+use crate::plan::draft::Draft;
 
-/// Takes out each `pad` of zeros, the same on both sides, whose only reader is a two-dimensional convolution, and pads there.
+/// Removes each `pad` of zeros, equal on both sides of an axis, whose only reader is a two-dimensional convolution, and
+/// adds it to the convolution's padding.
 pub fn fold_padding(draft: &mut Draft) -> Result<(), PlanError> {
     let readers = draft.readers();
     let pads: HashMap<ValueId, usize> = draft
@@ -47,7 +48,7 @@ pub fn fold_padding(draft: &mut Draft) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// What a convolution pads by itself.
+/// A convolution's own padding, as height and width.
 fn own_padding(value: &Value) -> Option<[i64; 2]> {
     match value {
         Value::Ints(list) => match *list.as_slice() {
@@ -60,7 +61,7 @@ fn own_padding(value: &Value) -> Option<[i64; 2]> {
     }
 }
 
-/// How many zeros a node writes above and below, and left and right; `None` when it does anything else.
+/// The zeros that a node adds on each side, as height and width; `None` for any other node.
 fn border(node: &Node) -> Option<[i64; 2]> {
     let is_zero =
         |value: &Value| matches!(value, Value::None | Value::Int(0)) || matches!(value, Value::Float(v) if *v == 0.0);
@@ -83,17 +84,18 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Of, Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, Of, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
-    /// A padding, a convolution, and the value between.
+    /// A graph of a padding and a convolution, and the padded value.
     fn padded(sides: [i64; 4], value: f64) -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 6, 7]));
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 6, 7]));
         let sides = Of::Literal(Value::Ints(sides.to_vec()));
-        let padded = sketch.node("pad", vec![("self", sketch.input().into()), ("pad", sides), ("value", value.into())]);
-        let y = sketch.convolution(padded, 4);
-        let score = sketch.pooled(y);
-        (sketch.finish(score), padded)
+        let padded =
+            builder.node("pad", vec![("self", builder.input().into()), ("pad", sides), ("value", value.into())]);
+        let y = builder.convolution(padded, 4);
+        let score = builder.pooled(y);
+        (builder.finish(score), padded)
     }
 
     fn names(graph: &Graph, targets: &[ValueId]) -> Vec<String> {

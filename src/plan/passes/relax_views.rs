@@ -1,18 +1,18 @@
-//! Views that do not depend on how a value lies in memory.
+//! Views that do not depend on a value's strides.
 
 use crate::model::node::{Argument, Node, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::PlanError;
 use crate::torch::{Operator, Value};
 
-use super::Draft;
+use crate::plan::draft::Draft;
 
-/// Makes nodes that ask for a certain layout work with any. Exported programs were traced with contiguous values; in the
-/// default mode convolutions give theirs with the channels last.
+/// Makes nodes that require certain strides work with any. Exported programs were traced with contiguous values;
+/// outside the exact mode, convolutions give channels-last results.
 ///
-/// - `view` becomes `reshape`, which copies where there is no view.
-/// - `as_strided` gets its input made contiguous first.
-pub fn free_views(draft: &mut Draft) -> Result<(), PlanError> {
+/// - `view` becomes `reshape`, which copies where no view is possible.
+/// - `as_strided` gets a contiguous copy of its input.
+pub fn relax_views(draft: &mut Draft) -> Result<(), PlanError> {
     let reshape = Operator::find("aten::reshape", "")?;
     let contiguous = Operator::find("aten::contiguous", "")?;
     let mut nodes = Vec::with_capacity(draft.nodes.len());
@@ -37,7 +37,7 @@ pub fn free_views(draft: &mut Draft) -> Result<(), PlanError> {
 }
 
 fn made_contiguous(contiguous: &Operator, before: &Node, source: ValueId, copy: ValueId) -> Node {
-    /// ATen's number of the memory format.
+    /// ATen's number for the contiguous memory format.
     const CONTIGUOUS: i64 = 0;
     Node {
         name: format!("contiguous before {}", before.name),
@@ -52,19 +52,19 @@ fn made_contiguous(contiguous: &Operator, before: &Node, source: ValueId, copy: 
 
 #[cfg(test)]
 mod tests {
-    use crate::plan::test_graphs::{Of, Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, Of, compile, distance, random, spec};
     use crate::plan::{Mode, Never};
 
-    /// A convolution whose result is read by `operator` with `size`, then summed up.
+    /// A convolution whose result `operator` reads with `size`, then a matrix product.
     fn viewed(operator: &str, arguments: Vec<(&str, Of)>) -> crate::model::graph::Graph {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let y = sketch.convolution(sketch.input(), 4);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let y = builder.convolution(builder.input(), 4);
         let mut named: Vec<(&str, Of)> = vec![("self", y.into())];
         named.extend(arguments);
-        let flat = sketch.node(operator, named);
-        let weight = sketch.constant(random(&[64, 5]));
-        let score = sketch.node("matmul", vec![("self", flat.into()), ("other", weight.into())]);
-        sketch.finish(score)
+        let flat = builder.node(operator, named);
+        let weight = builder.constant(random(&[64, 5]));
+        let score = builder.node("matmul", vec![("self", flat.into()), ("other", weight.into())]);
+        builder.finish(score)
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! The layers at a network's beginning, which tell more of its maps than others.
+//! The early layers of a network, whose rounding changes maps most.
 
 use std::collections::HashSet;
 
 use crate::model::node::{Node, ValueId};
 
-use super::Draft;
+use crate::plan::draft::Draft;
 
-/// They read values of more than one in so many of the picture's pixels: the picture itself, and what has half its height and width.
+/// A layer is early if it reads maps of more than 1/8 of the input's pixels: the input, or half its height and width.
 const PIXELS: i64 = 8;
-/// They make one in so many of the network's multiplications, at most.
+/// The early layers make at most 1/6 of the network's multiplications.
 const SHARE: i64 = 6;
 
-/// The nodes, by their places, that compute with large values, of the input alone or of such nodes' results; and the rectifiers of what
-/// these give.
-pub fn first_layers(draft: &Draft) -> HashSet<usize> {
+/// Indices of the nodes that compute with large maps, from the input alone or from the results of such nodes; and of
+/// the rectifiers of their results.
+pub fn sensitive_layers(draft: &Draft) -> HashSet<usize> {
     let costs: Vec<i64> = draft.nodes.iter().map(|node| multiplications(draft, node)).collect();
     let mut left = costs.iter().sum::<i64>() / SHARE;
     let mut known = HashSet::from([draft.input]);
@@ -39,7 +39,7 @@ fn is_large(draft: &Draft, value: ValueId) -> bool {
     pixels(value) * PIXELS > pixels(draft.input)
 }
 
-/// With weights that do not depend on the input, in convolutions and linear layers.
+/// Multiplications by constant weights in convolutions and linear layers, for the input size of the export.
 fn multiplications(draft: &Draft, node: &Node) -> i64 {
     if !matches!(node.operator_name(), "conv2d" | "convolution" | "linear") {
         return 0;
@@ -54,16 +54,16 @@ fn multiplications(draft: &Draft, node: &Node) -> i64 {
 mod tests {
     use super::*;
     use crate::plan::Mode;
-    use crate::plan::test_graphs::{Sketch, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, random, spec};
 
-    /// The places of the first layers of a network of four convolutions with rectifiers, the second one of stride 2 and the third one of
-    /// stride 4, where the last one gives so many channels.
-    fn places(channels: i64) -> Vec<usize> {
-        let mut sketch = Sketch::new(&random(&[1, 3, 16, 16]));
-        let mut y = sketch.input();
+    /// Indices of the early layers of a network of four convolutions with rectifiers. The second has stride 2, the
+    /// third stride 4, and the fourth has `channels` output channels.
+    fn early_layers(channels: i64) -> Vec<usize> {
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 16, 16]));
+        let mut y = builder.input();
         for (inputs, outputs, stride) in [(3, 4, 1), (4, 4, 2), (4, 4, 4), (4, channels, 1)] {
-            let weight = sketch.constant(random(&[outputs, inputs, 3, 3]));
-            y = sketch.node(
+            let weight = builder.constant(random(&[outputs, inputs, 3, 3]));
+            y = builder.node(
                 "conv2d",
                 vec![
                     ("input", y.into()),
@@ -72,37 +72,37 @@ mod tests {
                     ("padding", [1, 1].into()),
                 ],
             );
-            y = sketch.relu(y);
+            y = builder.relu(y);
         }
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
-        let mut places: Vec<_> =
-            first_layers(&Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16))).into_iter().collect();
-        places.sort_unstable();
-        places
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
+        let mut indices: Vec<_> =
+            sensitive_layers(&Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16))).into_iter().collect();
+        indices.sort_unstable();
+        indices
     }
 
     #[test]
     fn they_read_large_values() {
-        assert_eq!(places(10_000), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(early_layers(10_000), [0, 1, 2, 3, 4, 5]);
     }
 
     #[test]
     fn they_are_a_small_part_of_the_work() {
-        assert_eq!(places(1), Vec::<usize>::new());
+        assert_eq!(early_layers(1), Vec::<usize>::new());
     }
 
     #[test]
     fn what_also_reads_a_later_value_is_none() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 16, 16]));
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 16, 16]));
         let mean =
-            sketch.node("adaptive_avg_pool2d", vec![("self", sketch.input().into()), ("output_size", [1, 1].into())]);
-        let scale = sketch.node("sigmoid", vec![("self", mean.into())]);
-        let scaled = sketch.node("mul.Tensor", vec![("self", sketch.input().into()), ("other", scale.into())]);
-        let score = sketch.pooled(scaled);
-        let graph = sketch.finish(score);
+            builder.node("adaptive_avg_pool2d", vec![("self", builder.input().into()), ("output_size", [1, 1].into())]);
+        let scale = builder.node("sigmoid", vec![("self", mean.into())]);
+        let scaled = builder.node("mul.Tensor", vec![("self", builder.input().into()), ("other", scale.into())]);
+        let score = builder.pooled(scaled);
+        let graph = builder.finish(score);
         let draft = Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16));
-        let first = first_layers(&draft);
+        let first = sensitive_layers(&draft);
         assert!(first.iter().all(|&at| !draft.nodes[at].defines().any(|value| value == scaled)));
     }
 }

@@ -1,4 +1,4 @@
-//! A float32 network computes in bfloat16.
+//! Converts a float32 network to bfloat16.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,27 +11,27 @@ use crate::plan::PlanError;
 use crate::plan::constant::Constant;
 use crate::torch::{Operator, Value};
 
-use super::Draft;
-use super::sensitive_layers::first_layers;
-use crate::plan::draft::rename_dtype;
+use super::sensitive_layers::sensitive_layers;
+use crate::plan::draft::{Draft, rename_dtype};
 
-/// Makes a float32 draft one of bfloat16: values, weights, and where a node names float32 (`x.float()`, `softmax(dtype=…)`), that too.
-/// Float32 stay
+/// Converts the values and weights of a float32 draft to bfloat16, and the dtypes that nodes name (`x.float()`,
+/// `softmax(dtype=…)`). These stay float32:
 ///
-/// - the [first layers](first_layers), both ways: what rounding adds there passes every gate that follows, and with guided
-///   backpropagation a gate that falls the other way moves the map. EfficientNet-Lite0's Guided Grad-CAM keeps a cosine of 0.95 to 0.99 to
-///   float32's when they are rounded, and of more than 0.99 when they are not;
-/// - the parameters of normalisations: a number a channel, and rounding a variance moves the whole channel;
-/// - the linear layer of constant weights that gives the score: two of a thousand logits often share the eight bits that bfloat16 has.
+/// - the [early layers](sensitive_layers), forward and in reverse: rounding there flips ReLU gates in every later
+///   layer, which changes guided backpropagation. With EfficientNet-Lite0, the cosine between the Guided Grad-CAM and
+///   float32's is 0.95 to 0.99 when they are rounded, and above 0.99 when they are not;
+/// - the parameters of normalisations: one number for each channel, and rounding a variance changes the whole channel;
+/// - the linear layer with constant weights that gives the score: two of a thousand logits often agree in the eight
+///   bits of bfloat16.
 ///
-/// Batch normalisations must have been folded before: what is rounded then is their product with the weight.
+/// Batch normalisations must have been folded before, so that their product with the weight is rounded once.
 pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> {
     let head = draft.nodes.iter().position(|node| {
         node.operator_name() == "linear"
             && node.defines().any(|value| value == score)
             && node.arguments[1..].iter().all(|argument| draft.is_constant_or_none(argument))
     });
-    let first = first_layers(draft);
+    let first = sensitive_layers(draft);
     let mut wide: HashSet<ValueId> = first.iter().flat_map(|&at| draft.nodes[at].defines()).collect();
     if first.iter().any(|&at| draft.nodes[at].uses().any(|value| value == draft.input)) {
         wide.insert(draft.input);
@@ -78,17 +78,17 @@ fn is_normalisation(node: &Node) -> bool {
     )
 }
 
-/// What nodes read that compute in bfloat16.
+/// The conversions of a draft's values.
 struct Rounding {
     /// Values that stay float32.
     wide: HashSet<ValueId>,
     rounded: HashMap<ValueId, ValueId>,
-    /// By the value that each converts.
+    /// By the value that the node converts.
     conversions: HashMap<ValueId, Node>,
 }
 
 impl Rounding {
-    /// The rounded copy of a constant or of a value that stays float32; any other value itself.
+    /// The rounded copy of a constant or of a value that stays float32; any other value unchanged.
     fn of(&mut self, draft: &mut Draft, value: ValueId, keeps_constants: bool) -> Result<ValueId, PlanError> {
         let constant = draft.constants.get(&value).filter(|_| !keeps_constants);
         let kind = match constant {
@@ -117,7 +117,7 @@ impl Rounding {
         Ok(new)
     }
 
-    /// Puts each behind the node that gives what it converts.
+    /// Inserts each conversion after the node whose result it converts.
     fn insert_conversions(mut self, draft: &mut Draft) {
         let nodes = std::mem::take(&mut draft.nodes);
         draft.nodes.extend(self.conversions.remove(&draft.input));
@@ -129,7 +129,7 @@ impl Rounding {
     }
 }
 
-/// Makes the head's input float32 before it.
+/// Inserts a conversion of the head's input to float32.
 fn widen_input(draft: &mut Draft, head: usize) -> Result<(), PlanError> {
     let Argument::Use(input) = draft.nodes[head].arguments[0] else { return Ok(()) };
     let name = format!("{}.float", draft.nodes[head].name);
@@ -139,7 +139,7 @@ fn widen_input(draft: &mut Draft, head: usize) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// A node that makes a value one of another dtype, and the value that it gives.
+/// A node that converts a value to `kind`, and its result.
 fn conversion(draft: &mut Draft, name: String, value: ValueId, kind: Kind) -> Result<(Node, ValueId), PlanError> {
     let new = draft.add_value_like(value);
     draft.set_kind(new, kind);
@@ -164,23 +164,23 @@ mod tests {
     use super::*;
     use crate::model::graph::Graph;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
 
     /// Convolution, normalisation, rectifier, residual sum, average, and a linear layer when `has_head`.
     fn network(has_head: bool) -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
-        let y = sketch.convolution(sketch.input(), 8);
-        let y = sketch.batch_norm(y);
-        let y = sketch.relu(y);
-        let z = sketch.convolution(y, 8);
-        let z = sketch.add(z, y);
-        let target = sketch.relu(z);
-        let mut score = sketch.pooled(target);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 9, 9]));
+        let y = builder.convolution(builder.input(), 8);
+        let y = builder.batch_norm(y);
+        let y = builder.relu(y);
+        let z = builder.convolution(y, 8);
+        let z = builder.add(z, y);
+        let target = builder.relu(z);
+        let mut score = builder.pooled(target);
         if has_head {
-            score = sketch.linear(score, 5);
+            score = builder.linear(score, 5);
         }
-        (sketch.finish(score), target)
+        (builder.finish(score), target)
     }
 
     fn cosine(a: &Tensor, b: &Tensor) -> f64 {
@@ -203,7 +203,7 @@ mod tests {
             for (wide, narrow) in
                 [(&wide.targets[0], &narrow.targets[0]), (wide.input.as_ref().unwrap(), narrow.input.as_ref().unwrap())]
             {
-                // One network in 256 has no class that speaks for any channel.
+                // In one network of 256, the class has no positive gradient at any channel.
                 if wide.norm().double_value(&[]) == 0.0 {
                     assert!(narrow.norm().double_value(&[]) == 0.0);
                     continue;
@@ -217,23 +217,23 @@ mod tests {
 
     #[test]
     fn first_layers_are_float32() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 16, 16]));
-        let stem = sketch.convolution(sketch.input(), 4);
-        let stem = sketch.relu(stem);
-        let mut y = sketch.node("max_pool2d", vec![("self", stem.into()), ("kernel_size", [4, 4].into())]);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 16, 16]));
+        let stem = builder.convolution(builder.input(), 4);
+        let stem = builder.relu(stem);
+        let mut y = builder.node("max_pool2d", vec![("self", stem.into()), ("kernel_size", [4, 4].into())]);
         let pooled = y;
         for _ in 0..40 {
-            y = sketch.convolution(y, 12);
-            y = sketch.relu(y);
+            y = builder.convolution(y, 12);
+            y = builder.relu(y);
         }
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let x = random(&[2, 3, 16, 16]);
         let [wide, narrow] = [Mode::Default, Mode::Bfloat16].map(|mode| compile(&graph, &[stem, pooled, y], mode));
         let [wide, narrow] = [&wide, &narrow].map(|plan| plan.forward(x.shallow_clone(), &Never).unwrap());
         for target in 0..2 {
             assert_eq!(narrow.activations(target).kind(), Kind::Float);
-            // Ways through a convolution differ in rounding, by far less than bfloat16 does.
+            // Kernels of a convolution differ in rounding, by far less than bfloat16 does.
             assert!(distance(narrow.activations(target), wide.activations(target)) < 1e-5);
         }
         assert_eq!(narrow.activations(2).kind(), Kind::BFloat16);
@@ -255,12 +255,12 @@ mod tests {
 
     #[test]
     fn a_head_whose_weight_is_computed_runs_in_bfloat16() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let features = sketch.pooled(sketch.input());
-        let weight = sketch.constant(random(&[5, 3]));
-        let weight = sketch.node("abs", vec![("self", weight.into())]);
-        let score = sketch.node("linear", vec![("input", features.into()), ("weight", weight.into())]);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let features = builder.pooled(builder.input());
+        let weight = builder.constant(random(&[5, 3]));
+        let weight = builder.node("abs", vec![("self", weight.into())]);
+        let score = builder.node("linear", vec![("input", features.into()), ("weight", weight.into())]);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[], Mode::Bfloat16);
         let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
         assert_eq!(pass.logits().kind(), Kind::BFloat16);
@@ -268,10 +268,10 @@ mod tests {
 
     #[test]
     fn a_strided_convolution_of_few_channels_gives_gradients_of_its_dtype() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 12, 12]));
-        let colour = sketch.convolution(sketch.input(), 3);
-        let weight = sketch.constant(random(&[8, 3, 3, 3]));
-        let stem = sketch.node(
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 12, 12]));
+        let colour = builder.convolution(builder.input(), 3);
+        let weight = builder.constant(random(&[8, 3, 3, 3]));
+        let stem = builder.node(
             "conv2d",
             vec![
                 ("input", colour.into()),
@@ -280,8 +280,8 @@ mod tests {
                 ("padding", [1, 1].into()),
             ],
         );
-        let score = sketch.pooled(stem);
-        let graph = sketch.finish(score);
+        let score = builder.pooled(stem);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[colour], Mode::Bfloat16);
         let pass = plan.forward(random(&[1, 3, 12, 12]), &Never).unwrap();
         let seed = pass.logits().ones_like();
@@ -291,11 +291,11 @@ mod tests {
 
     #[test]
     fn parameters_of_a_normalisation_that_stays_are_not_rounded() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 5, 5]));
-        let y = sketch.relu(sketch.input());
-        let y = sketch.batch_norm(y);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 5, 5]));
+        let y = builder.relu(builder.input());
+        let y = builder.batch_norm(y);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Bfloat16));
         use_bfloat16(&mut draft, score).unwrap();
         draft.drop_unread_constants();
@@ -305,11 +305,11 @@ mod tests {
 
     #[test]
     fn a_dtype_that_is_named_becomes_bfloat16() {
-        let mut sketch = Sketch::new(&random(&[2, 3, 4, 4]));
-        let y = sketch.convolution(sketch.input(), 3);
-        let y = sketch.node("to.dtype", vec![("self", y.into()), ("dtype", scalar_type(Kind::Float).into())]);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
+        let y = builder.convolution(builder.input(), 3);
+        let y = builder.node("to.dtype", vec![("self", y.into()), ("dtype", scalar_type(Kind::Float).into())]);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let plan = compile(&graph, &[y], Mode::Bfloat16);
         let pass = plan.forward(random(&[2, 3, 4, 4]), &Never).unwrap();
         assert_eq!(pass.activations(0).kind(), Kind::BFloat16);

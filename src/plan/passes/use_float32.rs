@@ -1,4 +1,4 @@
-//! A network of float16 or bfloat16 computes in float32 on a processor without instructions for its dtype.
+//! Converts a network of float16 or bfloat16 to float32.
 
 use std::collections::HashMap;
 
@@ -6,38 +6,26 @@ use tch::Kind;
 
 use crate::model::node::{Argument, Element, ValueId};
 use crate::plan::constant::Constant;
-use crate::torch::computes_in;
+use crate::plan::draft::{Draft, rename_dtype};
 
-use super::Draft;
-use crate::plan::draft::rename_dtype;
-
-/// Makes a draft of float16 or bfloat16 one of float32 where the processor does not [compute in](computes_in) its dtype:
-/// values, weights, and dtypes that nodes name. A draft that reads the bits of such numbers as another dtype stays as it
-/// is.
-pub fn use_float32(draft: &mut Draft) {
-    for kind in [Kind::Half, Kind::BFloat16] {
-        if !computes_in(kind) {
-            widen(draft, kind);
-        }
-    }
-}
-
-fn widen(draft: &mut Draft, kind: Kind) {
-    let reads_bits = |operation: &str| operation == "aten.view.dtype";
-    if draft.nodes.iter().any(|node| node.operation.aten().is_some_and(|operator| reads_bits(&operator.to_string()))) {
+/// Converts the values and weights of dtype `kind` to float32, and the dtypes that nodes name. A draft that reads the
+/// bits of a value as another dtype stays as it is.
+pub fn use_float32(draft: &mut Draft, kind: Kind) {
+    let mut operators = draft.nodes.iter().filter_map(|node| node.operation.aten());
+    if operators.any(|operator| operator.to_string() == "aten.view.dtype") {
         return;
     }
     draft.convert_values(kind, Kind::Float, |_| true);
-    let mut widened: HashMap<ValueId, ValueId> = HashMap::new();
+    let mut copies = HashMap::new();
     for at in 0..draft.nodes.len() {
         let mut arguments = std::mem::take(&mut draft.nodes[at].arguments);
         for argument in &mut arguments {
             match argument {
-                Argument::Use(value) => *value = of(draft, &mut widened, *value, kind),
+                Argument::Use(value) => *value = converted(draft, &mut copies, *value, kind),
                 Argument::List(elements) => {
                     for element in elements {
                         if let Element::Use(value) = element {
-                            *value = of(draft, &mut widened, *value, kind);
+                            *value = converted(draft, &mut copies, *value, kind);
                         }
                     }
                 }
@@ -50,8 +38,8 @@ fn widen(draft: &mut Draft, kind: Kind) {
 }
 
 /// The float32 copy of a constant of dtype `kind`; any other value itself.
-fn of(draft: &mut Draft, widened: &mut HashMap<ValueId, ValueId>, value: ValueId, kind: Kind) -> ValueId {
-    if let Some(known) = widened.get(&value) {
+fn converted(draft: &mut Draft, copies: &mut HashMap<ValueId, ValueId>, value: ValueId, kind: Kind) -> ValueId {
+    if let Some(known) = copies.get(&value) {
         return *known;
     }
     let Some(constant) = draft.constants.get(&value).filter(|constant| constant.kind().is_ok_and(|of| of == kind))
@@ -60,7 +48,7 @@ fn of(draft: &mut Draft, widened: &mut HashMap<ValueId, ValueId>, value: ValueId
     };
     let copy = Constant::Converted(Box::new(constant.clone()), Kind::Float);
     let new = draft.add_constant(copy);
-    widened.insert(value, new);
+    copies.insert(value, new);
     new
 }
 
@@ -75,22 +63,23 @@ mod tests {
     use crate::model::graph::Graph;
     use crate::model::stored::Stored;
     use crate::plan::rule::Gradient;
-    use crate::plan::test_graphs::{Sketch, compile, distance, random, spec};
+    use crate::plan::test_graphs::{GraphBuilder, compile, distance, random, spec};
     use crate::plan::{Mode, Never, Until};
+    use crate::torch::computes_in;
 
     /// Convolutions, normalisation, a named dtype, a residual sum, a linear layer. Gives a target layer too.
     fn network() -> (Graph, ValueId) {
-        let mut sketch = Sketch::new(&random(&[2, 3, 9, 9]));
-        let y = sketch.convolution(sketch.input(), 8);
-        let y = sketch.batch_norm(y);
-        let y = sketch.relu(y);
-        let z = sketch.convolution(y, 8);
-        let z = sketch.node("to.dtype", vec![("self", z.into()), ("dtype", scalar_type(Kind::Float).into())]);
-        let z = sketch.add(z, y);
-        let target = sketch.relu(z);
-        let score = sketch.pooled(target);
-        let score = sketch.linear(score, 5);
-        (sketch.finish(score), target)
+        let mut builder = GraphBuilder::new(&random(&[2, 3, 9, 9]));
+        let y = builder.convolution(builder.input(), 8);
+        let y = builder.batch_norm(y);
+        let y = builder.relu(y);
+        let z = builder.convolution(y, 8);
+        let z = builder.node("to.dtype", vec![("self", z.into()), ("dtype", scalar_type(Kind::Float).into())]);
+        let z = builder.add(z, y);
+        let target = builder.relu(z);
+        let score = builder.pooled(target);
+        let score = builder.linear(score, 5);
+        (builder.finish(score), target)
     }
 
     /// A float32 graph as if it had been saved in dtype `kind`, with weights rounded to dtype `through` before.
@@ -140,7 +129,7 @@ mod tests {
             let (wide, target) = network();
             let narrow = saved_in(&wide, kind, kind);
             let mut draft = Draft::new(&narrow, &spec(&narrow, &[target], Mode::Default));
-            widen(&mut draft, kind);
+            use_float32(&mut draft, kind);
             draft.drop_unread_constants();
             let values = draft.nodes.iter().flat_map(|node| node.defines()).chain([draft.input]);
             assert!(values.into_iter().all(|value| draft.kind(value) == Some(Kind::Float)));
@@ -166,13 +155,13 @@ mod tests {
 
     #[test]
     fn numbers_whose_bits_are_read_stay_as_they_are() {
-        let mut sketch = Sketch::new(&random(&[1, 3, 4, 4]).to_kind(Kind::BFloat16));
-        let bits = sketch.node("view.dtype", vec![("self", sketch.input().into()), ("dtype", 2.into())]);
-        let y = sketch.node("to.dtype", vec![("self", bits.into()), ("dtype", scalar_type(Kind::BFloat16).into())]);
-        let score = sketch.pooled(y);
-        let graph = sketch.finish(score);
+        let mut builder = GraphBuilder::new(&random(&[1, 3, 4, 4]).to_kind(Kind::BFloat16));
+        let bits = builder.node("view.dtype", vec![("self", builder.input().into()), ("dtype", 2.into())]);
+        let y = builder.node("to.dtype", vec![("self", bits.into()), ("dtype", scalar_type(Kind::BFloat16).into())]);
+        let score = builder.pooled(y);
+        let graph = builder.finish(score);
         let mut draft = Draft::new(&graph, &spec(&graph, &[], Mode::Default));
-        widen(&mut draft, Kind::BFloat16);
+        use_float32(&mut draft, Kind::BFloat16);
         assert_eq!(draft.kind(draft.input), Some(Kind::BFloat16));
     }
 }

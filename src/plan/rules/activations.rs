@@ -1,11 +1,11 @@
-//! Smooth activations, through ATen's own backward operators.
+//! Smooth activations, by ATen's backward operators.
 
 use tch::Tensor;
 
 use crate::torch::{Operator, Value};
 
 use super::arguments::{first, integer, number};
-use super::explicit::{Single, ran};
+use super::explicit::{Single, with_reverse};
 
 /// `backward(input, gradient)`.
 type FromInput = fn(&Tensor, &Tensor) -> Result<Tensor, tch::TchError>;
@@ -14,7 +14,7 @@ type FromInput = fn(&Tensor, &Tensor) -> Result<Tensor, tch::TchError>;
 fn from_input(operator: Operator, backward: FromInput) -> Single {
     Box::new(move |arguments| {
         let input = first(arguments)?.shallow_clone();
-        ran(operator.call_tensor(arguments)?, move |given| Ok(backward(&input, given)?))
+        with_reverse(operator.call_tensor(arguments)?, move |grad_output| Ok(backward(&input, grad_output)?))
     })
 }
 
@@ -44,7 +44,7 @@ pub(super) fn gelu(operator: Operator) -> Single {
         let Some(Value::String(approximate)) = arguments.get(1).cloned() else { return Ok(None) };
         let input = first(arguments)?.shallow_clone();
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| Ok(input.f_gelu_backward(given, &approximate)?))
+        with_reverse(result, move |grad_output| Ok(input.f_gelu_backward(grad_output, &approximate)?))
     })
 }
 
@@ -54,7 +54,9 @@ pub(super) fn elu(operator: Operator) -> Single {
         let (alpha, scale, input_scale) = (number(arguments, 1)?, number(arguments, 2)?, number(arguments, 3)?);
         let input = first(arguments)?.shallow_clone();
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| Ok(Tensor::f_elu_backward(given, alpha, scale, input_scale, false, &input)?))
+        with_reverse(result, move |grad_output| {
+            Ok(Tensor::f_elu_backward(grad_output, alpha, scale, input_scale, false, &input)?)
+        })
     })
 }
 
@@ -73,7 +75,7 @@ fn from_result(operator: Operator, backward: FromInput) -> Single {
     Box::new(move |arguments| {
         let result = operator.call_tensor(arguments)?;
         let saved = result.shallow_clone();
-        ran(result, move |given| Ok(backward(given, &saved)?))
+        with_reverse(result, move |grad_output| Ok(backward(grad_output, &saved)?))
     })
 }
 
@@ -86,7 +88,9 @@ pub(super) fn softmax(operator: Operator) -> Single {
         let (dim, kind) = (integer(arguments, 1)?, first(arguments)?.f_kind()?);
         let result = operator.call_tensor(arguments)?;
         let saved = result.shallow_clone();
-        ran(result, move |given| Ok(Tensor::f_internal_softmax_backward_data(given, &saved, dim, kind)?))
+        with_reverse(result, move |grad_output| {
+            Ok(Tensor::f_internal_softmax_backward_data(grad_output, &saved, dim, kind)?)
+        })
     })
 }
 
@@ -95,7 +99,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plan::rules::against_tape::{Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{TestNode, Within, any, slot};
 
     fn activation() -> impl Strategy<Value = (&'static str, Vec<(&'static str, Value)>)> {
         let text = |s: &str| Value::String(s.into());
@@ -121,15 +125,15 @@ mod tests {
             kind in any::float(),
             is_guided: bool,
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let mut named = vec![("self", (input.random(&shape, kind) * 3.0).into())];
             named.extend(literals);
-            let mut trial = Trial::new(name, "", named);
+            let mut test = TestNode::new(name, "", named);
             if is_guided {
-                trial = trial.rectifier();
+                test = test.rectifier();
             }
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -139,7 +143,7 @@ mod tests {
             from_the_back: bool,
             widen: bool,
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let dim = at.index(shape.len()) as i64 - if from_the_back { shape.len() as i64 } else { 0 };
             let named = vec![
@@ -147,7 +151,7 @@ mod tests {
                 ("dim", Value::Int(dim)),
                 ("dtype", if widen { Value::Int(7) } else { Value::None }),
             ];
-            Trial::new("aten::softmax", "int", named).agrees(true, &[slot(0)], given, Within::Equal);
+            TestNode::new("aten::softmax", "int", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
     }
 }

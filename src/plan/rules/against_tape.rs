@@ -1,4 +1,4 @@
-//! For tests: nodes made by hand, and a hand-written rule held against its one-node tape.
+//! For tests: single nodes, and the comparison of an explicit rule with the one-node tape.
 
 use tch::{Device, Kind, Tensor};
 
@@ -16,12 +16,12 @@ impl From<Tensor> for Value {
     }
 }
 
-/// The place of a tensor argument.
+/// The slot of a tensor argument.
 pub fn slot(argument: usize) -> Slot {
     Slot { argument, element: None }
 }
 
-/// How far a rule may be from its tape.
+/// The allowed distance between a rule and its tape.
 #[derive(Debug, Clone, Copy)]
 pub enum Within {
     /// Bit for bit.
@@ -30,16 +30,16 @@ pub enum Within {
     Relative(f64),
 }
 
-/// How the gradient that is handed in lies in memory.
+/// The memory layout of a random tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     Contiguous,
     ChannelsLast,
-    /// The last two axes change places in memory.
+    /// The last two axes are exchanged in memory.
     Transposed,
     /// Every other element of a larger tensor.
     Strided,
-    /// One number, read again and again.
+    /// One number with strides of 0.
     Expanded,
 }
 
@@ -47,7 +47,7 @@ impl Layout {
     pub const ALL: [Layout; 5] =
         [Layout::Contiguous, Layout::ChannelsLast, Layout::Transposed, Layout::Strided, Layout::Expanded];
 
-    /// Random numbers that lie so. Layouts that a shape does not have are contiguous.
+    /// Random numbers in this layout; contiguous if the shape does not have it.
     pub fn random(self, shape: &[i64], kind: Kind) -> Tensor {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Double, Device::Cpu)).to_kind(kind);
         let rank = shape.len();
@@ -56,9 +56,9 @@ impl Layout {
                 random(&[shape[0], shape[2], shape[3], shape[1]]).permute([0, 3, 1, 2])
             }
             Layout::Transposed if rank >= 2 => {
-                let mut turned = shape.to_vec();
-                turned.swap(rank - 1, rank - 2);
-                random(&turned).transpose(-1, -2)
+                let mut exchanged = shape.to_vec();
+                exchanged.swap(rank - 1, rank - 2);
+                random(&exchanged).transpose(-1, -2)
             }
             Layout::Strided if rank >= 1 => {
                 let mut wide = shape.to_vec();
@@ -72,13 +72,13 @@ impl Layout {
 }
 
 /// A node with the values of its arguments.
-pub struct Trial {
+pub struct TestNode {
     pub node: Node,
     pub values: Vec<Value>,
 }
 
-impl Trial {
-    /// A node of one ATen operator. Tensors become uses of values, everything else literals.
+impl TestNode {
+    /// A node of an ATen operator. Tensors become uses of values, everything else literals.
     pub fn new(operator: &str, overload: &str, named: Vec<(&str, Value)>) -> Self {
         let operator = Operator::find(operator, overload).unwrap();
         let values = operator.arrange(named.into_iter().map(|(name, v)| (name.to_owned(), v)).collect()).unwrap();
@@ -104,10 +104,10 @@ impl Trial {
             rectifier: None,
             smooth_activation: false,
         };
-        Trial { node, values }
+        TestNode { node, values }
     }
 
-    /// The same node as a rectifier on its first argument.
+    /// The same node, as a rectifier of its first argument.
     pub fn rectifier(mut self) -> Self {
         self.node.rectifier = Some(Rectifier { source: 0 });
         self
@@ -117,29 +117,29 @@ impl Trial {
         super::tape(&self.node)
     }
 
-    /// The hand-written rule; fails when the node has none.
-    pub fn by_hand(&self, exact: bool) -> Box<dyn Rule> {
-        super::hand_written(&self.node, exact)
+    /// The explicit rule. Panics when the node has none.
+    pub fn explicit(&self, exact: bool) -> Box<dyn Rule> {
+        super::explicit_rule(&self.node, exact)
             .unwrap()
             .unwrap_or_else(|| panic!("{} has no hand-written rule", self.node.name))
     }
 
-    /// Holds the hand-written rule against the tape: results, then plain and guided gradients of the wanted places.
+    /// Compares the explicit rule with the tape: results, then plain and guided gradients of the wanted slots.
     pub fn agrees(&self, exact: bool, wanted: &[Slot], layout: Layout, within: Within) {
         let (expected, tape) = self.tape().forward(&self.values, wanted).unwrap();
-        let (found, hand) = self.by_hand(exact).forward(&self.values, wanted).unwrap();
+        let (found, hand) = self.explicit(exact).forward(&self.values, wanted).unwrap();
         assert_eq!(found.len(), expected.len(), "{} results", self.node.name);
-        let mut given = Vec::new();
+        let mut grad_output = Vec::new();
         for (found, expected) in found.iter().zip(&expected) {
             let (found, expected) = (found.tensor().unwrap(), expected.tensor().unwrap());
             assert!(!found.requires_grad());
             self.compare("result", found, expected, within);
-            given.push((expected.is_floating_point()).then(|| layout.random(&expected.size(), expected.kind())));
+            grad_output.push((expected.is_floating_point()).then(|| layout.random(&expected.size(), expected.kind())));
         }
         let (tape, hand) = (tape.unwrap(), hand.unwrap());
         for kind in [Gradient::Plain, Gradient::Guided] {
-            let expected = tape.reverse(&given, kind).unwrap();
-            let found = hand.reverse(&given, kind).unwrap();
+            let expected = tape.reverse(&grad_output, kind).unwrap();
+            let found = hand.reverse(&grad_output, kind).unwrap();
             assert_eq!((found.len(), expected.len()), (wanted.len(), wanted.len()));
             for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 match (found, expected) {
@@ -164,7 +164,7 @@ impl Trial {
     }
 }
 
-/// Shapes, dtypes and layouts to try.
+/// Strategies for shapes, dtypes and layouts.
 pub mod any {
     use proptest::prelude::*;
 
@@ -184,12 +184,12 @@ pub mod any {
         prop::sample::select(Layout::ALL.to_vec())
     }
 
-    /// Full precision: what `exact` mode runs in.
+    /// The dtypes of exact mode.
     pub fn float() -> impl Strategy<Value = Kind> {
         prop::sample::select(vec![Kind::Float, Kind::Double])
     }
 
-    /// Reduced precision too.
+    /// All dtypes, including reduced precision.
     pub fn kind() -> impl Strategy<Value = Kind> {
         prop::sample::select(vec![Kind::Float, Kind::Double, Kind::BFloat16, Kind::Half])
     }

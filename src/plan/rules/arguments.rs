@@ -5,7 +5,7 @@ use tch::Tensor;
 use crate::model::node::{Argument, Node};
 use crate::torch::{OperatorError, Value};
 
-/// A number that the graph fixes.
+/// A number that the graph fixes as a literal.
 pub(in crate::plan) fn literal_number(node: &Node, argument: usize) -> Option<f64> {
     match node.arguments.get(argument)? {
         Argument::Literal(value) => as_number(value),
@@ -22,7 +22,7 @@ fn as_number(value: &Value) -> Option<f64> {
     }
 }
 
-/// The tensor at a place.
+/// The tensor at position `at`.
 pub(in crate::plan) fn tensor(arguments: &[Value], at: usize) -> Result<&Tensor, OperatorError> {
     arguments.get(at).and_then(Value::tensor).ok_or_else(|| unfit(at, "a tensor", arguments))
 }

@@ -7,16 +7,16 @@ use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, optional_number, tensor};
 use super::explicit::Run;
-use super::meta::Blank;
+use super::meta::MetaTensor;
 
-/// The gradient of one operand from that of the result, before broadcasting is undone.
+/// The gradient of one operand from that of the result, before it is summed over broadcast axes.
 type Part = Box<dyn Fn(&Tensor) -> Result<Tensor, OperatorError> + Send>;
 
 /// `add(self, other, alpha)`, the second operand a tensor or a number.
 pub(super) fn add(operator: Operator) -> Run {
     rule(operator, |arguments, operand| {
         let alpha = alpha(arguments)?;
-        Ok(if operand == 0 { same() } else { Box::new(move |given| times(given, alpha)) })
+        Ok(if operand == 0 { same() } else { Box::new(move |grad_output| times(grad_output, alpha)) })
     })
 }
 
@@ -24,7 +24,7 @@ pub(super) fn add(operator: Operator) -> Run {
 pub(super) fn sub(operator: Operator) -> Run {
     rule(operator, |arguments, operand| {
         let alpha = alpha(arguments)?;
-        Ok(if operand == 0 { same() } else { Box::new(move |given| times(&given.f_neg()?, alpha)) })
+        Ok(if operand == 0 { same() } else { Box::new(move |grad_output| times(&grad_output.f_neg()?, alpha)) })
     })
 }
 
@@ -32,7 +32,7 @@ pub(super) fn sub(operator: Operator) -> Run {
 pub(super) fn reversed_sub(operator: Operator) -> Run {
     rule(operator, |arguments, operand| {
         let alpha = alpha(arguments)?;
-        Ok(if operand == 1 { same() } else { Box::new(move |given| times(&given.f_neg()?, alpha)) })
+        Ok(if operand == 1 { same() } else { Box::new(move |grad_output| times(&grad_output.f_neg()?, alpha)) })
     })
 }
 
@@ -41,10 +41,10 @@ pub(super) fn mul(operator: Operator) -> Run {
     rule(operator, |arguments, operand| {
         let factor = arguments[1 - operand].clone();
         let number = optional_factor(arguments, 1 - operand)?;
-        Ok(Box::new(move |given| match (&factor, number) {
-            (Value::Tensor(factor), _) => Ok(given.f_mul(factor)?),
-            (_, Some(number)) => Ok(given.f_mul_scalar(number)?),
-            (_, None) => Ok(given.shallow_clone()),
+        Ok(Box::new(move |grad_output| match (&factor, number) {
+            (Value::Tensor(factor), _) => Ok(grad_output.f_mul(factor)?),
+            (_, Some(number)) => Ok(grad_output.f_mul_scalar(number)?),
+            (_, None) => Ok(grad_output.shallow_clone()),
         }))
     })
 }
@@ -54,16 +54,16 @@ pub(super) fn div(operator: Operator) -> Run {
     rule(operator, |arguments, operand| {
         if operand == 1 {
             let (numerator, divisor) = (first(arguments)?.shallow_clone(), tensor(arguments, 1)?.shallow_clone());
-            return Ok(Box::new(move |given| {
-                Ok(given.f_neg()?.f_mul(&numerator.f_div(&divisor)?.f_div(&divisor)?)?)
+            return Ok(Box::new(move |grad_output| {
+                Ok(grad_output.f_neg()?.f_mul(&numerator.f_div(&divisor)?.f_div(&divisor)?)?)
             }));
         }
         let divisor = arguments[1].clone();
         let number = optional_factor(arguments, 1)?;
-        Ok(Box::new(move |given| match (&divisor, number) {
-            (Value::Tensor(divisor), _) => Ok(given.f_div(divisor)?),
-            (_, Some(number)) => Ok(given.f_div_scalar(number)?),
-            (_, None) => Ok(given.shallow_clone()),
+        Ok(Box::new(move |grad_output| match (&divisor, number) {
+            (Value::Tensor(divisor), _) => Ok(grad_output.f_div(divisor)?),
+            (_, Some(number)) => Ok(grad_output.f_div_scalar(number)?),
+            (_, None) => Ok(grad_output.shallow_clone()),
         }))
     })
 }
@@ -80,15 +80,15 @@ fn alpha(arguments: &[Value]) -> Result<f64, OperatorError> {
 }
 
 fn same() -> Part {
-    Box::new(|given| Ok(given.shallow_clone()))
+    Box::new(|grad_output| Ok(grad_output.shallow_clone()))
 }
 
-fn times(given: &Tensor, factor: f64) -> Result<Tensor, OperatorError> {
-    Ok(if factor == 1.0 { given.shallow_clone() } else { given.f_mul_scalar(factor)? })
+fn times(grad_output: &Tensor, factor: f64) -> Result<Tensor, OperatorError> {
+    Ok(if factor == 1.0 { grad_output.shallow_clone() } else { grad_output.f_mul_scalar(factor)? })
 }
 
-/// A rule whose operands are the first two arguments. `part` says how one operand's gradient is made, saving what that
-/// needs and no more.
+/// A rule whose operands are the first two arguments. `part` makes the closure that computes one operand's gradient,
+/// and saves only what it needs.
 fn rule(operator: Operator, part: impl Fn(&[Value], usize) -> Result<Part, OperatorError> + Send + 'static) -> Run {
     Box::new(move |arguments, wanted: &[Slot]| {
         let is_number = |at| !matches!(arguments.get(at), Some(Value::Tensor(_)));
@@ -97,14 +97,14 @@ fn rule(operator: Operator, part: impl Fn(&[Value], usize) -> Result<Part, Opera
         }
         let parts = wanted
             .iter()
-            .map(|slot| Ok((Blank::of(slot.tensor(arguments)?)?, part(arguments, slot.argument)?)))
+            .map(|slot| Ok((MetaTensor::of(slot.tensor(arguments)?)?, part(arguments, slot.argument)?)))
             .collect::<Result<Vec<_>, OperatorError>>()?;
         let result = operator.call_tensor(arguments)?;
         let saved = move |results: &[Option<Tensor>], _: Gradient| {
             parts
                 .iter()
                 .map(|(operand, part)| match results.first() {
-                    Some(Some(given)) => operand.fit(part(given)?).map(Some),
+                    Some(Some(grad_output)) => operand.fit(part(grad_output)?).map(Some),
                     _ => Ok(None),
                 })
                 .collect()
@@ -119,7 +119,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
     /// A shape that broadcasts to `shape`: axes from the front left out, others made 1.
     fn broadcast(shape: &[i64], dropped: usize, ones: u8) -> Vec<i64> {
@@ -140,7 +140,7 @@ mod tests {
             small_first: bool,
             alpha in prop::sample::select(vec![Value::Int(1), Value::Float(-2.5), Value::Int(3)]),
             (first_kind, second_kind) in (any::kind(), any::kind()),
-            (first_layout, second_layout, given) in (any::layout(), any::layout(), any::layout()),
+            (first_layout, second_layout, grad_output) in (any::layout(), any::layout(), any::layout()),
             wanted in prop::sample::select(vec![vec![0], vec![1], vec![0, 1]]),
         ) {
             let small = broadcast(&shape, dropped, ones);
@@ -153,7 +153,7 @@ mod tests {
                 named.push(("alpha", alpha));
             }
             let wanted: Vec<Slot> = wanted.into_iter().map(slot).collect();
-            Trial::new(name, "Tensor", named).agrees(true, &wanted, given, Within::Equal);
+            TestNode::new(name, "Tensor", named).agrees(true, &wanted, grad_output, Within::Equal);
         }
 
         #[test]
@@ -163,21 +163,21 @@ mod tests {
             number in prop::sample::select(vec![Value::Int(3), Value::Float(-0.7), Value::Float(1e-3)]),
             shape in any::shape(),
             kind in any::kind(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let named = vec![("self", Layout::Contiguous.random(&shape, kind).into()), ("other", number)];
-            Trial::new(name, overload, named).agrees(true, &[slot(0)], given, Within::Equal);
+            TestNode::new(name, overload, named).agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
         fn a_number_divided_by_a_tensor_agrees_with_its_tape(
             numerator in -3.0..3.0f64,
             shape in any::shape(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let divisor = positive(Layout::Contiguous.random(&shape, Kind::Float));
             let named = vec![("self", Value::Float(numerator)), ("other", divisor)];
-            Trial::new("aten::div", "Tensor", named).agrees(true, &[slot(1)], given, Within::Equal);
+            TestNode::new("aten::div", "Tensor", named).agrees(true, &[slot(1)], grad_output, Within::Equal);
         }
     }
 
@@ -187,11 +187,11 @@ mod tests {
         let mut gate = Layout::Contiguous.random(&[2, 3], Kind::Float);
         let mut x = Layout::Contiguous.random(&[2, 3], Kind::Float);
         let named = vec![("self", x.shallow_clone().into()), ("other", gate.shallow_clone().into())];
-        let trial = Trial::new("aten::mul", "Tensor", named);
-        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
+        let test = TestNode::new("aten::mul", "Tensor", named);
+        let (_, saved) = test.explicit(true).forward(&test.values, &[slot(0)]).unwrap();
         let saved = saved.unwrap();
-        let given = [Some(Layout::Contiguous.random(&[2, 3], Kind::Float))];
-        let of = || saved.reverse(&given, Gradient::Plain).unwrap().remove(0).unwrap();
+        let grad_output = [Some(Layout::Contiguous.random(&[2, 3], Kind::Float))];
+        let of = || saved.reverse(&grad_output, Gradient::Plain).unwrap().remove(0).unwrap();
         let before = of();
         let _ = x.fill_(f64::NAN);
         assert!(of().equal(&before));

@@ -1,14 +1,14 @@
-//! Convolutions: the gradient to the input needs the weights and the input's shape, never its numbers.
+//! Convolutions: the gradient to the input needs the weight and the input's shape, not the input's values.
 
 use tch::Tensor;
 
 use crate::torch::{Operator, OperatorError, Value, window_may_miss};
 
 use super::arguments::{first, integer, integers, is_true, tensor};
-use super::explicit::{Single, ran};
-use super::meta::Blank;
+use super::explicit::{Single, with_reverse};
+use super::meta::MetaTensor;
 
-/// What `aten::convolution_backward` asks of a convolution besides its tensors.
+/// The arguments of `aten::convolution_backward` besides its tensors.
 struct Geometry {
     stride: Vec<i64>,
     padding: Vec<i64>,
@@ -26,7 +26,7 @@ impl Geometry {
     }
 }
 
-/// Where an operator keeps its geometry. None: a form that the rule does not cover.
+/// Reads an operator's geometry from its arguments; `None` for a form that the rule does not cover.
 type ReadGeometry = fn(&[Value]) -> Result<Option<Geometry>, OperatorError>;
 
 /// `conv{1,2,3}d(input, weight, bias?, stride, padding, dilation, groups)`.
@@ -34,7 +34,7 @@ pub(super) fn plain(operator: Operator) -> Result<Single, OperatorError> {
     rule(operator, |arguments| forward(arguments, integers(arguments, 4)?))
 }
 
-/// The same with `padding` in words, `valid` or `same`.
+/// The same with `padding` as `valid` or `same`.
 pub(super) fn padded_in_words(operator: Operator) -> Result<Single, OperatorError> {
     rule(operator, |arguments| {
         let weight = tensor(arguments, 1)?.size();
@@ -47,7 +47,7 @@ pub(super) fn padded_in_words(operator: Operator) -> Result<Single, OperatorErro
                     |(i, k): (usize, &i64)| dilation.get(i).or(dilation.first()).copied().unwrap_or(1) * (k - 1);
                 let totals: Vec<i64> = kernel.iter().enumerate().map(total).collect();
                 if totals.iter().any(|total| total % 2 != 0) {
-                    // ATen pads one side more, in a step of its own.
+                    // ATen pads one side more, in a separate step.
                     return Ok(None);
                 }
                 totals.iter().map(|total| total / 2).collect()
@@ -103,11 +103,11 @@ fn rule(operator: Operator, geometry: ReadGeometry) -> Result<Single, OperatorEr
         let (input, weight) = (first(arguments)?, tensor(arguments, 1)?);
         let Some(geometry) = geometry(arguments)? else { return Ok(None) };
         if input.dim() != weight.dim() {
-            // A single image without its batch axis.
+            // A single image without a batch axis.
             return Ok(None);
         }
         if !geometry.transposed && geometry.may_miss(input, weight) {
-            // The operator is called with the padding written out, and so must its gradient be.
+            // The operator runs with the padding written out, so its gradient must be computed the same way.
             return Ok(None);
         }
         let bias = match arguments.get(2) {
@@ -115,21 +115,23 @@ fn rule(operator: Operator, geometry: ReadGeometry) -> Result<Single, OperatorEr
             _ => Value::None,
         };
         let result = operator.call_tensor(arguments)?;
-        let (backward, weight, blank) = (backward.clone(), weight.shallow_clone(), Blank::of(input)?);
-        ran(result, move |given| input_gradient(&backward, given, blank.tensor()?, &weight, &bias, &geometry))
+        let (backward, weight, meta) = (backward.clone(), weight.shallow_clone(), MetaTensor::of(input)?);
+        with_reverse(result, move |grad_output| {
+            input_gradient(&backward, grad_output, meta.tensor()?, &weight, &bias, &geometry)
+        })
     }))
 }
 
 fn input_gradient(
     backward: &Operator,
-    given: &Tensor,
+    grad_output: &Tensor,
     input: Tensor,
     weight: &Tensor,
     bias_shape: &Value,
     geometry: &Geometry,
 ) -> Result<Tensor, OperatorError> {
     backward.call_tensor(&[
-        Value::Tensor(given.shallow_clone()),
+        Value::Tensor(grad_output.shallow_clone()),
         Value::Tensor(input),
         Value::Tensor(weight.shallow_clone()),
         bias_shape.clone(),
@@ -150,7 +152,7 @@ mod tests {
 
     use super::*;
     use crate::plan::rule::Gradient;
-    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
     /// One axis of a convolution.
     #[derive(Debug, Clone, Copy)]
@@ -169,7 +171,7 @@ mod tests {
         })
     }
 
-    /// Groups, input and output channels of each.
+    /// Groups, and input and output channels of each.
     fn groups() -> impl Strategy<Value = [i64; 3]> {
         prop_oneof![
             (1..=5i64, 1..=5i64).prop_map(|(i, o)| [1, i, o]),
@@ -200,7 +202,7 @@ mod tests {
             kind in any::float(),
             input in any::layout(),
             weight in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let x = input.random(&shape(rows, groups * inward, axes.iter().map(|a| a.size)), kind);
             let w = weight.random(&shape(groups * outward, inward, axes.iter().map(|a| a.kernel)), kind);
@@ -214,7 +216,7 @@ mod tests {
                 ("groups", Value::Int(groups)),
             ];
             let name = if axes.len() == 1 { "aten::conv1d" } else { "aten::conv2d" };
-            Trial::new(name, "", named).agrees(true, &[slot(0)], given, Within::Equal);
+            TestNode::new(name, "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -222,7 +224,7 @@ mod tests {
             axes in prop::collection::vec(axis(), 2..=2),
             same: bool,
             channels in 1..=4i64,
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let x = Layout::Contiguous.random(&shape(2, channels, axes.iter().map(|a| a.size + 4)), Kind::Float);
             let w = Layout::Contiguous.random(&shape(3, channels, axes.iter().map(|a| a.kernel)), Kind::Float);
@@ -232,7 +234,7 @@ mod tests {
                 ("padding", Value::String(if same { "same" } else { "valid" }.into())),
                 ("dilation", ints(axes.iter().map(|a| a.dilation))),
             ];
-            Trial::new("aten::conv2d", "padding", named).agrees(true, &[slot(0)], given, Within::Equal);
+            TestNode::new("aten::conv2d", "padding", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -241,10 +243,11 @@ mod tests {
             [groups, inward, outward] in groups(),
             with_bias: bool,
             general: bool,
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let x = Layout::Contiguous.random(&shape(2, groups * inward, axes.iter().map(|a| a.size + 3)), Kind::Float);
-            let w = Layout::Contiguous.random(&shape(groups * inward, outward, axes.iter().map(|a| a.kernel)), Kind::Float);
+            let kernel = shape(groups * inward, outward, axes.iter().map(|a| a.kernel));
+            let w = Layout::Contiguous.random(&kernel, Kind::Float);
             let mut named = vec![
                 ("input", x.into()),
                 ("weight", w.into()),
@@ -255,13 +258,13 @@ mod tests {
                 ("output_padding", ints(axes.iter().map(|a| i64::from(a.stride > 1)))),
                 ("groups", Value::Int(groups)),
             ];
-            let trial = if general {
+            let test = if general {
                 named.push(("transposed", Value::Bool(true)));
-                Trial::new("aten::convolution", "", named)
+                TestNode::new("aten::convolution", "", named)
             } else {
-                Trial::new("aten::conv_transpose2d", "input", named)
+                TestNode::new("aten::conv_transpose2d", "input", named)
             };
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
     }
 
@@ -269,7 +272,7 @@ mod tests {
     fn an_image_without_a_batch_axis_runs_on_the_tape() {
         let x = Layout::Contiguous.random(&[3, 6, 6], Kind::Float);
         let w = Layout::Contiguous.random(&[4, 3, 3, 3], Kind::Float);
-        Trial::new("aten::conv2d", "", vec![("input", x.into()), ("weight", w.into())]).agrees(
+        TestNode::new("aten::conv2d", "", vec![("input", x.into()), ("weight", w.into())]).agrees(
             true,
             &[slot(0)],
             Layout::Contiguous,
@@ -281,7 +284,7 @@ mod tests {
     fn weights_that_depend_on_the_input_run_on_the_tape() {
         let x = Layout::Contiguous.random(&[2, 3, 6, 6], Kind::Float);
         let w = Layout::Contiguous.random(&[4, 3, 3, 3], Kind::Float);
-        Trial::new("aten::conv2d", "", vec![("input", x.into()), ("weight", w.into())]).agrees(
+        TestNode::new("aten::conv2d", "", vec![("input", x.into()), ("weight", w.into())]).agrees(
             true,
             &[slot(0), slot(1)],
             Layout::Contiguous,
@@ -289,18 +292,18 @@ mod tests {
         );
     }
 
-    /// What was not saved cannot matter.
+    /// The input's values are not saved.
     #[test]
     fn the_input_may_be_overwritten_between_forward_and_reverse() {
         let mut x = Tensor::randn([1, 3, 8, 8], (Kind::Float, Device::Cpu));
         let w = Layout::Contiguous.random(&[4, 3, 3, 3], Kind::Float);
         let named = vec![("input", x.shallow_clone().into()), ("weight", w.into())];
-        let trial = Trial::new("aten::conv2d", "", named);
-        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
-        let given = [Some(Layout::Contiguous.random(&[1, 4, 6, 6], Kind::Float))];
-        let before = saved.as_ref().unwrap().reverse(&given, Gradient::Plain).unwrap().remove(0).unwrap();
+        let test = TestNode::new("aten::conv2d", "", named);
+        let (_, saved) = test.explicit(true).forward(&test.values, &[slot(0)]).unwrap();
+        let grad_output = [Some(Layout::Contiguous.random(&[1, 4, 6, 6], Kind::Float))];
+        let before = saved.as_ref().unwrap().reverse(&grad_output, Gradient::Plain).unwrap().remove(0).unwrap();
         let _ = x.fill_(f64::NAN);
-        let after = saved.unwrap().reverse(&given, Gradient::Plain).unwrap().remove(0).unwrap();
+        let after = saved.unwrap().reverse(&grad_output, Gradient::Plain).unwrap().remove(0).unwrap();
         assert!(before.equal(&after));
     }
 }

@@ -3,10 +3,10 @@
 use crate::torch::Operator;
 
 use super::arguments::{first, tensor};
-use super::explicit::{Single, ran};
+use super::explicit::{Single, with_reverse};
 
-/// The gradient is `gradient · weight`. Autograd multiplies in another order for some strides, so this is no rule for
-/// exact mode.
+/// The gradient is `gradient · weight`. For some strides autograd multiplies in another order, so exact mode does not
+/// use this rule.
 pub(super) fn linear(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let weight = tensor(arguments, 1)?;
@@ -15,7 +15,7 @@ pub(super) fn linear(operator: Operator) -> Single {
         }
         let result = operator.call_tensor(arguments)?;
         let weight = weight.shallow_clone();
-        ran(result, move |given| Ok(given.f_matmul(&weight)?))
+        with_reverse(result, move |grad_output| Ok(grad_output.f_matmul(&weight)?))
     })
 }
 
@@ -23,7 +23,7 @@ pub(super) fn linear(operator: Operator) -> Single {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::plan::rules::against_tape::{Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{TestNode, Within, any, slot};
     use crate::torch::Value;
 
     proptest! {
@@ -35,7 +35,7 @@ mod tests {
             kind in any::float(),
             input in any::layout(),
             weight in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let features = shape[shape.len() - 1];
             let bias = if with_bias { weight.random(&[classes], kind).into() } else { Value::None };
@@ -44,7 +44,7 @@ mod tests {
                 ("weight", weight.random(&[classes, features], kind).into()),
                 ("bias", bias),
             ];
-            Trial::new("aten::linear", "", named).agrees(false, &[slot(0)], given, Within::Relative(1e-6));
+            TestNode::new("aten::linear", "", named).agrees(false, &[slot(0)], grad_output, Within::Relative(1e-6));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reverse rules, one file per operator family. Each agrees with its one-node tape.
+//! Device-independent rules, one file for each operator family. Each agrees with the one-node tape.
 
 pub mod tape;
 
@@ -24,15 +24,15 @@ use crate::plan::rule::Rule;
 use crate::torch::OperatorError;
 
 use arguments::literal_number;
-use explicit::{ByHand, Guide, Run, Single, single};
+use explicit::{ExplicitRule, Guide, Run, Single, single};
 use tape::TapeRule;
 
-/// The rule of a node: a hand-written one where there is one for its operator and its literals, else the tape.
+/// The rule of a node: an explicit one where the table has one for its operator and literals, otherwise the tape.
 ///
-/// `exact` keeps to rules that give autograd's own numbers, bit for bit. A node with a [`Node::rectifier`] is guided in
-/// a guided reverse, whatever its operator; a smooth activation becomes one when its `rectifier` is set.
+/// `exact` allows only rules that give autograd's results bit for bit. A node with a [`Node::rectifier`] is guided in a
+/// guided reverse, whatever its operator; a smooth activation becomes one when its `rectifier` is set.
 pub fn rule_for(node: &Node, exact: bool) -> Result<Box<dyn Rule>, OperatorError> {
-    Ok(match hand_written(node, exact)? {
+    Ok(match explicit_rule(node, exact)? {
         Some(rule) => rule,
         None => Box::new(tape(node)),
     })
@@ -42,12 +42,12 @@ fn tape(node: &Node) -> TapeRule {
     TapeRule::new(node.operation.clone(), node.rectifier.is_some())
 }
 
-fn hand_written(node: &Node, exact: bool) -> Result<Option<Box<dyn Rule>>, OperatorError> {
-    Ok(run_by_hand(node, exact)?.map(|run| Box::new(ByHand::new(run, tape(node))) as Box<dyn Rule>))
+fn explicit_rule(node: &Node, exact: bool) -> Result<Option<Box<dyn Rule>>, OperatorError> {
+    Ok(explicit_run(node, exact)?.map(|run| Box::new(ExplicitRule::new(run, tape(node))) as Box<dyn Rule>))
 }
 
-/// The table of hand-written rules. What is not in it, or is covered in part, runs on the tape.
-fn run_by_hand(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
+/// The table of explicit rules. An operator that is missing, or arguments that a rule does not cover, run on the tape.
+fn explicit_run(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> {
     let Some(operator) = node.operation.aten().cloned() else { return Ok(None) };
     let name = operator.to_string();
     let is_guided = node.rectifier.is_some();

@@ -5,12 +5,12 @@ use tch::Kind;
 use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, is_true, number};
-use super::explicit::{Single, ran};
+use super::explicit::{Single, with_reverse};
 
-/// `batch_norm(input, weight?, bias?, running_mean?, running_var?, training, momentum, eps, cudnn_enabled)` with the
-/// running statistics: one multiplication by `weight / sqrt(running_var + eps)` a channel.
+/// `batch_norm(input, weight?, bias?, running_mean?, running_var?, training, momentum, eps, cudnn_enabled)` with
+/// running statistics: the gradient is multiplied by `weight / sqrt(running_var + eps)` for each channel.
 ///
-/// ATen multiplies twice, so the last bit may differ: no rule for exact mode.
+/// ATen multiplies twice, so the last bit may differ, and exact mode does not use this rule.
 pub(super) fn batch_norm(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let input = first(arguments)?;
@@ -20,19 +20,19 @@ pub(super) fn batch_norm(operator: Operator) -> Single {
         if input.dim() < 2 {
             return Ok(None);
         }
-        // In full precision, whatever the model runs in: it is one number a channel.
+        // In at least float32, whatever the model's dtype: it is one number for each channel.
         let full = if variance.f_kind()? == Kind::Double { Kind::Double } else { Kind::Float };
         let scale = variance.f_to_kind(full)?.f_add_scalar(number(arguments, 7)?)?.f_rsqrt()?;
         let scale = match &arguments[1] {
             Value::Tensor(weight) => scale.f_mul(weight)?,
             _ => scale,
         };
-        let mut a_channel = vec![1; input.dim()];
-        a_channel[1] = -1;
-        let (scale, kind) = (scale.f_reshape(&a_channel)?, input.f_kind()?);
+        let mut per_channel = vec![1; input.dim()];
+        per_channel[1] = -1;
+        let (scale, kind) = (scale.f_reshape(&per_channel)?, input.f_kind()?);
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| {
-            let gradient = given.f_mul(&scale)?;
+        with_reverse(result, move |grad_output| {
+            let gradient = grad_output.f_mul(&scale)?;
             Ok(if gradient.f_kind()? == kind { gradient } else { gradient.f_to_kind(kind)? })
         })
     })
@@ -50,9 +50,9 @@ pub(super) fn layer_norm() -> Result<Single, OperatorError> {
         };
         let backward = backward.clone();
         let [input, shape, weight, bias] = [0, 1, 2, 3].map(|i| arguments[i].clone());
-        ran(result, move |given| {
+        with_reverse(result, move |grad_output| {
             backward.call_tensor(&[
-                Value::Tensor(given.shallow_clone()),
+                Value::Tensor(grad_output.shallow_clone()),
                 input.clone(),
                 shape.clone(),
                 mean.clone(),
@@ -71,13 +71,13 @@ mod tests {
     use tch::Tensor;
 
     use super::*;
-    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
-    fn batch_norm(x: Tensor, affine: bool, parameters: Kind) -> Trial {
+    fn batch_norm(x: Tensor, affine: bool, parameters: Kind) -> TestNode {
         let channels = [x.size()[1]];
         let parameter = || Layout::Contiguous.random(&channels, parameters);
         let optional = || if affine { parameter().into() } else { Value::None };
-        Trial::new(
+        TestNode::new(
             "aten::batch_norm",
             "",
             vec![
@@ -101,21 +101,22 @@ mod tests {
             affine: bool,
             kind in any::float(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
-            batch_norm(input.random(&shape, kind), affine, kind).agrees(false, &[slot(0)], given, Within::Relative(1e-6));
+            let test = batch_norm(input.random(&shape, kind), affine, kind);
+            test.agrees(false, &[slot(0)], grad_output, Within::Relative(1e-6));
         }
 
         #[test]
         fn batch_norm_in_half_precision_is_as_close_as_its_dtype_allows(
             shape in any::picture(),
             full_parameters: bool,
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let kind = Kind::BFloat16;
             let parameters = if full_parameters { Kind::Float } else { kind };
             let x = Layout::Contiguous.random(&shape, kind);
-            batch_norm(x, true, parameters).agrees(false, &[slot(0)], given, Within::Relative(1e-2));
+            batch_norm(x, true, parameters).agrees(false, &[slot(0)], grad_output, Within::Relative(1e-2));
         }
 
         #[test]
@@ -125,7 +126,7 @@ mod tests {
             affine: bool,
             kind in any::float(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let normalized = shape[shape.len().saturating_sub(inner)..].to_vec();
             let optional = || if affine { Layout::Contiguous.random(&normalized, kind).into() } else { Value::None };
@@ -135,22 +136,22 @@ mod tests {
                 ("weight", optional()),
                 ("bias", optional()),
             ];
-            Trial::new("aten::layer_norm", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+            TestNode::new("aten::layer_norm", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
     }
 
     #[test]
     fn one_row_with_an_oddly_strided_gradient_is_read_rightly() {
         use crate::plan::rule::{Gradient, Rule};
-        let trial = batch_norm(Layout::Contiguous.random(&[1, 12, 8, 8], Kind::Float), true, Kind::Float);
+        let test = batch_norm(Layout::Contiguous.random(&[1, 12, 8, 8], Kind::Float), true, Kind::Float);
         let odd = Layout::Contiguous.random(&[1, 64, 12], Kind::Float).transpose(1, 2).view([1, 12, 8, 8]);
-        let of = |rule: Box<dyn Rule>, given: Tensor| {
-            let (_, saved) = rule.forward(&trial.values, &[slot(0)]).unwrap();
-            saved.unwrap().reverse(&[Some(given)], Gradient::Plain).unwrap().remove(0).unwrap()
+        let of = |rule: Box<dyn Rule>, grad_output: Tensor| {
+            let (_, saved) = rule.forward(&test.values, &[slot(0)]).unwrap();
+            saved.unwrap().reverse(&[Some(grad_output)], Gradient::Plain).unwrap().remove(0).unwrap()
         };
-        let by_hand = of(trial.by_hand(false), odd.shallow_clone());
-        let expected = of(Box::new(trial.tape()), odd.contiguous());
-        let error = crate::plan::rules::against_tape::relative_error(&by_hand, &expected);
+        let explicit = of(test.explicit(false), odd.shallow_clone());
+        let expected = of(Box::new(test.tape()), odd.contiguous());
+        let error = crate::plan::rules::against_tape::relative_error(&explicit, &expected);
         assert!(error < 1e-6, "relative error {error}");
     }
 }

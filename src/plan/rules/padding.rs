@@ -1,11 +1,11 @@
-//! `pad` and `constant_pad_nd`: a border of one number.
+//! `pad` and `constant_pad_nd`: a border of a constant.
 
 use tch::Tensor;
 
 use crate::torch::{Operator, OperatorError, Value};
 
 use super::arguments::{first, integers, optional_number};
-use super::explicit::{Single, ran};
+use super::explicit::{Single, with_reverse};
 
 /// `constant_pad_nd(self, pad, value)`.
 pub(super) fn constant_pad() -> Single {
@@ -25,8 +25,8 @@ pub(super) fn pad(operator: Operator) -> Single {
 
 type Padded = Option<(Tensor, super::explicit::Reverse)>;
 
-/// The numbers are copied once, and only the border is filled; ATen fills the whole first. The gradient is a part of what comes
-/// in. A negative border, which cuts, is not covered.
+/// Copies the input once and fills only the border; ATen fills the whole result first. The gradient is a slice of the
+/// result's. A negative border, which crops, is not covered.
 fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorError> {
     let input = first(arguments)?;
     let sides = integers(arguments, 1)?;
@@ -34,7 +34,7 @@ fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorErr
     if sides.len() % 2 != 0 || sides.len() / 2 > rank || sides.iter().any(|&side| side < 0) || input.numel() == 0 {
         return Ok(None);
     }
-    // From the last axis on: before, after.
+    // From the last axis on: axis, border before, border after, size.
     let axes: Vec<(i64, i64, i64, i64)> = sides
         .chunks_exact(2)
         .zip((0..rank).rev())
@@ -47,7 +47,7 @@ fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorErr
     }
     let result = like(input, &whole)?;
     let inside = axes.iter().try_fold(result.shallow_clone(), |part, &(axis, before, _, length)| {
-        // The border of this axis, across what the axes before have left.
+        // The border of this axis, within the interior of the axes before.
         let value = value.unwrap_or(0.0);
         let after = before + length;
         for (start, length) in [(0, before), (after, part.size()[axis as usize] - after)] {
@@ -57,14 +57,14 @@ fn padded(arguments: &[Value], value: Option<f64>) -> Result<Padded, OperatorErr
     })?;
     let mut inside = inside;
     inside.f_copy_(input)?;
-    ran(result, move |given| {
-        Ok(axes
-            .iter()
-            .try_fold(given.shallow_clone(), |part, &(axis, before, _, length)| part.f_narrow(axis, before, length))?)
+    with_reverse(result, move |grad_output| {
+        Ok(axes.iter().try_fold(grad_output.shallow_clone(), |part, &(axis, before, _, length)| {
+            part.f_narrow(axis, before, length)
+        })?)
     })
 }
 
-/// Memory for a larger tensor in the same order of axes: channels last where the input has them so.
+/// An uninitialised larger tensor, channels-last if the input is.
 fn like(input: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
     let options = (input.f_kind()?, input.device());
     if let [rows, channels, height, width] = *size
@@ -80,7 +80,7 @@ fn like(input: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
 mod tests {
     use proptest::prelude::*;
 
-    use crate::plan::rules::against_tape::{Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{TestNode, Within, any, slot};
     use crate::torch::Value;
 
     proptest! {
@@ -92,22 +92,23 @@ mod tests {
             mode in prop::sample::select(vec!["constant", "circular"]),
             kind in any::kind(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
-            let sides = Value::Ints(sides.iter().take(shape.len()).flat_map(|side| [*side, (side + 1).min(2)]).collect());
+            let sides = sides.iter().take(shape.len()).flat_map(|side| [*side, (side + 1).min(2)]);
+            let sides = Value::Ints(sides.collect());
             let x = input.random(&shape, kind);
             if mode == "constant" {
                 let named = vec![("self", x.shallow_clone().into()), ("pad", sides.clone()), ("value", value.clone())];
-                Trial::new("aten::pad", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+                TestNode::new("aten::pad", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
                 let value = if matches!(value, Value::None) { Value::Int(0) } else { value };
                 let named = vec![("self", x.into()), ("pad", sides), ("value", value)];
-                Trial::new("aten::constant_pad_nd", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+                TestNode::new("aten::constant_pad_nd", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
             } else if shape.len() == 4 && shape[3] > 1 {
                 let one = Value::Ints(vec![1, 1]);
                 let mode = Value::String(mode.into());
                 let x = x.f_select(0, 0).unwrap();
                 let named = vec![("self", x.into()), ("pad", one), ("mode", mode)];
-                Trial::new("aten::pad", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+                TestNode::new("aten::pad", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Pooling, and means and sums over axes: of their input, only the shape matters on the way back.
+//! Pooling, and means and sums over axes: the reverse needs only the input's shape.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,31 +7,34 @@ use crate::torch::{
 };
 
 use super::arguments::{axis, first, integers, is_true};
-use super::explicit::{Single, ran};
-use super::meta::Blank;
+use super::explicit::{Single, with_reverse};
+use super::meta::MetaTensor;
 
-/// Of a window, at most; as [`max_pool`] takes it.
-const MOST_PLACES: i64 = 255;
+/// The most taps of a window that [`max_pool`] takes.
+const MAX_TAPS: i64 = 255;
 
 /// `max_pool2d(self, kernel_size, stride, padding, dilation, ceil_mode)`.
 pub(super) fn max_pool2d(exact: bool) -> Result<Single, OperatorError> {
     let forward = Operator::find("aten::max_pool2d_with_indices", "")?;
     let backward = Operator::find("aten::max_pool2d_with_indices_backward", "")?;
     Ok(Box::new(move |arguments| {
-        if let Some((kernel, moves)) = if exact { None } else { windows(arguments)? } {
+        if let Some((kernel, parameters)) = if exact { None } else { windows(arguments)? } {
             let input = first(arguments)?;
             let [rows, channels, height, width] = *input.size().as_slice() else { return Ok(None) };
-            let (result, places) = max_pool(input, kernel, &moves)?;
+            let (result, indices) = max_pool(input, kernel, &parameters)?;
             let size = [rows, channels, height, width];
-            return ran(result, move |given| max_pool_gradient(given, &places, kernel, size, &moves));
+            return with_reverse(result, move |grad_output| {
+                max_pool_gradient(grad_output, &indices, kernel, size, &parameters)
+            });
         }
         let mut results = forward.call(arguments)?.into_iter();
         let (Some(Value::Tensor(result)), Some(indices)) = (results.next(), results.next()) else {
             return Err(OperatorError::Unsupported { operator: forward.to_string() });
         };
-        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?)?, arguments[1..].to_vec());
-        ran(result, move |given| {
-            let mut arguments = vec![Value::Tensor(given.shallow_clone()), Value::Tensor(blank.tensor()?)];
+        let (backward, meta, literals) =
+            (backward.clone(), MetaTensor::of(first(arguments)?)?, arguments[1..].to_vec());
+        with_reverse(result, move |grad_output| {
+            let mut arguments = vec![Value::Tensor(grad_output.shallow_clone()), Value::Tensor(meta.tensor()?)];
             arguments.extend(literals.iter().cloned());
             arguments.push(indices.clone());
             backward.call_tensor(&arguments)
@@ -39,7 +42,7 @@ pub(super) fn max_pool2d(exact: bool) -> Result<Single, OperatorError> {
     }))
 }
 
-/// The windows of a `max_pool2d`, where camlens has a kernel of its own for it.
+/// The window and parameters of a `max_pool2d` that camlens's own kernel covers.
 fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], ConvolutionParameters)>, OperatorError> {
     let input = first(arguments)?;
     let pair = |at, default: [i64; 2]| -> Result<Option<[i64; 2]>, OperatorError> {
@@ -54,19 +57,19 @@ fn windows(arguments: &[Value]) -> Result<Option<([i64; 2], ConvolutionParameter
     let (Some(stride), Some(padding), Some(dilation)) = (pair(2, kernel)?, pair(3, [0; 2])?, pair(4, [1; 2])?) else {
         return Ok(None);
     };
-    let suits = is_picture(input)?
+    let suits = is_channels_last(input)?
         && !is_true(arguments, 5)
         && dilation == [1, 1]
         && kernel.iter().all(|&edge| edge > 0)
-        && kernel.iter().product::<i64>() <= MOST_PLACES
+        && kernel.iter().product::<i64>() <= MAX_TAPS
         && (0..2).all(|axis| {
             2 * padding[axis] <= kernel[axis] && input.size()[axis + 2] + 2 * padding[axis] >= kernel[axis]
         });
     Ok(suits.then_some((kernel, ConvolutionParameters { stride, padding, dilation })))
 }
 
-/// Whether camlens's own kernels take it: with the channels next to each other in memory.
-fn is_picture(input: &Tensor) -> Result<bool, OperatorError> {
+/// Whether camlens's own kernels take the input: float32 or bfloat16 on the CPU, channels-last.
+fn is_channels_last(input: &Tensor) -> Result<bool, OperatorError> {
     let is_known = matches!(input.f_kind()?, Kind::Float | Kind::BFloat16) && input.device() == Device::Cpu;
     let [_, channels, height, width] = *input.size().as_slice() else { return Ok(false) };
     let strides = input.stride();
@@ -78,35 +81,41 @@ pub(super) fn avg_pool2d(operator: Operator) -> Result<Single, OperatorError> {
     let backward = Operator::find("aten::avg_pool2d_backward", "")?;
     Ok(Box::new(move |arguments| {
         let result = operator.call_tensor(arguments)?;
-        let (backward, blank, literals) = (backward.clone(), Blank::of(first(arguments)?)?, arguments[1..].to_vec());
-        ran(result, move |given| {
-            let mut arguments = vec![Value::Tensor(given.shallow_clone()), Value::Tensor(blank.tensor()?)];
+        let (backward, meta, literals) =
+            (backward.clone(), MetaTensor::of(first(arguments)?)?, arguments[1..].to_vec());
+        with_reverse(result, move |grad_output| {
+            let mut arguments = vec![Value::Tensor(grad_output.shallow_clone()), Value::Tensor(meta.tensor()?)];
             arguments.extend(literals.iter().cloned());
             backward.call_tensor(&arguments)
         })
     }))
 }
 
-/// `adaptive_avg_pool2d(self, output_size)`; to one place it is a mean.
+/// `adaptive_avg_pool2d(self, output_size)`; to an output of 1 × 1 it is a mean.
 ///
-/// A mean's gradient is the same value everywhere, and is not written out here. ATen's tape does write it, and kernels
-/// that read it (`silu_backward`) round differently by layout: no rule for exact mode.
+/// A mean's gradient is the same at every pixel and is not materialised. ATen's tape does materialise it, and kernels
+/// that read it (`silu_backward`) round differently by layout, so exact mode does not use this rule.
 pub(super) fn adaptive_avg_pool2d(operator: Operator) -> Single {
     Box::new(move |arguments| {
-        let blank = Blank::of(first(arguments)?)?;
+        let meta = MetaTensor::of(first(arguments)?)?;
         let (input, is_mean) = (first(arguments)?, integers(arguments, 1)? == [1, 1]);
-        let own = is_mean && is_picture(input)?;
+        let own = is_mean && is_channels_last(input)?;
         let result = if own { global_average_pool(input)? } else { operator.call_tensor(arguments)? };
         if is_mean {
-            let [.., height, width] = blank.shape()[..] else { return Ok(None) };
+            let [.., height, width] = meta.shape()[..] else { return Ok(None) };
             let count = height * width;
-            return ran(result, move |given| Ok(given.f_div_scalar(count)?.f_expand(blank.shape(), false)?));
+            return with_reverse(result, move |grad_output| {
+                Ok(grad_output.f_div_scalar(count)?.f_expand(meta.shape(), false)?)
+            });
         }
-        ran(result, move |given| Ok(blank.tensor()?.f_internal_adaptive_avg_pool2d_backward(given)?))
+        with_reverse(result, move |grad_output| {
+            Ok(meta.tensor()?.f_internal_adaptive_avg_pool2d_backward(grad_output)?)
+        })
     })
 }
 
-/// `mean(self, dim?, keepdim, dtype?)`, `sum(…)`. A mean is not for exact mode either, see [`adaptive_avg_pool2d`].
+/// `mean(self, dim?, keepdim, dtype?)`, `sum(…)`. Exact mode does not use the rule of a mean, see
+/// [`adaptive_avg_pool2d`].
 pub(super) fn over_axes(operator: Operator, is_mean: bool) -> Single {
     Box::new(move |arguments| reduced(&operator, arguments, &integers(arguments, 1)?, is_true(arguments, 2), is_mean))
 }
@@ -136,11 +145,11 @@ fn reduced(
     }
     let count: i64 = gone.iter().map(|&axis| shape[axis]).product();
     let result = operator.call_tensor(arguments)?;
-    ran(result, move |given| {
-        let given = if keep { given.shallow_clone() } else { given.f_reshape(&kept_shape)? };
-        let given = if is_mean { given.f_div_scalar(count)? } else { given };
-        let given = if given.f_kind()? == kind { given } else { given.f_to_kind(kind)? };
-        Ok(given.f_expand(&shape, false)?)
+    with_reverse(result, move |grad_output| {
+        let grad_output = if keep { grad_output.shallow_clone() } else { grad_output.f_reshape(&kept_shape)? };
+        let grad_output = if is_mean { grad_output.f_div_scalar(count)? } else { grad_output };
+        let grad_output = if grad_output.f_kind()? == kind { grad_output } else { grad_output.f_to_kind(kind)? };
+        Ok(grad_output.f_expand(&shape, false)?)
     })
 }
 
@@ -150,7 +159,7 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
     fn pair(a: i64, b: i64) -> Value {
         Value::Ints(vec![a, b])
@@ -166,7 +175,7 @@ mod tests {
             (batched, exact) in any::<(bool, bool)>(),
             kind in any::float(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let shape = if batched { vec![n, c, h, w] } else { vec![c, h, w] };
             let named = vec![
@@ -177,7 +186,7 @@ mod tests {
                 ("dilation", pair(dilation, 1)),
                 ("ceil_mode", Value::Bool(ceil_mode)),
             ];
-            Trial::new("aten::max_pool2d", "", named).agrees(exact, &[slot(0)], given, Within::Equal);
+            TestNode::new("aten::max_pool2d", "", named).agrees(exact, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -188,7 +197,7 @@ mod tests {
             divisor in prop::option::of(1..=5i64),
             kind in any::float(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let named = vec![
                 ("self", input.random(&[n, c, h, w], kind).into()),
@@ -199,7 +208,7 @@ mod tests {
                 ("count_include_pad", Value::Bool(count_include_pad)),
                 ("divisor_override", divisor.map_or(Value::None, Value::Int)),
             ];
-            Trial::new("aten::avg_pool2d", "", named).agrees(true, &[slot(0)], given, Within::Equal);
+            TestNode::new("aten::avg_pool2d", "", named).agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -209,12 +218,12 @@ mod tests {
             batched: bool,
             kind in any::float(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let shape = if batched { shape } else { shape[1..].to_vec() };
             let named = vec![("self", input.random(&shape, kind).into()), ("output_size", pair(height, width))];
             let within = if kind == Kind::Float { Within::Relative(1e-6) } else { Within::Equal };
-            Trial::new("aten::adaptive_avg_pool2d", "", named).agrees(false, &[slot(0)], given, within);
+            TestNode::new("aten::adaptive_avg_pool2d", "", named).agrees(false, &[slot(0)], grad_output, within);
         }
 
         #[test]
@@ -225,7 +234,7 @@ mod tests {
             (is_mean, keep, widen) in any::<(bool, bool, bool)>(),
             kind in any::float(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let rank = shape.len() as i64;
             let axes = axes.into_iter().filter(|a| *a < rank).map(|a| if from_the_back { a - rank } else { a });
@@ -236,7 +245,7 @@ mod tests {
                 ("dtype", if widen { Value::Int(7) } else { Value::None }),
             ];
             let (name, overload) = if is_mean { ("aten::mean", "dim") } else { ("aten::sum", "dim_IntList") };
-            Trial::new(name, overload, named).agrees(false, &[slot(0)], given, Within::Equal);
+            TestNode::new(name, overload, named).agrees(false, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -246,8 +255,8 @@ mod tests {
             input in any::layout(),
         ) {
             let name = if is_mean { "aten::mean" } else { "aten::sum" };
-            let trial = Trial::new(name, "", vec![("self", input.random(&shape, Kind::Float).into())]);
-            trial.agrees(false, &[slot(0)], Layout::Contiguous, Within::Equal);
+            let test = TestNode::new(name, "", vec![("self", input.random(&shape, Kind::Float).into())]);
+            test.agrees(false, &[slot(0)], Layout::Contiguous, Within::Equal);
         }
     }
 }

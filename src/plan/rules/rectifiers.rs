@@ -1,7 +1,8 @@
-//! ReLU and its relatives: the gradient passes where a gate is open.
+//! ReLU and its relatives: a gradient passes where the gate is open.
 //!
-//! Where the result tells whether the gate was open, the result is what is saved: it is alive anyway. Elsewhere the gate
-//! itself is, at a byte an element; and of what the result of a laid out convolution tells, a bit for each, so that the result can go.
+//! Where the result tells whether the gate was open, the result is saved: it is in memory anyway. Otherwise the gate
+//! itself is saved, one byte for each element; for a fused convolution, one bit for each element, so that the result
+//! can be released.
 
 use tch::Tensor;
 
@@ -9,33 +10,36 @@ use crate::plan::rule::{Gradient, Parts, Saved, Slot};
 use crate::torch::{Bounds, Gates, Operator, OperatorError, PendingMask, Value, add_clamped, gate};
 
 use super::arguments::{first, number, optional_number};
-use super::explicit::{Run, Single, ran};
+use super::explicit::{Run, Single, with_reverse};
 
-/// What `relu`, `relu6`, `hardtanh` and `threshold` remember.
+/// The saved state of `relu`, `relu6`, `hardtanh` and `threshold`.
 pub(in crate::plan) struct Gate {
-    tells: Tells,
+    source: GateSource,
     guided: bool,
 }
 
-/// What tells where a gate was open.
-enum Tells {
+/// What the gate is computed from.
+enum GateSource {
     Result(Tensor, Bounds),
     Bits(Gates),
 }
 
 impl Gate {
-    /// Of bits where they are to be had of the `result`, which goes then when nobody else needs it.
+    /// The gate of `result`, as bits where possible; `result` can then be released.
     pub fn of(result: &Tensor, bounds: Bounds, guided: bool) -> Result<Self, OperatorError> {
         let bits = Gates::of(result, bounds)?;
-        Ok(Gate { tells: bits.map_or_else(|| Tells::Result(result.shallow_clone(), bounds), Tells::Bits), guided })
+        Ok(Gate {
+            source: bits.map_or_else(|| GateSource::Result(result.shallow_clone(), bounds), GateSource::Bits),
+            guided,
+        })
     }
 
-    /// Of bits that are there.
+    /// The gate from bits.
     pub fn of_bits(bits: Gates, guided: bool) -> Self {
-        Gate { tells: Tells::Bits(bits), guided }
+        Gate { source: GateSource::Bits(bits), guided }
     }
 
-    /// Clamps a sum, whose memory it may take over, and tells the gate of what that gives.
+    /// Adds `other` to `sum` and clamps, reusing the memory of `sum`, and returns the result with its gate.
     pub fn of_sum(sum: Tensor, other: &Tensor, bounds: Bounds, guided: bool) -> Result<(Tensor, Self), OperatorError> {
         match Gates::of_sum(sum, other, bounds)? {
             Ok((result, bits)) => Ok((result, Gate::of_bits(bits, guided))),
@@ -47,11 +51,11 @@ impl Gate {
         }
     }
 
-    /// The gate for whoever takes a guided gradient through it on the way. None where bits do not tell it, and for others: of a plain gradient
-    /// most may come through, and then a product with all of it is faster.
-    pub fn ahead(&self, gradient: Gradient) -> Option<PendingMask<'_>> {
-        match &self.tells {
-            Tells::Bits(gates) if self.is_guided(gradient) => Some(PendingMask { gates, guided: true }),
+    /// The mask for a kernel that applies it while it computes a guided gradient. `None` without bits, and for plain
+    /// gradients: most of a plain gradient may pass, and a dense product is then faster.
+    pub fn mask(&self, gradient: Gradient) -> Option<PendingMask<'_>> {
+        match &self.source {
+            GateSource::Bits(gates) if self.is_guided(gradient) => Some(PendingMask { gates, guided: true }),
             _ => None,
         }
     }
@@ -60,15 +64,15 @@ impl Gate {
         self.guided && gradient == Gradient::Guided
     }
 
-    /// The gradient before the gate, given what it is the sum of after it; `None`: zero.
+    /// The gradient of the gate's input, given the terms of its result's gradient; `None` is zero.
     pub fn pass(&self, parts: &[Tensor], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
         if parts.is_empty() {
             return Ok(None);
         }
         let guided = self.is_guided(gradient);
-        match &self.tells {
-            Tells::Result(result, bounds) => gate(parts, result, *bounds, guided),
-            Tells::Bits(gates) => gates.pass(parts, guided),
+        match &self.source {
+            GateSource::Result(result, bounds) => gate(parts, result, *bounds, guided),
+            GateSource::Bits(gates) => gates.pass(parts, guided),
         }
         .map(Some)
     }
@@ -76,8 +80,8 @@ impl Gate {
 
 impl Saved for Gate {
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let given: Vec<Tensor> = results.iter().flatten().map(Tensor::shallow_clone).collect();
-        Ok(vec![self.pass(&given, gradient)?])
+        let grad_output: Vec<Tensor> = results.iter().flatten().map(Tensor::shallow_clone).collect();
+        Ok(vec![self.pass(&grad_output, gradient)?])
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
@@ -90,12 +94,12 @@ pub(in crate::plan) fn relu(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |_, result| Ok((Bounds::RELU, result.shallow_clone())))
 }
 
-/// `relu6(self)`, which is open strictly between its bounds.
+/// `relu6(self)`; the gate is open strictly between the bounds.
 pub(in crate::plan) fn relu6(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |_, result| Ok((Bounds { low: 0.0, high: Some(6.0) }, result.shallow_clone())))
 }
 
-/// `hardtanh(self, min_val, max_val)`, which is open strictly between its bounds.
+/// `hardtanh(self, min_val, max_val)`; the gate is open strictly between the bounds.
 pub(in crate::plan) fn hardtanh(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |arguments, result| {
         let bounds = Bounds { low: number(arguments, 1)?, high: Some(number(arguments, 2)?) };
@@ -107,12 +111,12 @@ pub(in crate::plan) fn hardtanh(operator: Operator, guided: bool) -> Run {
 pub(in crate::plan) fn threshold(operator: Operator, guided: bool) -> Run {
     gated(operator, guided, |arguments, result| {
         let (threshold, value) = (number(arguments, 1)?, number(arguments, 2)?);
-        let tells = if value <= threshold { result } else { first(arguments)? };
-        Ok((Bounds { low: threshold, high: None }, tells.shallow_clone()))
+        let source = if value <= threshold { result } else { first(arguments)? };
+        Ok((Bounds { low: threshold, high: None }, source.shallow_clone()))
     })
 }
 
-/// A rule with [`Gate`]; `bounds` gives the bounds, and the tensor that tells on which side of them an element was.
+/// A rule with [`Gate`]; `bounds` returns the bounds and the tensor to compare with them.
 fn gated(
     operator: Operator,
     guided: bool,
@@ -124,11 +128,14 @@ fn gated(
         }
         let output = operator.call_tensor(arguments)?;
         let (bounds, result) = bounds(arguments, &output)?;
-        Ok(Some((vec![Value::Tensor(output)], Some(Box::new(Gate { tells: Tells::Result(result, bounds), guided })))))
+        Ok(Some((
+            vec![Value::Tensor(output)],
+            Some(Box::new(Gate { source: GateSource::Result(result, bounds), guided })),
+        )))
     })
 }
 
-/// `clamp(self, min?, max?)`, `clamp_min(self, min)`, which are open on their bounds too.
+/// `clamp(self, min?, max?)`, `clamp_min(self, min)`; the gate is open at the bounds too.
 pub(in crate::plan) fn clamp(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let input = first(arguments)?;
@@ -140,7 +147,7 @@ pub(in crate::plan) fn clamp(operator: Operator) -> Single {
             (None, None) => input.f_ones_like()?.f_to_kind(tch::Kind::Bool)?,
         };
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| Ok(given.f_where_scalarother(&gate, 0)?))
+        with_reverse(result, move |grad_output| Ok(grad_output.f_where_scalarother(&gate, 0)?))
     })
 }
 
@@ -150,7 +157,7 @@ pub(in crate::plan) fn leaky_relu(operator: Operator) -> Single {
         let slope = number(arguments, 1)?;
         let result = operator.call_tensor(arguments)?;
         let gate: Tensor = if slope >= 0.0 { &result } else { first(arguments)? }.shallow_clone();
-        ran(result, move |given| Ok(gate.f_leaky_relu_backward(given, slope, false)?))
+        with_reverse(result, move |grad_output| Ok(gate.f_leaky_relu_backward(grad_output, slope, false)?))
     })
 }
 
@@ -160,9 +167,9 @@ mod tests {
     use tch::Kind;
 
     use super::*;
-    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
-    /// Numbers on both sides of the bounds 0 and 6, and many that lie right on them.
+    /// Numbers on both sides of the bounds 0 and 6, many of them at a bound.
     fn around_the_bounds(layout: Layout, shape: &[i64], kind: Kind) -> Value {
         (layout.random(shape, kind) * 6.0).round().clamp(-7.0, 7.0).into()
     }
@@ -194,16 +201,16 @@ mod tests {
             shape in any::shape(),
             kind in any::kind(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
             is_rectifier: bool,
         ) {
             let mut named = vec![("self", around_the_bounds(input, &shape, kind))];
             named.extend(literals);
-            let mut trial = Trial::new(name, "", named);
+            let mut test = TestNode::new(name, "", named);
             if is_rectifier {
-                trial = trial.rectifier();
+                test = test.rectifier();
             }
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
     }
 
@@ -212,8 +219,8 @@ mod tests {
         use crate::plan::rule::Gradient;
         let x = Tensor::from_slice(&[-2.0f32, -2.0, 3.0, 3.0]);
         let slope = ("negative_slope", Value::Float(0.25));
-        let trial = Trial::new("aten::leaky_relu", "", vec![("self", x.into()), slope]).rectifier();
-        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
+        let test = TestNode::new("aten::leaky_relu", "", vec![("self", x.into()), slope]).rectifier();
+        let (_, saved) = test.explicit(true).forward(&test.values, &[slot(0)]).unwrap();
         let gradient = Some(Tensor::from_slice(&[4.0f32, -4.0, 4.0, -4.0]));
         let found = saved.unwrap().reverse(&[gradient], Gradient::Guided).unwrap();
         assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [1.0, 0.0, 4.0, 0.0]);
@@ -223,12 +230,12 @@ mod tests {
     fn a_clamp_that_is_no_rectifier_is_never_guided() {
         use crate::plan::rule::Gradient;
         let x = Tensor::from_slice(&[0.5f32, 2.0]);
-        let trial = Trial::new(
+        let test = TestNode::new(
             "aten::clamp",
             "",
             vec![("self", x.into()), ("min", Value::Float(-1.0)), ("max", Value::Float(1.0))],
         );
-        let (_, saved) = trial.by_hand(true).forward(&trial.values, &[slot(0)]).unwrap();
+        let (_, saved) = test.explicit(true).forward(&test.values, &[slot(0)]).unwrap();
         let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[-3.0f32, -3.0]))], Gradient::Guided).unwrap();
         assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [-3.0, 0.0]);
     }

@@ -1,16 +1,16 @@
-//! The rule that every operator has: autograd over this one node.
+//! The rule that covers every operator: autograd over one node.
 
 use tch::Tensor;
 
 use crate::model::operation::Operation;
-use crate::plan::rule::{Gradient, Ran, Rule, Saved, Slot};
+use crate::plan::rule::{Gradient, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{OperatorError, Tape, Value};
 
-use super::strides::canonical;
+use super::strides::canonical_strides;
 
-/// Runs an operation forward as a tape of one node and takes gradients back through it.
+/// Records one operation on a tape and computes gradients by autograd.
 ///
-/// It is the specification of every hand-written rule.
+/// It is the specification of every explicit rule.
 #[derive(Debug)]
 pub struct TapeRule {
     operation: Operation,
@@ -18,15 +18,14 @@ pub struct TapeRule {
 }
 
 impl TapeRule {
-    /// `guided` says whether the operation is a rectifier: in a guided reverse its derivative is then applied to
-    /// `max(gradient, 0)`.
+    /// `guided`: the operation is a rectifier, whose derivative a guided reverse applies to `max(gradient, 0)`.
     pub fn new(operation: Operation, guided: bool) -> Self {
         TapeRule { operation, guided }
     }
 }
 
 impl Rule for TapeRule {
-    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<RuleOutput, OperatorError> {
         if wanted.is_empty() {
             return Ok((self.operation.run(arguments, false)?, None));
         }
@@ -54,12 +53,16 @@ impl Saved for Recorded {
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
         let gradients = results
             .iter()
-            .map(|given| {
-                given
+            .map(|grad_output| {
+                grad_output
                     .as_ref()
-                    .map(|given| {
-                        let given = canonical(given)?;
-                        if self.guided && gradient == Gradient::Guided { Ok(given.f_clamp_min(0)?) } else { Ok(given) }
+                    .map(|grad_output| {
+                        let grad_output = canonical_strides(grad_output)?;
+                        if self.guided && gradient == Gradient::Guided {
+                            Ok(grad_output.f_clamp_min(0)?)
+                        } else {
+                            Ok(grad_output)
+                        }
                     })
                     .transpose()
             })
@@ -73,13 +76,13 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::plan::rules::against_tape::{Trial, slot};
+    use crate::plan::rules::against_tape::{TestNode, slot};
 
     #[test]
     fn a_value_used_twice_has_a_gradient_for_each_use() {
         let x = Tensor::from_slice(&[2.0f32, -3.0]);
-        let trial = Trial::new("aten::mul", "Tensor", vec![("self", x.shallow_clone().into()), ("other", x.into())]);
-        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0), slot(1)]).unwrap();
+        let test = TestNode::new("aten::mul", "Tensor", vec![("self", x.shallow_clone().into()), ("other", x.into())]);
+        let (_, saved) = test.tape().forward(&test.values, &[slot(0), slot(1)]).unwrap();
         let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[1.0f32, 10.0]))], Gradient::Plain).unwrap();
         for gradient in found {
             assert_eq!(Vec::<f32>::try_from(gradient.unwrap()).unwrap(), [2.0, -30.0]);
@@ -89,9 +92,9 @@ mod tests {
     #[test]
     fn an_element_of_a_list_has_its_own_gradient() {
         let parts = vec![Some(Tensor::from_slice(&[1.0f32])), Some(Tensor::from_slice(&[2.0f32, 3.0]))];
-        let trial = Trial::new("aten::cat", "", vec![("tensors", Value::Tensors(parts)), ("dim", Value::Int(0))]);
+        let test = TestNode::new("aten::cat", "", vec![("tensors", Value::Tensors(parts)), ("dim", Value::Int(0))]);
         let wanted = [Slot { argument: 0, element: Some(1) }];
-        let (_, saved) = trial.tape().forward(&trial.values, &wanted).unwrap();
+        let (_, saved) = test.tape().forward(&test.values, &wanted).unwrap();
         let gradient = Tensor::from_slice(&[5.0f32, 6.0, 7.0]);
         let found = saved.unwrap().reverse(&[Some(gradient)], Gradient::Plain).unwrap();
         assert_eq!(Vec::<f32>::try_from(found[0].as_ref().unwrap()).unwrap(), [6.0, 7.0]);
@@ -100,8 +103,8 @@ mod tests {
     #[test]
     fn results_of_a_list_are_flat_and_those_without_a_gradient_count_as_zero() {
         let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0]);
-        let trial = Trial::new("aten::chunk", "", vec![("self", x.into()), ("chunks", Value::Int(2))]);
-        let (results, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        let test = TestNode::new("aten::chunk", "", vec![("self", x.into()), ("chunks", Value::Int(2))]);
+        let (results, saved) = test.tape().forward(&test.values, &[slot(0)]).unwrap();
         assert_eq!(results.len(), 2);
         let gradient = Tensor::from_slice(&[5.0f32, 6.0]);
         let found = saved.unwrap().reverse(&[None, Some(gradient)], Gradient::Plain).unwrap();
@@ -110,24 +113,24 @@ mod tests {
 
     #[test]
     fn detach_has_no_gradient() {
-        let trial = Trial::new("aten::detach", "", vec![("self", Tensor::from_slice(&[1.0f32]).into())]);
-        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        let test = TestNode::new("aten::detach", "", vec![("self", Tensor::from_slice(&[1.0f32]).into())]);
+        let (_, saved) = test.tape().forward(&test.values, &[slot(0)]).unwrap();
         let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[1.0f32]))], Gradient::Plain).unwrap();
         assert!(found[0].is_none());
     }
 
     #[test]
     fn nothing_is_saved_when_no_gradient_is_wanted() {
-        let trial = Trial::new("aten::exp", "", vec![("self", Tensor::from_slice(&[0.0f32]).into())]);
-        let (results, saved) = trial.tape().forward(&trial.values, &[]).unwrap();
+        let test = TestNode::new("aten::exp", "", vec![("self", Tensor::from_slice(&[0.0f32]).into())]);
+        let (results, saved) = test.tape().forward(&test.values, &[]).unwrap();
         assert!(saved.is_none() && !results[0].tensor().unwrap().requires_grad());
     }
 
     #[test]
     fn a_tape_can_be_walked_plainly_and_guided_in_turn() {
         let x = Tensor::from_slice(&[1.0f32, 1.0, -1.0]);
-        let trial = Trial::new("aten::relu", "", vec![("self", x.into())]).rectifier();
-        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        let test = TestNode::new("aten::relu", "", vec![("self", x.into())]).rectifier();
+        let (_, saved) = test.tape().forward(&test.values, &[slot(0)]).unwrap();
         let saved = saved.unwrap();
         let gradient = [Some(Tensor::from_slice(&[-4.0f32, 5.0, 6.0]))];
         for (kind, expected) in [
@@ -140,14 +143,14 @@ mod tests {
         }
     }
 
-    /// ATen's own batch_norm backward is off by more than its result here.
+    /// The error of ATen's own batch_norm backward is larger than its result here.
     #[test]
     fn batch_norm_of_one_row_reads_an_oddly_strided_gradient_rightly() {
         tch::manual_seed(1);
         let (c, h, w) = (12, 8, 8);
         let options = (Kind::Float, Device::Cpu);
         let x = Tensor::randn([1, c, h, w], options);
-        let trial = Trial::new(
+        let test = TestNode::new(
             "aten::batch_norm",
             "",
             vec![
@@ -162,7 +165,7 @@ mod tests {
                 ("cudnn_enabled", Value::Bool(true)),
             ],
         );
-        let (_, saved) = trial.tape().forward(&trial.values, &[slot(0)]).unwrap();
+        let (_, saved) = test.tape().forward(&test.values, &[slot(0)]).unwrap();
         let saved = saved.unwrap();
         let rows = Tensor::randn([1, h * w, c], options);
         let odd = rows.transpose(1, 2).view([1, c, h, w]);

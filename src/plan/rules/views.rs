@@ -1,31 +1,35 @@
-//! The same numbers in another shape, order or part: their way back is another view.
+//! Views: the same elements in another shape, order or selection. The reverse is another view.
 
 use tch::Tensor;
 
 use crate::torch::Operator;
 
 use super::arguments::{axis, first, integer, integers, optional_integer};
-use super::explicit::{Single, ran};
-use super::meta::Blank;
+use super::explicit::{Single, with_reverse};
+use super::meta::MetaTensor;
 
 /// `view`, `reshape`, `flatten`, `squeeze`, `unsqueeze`, …: the elements keep their order.
 pub(super) fn reshape(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let shape = first(arguments)?.size();
-        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_reshape(&shape)?))
+        with_reverse(operator.call_tensor(arguments)?, move |grad_output| Ok(grad_output.f_reshape(&shape)?))
     })
 }
 
-/// `contiguous`, `clone`, `alias`: nothing changes but where it lies.
+/// `contiguous`, `clone`, `alias`: only the memory changes.
 pub(super) fn identity(operator: Operator) -> Single {
-    Box::new(move |arguments| ran(operator.call_tensor(arguments)?, |given| Ok(given.shallow_clone())))
+    Box::new(move |arguments| {
+        with_reverse(operator.call_tensor(arguments)?, |grad_output| Ok(grad_output.shallow_clone()))
+    })
 }
 
-/// `to`, `_to_copy`, `type_as`: the gradient goes back to the input's dtype and device.
+/// `to`, `_to_copy`, `type_as`: the gradient is converted to the input's dtype and device.
 pub(super) fn cast(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let (device, kind) = (first(arguments)?.device(), first(arguments)?.f_kind()?);
-        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_to_device(device)?.f_to_kind(kind)?))
+        with_reverse(operator.call_tensor(arguments)?, move |grad_output| {
+            Ok(grad_output.f_to_device(device)?.f_to_kind(kind)?)
+        })
     })
 }
 
@@ -38,7 +42,7 @@ pub(super) fn permute(operator: Operator) -> Single {
             let Some(from) = axis(from, rank) else { return Ok(None) };
             back[from] = to as i64;
         }
-        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_permute(&back)?))
+        with_reverse(operator.call_tensor(arguments)?, move |grad_output| Ok(grad_output.f_permute(&back)?))
     })
 }
 
@@ -46,7 +50,7 @@ pub(super) fn permute(operator: Operator) -> Single {
 pub(super) fn transpose(operator: Operator) -> Single {
     Box::new(move |arguments| {
         let (a, b) = (integer(arguments, 1)?, integer(arguments, 2)?);
-        ran(operator.call_tensor(arguments)?, move |given| Ok(given.f_transpose(a, b)?))
+        with_reverse(operator.call_tensor(arguments)?, move |grad_output| Ok(grad_output.f_transpose(a, b)?))
     })
 }
 
@@ -56,15 +60,15 @@ pub(super) fn matrix_transpose(operator: Operator) -> Single {
         if first(arguments)?.dim() != 2 {
             return Ok(None);
         }
-        ran(operator.call_tensor(arguments)?, |given| Ok(given.f_transpose(0, 1)?))
+        with_reverse(operator.call_tensor(arguments)?, |grad_output| Ok(grad_output.f_transpose(0, 1)?))
     })
 }
 
-/// `expand(self, size)`: what was repeated is summed.
+/// `expand(self, size)`: the gradient is summed over repeated axes.
 pub(super) fn expand(operator: Operator) -> Single {
     Box::new(move |arguments| {
-        let blank = Blank::of(first(arguments)?)?;
-        ran(operator.call_tensor(arguments)?, move |given| blank.fit(given.shallow_clone()))
+        let meta = MetaTensor::of(first(arguments)?)?;
+        with_reverse(operator.call_tensor(arguments)?, move |grad_output| meta.fit(grad_output.shallow_clone()))
     })
 }
 
@@ -76,7 +80,9 @@ pub(super) fn slice(operator: Operator) -> Single {
         let start = optional_integer(arguments, 2)?.unwrap_or(0);
         let end = optional_integer(arguments, 3)?.unwrap_or(i64::MAX);
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| Ok(Tensor::f_slice_backward(given, &shape, dim, start, end, step)?))
+        with_reverse(result, move |grad_output| {
+            Ok(Tensor::f_slice_backward(grad_output, &shape, dim, start, end, step)?)
+        })
     })
 }
 
@@ -88,7 +94,9 @@ pub(super) fn narrow(operator: Operator) -> Single {
         let (Some(start), length) = (optional_integer(arguments, 2)?, integer(arguments, 3)?) else { return Ok(None) };
         let start = if start < 0 { start + shape[dim] } else { start };
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| Ok(Tensor::f_slice_backward(given, &shape, dim as i64, start, start + length, 1)?))
+        with_reverse(result, move |grad_output| {
+            Ok(Tensor::f_slice_backward(grad_output, &shape, dim as i64, start, start + length, 1)?)
+        })
     })
 }
 
@@ -98,7 +106,7 @@ pub(super) fn select(operator: Operator) -> Single {
         let shape = first(arguments)?.size();
         let (dim, index) = (integer(arguments, 1)?, integer(arguments, 2)?);
         let result = operator.call_tensor(arguments)?;
-        ran(result, move |given| Ok(Tensor::f_select_backward(given, &shape, dim, index)?))
+        with_reverse(result, move |grad_output| Ok(Tensor::f_select_backward(grad_output, &shape, dim, index)?))
     })
 }
 
@@ -107,14 +115,14 @@ mod tests {
     use proptest::prelude::*;
     use tch::Kind;
 
-    use crate::plan::rules::against_tape::{Layout, Trial, Within, any, slot};
+    use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
     use crate::torch::Value;
 
     fn int(value: i64) -> Value {
         Value::Int(value)
     }
 
-    /// An axis as a file may write it.
+    /// An axis, counted from either end.
     fn axis(at: prop::sample::Index, rank: usize, from_the_back: bool) -> i64 {
         at.index(rank) as i64 - if from_the_back { rank as i64 } else { 0 }
     }
@@ -127,7 +135,7 @@ mod tests {
             (at, from_the_back) in any::<(prop::sample::Index, bool)>(),
             kind in any::kind(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let dim = axis(at, shape.len(), from_the_back);
             if which == 3 || which == 4 {
@@ -135,20 +143,26 @@ mod tests {
                 shape[last] = 1;
             }
             let x = || -> Value { input.random(&shape, kind).into() };
-            let trial = match which {
-                0 => Trial::new("aten::reshape", "", vec![("self", x()), ("shape", Value::Ints(vec![shape[0], -1]))]),
+            let test = match which {
+                0 => {
+                    let shape = Value::Ints(vec![shape[0], -1]);
+                    TestNode::new("aten::reshape", "", vec![("self", x()), ("shape", shape)])
+                }
                 1 => {
                     let x = Layout::Contiguous.random(&shape, kind).into();
-                    Trial::new("aten::view", "", vec![("self", x), ("size", Value::Ints(vec![-1]))])
+                    TestNode::new("aten::view", "", vec![("self", x), ("size", Value::Ints(vec![-1]))])
                 }
-                2 => Trial::new("aten::flatten", "using_ints", vec![("self", x()), ("start_dim", int(dim))]),
-                3 => Trial::new("aten::squeeze", "dim", vec![("self", x()), ("dim", int(-1))]),
-                4 => Trial::new("aten::squeeze", "", vec![("self", x())]),
-                5 => Trial::new("aten::unsqueeze", "", vec![("self", x()), ("dim", int(dim))]),
-                6 => Trial::new("aten::unflatten", "int", vec![("self", x()), ("dim", int(dim)), ("sizes", Value::Ints(vec![-1, 1]))]),
-                _ => Trial::new("aten::squeeze", "dims", vec![("self", x()), ("dim", Value::Ints(vec![dim]))]),
+                2 => TestNode::new("aten::flatten", "using_ints", vec![("self", x()), ("start_dim", int(dim))]),
+                3 => TestNode::new("aten::squeeze", "dim", vec![("self", x()), ("dim", int(-1))]),
+                4 => TestNode::new("aten::squeeze", "", vec![("self", x())]),
+                5 => TestNode::new("aten::unsqueeze", "", vec![("self", x()), ("dim", int(dim))]),
+                6 => {
+                    let sizes = Value::Ints(vec![-1, 1]);
+                    TestNode::new("aten::unflatten", "int", vec![("self", x()), ("dim", int(dim)), ("sizes", sizes)])
+                }
+                _ => TestNode::new("aten::squeeze", "dims", vec![("self", x()), ("dim", Value::Ints(vec![dim]))]),
             };
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -157,17 +171,17 @@ mod tests {
             shape in any::shape(),
             kind in any::kind(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let x: Value = input.random(&shape, kind).into();
-            let trial = match which {
-                0 => Trial::new("aten::contiguous", "", vec![("self", x)]),
-                1 => Trial::new("aten::clone", "", vec![("self", x)]),
-                2 => Trial::new("aten::alias", "", vec![("self", x)]),
-                3 => Trial::new("aten::_to_copy", "", vec![("self", x), ("dtype", int(7))]),
-                _ => Trial::new("aten::to", "dtype", vec![("self", x), ("dtype", int(6))]),
+            let test = match which {
+                0 => TestNode::new("aten::contiguous", "", vec![("self", x)]),
+                1 => TestNode::new("aten::clone", "", vec![("self", x)]),
+                2 => TestNode::new("aten::alias", "", vec![("self", x)]),
+                3 => TestNode::new("aten::_to_copy", "", vec![("self", x), ("dtype", int(7))]),
+                _ => TestNode::new("aten::to", "dtype", vec![("self", x), ("dtype", int(6))]),
             };
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -177,21 +191,22 @@ mod tests {
             shape in any::picture(),
             (a, b, from_the_back) in any::<(prop::sample::Index, prop::sample::Index, bool)>(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let x = input.random(&shape, Kind::Float);
-            let trial = match which {
+            let test = match which {
                 0 => {
                     let dims = order.into_iter().map(|d| if from_the_back { d - 4 } else { d }).collect();
-                    Trial::new("aten::permute", "", vec![("self", x.into()), ("dims", Value::Ints(dims))])
+                    TestNode::new("aten::permute", "", vec![("self", x.into()), ("dims", Value::Ints(dims))])
                 }
                 1 => {
                     let (a, b) = (axis(a, 4, from_the_back), axis(b, 4, false));
-                    Trial::new("aten::transpose", "int", vec![("self", x.into()), ("dim0", int(a)), ("dim1", int(b))])
+                    let named = vec![("self", x.into()), ("dim0", int(a)), ("dim1", int(b))];
+                    TestNode::new("aten::transpose", "int", named)
                 }
-                _ => Trial::new("aten::t", "", vec![("self", x.select(0, 0).select(0, 0).into())]),
+                _ => TestNode::new("aten::t", "", vec![("self", x.select(0, 0).select(0, 0).into())]),
             };
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -201,7 +216,7 @@ mod tests {
             times in 1..=4i64,
             rows in prop::option::of(1..=3i64),
             kind in any::kind(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let axis = at.index(shape.len());
             shape[axis] = 1;
@@ -209,8 +224,8 @@ mod tests {
             let last = size.len() - shape.len() + axis;
             size[last] = times;
             let x = Layout::Contiguous.random(&shape, kind);
-            let trial = Trial::new("aten::expand", "", vec![("self", x.into()), ("size", Value::Ints(size))]);
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            let test = TestNode::new("aten::expand", "", vec![("self", x.into()), ("size", Value::Ints(size))]);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
 
         #[test]
@@ -222,7 +237,7 @@ mod tests {
             step in 1..=3i64,
             kind in any::kind(),
             input in any::layout(),
-            given in any::layout(),
+            grad_output in any::layout(),
         ) {
             let dim = int(axis(at, shape.len(), from_the_back));
             let size = shape[at.index(shape.len())];
@@ -230,16 +245,16 @@ mod tests {
             let optional = |v: Option<i64>| v.map_or(Value::None, Value::Int);
             let inside = start.unwrap_or(0).rem_euclid(size);
             let counted = if from_the_back { inside - size } else { inside };
-            let trial = match which {
-                0 => Trial::new("aten::slice", "Tensor", vec![
+            let test = match which {
+                0 => TestNode::new("aten::slice", "Tensor", vec![
                     ("self", x), ("dim", dim), ("start", optional(start)), ("end", optional(end)), ("step", int(step)),
                 ]),
-                1 => Trial::new("aten::select", "int", vec![("self", x), ("dim", dim), ("index", int(counted))]),
-                _ => Trial::new("aten::narrow", "", vec![
+                1 => TestNode::new("aten::select", "int", vec![("self", x), ("dim", dim), ("index", int(counted))]),
+                _ => TestNode::new("aten::narrow", "", vec![
                     ("self", x), ("dim", dim), ("start", int(counted)), ("length", int(size - inside)),
                 ]),
             };
-            trial.agrees(true, &[slot(0)], given, Within::Equal);
+            test.agrees(true, &[slot(0)], grad_output, Within::Equal);
         }
     }
 }

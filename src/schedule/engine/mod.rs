@@ -1,16 +1,20 @@
-//! The handle by which everyone else uses the device.
+//! Frames in, outcomes out: the queue's lock, and the threads that it feeds.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use tokio::sync::watch;
+
 use super::admission::{Budget, Budgets, InWork, Limit};
 use super::clock::Clock;
-use super::device::Device;
+use super::device::AsyncDevice;
+use super::error::JobError;
 use super::finish::finish;
 use super::job::{Ending, Job};
 use super::lane::Lane;
@@ -22,25 +26,26 @@ use super::queue::ticket::StreamKey;
 use super::queue::ticket::Ticket;
 use super::queue::turn::{Turn, cost};
 use super::queue::{Dispatch, Expired};
+use super::registry::{Models, Registry};
 use super::served::Served;
-use super::worker;
+use super::worker::Worker;
 use crate::explain::Target;
 use crate::telemetry::Stage;
 
-/// What the engine may use, and how it shares it out.
+/// The engine's limits, delays and threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Frames in work at once, over all streams, from their admission to their rendering.
+    /// The most frames in work, over all streams, from their admission to their rendering.
     pub queued_frames: usize,
-    /// Bytes that they take: as they were sent, decoded, and as the model's input.
+    /// The most bytes that they take: as they were sent, decoded, and as the model's input.
     pub queued_bytes: u64,
-    /// The same for the frames of one model, and the bytes of one stream.
+    /// The same for the frames of one model and for the bytes of one stream.
     pub model_queued_frames: usize,
     pub model_queued_bytes: u64,
     pub stream_queued_bytes: u64,
-    /// How long a batch that is not full waits for more frames while the device has nothing to do.
+    /// The longest time that a batch that is not full waits for more frames while a worker waits.
     pub max_batch_delay: Duration,
-    /// A stream that waits rises by one class of priority each time that this has passed.
+    /// A stream that waits rises by one priority class each time that this has passed.
     pub priority_ageing: Duration,
     /// Threads that decode, prepare and render.
     pub frame_threads: usize,
@@ -61,7 +66,7 @@ impl EngineConfig {
         })
     }
 
-    /// A stream's frames are counted by its session.
+    /// A stream's session counts its frames.
     fn stream(&self) -> Budget {
         Budget::new(Limit {
             frames: ("limits.max_in_flight", usize::MAX),
@@ -80,9 +85,6 @@ pub struct EngineError(#[from] io::Error);
 pub struct Engine {
     shared: Arc<Shared>,
     process: Budget,
-    /// By name and version: the place among `served`, and the budget.
-    models: Arc<HashMap<(String, i64), (usize, Budget)>>,
-    served: Arc<[Arc<Served>]>,
     next_stream: Arc<AtomicU64>,
     threads: Arc<Mutex<Option<Threads>>>,
 }
@@ -92,11 +94,12 @@ type Threads = (Vec<JoinHandle<()>>, Pool);
 
 struct Shared {
     state: Mutex<State>,
-    /// Something is prepared, or the end has come.
+    /// Notified when a row is prepared, a model is to be loaded, the models change, or the engine is closed.
     device: Condvar,
     config: EngineConfig,
     clock: Arc<dyn Clock>,
-    /// Nanoseconds that workers have spent on batches, all together.
+    registry: Registry,
+    /// Nanoseconds that all workers together have spent on batches.
     busy: AtomicU64,
     workers: usize,
 }
@@ -105,19 +108,40 @@ struct State {
     dispatch: Dispatch<Chosen, PreparedRow>,
     /// `None` once the engine has stopped.
     tasks: Option<Tasks>,
+    /// Models that each worker is to load.
+    loads: Vec<VecDeque<Load>>,
     /// Workers that wait.
     idle: usize,
-    /// Those of them that were woken, and have not come yet.
+    /// Those of them that were notified and do not have the lock yet.
     woken: usize,
 }
 
-/// What follows from a change of the state. It is done without the lock: whoever is woken by it wants the lock, too.
+/// A model that a worker is to load on its device.
+struct Load {
+    model: Arc<Served>,
+    loaded: mpsc::Sender<Result<(), JobError>>,
+}
+
+/// What a worker does next.
+enum Work {
+    Run(Vec<PreparedRow>),
+    Load(Load),
+    /// Nothing for now.
+    Nothing,
+    /// The engine has been closed.
+    End,
+}
+
+/// How often a worker with nothing to do looks whether a model that was removed or replaced can be unloaded.
+const UNLOAD_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What follows from a change of the state. It is carried out without the lock, which the threads that it wakes need.
 struct Consequences {
     chosen: Vec<Chosen>,
     expired: Expired<Chosen, PreparedRow>,
 }
 
-/// A submitted frame, for whoever may end it.
+/// Ends a submitted frame.
 #[derive(Debug, Clone)]
 pub struct Handle {
     ticket: Ticket,
@@ -125,12 +149,12 @@ pub struct Handle {
 }
 
 impl Engine {
-    /// Starts the threads: one worker for each of `devices`, which are called on their workers' threads. They have the models in
-    /// the order of `served`.
+    /// Starts the threads: one worker for each of `devices`, which are called on their workers' threads and then load
+    /// the models. A [`Served`] belongs to one engine.
     ///
     /// # Errors
     /// When the system has no more threads.
-    pub fn start<D: Device + 'static>(
+    pub fn start<D: AsyncDevice + 'static>(
         config: EngineConfig,
         served: Vec<Arc<Served>>,
         devices: Vec<impl FnOnce() -> D + Send + 'static>,
@@ -144,41 +168,85 @@ impl Engine {
             config,
             device: Condvar::new(),
             clock,
+            registry: Registry::new(),
             busy: AtomicU64::new(0),
             workers: count,
         });
-        let models = served
-            .iter()
-            .enumerate()
-            .map(|(index, model)| ((model.metadata.name.clone(), model.metadata.version), (index, config.model())))
-            .collect();
+        for model in &served {
+            shared.registry.assign_slot(model, || config.model());
+            shared.registry.publish(model);
+        }
         let mut workers = Vec::with_capacity(count);
         for (index, device) in devices.into_iter().enumerate() {
             let name = if count == 1 { "camlens-device".to_owned() } else { format!("camlens-dev-{index}") };
-            // Whatever ends here, an error included, closes the engine, and the workers that there are end.
+            // If the thread cannot be started, dropping this closes the engine, and the other workers end.
             let shared = CloseAtEnd(Arc::clone(&shared));
-            workers.push(thread::Builder::new().name(name).spawn(move || device_loop(device(), &shared.0))?);
+            workers.push(thread::Builder::new().name(name).spawn(move || device_loop(device(), index, &shared.0))?);
         }
         Ok(Engine {
             shared,
             process: config.process(),
-            models: Arc::new(models),
-            served: served.into(),
             next_stream: Arc::default(),
             threads: Arc::new(Mutex::new(Some((workers, pool)))),
         })
     }
 
-    /// The models, in the order in which they were given.
-    pub fn served(&self) -> &[Arc<Served>] {
-        &self.served
+    /// The models that can run, in the order of their registration.
+    pub fn served(&self) -> Arc<[Arc<Served>]> {
+        Arc::clone(&self.shared.registry.models().served)
     }
 
-    /// A way in for a stream, or for a single frame. For a model that is not served, frames end with
-    /// [`super::JobError::Stopped`].
+    /// The registered models, and each change of them.
+    pub fn watch_models(&self) -> watch::Receiver<Arc<Models>> {
+        self.shared.registry.watch()
+    }
+
+    /// Loads a model on each worker's device; blocks until all have loaded it. Lanes can then be opened for it, but
+    /// [`Engine::served`] does not list it until it is published.
+    ///
+    /// # Errors
+    /// The device's error, or [`JobError::Stopped`]. Devices that have loaded the model unload it when it is dropped.
+    pub(super) fn load(&self, model: &Arc<Served>) -> Result<(), JobError> {
+        self.shared.registry.assign_slot(model, || self.shared.config.model());
+        let (loaded, results) = mpsc::channel();
+        let mut state = self.shared.state.lock();
+        if state.tasks.is_none() {
+            return Err(JobError::Stopped);
+        }
+        for worker in &mut state.loads {
+            worker.push_back(Load { model: Arc::clone(model), loaded: loaded.clone() });
+        }
+        drop(state);
+        drop(loaded);
+        self.shared.device.notify_all();
+        (0..self.shared.workers).try_for_each(|_| results.recv().unwrap_or(Err(JobError::Stopped)))
+    }
+
+    /// New streams get this model, which has been loaded. A model of the same name and version is replaced: frames and
+    /// streams that have begun with it go on with it.
+    pub(super) fn publish(&self, model: &Arc<Served>) {
+        self.shared.registry.publish(model);
+        self.shared.wake_workers();
+    }
+
+    /// A model that was to be added cannot run. One that it was to replace goes on.
+    pub(super) fn fail(&self, model: &Served) {
+        self.shared.registry.fail(model);
+    }
+
+    /// Removes a model: frames that were submitted are explained, later ones of streams that are open end with
+    /// [`JobError::ModelRemoved`]. `false`: there is no such model.
+    pub fn remove_model(&self, name: &str, version: i64) -> bool {
+        let is_found = self.shared.registry.remove(name, version);
+        self.shared.wake_workers();
+        is_found
+    }
+
+    /// A lane for a stream or a single frame. Frames for a model that is not registered end with
+    /// [`JobError::Stopped`].
     pub fn lane(&self, model: &Arc<Served>) -> Lane {
         let stream = self.shared.config.stream();
-        let own = self.place(model).map_or_else(|| self.shared.config.model(), |(_, budget)| budget.clone());
+        let own = model.slot.get().map_or_else(|| self.shared.config.model(), |slot| slot.budget.clone());
         Lane {
             key: StreamKey(self.next_stream.fetch_add(1, Ordering::Relaxed)),
             model: Arc::clone(model),
@@ -186,25 +254,22 @@ impl Engine {
         }
     }
 
-    /// What each model has in work.
-    pub fn in_work(&self) -> impl Iterator<Item = (&Arc<Served>, InWork)> {
-        self.served.iter().filter_map(|model| Some((model, self.place(model)?.1.in_work())))
+    /// The frames and bytes in work of each model that can run.
+    pub fn in_work(&self) -> Vec<(Arc<Served>, InWork)> {
+        let in_work = |model: &Arc<Served>| Some((Arc::clone(model), model.slot.get()?.budget.in_work()));
+        self.served().iter().filter_map(in_work).collect()
     }
 
-    /// How long the device has been busy with batches that are over, since the engine started: the mean of its workers.
+    /// The time that workers have spent on finished batches since the engine started: the mean of the workers.
     pub fn device_busy(&self) -> Duration {
         Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed) / self.shared.workers.max(1) as u64)
-    }
-
-    fn place(&self, model: &Served) -> Option<&(usize, Budget)> {
-        self.models.get(&(model.metadata.name.clone(), model.metadata.version))
     }
 
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.shared.clock
     }
 
-    /// Puts a frame into its stream's line.
+    /// Queues a frame behind its stream's others.
     pub fn submit(&self, job: Job) -> Handle {
         let Job { lane, priority, expires_at, method, targets, outputs, payload, progress, admission, reply } = job;
         let Lane { key: stream, model, .. } = lane;
@@ -213,13 +278,16 @@ impl Engine {
         let handle = Handle { ticket: ticket.clone(), stream };
         progress.mark(Stage::Receive, now);
         let ending = Ending::new(ticket.clone(), reply);
-        // An unknown model, or an engine that has stopped: dropping the ending says so.
-        let Some(&(model_index, _)) = self.place(&model) else { return handle };
+        // Dropping the ending replies that the engine does not serve the model.
+        let Some(slot) = model.slot.get() else { return handle };
+        if slot.is_removed() {
+            ending.finish(Err(JobError::ModelRemoved));
+            return handle;
+        }
         let reverses = if method.maps.is_empty() { 0 } else { targets.iter().map(rows).sum() };
         let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost(reverses), expires_at, now);
-        let chosen =
-            Chosen { turn, model_index, model, method, targets, outputs, payload, progress, admission, ending };
-        let mut state = self.shared.lock();
+        let chosen = Chosen { turn, model, method, targets, outputs, payload, progress, admission, ending };
+        let mut state = self.shared.state.lock();
         if state.tasks.is_some() {
             state.dispatch.push(chosen, now);
             self.shared.choose(state, now);
@@ -248,10 +316,11 @@ impl Engine {
         won
     }
 
-    /// Stops: what waits ends with [`super::JobError::Stopped`], what runs is finished. Blocks until the threads have ended.
+    /// Stops the engine: frames that wait end with [`super::JobError::Stopped`], batches on the devices are finished.
+    /// Blocks until the threads have ended.
     pub fn stop(&self) {
         self.shared.close();
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let threads = self.threads.lock().take();
         if let Some((workers, pool)) = threads {
             for worker in workers {
                 if worker.join().is_err() {
@@ -264,12 +333,7 @@ impl Engine {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves whole values: every change is a push, a take or a count.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Fills the batch that is prepared ahead, and tells those who have become too old meanwhile.
+    /// Fills the batch that is prepared ahead, and ends the frames that have expired.
     fn choose(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
         let Some(tasks) = state.tasks.clone() else { return };
         let consequences = state.choose(now);
@@ -285,10 +349,10 @@ impl Shared {
         tell(consequences.expired);
     }
 
-    /// A stream's frame was ended by its handle: its place is free.
+    /// Removes a frame that was ended by its handle.
     fn forget(self: &Arc<Self>, stream: StreamKey) {
         let now = self.clock.now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.dispatch.sweep(stream);
         self.choose(state, now);
     }
@@ -296,15 +360,15 @@ impl Shared {
     /// On a thread of the pool.
     fn prepare(self: &Arc<Self>, chosen: Chosen) {
         let turn = chosen.turn.clone();
-        // However it ends, the batch must not wait for it. A frame that breaks tells so as it is dropped.
+        // The batch must not wait for it, whatever happens. A frame whose preparation panics replies as it is dropped.
         let prepared = catch_unwind(AssertUnwindSafe(|| prepare(chosen, &*self.clock))).unwrap_or_else(|_| {
             tracing::error!("a frame broke while it was prepared");
             Prepared::Refused
         });
         let now = self.clock.now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.tasks.is_none() {
-            // It comes too late. Its reply is called without the lock.
+            // The engine has been closed. The frame's reply is called without the lock.
             drop(state);
             drop(prepared);
             return;
@@ -317,9 +381,16 @@ impl Shared {
         }
     }
 
+    /// Wakes all workers that wait.
+    fn wake_workers(&self) {
+        // A worker that has looked already waits on the condition by the time the lock is free.
+        drop(self.state.lock());
+        self.device.notify_all();
+    }
+
     /// Ends everything that waits.
     fn close(&self) {
-        let left = std::mem::replace(&mut *self.lock(), State::empty(&self.config, self.workers));
+        let left = std::mem::replace(&mut *self.state.lock(), State::empty(&self.config, self.workers));
         // Replies are called as these go, without the lock.
         drop(left);
         self.device.notify_all();
@@ -329,10 +400,11 @@ impl Shared {
 impl State {
     fn empty(config: &EngineConfig, workers: usize) -> Self {
         let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay, workers);
-        State { dispatch, tasks: None, idle: 0, woken: 0 }
+        let loads = (0..workers).map(|_| VecDeque::new()).collect();
+        State { dispatch, tasks: None, loads, idle: 0, woken: 0 }
     }
 
-    /// Whether a worker waits that nobody has woken yet; it is to be woken now.
+    /// Whether to notify a worker: one waits that has not been notified.
     fn wakes(&mut self) -> bool {
         let wakes = self.woken < self.idle;
         self.woken += usize::from(wakes);
@@ -356,7 +428,7 @@ fn tell(expired: Expired<Chosen, PreparedRow>) {
     expired.ready.iter().for_each(|row| row.about.ending.expire());
 }
 
-/// Reverse runs that a target asks for.
+/// The number of reverse runs of a target.
 fn rows(target: &Target) -> u32 {
     match target {
         Target::Class(_) => 1,
@@ -364,7 +436,7 @@ fn rows(target: &Target) -> u32 {
     }
 }
 
-/// Closes the engine when a thread of the device ends, however it does: nothing may wait for a device that is gone.
+/// Closes the engine when a worker ends for any reason: nothing may wait for a device that has gone.
 struct CloseAtEnd(Arc<Shared>);
 
 impl Drop for CloseAtEnd {
@@ -374,11 +446,44 @@ impl Drop for CloseAtEnd {
 }
 
 /// The life of a worker.
-fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
-    while let Some((rows, tasks)) = next_rows(shared) {
-        let began = shared.clock.now();
-        let done = worker::run(&mut device, rows, &*shared.clock);
-        let took = shared.clock.now().saturating_duration_since(began);
+fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
+    let mut worker = Worker::new(device, Arc::clone(&shared.clock));
+    for model in shared.registry.models().served.iter() {
+        if let Err(error) = worker.load(model) {
+            tracing::error!(model = model.metadata.name, %error, "a device could not load a model");
+            return;
+        }
+    }
+    let mut state = shared.state.lock();
+    state.dispatch.prepare_more(worker.depth() - 1);
+    let Some(tasks) = state.tasks.clone() else { return };
+    drop(state);
+    loop {
+        worker.unload_unused();
+        let work = match (worker.is_idle(), worker.has_room()) {
+            (true, _) => wait_for_work(&worker, index, shared, &tasks),
+            (false, true) => work_at_hand(index, shared),
+            (false, false) => Work::Nothing,
+        };
+        match work {
+            Work::Run(rows) => {
+                worker.submit(rows);
+                // A device that works on several batches gets the next one before this one is waited for.
+                if worker.has_room() {
+                    continue;
+                }
+            }
+            Work::Load(Load { model, loaded }) => {
+                let result = worker.load(&model);
+                // Dropped before the caller goes on, which may drop its own. The caller may have gone.
+                drop(model);
+                let _ = loaded.send(result);
+                continue;
+            }
+            Work::End if worker.is_idle() => return,
+            Work::End | Work::Nothing => {}
+        }
+        let Some((done, took)) = worker.collect() else { continue };
         shared.busy.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for row in done {
             let clock = Arc::clone(&shared.clock);
@@ -387,22 +492,23 @@ fn device_loop<D: Device>(mut device: D, shared: &Arc<Shared>) {
     }
 }
 
-/// Waits for rows; `None` once the engine has been closed.
-fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
-    let mut state = shared.lock();
+/// What a worker does whose device has nothing in flight: waits for rows or a model to load. [`Work::Nothing`] when it
+/// is time to look for models to unload.
+fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<Shared>, tasks: &Tasks) -> Work {
+    let mut state = shared.state.lock();
     loop {
-        let tasks = state.tasks.clone()?;
+        if state.tasks.is_none() {
+            return Work::End;
+        }
+        if let Some(load) = state.loads[index].pop_front() {
+            return Work::Load(load);
+        }
         let now = shared.clock.now();
         let idle = state.idle;
         let until = match state.dispatch.take(idle, now) {
             Taken::Rows(rows) => {
-                let wakes = state.dispatch.has_rows() && state.wakes();
-                // The next batch is prepared while this one runs.
-                shared.choose(state, now);
-                if wakes {
-                    shared.device.notify_one();
-                }
-                return Some((rows, tasks));
+                rows_taken(state, shared, now);
+                return Work::Run(rows);
             }
             Taken::NotBefore(until) => Some(until),
             Taken::Nothing => None,
@@ -410,23 +516,61 @@ fn next_rows(shared: &Arc<Shared>) -> Option<(Vec<PreparedRow>, Tasks)> {
         let consequences = state.choose(now);
         if !consequences.is_empty() {
             drop(state);
-            shared.carry_out(consequences, &tasks);
-            state = shared.lock();
+            shared.carry_out(consequences, tasks);
+            state = shared.state.lock();
             continue;
         }
+        // A test's clock does not drive the system's timers: it is read again soon.
+        let wait = until.map(|until| until.saturating_duration_since(now).max(Duration::from_micros(50)));
+        let has_retired = worker.has_retired(|key| shared.registry.holds(key));
+        let wait =
+            if has_retired { Some(wait.map_or(UNLOAD_INTERVAL, |wait| wait.min(UNLOAD_INTERVAL))) } else { wait };
         state.idle += 1;
-        state = match until {
-            // A clock of a test does not drive the system's timers; it is asked again soon.
-            Some(until) => {
-                let wait = until.saturating_duration_since(now).max(Duration::from_micros(50));
-                shared.device.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => shared.device.wait(state).unwrap_or_else(PoisonError::into_inner),
-        };
+        match wait {
+            Some(wait) => drop(shared.device.wait_for(&mut state, wait)),
+            None => shared.device.wait(&mut state),
+        }
         state.idle = state.idle.saturating_sub(1);
         state.woken = state.woken.saturating_sub(1);
+        if has_retired {
+            return if state.tasks.is_none() { Work::End } else { Work::Nothing };
+        }
     }
 }
 
+/// What a worker does whose device can take another batch beside the one in flight: it does not wait.
+fn work_at_hand(index: usize, shared: &Arc<Shared>) -> Work {
+    let mut state = shared.state.lock();
+    if state.tasks.is_none() {
+        return Work::End;
+    }
+    if let Some(load) = state.loads[index].pop_front() {
+        return Work::Load(load);
+    }
+    let now = shared.clock.now();
+    let rows = state.dispatch.take_full(now);
+    match rows {
+        Some(rows) => {
+            rows_taken(state, shared, now);
+            Work::Run(rows)
+        }
+        None => {
+            shared.choose(state, now);
+            Work::Nothing
+        }
+    }
+}
+
+/// A worker has taken rows: the next batch is prepared while they run, and what is left is another worker's.
+fn rows_taken(mut state: MutexGuard<'_, State>, shared: &Arc<Shared>, now: Instant) {
+    let wakes = state.dispatch.has_rows() && state.wakes();
+    shared.choose(state, now);
+    if wakes {
+        shared.device.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod async_tests;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::schedule::fake::{Bench, out_of_memory, pixels, served};
 
 /// Waits until every frame that was chosen is prepared.
 fn settle(bench: &Bench) {
-    while bench.engine.shared.lock().dispatch.is_preparing() {
+    while bench.engine.shared.state.lock().dispatch.is_preparing() {
         thread::yield_now();
     }
 }
@@ -52,7 +52,7 @@ fn workers_run_batches_at_once_and_each_has_one_ahead() {
     assert_eq!(bench.began(), [1]);
     (2..6).for_each(submit);
     settle(&bench);
-    assert_eq!(bench.engine.shared.lock().dispatch.ready(), 2, "a batch ahead for each");
+    assert_eq!(bench.engine.shared.state.lock().dispatch.ready(), 2, "a batch ahead for each");
     for _ in 0..6 {
         bench.go();
     }
@@ -97,7 +97,7 @@ fn the_end_of_one_worker_is_the_end_of_all() {
     let engine = Engine::start(config, vec![Arc::clone(&model)], devices, Arc::new(super::super::clock::SystemClock));
     let engine = engine.expect("threads start");
     let lane = engine.lane(&model);
-    while engine.shared.lock().tasks.is_some() {
+    while engine.shared.state.lock().tasks.is_some() {
         thread::yield_now();
     }
     assert!(lane.try_admit(4).is_ok());

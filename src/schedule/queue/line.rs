@@ -1,8 +1,8 @@
-//! Where frames wait until they are chosen: a line for each stream, served in a fair order.
+//! The frames that wait to be chosen: a queue for each stream, served in a fair order.
 //!
-//! Deficit round robin (M. Shreedhar, G. Varghese, "Efficient Fair Queuing using Deficit Round Robin", SIGCOMM 1995) within
-//! classes: the highest class goes first, and a stream that waits rises by one class each [`Line::ageing`], so that none
-//! starves. Frames of unlike cost share the device by cost, not by count.
+//! Deficit round robin (M. Shreedhar, G. Varghese, "Efficient Fair Queuing using Deficit Round Robin", SIGCOMM 1995)
+//! within classes: the highest class goes first, and a stream that waits rises by one class each [`Line::ageing`], so
+//! that none starves. Frames of unlike cost share the device by cost, not by count.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 use super::ticket::StreamKey;
 use super::turn::{Turn, Waiting};
 
-/// The highest class of a stream.
+/// The highest priority class.
 pub const MAX_PRIORITY: u8 = 7;
 
-/// Frames that are not chosen yet. Within a stream, the order is the stream's.
+/// Frames that are not chosen yet. A stream's frames keep their order.
 #[derive(Debug)]
 pub(in crate::schedule) struct Line<J> {
-    /// In the order of their ranks; each with at least one frame.
+    /// In the order of their ranks. None is empty.
     streams: VecDeque<Queue<J>>,
-    /// The rank of whoever comes to the end of the line next.
+    /// The rank of the stream that joined the end of the line last.
     last_rank: u64,
     ageing: Duration,
-    /// Batches that the device has taken so far.
+    /// The number of batches that the device has taken.
     batches: u64,
-    /// Frames that were found expired, for whoever tells their clients.
+    /// Expired frames whose clients have not been told.
     expired: Vec<J>,
 }
 
@@ -32,25 +32,25 @@ struct Queue<J> {
     stream: StreamKey,
     jobs: VecDeque<J>,
     rank: u64,
-    /// What it may still take before others have had theirs.
+    /// Cost that it may still spend before the others have had their share.
     deficit: u32,
     /// Since when it has waited for its turn.
     since: Instant,
-    /// When its turn came, and came to nothing so far: the number of batches then.
+    /// The number of batches when its turn came, if none of its frames has run since.
     due: Option<u64>,
 }
 
-/// Whose turn it is.
+/// The stream whose turn it is.
 struct Next {
-    /// The place in the line.
+    /// Index among the line's streams.
     chosen: usize,
-    /// How many rounds are granted to all of that class, and above, before.
+    /// Rounds that are granted first to all streams of that class and above.
     rounds: u32,
     class: u8,
 }
 
 impl<J: Waiting> Queue<J> {
-    /// The class of its first frame, raised by the time it has waited.
+    /// The class of its first frame, raised by one for each `ageing` that it has waited.
     fn class(&self, now: Instant, ageing: Duration) -> u8 {
         let Some(first) = self.jobs.front() else { return 0 };
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -82,7 +82,7 @@ impl<J: Waiting> Line<J> {
         }
     }
 
-    /// Forgets a stream's frames that were ended while they waited.
+    /// Removes a stream's frames that were ended while they waited.
     pub(in crate::schedule) fn sweep(&mut self, stream: StreamKey) {
         if let Some(index) = self.streams.iter().position(|queue| queue.stream == stream) {
             self.streams[index].jobs.retain(|job| !job.turn().ticket.is_over());
@@ -92,8 +92,8 @@ impl<J: Waiting> Line<J> {
         }
     }
 
-    /// A frame that was chosen has come to nothing: its stream, when it still waits, has the turn back. So a camera whose
-    /// newer frame replaces the chosen one does not have to line up again.
+    /// A chosen frame has ended without running: its stream, if it still waits, has its turn back. A camera whose newer
+    /// frame replaces the chosen one thus keeps its rank.
     pub(in crate::schedule) fn give_back(&mut self, turn: &Turn) {
         let Some(index) = self.streams.iter().position(|queue| queue.stream == turn.stream) else { return };
         if let Some(mut queue) = self.streams.remove(index) {
@@ -101,8 +101,8 @@ impl<J: Waiting> Line<J> {
             queue.since = queue.since.min(turn.since);
             queue.due = Some(queue.due.map_or(turn.due, |due| due.min(turn.due)));
             queue.rank = queue.rank.min(turn.rank);
-            let place = self.streams.partition_point(|other| other.rank < queue.rank);
-            self.streams.insert(place, queue);
+            let index = self.streams.partition_point(|other| other.rank < queue.rank);
+            self.streams.insert(index, queue);
         }
     }
 
@@ -116,15 +116,15 @@ impl<J: Waiting> Line<J> {
         self.batches += 1;
     }
 
-    /// The next frame that `fits`, of the stream whose turn it is: its first frame, so that a stream's order holds. The
-    /// stream then goes to the end of the line. When a batch was formed without the stream since its turn came, the frame is
-    /// the device's at once: a camera that is faster than its frames are decoded would else replace each of them in time.
+    /// The first frame of the stream whose turn it is, among streams whose first frame `fits`. The stream then goes to
+    /// the end of the line. If a batch was formed without the stream since its turn came, the frame can no longer be
+    /// replaced: a camera that sends faster than its frames are decoded would otherwise replace each of them in time.
     pub(in crate::schedule) fn next(&mut self, now: Instant, fits: impl Fn(&J) -> bool) -> Option<J> {
         self.clean(now);
         let Next { chosen, rounds, class } = self.whose_turn(now, fits)?;
         for queue in self.streams.iter_mut().filter(|_| rounds > 0) {
             if queue.class(now, self.ageing) >= class {
-                // A stream whose frames do not fit for long must not save up.
+                // A stream whose frames do not fit for a long time must not accumulate credit.
                 let most = queue.cost();
                 let granted = queue.deficit.saturating_add(rounds);
                 queue.deficit = granted.min(most).max(queue.deficit);
@@ -147,7 +147,7 @@ impl<J: Waiting> Line<J> {
         Some(job)
     }
 
-    /// The frame whose turn it is.
+    /// The first frame of the stream whose turn it is.
     pub(in crate::schedule) fn first(&mut self, now: Instant) -> Option<&J> {
         self.clean(now);
         let Next { chosen, .. } = self.whose_turn(now, |_| true)?;
@@ -159,14 +159,14 @@ impl<J: Waiting> Line<J> {
         let class = |queue: &Queue<J>| queue.class(now, self.ageing);
         let highest = self.streams.iter().filter(|queue| fits(queue)).map(class).max()?;
         let candidates = || self.streams.iter().enumerate().filter(|(_, queue)| fits(queue) && class(queue) == highest);
-        // A round grants each stream a unit. As many of them as the first needs that can then afford its frame.
+        // A round grants each stream one unit. The stream that can afford its frame after the fewest rounds is next.
         let missing = |queue: &Queue<J>| queue.cost().saturating_sub(queue.deficit);
         let rounds = candidates().map(|(_, queue)| missing(queue)).min()?;
         let (chosen, _) = candidates().find(|(_, queue)| missing(queue) == rounds)?;
         Some(Next { chosen, rounds, class: highest })
     }
 
-    /// Takes what has ended or expired from the front of each stream's line.
+    /// Removes ended and expired frames from the front of each stream's queue.
     fn clean(&mut self, now: Instant) {
         for queue in &mut self.streams {
             while let Some(first) = queue.jobs.front()
@@ -181,7 +181,7 @@ impl<J: Waiting> Line<J> {
         self.streams.retain(|queue| !queue.jobs.is_empty());
     }
 
-    /// Frames that have expired since this was last asked. They are no longer in the line, and their clients do not know.
+    /// The frames that have expired since the last call. Their clients have not been told.
     pub(in crate::schedule) fn take_expired(&mut self) -> Vec<J> {
         std::mem::take(&mut self.expired)
     }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_does_not_fit_keeps_its_place() {
+    fn a_stream_that_does_not_fit_keeps_its_rank() {
         let mut scene = Scene::new(1000);
         scene.push(1, 10, 2, 0);
         scene.push(2, 20, 2, 0);

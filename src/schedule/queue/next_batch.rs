@@ -1,56 +1,55 @@
-//! What is prepared while the device works: one batch, or one for each worker where there are several.
+//! The rows that are prepared while the device works.
 
 use std::time::{Duration, Instant};
 
 use super::line::Line;
 use super::turn::{Ready, Turn, Waiting};
 
-/// Exactly one batch ahead for each of the device's workers, all of one kind: chosen, being decoded, or ready. Until a worker
-/// takes them, frames may end, and others take their places.
+/// Rows for exactly one batch ahead for each batch that devices can have in flight, all of one kind: chosen, being
+/// decoded, or ready. A frame that ends before a worker takes it is replaced by another.
 #[derive(Debug)]
 pub(in crate::schedule) struct NextBatch<J: Waiting, R> {
-    /// What its rows have in common, and how many may run together.
+    /// The key of the rows, and the most that may run together.
     kind: Option<(J::Key, usize)>,
-    /// Batches ahead.
-    workers: usize,
+    batches_ahead: usize,
     /// Chosen and being decoded.
     preparing: Vec<Preparing>,
-    /// A worker has nothing to do.
+    /// A worker waits.
     device_waits: bool,
     /// The device has taken rows of this kind already.
     is_begun: bool,
     rows: Vec<R>,
-    /// Since when there is a row.
+    /// Since when a row is ready.
     ready_since: Option<Instant>,
-    /// How long a batch may wait for more rows while the device has nothing to do.
+    /// The longest time that a batch waits for more rows while a worker waits.
     max_delay: Duration,
-    /// Rows that were found expired, for whoever tells their clients.
+    /// Expired rows whose clients have not been told.
     expired: Vec<R>,
 }
 
 #[derive(Debug)]
 struct Preparing {
     turn: Turn,
-    /// It has ended meanwhile, and its stream has the turn back.
+    /// The frame has ended, and its stream has its turn back.
     is_given_back: bool,
 }
 
-/// What became of a frame that was chosen.
+/// The result of preparing a frame.
 #[derive(Debug)]
 pub(in crate::schedule) enum Prepared<R> {
     Row(R),
-    /// It could not be read; its client knows.
+    /// It could not be read; its client has been told.
     Refused,
-    /// It was not worth reading any more.
+    /// It had ended or expired before it was read.
     Ended,
 }
 
-/// What the device finds.
+/// What a free worker gets.
 #[derive(Debug)]
 pub(in crate::schedule) enum Taken<R> {
     /// Rows that run together now.
     Rows(Vec<R>),
-    /// Rows that wait for more of them, until then.
+    /// There are rows, which wait for more rows until then.
     NotBefore(Instant),
     Nothing,
 }
@@ -59,7 +58,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
     pub(in crate::schedule) fn new(max_delay: Duration, workers: usize) -> Self {
         NextBatch {
             kind: None,
-            workers: workers.max(1),
+            batches_ahead: workers.max(1),
             preparing: Vec::new(),
             device_waits: false,
             is_begun: false,
@@ -70,7 +69,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
     }
 
-    /// Chooses another frame for the batch, when there is room and one that fits. Frames that have ended since make room.
+    /// Chooses another frame for the batch, if there is room and a frame that fits. Frames that have ended make room.
     pub(in crate::schedule) fn choose(&mut self, line: &mut Line<J>, now: Instant) -> Option<J> {
         self.forget(line, now);
         if self.rows.is_empty() && self.preparing.is_empty() {
@@ -79,9 +78,9 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
         let job = match &self.kind {
             None => line.next(now, |_| true)?,
-            Some((_, most)) if self.rows.len() + self.preparing.len() >= *most * self.workers => return None,
-            // What is left of a batch that has begun runs as it is when it is the turn of another kind. Else frames of one
-            // kind that never run out would keep all others waiting.
+            Some((_, most)) if self.rows.len() + self.preparing.len() >= *most * self.batches_ahead => return None,
+            // Once rows of this kind have begun to run and another kind has its turn, no more rows join. An endless
+            // supply of one kind would otherwise keep all others waiting.
             Some((key, _)) if self.is_begun && !line.first(now)?.belongs_to(key) => return None,
             Some((key, _)) => line.next(now, |job| job.belongs_to(key))?,
         };
@@ -93,13 +92,13 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         Some(job)
     }
 
-    /// Lets go of rows that have ended or expired; their streams have their turns back.
+    /// Drops rows that have ended or expired and gives their streams their turns back.
     fn forget(&mut self, line: &mut Line<J>, now: Instant) {
         let (kept, gone): (Vec<R>, Vec<R>) =
             std::mem::take(&mut self.rows).into_iter().partition(|row| row.turn().is_alive(now));
         self.rows = kept;
-        // At once, and not when its decoding ends: else the frame that took its place would be chosen as if its stream had not
-        // waited, and a camera that replaces each of its frames could wait for ever.
+        // Now, not when its decoding ends: the newer frame would otherwise be chosen as if its stream had not waited,
+        // and a camera that replaces each of its frames might never have one explained.
         for Preparing { turn, is_given_back } in &mut self.preparing {
             if !*is_given_back && turn.ticket.is_over() {
                 line.give_back(turn);
@@ -117,8 +116,8 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
     }
 
-    /// The device has nothing to do: frames that are prepared now are its own from here on. Else a camera that is faster
-    /// than its frames are decoded would replace each of them before the device sees any.
+    /// A worker waits: frames that are being prepared can no longer be replaced. A camera that sends faster than its
+    /// frames are decoded would otherwise replace each of them before the device gets one.
     pub(in crate::schedule) fn device_waits(&mut self) {
         self.device_waits = true;
         for chosen in &self.preparing {
@@ -126,7 +125,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
     }
 
-    /// What became of a chosen frame.
+    /// Takes back a chosen frame, prepared or not.
     pub(in crate::schedule) fn prepared(
         &mut self,
         turn: &Turn,
@@ -134,8 +133,8 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         line: &mut Line<J>,
         now: Instant,
     ) {
-        let place = self.preparing.iter().position(|other| other.turn.ticket.is_same(&turn.ticket));
-        if place.is_some_and(|place| self.preparing.remove(place).is_given_back) {
+        let index = self.preparing.iter().position(|other| other.turn.ticket.is_same(&turn.ticket));
+        if index.is_some_and(|index| self.preparing.remove(index).is_given_back) {
             return;
         }
         match prepared {
@@ -144,7 +143,7 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
                 self.rows.push(row);
             }
             Prepared::Ended => line.give_back(turn),
-            // Its stream has had its turn: one that sends nothing else must not keep the others waiting.
+            // The stream has used its turn: one that sends only bad frames must not keep the others waiting.
             Prepared::Refused => {}
         }
     }
@@ -159,8 +158,8 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         !self.preparing.is_empty()
     }
 
-    /// Takes the rows that can run together now: those of the first one's input size, as many as may. Each is the device's from here on;
-    /// those that have ended or expired are left out.
+    /// Takes the rows that can run together now: those of the first row's input size, up to the largest batch. They can
+    /// no longer be replaced. Rows that have ended or expired are left out.
     pub(in crate::schedule) fn take(&mut self, line: &mut Line<J>, now: Instant) -> Taken<R> {
         self.forget(line, now);
         let most = self.kind.as_ref().map_or(1, |(_, most)| *most);
@@ -170,8 +169,30 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         {
             return Taken::NotBefore(until);
         }
+        let rows = self.run(most, line, now);
+        if rows.is_empty() { Taken::Nothing } else { Taken::Rows(rows) }
+    }
+
+    /// Takes a full batch; `None` if there are fewer rows of the first row's input size.
+    pub(in crate::schedule) fn take_full(&mut self, line: &mut Line<J>, now: Instant) -> Option<Vec<R>> {
+        self.forget(line, now);
+        let most = self.kind.as_ref().map_or(1, |(_, most)| *most);
+        let shape = self.rows.first()?.shape();
+        if self.rows.iter().filter(|row| row.shape() == shape).count() < most {
+            return None;
+        }
+        Some(self.run(most, line, now)).filter(|rows| !rows.is_empty())
+    }
+
+    /// Prepares `batches` more batches ahead from now on.
+    pub(in crate::schedule) fn prepare_more(&mut self, batches: usize) {
+        self.batches_ahead += batches;
+    }
+
+    /// Takes at most `most` rows of one input size for the device.
+    fn run(&mut self, most: usize, line: &mut Line<J>, now: Instant) -> Vec<R> {
         let mut now_running = Vec::new();
-        // Frames may end at any time: where all of one size just have, the next size runs.
+        // Frames may end at any time: if all rows of one size have just ended, the next size runs.
         while let (true, Some(shape)) = (now_running.is_empty(), self.rows.first().map(Ready::shape)) {
             for row in std::mem::take(&mut self.rows) {
                 let joins = row.shape() == shape && now_running.len() < most;
@@ -180,21 +201,20 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
             now_running.retain(|row: &R| row.turn().ticket.take());
         }
         self.ready_since = (!self.rows.is_empty()).then_some(now);
-        if now_running.is_empty() {
-            return Taken::Nothing;
+        if !now_running.is_empty() {
+            self.device_waits = false;
+            self.is_begun = true;
+            line.batch_formed();
         }
-        self.device_waits = false;
-        self.is_begun = true;
-        line.batch_formed();
-        Taken::Rows(now_running)
+        now_running
     }
 
-    /// Whether a worker would find something.
+    /// Whether a row is ready.
     pub(in crate::schedule) fn has_rows(&self) -> bool {
         !self.rows.is_empty()
     }
 
-    /// Rows that have expired since this was last asked. They are in no batch, and their clients do not know.
+    /// The rows that have expired since the last call. Their clients have not been told.
     pub(in crate::schedule) fn take_expired(&mut self) -> Vec<R> {
         std::mem::take(&mut self.expired)
     }

@@ -7,18 +7,18 @@ const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
 const OVER: u8 = 2;
 
-/// A frame's state, shared by everyone who might end it. Whoever's call gives `true` has ended the frame and must say so;
-/// for all others it is over.
+/// A frame's state, shared by all who may end it. The caller that gets `true` has ended the frame and must tell its
+/// client; for all others it is over.
 #[derive(Debug, Clone)]
 pub struct Ticket(Arc<AtomicU8>);
 
 impl Ticket {
-    /// A frame that waits.
+    /// The ticket of a frame that waits.
     pub(in crate::schedule) fn new() -> Self {
         Ticket(Arc::new(AtomicU8::new(WAITING)))
     }
 
-    /// Ends the frame unless it is being copied to the device or beyond.
+    /// Ends the frame if the device has not taken it.
     pub fn withdraw(&self) -> bool {
         self.0.compare_exchange(WAITING, OVER, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -47,7 +47,7 @@ impl Ticket {
     }
 }
 
-/// Whose turn it is: frames of one stream wait in one line.
+/// Identifies a stream in the queue; a single call counts as a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamKey(pub u64);
 

@@ -1,31 +1,31 @@
-//! What decides when a frame's turn comes.
+//! What the queue knows of a frame.
 
 use std::time::Instant;
 
 use super::ticket::StreamKey;
 use super::ticket::Ticket;
 
-/// A frame, as the line sees it.
+/// The part of a frame that decides when its turn comes.
 #[derive(Debug, Clone)]
 pub(in crate::schedule) struct Turn {
     pub(in crate::schedule) stream: StreamKey,
     pub(in crate::schedule) ticket: Ticket,
-    /// From then on it is not worth the device's time.
+    /// The moment at which it expires.
     pub(in crate::schedule) expires_at: Option<Instant>,
-    /// What it takes of the device: see [`cost`].
+    /// Its share of the device's work: see [`cost`].
     pub(in crate::schedule) cost: u32,
     /// Its stream's class; higher ones go first.
     pub(in crate::schedule) priority: u8,
     /// Since when its stream has waited.
     pub(in crate::schedule) since: Instant,
-    /// How many batches had been formed when its stream's turn came.
+    /// The number of batches that had been formed when its stream's turn came.
     pub(in crate::schedule) due: u64,
-    /// Its stream's place among the others then.
+    /// Its stream's rank at that moment.
     pub(in crate::schedule) rank: u64,
 }
 
 impl Turn {
-    /// Of a frame that comes in at `now`.
+    /// The turn of a frame that is submitted at `now`.
     pub(in crate::schedule) fn new(
         stream: StreamKey,
         ticket: Ticket,
@@ -41,7 +41,7 @@ impl Turn {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// Whether it is still worth anything.
+    /// Whether it has neither ended nor expired.
     pub(in crate::schedule) fn is_alive(&self, now: Instant) -> bool {
         !self.ticket.is_over() && !self.has_expired(now)
     }
@@ -52,16 +52,16 @@ pub(in crate::schedule) fn cost(reverses: u32) -> u32 {
     reverses.saturating_add(1)
 }
 
-/// A frame that waits in the line. In tests, something much smaller.
+/// A frame that waits in the line.
 pub(in crate::schedule) trait Waiting {
-    /// What those that run together have in common.
+    /// Frames run together if their keys are equal.
     type Key: Clone + std::fmt::Debug;
 
     fn turn(&self) -> &Turn;
     fn turn_mut(&mut self) -> &mut Turn;
     fn key(&self) -> Self::Key;
     fn belongs_to(&self, key: &Self::Key) -> bool;
-    /// How many of them may run together. At least 1.
+    /// The most frames of its key that may run together. At least 1.
     fn max_batch(&self) -> usize;
 }
 

@@ -54,9 +54,9 @@ impl Crowd {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(4000) / 16))]
 
-    /// A stream that waits rises to the highest class in at most 8 intervals of ageing. From then on every other stream does,
-    /// before it, at most as much work as it needs itself, and two frames more; besides, two batches of another model for each
-    /// worker.
+    /// A stream that waits rises to the highest class in at most 8 intervals of ageing. From then on every other stream
+    /// does, before it, at most as much work as it needs itself, and two frames more; besides, two batches of another
+    /// model for each worker.
     #[test]
     fn no_stream_starves(
         members in prop::collection::vec((1..=MAX_COST, 0..=MAX_PRIORITY, 0usize..2, prop::bool::weighted(0.3)), 2..9),

@@ -1,5 +1,5 @@
-//! Sessions, budgets, tickets, line and batch together, in simulated time: what the server and the engine's threads do with
-//! them, in any order that can happen ([`world`]), and who waits for whom ([`fairness`]).
+//! Sessions, budgets, tickets, line and batch together, in simulated time: what the server and the engine's threads do
+//! with them, in any order that can happen ([`world`]), and who waits for whom ([`fairness`]).
 //!
 //! `PROPTEST_CASES` says how many sequences of events are tried; a test run tries a few thousand, a campaign more.
 

@@ -1,25 +1,23 @@
 //! `ExplainService`: one frame, or the opening of a stream.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::proto::v1;
 use crate::proto::v1::explain_service_server::ExplainService;
-use crate::schedule::{Job, JobError, Outcome, Reply};
+use crate::schedule::Served;
 use crate::telemetry::Stage;
 
 use super::request::{frame, options, selector};
-use super::response::{self, Echo};
+use super::response;
 use super::stream::StreamTask;
-use crate::server::frame_account::{Accepted, FrameAccount};
-use crate::server::quota::slots::{Full, Place};
+use crate::server::frame_account::FrameAccount;
 use crate::server::refusal::Refusal;
-use crate::server::service::{Service, SubmittedFrame};
-use crate::server::transport::calls::{CallTrace, Sending};
+use crate::server::service::Service;
+use crate::server::submit::{Explained, FrameContent, ReadFrame};
+use crate::server::transport::calls::{OnSent, TraceHeaders};
 use crate::server::transport::connections::About;
 use crate::server::transport::deadline;
 use crate::server::transport::messages::Messages;
@@ -28,12 +26,11 @@ use crate::server::transport::messages::Messages;
 impl ExplainService for Service {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         let deadline = deadline::of(&request);
-        let trace = CallTrace::of(&request);
+        let trace = TraceHeaders::of(&request);
         let call = self.clone().explain_one(request.into_inner(), trace, deadline);
         let (explanation, account) = self.calls.track_future(call).await.map_err(Refusal::into_status)?;
         let mut response = Response::new(v1::ExplainResponse { explanation: Some(explanation) });
-        // It closes when the transport has the answer.
-        response.extensions_mut().insert(Sending::new(account));
+        response.extensions_mut().insert(OnSent::new(move || account.mark(Stage::Send)));
         Ok(response)
     }
 
@@ -46,14 +43,14 @@ impl ExplainService for Service {
         self.refuse_while_draining().map_err(Refusal::into_status)?;
         let deadline = deadline::of(&request);
         let connection = About::of(&request);
-        let trace = CallTrace::of(&request);
-        let place = self.place_for_stream(connection.peer).map_err(Refusal::into_status)?;
+        let trace = TraceHeaders::of(&request);
+        let slot = self.stream_slot(connection.peer).map_err(Refusal::into_status)?;
         let (outbound, ending, messages) = Messages::new();
         let stream = StreamTask::new(self.clone(), request.into_inner(), outbound, connection, trace, deadline);
         let reclaim = self.reclaim.clone();
         self.calls.spawn(async move {
             stream.run(ending).await;
-            drop(place);
+            drop(slot);
             reclaim.soon();
         });
         Ok(Response::new(messages))
@@ -61,101 +58,42 @@ impl ExplainService for Service {
 }
 
 impl Service {
-    fn refuse_while_draining(&self) -> Result<(), Refusal> {
-        if self.shutdown.is_draining() {
-            return Err(Refusal::new(Code::Unavailable, "", "the server is stopping; another one may take this call"));
-        }
-        Ok(())
-    }
-
-    fn place_for_stream(&self, peer: Option<IpAddr>) -> Result<Place, Refusal> {
-        self.places.take(peer).map_err(|full| {
-            let message = match full {
-                Full::InAll(most) => format!("the server has as many streams as it takes: limits.max_streams is {most}"),
-                Full::ForPeer(most) => format!(
-                    "there are as many streams from this address as the server takes: limits.max_streams_per_peer is {most}"
-                ),
-            };
-            Refusal::new(Code::ResourceExhausted, "", message)
-        })
-    }
-
+    /// The account closes when the response has been sent.
     async fn explain_one(
         self,
         request: v1::ExplainRequest,
-        call: CallTrace,
+        call: TraceHeaders,
         deadline: Option<Instant>,
     ) -> Result<(v1::Explanation, FrameAccount), Refusal> {
         self.refuse_while_draining()?;
-        let clock = Arc::clone(self.engine.clock());
-        let accepted = clock.now();
+        let accepted_at = self.engine.clock().now();
         let v1::ExplainRequest { model, options, frame } = request;
-        let model = Arc::clone(selector::select(self.engine.served(), model.as_ref())?);
-        let mut frame = frame.ok_or_else(|| Refusal::invalid("frame", "frame is missing"))?;
-        let source = self.telemetry.call_source((&model.metadata.name, model.metadata.version));
-        let payload_bytes = frame::payload_bytes(&frame);
-        let accepted_frame = Accepted {
-            source: &source,
-            frame: &frame,
-            call: (&call.traceparent, &call.tracestate),
-            payload_bytes,
-            policy: "",
-            at: accepted,
-        };
-        let mut account = FrameAccount::open(&self.telemetry, &clock, accepted_frame);
-        let mut options = options.unwrap_or_default();
-        if let Some(own) = frame.options.take() {
-            options = options::overlay(&options, &own);
-        }
-        let result = async {
-            let asked = options::resolve(&options, &model, &self.limits)?;
-            let time_to_live = frame::time_to_live("frame.time_to_live", frame.time_to_live.as_ref())?;
-            let payload = frame::payload(&mut frame, self.limits.max_frame_bytes)?;
-            let bytes = model.check_header(&payload, &asked.outputs).map_err(|error| Refusal::from(&error))?;
-            let lane = self.engine.lane(&model);
-            let admission = lane.try_admit(bytes)?;
-            let (reply, outcome) = oneshot::channel::<Outcome>();
-            let handle = self.engine.submit(Job {
-                lane,
-                priority: 0,
-                expires_at: time_to_live.and_then(|time| accepted.checked_add(time)),
-                method: asked.method.clone(),
-                targets: asked.targets.clone(),
-                outputs: asked.outputs.clone(),
-                payload,
-                progress: account.progress().clone(),
-                admission,
-                // Whoever asked may have gone.
-                reply: Reply::new(move |outcome| drop(reply.send(outcome))),
-            });
-            let guard = SubmittedFrame::new(&self.engine, handle);
-            // The guard goes with this: a frame that is too late is not worked on any further.
-            let outcome = tokio::select! {
-                outcome = outcome => outcome,
-                () = deadline::passed(deadline) => return Err(Refusal::new(Code::DeadlineExceeded, "", deadline::EXCEEDED)),
-            };
-            let answer = outcome.unwrap_or(Err(JobError::Stopped)).map_err(|error| Refusal::from(&error))?;
-            drop(guard);
-            Ok::<_, Refusal>((answer, asked))
-        }
-        .await;
-        let (answer, asked) = match result {
-            Ok(result) => result,
-            Err(refusal) => {
-                account.failed(&refusal);
-                return Err(refusal);
-            }
-        };
-        account.answered(&answer);
-        account.mark(Stage::Deliver);
-        let echo = Echo {
-            sequence: frame.sequence,
-            capture_time: frame.capture_time,
-            tag: frame.tag,
-            trace_id: account.trace_id(),
-        };
-        let mut explanation = response::explanation(answer, echo, &asked, &model);
+        let model = Arc::clone(selector::select(&self.engine.served(), model.as_ref())?);
+        let frame = frame.ok_or_else(|| Refusal::invalid("frame", "frame is missing"))?;
+        let echo = frame::echo(&frame);
+        let header = frame::header(&frame, call, accepted_at);
+        let content = self.content(frame, options.unwrap_or_default(), &model, accepted_at);
+        let explained = self.explain_frame(&model, ReadFrame { header, content }, deadline).await?;
+        let Explained { answer, options, account } = explained;
+        let mut explanation = response::explanation(answer, echo, account.trace_id(), &options, &model);
         explanation.timings = response::timings(&account.timings());
         Ok((explanation, account))
+    }
+
+    fn content(
+        &self,
+        mut frame: v1::Frame,
+        mut options: v1::ExplainOptions,
+        model: &Served,
+        accepted_at: Instant,
+    ) -> Result<FrameContent, Refusal> {
+        if let Some(own) = frame.options.take() {
+            options = options::merge(&options, &own);
+        }
+        let options = options::resolve(&options, model, &self.limits)?;
+        let time_to_live = frame::time_to_live("frame.time_to_live", frame.time_to_live.as_ref())?;
+        let payload = frame::payload(&mut frame, self.limits.max_frame_bytes)?;
+        let expires_at = time_to_live.and_then(|time| accepted_at.checked_add(time));
+        FrameContent::new(model, Arc::new(options), payload, expires_at)
     }
 }

@@ -1,4 +1,4 @@
-//! What is served, told to clients.
+//! `ModelService`: the models that are served.
 
 use std::sync::Arc;
 
@@ -25,7 +25,8 @@ impl ModelService for Service {
 
     async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
         let selector = request.into_inner().model;
-        let model = select(self.engine.served(), selector.as_ref()).map_err(|refusal| refusal.into_status())?;
+        let served = self.engine.served();
+        let model = select(&served, selector.as_ref()).map_err(|refusal| refusal.into_status())?;
         let metadata = metadata(model, self.limits.max_frame_bytes);
         Ok(Response::new(v1::GetModelResponse { metadata: Some(metadata) }))
     }
@@ -45,7 +46,7 @@ fn summary(model: &Arc<Served>) -> v1::ModelSummary {
 fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
     let about = &model.metadata;
     v1::ModelMetadata {
-        identity: Some(identity(about, super::request::options::precision_of(model.mode))),
+        identity: Some(identity(about, model.mode)),
         summary: about.summary.clone(),
         input: Some(v1::TensorInfo {
             name: about.input.name.clone(),

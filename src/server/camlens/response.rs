@@ -10,43 +10,70 @@ use crate::render::{ElementType, PictureFormat, WireTensor};
 use crate::schedule::{Answer, MapKind, PictureFile, PictureKind, Resolution, Served, TargetAnswer, TensorOutput};
 use crate::telemetry::{Stage, Timings};
 
-use super::request::options::Asked;
+use crate::server::refusal::Refusal;
+use crate::server::submit::CheckedOptions;
 
-/// What a frame's sender wants to find again.
+/// The fields of a frame that its answer repeats.
 #[derive(Debug, Clone, Default)]
 pub(in crate::server) struct Echo {
     pub(in crate::server) sequence: u64,
     pub(in crate::server) capture_time: Option<prost_types::Timestamp>,
     pub(in crate::server) tag: Bytes,
-    pub(in crate::server) trace_id: String,
 }
 
-/// An answer as a message; its timings are those so far.
-pub(in crate::server) fn explanation(answer: Answer, echo: Echo, asked: &Asked, served: &Served) -> v1::Explanation {
-    let notices = notices(&answer, asked, served);
+/// An answer as a message. Its timings end with the rendering; later stages are added when the message is sent.
+pub(in crate::server) fn explanation(
+    answer: Answer,
+    echo: Echo,
+    trace_id: String,
+    options: &CheckedOptions,
+    served: &Served,
+) -> v1::Explanation {
+    let notices = notices(&answer, options, served);
     let model = &*served.metadata;
     v1::Explanation {
         sequence: echo.sequence,
         capture_time: echo.capture_time,
         tag: echo.tag,
-        trace_id: echo.trace_id,
-        model: Some(identity(model, asked.precision)),
+        trace_id,
+        model: Some(identity(model, options.method.mode)),
         predictions: answer.predictions.iter().map(|p| prediction(p, model)).collect(),
         targets: answer.targets.into_iter().map(|target| target_explanation(target, model)).collect(),
         model_to_frame: Some(transform(&answer.model_to_frame)),
         timings: timings(&answer.timings),
         batch_size: answer.batch_size,
         notices,
-        convention: convention(asked.method.convention) as i32,
+        convention: convention(options.method.convention) as i32,
     }
 }
 
-pub(in crate::server) fn identity(model: &Metadata, precision: v1::Precision) -> v1::ModelIdentity {
+/// A frame's refusal as its error.
+pub(in crate::server) fn frame_error(refusal: Refusal, sequence: u64, tag: Bytes) -> v1::FrameError {
+    let Refusal { code, message, field, retry_after } = refusal;
+    v1::FrameError {
+        sequence,
+        tag,
+        code: code as i32,
+        message,
+        field,
+        retry_after: retry_after.and_then(|delay| delay.try_into().ok()),
+    }
+}
+
+pub(in crate::server) fn identity(model: &Metadata, mode: Mode) -> v1::ModelIdentity {
     v1::ModelIdentity {
         name: model.name.clone(),
         version: model.version,
         digest: model.digest.clone(),
-        precision: precision as i32,
+        precision: precision(mode) as i32,
+    }
+}
+
+pub(in crate::server) fn precision(mode: Mode) -> v1::Precision {
+    match mode {
+        Mode::Default => v1::Precision::Float32,
+        Mode::Exact => v1::Precision::Exact,
+        Mode::Bfloat16 => v1::Precision::Bfloat16,
     }
 }
 
@@ -65,7 +92,7 @@ pub(in crate::server) fn tensor_output(output: &TensorOutput) -> v1::TensorOutpu
     }
 }
 
-/// Stages in order; a message cannot contain its own sending.
+/// The stages in order, without `send`: a message cannot contain its own sending.
 pub(in crate::server) fn timings(timings: &Timings) -> Vec<v1::StageTiming> {
     let nanoseconds = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     timings
@@ -99,27 +126,27 @@ fn stage(stage: Stage) -> Option<v1::Stage> {
     })
 }
 
-fn notices(answer: &Answer, asked: &Asked, served: &Served) -> Vec<v1::Notice> {
+fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1::Notice> {
     let mut notices = Vec::new();
-    if served.metadata.rectifiers == 0 && asked.method.maps.needs_guided_gradient() {
+    if served.metadata.rectifiers == 0 && options.method.maps.needs_guided_gradient() {
         notices.push(v1::Notice {
             code: v1::notice::Code::NoRectifier as i32,
             message: "the model has no rectifier: guided backpropagation is the plain gradient".to_owned(),
             ..Default::default()
         });
     }
-    if let (Mode::Bfloat16, Some(found)) = (asked.method.mode, served.reduced_precision()) {
+    if let (Mode::Bfloat16, Some(found)) = (options.method.mode, served.reduced_precision()) {
         notices.push(v1::Notice {
             code: v1::notice::Code::ReducedPrecision as i32,
             message: format!(
-                "computed in bfloat16; for a picture at the server's start its map had a cosine of {:.4} to float32's, and its logits \
-                 differed by up to {:.2}",
+                "computed in bfloat16; for a picture at the server's start its map had a cosine of {:.4} to float32's, \
+                 and its logits differed by up to {:.2}",
                 found.map_cosine, found.logit_difference
             ),
             ..Default::default()
         });
     }
-    if let (Mode::Default, Some(kind)) = (asked.method.mode, served.widened_from()) {
+    if let (Mode::Default, Some(kind)) = (options.method.mode, served.widened_from()) {
         let saved_in = dtype::name(kind);
         notices.push(v1::Notice {
             code: v1::notice::Code::WidenedPrecision as i32,

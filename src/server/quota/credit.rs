@@ -1,13 +1,13 @@
-//! The credit of the open streams, taken together.
+//! The credit of all open streams: how many frames their clients may have in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Frames that clients may have in flight. Cheap to clone.
+/// The sum over the open streams. Cheap to clone; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(in crate::server) struct Credit(Arc<AtomicU64>);
 
-/// One stream's part; it is given back when this goes.
+/// One stream's credit. Dropping it takes it off the sum.
 #[derive(Debug)]
 pub(in crate::server) struct CreditShare {
     all: Credit,
@@ -15,18 +15,20 @@ pub(in crate::server) struct CreditShare {
 }
 
 impl Credit {
+    /// Adds a stream with a credit of `frames`.
     pub(in crate::server) fn share(&self, frames: u64) -> CreditShare {
         self.0.fetch_add(frames, Ordering::Relaxed);
         CreditShare { all: self.clone(), frames }
     }
 
+    /// The sum, in frames.
     pub(in crate::server) fn frames(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 impl CreditShare {
-    /// An update may change the stream's credit.
+    /// Changes the stream's credit to `frames`.
     pub(in crate::server) fn becomes(&mut self, frames: u64) {
         *self = self.all.share(frames);
     }

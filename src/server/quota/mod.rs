@@ -1,4 +1,4 @@
-//! Bounds: streams and connections per peer, credit, bytes of unread answers.
+//! Quotas: of connections and streams (in total and per peer), and of unread answers; the credit of all streams.
 
 pub mod credit;
 pub mod slots;

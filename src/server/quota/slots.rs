@@ -1,72 +1,73 @@
-//! Counted places: so many in all, and so many for one peer.
+//! Quotas: at most N slots in total, and M per peer.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Places of one kind. Cheap to clone; clones share them.
+/// The slots of one kind: of connections, or of streams. Cheap to clone; clones share them.
 #[derive(Debug, Clone)]
-pub(in crate::server) struct Places {
-    most: u32,
-    most_per_peer: u32,
+pub(in crate::server) struct Slots {
+    total: u32,
+    per_peer: u32,
     taken: Arc<Mutex<Taken>>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
-    all: u32,
-    /// Peers without a place are not in here.
+    total: u32,
+    /// Slots by peer; peers without any are left out.
     by_peer: HashMap<IpAddr, u32>,
 }
 
-/// Why there is no place.
+/// Which limit is reached, and its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) enum Full {
-    /// The limit, in all.
-    InAll(u32),
-    /// The limit for one peer.
-    ForPeer(u32),
+    Total(u32),
+    Peer(u32),
 }
 
-/// A place, free again once this is dropped.
+/// A slot that is taken. Dropping it frees the slot.
 #[derive(Debug)]
-pub(in crate::server) struct Place {
+pub(in crate::server) struct Slot {
     peer: Option<IpAddr>,
     taken: Arc<Mutex<Taken>>,
 }
 
-impl Places {
-    pub(in crate::server) fn new(most: u32, most_per_peer: u32) -> Self {
-        Places { most, most_per_peer, taken: Arc::default() }
+impl Slots {
+    pub(in crate::server) fn new(total: u32, per_peer: u32) -> Self {
+        Slots { total, per_peer, taken: Arc::default() }
     }
 
-    /// The places that are taken.
+    /// How many slots are taken.
     pub(in crate::server) fn taken(&self) -> u32 {
-        lock(&self.taken).all
+        lock(&self.taken).total
     }
 
-    /// A place for a peer; clients of a Unix socket have no address and count only in all.
-    pub(in crate::server) fn take(&self, peer: Option<IpAddr>) -> Result<Place, Full> {
+    /// Takes a slot for a peer. Clients of a Unix socket have no address: they count towards the total alone.
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub(in crate::server) fn take(&self, peer: Option<IpAddr>) -> Result<Slot, Full> {
         let mut taken = lock(&self.taken);
-        if taken.all >= self.most {
-            return Err(Full::InAll(self.most));
+        if taken.total >= self.total {
+            return Err(Full::Total(self.total));
         }
         if let Some(peer) = peer {
             let own = taken.by_peer.get(&peer).copied().unwrap_or(0);
-            if own >= self.most_per_peer {
-                return Err(Full::ForPeer(self.most_per_peer));
+            if own >= self.per_peer {
+                return Err(Full::Peer(self.per_peer));
             }
             taken.by_peer.insert(peer, own + 1);
         }
-        taken.all += 1;
-        Ok(Place { peer, taken: Arc::clone(&self.taken) })
+        taken.total += 1;
+        Ok(Slot { peer, taken: Arc::clone(&self.taken) })
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
-        taken.all -= 1;
+        taken.total -= 1;
         let Some(peer) = self.peer else { return };
         if let Some(own) = taken.by_peer.get_mut(&peer) {
             *own -= 1;
@@ -86,24 +87,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_has_its_share_and_all_have_the_whole() {
-        let places = Places::new(3, 2);
+    fn a_peer_is_bounded_and_so_is_the_total() {
+        let slots = Slots::new(3, 2);
         let peer = |last| Some(IpAddr::from([10, 0, 0, last]));
-        let one = places.take(peer(1)).expect("the first");
-        let _two = places.take(peer(1)).expect("the second");
-        assert_eq!(places.take(peer(1)).err(), Some(Full::ForPeer(2)));
-        let _other = places.take(peer(2)).expect("another peer's");
-        assert_eq!(places.take(None).err(), Some(Full::InAll(3)));
+        let one = slots.take(peer(1)).expect("the first");
+        let _two = slots.take(peer(1)).expect("the second");
+        assert_eq!(slots.take(peer(1)).err(), Some(Full::Peer(2)));
+        let _other = slots.take(peer(2)).expect("another peer's");
+        assert_eq!(slots.take(None).err(), Some(Full::Total(3)));
         drop(one);
-        assert!(places.take(peer(1)).is_ok());
+        assert!(slots.take(peer(1)).is_ok());
     }
 
     #[test]
-    fn peers_that_have_left_are_forgotten() {
-        let places = Places::new(10, 1);
+    fn peers_without_slots_are_forgotten() {
+        let slots = Slots::new(10, 1);
         for last in 0..200 {
-            drop(places.take(Some(IpAddr::from([10, 0, 0, last]))).expect("a place"));
+            drop(slots.take(Some(IpAddr::from([10, 0, 0, last]))).expect("a slot"));
         }
-        assert!(lock(&places.taken).by_peer.is_empty());
+        assert!(lock(&slots.taken).by_peer.is_empty());
     }
 }

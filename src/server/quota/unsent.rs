@@ -1,22 +1,22 @@
-//! What clients have not read yet, over all streams.
+//! The quota of bytes of answers that clients have not read yet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of answers that wait for their clients. Cheap to clone.
+/// Unread bytes of all streams, and their limit. Cheap to clone; clones share the bytes.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Unsent {
     limit: u64,
-    all: Arc<All>,
+    totals: Arc<Totals>,
 }
 
 #[derive(Debug, Default)]
-struct All {
+struct Totals {
     bytes: AtomicU64,
     streams: AtomicU64,
 }
 
-/// One stream's part.
+/// The unread bytes of one stream. Dropping it takes them off the sum.
 #[derive(Debug)]
 pub(in crate::server) struct UnsentShare {
     unsent: Unsent,
@@ -25,42 +25,43 @@ pub(in crate::server) struct UnsentShare {
 
 impl Unsent {
     pub(in crate::server) fn new(limit: u64) -> Self {
-        Unsent { limit, all: Arc::default() }
+        Unsent { limit, totals: Arc::default() }
     }
 
-    /// What waits now, over all streams.
+    /// Unread bytes of all streams.
     pub(in crate::server) fn bytes(&self) -> u64 {
-        self.all.bytes.load(Ordering::Relaxed)
+        self.totals.bytes.load(Ordering::Relaxed)
     }
 
-    /// For another stream.
+    /// Adds a stream without unread bytes.
     pub(in crate::server) fn share(&self) -> UnsentShare {
-        self.all.streams.fetch_add(1, Ordering::Relaxed);
+        self.totals.streams.fetch_add(1, Ordering::Relaxed);
         UnsentShare { unsent: self.clone(), bytes: 0 }
     }
 }
 
 impl UnsentShare {
-    /// So much waits now. Gives what may: no bound while all streams together are within theirs, an equal part when not.
+    /// Sets the stream's unread bytes to `bytes`. Returns the most that it may have: unlimited while all streams
+    /// together are within the limit, and an equal part of the limit when they are not.
     pub(in crate::server) fn update(&mut self, bytes: usize) -> usize {
         let bytes = bytes as u64;
-        let Unsent { limit, all } = &self.unsent;
-        all.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let before = all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        let in_all = before.saturating_sub(self.bytes);
+        let Unsent { limit, totals } = &self.unsent;
+        totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let total = before.saturating_sub(self.bytes);
         self.bytes = bytes;
-        if in_all <= *limit {
+        if total <= *limit {
             return usize::MAX;
         }
-        let part = limit / all.streams.load(Ordering::Relaxed).max(1);
+        let part = limit / totals.streams.load(Ordering::Relaxed).max(1);
         usize::try_from(part).unwrap_or(usize::MAX)
     }
 }
 
 impl Drop for UnsentShare {
     fn drop(&mut self) {
-        self.unsent.all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.unsent.all.streams.fetch_sub(1, Ordering::Relaxed);
+        self.unsent.totals.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.unsent.totals.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_is_bounded_until_all_together_hold_too_much_and_then_each_to_its_part() {
+    fn no_stream_is_bounded_until_the_total_exceeds_the_limit_and_then_each_to_an_equal_part() {
         let unsent = Unsent::new(100);
         let (mut one, mut two) = (unsent.share(), unsent.share());
         assert_eq!((one.update(60), two.update(40)), (usize::MAX, usize::MAX));

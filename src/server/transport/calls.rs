@@ -1,4 +1,4 @@
-//! Calls as the transport sees them: what trace they belong to, how long they take, when their answer has left.
+//! Calls as the transport sees them: their trace, their duration, and when their response has been sent.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,61 +10,55 @@ use tonic::body::Body;
 use tonic::codegen::{Bytes, Service, StdError, http};
 
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::{Stage, status_name};
+use crate::telemetry::status_name;
 
-use crate::server::frame_account::FrameAccount;
-
-/// The trace that a call belongs to: W3C's two headers as they came, empty when they did not.
+/// The two headers of W3C Trace Context, unchecked. Empty: they were not sent.
 #[derive(Debug, Clone, Default)]
-pub(in crate::server) struct CallTrace {
+pub(in crate::server) struct TraceHeaders {
     pub(in crate::server) traceparent: String,
     pub(in crate::server) tracestate: String,
 }
 
-impl CallTrace {
+impl TraceHeaders {
     pub(in crate::server) fn of<T>(request: &tonic::Request<T>) -> Self {
         let header = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-        CallTrace { traceparent: header("traceparent"), tracestate: header("tracestate") }
+        TraceHeaders { traceparent: header("traceparent"), tracestate: header("tracestate") }
+    }
+
+    /// These, or `others` where there are none.
+    pub(in crate::server) fn or(self, others: Self) -> Self {
+        if self.traceparent.is_empty() { others } else { self }
     }
 }
 
-/// The account of the frame that a response answers, on its way through the response's extensions to the transport.
+/// Called when a response has been sent; put into the response's extensions. It is dropped uncalled if the response is
+/// not sent whole.
 #[derive(Clone)]
-pub(in crate::server) struct Sending(Arc<Mutex<Option<FrameAccount>>>);
+pub(in crate::server) struct OnSent(Arc<Mutex<Option<Callback>>>);
 
-impl Sending {
-    pub(in crate::server) fn new(account: FrameAccount) -> Self {
-        Sending(Arc::new(Mutex::new(Some(account))))
+type Callback = Box<dyn FnOnce() + Send>;
+
+impl OnSent {
+    pub(in crate::server) fn new(on_sent: impl FnOnce() + Send + 'static) -> Self {
+        OnSent(Arc::new(Mutex::new(Some(Box::new(on_sent)))))
     }
 
-    /// The transport has taken the whole response.
-    fn sent(&self) {
-        if let Some(account) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            account.mark(Stage::Send);
+    fn call(&self) {
+        let on_sent = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(on_sent) = on_sent {
+            on_sent();
         }
     }
 }
 
-/// The methods there are, as paths. Whatever else a client calls is one and the same to metrics.
-const METHODS: [&str; 8] = [
-    "/camlens.v1.ExplainService/Explain",
-    "/camlens.v1.ExplainService/ExplainStream",
-    "/camlens.v1.ModelService/ListModels",
-    "/camlens.v1.ModelService/GetModel",
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
+/// Gives the name by which metrics know a method, from its path.
+pub(in crate::server) type MethodName = fn(&str) -> &'static str;
 
-fn method(path: &str) -> &'static str {
-    METHODS.into_iter().find(|known| *known == path).and_then(|known| known.strip_prefix('/')).unwrap_or("_OTHER")
-}
-
-/// Watches each call until its response has been taken, or dropped.
+/// Watches each call until its response has been sent or dropped.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct WithCalls<S> {
     pub(in crate::server) metrics: Option<Metrics>,
+    pub(in crate::server) method_name: MethodName,
     pub(in crate::server) services: S,
 }
 
@@ -86,7 +80,7 @@ where
     fn call(&mut self, request: http::Request<Q>) -> Self::Future {
         let mut call = Call {
             metrics: self.metrics.clone(),
-            method: method(request.uri().path()),
+            method: (self.method_name)(request.uri().path()),
             began: Instant::now(),
             status: CANCELLED,
         };
@@ -94,15 +88,15 @@ where
         Box::pin(async move {
             let mut response = response.await?;
             call.reads(response.headers());
-            let sending = response.extensions_mut().remove::<Sending>();
-            Ok(response.map(|body| Body::new(Watched { body: Box::pin(body), call, sending })))
+            let on_sent = response.extensions_mut().remove::<OnSent>();
+            Ok(response.map(|body| Body::new(Watched { body: Box::pin(body), call, on_sent })))
         })
     }
 }
 
 const CANCELLED: i32 = tonic::Code::Cancelled as i32;
 
-/// A call in progress; it is over when this goes. One of whose status nothing was seen was cancelled.
+/// A call in progress. Dropping it ends the call; one whose status was never seen was cancelled.
 struct Call {
     metrics: Option<Metrics>,
     method: &'static str,
@@ -126,11 +120,11 @@ impl Drop for Call {
     }
 }
 
-/// A response's body that tells when it has been taken.
+/// A response's body that notices when it has been sent.
 struct Watched<R> {
     body: Pin<Box<R>>,
     call: Call,
-    sending: Option<Sending>,
+    on_sent: Option<OnSent>,
 }
 
 impl<R> HttpBody for Watched<R>
@@ -166,34 +160,8 @@ where
 
 impl<R> Watched<R> {
     fn sent(&mut self) {
-        if let Some(sending) = self.sending.take() {
-            sending.sent();
+        if let Some(on_sent) = self.on_sent.take() {
+            on_sent.call();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use prost::Message as _;
-
-    use super::*;
-
-    #[test]
-    fn every_method_of_ours_is_known_and_nothing_else_is() {
-        let set = prost_types::FileDescriptorSet::decode(crate::proto::FILE_DESCRIPTOR_SET).expect("our own");
-        let ours: Vec<String> = set
-            .file
-            .iter()
-            .filter(|file| file.package() == "camlens.v1")
-            .flat_map(|file| &file.service)
-            .flat_map(|service| {
-                service.method.iter().map(|method| format!("camlens.v1.{}/{}", service.name(), method.name()))
-            })
-            .collect();
-        assert!(!ours.is_empty());
-        for name in ours {
-            assert_eq!(method(&format!("/{name}")), name);
-        }
-        assert_eq!(method("/camlens.v1.ExplainService/Explode"), "_OTHER");
     }
 }

@@ -1,5 +1,7 @@
-//! When a call must have been answered. tonic's own timer calls a deadline that passes a cancellation, and bounds only the
-//! head of a stream's response; ours runs out a little earlier, so that its status is the one that is sent.
+//! Deadlines of calls.
+//!
+//! tonic's own timer reports a passed deadline as CANCELLED and bounds only the head of a stream's response. This timer
+//! runs out a little earlier, so that its DEADLINE_EXCEEDED is sent instead.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,19 +11,19 @@ use std::time::{Duration, Instant};
 use tonic::Status;
 use tonic::codegen::{Service, http};
 
-/// Put into each request's extensions when its head arrives: before its messages have been read.
+/// Put into a request's extensions when its head arrives, before its messages have been read.
 #[derive(Debug, Clone, Copy)]
 struct Deadline(Instant);
 
-/// The call's deadline, when its client has set one.
+/// The call's deadline; `None`: its client set none.
 pub(in crate::server) fn of<T>(request: &tonic::Request<T>) -> Option<Instant> {
     request.extensions().get().map(|Deadline(at)| *at)
 }
 
-/// What is said of a call whose deadline has passed.
+/// The message of a call whose deadline has passed.
 pub(in crate::server) const EXCEEDED: &str = "the deadline that the client set for the call has passed";
 
-/// Resolves at the deadline; never when there is none.
+/// Resolves at the deadline; never without one.
 pub(in crate::server) async fn passed(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -29,7 +31,7 @@ pub(in crate::server) async fn passed(deadline: Option<Instant>) {
     }
 }
 
-/// Gives each request its [`Deadline`], and ends it there when its response has not begun by then.
+/// Gives each request its [`Deadline`], and answers DEADLINE_EXCEEDED when its response has not begun by then.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct WithDeadline<S>(pub(in crate::server) S);
 
@@ -49,7 +51,7 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        let deadline = timeout(request.headers()).and_then(|timeout| Instant::now().checked_add(ahead(timeout)));
+        let deadline = timeout(request.headers()).and_then(|timeout| Instant::now().checked_add(with_margin(timeout)));
         if let Some(deadline) = deadline {
             request.extensions_mut().insert(Deadline(deadline));
         }
@@ -64,12 +66,12 @@ where
     }
 }
 
-/// As much of a timeout as is ours: the rest is for the way back, and to be earlier than tonic's timer and the client's.
-fn ahead(timeout: Duration) -> Duration {
+/// The timeout less a margin of at most 5 ms, which makes this timer earlier than tonic's and the client's.
+fn with_margin(timeout: Duration) -> Duration {
     timeout - (timeout / 10).min(Duration::from_millis(5))
 }
 
-/// How long the client wants to wait, from its `grpc-timeout`. One that is malformed counts as absent.
+/// The value of `grpc-timeout`. One that is malformed counts as absent.
 fn timeout(headers: &http::HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -112,8 +114,8 @@ mod tests {
 
     #[test]
     fn the_servers_timer_is_the_earlier_one_by_a_little() {
-        assert_eq!(ahead(Duration::from_secs(10)), Duration::from_millis(9_995));
-        assert_eq!(ahead(Duration::from_millis(10)), Duration::from_millis(9));
-        assert_eq!(ahead(Duration::ZERO), Duration::ZERO);
+        assert_eq!(with_margin(Duration::from_secs(10)), Duration::from_millis(9_995));
+        assert_eq!(with_margin(Duration::from_millis(10)), Duration::from_millis(9));
+        assert_eq!(with_margin(Duration::ZERO), Duration::ZERO);
     }
 }

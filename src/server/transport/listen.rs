@@ -1,6 +1,5 @@
-//! Addresses, and sockets bound to them.
+//! Sockets, bound to the configured addresses.
 
-use crate::config::ListenAddress;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -8,28 +7,22 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener, UnixStream, lookup_host};
 
-use crate::config::ServerConfig;
+use crate::config::{ListenAddress, ServerConfig};
 
-impl From<ListenAddress> for String {
-    fn from(address: ListenAddress) -> String {
-        address.to_string()
-    }
-}
-
-/// Why an address cannot be listened on.
+/// Why the server cannot listen on an address.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error("cannot listen on {address}: {source}")]
     Bind { address: ListenAddress, source: io::Error },
     #[error("cannot listen on unix:{}: another server is listening there", path.display())]
     InUse { path: PathBuf },
-    #[error("cannot listen on unix:{}: a file that is no socket lies there", path.display())]
+    #[error("cannot listen on unix:{}: a file that is no socket is there", path.display())]
     NoSocket { path: PathBuf },
     #[error(
-        "refusing to serve {address} without TLS: whoever reaches {reached} could use the models, and everybody on the way could \
-         read and change frames and answers. Three ways out: listen where only this machine is, on 127.0.0.1:PORT or \
-         unix:/PATH (within a Kubernetes pod that is enough); give --tls-certificate and --tls-key; or say --insecure if \
-         the whole network is to be trusted"
+        "refusing to serve {address} without TLS: everyone who can reach {reached} could use the models, and everyone \
+         on the network could read and change frames and answers. Do one of three things: listen on this machine \
+         alone, at 127.0.0.1:PORT or unix:/PATH (enough within a Kubernetes pod); give --tls-certificate and \
+         --tls-key; or give --insecure if you trust the whole network"
     )]
     Exposed { address: ListenAddress, reached: SocketAddr },
 }
@@ -40,7 +33,7 @@ pub(in crate::server) enum Listener {
     Unix(UnixListener, SocketFile),
 }
 
-/// A socket's file, removed with it.
+/// The file of a Unix socket. Dropping this removes it.
 pub(in crate::server) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
@@ -54,8 +47,11 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Binds. A socket file that a dead server left behind is replaced; one that is alive is not. TCP addresses beyond
-    /// loopback must be encrypted, or allowed not to be.
+    /// Binds a socket. The file of a Unix socket on which no server listens is replaced. TCP beyond loopback needs TLS
+    /// or `insecure`.
+    ///
+    /// # Errors
+    /// Why it cannot listen there.
     pub(in crate::server) async fn bind(address: &ListenAddress, config: &ServerConfig) -> Result<Self, ListenError> {
         let fail = |source| ListenError::Bind { address: address.clone(), source };
         match address {
@@ -63,7 +59,7 @@ impl Listener {
                 let resolved: Vec<SocketAddr> = lookup_host(host).await.map_err(fail)?.collect();
                 let exposed = resolved.iter().find(|one| !one.ip().to_canonical().is_loopback());
                 if let Some(&reached) = exposed
-                    && !config.may_leave_the_machine()
+                    && !config.may_listen_beyond_loopback()
                 {
                     return Err(ListenError::Exposed { address: address.clone(), reached });
                 }
@@ -83,7 +79,7 @@ impl Listener {
         }
     }
 
-    /// Where it listens really: the port that was taken for 0.
+    /// The address that was bound: for port 0, with the real port.
     pub(in crate::server) fn address(&self, asked: &ListenAddress) -> ListenAddress {
         match self {
             Listener::Tcp(listener) => {
@@ -94,20 +90,20 @@ impl Listener {
     }
 }
 
-/// Binds a socket that has its permission bits before anybody can reach it: it is made in a directory that is ours alone
-/// and appears at `path` when it is ready, unless something lies there by then.
+/// Binds a Unix socket that has its permission bits before anyone can reach it: it is made in a private directory and
+/// linked to `path` when it is ready. Fails when `path` exists by then.
 fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Names are short: a socket's path has some 100 bytes at most. tempfile's directories are for their owner only.
+    // Short names: a socket's path has at most about 100 bytes. tempfile's directories have mode 0o700.
     let private = tempfile::Builder::new().prefix(".").rand_bytes(4).tempdir_in(parent)?;
-    let place = private.path().join("s");
-    let listener = UnixListener::bind(&place)?;
-    std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode))?;
-    std::fs::hard_link(&place, path)?;
+    let private_path = private.path().join("s");
+    let listener = UnixListener::bind(&private_path)?;
+    std::fs::set_permissions(&private_path, std::fs::Permissions::from_mode(mode))?;
+    std::fs::hard_link(&private_path, path)?;
     Ok(listener)
 }
 
-/// Removes a socket that nobody answers.
+/// Removes the file of a Unix socket on which no server listens.
 async fn remove_stale(path: &Path) -> Result<(), ListenError> {
     let fail = |source| ListenError::Bind { address: ListenAddress::Unix(path.to_owned()), source };
     let kind = match std::fs::symlink_metadata(path) {
@@ -131,17 +127,6 @@ mod tests {
 
     fn modes(unix_socket_mode: u32) -> ServerConfig {
         ServerConfig { unix_socket_mode, ..ServerConfig::default() }
-    }
-
-    #[test]
-    fn addresses_are_read_and_written_back() {
-        for text in ["127.0.0.1:0", "[::1]:8033", "localhost:80", "unix:/run/camlens.sock"] {
-            assert_eq!(text.parse::<ListenAddress>().expect(text).to_string(), text);
-        }
-        assert_eq!("unix:///a".parse(), Ok(ListenAddress::Unix("/a".into())));
-        for text in ["", "localhost", ":80", "http://host:80", "host:port", "unix:"] {
-            assert!(text.parse::<ListenAddress>().expect_err(text).contains("HOST:PORT"), "{text}");
-        }
     }
 
     #[tokio::test]
@@ -190,7 +175,7 @@ mod tests {
             drop(listener);
         }
         std::fs::write(folder.path().join("taken"), "").expect("a file");
-        let taken = bind_unix(&folder.path().join("taken"), 0o600).expect_err("what lies there is not replaced");
+        let taken = bind_unix(&folder.path().join("taken"), 0o600).expect_err("a file is not replaced");
         assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
     }
 

@@ -1,4 +1,4 @@
-//! A stream's messages on their way to the transport, and the status behind them.
+//! A stream's messages between its task and the transport, and the status that follows them.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,22 +7,22 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::mpsc;
 use tonic::Status;
 
-/// Messages in the channel at once: what is in there cannot be replaced any more, so it is as little as possible.
+/// Capacity of the channel. A message in it can no longer be replaced by a newer one, so this is as small as possible.
 const OUTBOUND_MESSAGES: usize = 1;
 
-/// Where a stream puts its messages.
+/// The stream's end of the channel.
 pub(in crate::server) type Outbound<M> = mpsc::Sender<M>;
 
-/// The status that a stream leaves behind. It waits for nobody: a client that reads no more finds it when it does.
+/// The status of a stream that has ended. Setting it never waits, even when the client does not read.
 #[derive(Debug, Clone, Default)]
 struct Ending(Arc<Mutex<Option<Status>>>);
 
-/// A stream's hold on its [`Ending`]: when the stream breaks, its client is told so instead of OK.
+/// Sets a stream's status. When the stream's task panics, the status is INTERNAL instead of OK.
 #[derive(Debug)]
 pub(in crate::server) struct EndOfStream(Ending);
 
 impl EndOfStream {
-    /// How the stream ends, unless with OK.
+    /// Ends the stream with `status` instead of OK.
     pub(in crate::server) fn set(self, status: Status) {
         self.0.set(status);
     }
@@ -31,14 +31,14 @@ impl EndOfStream {
 impl Drop for EndOfStream {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a stream broke");
+            tracing::error!("a stream's task panicked");
             self.0.set(Status::internal("something in camlens broke; other streams are not affected"));
         }
     }
 }
 
 impl Ending {
-    /// To be called before the last [`Outbound`] is dropped.
+    /// Must be called before the last [`Outbound`] is dropped.
     fn set(&self, status: Status) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(status);
     }
@@ -48,7 +48,7 @@ impl Ending {
     }
 }
 
-/// What the transport reads.
+/// The transport's end of the channel: the messages, then the status.
 #[derive(Debug)]
 pub struct Messages<M> {
     messages: mpsc::Receiver<M>,

@@ -1,4 +1,4 @@
-//! Sockets, TLS, tokens, deadlines and the metering of calls, for any face.
+//! Sockets, TLS, tokens, deadlines and the metering of calls, for any face: nothing here knows a protocol's messages.
 
 pub mod calls;
 pub mod connections;

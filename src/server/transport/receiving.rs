@@ -1,6 +1,7 @@
-//! Room for messages while they are received. What a message's header declares is taken from one budget before the rest of it
-//! is read, so that many clients who begin large messages at once hold no more memory than the budget; the others wait, held
-//! back by HTTP/2.
+//! The budget of bytes for messages that are being received.
+//!
+//! The length that a message's header declares is taken from one budget before the message is read. Clients that begin
+//! large messages at the same time therefore hold no more memory than the budget; the others are held back by HTTP/2.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,33 +15,34 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, Bytes, Service, http};
 
-/// gRPC's prefix of a message: whether it is compressed, and its length, big-endian.
+/// gRPC's prefix of a message: a byte for compression, and the length as a big-endian u32.
 const HEADER_BYTES: usize = 5;
-/// Messages up to this size need no room: HTTP/2's own frames are no smaller.
+/// Messages up to this size take nothing from the budget: HTTP/2's own frames are no smaller.
 const SMALL_BYTES: u32 = 16 << 10;
-/// A permit stands for this many bytes.
+/// Bytes for which one permit stands.
 const BYTES_PER_PERMIT: u64 = 1024;
 
-/// What all requests share. Cheap to clone.
+/// The budget that all requests share. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(in crate::server) struct Room {
+pub(in crate::server) struct ReceiveBudget {
     permits: Arc<Semaphore>,
-    whole: u32,
-    /// Larger ones are refused by whoever decodes them.
+    /// Permits when nothing is being received.
+    total: u32,
+    /// Larger messages are refused when they are decoded.
     max_message_bytes: u64,
     /// How long a client may pause within a message.
-    patience: Duration,
+    read_timeout: Duration,
 }
 
-impl Room {
-    pub(in crate::server) fn new(bytes: u64, max_message_bytes: u64, patience: Duration) -> Self {
-        let whole = u32::try_from(bytes / BYTES_PER_PERMIT).unwrap_or(u32::MAX).max(1);
-        Room { permits: Arc::new(Semaphore::new(whole as usize)), whole, max_message_bytes, patience }
+impl ReceiveBudget {
+    pub(in crate::server) fn new(bytes: u64, max_message_bytes: u64, read_timeout: Duration) -> Self {
+        let total = u32::try_from(bytes / BYTES_PER_PERMIT).unwrap_or(u32::MAX).max(1);
+        ReceiveBudget { permits: Arc::new(Semaphore::new(total as usize)), total, max_message_bytes, read_timeout }
     }
 
-    /// A message larger than all the room takes all of it, and so comes alone instead of never.
+    /// Takes `bytes`. A message larger than the whole budget takes all of it, and so is received alone.
     fn take(&self, bytes: u32) -> Pin<Box<Taking>> {
-        let permits = u64::from(bytes).div_ceil(BYTES_PER_PERMIT).min(self.whole.into()) as u32;
+        let permits = u64::from(bytes).div_ceil(BYTES_PER_PERMIT).min(self.total.into()) as u32;
         let semaphore = Arc::clone(&self.permits);
         // The semaphore is never closed.
         Box::pin(async move { semaphore.acquire_many_owned(permits).await.ok() })
@@ -49,14 +51,14 @@ impl Room {
 
 type Taking = dyn Future<Output = Option<OwnedSemaphorePermit>> + Send;
 
-/// Gives each request's body a [`Metered`] one.
+/// Makes each request's body a [`BudgetedBody`].
 #[derive(Debug, Clone)]
-pub(in crate::server) struct WithRoom<S> {
-    pub(in crate::server) room: Room,
+pub(in crate::server) struct WithReceiveBudget<S> {
+    pub(in crate::server) budget: ReceiveBudget,
     pub(in crate::server) services: S,
 }
 
-impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for WithRoom<S> {
+impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for WithReceiveBudget<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = S::Future;
@@ -66,81 +68,83 @@ impl<S: Service<http::Request<Body>>> Service<http::Request<Body>> for WithRoom<
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let room = self.room.clone();
-        self.services.call(request.map(|body| Body::new(Metered::new(body, room))))
+        let budget = self.budget.clone();
+        self.services.call(request.map(|body| Body::new(BudgetedBody::new(body, budget))))
     }
 }
 
-/// A body whose large messages wait for room.
-struct Metered<B> {
+/// A body whose large messages wait for the budget.
+struct BudgetedBody<B> {
     body: B,
-    room: Room,
-    /// Received, and not passed on.
+    budget: ReceiveBudget,
+    /// Received, and not passed on yet.
     pending: Bytes,
-    place: Place,
-    /// Of the message that is being passed on.
+    position: Position,
+    /// The part of the budget that the current message has taken.
     held: Option<OwnedSemaphorePermit>,
-    /// The message that `held` is for has been passed on.
+    /// Whether the message that `held` is for has been passed on whole.
     passed: bool,
     taking: Option<Pin<Box<Taking>>>,
-    heard: Instant,
-    alarm: Option<Pin<Box<Sleep>>>,
+    last_received: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// Where in the flow of messages the next byte to be passed on lies.
+/// Where the next byte to be passed on lies.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum Position {
+    /// In a header, of which the first `have` bytes were passed on.
     Header { bytes: [u8; HEADER_BYTES], have: usize },
+    /// In a message, of which `left` bytes remain.
     Message { left: u32 },
 }
 
-const BEGINNING: Place = Place::Header { bytes: [0; HEADER_BYTES], have: 0 };
+const BEGINNING: Position = Position::Header { bytes: [0; HEADER_BYTES], have: 0 };
 
-/// What can be done with what is pending.
+/// What to do with the pending bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// Pass on so many bytes.
+    /// Pass on the first bytes: how many.
     Pass(usize),
-    /// Take room for a message of so many bytes first; its header comes next.
+    /// First take a message's length, in bytes, from the budget. Its header comes next.
     Take(u32),
 }
 
-impl<B> Metered<B> {
-    fn new(body: B, room: Room) -> Self {
-        Metered {
+impl<B> BudgetedBody<B> {
+    fn new(body: B, budget: ReceiveBudget) -> Self {
+        BudgetedBody {
             body,
-            room,
+            budget,
             pending: Bytes::new(),
-            place: BEGINNING,
+            position: BEGINNING,
             held: None,
             passed: false,
             taking: None,
-            heard: Instant::now(),
-            alarm: None,
+            last_received: Instant::now(),
+            timer: None,
         }
     }
 
-    /// Walks through what is pending. Messages that are all there, and small ones, pass; the end of one that has room ends a
-    /// step, so that its room is free before the next one asks for some.
+    /// Parses the pending bytes. Small messages and those that are pending whole pass. A step ends with the message
+    /// that has taken from the budget, so that it gives its part back before the next one takes some.
     fn step(&mut self) -> Step {
         let mut at = 0;
         loop {
             let rest = self.pending.len() - at;
-            match &mut self.place {
-                Place::Message { left } => {
+            match &mut self.position {
+                Position::Message { left } => {
                     let now = (*left as usize).min(rest);
                     at += now;
                     *left -= now as u32;
                     if *left > 0 {
                         return Step::Pass(at);
                     }
-                    self.place = BEGINNING;
+                    self.position = BEGINNING;
                     if self.held.is_some() {
                         self.passed = true;
                         return Step::Pass(at);
                     }
                 }
-                Place::Header { bytes, have } => {
+                Position::Header { bytes, have } => {
                     let now = (HEADER_BYTES - *have).min(rest);
                     let mut header = *bytes;
                     header[*have..*have + now].copy_from_slice(&self.pending[at..at + now]);
@@ -150,12 +154,12 @@ impl<B> Metered<B> {
                     }
                     let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
                     let is_all_there = length as usize <= rest - now;
-                    let is_too_large = u64::from(length) > self.room.max_message_bytes;
+                    let is_too_large = u64::from(length) > self.budget.max_message_bytes;
                     if !(is_all_there || is_too_large || length <= SMALL_BYTES || self.held.is_some()) {
                         return if at > 0 { Step::Pass(at) } else { Step::Take(length) };
                     }
                     at += now;
-                    self.place = Place::Message { left: length };
+                    self.position = Position::Message { left: length };
                 }
             }
         }
@@ -163,14 +167,14 @@ impl<B> Metered<B> {
 
     /// Whether a message has begun and not ended.
     fn is_within(&self) -> bool {
-        match self.place {
-            Place::Header { have, .. } => have > 0,
-            Place::Message { .. } => true,
+        match self.position {
+            Position::Header { have, .. } => have > 0,
+            Position::Message { .. } => true,
         }
     }
 }
 
-impl<B: HttpBody<Data = Bytes, Error = Status> + Unpin> HttpBody for Metered<B> {
+impl<B: HttpBody<Data = Bytes, Error = Status> + Unpin> HttpBody for BudgetedBody<B> {
     type Data = Bytes;
     type Error = Status;
 
@@ -179,7 +183,7 @@ impl<B: HttpBody<Data = Bytes, Error = Status> + Unpin> HttpBody for Metered<B> 
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        // Whoever asks for more has what it got before.
+        // The decoder asks for more once it has the message.
         if std::mem::take(&mut this.passed) {
             this.held = None;
         }
@@ -194,21 +198,21 @@ impl<B: HttpBody<Data = Bytes, Error = Status> + Unpin> HttpBody for Metered<B> 
                         return Poll::Ready(Some(Ok(http_body::Frame::data(this.pending.split_to(bytes)))));
                     }
                     Step::Take(bytes) => {
-                        this.taking = Some(this.room.take(bytes));
+                        this.taking = Some(this.budget.take(bytes));
                         continue;
                     }
                 }
             }
             match Pin::new(&mut this.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    this.heard = Instant::now();
+                    this.last_received = Instant::now();
                     match frame.into_data() {
                         Ok(data) => this.pending = data,
                         Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
                     }
                 }
                 Poll::Ready(end) => return Poll::Ready(end),
-                Poll::Pending => return this.poll_patience(context),
+                Poll::Pending => return this.poll_timeout(context),
             }
         }
     }
@@ -218,22 +222,22 @@ impl<B: HttpBody<Data = Bytes, Error = Status> + Unpin> HttpBody for Metered<B> 
     }
 }
 
-impl<B> Metered<B> {
-    /// Nothing comes. Within a message, that is borne for a while only.
-    fn poll_patience(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+impl<B> BudgetedBody<B> {
+    /// Nothing has come. Within a message, that is an error after the read timeout.
+    fn poll_timeout(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
         if !self.is_within() {
             return Poll::Pending;
         }
-        let until = self.heard + self.room.patience;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        while alarm.as_mut().poll(context).is_ready() {
+        let until = self.last_received + self.budget.read_timeout;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        while timer.as_mut().poll(context).is_ready() {
             if Instant::now() >= until {
-                let seconds = self.room.patience.as_secs();
-                let message = format!("nothing came for {seconds} s in the midst of a message (server.read_timeout_s)");
+                let seconds = self.budget.read_timeout.as_secs();
+                let message = format!("nothing was received for {seconds} s within a message (server.read_timeout_s)");
                 return Poll::Ready(Some(Err(Status::deadline_exceeded(message))));
             }
-            // Something has come since it was set.
-            alarm.as_mut().reset(until);
+            // Something was received since the timer was set.
+            timer.as_mut().reset(until);
         }
         Poll::Pending
     }
@@ -254,27 +258,27 @@ mod tests {
         [0].into_iter().chain((bytes as u32).to_be_bytes()).chain(content).collect()
     }
 
-    fn room(kib: u64) -> Room {
-        Room::new(kib << 10, 1 << 20, Duration::from_secs(60))
+    fn budget(kib: u64) -> ReceiveBudget {
+        ReceiveBudget::new(kib << 10, 1 << 20, Duration::from_secs(60))
     }
 
     type Fed = mpsc::Sender<Result<http_body::Frame<Bytes>, Status>>;
 
     /// A body that a test feeds.
-    fn fed(room: &Room) -> (Fed, Metered<Body>) {
+    fn fed(budget: &ReceiveBudget) -> (Fed, BudgetedBody<Body>) {
         let (feed, frames) = mpsc::channel(16);
-        (feed, Metered::new(Body::new(StreamBody::new(ReceiverStream::new(frames))), room.clone()))
+        (feed, BudgetedBody::new(Body::new(StreamBody::new(ReceiverStream::new(frames))), budget.clone()))
     }
 
     async fn feed(feed: &Fed, data: &[u8]) {
         feed.send(Ok(http_body::Frame::data(Bytes::copy_from_slice(data)))).await.expect("it is read");
     }
 
-    async fn next(body: &mut Metered<Body>) -> Option<Bytes> {
+    async fn next(body: &mut BudgetedBody<Body>) -> Option<Bytes> {
         body.frame().await.map(|frame| frame.expect("no error").into_data().expect("data"))
     }
 
-    async fn waits(body: &mut Metered<Body>) -> bool {
+    async fn waits(body: &mut BudgetedBody<Body>) -> bool {
         tokio::time::timeout(Duration::from_millis(20), body.frame()).await.is_err()
     }
 
@@ -293,60 +297,60 @@ mod tests {
             frames.push(rest);
             let frames = frames.into_iter().filter(|data| !data.is_empty());
             let stream = tokio_stream::iter(frames.map(|data| Ok::<_, Status>(http_body::Frame::data(data))));
-            let room = room(64);
-            let metered = Metered::new(Body::new(StreamBody::new(stream)), room.clone());
+            let budget = budget(64);
+            let body = BudgetedBody::new(Body::new(StreamBody::new(stream)), budget.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-            let got = runtime.block_on(metered.collect()).expect("no error").to_bytes();
+            let got = runtime.block_on(body.collect()).expect("no error").to_bytes();
             prop_assert_eq!(&got[..], &whole[..]);
-            prop_assert_eq!(room.permits.available_permits(), 64);
+            prop_assert_eq!(budget.permits.available_permits(), 64);
         }
     }
 
     #[tokio::test]
     async fn a_second_large_message_waits_until_the_first_has_been_received() {
-        let room = room(100);
-        let ((one_feed, mut one), (two_feed, mut two)) = (fed(&room), fed(&room));
+        let budget = budget(100);
+        let ((one_feed, mut one), (two_feed, mut two)) = (fed(&budget), fed(&budget));
         let large = message(70_000);
         feed(&one_feed, &large[..1000]).await;
         assert_eq!(next(&mut one).await.map(|data| data.len()), Some(1000));
         feed(&two_feed, &large[..20_000]).await;
         assert!(waits(&mut two).await, "not even its header is passed on");
         let small = message(100);
-        let (three_feed, mut three) = fed(&room);
+        let (three_feed, mut three) = fed(&budget);
         feed(&three_feed, &small).await;
-        assert_eq!(next(&mut three).await.as_deref(), Some(&small[..]), "small ones need no room");
+        assert_eq!(next(&mut three).await.as_deref(), Some(&small[..]), "small ones take nothing");
         feed(&one_feed, &large[1000..]).await;
         assert_eq!(next(&mut one).await.map(|data| data.len()), Some(large.len() - 1000));
         assert!(waits(&mut one).await, "its decoder asks for more: it has the message");
         assert_eq!(next(&mut two).await.map(|data| data.len()), Some(20_000));
         drop(two);
-        assert_eq!(room.permits.available_permits(), 100, "what a client leaves behind is free");
+        assert_eq!(budget.permits.available_permits(), 100, "what a client leaves behind is free");
     }
 
     #[tokio::test]
-    async fn a_message_larger_than_the_room_comes_alone_and_one_beyond_the_limit_is_left_to_the_decoder() {
-        let room = Room::new(10 << 10, 60_000, Duration::from_secs(60));
-        let (feeding, mut body) = fed(&room);
+    async fn a_message_larger_than_the_budget_comes_alone_and_one_beyond_the_limit_is_left_to_the_decoder() {
+        let budget = ReceiveBudget::new(10 << 10, 60_000, Duration::from_secs(60));
+        let (feeding, mut body) = fed(&budget);
         feed(&feeding, &message(50_000)[..100]).await;
         assert_eq!(next(&mut body).await.map(|data| data.len()), Some(100));
-        assert_eq!(room.permits.available_permits(), 0);
-        let (feeding, mut body) = fed(&room);
+        assert_eq!(budget.permits.available_permits(), 0);
+        let (feeding, mut body) = fed(&budget);
         feed(&feeding, &message(70_000)[..100]).await;
         assert_eq!(next(&mut body).await.map(|data| data.len()), Some(100));
     }
 
     #[tokio::test]
     async fn a_client_that_stops_within_a_message_is_given_up_and_one_between_messages_is_not() {
-        let patience = Duration::from_millis(300);
-        let (feeding, mut body) = fed(&Room::new(100 << 10, 1 << 20, patience));
+        let read_timeout = Duration::from_millis(300);
+        let (feeding, mut body) = fed(&ReceiveBudget::new(100 << 10, 1 << 20, read_timeout));
         feed(&feeding, &message(10)).await;
         next(&mut body).await;
-        assert!(tokio::time::timeout(patience * 2, body.frame()).await.is_err());
+        assert!(tokio::time::timeout(read_timeout * 2, body.frame()).await.is_err());
         let large = message(70_000);
         for part in large[..40].chunks(10) {
             feed(&feeding, part).await;
             next(&mut body).await;
-            tokio::time::sleep(patience / 3).await;
+            tokio::time::sleep(read_timeout / 3).await;
         }
         let error = body.frame().await.expect("an end").expect_err("nothing came");
         assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
@@ -357,8 +361,8 @@ mod tests {
     async fn trailers_pass() {
         let trailers = http::HeaderMap::from_iter([(http::header::ETAG, http::HeaderValue::from_static("x"))]);
         let stream = once(Ok::<_, Status>(http_body::Frame::trailers(trailers.clone()))).map(|frame| frame);
-        let mut metered = Metered::new(Body::new(StreamBody::new(stream)), room(1));
-        let frame = metered.frame().await.expect("one").expect("no error");
+        let mut body = BudgetedBody::new(Body::new(StreamBody::new(stream)), budget(1));
+        let frame = body.frame().await.expect("one").expect("no error");
         assert_eq!(frame.into_trailers().ok(), Some(trailers));
     }
 }

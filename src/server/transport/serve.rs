@@ -1,5 +1,7 @@
 //! Serves the routes on one socket: HTTP/2 settings, layers, TLS.
 
+use std::time::Duration;
+
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -8,23 +10,22 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::ServerConfig;
-use crate::server::transport::calls::WithCalls;
+use crate::server::transport::calls::{MethodName, WithCalls};
 use crate::server::transport::connections::Connections;
 use crate::server::transport::deadline::WithDeadline;
 use crate::server::transport::listen::Listener;
-use crate::server::transport::receiving::Room;
-use crate::server::transport::receiving::WithRoom;
+use crate::server::transport::receiving::{ReceiveBudget, WithReceiveBudget};
 use crate::server::transport::security::Security;
 use crate::server::transport::security::handshakes;
 use crate::telemetry::metrics::Metrics;
-use std::time::Duration;
-/// What a message holds besides a frame's payload.
+
+/// Upper bound on what a message holds besides a frame's payload.
 const AROUND_PAYLOAD_BYTES: u64 = 1 << 20;
 
-/// What a DATA frame may hold. HTTP/2 begins with 16 KiB, which cuts a frame of 224² pixels into ten.
+/// Size of an HTTP/2 DATA frame. The default of 16 KiB splits an image of 224² pixels into ten.
 const HTTP2_FRAME_BYTES: u32 = 256 << 10;
 
-/// What each socket is served with.
+/// What each socket is served with. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::server) struct Transport {
     pub config: ServerConfig,
@@ -33,14 +34,25 @@ pub(in crate::server) struct Transport {
     pub security: Security,
     pub connections: Connections,
     pub metrics: Option<Metrics>,
-    pub room: Room,
+    pub method_name: MethodName,
+    pub receive_budget: ReceiveBudget,
     pub close: CancellationToken,
 }
 
 impl Transport {
     /// Serves on one socket until `close`.
     pub async fn serve(self, listener: Listener) {
-        let Transport { config, max_frame_bytes, routes, security, connections, metrics, room, close } = self;
+        let Transport {
+            config,
+            max_frame_bytes,
+            routes,
+            security,
+            connections,
+            metrics,
+            method_name,
+            receive_budget,
+            close,
+        } = self;
         let keep_alive = Duration::from_secs(config.keep_alive_s.into());
         let name_the_limit = move |response: http::Response<_>| rename_oversized(response, max_frame_bytes);
         let router = tonic::transport::Server::builder()
@@ -50,11 +62,18 @@ impl Transport {
             .max_concurrent_streams(config.max_streams_per_connection)
             .http2_keepalive_interval(Some(keep_alive))
             .http2_keepalive_timeout(Some(keep_alive))
-            .layer(tower::layer::layer_fn(move |services| WithCalls { metrics: metrics.clone(), services }))
+            .layer(tower::layer::layer_fn(move |services| WithCalls {
+                metrics: metrics.clone(),
+                method_name,
+                services,
+            }))
             .layer(tower::util::MapResponseLayer::new(name_the_limit))
             .layer(tower::layer::layer_fn(WithDeadline))
             .layer(security.gate())
-            .layer(tower::layer::layer_fn(move |services| WithRoom { room: room.clone(), services }))
+            .layer(tower::layer::layer_fn(move |services| WithReceiveBudget {
+                budget: receive_budget.clone(),
+                services,
+            }))
             .add_routes(routes);
         match (listener, security.tls) {
             (Listener::Tcp(listener), Some(tls)) => connections.serve(router, handshakes(listener, tls), close).await,
@@ -69,25 +88,26 @@ impl Transport {
     }
 }
 
-/// tonic says OUT_OF_RANGE for a message that it may not read, and nothing else here does.
+/// tonic answers OUT_OF_RANGE to a message above its size limit, and nothing else in the server does.
 fn rename_oversized<B>(mut response: http::Response<B>, max_frame_bytes: u64) -> http::Response<B> {
     let out_of_range = tonic::Code::OutOfRange as i32;
     let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
     if code.and_then(|code| code.parse().ok()) == Some(out_of_range) {
-        // It fails only for a message with control characters, and ours has none.
+        // This fails only for messages with control characters.
         let _ = oversized(max_frame_bytes).add_header(response.headers_mut());
     }
     response
 }
 
-/// A message was larger than any that may hold a frame.
+/// The status for a message larger than [`max_message_bytes`].
 pub(in crate::server) fn oversized(max_frame_bytes: u64) -> Status {
     Status::resource_exhausted(format!(
         "the message is too large: a frame's payload has at most {max_frame_bytes} bytes (limits.max_frame_bytes)"
     ))
 }
 
-/// Above the frame's limit, so that a frame somewhat too large is that frame's error and not the stream's end.
+/// The size limit of a message. It is above the frame's limit, so that a frame that is a little too large is refused as
+/// a frame and does not end its stream.
 pub(in crate::server) fn max_message_bytes(max_frame_bytes: u64) -> usize {
     usize::try_from(max_frame_bytes + max_frame_bytes / 4 + AROUND_PAYLOAD_BYTES).unwrap_or(usize::MAX)
 }

@@ -7,7 +7,7 @@ use super::dropped::{DropReason, DroppedBlock, DroppedRun};
 use super::outbox::{Outbox, Sent};
 use super::policy::{Bounds, Overflow, Pace, Policy};
 
-/// What whoever drives the session has to do.
+/// What the driver of the session has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// End the frame if it has not been copied to the device yet. Then tell the session: [`Session::dropped`] with this
@@ -18,7 +18,7 @@ pub enum Action {
     Abort { sequence: u64, reason: DropReason },
 }
 
-/// What becomes of a frame that was accepted.
+/// The first decision about an accepted frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
     /// Hand it to the device.
@@ -68,7 +68,7 @@ enum State<A> {
 
 /// Frames in sequence order whose endings have not reached the outbox.
 #[derive(Debug)]
-enum Place<A> {
+enum Entry<A> {
     Frame { sequence: u64, state: State<A> },
     Dropped(DroppedBlock),
 }
@@ -80,7 +80,7 @@ enum Closing<E> {
     Finish,
     /// What is pending is dropped.
     Fail(E),
-    /// Nobody listens any more.
+    /// The client has gone.
     Gone,
 }
 
@@ -91,14 +91,14 @@ pub struct Session<A, E> {
     bounds: Bounds,
     /// At most [`Bounds::max_unsent_bytes`].
     max_unsent_bytes: usize,
-    places: VecDeque<Place<A>>,
+    entries: VecDeque<Entry<A>>,
     outbox: Outbox<A>,
     going_away: Option<Message<A>>,
     actions: VecDeque<Action>,
     /// Frames that take no credit: under [`Overflow::Reject`], those whose errors have not been sent.
     rejected: BTreeSet<u64>,
     pace: Pace,
-    /// Answers that were thrown away for a slow reader, for whoever keeps accounts.
+    /// Answers that were dropped for a slow reader, for telemetry.
     evicted: Vec<(u64, A)>,
     last_accepted: Option<u64>,
     closing: Option<Closing<E>>,
@@ -111,7 +111,7 @@ impl<A, E> Session<A, E> {
             policy,
             max_unsent_bytes: bounds.max_unsent_bytes,
             bounds,
-            places: VecDeque::new(),
+            entries: VecDeque::new(),
             outbox: Outbox::new(),
             going_away: None,
             actions: VecDeque::new(),
@@ -176,24 +176,24 @@ impl<A, E> Session<A, E> {
             }
             Overflow::Reject if !has_credit => {
                 self.rejected.insert(sequence);
-                self.places.push_back(Place::Frame { sequence, state: State::Taken });
+                self.entries.push_back(Entry::Frame { sequence, state: State::Taken });
                 return Ok(Accepted::Rejected);
             }
             Overflow::Block | Overflow::Reject => {}
         }
-        self.places.push_back(Place::Frame { sequence, state: State::Waiting { expires_at } });
+        self.entries.push_back(Entry::Frame { sequence, state: State::Waiting { expires_at } });
         Ok(Accepted::Waits)
     }
 
     fn drop_at_once(&mut self, sequence: u64) {
         self.last_accepted = Some(sequence);
-        self.places.push_back(Place::Dropped(DroppedBlock::of(sequence, DropReason::RateLimited)));
-        self.merge_around(self.places.len() - 1);
+        self.entries.push_back(Entry::Dropped(DroppedBlock::of(sequence, DropReason::RateLimited)));
+        self.merge_around(self.entries.len() - 1);
         self.release();
     }
 
-    /// A frame was read and cannot be explained; its error goes to [`Session::answered`]. It takes its place in the order and
-    /// nobody else's: a frame that waits for the device is worth more.
+    /// A frame was read and cannot be explained; its error goes to [`Session::answered`]. It has its position in the
+    /// order, and replaces no frame that waits for the device.
     ///
     /// # Errors
     /// As [`Session::accept`].
@@ -203,20 +203,20 @@ impl<A, E> Session<A, E> {
         if self.policy.overflow == Overflow::Reject {
             self.rejected.insert(sequence);
         }
-        self.places.push_back(Place::Frame { sequence, state: State::Taken });
+        self.entries.push_back(Entry::Frame { sequence, state: State::Taken });
         Ok(())
     }
 
     /// The frame is on the device and cannot be replaced any more.
     pub fn taken(&mut self, sequence: u64) {
-        if let Some(Place::Frame { state: state @ State::Waiting { .. }, .. }) = self.find(sequence) {
+        if let Some(Entry::Frame { state: state @ State::Waiting { .. }, .. }) = self.find(sequence) {
             *state = State::Taken;
         }
     }
 
     /// The frame's answer is there; `bytes` is its size as a message.
     pub fn answered(&mut self, sequence: u64, answer: A, bytes: usize) {
-        if let Some(Place::Frame { state, .. }) = self.find(sequence)
+        if let Some(Entry::Frame { state, .. }) = self.find(sequence)
             && !matches!(state, State::Answered { .. })
         {
             *state = State::Answered { answer, bytes };
@@ -227,18 +227,18 @@ impl<A, E> Session<A, E> {
     /// The frame ended without an answer.
     pub fn dropped(&mut self, sequence: u64, reason: DropReason) {
         let Some(index) = self.index(sequence) else { return };
-        if let Place::Frame { state: State::Answered { .. }, .. } = self.places[index] {
+        if let Entry::Frame { state: State::Answered { .. }, .. } = self.entries[index] {
             return;
         }
         self.rejected.remove(&sequence);
-        self.places[index] = Place::Dropped(DroppedBlock::of(sequence, reason));
+        self.entries[index] = Entry::Dropped(DroppedBlock::of(sequence, reason));
         self.merge_around(index);
         self.release();
     }
 
-    /// The client takes a frame back. One that is unknown or has ended is left alone.
+    /// The client cancels a frame. A sequence that is unknown or has ended is ignored.
     pub fn cancel(&mut self, sequence: u64) {
-        if let Some(Place::Frame { state: State::Waiting { .. } | State::Taken, .. }) = self.find(sequence) {
+        if let Some(Entry::Frame { state: State::Waiting { .. } | State::Taken, .. }) = self.find(sequence) {
             self.actions.push_back(Action::Abort { sequence, reason: DropReason::Cancelled });
         }
     }
@@ -248,7 +248,7 @@ impl<A, E> Session<A, E> {
         self.policy = Policy { unordered: self.policy.unordered, ..policy };
     }
 
-    /// So many bytes of answers may wait from now on, though never more than [`Bounds::max_unsent_bytes`].
+    /// At most `bytes` bytes of answers may wait from now on, and never more than [`Bounds::max_unsent_bytes`].
     pub fn limit_unsent(&mut self, bytes: usize) {
         self.max_unsent_bytes = bytes.min(self.bounds.max_unsent_bytes);
         self.make_room();
@@ -272,10 +272,10 @@ impl<A, E> Session<A, E> {
         self.drain_deadline = Some(now + timeout);
     }
 
-    /// When [`Session::tick`] wants to be called.
+    /// The moment at which to call [`Session::tick`].
     pub fn deadline(&self) -> Option<Instant> {
-        let expiries = self.places.iter().filter_map(|place| match place {
-            Place::Frame { state: State::Waiting { expires_at }, .. } => *expires_at,
+        let expiries = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Frame { state: State::Waiting { expires_at }, .. } => *expires_at,
             _ => None,
         });
         expiries.chain(self.drain_deadline.filter(|_| self.unfinished().next().is_some())).min()
@@ -287,8 +287,8 @@ impl<A, E> Session<A, E> {
             self.drain_deadline = None;
             self.abort_all(DropReason::Draining);
         }
-        for place in &mut self.places {
-            if let Place::Frame { sequence, state: State::Waiting { expires_at } } = place
+        for entry in &mut self.entries {
+            if let Entry::Frame { sequence, state: State::Waiting { expires_at } } = entry
                 && expires_at.is_some_and(|at| at <= now)
             {
                 *expires_at = None;
@@ -305,13 +305,13 @@ impl<A, E> Session<A, E> {
         }
     }
 
-    /// Nobody listens any more: everything that has not ended is ended, and nothing is sent.
+    /// The client has gone: everything that has not ended is ended, and nothing is sent.
     pub fn gone(&mut self) {
         self.closing = Some(Closing::Gone);
         self.abort_all(DropReason::StreamEnded);
     }
 
-    /// What to do next.
+    /// The next thing for the driver to do.
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -321,7 +321,7 @@ impl<A, E> Session<A, E> {
         !matches!(self.closing, Some(Closing::Gone)) && (self.going_away.is_some() || !self.outbox.is_empty())
     }
 
-    /// The next message to send. Ask only when the transport has room: what stays here may still be replaced.
+    /// The next message to send. Call it only when the transport has room: what stays here may still be replaced.
     pub fn next_message(&mut self) -> Option<Message<A>> {
         if !self.has_message() {
             return None;
@@ -338,24 +338,24 @@ impl<A, E> Session<A, E> {
         })
     }
 
-    /// An answer that was given up for a slow reader, and its sequence.
+    /// An answer that was dropped for a slow reader, and its sequence.
     pub fn next_evicted(&mut self) -> Option<(u64, A)> {
         self.evicted.pop()
     }
 
-    /// Whether everything has been said: the stream may end with [`Session::into_ending`].
+    /// Whether every message has been handed out: the stream may end with [`Session::into_ending`].
     pub fn is_over(&self) -> bool {
         match self.closing {
             None => false,
             Some(Closing::Gone) => self.unfinished().next().is_none(),
-            Some(_) => self.places.is_empty() && !self.has_message(),
+            Some(_) => self.entries.is_empty() && !self.has_message(),
         }
     }
 
-    /// How the stream ends.
+    /// The stream's result.
     ///
     /// # Errors
-    /// What was given to [`Session::fail`].
+    /// The error that was given to [`Session::fail`].
     pub fn into_ending(self) -> Result<(), E> {
         match self.closing {
             Some(Closing::Fail(error)) => Err(error),
@@ -365,13 +365,13 @@ impl<A, E> Session<A, E> {
 
     /// Frames accepted whose ending has not been handed out, dropped ones aside.
     pub fn in_flight(&self) -> usize {
-        self.places.iter().filter(|place| matches!(place, Place::Frame { .. })).count() + self.outbox.answers()
+        self.entries.iter().filter(|entry| matches!(entry, Entry::Frame { .. })).count() + self.outbox.answers()
     }
 
     /// Bytes of answers that have not been handed out.
     pub fn unsent_bytes(&self) -> usize {
-        let held = self.places.iter().map(|place| match place {
-            Place::Frame { state: State::Answered { bytes, .. }, .. } => *bytes,
+        let held = self.entries.iter().map(|entry| match entry {
+            Entry::Frame { state: State::Answered { bytes, .. }, .. } => *bytes,
             _ => 0,
         });
         held.sum::<usize>() + self.outbox.bytes()
@@ -384,7 +384,7 @@ impl<A, E> Session<A, E> {
         }
     }
 
-    /// Takes note of a frame that was read, and makes room for it where the policy has it so.
+    /// Records a frame that was read, and drops another for it where the policy says so.
     fn advance(&mut self, sequence: u64) {
         self.last_accepted = Some(sequence);
         if self.policy.overflow == Overflow::Latest && self.in_flight() >= self.bounds.max_in_flight {
@@ -393,15 +393,15 @@ impl<A, E> Session<A, E> {
     }
 
     fn waiting(&self) -> impl Iterator<Item = u64> {
-        self.places.iter().filter_map(|place| match place {
-            Place::Frame { sequence, state: State::Waiting { .. } } => Some(*sequence),
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Frame { sequence, state: State::Waiting { .. } } => Some(*sequence),
             _ => None,
         })
     }
 
     fn unfinished(&self) -> impl Iterator<Item = u64> {
-        self.places.iter().filter_map(|place| match place {
-            Place::Frame { sequence, state: State::Waiting { .. } | State::Taken } => Some(*sequence),
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Frame { sequence, state: State::Waiting { .. } | State::Taken } => Some(*sequence),
             _ => None,
         })
     }
@@ -413,20 +413,20 @@ impl<A, E> Session<A, E> {
     }
 
     fn index(&self, sequence: u64) -> Option<usize> {
-        self.places.iter().position(|place| matches!(place, Place::Frame { sequence: own, .. } if *own == sequence))
+        self.entries.iter().position(|entry| matches!(entry, Entry::Frame { sequence: own, .. } if *own == sequence))
     }
 
-    fn find(&mut self, sequence: u64) -> Option<&mut Place<A>> {
-        self.index(sequence).map(|index| &mut self.places[index])
+    fn find(&mut self, sequence: u64) -> Option<&mut Entry<A>> {
+        self.index(sequence).map(|index| &mut self.entries[index])
     }
 
     /// Joins the block of dropped frames at `index` with its neighbours.
     fn merge_around(&mut self, index: usize) {
         for (left, right) in [(index, index + 1), (index.wrapping_sub(1), index)] {
-            if matches!(self.places.get(left), Some(Place::Dropped(_)))
-                && matches!(self.places.get(right), Some(Place::Dropped(_)))
-                && let Some(Place::Dropped(block)) = self.places.remove(right)
-                && let Some(Place::Dropped(own)) = self.places.get_mut(left)
+            if matches!(self.entries.get(left), Some(Entry::Dropped(_)))
+                && matches!(self.entries.get(right), Some(Entry::Dropped(_)))
+                && let Some(Entry::Dropped(block)) = self.entries.remove(right)
+                && let Some(Entry::Dropped(own)) = self.entries.get_mut(left)
             {
                 own.merge(block);
             }
@@ -436,26 +436,26 @@ impl<A, E> Session<A, E> {
     /// Moves endings whose turn it is to the outbox.
     fn release(&mut self) {
         let mut index = 0;
-        while index < self.places.len() {
-            if let Place::Frame { state: State::Waiting { .. } | State::Taken, .. } = self.places[index] {
+        while index < self.entries.len() {
+            if let Entry::Frame { state: State::Waiting { .. } | State::Taken, .. } = self.entries[index] {
                 if !self.policy.unordered {
                     break;
                 }
                 index += 1;
                 continue;
             }
-            match self.places.remove(index) {
-                Some(Place::Frame { sequence, state: State::Answered { answer, bytes } }) => {
+            match self.entries.remove(index) {
+                Some(Entry::Frame { sequence, state: State::Answered { answer, bytes } }) => {
                     self.outbox.push_answer(sequence, answer, bytes);
                 }
-                Some(Place::Dropped(block)) => self.outbox.push_dropped(block),
+                Some(Entry::Dropped(block)) => self.outbox.push_dropped(block),
                 _ => {}
             }
         }
         self.make_room();
     }
 
-    /// A slow reader's answers give way, but for the newest one.
+    /// Drops a slow reader's answers, except the newest.
     fn make_room(&mut self) {
         if self.policy.overflow == Overflow::Latest && self.closing.is_none() {
             while self.outbox.answers() > 1 && self.outbox.bytes() > self.max_unsent_bytes {

@@ -15,11 +15,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto::ring};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use super::sender::Sender;
+use super::sender::{CLIENT_NAME, Sender, in_full};
 use super::settings::{Destination, Protocol};
-
-/// What we are to a collector's logs.
-pub(super) const USER_AGENT: &str = concat!("camlens/", env!("CARGO_PKG_VERSION"));
 
 /// Why there is no way to the collector.
 #[derive(Debug, Error)]
@@ -37,7 +34,7 @@ pub(super) fn sender(to: &Destination) -> Result<Sender, ChannelError> {
     match to.protocol {
         Protocol::Grpc => {
             let mut endpoint = Endpoint::from_shared(to.endpoint.clone())
-                .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
+                .and_then(|endpoint| endpoint.user_agent(CLIENT_NAME))
                 .map_err(|cause| no_endpoint(to, &cause))?
                 .connect_timeout(to.timeout);
             if let Some(tls) = tonic_tls(to)? {
@@ -63,20 +60,6 @@ pub(super) fn metric_exporter(to: &Destination) -> Result<MetricExporter, Channe
 
 fn no_endpoint(to: &Destination, cause: &dyn std::error::Error) -> ChannelError {
     ChannelError::Endpoint { endpoint: to.endpoint.clone(), cause: in_full(cause) }
-}
-
-/// With what is behind it: transports say little by themselves.
-pub(super) fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 fn over_grpc<B: WithExportConfig + WithTonicConfig>(builder: B, to: &Destination) -> Result<B, ChannelError> {

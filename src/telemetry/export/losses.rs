@@ -1,10 +1,10 @@
-//! What the collector did not take.
+//! Spans and metrics that the collector did not take.
 
 use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what was lost of one signal, and says in the log when it begins and when it is over.
+/// Counts the losses of one signal, and logs when they begin and when they are over.
 #[derive(Debug)]
 pub(super) struct Losses {
     signal: &'static str,
@@ -28,7 +28,7 @@ impl Losses {
         (self.failing, self.in_a_row) = (false, 0);
     }
 
-    /// An attempt failed. What it means is known later: see [`Losses::lost`].
+    /// An attempt failed. Whether the items are lost is known later: see [`Losses::lost`].
     pub(super) fn failed(&mut self, error: &dyn Display) {
         if !self.failing {
             tracing::warn!(%error, "{} cannot be delivered; frames go on without them", self.signal);
@@ -36,13 +36,13 @@ impl Losses {
         self.failing = true;
     }
 
-    /// Nobody will try to deliver these any more.
+    /// These are not tried again.
     pub(super) fn lost(&mut self, items: u64) {
         self.in_a_row += items;
         self.lost.fetch_add(items, Ordering::Relaxed);
     }
 
-    /// The collector took a message, but not all that was in it.
+    /// The collector took a message, but not everything in it.
     pub(super) fn refused(&mut self, items: u64, reason: &str) {
         if !self.refusing {
             tracing::warn!(reason, "the collector refuses some {}; this is said once", self.signal);

@@ -5,6 +5,7 @@
 //! never a stage of the server's time.
 
 mod channel;
+mod item;
 mod losses;
 mod metrics;
 mod queue;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::ManualReader;
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -30,8 +32,8 @@ use self::queue::Queue;
 use self::traces::Delivery;
 
 pub use channel::ChannelError;
+pub(super) use item::Item;
 pub use settings::{Destination, Environment, ExportSettings, Protocol, QUEUE_ITEMS, SettingError};
-pub(super) use traces::Item;
 
 /// How many times its timeout a page of metrics may take, with all the attempts that OTLP's exporter makes at it.
 const TIMEOUTS: u32 = 2;
@@ -67,7 +69,7 @@ pub struct Exporter {
     closing: CancellationToken,
     abandon: CancellationToken,
     /// Disconnected when the thread has ended. Never carries a value.
-    ended: std::sync::Mutex<std_mpsc::Receiver<()>>,
+    ended: Mutex<std_mpsc::Receiver<()>>,
 }
 
 /// What was lost so far. Cheap to clone.
@@ -90,8 +92,8 @@ impl Lost {
 }
 
 impl Exporter {
-    /// Starts the thread. Needs no collector yet: the connection is made, and made again, when there is something to send.
-    /// `reader` is where metrics come from.
+    /// Starts the thread. Needs no collector yet: the connection is made, and made again, when there is something to
+    /// send. `reader` is where metrics come from.
     ///
     /// # Errors
     /// An endpoint that is none, a certificate that cannot be read, or no thread.
@@ -139,7 +141,7 @@ impl Exporter {
             }
         };
         let ended = run(runtime, work, abandon.clone())?;
-        Ok(Exporter { traces, lost, closing, abandon, ended: std::sync::Mutex::new(ended) })
+        Ok(Exporter { traces, lost, closing, abandon, ended: Mutex::new(ended) })
     }
 
     /// Whether traces go anywhere.
@@ -161,13 +163,14 @@ impl Exporter {
         &self.lost
     }
 
-    /// Delivers what waits and ends the thread, within `limit`. Blocks: call it from a plain thread. Later frames are lost.
+    /// Delivers what waits and ends the thread, within `limit`. Blocks: call it from a plain thread. Later frames are
+    /// lost.
     ///
     /// # Errors
     /// When the collector has not taken everything by then; what is left is given up.
     pub fn shutdown(&self, limit: Duration) -> Result<(), FlushError> {
         self.closing.cancel();
-        let ended = self.ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let ended = self.ended.lock();
         match ended.recv_timeout(limit) {
             Err(std_mpsc::RecvTimeoutError::Timeout) => {
                 self.abandon.cancel();

@@ -1,14 +1,14 @@
-//! What waits for delivery: bounded, and cheap for whoever puts something in.
+//! The items that wait for delivery. The queue is bounded, and putting an item in is cheap.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::traces::Item;
+use super::item::Item;
 
-/// A queue that wakes its reader only when there is enough for a message: a wake for each frame would cost more than all that
-/// is done about it.
+/// A queue that wakes its reader only when there is enough for a message: a wake for each frame would cost more than
+/// the rest of its telemetry.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
@@ -37,7 +37,7 @@ impl Queue {
 
     /// Never waits.
     pub(super) fn put(&self, item: Item) -> Result<(), NoRoom> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.closed || waiting.items.len() >= self.most {
             return Err(NoRoom);
         }
@@ -61,13 +61,13 @@ impl Queue {
 
     /// Whether there is enough for a message.
     pub(super) fn has_enough(&self) -> bool {
-        let waiting = self.lock();
+        let waiting = self.waiting.lock();
         waiting.spans >= self.enough || waiting.items.len() >= self.most
     }
 
     /// Takes a message's worth of the oldest, or what there is.
     pub(super) fn take(&self, into: &mut Vec<Item>) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         let mut spans = 0;
         while spans < self.enough
             && let Some(item) = waiting.items.pop_front()
@@ -78,21 +78,16 @@ impl Queue {
         waiting.spans -= spans;
     }
 
-    /// Throws away what waits, and says how much that was.
+    /// Drops the items that wait, and returns their number.
     pub(super) fn give_up(&self) -> usize {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         waiting.spans = 0;
         std::mem::take(&mut waiting.items).len()
     }
 
-    /// Nothing more goes in.
+    /// Refuses further items.
     pub(super) fn close(&self) {
-        self.lock().closed = true;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // A panic under the lock leaves whole values: every change is a push or an assignment.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().closed = true;
     }
 }
 

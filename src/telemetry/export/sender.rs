@@ -1,4 +1,4 @@
-//! Sends traces that are bytes already, as OTLP over gRPC or over HTTP.
+//! Sends encoded traces as OTLP over gRPC or over HTTP.
 //!
 //! What a collector's answer means, and after which one a message may be sent again:
 //! <https://opentelemetry.io/docs/specs/otlp/>.
@@ -25,16 +25,17 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-use super::channel;
 use super::settings::Destination;
 
+/// The user agent that collectors log.
+pub(super) const CLIENT_NAME: &str = concat!("camlens/", env!("CARGO_PKG_VERSION"));
 const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-/// Of an answer, what is read at most.
+/// The most bytes that are read of an answer.
 const ANSWER_BYTES: usize = 64 * 1024;
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// A collector, and how it is spoken to.
+/// A connection to a collector.
 #[derive(Debug)]
 pub(super) enum Sender {
     Grpc(Box<OverGrpc>),
@@ -55,7 +56,7 @@ pub(super) struct OverHttp {
     gzip: bool,
 }
 
-/// Of a message that was taken, how much was not.
+/// The part of a message that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) spans: u64,
@@ -79,7 +80,7 @@ impl SendError {
 
 impl Sender {
     pub(super) fn grpc(channel: Channel, to: &Destination) -> Self {
-        // Collectors answer in the compression that they are spoken to.
+        // Collectors answer in the compression of the request.
         let mut client = Grpc::new(channel).accept_compressed(CompressionEncoding::Gzip);
         if to.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
@@ -92,7 +93,7 @@ impl Sender {
     pub(super) fn http(client: HttpClient, to: &Destination) -> Result<Self, InvalidUri> {
         let mut headers = to.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(channel::USER_AGENT));
+        headers.insert(USER_AGENT, HeaderValue::from_static(CLIENT_NAME));
         if to.gzip {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -117,12 +118,12 @@ fn refused(answer: ExportTraceServiceResponse) -> Option<Refused> {
 
 async fn over_grpc(way: &mut OverGrpc, message: Bytes) -> Result<ExportTraceServiceResponse, SendError> {
     let OverGrpc { client, headers } = way;
-    client.ready().await.map_err(|error| SendError::temporary(channel::in_full(&error)))?;
+    client.ready().await.map_err(|error| SendError::temporary(in_full(&error)))?;
     let mut request = tonic::Request::new(message);
     *request.metadata_mut() = headers.clone();
     match client.unary(request, PathAndQuery::from_static(METHOD), Written).await {
         Ok(answer) => Ok(answer.into_inner()),
-        Err(status) => Err(SendError { cause: channel::in_full(&status), is_temporary: is_temporary(status.code()) }),
+        Err(status) => Err(SendError { cause: in_full(&status), is_temporary: is_temporary(status.code()) }),
     }
 }
 
@@ -146,7 +147,7 @@ async fn over_http(way: &OverHttp, message: Bytes) -> Result<ExportTraceServiceR
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers.clone();
-    let answer = client.request(request).await.map_err(|error| SendError::temporary(channel::in_full(&error)))?;
+    let answer = client.request(request).await.map_err(|error| SendError::temporary(in_full(&error)))?;
     let status = answer.status();
     // To its end, so that the connection can be used again.
     let body = Limited::new(answer.into_body(), ANSWER_BYTES).collect().await;
@@ -160,7 +161,7 @@ async fn over_http(way: &OverHttp, message: Bytes) -> Result<ExportTraceServiceR
         );
         return Err(SendError { cause: format!("{uri} answers {status}"), is_temporary });
     }
-    // Whoever answers something else has taken the message all the same.
+    // A collector that answers anything else has taken the message all the same.
     Ok(body.ok().and_then(|body| ExportTraceServiceResponse::decode(body.to_bytes()).ok()).unwrap_or_default())
 }
 
@@ -170,7 +171,7 @@ fn compressed(message: &[u8]) -> Result<Bytes, SendError> {
     written.map(Bytes::from).map_err(|error| SendError { cause: error.to_string(), is_temporary: false })
 }
 
-/// Requests that are bytes already.
+/// A codec of requests that are encoded already.
 #[derive(Debug, Clone, Copy)]
 struct Written;
 
@@ -197,6 +198,20 @@ impl Encoder for Written {
         into.put(message);
         Ok(())
     }
+}
+
+/// The error and its causes: transports say little by themselves.
+pub(super) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

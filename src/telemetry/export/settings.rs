@@ -1,7 +1,7 @@
 //! Where telemetry goes: the configuration, and OpenTelemetry's standard variables where it says nothing.
 //!
-//! Headers hold secrets: they come from the environment alone, are marked as such, and no error and no log shows them. The
-//! exporter for metrics reads those and the compression by itself.
+//! Headers hold secrets: they come from the environment alone, are marked as such, and no error and no log shows them.
+//! The exporter for metrics reads those and the compression by itself.
 
 use std::path::PathBuf;
 use std::time::Duration;

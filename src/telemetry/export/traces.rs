@@ -1,4 +1,4 @@
-//! Delivers spans: many in a message, each frame's together.
+//! Delivers spans: many in a message, those of a frame in the same one.
 
 use std::time::Duration;
 
@@ -7,48 +7,19 @@ use opentelemetry_sdk::Resource;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::item::Item;
 use super::losses::Losses;
 use super::queue::Queue;
 use super::sender::{Refused, SendError, Sender};
 use super::settings::{Destination, ExportSettings};
-use crate::telemetry::record::batch::EndedBatch;
-use crate::telemetry::record::frame::FrameRecord;
-use crate::telemetry::record::stream::StreamRecord;
-use crate::telemetry::sampling::new_span_id;
-use crate::telemetry::spans::{Envelope, Spans, batch_span, frame_spans, stream_span};
-use crate::telemetry::stage::Stage;
+use crate::telemetry::ids::new_span_id;
+use crate::telemetry::spans::{Envelope, Spans};
 
-/// How many times its timeout a message may take, with all the attempts at it and the pauses between them.
+/// A message, with all attempts and the pauses between them, may take this many timeouts.
 const TIMEOUTS: u32 = 2;
-/// After a message that was not taken, how long nothing is sent, nor made ready: at first, and at most. It doubles.
+/// The pause after a message that was not taken, in which nothing is sent or prepared. It doubles up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// What traces are made of.
-#[derive(Debug)]
-pub(in crate::telemetry) enum Item {
-    Frame(Box<FrameRecord>),
-    Batch(Box<EndedBatch>),
-    Stream(Box<StreamRecord>),
-}
-
-impl Item {
-    fn write(&self, into: &mut Spans) {
-        match self {
-            Item::Frame(record) => frame_spans(record, into),
-            Item::Batch(batch) => batch_span(batch, into),
-            Item::Stream(record) => stream_span(record, into),
-        }
-    }
-
-    /// How many spans it makes; for a frame, at most.
-    pub(super) fn span_count(&self) -> usize {
-        match self {
-            Item::Frame(_) => 1 + Stage::ALL.len(),
-            Item::Batch(_) | Item::Stream(_) => 1,
-        }
-    }
-}
 
 /// The receiving end of the queue, in the exporter's thread.
 pub(super) struct Delivery {
@@ -78,8 +49,8 @@ impl Delivery {
         }
     }
 
-    /// Delivers what waits, when there is enough of it or when the first of it has waited long enough, until `closing`; then
-    /// what is left.
+    /// Delivers waiting items when they fill a message or the first has waited long enough, until `closing`; then the
+    /// rest.
     pub(super) async fn run(mut self, queue: &Queue, closing: CancellationToken) {
         let mut items = Vec::new();
         while !closing.is_cancelled() {
@@ -102,13 +73,13 @@ impl Delivery {
                 break;
             }
             if !self.deliver(&mut items, &closing).await {
-                // Who took none of these will take no others in the time that is left.
+                // A collector that took none of these will take no others in the time that is left.
                 self.losses.lost(queue.give_up() as u64);
             }
         }
     }
 
-    /// A message. Says whether the collector took it.
+    /// Sends a message. Returns whether the collector took it.
     async fn deliver(&mut self, items: &mut Vec<Item>, closing: &CancellationToken) -> bool {
         if items.is_empty() {
             return true;
@@ -135,7 +106,7 @@ impl Delivery {
         }
     }
 
-    /// Tries until the collector takes it, or will not, or it has been too long.
+    /// Tries until the collector takes or refuses it, or until the time is over.
     async fn send(&mut self, message: &Bytes, closing: &CancellationToken) -> Result<Option<Refused>, SendError> {
         let until = Instant::now() + self.timeout * TIMEOUTS;
         loop {
@@ -169,7 +140,7 @@ impl Default for Pause {
 }
 
 impl Pause {
-    /// A little less than it says, by chance, so that a collector that comes back does not meet everybody at once.
+    /// The pause, shortened at random, so that a collector that comes back does not meet all its clients at once.
     async fn wait(&mut self, closing: &CancellationToken) {
         let chance = f64::from(new_span_id().bytes()[0]) / 255.0;
         let pause = self.next.mul_f64(0.75 + chance / 4.0);

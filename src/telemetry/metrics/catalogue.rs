@@ -102,7 +102,8 @@ pub const QUEUE_SIZE: Metric = Metric {
     kind: Kind::UpDownCounter,
     unit: "By",
     attributes: &[MODEL_NAME, MODEL_VERSION],
-    description: "Bytes that the frames in work take: sent, decoded, and as input; bounded by limits.model_queued_bytes",
+    description: "Bytes that the frames in work take: sent, decoded, and as input; \
+                  bounded by limits.model_queued_bytes",
 };
 pub const UNSENT_SIZE: Metric = Metric {
     name: "camlens.unsent.size",

@@ -1,14 +1,15 @@
-//! Metrics: what is counted and measured over all frames.
+//! Metrics: counts and measurements over all frames.
 //!
-//! The labels are the models that are served and words of this program, never what a client sends: their number is bounded.
-//! What happens to frames is recorded as they end; what only has to be read (queues, memory, …) is read when somebody asks.
+//! The labels are the models that are served and words of this program, never what a client sends: their number is
+//! bounded. What happens to frames is recorded as they end; what only has to be read (queues, memory, …) is read when
+//! somebody asks.
 
 pub mod catalogue;
 mod page;
 mod process;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -18,6 +19,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMeterProvider, Temporality};
+use parking_lot::Mutex;
 
 use self::catalogue::{Kind, MODEL_NAME, MODEL_VERSION, Metric};
 use super::record::outcome::FrameOutcome;
@@ -72,7 +74,7 @@ impl Metrics {
 
     /// The instruments for the frames of a model.
     pub fn model(&self, name: &str, version: i64) -> Arc<ModelInstruments> {
-        let mut models = self.0.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut models = self.0.models.lock();
         let instruments = models
             .entry((name.to_owned(), version))
             .or_insert_with(|| Arc::new(ModelInstruments::new(&self.0.meter, name, version)));
@@ -115,7 +117,7 @@ impl Metrics {
     }
 }
 
-/// One reader for the provider that fills it, and for whoever collects from it.
+/// One reader, shared by the provider that fills it and the collector that reads it.
 #[derive(Debug)]
 struct Shared(Arc<ManualReader>);
 
@@ -239,7 +241,7 @@ impl<T> Bindings<T> {
     }
 
     fn with(&self, word: &'static str, act: impl FnOnce(&T)) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let index = known.iter().position(|(name, _)| *name == word).unwrap_or_else(|| {
             known.push((word, (self.bind)(word)));
             known.len() - 1

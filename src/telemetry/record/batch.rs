@@ -1,31 +1,33 @@
-//! What telemetry is told about a batch: once, when it has run and the last of its frames has ended.
+//! The record of a batch, delivered once: when the batch has run and the last of its frames has ended.
 
-use crate::telemetry::SpanReference;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
-use super::source::Source;
+use parking_lot::Mutex;
 
-/// One run of the device, shared by the device and the frames that are in it. Whoever lets go of it last tells it.
+use super::source::Source;
+use crate::telemetry::ids::SpanReference;
+
+/// One run of the device, shared by the worker and the batch's frames. Dropping the last reference delivers it.
 #[derive(Debug)]
 pub struct BatchRecord {
-    /// Rows that run together.
+    /// The number of rows that run together.
     pub rows: u32,
     began: Instant,
     end: OnceLock<(Instant, BatchOutcome)>,
-    /// The batch's own trace, settled when somebody needs it.
+    /// The batch's own trace, chosen at the first use.
     span: OnceLock<SpanReference>,
     /// The frames whose traces are kept.
     frames: Mutex<Vec<SpanReference>>,
     witness: OnceLock<Witness>,
 }
 
-/// What became of a batch.
+/// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchOutcome {
     Done,
-    /// Nobody waited for it any more: it stopped before its reverse run.
+    /// All its frames had ended: it stopped before its reverse run.
     Stopped,
     OutOfMemory,
     Failed,
@@ -43,7 +45,7 @@ impl BatchOutcome {
     }
 }
 
-/// A batch that is over.
+/// A batch that has ended.
 #[derive(Debug, Clone)]
 pub(in crate::telemetry) struct EndedBatch {
     pub(in crate::telemetry) span: SpanReference,
@@ -51,16 +53,16 @@ pub(in crate::telemetry) struct EndedBatch {
     pub(in crate::telemetry) began_at: SystemTime,
     pub(in crate::telemetry) ended_at: SystemTime,
     pub(in crate::telemetry) outcome: BatchOutcome,
-    /// Where one of its frames came from; all have the model in common.
+    /// The source of one of its frames; all frames share the model.
     pub(in crate::telemetry) source: Arc<Source>,
     /// The frames whose traces are kept.
     pub(in crate::telemetry) frames: Vec<SpanReference>,
 }
 
-/// One of the batch's frames, who knows whom to tell.
+/// One of the batch's frames, with the receiver of the record.
 struct Witness {
     source: Arc<Source>,
-    /// One moment on both clocks.
+    /// One moment by both clocks.
     moment: (Instant, SystemTime),
     tell: Box<dyn Fn(EndedBatch) + Send + Sync>,
 }
@@ -83,7 +85,7 @@ impl BatchRecord {
         }
     }
 
-    /// Called once, when the device is through with it.
+    /// Called once, when the device has finished the batch.
     pub fn ends(&self, now: Instant, outcome: BatchOutcome) {
         let _ = self.end.set((now, outcome));
     }
@@ -94,10 +96,10 @@ impl BatchRecord {
 
     /// A frame of the batch whose trace is kept.
     pub(in crate::telemetry) fn keeps(&self, frame: SpanReference) {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        self.frames.lock().push(frame);
     }
 
-    /// To whom the batch is told when it is over; the first one counts. `moment` is one moment on both clocks.
+    /// Sets the receiver of the record; the first call counts. `moment` is one moment by both clocks.
     pub(in crate::telemetry) fn tells(
         &self,
         source: &Arc<Source>,
@@ -116,7 +118,7 @@ impl Drop for BatchRecord {
             Some(after) => wall + after,
             None => wall - monotonic.duration_since(moment),
         };
-        let frames = std::mem::take(self.frames.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let frames = std::mem::take(self.frames.get_mut());
         tell(EndedBatch {
             span: self.span(),
             rows: self.rows,
@@ -138,7 +140,7 @@ mod tests {
     use crate::telemetry::record::source::Call;
 
     #[test]
-    fn a_batch_is_told_once_by_whoever_lets_go_of_it_last_with_its_true_times() {
+    fn a_batch_is_delivered_once_when_the_last_reference_is_dropped_with_its_true_times() {
         let accepted = Instant::now();
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
         let source = Source::new(Call::ExplainStream, "s".into(), String::new(), ("lite0", 1), None, None);
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_which_no_frame_is_known_is_told_to_nobody() {
+    fn a_batch_of_which_no_frame_is_known_is_delivered_to_nobody() {
         let batch = BatchRecord::new(1, Instant::now());
         batch.ends(Instant::now(), BatchOutcome::Failed);
         drop(batch);

@@ -1,4 +1,4 @@
-//! What telemetry is told about a frame, once, when it has ended.
+//! The record of a frame that has ended.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use super::outcome::FrameOutcome;
 use super::progress::Progress;
 use super::source::Source;
+use crate::telemetry::ids::SpanReference;
 use crate::telemetry::sampling::FrameTrace;
-use crate::telemetry::trace_context::SpanReference;
 
 /// A frame that has ended.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct FrameRecord {
     pub source: Arc<Source>,
     pub sequence: u64,
     pub outcome: FrameOutcome,
-    /// Closed: what it went through, by the monotonic clock.
+    /// Its stages, by the monotonic clock; closed.
     pub progress: Progress,
     /// The moment of its acceptance on the wall clock.
     pub accepted_at: SystemTime,

@@ -1,4 +1,4 @@
-//! What is recorded of a frame, a batch and a stream.
+//! The records of a frame, a batch and a stream.
 
 pub mod batch;
 pub mod frame;

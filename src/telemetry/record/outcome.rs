@@ -14,7 +14,7 @@ pub enum FrameOutcome {
         code: i32,
         message: String,
     },
-    /// The client took it back, or its stream died.
+    /// The client cancelled it, or its stream broke.
     Cancelled,
 }
 
@@ -39,7 +39,7 @@ impl FrameOutcome {
     }
 }
 
-/// The name of a google.rpc.Code, as the specification spells it; `UNKNOWN` for a number that is none.
+/// The name of a google.rpc.Code, as the specification spells it; `UNKNOWN` for any other number.
 pub fn status_name(code: i32) -> &'static str {
     const NAMES: [&str; 17] = [
         "OK",

@@ -1,13 +1,15 @@
 //! How far a frame has come, shared by all who carry it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::batch::BatchRecord;
 use crate::telemetry::stage::{Stage, Timings};
 
-/// A frame's stages so far, and the batch that it is in. Whoever carries the frame marks; whoever ends it closes, and finds
-/// what everybody else has marked, wherever the frame was. Cheap to clone.
+/// A frame's stages so far, and the batch that it is in. Each thread that carries the frame marks its stages; the one
+/// that ends it closes the progress and reads all marks. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Progress(Arc<Mutex<State>>);
 
@@ -20,7 +22,7 @@ struct State {
 }
 
 impl State {
-    /// A frame that has failed has nothing left but to be told.
+    /// The stage under way. A frame that has failed only has to be delivered.
     fn under_way(&self) -> Option<Stage> {
         let stage = self.timings.under_way()?;
         Some(if self.failed { stage.max(Stage::Deliver) } else { stage })
@@ -34,25 +36,26 @@ impl Progress {
         Progress(Arc::new(Mutex::new(State { timings, batch: None, failed: false, closed: false })))
     }
 
-    /// Ends `stage` at `now`; it began where the one before ended. Of a frame that has ended, nothing is marked any more.
+    /// Ends `stage` at `now`; it began where the one before ended. Of a frame that has ended, nothing is marked any
+    /// more.
     pub fn mark(&self, stage: Stage, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if !state.closed {
             state.timings.mark(stage, now);
         }
     }
 
-    /// The frame is in a batch that runs. Of several attempts, the last one counts.
+    /// Sets the batch that the frame runs in. Of several attempts, the last one counts.
     pub fn joins(&self, batch: &Arc<BatchRecord>) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if !state.closed {
             state.batch = Some(Arc::clone(batch));
         }
     }
 
-    /// The frame has failed: the stage under way ends now. What is left is to tell the client.
+    /// The frame has failed: the stage under way ends now. Only delivery is left.
     pub fn fail(&self, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if let Some(stage) = state.under_way()
             && stage < Stage::Deliver
             && !state.closed
@@ -64,7 +67,7 @@ impl Progress {
 
     /// The frame has ended, in whatever stage it was.
     pub fn close(&self, now: Instant) {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         if let Some(stage) = state.under_way()
             && !state.closed
         {
@@ -75,27 +78,22 @@ impl Progress {
 
     /// The stages so far.
     pub fn timings(&self) -> Timings {
-        self.state().timings.clone()
+        self.0.lock().timings.clone()
     }
 
-    /// What `read` makes of the stages so far, without a copy.
+    /// Applies `read` to the stages so far, without a copy.
     pub fn with_timings<T>(&self, read: impl FnOnce(&Timings) -> T) -> T {
-        read(&self.state().timings)
+        read(&self.0.lock().timings)
     }
 
     /// The batch that the frame is or was in.
     pub fn batch(&self) -> Option<Arc<BatchRecord>> {
-        self.state().batch.clone()
+        self.0.lock().batch.clone()
     }
 
-    /// Lets go of the batch, so that the last one who does can tell it.
+    /// Gives up the reference to the batch: the last one dropped delivers the record.
     pub(in crate::telemetry) fn leave_batch(&self) -> Option<Arc<BatchRecord>> {
-        self.state().batch.take()
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves whole values: every change is a push or an assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().batch.take()
     }
 }
 
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_closes_finds_what_others_have_marked_and_ends_the_stage_under_way() {
+    fn closing_keeps_the_marks_of_all_threads_and_ends_the_stage_under_way() {
         let t0 = Instant::now();
         let progress = Progress::start(t0);
         let engine = progress.clone();

@@ -1,10 +1,12 @@
-//! Where frames come from: what the frames of a stream, or the one of a call, have in common.
+//! The source of frames: what the frames of a stream, or the one frame of a call, have in common.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::outcome::FrameOutcome;
+use crate::telemetry::ids::SpanReference;
 use crate::telemetry::metrics::ModelInstruments;
-use crate::telemetry::trace_context::SpanReference;
 
 /// A stream, or a unary call.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ impl Call {
     }
 }
 
-/// How many frames of a stream have ended in one way.
+/// The number of a stream's frames that have ended in one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndedFrames {
     /// [`FrameOutcome::name`].
@@ -61,22 +63,22 @@ impl Source {
         Source { call, stream_id, name, model: model.into(), version, span, instruments, counts: Mutex::default() }
     }
 
-    /// One more frame has ended. The ways to end are few, so that this stays small however long the stream runs.
+    /// Counts a frame that has ended. Outcomes are few, so this stays small however long the stream runs.
     pub(in crate::telemetry) fn count(&self, outcome: &FrameOutcome) {
         let reason = match outcome {
             FrameOutcome::Dropped { reason, .. } => reason,
             FrameOutcome::Failed { .. } => outcome.status(),
             FrameOutcome::Answered | FrameOutcome::Cancelled => "",
         };
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         match counts.iter_mut().find(|known| known.outcome == outcome.name() && known.reason == reason) {
             Some(known) => known.count += 1,
             None => counts.push(EndedFrames { outcome: outcome.name(), reason, count: 1 }),
         }
     }
 
-    /// The frames that have ended so far, by how.
+    /// The numbers of ended frames, by outcome.
     pub fn ended_frames(&self) -> Vec<EndedFrames> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().clone()
     }
 }

@@ -1,4 +1,4 @@
-//! What telemetry is told about a stream, once, when it has ended.
+//! The record of a stream that has ended.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub struct StreamRecord {
     pub source: Arc<Source>,
     pub opened_at: SystemTime,
     pub lasted: Duration,
-    /// Where the client is; `None` behind a Unix socket.
+    /// The client's address; `None` behind a Unix socket.
     pub peer: Option<IpAddr>,
     /// The policy it opened with: `latest`, `block`, `reject`.
     pub policy: &'static str,

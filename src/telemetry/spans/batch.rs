@@ -1,6 +1,6 @@
 //! A batch: a trace of its own, linked to the frames that were in it.
 
-use super::{Kind, Place, Spans};
+use super::{Kind, SpanIdentity, Spans};
 use crate::telemetry::record::batch::{BatchOutcome, EndedBatch};
 
 /// The name of the span.
@@ -9,7 +9,7 @@ pub const BATCH_SPAN: &str = "camlens.batch";
 /// Writes the span of a batch.
 pub(in crate::telemetry) fn batch_span(batch: &EndedBatch, into: &mut Spans) {
     let times = [batch.began_at, batch.ended_at];
-    into.span(&Place::root(batch.span), Kind::Internal, BATCH_SPAN, times, |span| {
+    into.span(&SpanIdentity::root(batch.span), Kind::Internal, BATCH_SPAN, times, |span| {
         let mut attributes = span.attributes();
         attributes.text("camlens.model.name", &batch.source.model);
         attributes.integer("camlens.model.version", batch.source.version);
@@ -32,8 +32,8 @@ mod tests {
 
     use super::super::tests::{value, written};
     use super::*;
+    use crate::telemetry::ids::SpanReference;
     use crate::telemetry::record::source::{Call, Source};
-    use crate::telemetry::trace_context::SpanReference;
 
     #[test]
     fn a_batch_is_linked_to_the_frames_that_are_kept() {

@@ -2,10 +2,10 @@
 
 use opentelemetry_semantic_conventions::attribute::ERROR_TYPE;
 
-use super::{Attributes, Kind, Place, Span, Spans};
+use super::{Attributes, Kind, Span, SpanIdentity, Spans};
+use crate::telemetry::ids::new_span_id;
 use crate::telemetry::record::frame::FrameRecord;
 use crate::telemetry::record::outcome::FrameOutcome;
-use crate::telemetry::sampling::new_span_id;
 
 /// The name of the span that stands for the whole frame.
 pub const FRAME_SPAN: &str = "camlens.frame";
@@ -13,16 +13,16 @@ pub const FRAME_SPAN: &str = "camlens.frame";
 /// Writes the spans of a frame, its stages first.
 pub(in crate::telemetry) fn frame_spans(record: &FrameRecord, into: &mut Spans) {
     let trace_state = record.trace.trace_state.to_string();
-    let place = Place::of(&record.trace, &trace_state);
+    let identity = SpanIdentity::of(&record.trace, &trace_state);
     let total = record.progress.with_timings(|timings| {
         for timing in timings.stages() {
             let start = record.accepted_at + timing.start;
             let times = [start, start + timing.duration];
-            into.span(&place.child(new_span_id()), Kind::Internal, timing.stage.name(), times, |_| {});
+            into.span(&identity.child(new_span_id()), Kind::Internal, timing.stage.name(), times, |_| {});
         }
         timings.total()
     });
-    into.span(&place, Kind::Server, FRAME_SPAN, [record.accepted_at, record.accepted_at + total], |span| {
+    into.span(&identity, Kind::Server, FRAME_SPAN, [record.accepted_at, record.accepted_at + total], |span| {
         write_attributes(record, &mut span.attributes());
         write_links(record, span);
         // Only a failure is an error: a frame that a newer one replaced ended as it should.
@@ -87,8 +87,8 @@ mod tests {
 
     use super::super::tests::{Span, value, written};
     use super::*;
+    use crate::telemetry::ids::SpanReference;
     use crate::telemetry::record::source::{Call, Source};
-    use crate::telemetry::trace_context::SpanReference;
     use crate::telemetry::{Progress, Sampling, Stage};
 
     fn record(outcome: FrameOutcome, traceparent: &str) -> FrameRecord {

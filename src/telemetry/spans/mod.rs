@@ -1,8 +1,8 @@
-//! Records as OpenTelemetry spans, with their true times, under ids settled when what they tell of began.
+//! Records as OpenTelemetry spans, with their true times, under ids that were chosen when the recorded thing began.
 //!
-//! A tracer could do neither: it gives out its own ids, and it must decide at the start what is only known at the end. The
-//! spans are written as the bytes that OTLP sends, without a form in between: a frame has fourteen, and at thousands of frames
-//! a second the forms would cost more than everything else about them. The messages are those of
+//! A tracer could do neither: it gives out its own ids, and it must decide at the start what is only known at the end.
+//! The spans are written as the bytes that OTLP sends, without a form in between: a frame has fourteen, and at
+//! thousands of frames a second the forms would cost more than everything else about them. The messages are those of
 //! <https://github.com/open-telemetry/opentelemetry-proto>, `trace.proto`.
 
 mod batch;
@@ -17,9 +17,9 @@ use opentelemetry::Value;
 use opentelemetry_sdk::Resource;
 
 use self::wire::Wire;
+use super::ids::SpanReference;
 use super::record::source::Call;
 use super::sampling::FrameTrace;
-use super::trace_context::SpanReference;
 use super::trace_context::{SpanId, TraceId};
 
 pub use batch::BATCH_SPAN;
@@ -29,12 +29,12 @@ pub(super) use frame::frame_spans;
 pub use stream::STREAM_SPAN;
 pub(super) use stream::stream_span;
 
-/// What one frame's spans take, more or less.
+/// About the bytes of one frame's spans.
 const FRAME_BYTES: usize = 2_000;
-/// More than the keys and the lengths around them take.
+/// More than the bytes of the keys and lengths around them.
 const LENGTHS: usize = 32;
 
-/// Spans on their way into a message.
+/// Encoded spans of a message that is being built.
 #[derive(Debug)]
 pub(super) struct Spans(Wire);
 
@@ -46,7 +46,7 @@ impl Spans {
     /// Writes one; `rest` adds what it has beside its name and times.
     fn span(
         &mut self,
-        place: &Place<'_>,
+        identity: &SpanIdentity<'_>,
         kind: Kind,
         name: &str,
         times: [SystemTime; 2],
@@ -54,12 +54,12 @@ impl Spans {
     ) {
         const SPANS: u32 = 2;
         self.0.message(SPANS, |wire| {
-            wire.bytes(1, &place.trace_id.bytes());
-            wire.bytes(2, &place.span_id.bytes());
-            if !place.trace_state.is_empty() {
-                wire.text(3, place.trace_state);
+            wire.bytes(1, &identity.trace_id.bytes());
+            wire.bytes(2, &identity.span_id.bytes());
+            if !identity.trace_state.is_empty() {
+                wire.text(3, identity.trace_state);
             }
-            if let Some(parent) = place.parent {
+            if let Some(parent) = identity.parent {
                 wire.bytes(4, &parent.bytes());
             }
             wire.text(5, name);
@@ -67,13 +67,13 @@ impl Spans {
             wire.fixed64(7, nanoseconds(times[0]));
             wire.fixed64(8, nanoseconds(times[1]));
             rest(&mut Span(wire));
-            let remote = if place.parent_is_remote { IS_REMOTE } else { 0 };
+            let remote = if identity.parent_is_remote { IS_REMOTE } else { 0 };
             wire.fixed32(16, SAMPLED | REMOTENESS_IS_KNOWN | remote);
         });
     }
 }
 
-/// What is exported was kept, whatever was thought of it when it began: its flag says so.
+/// The flag of exported spans: they were kept, even if they were not sampled when they began.
 const SAMPLED: u32 = 0x001;
 const REMOTENESS_IS_KNOWN: u32 = 0x100;
 const IS_REMOTE: u32 = 0x200;
@@ -85,8 +85,8 @@ enum Kind {
     Server = 2,
 }
 
-/// Where a span stands: its trace, its own id, its parent.
-struct Place<'a> {
+/// The identity of a span: its trace, its own id, its parent.
+struct SpanIdentity<'a> {
     trace_id: TraceId,
     span_id: SpanId,
     trace_state: &'a str,
@@ -94,21 +94,21 @@ struct Place<'a> {
     parent_is_remote: bool,
 }
 
-impl<'a> Place<'a> {
+impl<'a> SpanIdentity<'a> {
     /// A span that its trace names: a frame, a stream. `trace_state` is the trace's, as text.
     fn of(trace: &FrameTrace, trace_state: &'a str) -> Self {
         let FrameTrace { trace_id, span_id, parent_id, .. } = *trace;
-        Place { trace_id, span_id, trace_state, parent: parent_id, parent_is_remote: parent_id.is_some() }
+        SpanIdentity { trace_id, span_id, trace_state, parent: parent_id, parent_is_remote: parent_id.is_some() }
     }
 
-    /// A part of the span at this place.
+    /// A child of this span.
     fn child(&self, span_id: SpanId) -> Self {
-        Place { span_id, parent: Some(self.span_id), parent_is_remote: false, ..*self }
+        SpanIdentity { span_id, parent: Some(self.span_id), parent_is_remote: false, ..*self }
     }
 
     /// A trace of its own.
     fn root(SpanReference { trace_id, span_id }: SpanReference) -> Self {
-        Place { trace_id, span_id, trace_state: "", parent: None, parent_is_remote: false }
+        SpanIdentity { trace_id, span_id, trace_state: "", parent: None, parent_is_remote: false }
     }
 }
 
@@ -155,7 +155,7 @@ impl Span<'_> {
     }
 }
 
-/// `KeyValue`s, in the field of whatever they belong to.
+/// `KeyValue`s, in a field of the enclosing message.
 struct Attributes<'w> {
     wire: &'w mut Wire,
     field: u32,
@@ -219,7 +219,7 @@ fn nanoseconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// What is around the spans of every message: whose they are, and who measured.
+/// The part of every message around its spans: the resource and the instrumentation scope.
 #[derive(Debug)]
 pub(super) struct Envelope {
     resource: Vec<u8>,

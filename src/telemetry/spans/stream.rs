@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use opentelemetry_semantic_conventions::attribute::{ERROR_TYPE, NETWORK_PEER_ADDRESS};
 
-use super::{Attributes, Kind, Place, Span, Spans};
+use super::{Attributes, Kind, Span, SpanIdentity, Spans};
 use crate::telemetry::record::outcome::status_name;
 use crate::telemetry::record::stream::StreamRecord;
 
@@ -15,8 +15,8 @@ pub const STREAM_SPAN: &str = "camlens.stream";
 pub(in crate::telemetry) fn stream_span(record: &StreamRecord, into: &mut Spans) {
     let end = record.opened_at + record.lasted;
     let trace_state = record.trace.trace_state.to_string();
-    let place = Place::of(&record.trace, &trace_state);
-    into.span(&place, Kind::Server, STREAM_SPAN, [record.opened_at, end], |span| {
+    let identity = SpanIdentity::of(&record.trace, &trace_state);
+    into.span(&identity, Kind::Server, STREAM_SPAN, [record.opened_at, end], |span| {
         write_attributes(record, &mut span.attributes());
         write_events(record, end, span);
         let (code, message) = &record.status;

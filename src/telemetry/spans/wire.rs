@@ -8,8 +8,8 @@ const FIXED64: u32 = 1;
 const BYTES: u32 = 2;
 const FIXED32: u32 = 5;
 
-/// A message that is being written. Fields that have their default value are written all the same: it is for whoever writes
-/// to leave them out.
+/// A message that is being written. Fields with their default value are written all the same: the caller may leave them
+/// out.
 #[derive(Debug, Default)]
 pub(super) struct Wire(Vec<u8>);
 
@@ -51,13 +51,13 @@ impl Wire {
         self.bytes(field, value.as_bytes());
     }
 
-    /// What was written before.
+    /// The bytes written so far.
     pub(super) fn raw(&mut self, fields: &[u8]) {
         self.0.extend_from_slice(fields);
     }
 
-    /// A message within the message, of what `write` writes. Its length is known afterwards only: room is left for a short
-    /// one, and a long one moves.
+    /// A message within the message, of what `write` writes. Its length is known afterwards only: room is left for a
+    /// short one, and a long one moves.
     pub(super) fn message(&mut self, field: u32, write: impl FnOnce(&mut Wire)) {
         self.key(field, BYTES);
         let at = self.0.len();

@@ -4,14 +4,14 @@
 
 use std::io::{Cursor, Read, Write};
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use arbitrary::{Arbitrary, Unstructured};
 use camlens::explain::{Maps, Method, Mode, Target};
 use camlens::frame::Limits;
 use camlens::model::{LoadLimits, Model};
-use camlens::schedule::{Batch, Device, ExplainDevice, Served, ServedLimits};
+use camlens::schedule::{Batch, Device, ExplainDevice, Explainers, Served, ServedLimits};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
@@ -414,7 +414,7 @@ pub fn run(data: &[u8]) {
 fn explain(model: Model, mode: Mode) {
     let metadata = model.metadata.clone();
     let limits = ServedLimits { max_batch: 2, max_targets: 2, frame: Limits::default() };
-    let Ok(served) = Served::new(metadata, limits) else { return };
+    let Ok(served) = Served::new(metadata, limits).map(Arc::new) else { return };
     let [_, channels, height, width] = served.metadata.input.shape.map(|dimension| dimension.example());
     let Ok(shape) = <[u32; 3]>::try_from(
         [channels, height, width].iter().filter_map(|size| u32::try_from(*size).ok()).collect::<Vec<_>>(),
@@ -432,7 +432,7 @@ fn explain(model: Model, mode: Mode) {
     };
     let targets = [Target::Top(2)];
     let batch = Batch {
-        model: 0,
+        model: served.key(),
         method: &method,
         shape,
         inputs: vec![input.as_slice(); rows],
@@ -440,7 +440,11 @@ fn explain(model: Model, mode: Mode) {
     };
     let until = Instant::now() + MAX_EXPLAINING;
     let late = || Instant::now() > until;
-    match ExplainDevice::new(vec![model], tch::Device::Cpu).run(&batch, &late, &mut |_| {}) {
+    let models = Explainers::default();
+    models.insert(served.key(), model, tch::Device::Cpu);
+    let mut device = ExplainDevice::new(models, false, tch::Device::Cpu);
+    device.load(&served).expect("it was offered");
+    match device.run(&batch, &late, &mut |_| {}) {
         Ok(answers) => assert_eq!(answers.len(), rows),
         Err(error) => assert!(!error.to_string().is_empty()),
     }

@@ -1,192 +1,223 @@
-//! How the gradient of a convolution's result goes back to its input.
+//! Kernels for the gradient of a convolution to its input.
 //!
-//! There are several ways, and which is the fastest depends on the shapes and on the processor. They are tried on the first gradient
-//! that comes, and what won is kept.
+//! Which one is the fastest depends on the shapes and on the processor. They are timed on the first gradient, and the
+//! fastest is kept.
 
 use tch::{Kind, Tensor};
 
 use crate::torch::{Call, OperatorError, PendingMask, Value, channels_last, window_may_miss};
 
-use super::col2im::{Folded, FoldedCall};
+use super::col2im::{Col2im, Col2imCall};
 use super::epilogue::Activation;
-use super::forward::{ThereCall, WayThere};
+use super::forward::{ForwardCall, ForwardKernel};
 use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
-use super::sparse::{OF_GRADIENTS, SparseBack, SparseBackCall, like_others};
-use crate::plan::cpu::autotune::{Candidate, bytes, fastest};
+use super::sparse::{DENSITY_OF_GUIDED_GRADIENTS, SparseBackward, SparseBackwardCall, with_typical_zeros};
+use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
 
-/// Weights laid out for a way.
+/// A weight packed for one kernel.
 #[derive(Debug)]
-pub(in crate::plan) enum WayBack {
-    /// A transposed convolution.
+pub(in crate::plan) enum InputGradientKernel {
+    /// oneDNN's transposed convolution.
     Transposed(Tensor),
-    /// The same in float32 of a gradient in another dtype: of groups in bfloat16, oneDNN's takes up to ten times as long where the stride is 2.
-    Wide(Tensor),
-    /// A convolution with the kernel turned by 180° and inputs and outputs exchanged. Where the stride is 1.
-    Turned(WayThere),
-    Folded(Folded),
-    Sparse(SparseBack),
+    /// The same in float32, for a gradient in another dtype: with groups, oneDNN's bfloat16 kernel takes up to ten
+    /// times as long where the stride is 2.
+    Float32(Tensor),
+    /// A convolution with the kernel flipped in both axes and the channels exchanged. For a stride of 1.
+    FlippedKernel(ForwardKernel),
+    Col2im(Col2im),
+    Sparse(SparseBackward),
 }
 
-impl WayBack {
-    /// The fastest way for a convolution of `weight`, tried on the gradient `given` of the result for an input of `size`. `there` are
-    /// [the weights for the way there](WayThere::panels), which take no memory again.
+impl InputGradientKernel {
+    /// The fastest kernel for a convolution with `weight`, timed on `grad_output`, the gradient of the result for an
+    /// input of shape `size`. `forward_weight` is the [weight packed for the forward kernel](ForwardKernel::panels), if
+    /// this one can share it.
     pub fn choose(
         weight: &Tensor,
-        there: Option<&Tensor>,
+        forward_weight: Option<&Tensor>,
         geometry: &Geometry,
-        given: &Tensor,
+        grad_output: &Tensor,
         size: &[i64],
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
-        let (shape, of_given) = (weight.size(), given.size());
-        let turned = turned(weight, geometry, &of_given)?;
-        let ways = Self::candidates(weight, there, turned.as_ref(), geometry, &of_given, size, operators);
-        let given = &channels_last(&like_others(given, OF_GRADIENTS)?)?;
-        fastest(ways, Self::size, |way| {
-            let call = way.call(&shape, geometry, &given.size(), size, operators)?;
-            Ok(move || call.input_gradient(given))
+        let (shape, grad_shape) = (weight.size(), grad_output.size());
+        let flipped = flipped(weight, geometry, &grad_shape)?;
+        let kernels =
+            Self::candidates(weight, forward_weight, flipped.as_ref(), geometry, &grad_shape, size, operators);
+        let grad_output = &channels_last(&with_typical_zeros(grad_output, DENSITY_OF_GUIDED_GRADIENTS)?)?;
+        autotune("a convolution's input gradient", kernels, Self::size, |kernel| {
+            let call = kernel.call(&shape, geometry, &grad_output.size(), size, operators)?;
+            Ok(move || call.input_gradient(grad_output))
         })
     }
 
-    /// How many bytes weights take that are there for it alone.
+    /// Bytes of the weights packed for this kernel alone.
     fn size(&self) -> usize {
         match self {
-            WayBack::Transposed(weight) | WayBack::Wide(weight) => bytes(weight),
-            WayBack::Turned(way) => way.size(),
-            WayBack::Folded(folded) => folded.size(),
-            WayBack::Sparse(sparse) => sparse.size(),
+            InputGradientKernel::Transposed(weight) | InputGradientKernel::Float32(weight) => bytes(weight),
+            InputGradientKernel::FlippedKernel(kernel) => kernel.size(),
+            InputGradientKernel::Col2im(col2im) => col2im.size(),
+            InputGradientKernel::Sparse(sparse) => sparse.size(),
         }
     }
 
-    /// Every way that there may be; `there` is as for [`WayBack::choose`], `turned` is what [`turned`] gives.
+    /// Every kernel that may suit; `forward_weight` is as for [`InputGradientKernel::choose`], `flipped` as [`flipped`]
+    /// returns it.
     pub(in crate::plan) fn candidates<'a>(
         weight: &'a Tensor,
-        there: Option<&'a Tensor>,
-        turned: Option<&'a (Tensor, Geometry)>,
+        forward_weight: Option<&'a Tensor>,
+        flipped: Option<&'a (Tensor, Geometry)>,
         geometry: &'a Geometry,
-        given: &'a [i64],
+        grad_output: &'a [i64],
         size: &[i64],
         operators: &'a Operators,
     ) -> Vec<Candidate<'a, Self>> {
-        let rest = geometry.rest(size, &weight.size());
-        let transposed =
-            move || Ok(Some(WayBack::Transposed(operators.lay_out_transposed(weight, geometry, rest, given)?)));
-        let mut ways = vec![Candidate::new(transposed)];
+        let output_padding = geometry.output_padding(size, &weight.size());
+        let transposed = move || {
+            Ok(Some(InputGradientKernel::Transposed(operators.pack_transposed(
+                weight,
+                geometry,
+                output_padding,
+                grad_output,
+            )?)))
+        };
+        let mut kernels = vec![Candidate::new(transposed)];
         if geometry.groups > 1 && weight.f_kind().is_ok_and(|kind| kind != Kind::Float) {
-            ways.push(Candidate::new(move || {
+            kernels.push(Candidate::new(move || {
                 let wide = weight.f_to_kind(Kind::Float)?;
-                Ok(Some(WayBack::Wide(operators.lay_out_transposed(&wide, geometry, rest, given)?)))
+                Ok(Some(InputGradientKernel::Float32(operators.pack_transposed(
+                    &wide,
+                    geometry,
+                    output_padding,
+                    grad_output,
+                )?)))
             }));
         }
-        if let Some((turned, moves)) = turned {
-            let dense = WayThere::dense(turned, moves, given, operators);
-            ways.extend(dense.into_iter().map(|way| way.map(WayBack::Turned)));
+        if let Some((flipped, flipped_geometry)) = flipped {
+            let dense = ForwardKernel::dense(flipped, flipped_geometry, grad_output, operators);
+            kernels.extend(dense.into_iter().map(|kernel| kernel.map(InputGradientKernel::FlippedKernel)));
         }
-        ways.push(Candidate::new(move || Ok(Folded::new(weight, geometry)?.map(WayBack::Folded))));
-        ways.push(Candidate::new(move || Ok(SparseBack::new(weight, geometry)?.map(WayBack::Sparse))));
-        if let Some(there) = there {
-            let of_there = move || Ok(SparseBack::of_there(there, weight, geometry)?.map(WayBack::Sparse));
-            ways.push(Candidate::new(of_there));
+        kernels.push(Candidate::new(move || Ok(Col2im::new(weight, geometry)?.map(InputGradientKernel::Col2im))));
+        kernels
+            .push(Candidate::new(move || Ok(SparseBackward::new(weight, geometry)?.map(InputGradientKernel::Sparse))));
+        if let Some(forward_weight) = forward_weight {
+            let from_forward = move || {
+                Ok(SparseBackward::from_forward(forward_weight, weight, geometry)?.map(InputGradientKernel::Sparse))
+            };
+            kernels.push(Candidate::new(from_forward));
         }
-        ways
+        kernels
     }
 
-    /// Whether the way is one for a gradient of that shape too; layouts are kept for inputs of any size.
-    pub fn suits(&self, weight: &[i64], geometry: &Geometry, given: &[i64]) -> bool {
-        !matches!(self, WayBack::Turned(_)) || turned_geometry(weight, geometry, given).is_some()
+    /// Whether the kernel suits a gradient of this shape too; packed weights are kept for inputs of any size.
+    pub fn suits(&self, weight: &[i64], geometry: &Geometry, grad_output: &[i64]) -> bool {
+        !matches!(self, InputGradientKernel::FlippedKernel(_))
+            || flipped_geometry(weight, geometry, grad_output).is_some()
     }
 
-    /// The way for a weight of that shape and one size of input and gradient, but for the number of rows.
+    /// The kernel prepared for a weight of shape `shape` and one shape of input and gradient, with any number of rows.
     pub fn call(
         &self,
         shape: &[i64],
         geometry: &Geometry,
-        given: &[i64],
+        grad_output: &[i64],
         size: &[i64],
         operators: &Operators,
-    ) -> Result<BackCall, OperatorError> {
+    ) -> Result<InputGradientCall, OperatorError> {
         Ok(match self {
-            WayBack::Transposed(weight) => {
-                BackCall::Transposed(operators.transposed(weight, geometry, geometry.rest(size, shape))?)
+            InputGradientKernel::Transposed(weight) => InputGradientCall::Transposed(operators.transposed(
+                weight,
+                geometry,
+                geometry.output_padding(size, shape),
+            )?),
+            InputGradientKernel::Float32(weight) => InputGradientCall::Float32(operators.transposed(
+                weight,
+                geometry,
+                geometry.output_padding(size, shape),
+            )?),
+            InputGradientKernel::FlippedKernel(kernel) => {
+                let flipped_geometry = flipped_geometry(shape, geometry, grad_output)
+                    .ok_or_else(|| OperatorError::Unsupported { operator: "a flipped convolution".into() })?;
+                InputGradientCall::FlippedKernel(kernel.call(
+                    &Value::None,
+                    &flipped_geometry,
+                    Activation::None,
+                    operators,
+                )?)
             }
-            WayBack::Wide(weight) => {
-                BackCall::Wide(operators.transposed(weight, geometry, geometry.rest(size, shape))?)
-            }
-            WayBack::Turned(way) => {
-                let moves = turned_geometry(shape, geometry, given)
-                    .ok_or_else(|| OperatorError::Unsupported { operator: "a turned convolution".into() })?;
-                BackCall::Turned(way.call(&Value::None, &moves, Activation::None, operators)?)
-            }
-            WayBack::Folded(folded) => BackCall::Folded(folded.call(geometry, size)),
-            WayBack::Sparse(sparse) => BackCall::Sparse(sparse.call(geometry, size)),
+            InputGradientKernel::Col2im(col2im) => InputGradientCall::Col2im(col2im.call(geometry, size)),
+            InputGradientKernel::Sparse(sparse) => InputGradientCall::Sparse(sparse.call(geometry, size)),
         })
     }
 }
 
-/// How a convolution with turned weights moves over the gradient, where that gives the gradient to the input.
-fn turned_geometry(weight: &[i64], geometry: &Geometry, given: &[i64]) -> Option<Geometry> {
+/// The parameters with which a convolution by the flipped weight gives the gradient to the input; `None` where it does
+/// not.
+fn flipped_geometry(weight: &[i64], geometry: &Geometry, grad_output: &[i64]) -> Option<Geometry> {
     let padding = [0, 1].map(|axis| geometry.dilation[axis] * (weight[axis + 2] - 1) - geometry.padding[axis]);
     let suits = geometry.stride == [1, 1]
         && padding.iter().all(|&padding| padding >= 0)
-        // As in the pass that makes such convolutions: there these operators are wrong.
-        && given[1] > 1
-        && !window_may_miss(&given[2..], &weight[2..], &padding, &geometry.dilation);
+        // The pass `fuse_convolutions` excludes the same shapes: oneDNN's operators are wrong for them.
+        && grad_output[1] > 1
+        && !window_may_miss(&grad_output[2..], &weight[2..], &padding, &geometry.dilation);
     suits.then_some(Geometry { padding, ..*geometry })
 }
 
-/// The weight `[outputs, inputs / groups, h, w]` as `[inputs, outputs / groups, h, w]`, each kernel turned by 180°, and how a convolution
-/// with it moves over the gradient `given`. None where that does not give the gradient to the input.
-pub(in crate::plan) fn turned(
+/// The weight `[outputs, inputs / groups, h, w]` as `[inputs, outputs / groups, h, w]`, flipped in both axes, and the
+/// parameters of the convolution of `grad_output` with it. `None` where that is not the gradient to the input.
+pub(in crate::plan) fn flipped(
     weight: &Tensor,
     geometry: &Geometry,
-    given: &[i64],
+    grad_output: &[i64],
 ) -> Result<Option<(Tensor, Geometry)>, OperatorError> {
     let [outputs, inputs, height, width] = *weight.size().as_slice() else { return Ok(None) };
-    let Some(moves) = turned_geometry(&weight.size(), geometry, given) else { return Ok(None) };
+    let Some(geometry_of_flipped) = flipped_geometry(&weight.size(), geometry, grad_output) else { return Ok(None) };
     let groups = geometry.groups;
     let exchanged = weight
         .f_reshape([groups, outputs / groups, inputs, height, width])?
         .f_transpose(1, 2)?
         .f_reshape([groups * inputs, outputs / groups, height, width])?;
-    Ok(Some((exchanged.f_flip([2i64, 3])?.f_contiguous()?, moves)))
+    Ok(Some((exchanged.f_flip([2i64, 3])?.f_contiguous()?, geometry_of_flipped)))
 }
 
-/// A way with everything but the gradient.
+/// A kernel with all of its arguments except the gradient.
 #[derive(Debug)]
-pub(in crate::plan) enum BackCall {
+pub(in crate::plan) enum InputGradientCall {
     Transposed(Call),
-    Wide(Call),
-    Turned(ThereCall),
-    Folded(FoldedCall),
-    Sparse(SparseBackCall),
+    Float32(Call),
+    FlippedKernel(ForwardCall),
+    Col2im(Col2imCall),
+    Sparse(SparseBackwardCall),
 }
 
-impl BackCall {
-    /// The gradient to the input, from one with its channels next to each other in memory.
-    pub fn input_gradient(&self, given: &Tensor) -> Result<Tensor, OperatorError> {
+impl InputGradientCall {
+    /// The gradient to the input. `grad_output` is channels-last.
+    pub fn input_gradient(&self, grad_output: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
-            BackCall::Transposed(call) => call.call([(INPUT, given)]),
-            BackCall::Wide(call) => {
-                let wide = call.call([(INPUT, &given.f_to_kind(Kind::Float)?)])?;
-                Ok(wide.f_to_kind(given.f_kind()?)?)
+            InputGradientCall::Transposed(call) => call.call([(INPUT, grad_output)]),
+            InputGradientCall::Float32(call) => {
+                let wide = call.call([(INPUT, &grad_output.f_to_kind(Kind::Float)?)])?;
+                Ok(wide.f_to_kind(grad_output.f_kind()?)?)
             }
-            BackCall::Turned(call) => call.run(given),
-            BackCall::Folded(call) => call.input_gradient(given, None),
-            BackCall::Sparse(call) => call.input_gradient(given, None),
+            InputGradientCall::FlippedKernel(call) => call.run(grad_output),
+            InputGradientCall::Col2im(call) => call.input_gradient(grad_output, None),
+            InputGradientCall::Sparse(call) => call.input_gradient(grad_output, None),
         }
     }
 
-    /// The same from one with gates ahead. None where it must have come through them.
-    pub fn input_gradient_ahead(
+    /// The same, with the mask of the activation applied to `grad_output` first. `None` for kernels that cannot.
+    pub fn input_gradient_masked(
         &self,
-        given: &Tensor,
-        ahead: PendingMask<'_>,
+        grad_output: &Tensor,
+        mask: PendingMask<'_>,
     ) -> Result<Option<Tensor>, OperatorError> {
         match self {
-            BackCall::Folded(call) => call.input_gradient(given, Some(ahead)).map(Some),
-            BackCall::Sparse(call) => call.input_gradient(given, Some(ahead)).map(Some),
-            BackCall::Transposed(_) | BackCall::Wide(_) | BackCall::Turned(_) => Ok(None),
+            InputGradientCall::Col2im(call) => call.input_gradient(grad_output, Some(mask)).map(Some),
+            InputGradientCall::Sparse(call) => call.input_gradient(grad_output, Some(mask)).map(Some),
+            InputGradientCall::Transposed(_) | InputGradientCall::Float32(_) | InputGradientCall::FlippedKernel(_) => {
+                Ok(None)
+            }
         }
     }
 }

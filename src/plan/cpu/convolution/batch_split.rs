@@ -1,9 +1,9 @@
-//! Several rows at once, or row by row.
+//! Chooses between running a batch as a whole and row by row.
 //!
-//! Weights are laid out for the rows that came first, one as a rule. For another number oneDNN may want another layout, and then
-//! arranges the weights anew at every call, which can take longer than the convolution. Where it does not, rows together are
-//! sometimes faster, on many cores above all. So the first batches of each number of rows are run one way and the other. The same goes
-//! for several gradients of one result.
+//! Weights are packed for the first number of rows, usually one. For another number oneDNN may want another layout, and
+//! then packs the weights again at every call, which can take longer than the convolution. Otherwise the whole batch is
+//! sometimes faster, above all on many cores. So the first batches of each size are run both ways, and the faster way
+//! is kept. The same holds for several gradients of one result.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,14 +13,14 @@ use tch::Tensor;
 
 use crate::torch::{OperatorError, channels_last};
 
-/// Batches that are run each way before the faster one is kept. The first finds memory and caches unprepared.
+/// Batches that are timed each way before the faster is kept. The first one finds memory and caches cold.
 const TRIALS: u32 = 2;
 
-/// Which way batches of each number of rows are run.
+/// Timings by batch shape.
 #[derive(Debug, Default)]
-pub(in crate::plan) struct Rows(Mutex<HashMap<Shape, Tried>>);
+pub(in crate::plan) struct BatchSplit(Mutex<HashMap<Shape, Tried>>);
 
-/// So many tensors of so many rows.
+/// The number of tensors, and the rows of each.
 type Shape = (usize, i64);
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -52,8 +52,8 @@ impl Tried {
     }
 }
 
-impl Rows {
-    /// What `run` gives for the batch `input`.
+impl BatchSplit {
+    /// Runs `run` on the batch `input`, as a whole or row by row.
     pub fn run(
         &self,
         input: &Tensor,
@@ -66,7 +66,7 @@ impl Rows {
         self.faster((1, rows), |at_once| if at_once { run(input) } else { one_by_one(input, rows, &run) })
     }
 
-    /// What `run` gives for each of several tensors of one shape.
+    /// Runs `run` on each of several tensors of one shape, concatenated or one by one.
     pub fn run_each(
         &self,
         inputs: &[&Tensor],
@@ -78,7 +78,7 @@ impl Rows {
         self.faster((inputs.len(), first.size()[0]), |at_once| if at_once { together() } else { each() })
     }
 
-    /// What `run` gives, which is told whether to take all rows of that shape at once.
+    /// Runs `run` with whether to take all rows of this shape at once, and times it until both ways are measured.
     fn faster<T>(&self, shape: Shape, run: impl FnOnce(bool) -> Result<T, OperatorError>) -> Result<T, OperatorError> {
         let tried = self.lock().get(&shape).copied().unwrap_or_default();
         let at_once = tried.goes_at_once();
@@ -117,14 +117,14 @@ mod tests {
 
     use super::*;
 
-    /// Runs batches that take that long, and tells how many rows each call had.
+    /// Runs batches whose calls take these times, and returns the rows of each call.
     fn calls(batches: usize, rows: i64, at_once: Duration, one: Duration) -> Vec<Vec<i64>> {
         let input = channels_last(&Tensor::randn([rows, 4, 3, 3], (Kind::Float, Device::Cpu))).unwrap();
-        let ways = Rows::default();
+        let split = BatchSplit::default();
         (0..batches)
             .map(|_| {
                 let seen = RefCell::new(Vec::new());
-                let result = ways.run(&input, |part| {
+                let result = split.run(&input, |part| {
                     seen.borrow_mut().push(part.size()[0]);
                     sleep(if part.size()[0] == 1 { one } else { at_once });
                     Ok(part * 2.0)
@@ -152,11 +152,11 @@ mod tests {
         let inputs = [random(), random(), random()];
         let inputs: Vec<&Tensor> = inputs.iter().collect();
         for (slow, kept) in [(6, vec![2, 2, 2]), (2, vec![6])] {
-            let ways = Rows::default();
+            let split = BatchSplit::default();
             let mut seen = Vec::new();
             for _ in 0..5 {
                 let rows = RefCell::new(Vec::new());
-                let found = ways.run_each(&inputs, |input| {
+                let found = split.run_each(&inputs, |input| {
                     rows.borrow_mut().push(input.size()[0]);
                     if input.size()[0] == slow {
                         sleep(Duration::from_millis(100));
@@ -167,7 +167,7 @@ mod tests {
                 seen.push(rows.into_inner());
             }
             assert_eq!(seen, [vec![6], vec![6], vec![2, 2, 2], vec![2, 2, 2], kept]);
-            // Another number of tensors, though of as many rows, is tried for itself.
+            // Another number of tensors of the same rows is timed by itself.
             let rows = RefCell::new(Vec::new());
             let random = || channels_last(&Tensor::randn([3, 4, 3, 3], (Kind::Float, Device::Cpu))).unwrap();
             let pair = [random(), random()];
@@ -175,10 +175,10 @@ mod tests {
                 rows.borrow_mut().push(input.size()[0]);
                 Ok(input * 2.0)
             };
-            ways.run_each(&[&pair[0], &pair[1]], note).unwrap();
+            split.run_each(&[&pair[0], &pair[1]], note).unwrap();
             assert_eq!(rows.into_inner(), [6]);
         }
-        assert_eq!(Rows::default().run_each(&inputs[..1], |input| Ok(input * 2.0)).unwrap().len(), 1);
+        assert_eq!(BatchSplit::default().run_each(&inputs[..1], |input| Ok(input * 2.0)).unwrap().len(), 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What follows a convolution within its node: another tensor is added, and an activation bounds the sum.
+//! The epilogue of a convolution: another tensor is added, and an activation bounds the sum.
 
 use tch::Tensor;
 
@@ -7,32 +7,32 @@ use crate::torch::{Bounds, OperatorError, add, add_clamped};
 use crate::plan::rules::rectifiers::Gate;
 
 #[derive(Debug, Clone, Copy)]
-pub(in crate::plan) struct After<'a> {
-    /// What is added, of the result's shape.
+pub(in crate::plan) struct Epilogue<'a> {
+    /// The tensor to add, of the result's shape.
     pub other: Option<&'a Tensor>,
     pub activation: Activation,
-    /// Whether it is to be told where the activation lets gradients pass.
-    pub has_gate: bool,
+    /// Whether to return the mask of elements where the activation passes gradients.
+    pub wants_gate: bool,
     pub guided: bool,
 }
 
-impl After<'_> {
-    /// What a convolution does of it by itself.
-    pub fn at_once(&self) -> Activation {
+impl Epilogue<'_> {
+    /// The part of the epilogue that every kernel applies by itself.
+    pub fn fused_activation(&self) -> Activation {
         if self.other.is_some() { Activation::None } else { self.activation }
     }
 
-    /// The rest, of the convolution's result. Adds first and activates then, in place: oneDNN's own fused addition was measured at more than
-    /// the time of both.
-    pub fn then(&self, result: Tensor) -> Result<(Tensor, Option<Gate>), OperatorError> {
+    /// Applies the rest of the epilogue to the convolution's result, in place: the addition, then the activation.
+    /// oneDNN's own fused addition was measured to take longer than both.
+    pub fn apply(&self, result: Tensor) -> Result<(Tensor, Option<Gate>), OperatorError> {
         match (self.other, self.activation.bounds()) {
-            (None, Some(bounds)) if self.has_gate => {
+            (None, Some(bounds)) if self.wants_gate => {
                 let gate = Gate::of(&result, bounds, self.guided)?;
                 Ok((result, Some(gate)))
             }
             (None, _) => Ok((result, None)),
             (Some(other), None) => Ok((add(result, other)?, None)),
-            (Some(other), Some(bounds)) if self.has_gate => {
+            (Some(other), Some(bounds)) if self.wants_gate => {
                 let (result, gate) = Gate::of_sum(result, other, bounds, self.guided)?;
                 Ok((result, Some(gate)))
             }
@@ -41,7 +41,7 @@ impl After<'_> {
     }
 }
 
-/// What follows the convolution, as far as its result tells how to come back.
+/// An activation whose derivative its result gives.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::plan) enum Activation {
     None,
@@ -54,7 +54,7 @@ pub(in crate::plan) enum Activation {
 }
 
 impl Activation {
-    /// What results lie between.
+    /// The bounds of the activation's results.
     pub fn bounds(self) -> Option<Bounds> {
         match self {
             Activation::None => None,

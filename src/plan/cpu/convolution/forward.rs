@@ -1,133 +1,138 @@
-//! How a convolution's result comes of its input: by oneDNN, by a matrix product, by Winograd's algorithm or without the input's zeros,
-//! whichever is faster.
+//! Forward kernels of a convolution: oneDNN, a matrix product, Winograd's algorithm, or products that skip the input's
+//! zeros.
 
 use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value, channels_last};
 
-use super::epilogue::Activation;
-use super::epilogue::After;
+use super::epilogue::{Activation, Epilogue};
 use super::gemm::{Gemm, GemmCall};
 use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
-use super::sparse::{OF_RESULTS, SparseThere, SparseThereCall, like_others};
+use super::sparse::{DENSITY_OF_ACTIVATIONS, SparseForward, SparseForwardCall, with_typical_zeros};
 use super::winograd::{Winograd, WinogradCall};
-use crate::plan::cpu::autotune::{Candidate, bytes, fastest};
+use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
 use crate::plan::rules::rectifiers::Gate;
 
-/// Weights laid out for a way.
+/// A weight packed for one kernel.
 #[derive(Debug)]
-pub(in crate::plan) enum WayThere {
+pub(in crate::plan) enum ForwardKernel {
     Direct(Tensor),
     Gemm(Gemm),
     Winograd(Winograd),
-    Sparse(SparseThere),
+    Sparse(SparseForward),
 }
 
-impl WayThere {
-    /// The fastest way for a convolution of `weight` with what follows it, tried on `input`.
+impl ForwardKernel {
+    /// The fastest kernel for a convolution with `weight` and its epilogue, timed on `input`.
     pub fn choose(
         weight: &Tensor,
         geometry: &Geometry,
         input: &Tensor,
-        after: &After<'_>,
+        epilogue: &Epilogue<'_>,
         operators: &Operators,
     ) -> Result<Self, OperatorError> {
         let size = input.size();
-        let ways = Self::candidates(weight, geometry, &size, operators);
-        let input = &channels_last(&like_others(input, OF_RESULTS)?)?;
-        fastest(ways, Self::size, |way| {
-            let call = way.call(&Value::None, geometry, after.at_once(), operators)?;
-            Ok(move || Ok(call.run_with(input, after)?.0))
+        let kernels = Self::candidates(weight, geometry, &size, operators);
+        let input = &channels_last(&with_typical_zeros(input, DENSITY_OF_ACTIVATIONS)?)?;
+        autotune("a convolution", kernels, Self::size, |kernel| {
+            let call = kernel.call(&Value::None, geometry, epilogue.fused_activation(), operators)?;
+            Ok(move || Ok(call.run_with(input, epilogue)?.0))
         })
     }
 
-    /// How many bytes its weights take.
+    /// Bytes of the packed weight.
     pub fn size(&self) -> usize {
         match self {
-            WayThere::Direct(weight) => bytes(weight),
-            WayThere::Gemm(gemm) => gemm.size(),
-            WayThere::Winograd(winograd) => winograd.size(),
-            WayThere::Sparse(sparse) => sparse.size(),
+            ForwardKernel::Direct(weight) => bytes(weight),
+            ForwardKernel::Gemm(gemm) => gemm.size(),
+            ForwardKernel::Winograd(winograd) => winograd.size(),
+            ForwardKernel::Sparse(sparse) => sparse.size(),
         }
     }
 
-    /// The weights, where they lie so that a way back can read them too.
+    /// The packed weight, where the sparse backward kernel can read it too.
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
         match self {
-            WayThere::Sparse(sparse) => Ok(Some(sparse.panels())),
-            WayThere::Gemm(gemm) => gemm.panels(),
-            WayThere::Direct(_) | WayThere::Winograd(_) => Ok(None),
+            ForwardKernel::Sparse(sparse) => Ok(Some(sparse.panels())),
+            ForwardKernel::Gemm(gemm) => gemm.panels(),
+            ForwardKernel::Direct(_) | ForwardKernel::Winograd(_) => Ok(None),
         }
     }
 
-    /// Every way that there may be.
+    /// Every kernel that may suit.
     pub fn candidates<'a>(
         weight: &'a Tensor,
         geometry: &'a Geometry,
         input: &'a [i64],
         operators: &'a Operators,
     ) -> Vec<Candidate<'a, Self>> {
-        let mut ways = Self::dense(weight, geometry, input, operators);
-        ways.push(Candidate::new(move || Ok(SparseThere::new(weight, geometry)?.map(WayThere::Sparse))));
-        ways
+        let mut kernels = Self::dense(weight, geometry, input, operators);
+        kernels.push(Candidate::new(move || Ok(SparseForward::new(weight, geometry)?.map(ForwardKernel::Sparse))));
+        kernels
     }
 
-    /// Those that make products of zeros too.
+    /// The kernels that do not skip zeros.
     pub fn dense<'a>(
         weight: &'a Tensor,
         geometry: &'a Geometry,
         input: &'a [i64],
         operators: &'a Operators,
     ) -> Vec<Candidate<'a, Self>> {
-        let direct = move || Ok(Some(WayThere::Direct(operators.lay_out(weight, geometry, input)?)));
-        let gemm = move || Ok(Gemm::new(weight, geometry)?.map(WayThere::Gemm));
-        let winograd = Winograd::candidates(weight, geometry).into_iter().map(|way| way.map(WayThere::Winograd));
+        let direct = move || Ok(Some(ForwardKernel::Direct(operators.pack(weight, geometry, input)?)));
+        let gemm = move || Ok(Gemm::new(weight, geometry)?.map(ForwardKernel::Gemm));
+        let winograd =
+            Winograd::candidates(weight, geometry).into_iter().map(|kernel| kernel.map(ForwardKernel::Winograd));
         [Candidate::new(direct), Candidate::new(gemm)].into_iter().chain(winograd).collect()
     }
 
-    /// The way with everything but the input, of whatever size.
+    /// The kernel with all of its arguments except the input, which may have any size.
     pub fn call(
         &self,
         bias: &Value,
         geometry: &Geometry,
         activation: Activation,
         operators: &Operators,
-    ) -> Result<ThereCall, OperatorError> {
+    ) -> Result<ForwardCall, OperatorError> {
         Ok(match self {
-            WayThere::Direct(weight) => ThereCall::Direct(operators.convolution(weight, bias, geometry, activation)?),
-            WayThere::Gemm(gemm) => ThereCall::Gemm(gemm.call(bias.tensor(), geometry, activation)?),
-            WayThere::Winograd(winograd) => ThereCall::Winograd(winograd.call(bias.tensor(), geometry, activation)?),
-            WayThere::Sparse(sparse) => ThereCall::Sparse(sparse.call(bias.tensor(), geometry, activation)?),
+            ForwardKernel::Direct(weight) => {
+                ForwardCall::Direct(operators.convolution(weight, bias, geometry, activation)?)
+            }
+            ForwardKernel::Gemm(gemm) => ForwardCall::Gemm(gemm.call(bias.tensor(), geometry, activation)?),
+            ForwardKernel::Winograd(winograd) => {
+                ForwardCall::Winograd(winograd.call(bias.tensor(), geometry, activation)?)
+            }
+            ForwardKernel::Sparse(sparse) => ForwardCall::Sparse(sparse.call(bias.tensor(), geometry, activation)?),
         })
     }
 }
 
-/// A way with everything but the input.
+/// A kernel with all of its arguments except the input.
 #[derive(Debug)]
-pub(in crate::plan) enum ThereCall {
+pub(in crate::plan) enum ForwardCall {
     Direct(Call),
     Gemm(GemmCall),
     Winograd(WinogradCall),
-    Sparse(SparseThereCall),
+    Sparse(SparseForwardCall),
 }
 
-impl ThereCall {
-    /// The result, of an input with its channels next to each other in memory.
+impl ForwardCall {
+    /// The result of a channels-last input, with the [fused activation](Epilogue::fused_activation) that the call was
+    /// made with.
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
         match self {
-            ThereCall::Direct(call) => call.call([(INPUT, input)]),
-            ThereCall::Gemm(call) => call.run(input),
-            ThereCall::Winograd(call) => call.run(input),
-            ThereCall::Sparse(call) => call.run(input),
+            ForwardCall::Direct(call) => call.call([(INPUT, input)]),
+            ForwardCall::Gemm(call) => call.run(input),
+            ForwardCall::Winograd(call) => call.run(input),
+            ForwardCall::Sparse(call) => call.run(input),
         }
     }
 
-    /// The same with all that follows, where the call was made for [what it does of that at once](After::at_once).
-    pub fn run_with(&self, input: &Tensor, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
+    /// The same with the whole epilogue.
+    pub fn run_with(&self, input: &Tensor, epilogue: &Epilogue<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
         match self {
-            ThereCall::Gemm(call) => call.run_with(input, after),
-            _ => after.then(self.run(input)?),
+            ForwardCall::Gemm(call) => call.run_with(input, epilogue),
+            _ => epilogue.apply(self.run(input)?),
         }
     }
 }

@@ -1,30 +1,31 @@
-//! Convolutions as matrix products (implicit GEMM), with what follows them in the same pass.
+//! Convolutions as matrix products (implicit GEMM), with the epilogue in the same pass.
 
 use tch::{Device, Tensor};
 
-use crate::torch::{ConvolutionParameters, Epilogue, Gates, GemmWeight, OperatorError, can_pack, gemm};
+use crate::torch::{
+    ConvolutionParameters, Epilogue as FusedEpilogue, Gates, GemmWeight, OperatorError, can_pack, gemm,
+};
 
-use super::epilogue::Activation;
-use super::epilogue::After;
+use super::epilogue::{Activation, Epilogue};
 use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{bytes, in_float, is_finite};
+use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
 use crate::plan::rules::rectifiers::Gate;
 
-/// Kernels of fewer inputs are multiplied line by line: a place alone has hardly a sum.
+/// With fewer input channels, a line of the kernel is one inner product: the channels of a single tap are too few.
 const FEW_INPUTS: i64 = 16;
 
-/// A convolution's weights, in panels.
+/// A convolution's weight, packed in panels.
 #[derive(Debug)]
 pub(in crate::plan) struct Gemm(GemmWeight);
 
 impl Gemm {
-    /// None where it does not suit.
+    /// `None` where the kernel does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, _, width] = *weight.size().as_slice() else { return Ok(None) };
         let by_lines = inputs < FEW_INPUTS && width > 1 && geometry.dilation[1] == 1;
         let inputs = if by_lines { inputs * width } else { inputs };
         let suits = can_pack(weight.f_kind()?, inputs) && weight.device() == Device::Cpu && geometry.groups == 1;
-        // Padding is copied with all that lies between places, and multiplied too.
+        // Padding is materialised, with the pixels between taps, and multiplied too.
         let is_padded = geometry.padding != [0, 0];
         if !suits || (is_padded && (geometry.dilation != [1, 1] || !is_finite(weight)?)) {
             return Ok(None);
@@ -33,12 +34,12 @@ impl Gemm {
         Ok(Some(Gemm(packed?)))
     }
 
-    /// How many bytes the weights take.
+    /// Bytes of the packed weight.
     pub fn size(&self) -> usize {
         bytes(self.0.panels())
     }
 
-    /// Where they lie as those of a [way without zeros](super::sparse::SparseThere) do.
+    /// The packed weight, where its layout is that of the [sparse kernel](super::sparse::SparseForward).
     pub fn panels(&self) -> Result<Option<Tensor>, OperatorError> {
         Ok(self.0.fit_sparse_kernels()?.then(|| self.0.panels().shallow_clone()))
     }
@@ -49,37 +50,46 @@ impl Gemm {
         geometry: &Geometry,
         activation: Activation,
     ) -> Result<GemmCall, OperatorError> {
-        Ok(GemmCall { weight: self.0.shallow_clone(), moves: geometry.moves(), bias: in_float(bias)?, activation })
+        Ok(GemmCall {
+            weight: self.0.shallow_clone(),
+            parameters: geometry.parameters(),
+            bias: float_bias(bias)?,
+            activation,
+        })
     }
 }
 
-/// [`Gemm`] with everything but the input.
+/// [`Gemm`] with all of its arguments except the input.
 #[derive(Debug)]
 pub(in crate::plan) struct GemmCall {
     weight: GemmWeight,
-    moves: ConvolutionParameters,
+    parameters: ConvolutionParameters,
     bias: Option<Tensor>,
     activation: Activation,
 }
 
 impl GemmCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
-        Ok(self.then(input, Epilogue { bounds: self.activation.bounds(), ..Epilogue::default() })?.0)
+        Ok(self.multiply(input, FusedEpilogue { bounds: self.activation.bounds(), ..FusedEpilogue::default() })?.0)
     }
 
-    /// With all that follows.
-    pub fn run_with(&self, input: &Tensor, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
-        if let Some(other) = after.other
+    /// The result with the whole epilogue, and the activation's mask if it is wanted.
+    pub fn run_with(&self, input: &Tensor, epilogue: &Epilogue<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
+        if let Some(other) = epilogue.other
             && other.f_kind()? != input.f_kind()?
         {
-            return after.then(self.run(input)?);
+            return epilogue.apply(self.run(input)?);
         }
-        let then = Epilogue { addend: after.other, bounds: after.activation.bounds(), has_gates: after.has_gate };
-        let (result, gates) = self.then(input, then)?;
-        Ok((result, gates.map(|gates| Gate::of_bits(gates, after.guided))))
+        let then = FusedEpilogue {
+            addend: epilogue.other,
+            bounds: epilogue.activation.bounds(),
+            has_gates: epilogue.wants_gate,
+        };
+        let (result, gates) = self.multiply(input, then)?;
+        Ok((result, gates.map(|gates| Gate::of_bits(gates, epilogue.guided))))
     }
 
-    fn then(&self, input: &Tensor, then: Epilogue<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
-        gemm(input, &self.weight, &self.moves, self.bias.as_ref(), then)
+    fn multiply(&self, input: &Tensor, then: FusedEpilogue<'_>) -> Result<(Tensor, Option<Gates>), OperatorError> {
+        gemm(input, &self.weight, &self.parameters, self.bias.as_ref(), then)
     }
 }

@@ -1,4 +1,4 @@
-//! How a two-dimensional convolution moves over its input.
+//! The parameters of a two-dimensional convolution.
 
 use crate::torch::{ConvolutionParameters, Value};
 
@@ -11,28 +11,29 @@ pub(in crate::plan) struct Geometry {
 }
 
 impl Geometry {
-    /// The shape of the result for weights `[outputs, inputs, height, width]`.
-    pub(in crate::plan) fn result(&self, input: &[i64], weight: &[i64]) -> [i64; 4] {
-        let [height, width] = [0, 1].map(|axis| self.room(axis, input, weight).div_euclid(self.stride[axis]) + 1);
+    /// The result's shape `[N, C, H, W]` for an input `[N, C, H, W]` and a weight `[outputs, inputs / groups, h, w]`.
+    pub(in crate::plan) fn output_shape(&self, input: &[i64], weight: &[i64]) -> [i64; 4] {
+        let [height, width] = [0, 1].map(|axis| self.slack(axis, input, weight).div_euclid(self.stride[axis]) + 1);
         [input[0], weight[0], height, width]
     }
 
-    /// How much of the input's lower and right edge the kernel never reaches.
-    pub(in crate::plan) fn rest(&self, input: &[i64], weight: &[i64]) -> [i64; 2] {
-        [0, 1].map(|axis| self.room(axis, input, weight).rem_euclid(self.stride[axis]))
+    /// Rows and columns at the input's lower and right edge that no window reaches: the `output_padding` of the
+    /// transposed convolution that computes the input gradient.
+    pub(in crate::plan) fn output_padding(&self, input: &[i64], weight: &[i64]) -> [i64; 2] {
+        [0, 1].map(|axis| self.slack(axis, input, weight).rem_euclid(self.stride[axis]))
     }
 
-    fn room(&self, axis: usize, input: &[i64], weight: &[i64]) -> i64 {
+    fn slack(&self, axis: usize, input: &[i64], weight: &[i64]) -> i64 {
         let span = self.dilation[axis] * (weight[axis + 2] - 1) + 1;
         input[axis + 2] + 2 * self.padding[axis] - span
     }
 
-    /// As camlens's own ways take it.
-    pub(in crate::plan) fn moves(&self) -> ConvolutionParameters {
+    /// As camlens's own kernels take them.
+    pub(in crate::plan) fn parameters(&self) -> ConvolutionParameters {
         ConvolutionParameters { stride: self.stride, padding: self.padding, dilation: self.dilation }
     }
 
-    /// As oneDNN's operators take it.
+    /// As the arguments `padding, stride, dilation, groups` of oneDNN's operators.
     pub(in crate::plan) fn values(&self) -> [Value; 4] {
         [
             Value::Ints(self.padding.to_vec()),

@@ -1,10 +1,10 @@
-//! Convolutions whose weights are laid out for the processor once, with what follows them.
+//! Fused convolutions with packed weights.
 //!
-//! The operators are oneDNN's, as ATen carries them: `mkldnn::_convolution_pointwise` is a convolution and an activation,
-//! its overload `binary` adds another tensor before the activation. Where another way to the same result is faster, it is taken
-//! ([`way_there`]): a matrix product (`gemm`), Winograd's algorithm of 3 × 3 kernels, products without the zeros that
-//! rectifiers leave. They have no derivative of their own; the ways back are in [`way_back`]. The plan's `fuse_convolutions` pass makes
-//! these nodes.
+//! The nodes are oneDNN's operators, as ATen has them: `mkldnn::_convolution_pointwise` is a convolution and an
+//! activation, and its overload `binary` adds another tensor before the activation. The pass `fuse_convolutions` makes
+//! them. Each runs on the fastest of several kernels ([`forward`]): oneDNN, a matrix product (`gemm`), Winograd's
+//! algorithm for 3 × 3 kernels, or products that skip the zeros that rectifiers leave. The operators have no derivative
+//! in ATen; [`backward`] computes the gradient to the input.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,46 +12,45 @@ use tch::Tensor;
 
 use self::epilogue::Activation;
 use crate::model::node::{Argument, Node};
-use crate::plan::rule::{Gradient, Parts, Ran, Rule, Saved, Slot};
+use crate::plan::rule::{Gradient, Parts, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{OperatorError, PendingMask, Value, channels_last};
 
 use crate::plan::rules::arguments::{first, unfit};
 use crate::plan::rules::rectifiers::Gate;
-use backward::BackCall;
-use batch_split::Rows;
-use epilogue::After;
-use forward::ThereCall;
+use backward::InputGradientCall;
+use batch_split::BatchSplit;
+use epilogue::Epilogue;
+use forward::ForwardCall;
 use onednn::Operators;
 
 pub(in crate::plan) use geometry::Geometry;
-pub(in crate::plan) use packed_weight::LaidOut;
+pub(in crate::plan) use packed_weight::PackedConvolution;
 
-/// The rule of both operators. Tensors but for the input and what is added are taken from the weights that it was made
-/// with, not from the arguments.
-pub(in crate::plan) struct Prepacked {
+/// The rule of both operators. The weight is the packed one that it was made with, not an argument of a run.
+pub(in crate::plan) struct ConvolutionRule {
     convolution: Arc<Convolution>,
-    /// Whether another tensor is added.
+    /// Whether the node adds another tensor: the overload `binary`.
     adds: bool,
     activation: Activation,
     guided: bool,
 }
 
-/// What a rule and its runs share.
+/// What the rule shares with the saved state of its runs.
 struct Convolution {
     operators: Operators,
-    weights: Arc<Mutex<LaidOut>>,
+    weights: Arc<Mutex<PackedConvolution>>,
     weight_size: Vec<i64>,
     geometry: Geometry,
-    there: Mutex<Option<ThereCall>>,
-    /// By the height and width of the input.
-    back: Mutex<Option<([i64; 2], BackCall)>>,
-    rows_there: Rows,
-    rows_back: Rows,
-    classes_back: Rows,
+    forward: Mutex<Option<ForwardCall>>,
+    /// With the height and width of the input that the kernel was prepared for.
+    backward: Mutex<Option<([i64; 2], InputGradientCall)>>,
+    forward_split: BatchSplit,
+    backward_split: BatchSplit,
+    classes_split: BatchSplit,
 }
 
-impl Prepacked {
-    /// Where a node of one of the two operators keeps its weight, and how it moves. None for other nodes.
+impl ConvolutionRule {
+    /// The position of the weight among the node's arguments, and the convolution's parameters; `None` for other nodes.
     pub fn read(node: &Node) -> Option<(usize, Geometry)> {
         let operator = node.operation.aten().filter(|o| o.name() == "mkldnn::_convolution_pointwise")?;
         let position = |name| operator.schema().position(name).filter(|&at| at < node.arguments.len());
@@ -68,8 +67,8 @@ impl Prepacked {
         Some((position("W")?, Geometry { padding, stride, dilation, groups: *groups }))
     }
 
-    /// The rule of a node that can be [read](Prepacked::read).
-    pub fn new(node: &Node, geometry: Geometry, weights: Arc<Mutex<LaidOut>>) -> Result<Self, OperatorError> {
+    /// The rule of a node that [`ConvolutionRule::read`] accepts.
+    pub fn new(node: &Node, geometry: Geometry, weights: Arc<Mutex<PackedConvolution>>) -> Result<Self, OperatorError> {
         let adds = node.operation.aten().is_some_and(|operator| operator.overload() == "binary");
         let (activation, scalars) = if adds { ("unary_attr", "unary_scalars") } else { ("attr", "scalars") };
         let activation = match (node.literal(activation), node.literal(scalars)) {
@@ -93,47 +92,52 @@ impl Prepacked {
             weights,
             weight_size,
             geometry,
-            there: Mutex::new(None),
-            back: Mutex::new(None),
-            rows_there: Rows::default(),
-            rows_back: Rows::default(),
-            classes_back: Rows::default(),
+            forward: Mutex::new(None),
+            backward: Mutex::new(None),
+            forward_split: BatchSplit::default(),
+            backward_split: BatchSplit::default(),
+            classes_split: BatchSplit::default(),
         };
-        Ok(Prepacked { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
+        Ok(ConvolutionRule { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
     }
 }
 
-impl Rule for Prepacked {
-    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<Ran, OperatorError> {
+impl Rule for ConvolutionRule {
+    fn forward(&self, arguments: &[Value], wanted: &[Slot]) -> Result<RuleOutput, OperatorError> {
         let input = channels_last(first(arguments)?)?;
         let other = if self.adds { arguments.get(1).and_then(Value::tensor) } else { None };
         let bias = arguments.get(if self.adds { 3 } else { 2 }).ok_or_else(|| unfit(2, "a bias", arguments))?;
         let other = other.map(channels_last).transpose()?;
-        let after = After {
+        let epilogue = Epilogue {
             other: other.as_ref(),
             activation: self.activation,
-            has_gate: !wanted.is_empty(),
+            wants_gate: !wanted.is_empty(),
             guided: self.guided,
         };
-        let (result, gate) = self.convolution.run(&input, bias, &after)?;
+        let (result, gate) = self.convolution.run(&input, bias, &epilogue)?;
         if wanted.is_empty() {
             return Ok((vec![Value::Tensor(result)], None));
         }
-        let back = Back {
+        let saved = SavedConvolution {
             convolution: Arc::clone(&self.convolution),
             gate,
             size: input.size(),
             wanted: wanted.iter().map(|slot| slot.argument).collect(),
         };
-        Ok((vec![Value::Tensor(result)], Some(Box::new(back))))
+        Ok((vec![Value::Tensor(result)], Some(Box::new(saved))))
     }
 }
 
 impl Convolution {
-    /// The result with what follows. The bias, the activation and whether something is added are those of the first run.
-    fn run(&self, input: &Tensor, bias: &Value, after: &After<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
-        if let Some(other) = after.other {
-            let expected = self.geometry.result(&input.size(), &self.weight_size);
+    /// The result with its epilogue. The bias, the activation and whether a tensor is added are those of the first run.
+    fn run(
+        &self,
+        input: &Tensor,
+        bias: &Value,
+        epilogue: &Epilogue<'_>,
+    ) -> Result<(Tensor, Option<Gate>), OperatorError> {
+        if let Some(other) = epilogue.other {
+            let expected = self.geometry.output_shape(&input.size(), &self.weight_size);
             if other.size() != expected {
                 return Err(OperatorError::Argument {
                     operator: "mkldnn._convolution_pointwise.binary".into(),
@@ -142,116 +146,119 @@ impl Convolution {
                 });
             }
         }
-        let mut there = lock(&self.there);
-        let call = match there.take() {
+        let mut forward = lock(&self.forward);
+        let call = match forward.take() {
             Some(call) => call,
             None => {
                 let mut weights = lock(&self.weights);
-                let way = weights.there(input, after, &self.operators)?;
-                way.call(bias, &self.geometry, after.at_once(), &self.operators)?
+                let kernel = weights.forward(input, epilogue, &self.operators)?;
+                kernel.call(bias, &self.geometry, epilogue.fused_activation(), &self.operators)?
             }
         };
-        let call = there.insert(call);
+        let call = forward.insert(call);
         if input.size()[0] == 1 {
-            return call.run_with(input, after);
+            return call.run_with(input, epilogue);
         }
-        after.then(self.rows_there.run(input, |input| call.run(input))?)
+        epilogue.apply(self.forward_split.run(input, |input| call.run(input))?)
     }
 
-    /// The gradient to an input of `size`, from that of the result.
-    fn input_gradient(&self, given: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
-        self.check(given, size)?;
-        let given = channels_last(given)?;
+    /// The gradient to an input of shape `size`, `[N, C, H, W]`, from the gradient of the result.
+    fn input_gradient(&self, grad_output: &Tensor, size: &[i64]) -> Result<Tensor, OperatorError> {
+        self.check(grad_output, size)?;
+        let grad_output = channels_last(grad_output)?;
         let of_size = [size[2], size[3]];
-        let mut back = lock(&self.back);
-        let call = match back.take().filter(|(known, _)| *known == of_size) {
+        let mut backward = lock(&self.backward);
+        let call = match backward.take().filter(|(known, _)| *known == of_size) {
             Some((_, call)) => call,
             None => {
                 let mut weights = lock(&self.weights);
-                let way = weights.back(&given, size, &self.operators)?;
-                way.call(&self.weight_size, &self.geometry, &given.size(), size, &self.operators)?
+                let kernel = weights.backward(&grad_output, size, &self.operators)?;
+                kernel.call(&self.weight_size, &self.geometry, &grad_output.size(), size, &self.operators)?
             }
         };
-        let (_, call) = back.insert((of_size, call));
-        self.rows_back.run(&given, |given| call.input_gradient(given))
+        let (_, call) = backward.insert((of_size, call));
+        self.backward_split.run(&grad_output, |grad_output| call.input_gradient(grad_output))
     }
 
-    /// [`Convolution::input_gradient`] of a gradient that has a gate ahead. None where the way does not take one through it, for several rows, and
-    /// where none was chosen yet for inputs of that size.
-    fn input_gradient_ahead(
+    /// [`Convolution::input_gradient`] of a gradient that has not passed the activation's mask yet: the kernel applies
+    /// it. `None` where the kernel cannot, for several rows, and before a kernel was chosen for inputs of this size.
+    fn input_gradient_masked(
         &self,
-        given: &Tensor,
-        ahead: PendingMask<'_>,
+        grad_output: &Tensor,
+        mask: PendingMask<'_>,
         size: &[i64],
     ) -> Result<Option<Tensor>, OperatorError> {
-        self.check(given, size)?;
-        let back = lock(&self.back);
-        match &*back {
-            // Several rows may be run one by one.
+        self.check(grad_output, size)?;
+        let backward = lock(&self.backward);
+        match &*backward {
+            // Several rows may be split into single ones.
             Some((of_size, call)) if *of_size == [size[2], size[3]] && size[0] == 1 => {
-                call.input_gradient_ahead(given, ahead)
+                call.input_gradient_masked(grad_output, mask)
             }
             _ => Ok(None),
         }
     }
 
-    /// [`Convolution::input_gradient`] of each of several gradients.
-    fn input_gradients(&self, given: &[&Tensor], size: &[i64]) -> Result<Vec<Tensor>, OperatorError> {
-        for given in given {
-            self.check(given, size)?;
+    /// [`Convolution::input_gradient`] of each of several gradients of the same result.
+    fn input_gradients(&self, grad_output: &[&Tensor], size: &[i64]) -> Result<Vec<Tensor>, OperatorError> {
+        for grad_output in grad_output {
+            self.check(grad_output, size)?;
         }
-        let is_laid_out = lock(&self.back).is_some();
-        if let (Some(first), false) = (given.first(), is_laid_out) {
-            // For the rows of one.
+        let is_packed = lock(&self.backward).is_some();
+        if let (Some(first), false) = (grad_output.first(), is_packed) {
+            // Chooses the kernel on the rows of one gradient.
             drop(self.input_gradient(first, size)?);
         }
-        self.classes_back.run_each(given, |given| {
+        self.classes_split.run_each(grad_output, |grad_output| {
             let mut size = size.to_vec();
-            size[0] = given.size()[0];
-            self.input_gradient(given, &size)
+            size[0] = grad_output.size()[0];
+            self.input_gradient(grad_output, &size)
         })
     }
 
-    /// Whether it is the gradient of the result for an input of `size`.
-    fn check(&self, given: &Tensor, size: &[i64]) -> Result<(), OperatorError> {
-        let expected = self.geometry.result(size, &self.weight_size);
-        if given.size() != expected {
+    /// Checks that `grad_output` has the shape of the result for an input of shape `size`.
+    fn check(&self, grad_output: &Tensor, size: &[i64]) -> Result<(), OperatorError> {
+        let expected = self.geometry.output_shape(size, &self.weight_size);
+        if grad_output.size() != expected {
             return Err(OperatorError::Argument {
                 operator: "a convolution's gradient".into(),
                 argument: "gradient".into(),
-                problem: format!("has shape {:?}, and the result had {expected:?}", given.size()),
+                problem: format!("has shape {:?}, and the result had {expected:?}", grad_output.size()),
             });
         }
         Ok(())
     }
 }
 
-/// The way back of one run.
-struct Back {
+/// What one forward run saves for its reverse runs.
+struct SavedConvolution {
     convolution: Arc<Convolution>,
     gate: Option<Gate>,
     /// The input's shape.
     size: Vec<i64>,
-    /// The arguments whose gradients are wanted.
+    /// Positions of the arguments whose gradients are wanted.
     wanted: Vec<usize>,
 }
 
-impl Saved for Back {
+impl Saved for SavedConvolution {
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let given = results.iter().map(|given| given.as_ref().map(Tensor::shallow_clone).into()).collect();
-        self.reverse_parts(given, gradient)
+        let grad_output =
+            results.iter().map(|grad_output| grad_output.as_ref().map(Tensor::shallow_clone).into()).collect();
+        self.reverse_parts(grad_output, gradient)
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        if let Some(found) = self.reverse_ahead(&results, gradient)? {
+        if let Some(found) = self.reverse_masked(&results, gradient)? {
             return Ok(vec![Some(found)]);
         }
-        let Some(given) = self.gated(results, gradient)? else { return Ok(self.wanted.iter().map(|_| None).collect()) };
+        let Some(grad_output) = self.gated(results, gradient)? else {
+            return Ok(self.wanted.iter().map(|_| None).collect());
+        };
         self.wanted
             .iter()
             .map(|&argument| match argument {
-                0 => self.convolution.input_gradient(&given, &self.size).map(Some),
-                _ => Ok(Some(given.shallow_clone())),
+                0 => self.convolution.input_gradient(&grad_output, &self.size).map(Some),
+                _ => Ok(Some(grad_output.shallow_clone())),
             })
             .collect()
     }
@@ -261,31 +268,35 @@ impl Saved for Back {
         each: Vec<Vec<Parts>>,
         gradient: Gradient,
     ) -> Result<Vec<Vec<Option<Tensor>>>, OperatorError> {
-        let given = each.into_iter().map(|results| self.gated(results, gradient)).collect::<Result<Vec<_>, _>>()?;
-        let there: Vec<&Tensor> = given.iter().flatten().collect();
+        let grad_output =
+            each.into_iter().map(|results| self.gated(results, gradient)).collect::<Result<Vec<_>, _>>()?;
+        let forward: Vec<&Tensor> = grad_output.iter().flatten().collect();
         let wants_input = self.wanted.contains(&0);
-        let inputs = if wants_input { self.convolution.input_gradients(&there, &self.size)? } else { Vec::new() };
+        let inputs = if wants_input { self.convolution.input_gradients(&forward, &self.size)? } else { Vec::new() };
         let mut inputs = inputs.into_iter();
-        let answer = |given: &Option<Tensor>| {
-            let input = if given.is_some() { inputs.next() } else { None };
-            let of = |argument| if argument == 0 { &input } else { given };
+        let answer = |grad_output: &Option<Tensor>| {
+            let input = if grad_output.is_some() { inputs.next() } else { None };
+            let of = |argument| if argument == 0 { &input } else { grad_output };
             self.wanted.iter().map(|&argument| of(argument).as_ref().map(Tensor::shallow_clone)).collect()
         };
-        Ok(given.iter().map(answer).collect())
+        Ok(grad_output.iter().map(answer).collect())
     }
 }
 
-impl Back {
-    /// The gradient to the input, where it alone is wanted and comes through the gate on the way.
-    fn reverse_ahead(&self, results: &[Parts], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
-        let ahead = self.gate.as_ref().and_then(|gate| gate.ahead(gradient));
-        match (ahead, results.first().map(Parts::as_slice), self.wanted.as_slice()) {
-            (Some(ahead), Some([given]), [0]) => self.convolution.input_gradient_ahead(given, ahead, &self.size),
+impl SavedConvolution {
+    /// The gradient to the input, computed with the mask in the kernel; `None` unless it alone is wanted and the kernel
+    /// can.
+    fn reverse_masked(&self, results: &[Parts], gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
+        let mask = self.gate.as_ref().and_then(|gate| gate.mask(gradient));
+        match (mask, results.first().map(Parts::as_slice), self.wanted.as_slice()) {
+            (Some(mask), Some([grad_output]), [0]) => {
+                self.convolution.input_gradient_masked(grad_output, mask, &self.size)
+            }
             _ => Ok(None),
         }
     }
 
-    /// The gradient of the convolution with what is added.
+    /// The gradient before the activation: that of the convolution's result, and of the tensor added to it.
     fn gated(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Option<Tensor>, OperatorError> {
         match (&self.gate, results.into_iter().next()) {
             (Some(gate), Some(parts)) => gate.pass(parts.as_slice(), gradient),
@@ -295,7 +306,7 @@ impl Back {
     }
 }
 
-/// What is locked here is whole even when a panic came between: it is written in one go.
+/// A panic cannot leave the value half-written: it is replaced in one assignment. So a poisoned lock is ignored.
 fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! oneDNN's operators, as ATen carries them.
+//! oneDNN's operators, as ATen has them.
 
 use tch::Tensor;
 
@@ -7,7 +7,7 @@ use crate::torch::{Call, Operator, OperatorError, Value};
 use super::epilogue::Activation;
 use super::geometry::Geometry;
 
-/// The place of a call's input.
+/// Position of the input among a [`Call`]'s arguments.
 pub(in crate::plan) const INPUT: usize = 0;
 
 #[derive(Debug, Clone)]
@@ -29,14 +29,14 @@ impl Operators {
         })
     }
 
-    /// Weights `[outputs, inputs / groups, height, width]` laid out for a convolution of an `input` of that shape.
-    pub fn lay_out(&self, weight: &Tensor, geometry: &Geometry, input: &[i64]) -> Result<Tensor, OperatorError> {
+    /// The weight `[outputs, inputs / groups, h, w]`, packed for an input of shape `input`.
+    pub fn pack(&self, weight: &Tensor, geometry: &Geometry, input: &[i64]) -> Result<Tensor, OperatorError> {
         let [padding, stride, dilation, groups] = geometry.values();
         let plain = Value::Tensor(weight.shallow_clone());
         self.reorder.call_tensor(&[plain, padding, stride, dilation, groups, Value::Ints(input.to_vec())])
     }
 
-    /// A convolution whose input comes with each call, at [`INPUT`].
+    /// A convolution whose input, at [`INPUT`], is given at each call.
     pub fn convolution(
         &self,
         weight: &Tensor,
@@ -59,29 +59,48 @@ impl Operators {
         )
     }
 
-    /// Weights laid out for [`Operators::transposed`]; `rest` as [`Geometry::rest`] gives it, `given` the gradient's shape.
-    pub fn lay_out_transposed(
+    /// The weight packed for [`Operators::transposed`]; `output_padding` as [`Geometry::output_padding`] returns it,
+    /// `grad_output` the gradient's shape.
+    pub fn pack_transposed(
         &self,
         weight: &Tensor,
         geometry: &Geometry,
-        rest: [i64; 2],
-        given: &[i64],
+        output_padding: [i64; 2],
+        grad_output: &[i64],
     ) -> Result<Tensor, OperatorError> {
         let [padding, stride, dilation, groups] = geometry.values();
         let plain = Value::Tensor(weight.shallow_clone());
-        let (rest, given) = (Value::Ints(rest.to_vec()), Value::Ints(given.to_vec()));
-        self.reorder_transposed.call_tensor(&[plain, padding, rest, stride, dilation, groups, given])
+        let (output_padding, grad_output) = (Value::Ints(output_padding.to_vec()), Value::Ints(grad_output.to_vec()));
+        self.reorder_transposed.call_tensor(&[plain, padding, output_padding, stride, dilation, groups, grad_output])
     }
 
-    /// The transposed convolution that takes a gradient, at [`INPUT`], back through a convolution of that geometry.
-    pub fn transposed(&self, weight: &Tensor, geometry: &Geometry, rest: [i64; 2]) -> Result<Call, OperatorError> {
+    /// The transposed convolution that computes the gradient to the input from the result's, which is given at each
+    /// call at [`INPUT`].
+    pub fn transposed(
+        &self,
+        weight: &Tensor,
+        geometry: &Geometry,
+        output_padding: [i64; 2],
+    ) -> Result<Call, OperatorError> {
         let [padding, stride, dilation, groups] = geometry.values();
-        let (given, weight) = (Value::Tensor(Tensor::new()), Value::Tensor(weight.shallow_clone()));
-        let rest = Value::Ints(rest.to_vec());
+        let (grad_output, weight) = (Value::Tensor(Tensor::new()), Value::Tensor(weight.shallow_clone()));
+        let output_padding = Value::Ints(output_padding.to_vec());
         let (name, scalars) = (Value::String("none".into()), Value::Floats(Vec::new()));
         Call::new(
             &self.transposed,
-            &[given, weight, Value::None, padding, rest, stride, dilation, groups, name, scalars, Value::None],
+            &[
+                grad_output,
+                weight,
+                Value::None,
+                padding,
+                output_padding,
+                stride,
+                dilation,
+                groups,
+                name,
+                scalars,
+                Value::None,
+            ],
         )
     }
 }

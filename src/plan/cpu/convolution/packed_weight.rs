@@ -1,35 +1,35 @@
-//! A convolution's weights as the processor likes them.
+//! A convolution's weight, packed for its forward and backward kernels.
 
 use tch::Tensor;
 
 use crate::plan::constant::{Constant, Identity};
 use crate::torch::OperatorError;
 
-use super::backward::WayBack;
-use super::epilogue::After;
-use super::forward::WayThere;
+use super::backward::InputGradientKernel;
+use super::epilogue::Epilogue;
+use super::forward::ForwardKernel;
 use super::geometry::Geometry;
 use super::onednn::Operators;
-use crate::plan::cpu::autotune::sparingly;
+use crate::plan::cpu::autotune::releasing_memory;
 
-/// A convolution's weights, laid out at their first use. Plans of one model share them.
+/// A convolution's weight, packed at its first use and shared by the plans of one model.
 ///
-/// The layouts suit the input size that came first. They stay right for any other. A weight that is made of others (that of a folded
-/// normalisation) is there only while it is laid out, and the model's own leaves memory then, unless a plan reads it as it is.
-pub(in crate::plan) struct LaidOut {
-    /// As the model has them, `[outputs, inputs / groups, height, width]`.
+/// It is packed for the first input size seen and correct for any other. A derived weight (folded batch normalisation)
+/// exists only while it is packed; the model's own weight is then released, unless another plan reads it unpacked.
+pub(in crate::plan) struct PackedConvolution {
+    /// The unpacked weight, `[outputs, inputs / groups, height, width]`.
     weight: Constant,
     geometry: Geometry,
-    there: Option<WayThere>,
-    back: Option<WayBack>,
+    forward: Option<ForwardKernel>,
+    backward: Option<InputGradientKernel>,
 }
 
-impl LaidOut {
+impl PackedConvolution {
     pub fn new(weight: Constant, geometry: Geometry) -> Self {
-        LaidOut { weight, geometry, there: None, back: None }
+        PackedConvolution { weight, geometry, forward: None, backward: None }
     }
 
-    /// Whether these are that constant's.
+    /// Whether this is the packed form of that constant, for that geometry.
     pub fn are_of(&self, weight: &Identity, geometry: &Geometry) -> bool {
         self.geometry == *geometry && self.weight.identity() == *weight
     }
@@ -39,37 +39,48 @@ impl LaidOut {
         self.weight.size()
     }
 
-    /// For `input`, and any other, with what follows there.
-    pub(in crate::plan) fn there(
+    /// The forward kernel, chosen on the first `input` with its epilogue and kept for all others.
+    pub(in crate::plan) fn forward(
         &mut self,
         input: &Tensor,
-        after: &After<'_>,
+        epilogue: &Epilogue<'_>,
         operators: &Operators,
-    ) -> Result<&WayThere, OperatorError> {
-        let way = match self.there.take() {
-            Some(way) => way,
-            None => sparingly(|| WayThere::choose(&self.weight.tensor()?, &self.geometry, input, after, operators))?,
-        };
-        self.weight.leave();
-        Ok(self.there.insert(way))
-    }
-
-    /// For `given`, the gradient of the result for an input of `size`.
-    pub(in crate::plan) fn back(
-        &mut self,
-        given: &Tensor,
-        size: &[i64],
-        operators: &Operators,
-    ) -> Result<&WayBack, OperatorError> {
-        let suits = |way: &WayBack| way.suits(&self.weight.size(), &self.geometry, &given.size());
-        let way = match self.back.take().filter(suits) {
-            Some(way) => way,
-            None => sparingly(|| {
-                let there = self.there.as_ref().map_or(Ok(None), WayThere::panels)?;
-                WayBack::choose(&self.weight.tensor()?, there.as_ref(), &self.geometry, given, size, operators)
+    ) -> Result<&ForwardKernel, OperatorError> {
+        let kernel = match self.forward.take() {
+            Some(kernel) => kernel,
+            None => releasing_memory(|| {
+                ForwardKernel::choose(&self.weight.tensor()?, &self.geometry, input, epilogue, operators)
             })?,
         };
-        self.weight.leave();
-        Ok(self.back.insert(way))
+        self.weight.release();
+        Ok(self.forward.insert(kernel))
+    }
+
+    /// The input gradient's kernel for `grad_output`, the gradient of the result for an input of shape `size`. It is
+    /// kept while it suits.
+    pub(in crate::plan) fn backward(
+        &mut self,
+        grad_output: &Tensor,
+        size: &[i64],
+        operators: &Operators,
+    ) -> Result<&InputGradientKernel, OperatorError> {
+        let suits =
+            |kernel: &InputGradientKernel| kernel.suits(&self.weight.size(), &self.geometry, &grad_output.size());
+        let kernel = match self.backward.take().filter(suits) {
+            Some(kernel) => kernel,
+            None => releasing_memory(|| {
+                let forward = self.forward.as_ref().map_or(Ok(None), ForwardKernel::panels)?;
+                InputGradientKernel::choose(
+                    &self.weight.tensor()?,
+                    forward.as_ref(),
+                    &self.geometry,
+                    grad_output,
+                    size,
+                    operators,
+                )
+            })?,
+        };
+        self.weight.release();
+        Ok(self.backward.insert(kernel))
     }
 }

@@ -1,8 +1,9 @@
-//! Convolutions, and the ways back through them, that leave zeros out.
+//! Convolution kernels that skip zeros, forward and backward.
 //!
-//! What they take depends on what comes. A frame on which ways are tried may be unlike those that follow (a black one leaves hardly a
-//! gradient), so they are tried on no less than rectifiers [leave as a rule](like_others). What was chosen is kept: a convolution
-//! whose later inputs have fewer zeros takes as much longer, but for one of 1 × 1.
+//! Their time depends on the number of zeros, and the input on which kernels are timed may be unlike later ones (a
+//! black frame leaves hardly any gradient). So they are timed on no fewer non-zeros than [rectifiers usually
+//! leave](with_typical_zeros). The choice is kept: except for 1 × 1 kernels, a convolution whose later inputs have
+//! fewer zeros takes correspondingly longer.
 
 use tch::{Device, Kind, Tensor};
 
@@ -13,53 +14,55 @@ use crate::torch::{
 
 use super::epilogue::Activation;
 use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{bytes, in_float, is_finite};
+use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
 
-/// The share of numbers that are not zero: of a rectifier's results, and of what comes back through one with guided backpropagation.
-/// ResNets have about so many, and more of a sum of several.
-pub(in crate::plan) const OF_RESULTS: f64 = 0.5;
-pub(in crate::plan) const OF_GRADIENTS: f64 = 0.3;
+/// Shares of non-zero elements: of a rectifier's results, and of gradients behind a rectifier in guided
+/// backpropagation. Typical of ResNets, where sums of several gradients have more.
+pub(in crate::plan) const DENSITY_OF_ACTIVATIONS: f64 = 0.5;
+pub(in crate::plan) const DENSITY_OF_GUIDED_GRADIENTS: f64 = 0.3;
 
-/// `given`, or numbers of its shape where less than that share of it is not zero.
-pub(in crate::plan) fn like_others(given: &Tensor, share: f64) -> Result<Tensor, OperatorError> {
-    let count = given.f_count_nonzero(None)?.f_int64_value(&[])?;
-    if count as f64 >= share * given.numel() as f64 {
-        return Ok(given.shallow_clone());
+/// `tensor` itself, or zeros and ones of its shape, with a share of ones of `density`, if fewer of its elements are not
+/// zero.
+pub(in crate::plan) fn with_typical_zeros(tensor: &Tensor, density: f64) -> Result<Tensor, OperatorError> {
+    let count = tensor.f_count_nonzero(None)?.f_int64_value(&[])?;
+    if count as f64 >= density * tensor.numel() as f64 {
+        return Ok(tensor.shallow_clone());
     }
-    let [rows, channels, height, width] = *given.size().as_slice() else { return Ok(given.shallow_clone()) };
-    // Spread evenly, and not in step with pixels: the multiples of the golden ratio.
-    let places = Tensor::f_arange(channels * height * width, (Kind::Double, Device::Cpu))?;
-    let numbers = places.f_mul_scalar(0.618_033_988_749_895)?.f_frac_()?.f_lt(share)?.f_to_kind(given.f_kind()?)?;
-    // With the channels next to each other in memory, the same in each row.
+    let [rows, channels, height, width] = *tensor.size().as_slice() else {
+        return Ok(tensor.shallow_clone());
+    };
+    // Multiples of the golden ratio: spread evenly, without a period that matches the rows of the image.
+    let indices = Tensor::f_arange(channels * height * width, (Kind::Double, Device::Cpu))?;
+    let numbers = indices.f_mul_scalar(0.618_033_988_749_895)?.f_frac_()?.f_lt(density)?.f_to_kind(tensor.f_kind()?)?;
+    // Channels-last, the same in each row of the batch.
     let row = numbers.f_view([1, height, width, channels])?;
     Ok(row.f_repeat([rows, 1, 1, 1])?.f_permute([0, 3, 1, 2])?)
 }
 
-/// Whether zeros can be left out of products with the weights of such a convolution. Those that are infinite or NaN would make NaN of a
-/// zero.
-pub(in crate::plan) fn leaves_out(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
+/// Whether products with the weight can skip zeros. An infinite or NaN weight times zero is NaN, which would be missed.
+pub(in crate::plan) fn can_skip_zeros(weight: &Tensor, geometry: &Geometry) -> Result<bool, OperatorError> {
     Ok(geometry.groups == 1
         && has_gemm_kernels(weight.f_kind()?)
         && weight.device() == Device::Cpu
         && is_finite(weight)?)
 }
 
-/// A convolution's weights for the way there, in panels.
+/// A convolution's weight, packed in panels for the forward kernel.
 #[derive(Debug)]
-pub(in crate::plan) struct SparseThere {
+pub(in crate::plan) struct SparseForward {
     weight: Tensor,
     outputs: i64,
 }
 
-impl SparseThere {
-    /// None where it does not suit.
+impl SparseForward {
+    /// `None` where the kernel does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [outputs, ..] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = leaves_out(weight, geometry)?;
-        Ok(if suits { Some(SparseThere { weight: sparse_forward_weight(weight)?, outputs }) } else { None })
+        let suits = can_skip_zeros(weight, geometry)?;
+        Ok(if suits { Some(SparseForward { weight: sparse_forward_weight(weight)?, outputs }) } else { None })
     }
 
-    /// How many bytes the weights take.
+    /// Bytes of the packed weight.
     pub fn size(&self) -> usize {
         bytes(&self.weight)
     }
@@ -73,93 +76,97 @@ impl SparseThere {
         bias: Option<&Tensor>,
         geometry: &Geometry,
         activation: Activation,
-    ) -> Result<SparseThereCall, OperatorError> {
-        Ok(SparseThereCall {
+    ) -> Result<SparseForwardCall, OperatorError> {
+        Ok(SparseForwardCall {
             weight: self.weight.shallow_clone(),
             outputs: self.outputs,
-            bias: in_float(bias)?,
-            moves: geometry.moves(),
+            bias: float_bias(bias)?,
+            parameters: geometry.parameters(),
             activation,
         })
     }
 }
 
-/// [`SparseThere`] with everything but the input.
+/// [`SparseForward`] with all of its arguments except the input.
 #[derive(Debug)]
-pub(in crate::plan) struct SparseThereCall {
+pub(in crate::plan) struct SparseForwardCall {
     weight: Tensor,
     outputs: i64,
     bias: Option<Tensor>,
-    moves: ConvolutionParameters,
+    parameters: ConvolutionParameters,
     activation: Activation,
 }
 
-impl SparseThereCall {
+impl SparseForwardCall {
     pub fn run(&self, input: &Tensor) -> Result<Tensor, OperatorError> {
         let bounds = self.activation.bounds();
-        sparse_convolution(input, &self.weight, self.outputs, self.bias.as_ref(), &self.moves, bounds)
+        sparse_convolution(input, &self.weight, self.outputs, self.bias.as_ref(), &self.parameters, bounds)
     }
 }
 
-/// A convolution's weights for the way back, in panels.
+/// A convolution's weight, packed in panels for the backward kernel.
 #[derive(Debug)]
-pub(in crate::plan) struct SparseBack {
+pub(in crate::plan) struct SparseBackward {
     weight: Tensor,
-    /// They are those of the way there, and transposed as they are read.
-    of_there: bool,
+    /// The panels are the forward kernel's, transposed as they are read.
+    from_forward: bool,
     inputs: i64,
 }
 
-impl SparseBack {
-    /// None where it does not suit.
+impl SparseBackward {
+    /// `None` where the kernel does not suit.
     pub fn new(weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = leaves_out(weight, geometry)?;
+        let suits = can_skip_zeros(weight, geometry)?;
         Ok(if suits {
-            Some(SparseBack { weight: sparse_backward_weight(weight)?, of_there: false, inputs })
+            Some(SparseBackward { weight: sparse_backward_weight(weight)?, from_forward: false, inputs })
         } else {
             None
         })
     }
 
-    /// The same with weights that lie in panels for the way there, `[height, width, panels, inputs, width of a panel]`. None where it does not
-    /// suit.
-    pub fn of_there(panels: &Tensor, weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
+    /// The same from the forward kernel's panels, `[height, width, panels, inputs, panel width]`. `None` where it does
+    /// not suit.
+    pub fn from_forward(panels: &Tensor, weight: &Tensor, geometry: &Geometry) -> Result<Option<Self>, OperatorError> {
         let [_, inputs, ..] = *weight.size().as_slice() else { return Ok(None) };
-        let suits = weight.f_kind()? == Kind::Float && leaves_out(weight, geometry)?;
-        Ok(if suits { Some(SparseBack { weight: panels.shallow_clone(), of_there: true, inputs }) } else { None })
+        let suits = weight.f_kind()? == Kind::Float && can_skip_zeros(weight, geometry)?;
+        Ok(if suits {
+            Some(SparseBackward { weight: panels.shallow_clone(), from_forward: true, inputs })
+        } else {
+            None
+        })
     }
 
-    /// How many bytes weights take that are there for this alone.
+    /// Bytes of the weight packed for this kernel alone.
     pub fn size(&self) -> usize {
-        if self.of_there { 0 } else { bytes(&self.weight) }
+        if self.from_forward { 0 } else { bytes(&self.weight) }
     }
 
-    /// To an input of `size`, `[N, C, H, W]`.
-    pub fn call(&self, geometry: &Geometry, size: &[i64]) -> SparseBackCall {
-        SparseBackCall {
+    /// The kernel for an input of shape `size`, `[N, C, H, W]`.
+    pub fn call(&self, geometry: &Geometry, size: &[i64]) -> SparseBackwardCall {
+        SparseBackwardCall {
             weight: self.weight.shallow_clone(),
-            of_there: self.of_there,
-            moves: geometry.moves(),
+            from_forward: self.from_forward,
+            parameters: geometry.parameters(),
             size: [self.inputs, size[2], size[3]],
         }
     }
 }
 
-/// [`SparseBack`] for one size of input.
+/// [`SparseBackward`] prepared for one size of input.
 #[derive(Debug)]
-pub(in crate::plan) struct SparseBackCall {
+pub(in crate::plan) struct SparseBackwardCall {
     weight: Tensor,
-    of_there: bool,
-    moves: ConvolutionParameters,
+    from_forward: bool,
+    parameters: ConvolutionParameters,
     size: [i64; 3],
 }
 
-impl SparseBackCall {
-    pub fn input_gradient(&self, given: &Tensor, ahead: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
+impl SparseBackwardCall {
+    pub fn input_gradient(&self, grad_output: &Tensor, mask: Option<PendingMask<'_>>) -> Result<Tensor, OperatorError> {
         let [inputs, height, width] = self.size;
-        let size = [given.size()[0], inputs, height, width];
-        sparse_input_gradient(given, ahead, &self.weight, self.of_there, size, &self.moves)
+        let size = [grad_output.size()[0], inputs, height, width];
+        sparse_input_gradient(grad_output, mask, &self.weight, self.from_forward, size, &self.parameters)
     }
 }
 
@@ -172,9 +179,9 @@ mod tests {
     fn ways_are_tried_on_what_rectifiers_leave() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let dense = Tensor::ones([2, 8, 3, 5], (kind, Device::Cpu));
-            assert!(like_others(&dense, 0.5).unwrap().equal(&dense));
+            assert!(with_typical_zeros(&dense, 0.5).unwrap().equal(&dense));
             let none = channels_last(&(dense * 0.0)).unwrap();
-            let found = like_others(&none, 0.3).unwrap();
+            let found = with_typical_zeros(&none, 0.3).unwrap();
             assert_eq!((found.size(), found.stride(), found.kind()), (none.size(), none.stride(), kind));
             let share = found.to_kind(Kind::Double).mean(Kind::Double).double_value(&[]);
             assert!((share - 0.3).abs() < 0.01, "{share}");
@@ -185,11 +192,11 @@ mod tests {
     fn weights_that_make_numbers_of_zeros_are_not_for_this() {
         let geometry = Geometry { padding: [0; 2], stride: [1; 2], dilation: [1; 2], groups: 1 };
         let weight = Tensor::ones([4, 4, 1, 1], (Kind::Float, Device::Cpu));
-        assert!(leaves_out(&weight, &geometry).unwrap());
-        assert!(!leaves_out(&weight, &Geometry { groups: 2, ..geometry }).unwrap());
+        assert!(can_skip_zeros(&weight, &geometry).unwrap());
+        assert!(!can_skip_zeros(&weight, &Geometry { groups: 2, ..geometry }).unwrap());
         let _ = weight.get(2).get(1).fill_(f64::INFINITY);
-        assert!(!leaves_out(&weight, &geometry).unwrap());
-        assert!(SparseThere::new(&weight, &geometry).unwrap().is_none());
-        assert!(SparseBack::new(&weight, &geometry).unwrap().is_none());
+        assert!(!can_skip_zeros(&weight, &geometry).unwrap());
+        assert!(SparseForward::new(&weight, &geometry).unwrap().is_none());
+        assert!(SparseBackward::new(&weight, &geometry).unwrap().is_none());
     }
 }

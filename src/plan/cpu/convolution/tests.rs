@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 use tch::Kind;
 
-use super::backward::{WayBack, turned};
-use super::forward::WayThere;
+use super::backward::{InputGradientKernel, flipped};
+use super::forward::ForwardKernel;
 use super::gemm::Gemm;
 use super::winograd::Winograd;
 use super::*;
@@ -22,7 +22,7 @@ struct Case {
     with_bias: bool,
     activation: (&'static str, Vec<f64>),
     layout: Layout,
-    given: Layout,
+    grad_output: Layout,
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -47,7 +47,17 @@ fn case() -> impl Strategy<Value = Case> {
     ];
     (1..=3i64, axis(), axis(), any::<bool>(), channels, any::<[bool; 2]>(), activation, any::layout(), any::layout())
         .prop_map(
-            |(rows, a, b, same_stride, [groups, inputs, outputs], [adds, with_bias], activation, layout, given)| {
+            |(
+                rows,
+                a,
+                b,
+                same_stride,
+                [groups, inputs, outputs],
+                [adds, with_bias],
+                activation,
+                layout,
+                grad_output,
+            )| {
                 let b = if same_stride { (b.0 + a.2, b.1, a.2, b.3, b.4) } else { b };
                 Case {
                     input: [rows, groups * inputs, a.0, b.0],
@@ -58,20 +68,20 @@ fn case() -> impl Strategy<Value = Case> {
                     with_bias,
                     activation,
                     layout,
-                    given,
+                    grad_output,
                 }
             },
         )
 }
 
-/// A node whose tensors are arguments, and their values.
+/// A node that reads its tensors as arguments, and their values.
 fn node(case: &Case) -> (Node, Vec<Value>) {
     let random = |shape: &[i64]| Value::Tensor(Layout::Contiguous.random(shape, Kind::Float));
     let [_, inputs, ..] = case.input;
     let weight = random(&[case.outputs, inputs / case.geometry.groups, case.kernel[0], case.kernel[1]]);
     let bias = if case.with_bias { random(&[case.outputs]) } else { Value::None };
     let input = Value::Tensor(case.layout.random(&case.input, Kind::Float));
-    let result = case.geometry.result(&case.input, &weight.tensor().unwrap().size());
+    let result = case.geometry.output_shape(&case.input, &weight.tensor().unwrap().size());
     let name = Value::String(case.activation.0.into());
     let scalars = Value::Floats(case.activation.1.clone());
     let geometry = case.geometry.values();
@@ -104,27 +114,27 @@ fn node(case: &Case) -> (Node, Vec<Value>) {
     (node, values)
 }
 
-fn rule(node: &Node, values: &[Value]) -> Prepacked {
-    let (position, geometry) = Prepacked::read(node).unwrap();
+fn rule(node: &Node, values: &[Value]) -> ConvolutionRule {
+    let (position, geometry) = ConvolutionRule::read(node).unwrap();
     let weight = values[position].tensor().unwrap();
-    Prepacked::new(
+    ConvolutionRule::new(
         node,
         geometry,
-        Arc::new(Mutex::new(LaidOut::new(Constant::Whole(weight.shallow_clone()), geometry))),
+        Arc::new(Mutex::new(PackedConvolution::new(Constant::Whole(weight.shallow_clone()), geometry))),
     )
     .unwrap()
 }
 
-/// What PyTorch's ordinary operators give.
+/// Results of PyTorch's ordinary operators.
 struct Expected {
     /// Before the activation.
     sum: Tensor,
     result: Tensor,
-    /// Of the input, and of what is added.
+    /// Of the input, and of the added tensor.
     gradients: Vec<Tensor>,
 }
 
-fn expected(case: &Case, node: &Node, values: &[Value], given: &Tensor, gradient: Gradient) -> Expected {
+fn expected(case: &Case, node: &Node, values: &[Value], grad_output: &Tensor, gradient: Gradient) -> Expected {
     let leaf = |i: usize| values[i].tensor().unwrap().detach().set_requires_grad(true);
     let at = usize::from(case.adds);
     let input = leaf(0);
@@ -139,7 +149,7 @@ fn expected(case: &Case, node: &Node, values: &[Value], given: &Tensor, gradient
     let result = match case.activation {
         ("relu", _) => sum.relu(),
         ("hardtanh", ref bounds) => {
-            // Its derivative is 0 on the bounds, that of `clamp` is 1.
+            // Its derivative at the bounds is 0; that of `clamp` is 1.
             Operator::find("aten::hardtanh", "")
                 .unwrap()
                 .call_recording(&[Value::Tensor(sum.shallow_clone()), Value::Float(bounds[0]), Value::Float(bounds[1])])
@@ -152,15 +162,15 @@ fn expected(case: &Case, node: &Node, values: &[Value], given: &Tensor, gradient
         _ => sum.shallow_clone(),
     };
     let guided = gradient == Gradient::Guided && node.rectifier.is_some();
-    let given = if guided { given.clamp_min(0) } else { given.shallow_clone() };
-    let score = (&result * given).sum(Kind::Float);
+    let grad_output = if guided { grad_output.clamp_min(0) } else { grad_output.shallow_clone() };
+    let score = (&result * grad_output).sum(Kind::Float);
     let leaves: Vec<&Tensor> = [&input].into_iter().chain(&other).collect();
     let gradients = Tensor::run_backward(&[score], &leaves, false, false);
     Expected { sum: sum.detach(), result: result.detach(), gradients }
 }
 
-/// Whether a gate is so near its edge that rounding may flip it: within the relative error that sums may have, times the
-/// largest sum.
+/// Whether an element is so near a bound that rounding, relative to the largest sum, may change whether its gradient
+/// passes.
 fn is_on_the_edge(case: &Case, sum: &Tensor) -> bool {
     let bounds: &[f64] = if case.activation.0 == "relu" { &[0.0] } else { &case.activation.1 };
     let rounding = 1e-5 * sum.abs().max().double_value(&[]);
@@ -173,20 +183,20 @@ proptest! {
         let (node, values) = node(&case);
         let rule = rule(&node, &values);
         let wanted = if case.adds { vec![slot(0), slot(1)] } else { vec![slot(0)] };
-        // Twice: the first run lays the weights out.
+        // Twice: the first run packs the weight.
         for _ in 0..2 {
             let (results, saved) = rule.forward(&values, &wanted).unwrap();
             let result = results[0].tensor().unwrap();
-            let given = case.given.random(&result.size(), Kind::Float);
+            let grad_output = case.grad_output.random(&result.size(), Kind::Float);
             for gradient in [Gradient::Plain, Gradient::Guided] {
-                let expected = expected(&case, &node, &values, &given, gradient);
-                // Relative to the sum: what an activation leaves of it may be small.
+                let expected = expected(&case, &node, &values, &grad_output, gradient);
+                // Relative to the sum before the activation, which may leave little of it.
                 let off = &expected.sum + (result - &expected.result);
                 prop_assert!(relative_error(&off, &expected.sum) < 1e-5);
                 if is_on_the_edge(&case, &expected.sum) {
                     continue;
                 }
-                let found = saved.as_ref().unwrap().reverse(&[Some(given.shallow_clone())], gradient).unwrap();
+                let found = saved.as_ref().unwrap().reverse(&[Some(grad_output.shallow_clone())], gradient).unwrap();
                 prop_assert_eq!(found.len(), wanted.len());
                 for (found, expected) in found.iter().zip(&expected.gradients) {
                     let found = found.as_ref().unwrap();
@@ -205,17 +215,17 @@ proptest! {
         let case = Case { adds: false, activation: ("none", vec![]), ..case };
         let (node, values) = node(&case);
         let weight = values[1].tensor().unwrap();
-        let shape = case.geometry.result(&case.input, &weight.size());
-        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
-        let expected = expected(&case, &node, &values, &given, Gradient::Plain).gradients.remove(0);
+        let shape = case.geometry.output_shape(&case.input, &weight.size());
+        let grad_output = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
+        let expected = expected(&case, &node, &values, &grad_output, Gradient::Plain).gradients.remove(0);
         let operators = Operators::find().unwrap();
-        let ways = ways_back(weight, &case.geometry, &shape, &case.input, &operators);
-        for way in ways {
-            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
-            let found = call.input_gradient(&given).unwrap();
+        let kernels = backward_kernels(weight, &case.geometry, &shape, &case.input, &operators);
+        for kernel in kernels {
+            let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
+            let found = call.input_gradient(&grad_output).unwrap();
             prop_assert_eq!(found.size(), expected.size());
             let error = relative_error(&found, &expected);
-            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+            prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
     }
 }
@@ -229,40 +239,49 @@ proptest! {
         let rule = rule(&node, &values);
         let (results, saved) = rule.forward(&values, &[slot(0)]).unwrap();
         let shape = results[0].tensor().unwrap().size();
-        let given = case.given.random(&shape, Kind::Float);
-        let expected = expected(&case, &node, &values, &given, Gradient::Guided);
+        let grad_output = case.grad_output.random(&shape, Kind::Float);
+        let expected = expected(&case, &node, &values, &grad_output, Gradient::Guided);
         if is_on_the_edge(&case, &expected.sum) {
             return Ok(());
         }
         let (weight, operators) = (values[1].tensor().unwrap(), Operators::find().unwrap());
-        for way in ways_back(weight, &case.geometry, &shape, &case.input, &operators) {
-            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
-            *lock(&rule.convolution.back) = Some(([case.input[2], case.input[3]], call));
-            let found = saved.as_ref().unwrap().reverse(&[Some(given.shallow_clone())], Gradient::Guided).unwrap();
+        for kernel in backward_kernels(weight, &case.geometry, &shape, &case.input, &operators) {
+            let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
+            *lock(&rule.convolution.backward) = Some(([case.input[2], case.input[3]], call));
+            let saved = saved.as_ref().unwrap();
+            let found = saved.reverse(&[Some(grad_output.shallow_clone())], Gradient::Guided).unwrap();
             let error = relative_error(found[0].as_ref().unwrap(), &expected.gradients[0]);
-            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+            prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
     }
 }
 
-/// Every way, laid out.
-fn ways_there(weight: &Tensor, geometry: &Geometry, input: &[i64], operators: &Operators) -> Vec<WayThere> {
-    let candidates = WayThere::candidates(weight, geometry, input, operators);
-    candidates.into_iter().filter_map(|candidate| candidate.lay_out().unwrap()).collect()
+/// Every forward kernel that suits, packed.
+fn forward_kernels(weight: &Tensor, geometry: &Geometry, input: &[i64], operators: &Operators) -> Vec<ForwardKernel> {
+    let candidates = ForwardKernel::candidates(weight, geometry, input, operators);
+    candidates.into_iter().filter_map(|candidate| candidate.pack().unwrap()).collect()
 }
 
-fn ways_back(weight: &Tensor, geometry: &Geometry, given: &[i64], size: &[i64], operators: &Operators) -> Vec<WayBack> {
-    let turned = turned(weight, geometry, given).unwrap();
-    let ways = |there: Option<&Tensor>| {
-        let candidates = WayBack::candidates(weight, there, turned.as_ref(), geometry, given, size, operators);
-        candidates.into_iter().filter_map(|candidate| candidate.lay_out().unwrap()).collect::<Vec<_>>()
+fn backward_kernels(
+    weight: &Tensor,
+    geometry: &Geometry,
+    grad_output: &[i64],
+    size: &[i64],
+    operators: &Operators,
+) -> Vec<InputGradientKernel> {
+    let flipped = flipped(weight, geometry, grad_output).unwrap();
+    let kernels = |forward: Option<&Tensor>| {
+        let candidates =
+            InputGradientKernel::candidates(weight, forward, flipped.as_ref(), geometry, grad_output, size, operators);
+        candidates.into_iter().filter_map(|candidate| candidate.pack().unwrap()).collect::<Vec<_>>()
     };
-    let there = ways_there(weight, geometry, size, operators);
-    let shared = there.iter().filter_map(|way| way.panels().unwrap()).flat_map(|panels| ways(Some(&panels)).pop());
-    ways(None).into_iter().chain(shared).collect()
+    let forward = forward_kernels(weight, geometry, size, operators);
+    let shared =
+        forward.iter().filter_map(|kernel| kernel.panels().unwrap()).flat_map(|panels| kernels(Some(&panels)).pop());
+    kernels(None).into_iter().chain(shared).collect()
 }
 
-/// Convolutions that Winograd's algorithm suits.
+/// Convolutions that suit Winograd's algorithm.
 fn case_of_3_by_3() -> impl Strategy<Value = Case> {
     let channels = || prop_oneof![Just(16i64), Just(32)];
     (case(), channels(), channels(), [3..=11i64, 3..=11i64], 0..=2i64).prop_map(
@@ -284,27 +303,29 @@ proptest! {
         let (input, weight) = (channels_last(values[0].tensor().unwrap()).unwrap(), values[1].tensor().unwrap());
         let activation = rule(&node, &values).activation;
         let operators = Operators::find().unwrap();
-        let shape = case.geometry.result(&case.input, &weight.size());
-        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
+        let shape = case.geometry.output_shape(&case.input, &weight.size());
+        let grad_output = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
         let plain = Case { activation: ("none", vec![]), ..case.clone() };
-        let gradient = expected(&plain, &node, &values, &given, Gradient::Plain).gradients.remove(0);
-        let expected = expected(&case, &node, &values, &given, Gradient::Plain);
+        let gradient = expected(&plain, &node, &values, &grad_output, Gradient::Plain).gradients.remove(0);
+        let expected = expected(&case, &node, &values, &grad_output, Gradient::Plain);
 
-        let there = ways_there(weight, &case.geometry, &case.input, &operators);
-        prop_assert_eq!(there.len(), if has_gemm_kernels(Kind::Float) { 5 } else { 1 });
-        for way in there {
-            let call = way.call(&values[2], &case.geometry, activation, &operators).unwrap();
+        let forward = forward_kernels(weight, &case.geometry, &case.input, &operators);
+        prop_assert_eq!(forward.len(), if has_gemm_kernels(Kind::Float) { 5 } else { 1 });
+        for kernel in forward {
+            let call = kernel.call(&values[2], &case.geometry, activation, &operators).unwrap();
             let found = call.run(&input).unwrap();
             let error = relative_error(&(&expected.sum + (found - &expected.result)), &expected.sum);
-            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+            prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
-        let back = ways_back(weight, &case.geometry, &shape, &case.input, &operators);
-        let is_winograd = |way: &&WayBack| matches!(way, WayBack::Turned(WayThere::Winograd(_)));
-        prop_assert_eq!(back.iter().filter(is_winograd).count(), if has_gemm_kernels(Kind::Float) { 2 } else { 0 });
-        for way in back {
-            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
-            let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
-            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        let backward = backward_kernels(weight, &case.geometry, &shape, &case.input, &operators);
+        let is_winograd = |kernel: &&InputGradientKernel| {
+            matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Winograd(_)))
+        };
+        prop_assert_eq!(backward.iter().filter(is_winograd).count(), if has_gemm_kernels(Kind::Float) { 2 } else { 0 });
+        for kernel in backward {
+            let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
+            let error = relative_error(&call.input_gradient(&grad_output).unwrap(), &gradient);
+            prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
     }
 }
@@ -328,30 +349,32 @@ proptest! {
         let (input, weight) = (channels_last(values[0].tensor().unwrap()).unwrap(), values[1].tensor().unwrap());
         let activation = rule(&node, &values).activation;
         let operators = Operators::find().unwrap();
-        let shape = case.geometry.result(&case.input, &weight.size());
-        let given = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
+        let shape = case.geometry.output_shape(&case.input, &weight.size());
+        let grad_output = channels_last(&Layout::Contiguous.random(&shape, Kind::Float)).unwrap();
         let plain = Case { activation: ("none", vec![]), ..case.clone() };
-        let gradient = expected(&plain, &node, &values, &given, Gradient::Plain).gradients.remove(0);
-        let expected = expected(&case, &node, &values, &given, Gradient::Plain);
+        let gradient = expected(&plain, &node, &values, &grad_output, Gradient::Plain).gradients.remove(0);
+        let expected = expected(&case, &node, &values, &grad_output, Gradient::Plain);
 
-        let there = ways_there(weight, &case.geometry, &case.input, &operators);
-        prop_assert_eq!(there.len(), if has_gemm_kernels(Kind::Float) { 3 } else { 1 });
-        for way in there {
-            let found = way.call(&values[2], &case.geometry, activation, &operators).unwrap().run(&input).unwrap();
+        let forward = forward_kernels(weight, &case.geometry, &case.input, &operators);
+        prop_assert_eq!(forward.len(), if has_gemm_kernels(Kind::Float) { 3 } else { 1 });
+        for kernel in forward {
+            let found = kernel.call(&values[2], &case.geometry, activation, &operators).unwrap().run(&input).unwrap();
             let error = relative_error(&(&expected.sum + (found - &expected.result)), &expected.sum);
-            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+            prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
-        let back = ways_back(weight, &case.geometry, &shape, &case.input, &operators);
-        prop_assert!(!has_gemm_kernels(Kind::Float) || back.iter().any(|way| matches!(way, WayBack::Turned(WayThere::Gemm(_)))));
-        for way in back {
-            let call = way.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
-            let error = relative_error(&call.input_gradient(&given).unwrap(), &gradient);
-            prop_assert!(error < 1e-5, "{:?}: {}", way, error);
+        let backward = backward_kernels(weight, &case.geometry, &shape, &case.input, &operators);
+        let is_gemm =
+            |kernel: &InputGradientKernel| matches!(kernel, InputGradientKernel::FlippedKernel(ForwardKernel::Gemm(_)));
+        prop_assert!(!has_gemm_kernels(Kind::Float) || backward.iter().any(is_gemm));
+        for kernel in backward {
+            let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
+            let error = relative_error(&call.input_gradient(&grad_output).unwrap(), &gradient);
+            prop_assert!(error < 1e-5, "{:?}: {}", kernel, error);
         }
     }
 }
 
-/// In bfloat16 where the processor has it. Elsewhere plans hold float32 alone, which is not widened.
+/// In bfloat16 where the processor has it. Elsewhere plans hold float32 alone, which needs no conversion.
 #[test]
 fn groups_in_bfloat16_go_back_in_float32_too() {
     let kind = if has_onednn_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
@@ -359,25 +382,26 @@ fn groups_in_bfloat16_go_back_in_float32_too() {
     let geometry = Geometry { padding: [1, 1], stride: [2, 2], dilation: [1, 1], groups: 16 };
     let size = [2, 16, 9, 10];
     let weight = Layout::Contiguous.random(&[16, 1, 3, 3], kind);
-    let shape = geometry.result(&size, &weight.size());
-    let given = channels_last(&Layout::Contiguous.random(&shape, kind)).unwrap();
+    let shape = geometry.output_shape(&size, &weight.size());
+    let grad_output = channels_last(&Layout::Contiguous.random(&shape, kind)).unwrap();
     let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
     let leaf = Tensor::zeros(size, (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
     let result = leaf.conv2d(&float(&weight), None::<Tensor>, geometry.stride, geometry.padding, [1, 1], 16);
-    let expected = Tensor::run_backward(&[(result * float(&given)).sum(Kind::Float)], &[&leaf], false, false).remove(0);
-    let ways = ways_back(&weight, &geometry, &shape, &size, &operators);
-    assert_eq!(ways.iter().any(|way| matches!(way, WayBack::Wide(_))), kind == Kind::BFloat16);
-    for way in ways {
-        let call = way.call(&weight.size(), &geometry, &shape, &size, &operators).unwrap();
-        let found = call.input_gradient(&given).unwrap();
+    let expected =
+        Tensor::run_backward(&[(result * float(&grad_output)).sum(Kind::Float)], &[&leaf], false, false).remove(0);
+    let kernels = backward_kernels(&weight, &geometry, &shape, &size, &operators);
+    assert_eq!(kernels.iter().any(|kernel| matches!(kernel, InputGradientKernel::Float32(_))), kind == Kind::BFloat16);
+    for kernel in kernels {
+        let call = kernel.call(&weight.size(), &geometry, &shape, &size, &operators).unwrap();
+        let found = call.input_gradient(&grad_output).unwrap();
         assert_eq!(found.kind(), kind);
         let error = relative_error(&float(&found), &expected);
         let limit = if kind == Kind::BFloat16 { 5e-3 } else { 1e-5 };
-        assert!(error < limit, "{way:?} is off by {error}");
+        assert!(error < limit, "{kernel:?} is off by {error}");
     }
 }
 
-/// What bfloat16 leaves of a convolution, where the processor has it: every way gives it.
+/// Where the processor has bfloat16, every kernel is as close to the result as bfloat16 allows.
 #[test]
 fn every_way_takes_bfloat16() {
     let operators = Operators::find().unwrap();
@@ -392,34 +416,36 @@ fn every_way_takes_bfloat16() {
         }
         let float = |t: &Tensor| t.to_kind(Kind::Float);
         let sum = float(&input).conv2d(&float(&weight), Some(float(&bias)), 1, padding, 1, 1);
-        let ways = ways_there(&weight, &geometry, &input.size(), &operators);
+        let kernels = forward_kernels(&weight, &geometry, &input.size(), &operators);
         let products = usize::from(has_gemm_kernels(Kind::BFloat16));
-        let of_ours = 2 * products + if kernel == 1 { 0 } else { 2 };
-        assert_eq!(ways.len(), 1 + of_ours);
-        for way in ways {
-            let call = way.call(&Value::Tensor(bias.shallow_clone()), &geometry, Activation::Relu, &operators).unwrap();
+        let own_kernels = 2 * products + if kernel == 1 { 0 } else { 2 };
+        assert_eq!(kernels.len(), 1 + own_kernels);
+        for kernel in kernels {
+            let call =
+                kernel.call(&Value::Tensor(bias.shallow_clone()), &geometry, Activation::Relu, &operators).unwrap();
             let found = call.run(&channels_last(&input).unwrap()).unwrap();
             assert_eq!(found.kind(), Kind::BFloat16);
-            assert!(relative_error(&float(&found), &sum.relu()) < 4e-3, "{way:?}");
+            assert!(relative_error(&float(&found), &sum.relu()) < 4e-3, "{kernel:?}");
         }
     }
 }
 
 #[test]
 fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
-    // On inputs of 4 × 4 the turned kernel, padded by 4, would lie in the padding alone.
+    // On inputs of 4 × 4 a window of the flipped kernel, padded by 4, would lie in the padding alone.
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 4 };
     let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
     let scale = Layout::Contiguous.random(&[4, 1, 1, 1], Kind::Double);
     let scaled = Constant::Scaled { weight: Box::new(Constant::Whole(weight.shallow_clone())), scale };
-    let mut laid_out = LaidOut::new(scaled.clone(), geometry);
+    let mut packed = PackedConvolution::new(scaled.clone(), geometry);
     let operators = Operators::find().unwrap();
     for size in [9, 3, 9] {
-        let given = channels_last(&Layout::Contiguous.random(&[1, 4, size - 2, size - 2], Kind::Float)).unwrap();
-        let way = laid_out.back(&given, &[1, 4, size, size], &operators).unwrap();
-        assert!(way.suits(&weight.size(), &geometry, &given.size()));
-        let call = way.call(&weight.size(), &geometry, &given.size(), &[1, 4, size, size], &operators).unwrap();
-        let expected = given.conv_transpose2d(
+        let grad_output = channels_last(&Layout::Contiguous.random(&[1, 4, size - 2, size - 2], Kind::Float)).unwrap();
+        let kernel = packed.backward(&grad_output, &[1, 4, size, size], &operators).unwrap();
+        assert!(kernel.suits(&weight.size(), &geometry, &grad_output.size()));
+        let call =
+            kernel.call(&weight.size(), &geometry, &grad_output.size(), &[1, 4, size, size], &operators).unwrap();
+        let expected = grad_output.conv_transpose2d(
             &scaled.tensor().unwrap(),
             None::<Tensor>,
             geometry.stride,
@@ -428,7 +454,7 @@ fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
             geometry.groups,
             geometry.dilation,
         );
-        assert!(relative_error(&call.input_gradient(&given).unwrap(), &expected) < 1e-5);
+        assert!(relative_error(&call.input_gradient(&grad_output).unwrap(), &expected) < 1e-5);
     }
 }
 
@@ -436,12 +462,12 @@ fn a_layout_that_does_not_suit_another_size_is_chosen_anew() {
 fn a_weight_that_could_not_be_laid_out_is_laid_out_later() {
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 1 };
     let weight = Layout::Contiguous.random(&[6, 4, 3, 3], Kind::Float);
-    let mut laid_out = LaidOut::new(Constant::Whole(weight), geometry);
+    let mut packed = PackedConvolution::new(Constant::Whole(weight), geometry);
     let operators = Operators::find().unwrap();
     let input = |channels| channels_last(&Layout::Contiguous.random(&[1, channels, 9, 9], Kind::Float)).unwrap();
-    let after = After { other: None, activation: Activation::Relu, has_gate: true, guided: true };
-    assert!(laid_out.there(&input(5), &after, &operators).is_err());
-    assert!(laid_out.there(&input(4), &after, &operators).is_ok());
+    let epilogue = Epilogue { other: None, activation: Activation::Relu, wants_gate: true, guided: true };
+    assert!(packed.forward(&input(5), &epilogue, &operators).is_err());
+    assert!(packed.forward(&input(4), &epilogue, &operators).is_ok());
 }
 
 #[test]
@@ -451,21 +477,21 @@ fn what_follows_comes_with_every_way() {
         let geometry = Geometry { padding: [kernel / 2; 2], stride: [1, 1], dilation: [1, 1], groups: 1 };
         let random = |shape: &[i64]| channels_last(&Layout::Contiguous.random(shape, Kind::Float)).unwrap();
         let weight = Layout::Contiguous.random(&[48, size[1], kernel, kernel], Kind::Float);
-        let (input, shape) = (random(&size), geometry.result(&size, &weight.size()));
-        let (other, given) = (random(&shape), random(&shape));
+        let (input, shape) = (random(&size), geometry.output_shape(&size, &weight.size()));
+        let (other, grad_output) = (random(&shape), random(&shape));
         let sum = input.conv2d(&weight, None::<Tensor>, [1, 1], geometry.padding, [1, 1], 1);
-        for (other, has_gate) in [(None, true), (Some(&other), true), (Some(&other), false)] {
-            let after = After { other, activation: Activation::Relu, has_gate, guided: true };
+        for (other, wants_gate) in [(None, true), (Some(&other), true), (Some(&other), false)] {
+            let epilogue = Epilogue { other, activation: Activation::Relu, wants_gate, guided: true };
             let result = other.map_or_else(|| sum.copy(), |other| &sum + other).relu();
-            for way in ways_there(&weight, &geometry, &size, &operators) {
-                let call = way.call(&Value::None, &geometry, after.at_once(), &operators).unwrap();
-                let (found, gate) = call.run_with(&input, &after).unwrap();
-                assert!(relative_error(&found, &result) < 1e-5, "{way:?}");
-                assert_eq!(gate.is_some(), has_gate, "{way:?}");
+            for kernel in forward_kernels(&weight, &geometry, &size, &operators) {
+                let call = kernel.call(&Value::None, &geometry, epilogue.fused_activation(), &operators).unwrap();
+                let (found, gate) = call.run_with(&input, &epilogue).unwrap();
+                assert!(relative_error(&found, &result) < 1e-5, "{kernel:?}");
+                assert_eq!(gate.is_some(), wants_gate, "{kernel:?}");
                 let Some(gate) = gate else { continue };
-                let passed = gate.pass(&[given.copy()], Gradient::Guided).unwrap().unwrap();
+                let passed = gate.pass(&[grad_output.copy()], Gradient::Guided).unwrap().unwrap();
                 let open = found.gt(0.0).to_kind(Kind::Float);
-                assert!(passed.equal(&(given.relu() * open)), "{way:?}");
+                assert!(passed.equal(&(grad_output.relu() * open)), "{kernel:?}");
             }
         }
     }
@@ -482,7 +508,7 @@ fn a_run_without_gradients_saves_nothing() {
         with_bias: false,
         activation: ("relu", vec![]),
         layout: Layout::Contiguous,
-        given: Layout::Contiguous,
+        grad_output: Layout::Contiguous,
     };
     let (node, values) = node(&case);
     assert!(rule(&node, &values).forward(&values, &[]).unwrap().1.is_none());
@@ -499,16 +525,16 @@ fn an_activation_that_it_does_not_know_is_refused() {
         with_bias: false,
         activation: ("none", vec![]),
         layout: Layout::Contiguous,
-        given: Layout::Contiguous,
+        grad_output: Layout::Contiguous,
     });
     node.arguments[7] = Argument::Literal(Value::String("gelu".into()));
-    let (_, geometry) = Prepacked::read(&node).unwrap();
-    let weights = LaidOut::new(Constant::Whole(values[1].tensor().unwrap().shallow_clone()), geometry);
-    let error = Prepacked::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
+    let (_, geometry) = ConvolutionRule::read(&node).unwrap();
+    let weights = PackedConvolution::new(Constant::Whole(values[1].tensor().unwrap().shallow_clone()), geometry);
+    let error = ConvolutionRule::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
     assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
 }
 
-/// Memory that is taken next holds NaN: what a way leaves unwritten shows.
+/// Fills memory that the next allocation reuses with NaN, so that an unwritten element shows.
 fn spoil(shape: &[i64]) {
     for kind in [Kind::Float, Kind::BFloat16] {
         drop(Tensor::full(shape, f64::NAN, (kind, tch::Device::Cpu)));
@@ -522,7 +548,7 @@ fn every_way_writes_all_of_its_result() {
     for kind in kinds {
         let random = |shape: &[i64]| channels_last(&Layout::Contiguous.random(shape, kind)).unwrap();
         let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
-        for (inputs, outputs, kernel, stride, padding, size) in [
+        for (inputs, outputs, window, stride, padding, size) in [
             (3, 8, 3, 1, 1, [9, 9]),
             (8, 8, 3, 1, 1, [9, 9]),
             (8, 8, 3, 2, 1, [9, 10]),
@@ -533,28 +559,29 @@ fn every_way_writes_all_of_its_result() {
             (6, 10, 2, 3, 0, [11, 13]),
         ] {
             let geometry = Geometry { padding: [padding; 2], stride: [stride; 2], dilation: [1, 1], groups: 1 };
-            let (input, weight) = (random(&[2, inputs, size[0], size[1]]), random(&[outputs, inputs, kernel, kernel]));
+            let (input, weight) = (random(&[2, inputs, size[0], size[1]]), random(&[outputs, inputs, window, window]));
             let leaf = float(&input).set_requires_grad(true);
             let expected = leaf.conv2d(&float(&weight), None::<Tensor>, geometry.stride, geometry.padding, [1, 1], 1);
-            let given = random(&expected.size()) * random(&expected.size()).gt(0.5);
-            let given = channels_last(&given.to_kind(kind)).unwrap();
-            let sum = (&expected * float(&given)).sum(Kind::Float);
+            let grad_output = random(&expected.size()) * random(&expected.size()).gt(0.5);
+            let grad_output = channels_last(&grad_output.to_kind(kind)).unwrap();
+            let sum = (&expected * float(&grad_output)).sum(Kind::Float);
             let gradient = Tensor::run_backward(&[sum], &[&leaf], false, false).remove(0);
             let limit = if kind == Kind::Float { 1e-5 } else { 5e-3 };
-            for way in ways_there(&weight, &geometry, &input.size(), &operators) {
-                let call = way.call(&Value::None, &geometry, Activation::None, &operators).unwrap();
+            for kernel in forward_kernels(&weight, &geometry, &input.size(), &operators) {
+                let call = kernel.call(&Value::None, &geometry, Activation::None, &operators).unwrap();
                 for _ in 0..3 {
                     spoil(&expected.size());
                     let error = relative_error(&float(&call.run(&input).unwrap()), &expected);
-                    assert!(error < limit, "{kind:?} {inputs} to {outputs} by {kernel}: {way:?} is off by {error}");
+                    assert!(error < limit, "{kind:?} {inputs} to {outputs} by {window}: {kernel:?} is off by {error}");
                 }
             }
-            for way in ways_back(&weight, &geometry, &given.size(), &input.size(), &operators) {
-                let call = way.call(&weight.size(), &geometry, &given.size(), &input.size(), &operators).unwrap();
+            for kernel in backward_kernels(&weight, &geometry, &grad_output.size(), &input.size(), &operators) {
+                let call =
+                    kernel.call(&weight.size(), &geometry, &grad_output.size(), &input.size(), &operators).unwrap();
                 for _ in 0..3 {
                     spoil(&input.size());
-                    let error = relative_error(&float(&call.input_gradient(&given).unwrap()), &gradient);
-                    assert!(error < limit, "{kind:?} {inputs} to {outputs} by {kernel}: {way:?} is off by {error}");
+                    let error = relative_error(&float(&call.input_gradient(&grad_output).unwrap()), &gradient);
+                    assert!(error < limit, "{kind:?} {inputs} to {outputs} by {window}: {kernel:?} is off by {error}");
                 }
             }
         }

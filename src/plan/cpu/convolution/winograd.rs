@@ -1,4 +1,4 @@
-//! Convolutions of 3 × 3 kernels by Winograd's algorithm.
+//! Convolutions with 3 × 3 kernels by Winograd's algorithm (Lavin and Gray, 2016).
 
 use tch::{Device, Kind, Tensor};
 
@@ -8,9 +8,9 @@ use crate::torch::{
 
 use super::epilogue::Activation;
 use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{Candidate, bytes, in_float};
+use crate::plan::cpu::autotune::{Candidate, bytes, float_bias};
 
-/// A convolution's weights, transformed.
+/// A convolution's transformed weight.
 #[derive(Debug)]
 pub(in crate::plan) struct Winograd {
     weight: Tensor,
@@ -18,25 +18,25 @@ pub(in crate::plan) struct Winograd {
 }
 
 impl Winograd {
-    /// Empty where the algorithm does not suit.
+    /// Kernels for output tiles of 2 × 2 and 4 × 4; empty where the algorithm does not suit.
     pub fn candidates<'a>(weight: &'a Tensor, geometry: &Geometry) -> Vec<Candidate<'a, Self>> {
         if !suits(weight, geometry) {
             return Vec::new();
         }
         let outputs = weight.size()[0];
-        let of = |step: WinogradStep, places: usize| {
-            let bytes = places * weight.numel() / 9 * Kind::Float.elt_size_in_bytes();
+        let of = |step: WinogradStep, points: usize| {
+            let bytes = points * weight.numel() / 9 * Kind::Float.elt_size_in_bytes();
             Candidate::of_bytes(bytes, move || Ok(Some(Winograd { weight: winograd_weight(weight, step)?, outputs })))
         };
         vec![of(WinogradStep::Two, 4 * 4), of(WinogradStep::Four, 6 * 6)]
     }
 
-    /// How many bytes the weights take.
+    /// Bytes of the transformed weight.
     pub fn size(&self) -> usize {
         bytes(&self.weight)
     }
 
-    /// A convolution that moves as `geometry` says.
+    /// The kernel for a convolution with these parameters.
     pub fn call(
         &self,
         bias: Option<&Tensor>,
@@ -46,7 +46,7 @@ impl Winograd {
         Ok(WinogradCall {
             weight: self.weight.shallow_clone(),
             outputs: self.outputs,
-            bias: in_float(bias)?,
+            bias: float_bias(bias)?,
             padding: geometry.padding[0],
             activation,
         })
@@ -65,7 +65,7 @@ fn suits(weight: &Tensor, geometry: &Geometry) -> bool {
         && inputs % WINOGRAD_CHANNELS == 0
 }
 
-/// [`Winograd`] with everything but the input.
+/// [`Winograd`] with all of its arguments except the input.
 #[derive(Debug)]
 pub(in crate::plan) struct WinogradCall {
     weight: Tensor,

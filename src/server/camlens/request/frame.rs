@@ -1,21 +1,34 @@
-//! A frame's payload.
+//! A frame: its header, time to live and payload.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::Code;
 
 use crate::frame::{ImageFormat, Payload, PixelFormat};
 use crate::proto::v1;
 use crate::proto::v1::frame::Payload as Wire;
+use crate::server::camlens::response::Echo;
+use crate::server::frame_account::FrameHeader;
 use crate::server::refusal::Refusal;
+use crate::server::transport::calls::TraceHeaders;
 
 use super::unknown_value;
 
-/// The largest tag: what is echoed is held for as long as the frame.
+/// The largest tag. It is held as long as the frame, since the answer repeats it.
 const MAX_TAG_BYTES: usize = 4096;
 
-/// Bytes of a frame's payload.
-pub(in crate::server) fn payload_bytes(frame: &v1::Frame) -> u64 {
+/// The header of a frame that came with a call; the frame's own trace goes before the call's.
+pub(in crate::server) fn header(frame: &v1::Frame, call: TraceHeaders, accepted_at: Instant) -> FrameHeader {
+    let own = TraceHeaders { traceparent: frame.traceparent.clone(), tracestate: frame.tracestate.clone() };
+    FrameHeader { sequence: frame.sequence, trace: own.or(call), payload_bytes: payload_bytes(frame), accepted_at }
+}
+
+/// What the frame's answer repeats.
+pub(in crate::server) fn echo(frame: &v1::Frame) -> Echo {
+    Echo { sequence: frame.sequence, capture_time: frame.capture_time, tag: frame.tag.clone() }
+}
+
+fn payload_bytes(frame: &v1::Frame) -> u64 {
     let length = match &frame.payload {
         Some(Wire::Encoded(image)) => image.data.len(),
         Some(Wire::Raw(image)) => image.data.len(),
@@ -25,7 +38,10 @@ pub(in crate::server) fn payload_bytes(frame: &v1::Frame) -> u64 {
     length as u64
 }
 
-/// A frame's or a stream's time to live.
+/// The time to live in `field`, of a frame or of a stream's policy.
+///
+/// # Errors
+/// When it is not more than 0 s.
 pub(in crate::server) fn time_to_live(
     field: &'static str,
     given: Option<&prost_types::Duration>,
@@ -40,7 +56,10 @@ pub(in crate::server) fn time_to_live(
     }
 }
 
-/// Takes the payload out of a frame, and refuses what is wrong with the frame's own fields.
+/// Takes the payload out of a frame.
+///
+/// # Errors
+/// A field of the frame that is missing, too large, of an unknown value or not built yet.
 pub(in crate::server) fn payload(frame: &mut v1::Frame, max_frame_bytes: u64) -> Result<Payload, Refusal> {
     if frame.tag.len() > MAX_TAG_BYTES {
         let message = format!("frame.tag has {} bytes: at most {MAX_TAG_BYTES} are allowed", frame.tag.len());

@@ -1,4 +1,9 @@
-//! From messages to jobs: defaults, checks, and a refusal for what is not built yet.
+//! From messages to checked requests: defaults, checks, and a refusal for what is not built yet.
+
+pub mod frame;
+pub mod options;
+pub mod policy;
+pub mod selector;
 
 use tonic::Code;
 
@@ -7,10 +12,6 @@ use crate::server::refusal::Refusal;
 /// A value of an enum that this version does not know.
 fn unknown_value(field: impl Into<String>, value: i32, allowed: &str) -> Refusal {
     let field = field.into();
-    let message = format!("{field} is {value}, which means nothing here: {allowed}");
+    let message = format!("{field} is {value}, which this version does not know: {allowed}");
     Refusal::new(Code::InvalidArgument, field, message)
 }
-pub mod frame;
-pub mod options;
-pub mod policy;
-pub mod selector;

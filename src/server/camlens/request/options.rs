@@ -1,4 +1,4 @@
-//! What is asked of a frame: laid over each other, checked, with defaults.
+//! A frame's options: merged, checked, with defaults filled in.
 
 use tonic::Code;
 
@@ -9,26 +9,16 @@ use crate::model::description::Precision;
 use crate::proto::v1;
 use crate::render::{ColorMap, DEFAULT_OPACITY, DEFAULT_QUALITY, ElementType, PictureFormat, ValueRange};
 use crate::schedule::{Outputs, PictureKind, PictureOutput, Resolution, Served, TensorOutput};
+use crate::server::camlens::response;
 use crate::server::refusal::Refusal;
+use crate::server::submit::CheckedOptions;
 
 use super::unknown_value;
 
 const DEFAULT_TOP_PREDICTIONS: u32 = 5;
 
-/// Checked options.
-#[derive(Debug, Clone)]
-pub(in crate::server) struct Asked {
-    pub(in crate::server) method: Method,
-    pub(in crate::server) targets: Vec<Target>,
-    pub(in crate::server) outputs: Outputs,
-    /// With every default filled in.
-    pub(in crate::server) effective: v1::ExplainOptions,
-    /// How exactly the model runs then.
-    pub(in crate::server) precision: v1::Precision,
-}
-
-/// Lays `over` on `base`: field by field, a list for a list.
-pub(in crate::server) fn overlay(base: &v1::ExplainOptions, over: &v1::ExplainOptions) -> v1::ExplainOptions {
+/// Merges `over` into `base`, field by field. A list that is not empty replaces the whole list.
+pub(in crate::server) fn merge(base: &v1::ExplainOptions, over: &v1::ExplainOptions) -> v1::ExplainOptions {
     let v1::ExplainOptions {
         targets,
         target_layers,
@@ -45,7 +35,7 @@ pub(in crate::server) fn overlay(base: &v1::ExplainOptions, over: &v1::ExplainOp
         if over.is_empty() { base.to_vec() } else { over }
     }
     let number = |base: i32, over: i32| if over == 0 { base } else { over };
-    // Asking for maps takes back "predictions alone", and the other way round.
+    // Maps in `over` revoke `predictions_only` in `base`, and the other way round.
     let asks_for_maps = !tensors.is_empty() || !pictures.is_empty();
     let maps_are_off = predictions_only == Some(true);
     v1::ExplainOptions {
@@ -62,19 +52,18 @@ pub(in crate::server) fn overlay(base: &v1::ExplainOptions, over: &v1::ExplainOp
     }
 }
 
-/// Checks options for a model and fills in their defaults.
+/// Checks options against a model and the server's limits, and fills in defaults.
 pub(in crate::server) fn resolve(
     options: &v1::ExplainOptions,
     model: &Served,
     limits: &LimitsConfig,
-) -> Result<Asked, Refusal> {
+) -> Result<CheckedOptions, Refusal> {
     if options.condition.is_some() {
         return Err(Refusal::not_built("options.condition", "conditions are"));
     }
     cam_method(options.cam_method)?;
     let convention = convention(options.convention)?;
     let mode = mode(options.precision, model)?;
-    let precision = precision_of(mode);
     let targets = targets(&options.targets, model)?;
     let predictions_only = options.predictions_only.unwrap_or(false);
     let outputs = outputs(options, predictions_only, limits)?;
@@ -84,19 +73,23 @@ pub(in crate::server) fn resolve(
     }
     let method = Method { target_layers: options.target_layers.clone(), convention, maps: outputs.maps(), mode };
     explain::check_method(&model.metadata, &method).map_err(|error| Refusal::from(&error))?;
-    let effective = effective(options, model, &outputs, convention, precision);
-    Ok(Asked { method, targets, outputs, effective, precision })
+    Ok(CheckedOptions { method, targets, outputs })
 }
 
-/// Refuses options whose tensors alone are larger than an answer may be. Sizes that depend on the frame are not counted.
-pub(in crate::server) fn check_response_size(asked: &Asked, model: &Served, max_bytes: u64) -> Result<(), Refusal> {
+/// Refuses options whose tensors alone are larger than `max_bytes`; 0 is no limit. Sizes that depend on the frame are
+/// not counted.
+pub(in crate::server) fn check_response_size(
+    options: &CheckedOptions,
+    model: &Served,
+    max_bytes: u64,
+) -> Result<(), Refusal> {
     let input = model.input_size();
     let (Some(height), Some(width)) = (input.height, input.width) else { return Ok(()) };
     if max_bytes == 0 {
         return Ok(());
     }
     let area = u64::from(height) * u64::from(width);
-    let one: u64 = asked
+    let one: u64 = options
         .outputs
         .tensors
         .iter()
@@ -111,15 +104,15 @@ pub(in crate::server) fn check_response_size(asked: &Asked, model: &Served, max_
             area * channels * bytes
         })
         .sum();
-    let layers = match asked.method.convention {
-        Convention::Captum => asked.effective.target_layers.len().max(1),
+    let layers = match options.method.convention {
+        Convention::Captum => target_layers(&options.method, model).len().max(1),
         Convention::PytorchGradCam => 1,
     };
-    let total = one * count_targets(&asked.targets) * layers as u64;
+    let total = one * count_targets(&options.targets) * layers as u64;
     if total > max_bytes {
         let message = format!(
-            "options.tensors make answers of at least {total} bytes, and policy.max_response_bytes is {max_bytes}: ask for fewer \
-             targets or layers, or for FLOAT16 or UINT8"
+            "options.tensors make answers of at least {total} bytes, and policy.max_response_bytes is {max_bytes}: ask \
+             for fewer targets or layers, or for FLOAT16 or UINT8"
         );
         return Err(Refusal::new(Code::ResourceExhausted, "options.tensors", message));
     }
@@ -146,16 +139,7 @@ fn convention(value: i32) -> Result<Convention, Refusal> {
     }
 }
 
-/// How it is called in messages.
-pub(in crate::server) fn precision_of(mode: Mode) -> v1::Precision {
-    match mode {
-        Mode::Default => v1::Precision::Float32,
-        Mode::Exact => v1::Precision::Exact,
-        Mode::Bfloat16 => v1::Precision::Bfloat16,
-    }
-}
-
-/// A model that is described as exact runs exactly whatever is asked.
+/// A model that is described as exact always runs exactly.
 fn mode(value: i32, model: &Served) -> Result<Mode, Refusal> {
     let refused = |code, message| Err(Refusal::new(code, "options.precision", message));
     let asked = match v1::Precision::try_from(value) {
@@ -263,38 +247,38 @@ fn outputs(options: &v1::ExplainOptions, predictions_only: bool, limits: &Limits
         }
     }
     let tensors = if asks_for_maps {
-        options.tensors.iter().enumerate().map(|(index, wish)| tensor(index, wish)).collect::<Result<_, _>>()?
+        options.tensors.iter().enumerate().map(|(index, output)| tensor(index, output)).collect::<Result<_, _>>()?
     } else {
         let map = MapKind::GuidedGradCam;
         vec![TensorOutput { map, element_type: ElementType::F32, resolution: Resolution::Model }]
     };
     let pictures =
-        options.pictures.iter().enumerate().map(|(index, wish)| picture(index, wish)).collect::<Result<_, _>>()?;
+        options.pictures.iter().enumerate().map(|(index, output)| picture(index, output)).collect::<Result<_, _>>()?;
     Ok(Outputs { tensors, pictures, top_predictions })
 }
 
-fn tensor(index: usize, wish: &v1::TensorOutput) -> Result<TensorOutput, Refusal> {
+fn tensor(index: usize, output: &v1::TensorOutput) -> Result<TensorOutput, Refusal> {
     let field = |name: &str| format!("options.tensors[{index}].{name}");
-    let map = match v1::Map::try_from(wish.map) {
+    let map = match v1::Map::try_from(output.map) {
         Ok(v1::Map::GuidedGradCam) => MapKind::GuidedGradCam,
         Ok(v1::Map::GradCam) => MapKind::GradCam,
         Ok(v1::Map::GuidedBackprop) => MapKind::GuidedBackprop,
         Ok(v1::Map::Input) => MapKind::Input,
         Ok(v1::Map::Unspecified) | Err(_) => {
             let allowed = "GUIDED_GRAD_CAM, GRAD_CAM, GUIDED_BACKPROP and INPUT are allowed";
-            return Err(unknown_value(field("map"), wish.map, allowed));
+            return Err(unknown_value(field("map"), output.map, allowed));
         }
     };
-    let element_type = match v1::ElementType::try_from(wish.element_type) {
+    let element_type = match v1::ElementType::try_from(output.element_type) {
         Ok(v1::ElementType::Unspecified | v1::ElementType::Float32) => ElementType::F32,
         Ok(v1::ElementType::Float16) => ElementType::F16,
         Ok(v1::ElementType::Uint8) => ElementType::U8,
         Err(_) => {
             let allowed = "FLOAT32, FLOAT16 and UINT8 are allowed";
-            return Err(unknown_value(field("element_type"), wish.element_type, allowed));
+            return Err(unknown_value(field("element_type"), output.element_type, allowed));
         }
     };
-    let resolution = match v1::Resolution::try_from(wish.resolution) {
+    let resolution = match v1::Resolution::try_from(output.resolution) {
         Ok(v1::Resolution::Unspecified | v1::Resolution::Model) => Resolution::Model,
         Ok(v1::Resolution::Frame) => Resolution::Frame,
         Ok(v1::Resolution::Layer) if map == MapKind::GradCam => Resolution::Layer,
@@ -305,49 +289,49 @@ fn tensor(index: usize, wish: &v1::TensorOutput) -> Result<TensorOutput, Refusal
         }
         Err(_) => {
             let allowed = "MODEL, FRAME and LAYER are allowed";
-            return Err(unknown_value(field("resolution"), wish.resolution, allowed));
+            return Err(unknown_value(field("resolution"), output.resolution, allowed));
         }
     };
     Ok(TensorOutput { map, element_type, resolution })
 }
 
-fn picture(index: usize, wish: &v1::PictureOutput) -> Result<PictureOutput, Refusal> {
+fn picture(index: usize, output: &v1::PictureOutput) -> Result<PictureOutput, Refusal> {
     let field = |name: &str| format!("options.pictures[{index}].{name}");
-    let kind = match v1::Picture::try_from(wish.picture) {
+    let kind = match v1::Picture::try_from(output.picture) {
         Ok(v1::Picture::Overlay) => PictureKind::Overlay,
         Ok(v1::Picture::HeatMap) => PictureKind::HeatMap,
         Ok(v1::Picture::GuidedGradCam) => PictureKind::GuidedGradCam,
         Ok(v1::Picture::GuidedBackprop) => PictureKind::GuidedBackprop,
         Ok(v1::Picture::Unspecified) | Err(_) => {
             let allowed = "OVERLAY, HEAT_MAP, GUIDED_GRAD_CAM and GUIDED_BACKPROP are allowed";
-            return Err(unknown_value(field("picture"), wish.picture, allowed));
+            return Err(unknown_value(field("picture"), output.picture, allowed));
         }
     };
-    let quality = wish.quality.unwrap_or(DEFAULT_QUALITY);
+    let quality = output.quality.unwrap_or(DEFAULT_QUALITY);
     if !(1..=100).contains(&quality) {
         let message = format!("{} is {quality}: 1 to 100 are allowed", field("quality"));
         return Err(Refusal::invalid(field("quality"), message));
     }
-    let format = match v1::ImageFormat::try_from(wish.format) {
+    let format = match v1::ImageFormat::try_from(output.format) {
         Ok(v1::ImageFormat::Unspecified | v1::ImageFormat::Jpeg) => PictureFormat::Jpeg { quality },
         Ok(v1::ImageFormat::Png) => PictureFormat::Png,
         Ok(v1::ImageFormat::Webp) => return Err(Refusal::not_built(field("format"), "WebP pictures are")),
-        Err(_) => return Err(unknown_value(field("format"), wish.format, "JPEG and PNG are allowed")),
+        Err(_) => return Err(unknown_value(field("format"), output.format, "JPEG and PNG are allowed")),
     };
-    let color_map = match v1::ColorMap::try_from(wish.color_map) {
+    let color_map = match v1::ColorMap::try_from(output.color_map) {
         Ok(v1::ColorMap::Unspecified | v1::ColorMap::Turbo) => ColorMap::Turbo,
         Ok(v1::ColorMap::Viridis) => ColorMap::Viridis,
         Ok(v1::ColorMap::Jet) => ColorMap::Jet,
         Err(_) => {
-            return Err(unknown_value(field("color_map"), wish.color_map, "TURBO, VIRIDIS and JET are allowed"));
+            return Err(unknown_value(field("color_map"), output.color_map, "TURBO, VIRIDIS and JET are allowed"));
         }
     };
-    let opacity = wish.opacity.unwrap_or(DEFAULT_OPACITY);
+    let opacity = output.opacity.unwrap_or(DEFAULT_OPACITY);
     if !(0.0..=1.0).contains(&opacity) {
         let message = format!("{} is {opacity}: 0 to 1 is allowed", field("opacity"));
         return Err(Refusal::invalid(field("opacity"), message));
     }
-    let range = match &wish.fixed_range {
+    let range = match &output.fixed_range {
         None => ValueRange::OfTheMap,
         Some(range) if range.min.is_finite() && range.max.is_finite() && range.min < range.max => {
             ValueRange::Fixed { low: range.min, high: range.max }
@@ -361,27 +345,30 @@ fn picture(index: usize, wish: &v1::PictureOutput) -> Result<PictureOutput, Refu
     Ok(PictureOutput { kind, format, color_map, opacity, range })
 }
 
-fn effective(
+/// The target layers that a method uses: its own, or else the model's default ones.
+fn target_layers<'a>(method: &'a Method, model: &'a Served) -> &'a [String] {
+    if method.target_layers.is_empty() { &model.metadata.default_target_layers } else { &method.target_layers }
+}
+
+/// `options` with every default filled in as `checked` has it, for the client.
+pub(in crate::server) fn effective(
     options: &v1::ExplainOptions,
+    checked: &CheckedOptions,
     model: &Served,
-    outputs: &Outputs,
-    convention: Convention,
-    precision: v1::Precision,
 ) -> v1::ExplainOptions {
+    let CheckedOptions { method, outputs, .. } = checked;
     let mut effective = options.clone();
     if effective.targets.is_empty() {
         effective.targets = vec![v1::Target { kind: Some(v1::target::Kind::Top(1)) }];
     }
-    if effective.target_layers.is_empty() {
-        effective.target_layers = model.metadata.default_target_layers.clone();
-    }
+    effective.target_layers = target_layers(method, model).to_vec();
     effective.cam_method = v1::CamMethod::GradCam as i32;
-    effective.convention = crate::server::camlens::response::convention(convention) as i32;
+    effective.convention = response::convention(method.convention) as i32;
     if effective.tensors.is_empty() {
-        effective.tensors = outputs.tensors.iter().map(crate::server::camlens::response::tensor_output).collect();
+        effective.tensors = outputs.tensors.iter().map(response::tensor_output).collect();
     }
     effective.top_predictions = Some(outputs.top_predictions as u32);
-    effective.precision = precision as i32;
+    effective.precision = response::precision(method.mode) as i32;
     effective.predictions_only = Some(outputs.maps().is_empty() && outputs.tensors.is_empty());
     effective
 }

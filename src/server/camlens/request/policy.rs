@@ -10,7 +10,7 @@ use crate::stream::{Bounds, Overflow, Policy};
 
 use super::{frame, unknown_value};
 
-/// What bounds a stream's session.
+/// The bounds of a stream's session.
 pub(in crate::server) fn bounds(limits: &LimitsConfig) -> Bounds {
     Bounds {
         max_in_flight: limits.max_in_flight as usize,
@@ -18,18 +18,18 @@ pub(in crate::server) fn bounds(limits: &LimitsConfig) -> Bounds {
     }
 }
 
-/// Lays an update's policy over the stream's, field by field.
-pub(in crate::server) fn overlay(
-    base: &v1::StreamPolicy,
-    over: &v1::StreamPolicy,
-) -> Result<v1::StreamPolicy, Refusal> {
+/// Merges an update's policy into the stream's, field by field.
+///
+/// # Errors
+/// When the update changes the order.
+pub(in crate::server) fn merge(base: &v1::StreamPolicy, over: &v1::StreamPolicy) -> Result<v1::StreamPolicy, Refusal> {
     let v1::StreamPolicy { overflow, depth, time_to_live, max_rate_hz, unordered, priority, max_response_bytes } =
         *over;
     if unordered && !base.unordered {
         let message = "policy.unordered: an update cannot change the order; open another stream";
         return Err(Refusal::invalid("policy.unordered", message));
     }
-    // A depth that belongs to another way of giving way means nothing here.
+    // A depth that was chosen for another overflow policy does not apply.
     let kept_depth = if overflow == 0 || overflow == base.overflow { base.depth } else { 0 };
     Ok(v1::StreamPolicy {
         overflow: if overflow == 0 { base.overflow } else { overflow },
@@ -42,12 +42,15 @@ pub(in crate::server) fn overlay(
     })
 }
 
-/// Checks a policy and fills in its defaults: for the session, and as the client is told.
+/// Checks a policy and fills in its defaults. Returns it for the session, and for the client.
+///
+/// # Errors
+/// A field whose value is not allowed.
 pub(in crate::server) fn resolve(
     asked: &v1::StreamPolicy,
     limits: &LimitsConfig,
 ) -> Result<(Policy, v1::StreamPolicy), Refusal> {
-    let v1::StreamPolicy { overflow, depth, ref time_to_live, max_rate_hz, unordered, priority, max_response_bytes: _ } =
+    let v1::StreamPolicy { overflow, depth, time_to_live, max_rate_hz, unordered, priority, max_response_bytes: _ } =
         *asked;
     frame::time_to_live("policy.time_to_live", time_to_live.as_ref())?;
     let min_interval = max_rate_hz.map(min_interval).transpose()?;
@@ -76,11 +79,11 @@ pub(in crate::server) fn resolve(
     Ok((Policy { overflow, depth: depth as usize, unordered, min_interval }, effective))
 }
 
-/// Rates beyond this are none.
+/// The highest rate that may be set.
 const MAX_RATE_HZ: f64 = 1e6;
 
 fn min_interval(rate_hz: f64) -> Result<Duration, Refusal> {
-    // Slower than that is once in some 30 years.
+    // The lowest rate is one frame in about 30 years.
     if !(1e-9..=MAX_RATE_HZ).contains(&rate_hz) {
         let message = format!("policy.max_rate_hz is {rate_hz}: more than 0 and at most {MAX_RATE_HZ} is allowed");
         return Err(Refusal::invalid("policy.max_rate_hz", message));
@@ -139,11 +142,11 @@ mod tests {
     #[test]
     fn an_update_changes_what_it_names_and_never_the_order() {
         let base = v1::StreamPolicy { overflow: WireOverflow::Latest as i32, depth: 3, ..Default::default() };
-        let same = overlay(&base, &v1::StreamPolicy::default()).expect("nothing changes");
+        let same = merge(&base, &v1::StreamPolicy::default()).expect("nothing changes");
         assert_eq!(same, base);
         let block = v1::StreamPolicy { overflow: WireOverflow::Block as i32, ..Default::default() };
-        let changed = overlay(&base, &block).expect("another way of giving way");
+        let changed = merge(&base, &block).expect("another overflow policy");
         assert_eq!((changed.overflow(), changed.depth), (WireOverflow::Block, 0));
-        assert!(overlay(&base, &v1::StreamPolicy { unordered: true, ..Default::default() }).is_err());
+        assert!(merge(&base, &v1::StreamPolicy { unordered: true, ..Default::default() }).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Which model is meant.
+//! The model that a request selects.
 
 use std::sync::Arc;
 
@@ -8,7 +8,10 @@ use crate::proto::v1;
 use crate::schedule::Served;
 use crate::server::refusal::Refusal;
 
-/// The model that a selector means: by default the only one, at its newest version.
+/// The model of a selector. Without a name it is the only one there is; without a version, the newest.
+///
+/// # Errors
+/// NOT_FOUND, or INVALID_ARGUMENT when there are several models and the name is empty.
 pub(in crate::server) fn select<'a>(
     served: &'a [Arc<Served>],
     selector: Option<&v1::ModelSelector>,
@@ -40,7 +43,7 @@ pub(in crate::server) fn select<'a>(
     })
 }
 
-/// Each name once, in order.
+/// Each name once, sorted.
 fn names(served: &[Arc<Served>]) -> Vec<&str> {
     let mut names: Vec<&str> = served.iter().map(|model| model.metadata.name.as_str()).collect();
     names.sort_unstable();

@@ -7,14 +7,15 @@ use std::time::{Instant, SystemTime};
 use tonic::{Code, Status};
 
 use crate::schedule::Clock;
+use crate::server::transport::calls::TraceHeaders;
 use crate::telemetry::{FrameTrace, Source, StreamEvent, StreamEvents, StreamRecord, Telemetry};
 
-/// A stream that is open. Dropping it closes the account; a stream of which nothing else was said broke.
-pub(in crate::server) struct StreamAccount {
+/// The account of an open stream. Dropping it closes the account; a stream without another status broke.
+pub(super) struct StreamAccount {
     telemetry: Telemetry,
     clock: Arc<dyn Clock>,
     trace: FrameTrace,
-    pub(in crate::server) source: Arc<Source>,
+    pub(super) source: Arc<Source>,
     opened: Instant,
     opened_at: SystemTime,
     peer: Option<IpAddr>,
@@ -24,21 +25,21 @@ pub(in crate::server) struct StreamAccount {
     events: StreamEvents,
 }
 
-/// What an account begins with.
-pub(in crate::server) struct Opening<'a> {
-    pub(in crate::server) stream_id: &'a str,
-    pub(in crate::server) name: &'a str,
-    pub(in crate::server) model: (&'a str, i64),
-    /// The trace that the call belongs to: its two headers.
-    pub(in crate::server) call: (&'a str, &'a str),
-    pub(in crate::server) peer: Option<IpAddr>,
-    pub(in crate::server) policy: &'static str,
+/// What is known of a stream when it opens.
+pub(super) struct Opening<'a> {
+    pub(super) stream_id: &'a str,
+    pub(super) name: &'a str,
+    pub(super) model: (&'a str, i64),
+    /// The trace that the call belongs to.
+    pub(super) call: &'a TraceHeaders,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) policy: &'static str,
 }
 
 impl StreamAccount {
-    pub(in crate::server) fn open(telemetry: &Telemetry, clock: &Arc<dyn Clock>, opening: Opening<'_>) -> Self {
+    pub(super) fn open(telemetry: &Telemetry, clock: &Arc<dyn Clock>, opening: Opening<'_>) -> Self {
         let Opening { stream_id, name, model, call, peer, policy } = opening;
-        let trace = telemetry.place(call.0, call.1);
+        let trace = telemetry.place(&call.traceparent, &call.tracestate);
         StreamAccount {
             telemetry: telemetry.clone(),
             clock: Arc::clone(clock),
@@ -54,28 +55,28 @@ impl StreamAccount {
         }
     }
 
-    /// Something happened to the stream as a whole.
-    pub(in crate::server) fn event(&mut self, name: &'static str, detail: impl Into<String>) {
+    /// Records an event of the stream as a whole.
+    pub(super) fn event(&mut self, name: &'static str, detail: impl Into<String>) {
         let after = self.clock.now().saturating_duration_since(self.opened);
         self.events.push(StreamEvent { after, name, detail: detail.into() });
     }
 
-    /// The stream ends like this.
-    pub(in crate::server) fn ends(&mut self, status: &Result<(), Status>) {
+    /// Sets the status with which the stream ends.
+    pub(super) fn ends(&mut self, status: &Result<(), Status>) {
         self.status = match status {
             Ok(()) => (Code::Ok as i32, String::new()),
             Err(status) => (status.code() as i32, status.message().to_owned()),
         };
     }
 
-    /// The client has gone, and with it whoever might have read a status.
-    pub(in crate::server) fn gone(&mut self) {
+    /// The client has gone: nobody reads the status.
+    pub(super) fn gone(&mut self) {
         self.gone = true;
         self.status = (Code::Cancelled as i32, "the client has gone".to_owned());
     }
 
-    /// Whether nobody is there any more who could be told anything.
-    pub(in crate::server) fn has_gone(&self) -> bool {
+    /// Whether the client has gone.
+    pub(super) fn has_gone(&self) -> bool {
         self.gone
     }
 }

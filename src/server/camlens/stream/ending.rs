@@ -1,4 +1,4 @@
-//! From a frame's end to the message that tells it.
+//! From a frame's end to its message.
 
 use prost::Message as _;
 use tonic::Code;
@@ -9,64 +9,61 @@ use crate::schedule::{JobError, Outcome};
 use crate::stream::{DropReason, DroppedRun, Message};
 use crate::telemetry::Stage;
 
-use super::opened::{InWork, OpenStream};
+use super::frames::{PendingFrame, UnsentAnswer};
+use super::opened::OpenStream;
 use crate::server::camlens::response;
-use crate::server::frame_account::FrameAccount;
 use crate::server::refusal::Refusal;
 
-/// What the delivery's timing adds to an answer after it was measured, with room to spare.
+/// Upper bound on the bytes that the delivery's timing adds to an answer after its size was measured.
 const LATE_BYTES: usize = 64;
 
-/// An answer on its way, with the account that closes when it is sent.
-pub(in crate::server) struct Told {
-    pub(in crate::server) message: Response,
-    pub(in crate::server) account: FrameAccount,
-}
-
 impl OpenStream {
-    pub(in crate::server) fn refused(&mut self, sequence: u64, refusal: Refusal) {
-        let Some(InWork { mut account, echo, .. }) = self.in_work.remove(&sequence) else { return };
+    pub(super) fn refused(&mut self, sequence: u64, refusal: Refusal) {
+        let Some(PendingFrame { mut account, echo, .. }) = self.pending.remove(&sequence) else { return };
         account.failed(&refusal);
-        let error = refusal.into_frame_error(sequence, echo.tag);
+        let error = response::frame_error(refusal, sequence, echo.tag);
         let bytes = error.encoded_len();
-        let told = Told { message: Response::FrameError(error), account };
-        self.session.answered(sequence, Box::new(told), bytes);
+        let answer = UnsentAnswer { message: Response::FrameError(error), account };
+        self.session.answered(sequence, Box::new(answer), bytes);
     }
 
-    pub(in crate::server) fn dropped(&mut self, sequence: u64, reason: DropReason) {
-        if let Some(mut frame) = self.in_work.remove(&sequence) {
-            // Of a stream whose client has gone, every frame was taken back.
+    pub(super) fn dropped(&mut self, sequence: u64, reason: DropReason) {
+        if let Some(mut frame) = self.pending.remove(&sequence) {
+            // A client that has gone has cancelled all of its frames.
             frame.account.dropped(if self.account.has_gone() { DropReason::Cancelled } else { reason });
         }
         self.session.dropped(sequence, reason);
     }
 
-    pub(in crate::server) fn outcome(&mut self, sequence: u64, outcome: Outcome) {
+    pub(super) fn outcome(&mut self, sequence: u64, outcome: Outcome) {
         let answer = match outcome {
             Ok(answer) => answer,
             Err(JobError::Expired) => return self.dropped(sequence, DropReason::Expired),
             Err(error) => return self.refused(sequence, Refusal::from(&error)),
         };
-        let Some(mut frame) = self.in_work.remove(&sequence) else { return };
+        let Some(mut frame) = self.pending.remove(&sequence) else { return };
         frame.account.answered(&answer);
-        let explanation = response::explanation(answer, frame.echo.clone(), &frame.asked, &self.model);
+        let trace_id = frame.account.trace_id();
+        let explanation = response::explanation(answer, frame.echo.clone(), trace_id, &frame.options, &self.model);
         let bytes = explanation.encoded_len() + LATE_BYTES;
         let limit = self.policy.max_response_bytes;
         if limit != 0 && bytes as u64 > limit {
             let message = format!(
-                "the answer has {bytes} bytes, and policy.max_response_bytes is {limit}: ask for fewer or smaller outputs"
+                "the answer has {bytes} bytes, and policy.max_response_bytes is {limit}: ask for fewer or smaller \
+                 outputs"
             );
-            self.in_work.insert(sequence, frame);
+            self.pending.insert(sequence, frame);
             return self.refused(sequence, Refusal::new(Code::ResourceExhausted, "options", message));
         }
-        let told = Told { message: Response::Explanation(Box::new(explanation)), account: frame.account };
-        self.session.answered(sequence, Box::new(told), bytes);
+        let message = Response::Explanation(Box::new(explanation));
+        let answer = UnsentAnswer { message, account: frame.account };
+        self.session.answered(sequence, Box::new(answer), bytes);
     }
 
-    pub(in crate::server) fn next_message(&mut self) -> Option<Response> {
+    pub(super) fn next_message(&mut self) -> Option<Response> {
         Some(match self.session.next_message()? {
             Message::Answer { answer, .. } => {
-                let Told { mut message, account } = *answer;
+                let UnsentAnswer { mut message, account } = *answer;
                 account.mark(Stage::Deliver);
                 if let Response::Explanation(explanation) = &mut message {
                     explanation.timings = response::timings(&account.timings());
@@ -74,7 +71,7 @@ impl OpenStream {
                 self.sending = Some(account);
                 message
             }
-            Message::Dropped(run) => Response::Dropped(told(run)),
+            Message::Dropped(run) => Response::Dropped(dropped(run)),
             Message::GoingAway { last_accepted, drain_timeout } => Response::GoingAway(v1::GoingAway {
                 last_accepted_sequence: last_accepted,
                 drain_timeout: drain_timeout.try_into().ok(),
@@ -83,15 +80,15 @@ impl OpenStream {
         })
     }
 
-    /// The transport has taken the message before.
-    pub(in crate::server) fn finish_sending(&mut self) {
+    /// The transport has taken the previous message.
+    pub(super) fn finish_sending(&mut self) {
         if let Some(account) = self.sending.take() {
             account.mark(Stage::Send);
         }
     }
 }
 
-fn told(run: DroppedRun) -> v1::Dropped {
+fn dropped(run: DroppedRun) -> v1::Dropped {
     use v1::dropped::Reason;
     let reason = match run.reason {
         DropReason::Replaced => Reason::Replaced,

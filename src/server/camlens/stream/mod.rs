@@ -1,8 +1,15 @@
 //! One stream, from its `Open` to its status.
 //!
-//! A [`StreamTask`] reads `Open` and answers it; from then on an [`opened::OpenStream`] reads, submits and sends, and lets its
-//! [`crate::stream::Session`] decide. [`arrival`] is what becomes of a message of the client, [`ending`] how a frame's end
-//! becomes a message of the server; [`account`] is what telemetry is told of the stream as a whole.
+//! A [`StreamTask`] reads `Open` and answers it. From then on an [`opened::OpenStream`] reads, submits and sends, as
+//! its [`crate::stream::Session`] decides. [`arrival`] turns the client's messages into frames of the engine,
+//! [`ending`] turns frames that have ended into the server's messages, [`frames`] has the frames in between, and
+//! [`account`] is the stream's record for telemetry.
+
+mod account;
+mod arrival;
+mod ending;
+mod frames;
+mod opened;
 
 use std::time::Instant;
 
@@ -15,7 +22,7 @@ use crate::proto::v1::explain_stream_response::Message as Response;
 use self::opened::OpenStream;
 use crate::server::refusal::Refusal;
 use crate::server::service::Service;
-use crate::server::transport::calls::CallTrace;
+use crate::server::transport::calls::TraceHeaders;
 use crate::server::transport::connections::{AGED, About};
 use crate::server::transport::deadline;
 use crate::server::transport::messages;
@@ -29,7 +36,7 @@ pub(in crate::server) struct StreamTask {
     inbound: Streaming<v1::ExplainStreamRequest>,
     outbound: Outbound,
     connection: About,
-    trace: CallTrace,
+    trace: TraceHeaders,
     deadline: Option<Instant>,
 }
 
@@ -39,7 +46,7 @@ impl StreamTask {
         inbound: Streaming<v1::ExplainStreamRequest>,
         outbound: Outbound,
         connection: About,
-        trace: CallTrace,
+        trace: TraceHeaders,
         deadline: Option<Instant>,
     ) -> Self {
         StreamTask { service, inbound, outbound, connection, trace, deadline }
@@ -71,7 +78,7 @@ impl StreamTask {
         }
     }
 
-    /// Reads `Open` and answers it. A client that says nothing at all gets nothing.
+    /// Reads `Open` and answers it. `None`: the client closed its side without a message.
     async fn open(&mut self) -> Result<Option<OpenStream>, Status> {
         let first = self.inbound.message().await.map_err(|status| self.service.read_error(status))?;
         let Some(first) = first else { return Ok(None) };
@@ -82,7 +89,7 @@ impl StreamTask {
         let (stream, opened) = OpenStream::new(self.service.clone(), open, &self.trace, self.connection.peer)
             .map_err(|refusal| refusal.under("open").into_status())?;
         let message = v1::ExplainStreamResponse { message: Some(Response::Opened(opened)) };
-        // A client that has gone is noticed by whoever runs this.
+        // `run` notices when the client has gone.
         let _ = self.outbound.send(message).await;
         Ok(Some(stream))
     }
@@ -97,7 +104,3 @@ impl Service {
         }
     }
 }
-pub mod account;
-pub mod arrival;
-pub mod ending;
-pub mod opened;

@@ -1,4 +1,4 @@
-//! A stream after its `Open`: one loop over everything that may happen to it.
+//! A stream after its `Open`: one loop over its events.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,63 +16,54 @@ use crate::stream::{Action, DropReason, Overflow, Session};
 
 use super::Outbound;
 use super::account::{Opening, StreamAccount};
-use super::arrival::{Held, admission};
-use super::ending::Told;
-use crate::server::camlens::request::options;
-use crate::server::camlens::request::options::Asked;
-use crate::server::camlens::request::{policy, selector};
+use super::frames::{HeldFrame, PendingFrame, UnsentAnswer, admission};
+use crate::server::camlens::request::{options, policy, selector};
 use crate::server::camlens::response;
-use crate::server::camlens::response::Echo;
 use crate::server::frame_account::FrameAccount;
 use crate::server::quota::credit::CreditShare;
 use crate::server::quota::unsent::UnsentShare;
 use crate::server::refusal::Refusal;
-use crate::server::service::{Service, SubmittedFrame};
-use crate::server::transport::calls::CallTrace;
+use crate::server::service::Service;
+use crate::server::submit::CheckedOptions;
+use crate::server::transport::calls::TraceHeaders;
 use crate::server::transport::connections::{AGED, About};
 use crate::server::transport::deadline;
 
-/// The longest name of a source.
+/// The longest name of a stream's source.
 const MAX_SOURCE_BYTES: usize = 256;
 
-/// A frame in work.
-pub(in crate::server) struct InWork {
-    pub(in crate::server) handle: Option<SubmittedFrame>,
-    pub(in crate::server) account: FrameAccount,
-    pub(in crate::server) echo: Echo,
-    pub(in crate::server) asked: Arc<Asked>,
-}
-
 /// A stream after its `Open`.
-pub(in crate::server) struct OpenStream {
-    pub(in crate::server) service: Service,
-    pub(in crate::server) lane: Lane,
-    pub(in crate::server) model: Arc<Served>,
-    pub(in crate::server) account: StreamAccount,
+pub(super) struct OpenStream {
+    pub(super) service: Service,
+    pub(super) lane: Lane,
+    pub(super) model: Arc<Served>,
+    pub(super) account: StreamAccount,
     credit: CreditShare,
-    /// As they were asked for, so that defaults stay defaults.
-    pub(in crate::server) options: v1::ExplainOptions,
-    pub(in crate::server) asked: Arc<Asked>,
-    pub(in crate::server) policy: v1::StreamPolicy,
-    pub(in crate::server) overflow: Overflow,
-    pub(in crate::server) session: Session<Box<Told>, Status>,
-    pub(in crate::server) in_work: HashMap<u64, InWork>,
-    pub(in crate::server) held: Option<Held>,
-    /// Bounded by the frames in flight: each posts at most one outcome.
-    pub(in crate::server) outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
+    /// As the client sent them, without defaults: a frame's or an update's options are merged into these.
+    pub(super) options: v1::ExplainOptions,
+    /// `options`, checked and with defaults.
+    pub(super) checked_options: Arc<CheckedOptions>,
+    pub(super) policy: v1::StreamPolicy,
+    pub(super) overflow: Overflow,
+    pub(super) session: Session<Box<UnsentAnswer>, Status>,
+    /// By sequence.
+    pub(super) pending: HashMap<u64, PendingFrame>,
+    pub(super) held: Option<HeldFrame>,
+    /// Holds at most one outcome per frame in flight.
+    pub(super) outcomes: mpsc::UnboundedSender<(u64, Outcome)>,
     posted: mpsc::UnboundedReceiver<(u64, Outcome)>,
-    /// What waits for the client, as part of what waits for all.
+    /// This stream's part of the unsent bytes of all streams.
     unsent: UnsentShare,
-    pub(in crate::server) going_away_because: &'static str,
-    /// Handed to the transport; its account closes when the transport has taken it.
-    pub(in crate::server) sending: Option<FrameAccount>,
+    pub(super) going_away_because: &'static str,
+    /// The account of the answer that was handed to the transport. It closes when the transport has taken the answer.
+    pub(super) sending: Option<FrameAccount>,
 }
 
 impl OpenStream {
-    pub(in crate::server) fn new(
+    pub(super) fn new(
         service: Service,
         open: v1::Open,
-        call: &CallTrace,
+        call: &TraceHeaders,
         peer: Option<IpAddr>,
     ) -> Result<(Self, v1::Opened), Refusal> {
         let v1::Open { model, options, policy: asked_policy, source } = open;
@@ -80,11 +71,11 @@ impl OpenStream {
             let message = format!("source has {} bytes: at most {MAX_SOURCE_BYTES} are allowed", source.len());
             return Err(Refusal::invalid("source", message));
         }
-        let model = Arc::clone(selector::select(service.engine.served(), model.as_ref())?);
+        let model = Arc::clone(selector::select(&service.engine.served(), model.as_ref())?);
         let options = options.unwrap_or_default();
-        let asked = options::resolve(&options, &model, &service.limits)?;
+        let checked_options = options::resolve(&options, &model, &service.limits)?;
         let (policy, effective_policy) = policy::resolve(&asked_policy.unwrap_or_default(), &service.limits)?;
-        options::check_response_size(&asked, &model, effective_policy.max_response_bytes)?;
+        options::check_response_size(&checked_options, &model, effective_policy.max_response_bytes)?;
         let bounds = policy::bounds(&service.limits);
         let credit = policy.credit(&bounds);
         let stream_id = new_stream_id();
@@ -92,18 +83,18 @@ impl OpenStream {
             stream_id: &stream_id,
             name: &source,
             model: (&model.metadata.name, model.metadata.version),
-            call: (&call.traceparent, &call.tracestate),
+            call,
             peer,
             policy: policy.overflow.name(),
         };
         let account = StreamAccount::open(&service.telemetry, service.engine.clock(), opening);
         let opened = v1::Opened {
             stream_id: stream_id.clone(),
-            model: Some(response::identity(&model.metadata, asked.precision)),
+            model: Some(response::identity(&model.metadata, checked_options.method.mode)),
             max_in_flight: u32::try_from(credit).unwrap_or(u32::MAX),
             max_frame_bytes: service.limits.max_frame_bytes,
             max_frame_pixels: service.limits.max_frame_pixels,
-            effective_options: Some(asked.effective.clone()),
+            effective_options: Some(options::effective(&options, &checked_options, &model)),
             effective_policy: Some(effective_policy),
         };
         let (outcomes, posted) = mpsc::unbounded_channel();
@@ -113,11 +104,11 @@ impl OpenStream {
             credit: service.credit.share(credit as u64),
             model,
             options,
-            asked: Arc::new(asked),
+            checked_options: Arc::new(checked_options),
             policy: effective_policy,
             overflow: policy.overflow,
             session: Session::new(policy, bounds),
-            in_work: HashMap::new(),
+            pending: HashMap::new(),
             held: None,
             outcomes,
             posted,
@@ -130,8 +121,8 @@ impl OpenStream {
         Ok((stream, opened))
     }
 
-    /// Runs to the end; gives the status to end with.
-    pub(in crate::server) async fn run(
+    /// Runs the stream to its end. Returns its status.
+    pub(super) async fn run(
         mut self,
         mut inbound: Streaming<v1::ExplainStreamRequest>,
         outbound: Outbound,
@@ -140,7 +131,7 @@ impl OpenStream {
     ) -> Result<(), Status> {
         let shutdown = self.service.shutdown.clone();
         let (mut draining, mut gone, mut late, mut reading) = (false, false, false, true);
-        // Since when the client has left something unread that was ready for it.
+        // When the message became ready that the client has not read yet.
         let mut unread_since = None;
         let mut ending = Ok(());
         loop {
@@ -156,7 +147,7 @@ impl OpenStream {
                 unread_since = None;
                 None
             };
-            // One message ahead of what is accepted: a Cancel behind a full credit is read at once.
+            // One message is read ahead of what is accepted: a Cancel is read although the credit is used up.
             let reads = reading && self.held.is_none() && !self.session.is_closing();
             tokio::select! {
                 biased;
@@ -168,7 +159,7 @@ impl OpenStream {
                 }
                 () = shutdown.drain(), if !draining => {
                     draining = true;
-                    // It was read, but not accepted: the client finds it after the last accepted one.
+                    // It was read and not accepted: its sequence is above GoingAway.last_accepted_sequence.
                     self.held = None;
                     self.going_away_because = "the server is stopping";
                     self.account.event("draining", self.going_away_because);
@@ -187,7 +178,8 @@ impl OpenStream {
                     self.session.fail(Status::deadline_exceeded(deadline::EXCEEDED));
                 }
                 () = deadline::passed(write_deadline) => {
-                    tracing::warn!(source = %self.account.source.name, "a stream was given up: its client does not read");
+                    let source = &self.account.source.name;
+                    tracing::warn!(%source, "a stream was given up: its client does not read");
                     self.session.gone();
                     gone = true;
                     self.sending = None;
@@ -213,7 +205,7 @@ impl OpenStream {
                         reading = false;
                         self.session.half_close();
                     }
-                    // The client has gone; the transport notices it on both sides, in any order.
+                    // The client has gone. The transport reports that on both sides, in any order.
                     Err(status) if status.code() == Code::Cancelled => {
                         reading = false;
                         gone = true;
@@ -227,7 +219,7 @@ impl OpenStream {
                 },
             }
         }
-        // The last answer is on its way; closing the account now costs its `send` stage nothing but the wait.
+        // Waits until the transport has taken the last answer, so that its `send` stage is measured.
         if self.sending.is_some()
             && timeout(self.service.write_timeout, outbound.reserve()).await.is_ok_and(|room| room.is_ok())
         {
@@ -246,11 +238,11 @@ impl OpenStream {
         Status::deadline_exceeded(message)
     }
 
-    pub(in crate::server) fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.service.engine.clock().now()
     }
 
-    /// Accepts what may be accepted now, and carries out what the session has decided.
+    /// Accepts the held frame if it may be accepted now, and carries out what the session has decided.
     fn settle(&mut self) {
         let allowed = self.unsent.update(self.session.unsent_bytes());
         self.session.limit_unsent(allowed);
@@ -258,10 +250,10 @@ impl OpenStream {
             while let Some(action) = self.session.next_action() {
                 self.carry_out(action);
             }
-            while let Some((_, mut told)) = self.session.next_evicted() {
-                told.account.dropped(DropReason::SlowReader);
+            while let Some((_, mut answer)) = self.session.next_evicted() {
+                answer.account.dropped(DropReason::SlowReader);
             }
-            let waits_for_room = self.held.as_ref().is_none_or(Held::waits_for_server);
+            let waits_for_room = self.held.as_ref().is_none_or(HeldFrame::waits_for_server);
             if waits_for_room || !self.session.wants_frames() {
                 return;
             }
@@ -273,10 +265,10 @@ impl OpenStream {
         let (sequence, reason) = match action {
             Action::Withdraw { sequence, reason } | Action::Abort { sequence, reason } => (sequence, reason),
         };
-        let handle = self.in_work.get(&sequence).and_then(|frame| frame.handle.as_ref());
-        let ended = match (action, handle) {
-            (Action::Withdraw { .. }, Some(handle)) => handle.withdraw(),
-            (Action::Abort { .. }, Some(handle)) => handle.cancel(),
+        let submitted = self.pending.get(&sequence).and_then(|frame| frame.submitted.as_ref());
+        let ended = match (action, submitted) {
+            (Action::Withdraw { .. }, Some(frame)) => frame.withdraw(),
+            (Action::Abort { .. }, Some(frame)) => frame.cancel(),
             (_, None) => false,
         };
         if ended {
@@ -286,20 +278,20 @@ impl OpenStream {
         }
     }
 
-    pub(in crate::server) fn update(&mut self, update: v1::Update) -> Result<(), Refusal> {
+    pub(super) fn update(&mut self, update: v1::Update) -> Result<(), Refusal> {
         let options = match &update.options {
-            Some(over) => options::overlay(&self.options, over),
+            Some(over) => options::merge(&self.options, over),
             None => self.options.clone(),
         };
         let wire_policy = match &update.policy {
-            Some(over) => policy::overlay(&self.policy, over)?,
+            Some(over) => policy::merge(&self.policy, over)?,
             None => self.policy,
         };
-        let asked = options::resolve(&options, &self.model, &self.service.limits)?;
+        let checked_options = options::resolve(&options, &self.model, &self.service.limits)?;
         let (policy, effective_policy) = policy::resolve(&wire_policy, &self.service.limits)?;
-        options::check_response_size(&asked, &self.model, effective_policy.max_response_bytes)?;
+        options::check_response_size(&checked_options, &self.model, effective_policy.max_response_bytes)?;
         self.options = options;
-        self.asked = Arc::new(asked);
+        self.checked_options = Arc::new(checked_options);
         self.policy = effective_policy;
         self.overflow = policy.overflow;
         self.session.update(policy);
@@ -309,7 +301,7 @@ impl OpenStream {
     }
 }
 
-/// Unlike any other of this process, and unlikely to be one of another's.
+/// Unique in this process; the start's time makes it differ from other processes'.
 fn new_stream_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,6 @@
-//! Connections: how many there may be, in all and from one peer, and how old one may become.
+//! The connections of all listeners: bounds on their number, in total and per peer, and on their age.
+
+mod connection;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -21,46 +23,46 @@ use tonic::service::Routes;
 use tonic::transport::server::Router;
 use tower::Layer;
 
-use self::placed::Placed;
+use self::connection::Connection;
 use crate::config::ServerConfig;
-use crate::server::quota::slots::{Full, Places};
+use crate::server::quota::slots::{Full, Slots};
 
-/// Out of file descriptors, as a rule: trying again at once would only burn the processor.
+/// Pause after an error of `accept`, which usually means that there are no file descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What all listeners' connections share. Cheap to clone.
+/// What the connections of all listeners share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Connections {
-    places: Places,
-    /// `None`: they may live for ever.
+    slots: Slots,
+    /// `None`: unlimited.
     max_age: Option<Duration>,
-    /// What a client has for its first words.
-    patience: Duration,
+    /// How long a client has for HTTP/2's preface.
+    preface_timeout: Duration,
     refused: Arc<AtomicU64>,
 }
 
 impl Connections {
     pub(in crate::server) fn new(config: &ServerConfig) -> Self {
         Connections {
-            places: Places::new(config.max_connections, config.max_connections_per_peer),
+            slots: Slots::new(config.max_connections, config.max_connections_per_peer),
             max_age: (config.max_connection_age_s > 0).then(|| Duration::from_secs(config.max_connection_age_s.into())),
-            patience: Duration::from_secs(config.keep_alive_s.into()),
+            preface_timeout: Duration::from_secs(config.keep_alive_s.into()),
             refused: Arc::default(),
         }
     }
 
-    /// Connections that are open.
+    /// How many connections are open.
     pub(in crate::server) fn open(&self) -> u32 {
-        self.places.taken()
+        self.slots.taken()
     }
 
-    /// Connections that were closed because there was no place for them.
+    /// How many connections were closed because no slot was free.
     pub(in crate::server) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Serves what comes in, until `close`; then no more is accepted, and each connection ends once its calls have.
-    /// A connection that finds no place is closed: its client sees UNAVAILABLE, and tries again or elsewhere.
+    /// Serves incoming connections until `close`. Then none is accepted any more, and each connection ends once its
+    /// calls have. A connection without a free slot is closed: its client sees UNAVAILABLE.
     pub(in crate::server) async fn serve<L, B, C>(
         self,
         router: Router<L>,
@@ -85,9 +87,9 @@ impl Connections {
                     Some(_) = running.join_next(), if !running.is_empty() => {}
                     connection = incoming.next() => match connection {
                         Some(Ok(connection)) => {
-                            let Some(connection) = self.place(connection) else { continue };
+                            let Some(connection) = self.admit(connection) else { continue };
                             let ends = connection.ends(close.clone(), self.max_age.map(jittered));
-                            // One connection a server: each then has an age of its own.
+                            // A tonic server per connection, so that each has an age of its own.
                             let one = tokio_stream::once(io::Result::Ok(connection)).chain(tokio_stream::pending());
                             running.spawn(router.clone().serve_with_incoming_shutdown(one, ends));
                         }
@@ -103,36 +105,38 @@ impl Connections {
         while running.join_next().await.is_some() {}
     }
 
-    fn place<C: Peer>(&self, connection: C) -> Option<Placed<C>> {
+    /// Takes a slot for the connection. `None`: no slot is free.
+    fn admit<C: Peer>(&self, connection: C) -> Option<Connection<C>> {
         let peer = connection.peer();
-        let place = match self.places.take(peer) {
-            Ok(place) => place,
+        let slot = match self.slots.take(peer) {
+            Ok(slot) => slot,
             Err(full) => {
-                // The first, then ever fewer: whoever knocks often must not fill the log.
+                // Logged at 1, 2, 4, 8, … refusals, so that a client cannot fill the log.
                 let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
                 if refused.is_power_of_two() {
                     let (limit, value) = match full {
-                        Full::InAll(value) => ("server.max_connections", value),
-                        Full::ForPeer(value) => ("server.max_connections_per_peer", value),
+                        Full::Total(value) => ("server.max_connections", value),
+                        Full::Peer(value) => ("server.max_connections_per_peer", value),
                     };
                     tracing::warn!(refused, ?peer, "connections were closed: {limit} is {value}");
                 }
                 return None;
             }
         };
-        Some(Placed::new(connection, About { peer, aged: CancellationToken::new() }, place, self.patience))
+        let about = About { peer, aged: CancellationToken::new() };
+        Some(Connection::new(connection, about, slot, self.preface_timeout))
     }
 }
 
-/// Somewhere between 0.9 and 1.1 of a duration, so that clients that came together do not come again together.
+/// A random duration from 0.9 to 1.1 of `age`, so that clients that connected together do not reconnect together.
 fn jittered(age: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
     age.mul_f64(0.9 + 0.2 * (random as f64 / u64::MAX as f64))
 }
 
-/// Where a connection comes from.
+/// The remote end of a connection.
 pub(in crate::server) trait Peer {
-    /// `None` for a Unix socket.
+    /// Its IP address; `None` for a Unix socket.
     fn peer(&self) -> Option<IpAddr>;
 }
 
@@ -154,10 +158,10 @@ impl Peer for UnixStream {
     }
 }
 
-/// Why a stream ends with its connection.
+/// The message of a stream that ends with its connection.
 pub(in crate::server) const AGED: &str = "the connection has reached its age (server.max_connection_age_s)";
 
-/// What a call knows about its connection.
+/// What a call knows of its connection. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(in crate::server) struct About {
     pub(in crate::server) peer: Option<IpAddr>,
@@ -165,12 +169,12 @@ pub(in crate::server) struct About {
 }
 
 impl About {
-    /// A request's connection.
+    /// The connection of a request.
     pub(in crate::server) fn of<T>(request: &tonic::Request<T>) -> Self {
         request.extensions().get().cloned().unwrap_or_default()
     }
 
-    /// Resolves when the connection has reached its age: what runs on it should come to an end.
+    /// Resolves when the connection has reached its maximum age: its streams should end.
     pub(in crate::server) async fn aged(&self) {
         self.aged.cancelled().await;
     }
@@ -188,14 +192,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_becomes_free_with_its_connection() {
+    async fn a_slot_becomes_free_with_its_connection() {
         let config = ServerConfig { max_connections: 2, ..ServerConfig::default() };
         let connections = Connections::new(&config);
-        let place = || connections.place(UnixStream::pair().expect("two ends").0);
-        let (one, two) = (place(), place());
-        assert!(one.is_some() && two.is_some() && place().is_none());
+        let connect = || connections.admit(UnixStream::pair().expect("two ends").0);
+        let (one, two) = (connect(), connect());
+        assert!(one.is_some() && two.is_some() && connect().is_none());
         drop(one);
-        assert!(place().is_some());
+        assert!(connect().is_some());
     }
 }
-pub mod placed;

@@ -1,9 +1,9 @@
-//! What is wrong with a certificate, a key or a file of tokens. No message repeats what a secret file holds.
+//! What is wrong with a certificate, a key or a file of tokens. No message quotes a secret file.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a file that the server's security rests on cannot be used.
+/// Why a certificate, key or token file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
     #[error("cannot read {}: {source}", path.display())]
@@ -16,7 +16,11 @@ pub enum SecurityError {
     BadCertificate { path: PathBuf, problem: String },
     #[error("{}: no private key in PEM format (-----BEGIN PRIVATE KEY-----)", path.display())]
     NoKey { path: PathBuf },
-    #[error("{}: the private key is encrypted; `openssl pkey -in {} -out KEY` decrypts it", path.display(), path.display())]
+    #[error(
+        "{}: the private key is encrypted; `openssl pkey -in {} -out KEY` decrypts it",
+        path.display(),
+        path.display()
+    )]
     EncryptedKey { path: PathBuf },
     #[error("{}: a private key that cannot be read", path.display())]
     BadKey { path: PathBuf },
@@ -24,7 +28,7 @@ pub enum SecurityError {
     Mismatch { certificate: PathBuf, key: PathBuf },
     #[error("{} and {} cannot serve TLS: {problem}", certificate.display(), key.display())]
     Unusable { certificate: PathBuf, key: PathBuf, problem: String },
-    #[error("{}: no token; a server with an empty list would refuse everybody", path.display())]
+    #[error("{}: no token; a server with an empty list would refuse every call", path.display())]
     NoToken { path: PathBuf },
     #[error("{}, line {line}: {problem}", path.display())]
     BadToken { path: PathBuf, line: usize, problem: &'static str },

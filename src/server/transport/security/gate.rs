@@ -1,4 +1,4 @@
-//! Every call must bring a token, but those that ask for the server's health.
+//! The check for bearer tokens: every call needs one, except health checks.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tower::{Layer, Service};
 use super::token_file::TokenSet;
 use super::watch::Watched;
 
-/// Probes carry no tokens, and health tells nothing but whether the server is up.
+/// Needs no token: probes have none, and health reveals only whether the server can be used.
 const OPEN: &str = "/grpc.health.v1.Health/";
 
 /// Puts a [`Gate`] before the services.
@@ -19,7 +19,7 @@ const OPEN: &str = "/grpc.health.v1.Health/";
 pub(in crate::server) struct GateLayer(Option<Watched<TokenSet>>);
 
 impl GateLayer {
-    /// None: every call may pass.
+    /// `None`: no call needs a token.
     pub(in crate::server) fn new(tokens: Option<Watched<TokenSet>>) -> Self {
         GateLayer(tokens)
     }
@@ -33,7 +33,7 @@ impl<S> Layer<S> for GateLayer {
     }
 }
 
-/// Answers UNAUTHENTICATED to calls without a token that it knows.
+/// Answers UNAUTHENTICATED to calls without a known token.
 #[derive(Clone)]
 pub(in crate::server) struct Gate<S> {
     tokens: Option<Watched<TokenSet>>,
@@ -71,11 +71,15 @@ where
 }
 
 /// The name of the call's token.
+///
+/// # Errors
+/// UNAUTHENTICATED, with what to send.
 fn admit(tokens: &TokenSet, headers: &HeaderMap) -> Result<Arc<str>, Status> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let Some(authorization) = given.next() else {
         return Err(Status::unauthenticated(
-            "this server wants a token: send the metadata `authorization: Bearer TOKEN` (with the camlens command, --token-file)",
+            "this server wants a token: send the metadata `authorization: Bearer TOKEN` (with the camlens command, \
+             --token-file)",
         ));
     };
     if given.next().is_some() {
@@ -99,7 +103,7 @@ mod tests {
     use super::*;
     use crate::server::transport::security::token_file;
 
-    /// Whether a call reaches the services, or what it is told.
+    /// `Err`: the message with which the call was refused.
     async fn call(gate: &GateLayer, path: &str, authorization: &[&str]) -> Result<(), String> {
         let answer = |_: Request<()>| async { Ok::<_, std::convert::Infallible>(Response::new(())) };
         let mut request = Request::builder().uri(path);
@@ -136,9 +140,9 @@ mod tests {
             (explain, &["Basic welcome-token"], "must be `Bearer TOKEN`"),
             (explain, &["Bearer welcome-token", "Bearer other-token"], "more than once"),
         ] {
-            let told = call(&gate, path, authorization).await.expect_err(path);
-            assert!(told.contains(expected), "{told}");
-            assert!(!told.contains("welcome-token") && !told.contains("other-token"), "{told}");
+            let message = call(&gate, path, authorization).await.expect_err(path);
+            assert!(message.contains(expected), "{message}");
+            assert!(!message.contains("welcome-token") && !message.contains("other-token"), "{message}");
         }
         assert_eq!(call(&GateLayer::new(None), explain, &[]).await, Ok(()));
     }

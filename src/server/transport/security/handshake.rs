@@ -1,4 +1,4 @@
-//! A listener's connections, once their TLS handshakes are done.
+//! TLS handshakes: from a listener to its encrypted connections.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,18 +17,18 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::watch::Watched;
 
-/// What a client has for its handshake.
+/// How long a client has for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes that run at once.
+/// How many handshakes run at the same time.
 const MAX_HANDSHAKES: usize = 128;
-/// When there are that many, the oldest must make room for a newcomer once it has had this long.
-const UNDISTURBED: Duration = Duration::from_secs(2);
-/// What a client that is refused has to read why.
-const PARTING: Duration = Duration::from_secs(1);
-/// Out of file descriptors, as a rule: trying again at once would only burn the processor.
+/// At [`MAX_HANDSHAKES`], the oldest handshake is aborted for a new one once it has run for this long.
+const MIN_HANDSHAKE_TIME: Duration = Duration::from_secs(2);
+/// How long a refused client has to read the alert.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after an error of `accept`, which usually means that there are no file descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The connections that completed a handshake. Each handshake uses the certificate of the moment in which it begins.
+/// The connections that completed a handshake. A handshake uses the certificate that is current when it begins.
 /// Accepting ends when the stream is dropped.
 pub(in crate::server) fn handshakes(
     listener: TcpListener,
@@ -64,39 +64,39 @@ async fn accept(listener: TcpListener, config: Watched<ServerConfig>, ready: Rea
 
 async fn handshake(acceptor: TlsAcceptor, connection: TcpStream, peer: SocketAddr, ready: Ready) {
     if let Err(error) = connection.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "the connection had gone before its handshake");
+        tracing::debug!(%peer, %error, "the connection closed before its handshake");
         return;
     }
     match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection).into_fallible()).await {
-        // When the server has stopped, nobody is there to take it.
+        // The receiver is gone when the server has stopped.
         Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
         Ok(Err((error, connection))) => {
             tracing::debug!(%peer, %error, "a TLS handshake failed");
-            part(connection).await;
+            close_gently(connection).await;
         }
         Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
     }
 }
 
-/// Closes so that the client reads the alert which says why: a socket closed with bytes unread would reset the
-/// connection, and the alert would be lost with it.
-async fn part(mut connection: TcpStream) {
+/// Closes a connection so that the client reads the alert: closing a socket with unread bytes would reset it, and the
+/// alert would be lost.
+async fn close_gently(mut connection: TcpStream) {
     let read_on = async {
         let mut unread = [0; 1024];
-        // It has closed, or it has failed: there is no more to be done.
+        // An error means that the connection has closed.
         if connection.shutdown().await.is_ok() {
             while connection.read(&mut unread).await.is_ok_and(|count| count > 0) {}
         }
     };
-    // One that keeps talking is cut off.
-    let _ = timeout(PARTING, read_on).await;
+    // A client that keeps sending is disconnected.
+    let _ = timeout(CLOSE_TIMEOUT, read_on).await;
 }
 
-/// The handshakes that run; dropping them closes their connections.
+/// The running handshakes. Dropping them closes their connections.
 #[derive(Default)]
 struct Handshakes {
     running: JoinSet<()>,
-    /// Oldest first; those that have ended are dropped now and then.
+    /// Oldest first; those that have ended are removed from time to time.
     order: VecDeque<(Instant, AbortHandle)>,
 }
 
@@ -109,14 +109,16 @@ impl Handshakes {
         self.order.push_back((Instant::now(), handle));
     }
 
-    /// Waits until one more may run: until one ends, or, so that clients that say nothing cannot keep others out, until
-    /// the oldest has had its time and is broken off.
+    /// Waits until one more may run: until one ends, or until the oldest has run for [`MIN_HANDSHAKE_TIME`] and is
+    /// aborted. Silent clients thus cannot lock out others.
     async fn make_room(&mut self) {
         while self.running.len() >= MAX_HANDSHAKES {
             self.order.retain(|(_, handle)| !handle.is_finished());
-            let patience =
-                self.order.front().map_or(Duration::ZERO, |(began, _)| UNDISTURBED.saturating_sub(began.elapsed()));
-            if timeout(patience, self.running.join_next()).await.is_err() {
+            let left = self
+                .order
+                .front()
+                .map_or(Duration::ZERO, |(began, _)| MIN_HANDSHAKE_TIME.saturating_sub(began.elapsed()));
+            if timeout(left, self.running.join_next()).await.is_err() {
                 if let Some((_, oldest)) = self.order.pop_front() {
                     oldest.abort();
                 }
@@ -150,11 +152,11 @@ mod tests {
         }
         let began = Instant::now();
         handshakes.make_room().await;
-        assert!(began.elapsed() >= UNDISTURBED && began.elapsed() < UNDISTURBED * 2);
+        assert!(began.elapsed() >= MIN_HANDSHAKE_TIME && began.elapsed() < MIN_HANDSHAKE_TIME * 2);
         assert_eq!(handshakes.running.len(), MAX_HANDSHAKES - 1);
         assert_eq!(ends.try_recv(), Ok(0));
         handshakes.start(std::future::ready(()));
         handshakes.make_room().await;
-        assert!(ends.try_recv().is_err(), "one that ends makes room for free");
+        assert!(ends.try_recv().is_err(), "none is aborted when one has ended");
     }
 }

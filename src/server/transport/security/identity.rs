@@ -1,4 +1,4 @@
-//! What the server shows in a handshake, and what it wants to see.
+//! The server's TLS identity: its certificate and key, and the authorities for clients' certificates.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,11 @@ use super::error::SecurityError;
 use super::pem::{self, Validity};
 use super::watch::{Watched, warn_if_open_to_all};
 
-/// Reads certificate and key, and the authorities of clients' certificates if clients must have one; follows the files.
+/// Reads the certificate, the key and, if clients must have certificates, the authorities of these. Reads them again
+/// when the files change.
+///
+/// # Errors
+/// A file that cannot be read or used.
 pub(in crate::server) fn watch(
     certificate: &Path,
     key: &Path,
@@ -34,7 +38,7 @@ struct Paths {
 }
 
 impl Paths {
-    /// `contents`: of the certificate, the key, and the clients' authorities if there are any.
+    /// `contents` of the files: certificate, key, and the clients' authorities if `client_ca` is set.
     fn server_config(&self, contents: &[Vec<u8>]) -> Result<ServerConfig, SecurityError> {
         let chain = pem::certificates(&self.certificate, &contents[0])?;
         let key = pem::private_key(&self.key, &contents[1])?;
@@ -66,12 +70,12 @@ impl Paths {
         let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         if let Some(validity) = validity {
-            self.tell(validity);
+            self.log(validity);
         }
         Ok(config)
     }
 
-    fn tell(&self, validity: Validity) {
+    fn log(&self, validity: Validity) {
         let (path, now) = (self.certificate.display(), SystemTime::now());
         let days_left = validity.days_left(now);
         if days_left < 0 {

@@ -11,7 +11,7 @@ use x509_parser::prelude::FromDer;
 use super::error::SecurityError;
 pub(crate) use super::watch::read;
 
-/// All certificates of a file, in its order; at least one. `path` is for messages.
+/// All certificates of a file, in its order; at least one. `path` is for error messages.
 pub(crate) fn certificates(path: &Path, contents: &[u8]) -> Result<Vec<CertificateDer<'static>>, SecurityError> {
     let bad = |problem: String| SecurityError::BadCertificate { path: path.to_owned(), problem };
     let certificates = CertificateDer::pem_slice_iter(contents)
@@ -35,7 +35,7 @@ pub(crate) fn private_key(path: &Path, contents: &[u8]) -> Result<PrivateKeyDer<
             let encrypted = contents.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED);
             Err(if encrypted { SecurityError::EncryptedKey { path } } else { SecurityError::NoKey { path } })
         }
-        // The reason could quote the file.
+        // The cause could quote the file.
         Err(_) => Err(SecurityError::BadKey { path }),
     }
 }
@@ -50,7 +50,7 @@ pub(in crate::server) struct Validity {
 }
 
 impl Validity {
-    /// None for what is no certificate.
+    /// `None` for bytes that are no certificate.
     pub(in crate::server) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let validity = parsed.validity();

@@ -1,7 +1,7 @@
 //! Bearer tokens in a file.
 //!
-//! One token a line, or `NAME: TOKEN` so that the log can say whose it was. What follows `#` at the start of a line, and
-//! empty lines, mean nothing. Tokens consist of the characters that RFC 6750 allows: letters, digits and `-._~+/=`.
+//! A line is `TOKEN`, or `NAME: TOKEN`, and then the log has the name. Empty lines and lines that begin with `#` are
+//! ignored. Tokens consist of the characters that RFC 6750 allows: letters, digits and `-._~+/=`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use super::error::SecurityError;
 use super::watch::{Watched, warn_if_open_to_all};
 
-/// Shorter ones can be guessed.
+/// Characters below which a token can be guessed.
 const SOUND_LENGTH: usize = 16;
 
 /// A secret: neither `Debug` nor `Display` shows it.
@@ -23,7 +23,7 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// For the one place that must send it.
+    /// For the call that must send it.
     pub(crate) fn secret(&self) -> &str {
         &self.secret
     }
@@ -60,7 +60,7 @@ pub(crate) fn parse(path: &Path, contents: &[u8]) -> Result<Vec<Token>, Security
     if tokens.is_empty() { Err(SecurityError::NoToken { path: path.to_owned() }) } else { Ok(tokens) }
 }
 
-/// Reads the server's tokens and follows the file.
+/// Reads the server's tokens, and reads them again when the file changes.
 pub(in crate::server) fn watch(path: &Path) -> Result<Watched<TokenSet>, SecurityError> {
     warn_if_open_to_all("the file of tokens", path);
     let paths = vec![path.to_owned()];
@@ -69,14 +69,15 @@ pub(in crate::server) fn watch(path: &Path) -> Result<Watched<TokenSet>, Securit
         let tokens = parse(&path, &contents[0])?;
         let short = tokens.iter().filter(|token| token.secret.len() < SOUND_LENGTH).count();
         if short > 0 {
-            tracing::warn!(path = %path.display(), short, "tokens of fewer than {SOUND_LENGTH} characters can be guessed");
+            let path = path.display();
+            tracing::warn!(%path, short, "tokens of fewer than {SOUND_LENGTH} characters can be guessed");
         }
         Ok(TokenSet::new(&tokens))
     };
     Watched::open("tokens", paths, Arc::new(make))
 }
 
-/// Digests of the tokens that are welcome. Comparing digests instead of tokens hides even a token's length.
+/// Names and SHA-256 digests of the accepted tokens. Comparing digests hides even a token's length.
 pub(in crate::server) struct TokenSet(Vec<(Arc<str>, [u8; 32])>);
 
 impl TokenSet {
@@ -86,8 +87,7 @@ impl TokenSet {
         TokenSet(tokens.iter().map(entry).collect())
     }
 
-    /// The name of the token that was presented, if it is one of these. How long it takes does not depend on whether or
-    /// which.
+    /// The name of the presented token, if it is one of these. The time that this takes does not depend on the result.
     pub(in crate::server) fn name_of(&self, presented: &[u8]) -> Option<Arc<str>> {
         let presented = digest(presented);
         let (mut found, mut at) = (Choice::from(0), 0_u64);

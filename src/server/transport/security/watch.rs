@@ -1,7 +1,7 @@
-//! A value made from files, made again when they change.
+//! A value made from files, and made again when they change.
 //!
-//! The contents are compared, every second: that sees a rewritten file, one moved into place, and the symbolic links that
-//! Kubernetes swaps, without depending on what a file system can notify.
+//! The contents are compared every second. That notices a rewritten file, a renamed one, and the symbolic links that
+//! Kubernetes swaps, without notifications from the file system.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 use super::error::SecurityError;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Certificates, keys and tokens are small; a path may name anything.
+/// Certificates, keys and tokens are small, but a path may name any file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// The newest good value. Clones share it; the files are followed as long as one of them lives.
+/// The newest valid value. Clones share it; the files are watched as long as one of the clones lives.
 pub(in crate::server) struct Watched<T>(Arc<RwLock<Arc<T>>>);
 
 impl<T> Clone for Watched<T> {
@@ -30,7 +30,10 @@ impl<T> Clone for Watched<T> {
 type Make<T> = dyn Fn(&[Vec<u8>]) -> Result<T, SecurityError> + Send + Sync;
 
 impl<T: Send + Sync + 'static> Watched<T> {
-    /// Reads and makes the value now, and spawns the task that follows the files. `what` is for the log.
+    /// Reads the files, makes the value, and spawns the task that watches the files. `what` is for the log.
+    ///
+    /// # Errors
+    /// A file that cannot be read or used.
     pub(in crate::server) fn open(
         what: &'static str,
         paths: Vec<PathBuf>,
@@ -65,13 +68,13 @@ async fn follow<T: Send + Sync + 'static>(
         let look = move || {
             let contents = read_all(&to_read);
             let state = fingerprint(&contents);
-            // Files that are being replaced one after the other are left to settle: a certificate without its new key
-            // is no error yet.
+            // Files that are replaced one after the other must be stable for a second: until then, a certificate
+            // without its new key is no error.
             let changed = state != tried && state == before;
             (state, changed.then(|| contents.and_then(|contents| make(&contents))))
         };
         let Ok((state, made)) = tokio::task::spawn_blocking(look).await else {
-            tracing::error!(what, "the files cannot be followed any longer");
+            tracing::error!(what, "the files cannot be watched any longer");
             return;
         };
         before = state;
@@ -92,7 +95,7 @@ fn read_all(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, SecurityError> {
     paths.iter().map(|path| read(path)).collect()
 }
 
-/// Reads a small file.
+/// Reads a file of at most 4 MiB.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SecurityError> {
     let fail = |source| SecurityError::Read { path: path.to_owned(), source };
     let mut contents = Vec::new();
@@ -104,7 +107,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SecurityError> {
     Ok(contents)
 }
 
-/// Says whether anything has changed, an error included, without keeping a copy of the secrets.
+/// A digest of the contents or of the error, so that no copy of the secrets is kept.
 fn fingerprint(contents: &Result<Vec<Vec<u8>>, SecurityError>) -> [u8; 32] {
     let mut hash = Sha256::new();
     match contents {
@@ -119,7 +122,7 @@ fn fingerprint(contents: &Result<Vec<Vec<u8>>, SecurityError>) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Warns when a secret file may be read by every user of the machine.
+/// Warns when every user of the machine may read a secret file.
 pub(in crate::server) fn warn_if_open_to_all(what: &'static str, path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     if let Ok(metadata) = std::fs::metadata(path) {

@@ -1,4 +1,4 @@
-//! A connection in its place: silent clients are given up, and the last word arrives.
+//! One connection: silent clients are disconnected, and the last bytes arrive.
 
 use std::future::Future;
 use std::io;
@@ -12,44 +12,45 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
 
 use super::About;
-use crate::server::quota::slots::Place;
+use crate::server::quota::slots::Slot;
 
-/// How long a connection that has said all reads what its client still sends. Closing a socket with something unread in it
-/// would reset it, and the client could lose what was said last: the streams' statuses.
+/// How long a connection that has sent everything still reads. Closing a socket with unread bytes would reset it, and
+/// the client could lose the last bytes: the statuses of its streams.
 const LINGER: Duration = Duration::from_secs(1);
-/// And how much of it: about what a client sends before it hears that nobody reads.
+/// How many bytes it reads then: about what a client sends before it learns that the server has stopped reading.
 const LINGER_BYTES: usize = 8 << 20;
 
-/// HTTP/2's first words, the same from every client (RFC 9113, 3.4). Keep-alive asks only whoever has said them.
+/// Length of HTTP/2's connection preface (RFC 9113, 3.4). Keep-alive begins only after it.
 const PREFACE_BYTES: usize = 24;
 
-/// A connection in its place, which becomes free with it.
+/// A connection with its slot.
 #[derive(Debug)]
-pub(in crate::server) struct Placed<C> {
+pub(in crate::server) struct Connection<C> {
     connection: C,
     about: About,
-    heard_bytes: usize,
-    /// Runs out for a client that has not said its first words by then; `None` once it has.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Bytes of the preface that have been read.
+    preface_bytes: usize,
+    /// Runs out for a client that has not sent the preface; `None` once it has.
+    preface_timer: Option<Pin<Box<Sleep>>>,
     over: DropGuard,
-    /// Runs once everything has been said.
-    lingering: Option<Pin<Box<Sleep>>>,
-    unheard_bytes: usize,
-    _place: Place,
+    /// Runs once everything has been sent.
+    linger_timer: Option<Pin<Box<Sleep>>>,
+    linger_bytes: usize,
+    _slot: Slot,
 }
 
-impl<C> Placed<C> {
-    /// A client has `patience` for its first words.
-    pub(in crate::server) fn new(connection: C, about: About, place: Place, patience: Duration) -> Self {
-        Placed {
+impl<C> Connection<C> {
+    /// A client has `preface_timeout` for the preface.
+    pub(in crate::server) fn new(connection: C, about: About, slot: Slot, preface_timeout: Duration) -> Self {
+        Connection {
             connection,
             about,
-            heard_bytes: 0,
-            silence: Some(Box::pin(sleep(patience))),
+            preface_bytes: 0,
+            preface_timer: Some(Box::pin(sleep(preface_timeout))),
             over: CancellationToken::new().drop_guard(),
-            lingering: None,
-            unheard_bytes: 0,
-            _place: place,
+            linger_timer: None,
+            linger_bytes: 0,
+            _slot: slot,
         }
     }
 
@@ -76,7 +77,7 @@ impl<C> Placed<C> {
     }
 }
 
-impl<C> Connected for Placed<C> {
+impl<C> Connected for Connection<C> {
     type ConnectInfo = About;
 
     fn connect_info(&self) -> Self::ConnectInfo {
@@ -84,7 +85,7 @@ impl<C> Connected for Placed<C> {
     }
 }
 
-impl<C: AsyncRead + Unpin> AsyncRead for Placed<C> {
+impl<C: AsyncRead + Unpin> AsyncRead for Connection<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -93,11 +94,11 @@ impl<C: AsyncRead + Unpin> AsyncRead for Placed<C> {
         let this = &mut *self;
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.connection).poll_read(context, buffer);
-        if let Some(silence) = &mut this.silence {
-            this.heard_bytes += buffer.filled().len() - before;
-            if this.heard_bytes >= PREFACE_BYTES {
-                this.silence = None;
-            } else if read.is_pending() && silence.as_mut().poll(context).is_ready() {
+        if let Some(timer) = &mut this.preface_timer {
+            this.preface_bytes += buffer.filled().len() - before;
+            if this.preface_bytes >= PREFACE_BYTES {
+                this.preface_timer = None;
+            } else if read.is_pending() && timer.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
         }
@@ -105,7 +106,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for Placed<C> {
     }
 }
 
-impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Placed<C> {
+impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Connection<C> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.connection).poll_write(context, bytes)
     }
@@ -114,22 +115,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Placed<C> {
         Pin::new(&mut self.connection).poll_flush(context)
     }
 
-    /// Says that nothing more comes, and then reads until the client says so too, or for [`LINGER`], or [`LINGER_BYTES`].
+    /// Shuts down the sending side, then reads until the client has shut down its own, but for at most [`LINGER`] and
+    /// [`LINGER_BYTES`].
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.lingering.is_none() {
+        if self.linger_timer.is_none() {
             ready!(Pin::new(&mut self.connection).poll_shutdown(context))?;
         }
-        let Placed { connection, lingering, unheard_bytes, .. } = &mut *self;
-        let lingering = lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        let Connection { connection, linger_timer, linger_bytes, .. } = &mut *self;
+        let timer = linger_timer.get_or_insert_with(|| Box::pin(sleep(LINGER)));
         loop {
-            if lingering.as_mut().poll(context).is_ready() {
+            if timer.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             let mut scratch = [std::mem::MaybeUninit::<u8>::uninit(); 4096];
             let mut buffer = ReadBuf::uninit(&mut scratch);
             match ready!(Pin::new(&mut *connection).poll_read(context, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() && *unheard_bytes < LINGER_BYTES => {
-                    *unheard_bytes += buffer.filled().len();
+                Ok(()) if !buffer.filled().is_empty() && *linger_bytes < LINGER_BYTES => {
+                    *linger_bytes += buffer.filled().len();
                 }
                 _ => return Poll::Ready(Ok(())),
             }
@@ -155,19 +157,19 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::server::quota::slots::Places;
+    use crate::server::quota::slots::Slots;
 
     #[tokio::test]
-    async fn a_connection_that_has_said_all_reads_what_comes_so_that_its_last_word_arrives() {
+    async fn a_connection_that_has_sent_everything_reads_on_so_that_its_last_bytes_arrive() {
         let (server, mut client) = UnixStream::pair().expect("two ends");
-        let place = Places::new(1, 1).take(None).expect("the first");
-        let mut placed = Placed::new(server, About::default(), place, Duration::from_secs(60));
-        placed.write_all(b"the status").await.expect("it is written");
+        let slot = Slots::new(1, 1).take(None).expect("the first");
+        let mut connection = Connection::new(server, About::default(), slot, Duration::from_secs(60));
+        connection.write_all(b"the status").await.expect("it is written");
         client.write_all(&[7; 100_000]).await.expect("nobody has read it yet");
-        let closing = tokio::spawn(async move { placed.shutdown().await });
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).await.expect("no reset");
-        assert_eq!(heard, b"the status");
+        let closing = tokio::spawn(async move { connection.shutdown().await });
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.expect("no reset");
+        assert_eq!(read, b"the status");
         drop(client);
         closing.await.expect("no panic").expect("it closes");
     }
