@@ -66,12 +66,11 @@ fn bridge(libtorch: &Path) {
     // The bridge only forwards calls: more optimisation than this takes time and saves none.
     with_libtorch().opt_level(1).files(files("src/torch", &["cpp"])).compile("camlens_bridge");
     with_libtorch().opt_level(3).files(files("src/torch/kernels", &["cpp"])).compile("camlens_kernels");
+    micro_kernels("default", [4, 4, 6], &[]);
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         micro_kernels("avx2", [8, 2, 6], &["-mavx2", "-mfma", "-mprfchw"]);
         micro_kernels("avx512", [16, 2, 14], &["-mavx512f", "-mfma", "-mprfchw"]);
         micro_kernels("avx512_bf16", [16, 2, 14], &["-mavx512f", "-mavx512bw", "-mavx512bf16", "-mfma", "-mprfchw"]);
-    } else {
-        micro_kernels("default", [4, 4, 6], &[]);
     }
 }
 

@@ -121,7 +121,8 @@ impl Command {
 pub fn main() -> ! {
     let cli = Cli::parse();
     let usual = cli.command.usual_log();
-    let code = match cli.log.install(usual).and_then(|()| cli.command.run()) {
+    let ready = cli.log.install(usual).and_then(|()| crate::torch::check_max_cpu_isa().map_err(Failure::usage));
+    let code = match ready.and_then(|()| cli.command.run()) {
         Ok(()) => 0,
         Err(failure) => failure.report(terminal::colours_on_stderr()),
     };

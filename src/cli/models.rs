@@ -135,12 +135,16 @@ fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
     let precision = crate::client::names::precision(identity.precision);
     fact(
         "precision",
-        match &model.reduced_precision {
-            None => precision,
-            Some(found) => format!(
+        match (&model.reduced_precision, &model.widened_precision) {
+            (Some(found), _) => format!(
                 "{precision} (map cosine {:.4}, logits within {:.2} of float32, at start)",
                 found.map_cosine, found.logit_difference
             ),
+            (None, Some(widened)) if identity.precision != v1::Precision::Exact as i32 => format!(
+                "{precision} (saved in {}, for which the server's processor has no instructions)",
+                widened.saved_in
+            ),
+            _ => precision,
         },
     );
     let shown: Vec<_> = model.layers.iter().filter(|layer| all_layers || layer.spatial).collect();
@@ -174,6 +178,7 @@ fn model_json(model: &v1::ModelMetadata, all_layers: bool) -> Value {
         "default_target_layers": model.default_target_layers,
         "default_target_problem": model.default_target_problem,
         "rectifier_count": model.rectifier_count,
+        "widened_precision": model.widened_precision.as_ref().map(|widened| json!({"saved_in": widened.saved_in})),
         "reduced_precision": model.reduced_precision.as_ref().map(|found| {
             json!({"map_cosine": found.map_cosine, "logit_difference": found.logit_difference})
         }),
@@ -219,6 +224,18 @@ mod tests {
         assert!(text.contains("target layer   _swish") && text.contains("layers (1 of 2)"), "{text}");
         assert!(!text.contains("_fc"), "{text}");
         assert!(model_text(&model(), true, Ink::plain()).contains("_fc"));
+    }
+
+    #[test]
+    fn a_model_that_was_saved_in_less_than_float32_and_runs_in_it_says_so() {
+        let mut model = model();
+        model.identity.as_mut().expect("an identity").precision = v1::Precision::Float32 as i32;
+        model.widened_precision = Some(v1::WidenedPrecision { saved_in: "bfloat16".to_owned() });
+        let text = model_text(&model, false, Ink::plain());
+        assert!(text.contains("precision      float32 (saved in bfloat16, for which the server's processor"), "{text}");
+        assert_eq!(model_json(&model, false)["widened_precision"]["saved_in"], "bfloat16");
+        model.identity.as_mut().expect("an identity").precision = v1::Precision::Exact as i32;
+        assert!(!model_text(&model, false, Ink::plain()).contains("saved in"));
     }
 
     #[test]

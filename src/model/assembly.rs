@@ -115,6 +115,10 @@ impl Assembly<'_> {
             smooth_activations: count(|n| n.smooth_activation),
             guide_smooth_activations: description.explain.guide_smooth_activations,
             precision: description.explain.precision,
+            narrow_kinds: [Kind::Half, Kind::BFloat16]
+                .into_iter()
+                .filter(|&kind| upstream.iter().any(|&value| graph.value(value).kind == Some(kind)))
+                .collect(),
             preprocessing: description.input.clone(),
             limits: description.limits.clone(),
             max_rows,

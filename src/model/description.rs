@@ -117,7 +117,7 @@ pub struct ExplainDescription {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Folded and fused, in the model's own dtype.
+    /// Folded and fused, in the model's own dtype; in float32 where the processor has no instructions for that.
     #[default]
     Float32,
     /// Unfolded and unfused, whatever precision a request names: to compare with PyTorch.

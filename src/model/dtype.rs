@@ -85,6 +85,17 @@ pub fn layout(number: i64) -> Result<i64, ModelError> {
     }
 }
 
+/// A dtype's name as PyTorch spells it: `float32`.
+pub fn name(kind: Kind) -> String {
+    match kind {
+        Kind::Float => "float32".to_owned(),
+        Kind::Double => "float64".to_owned(),
+        Kind::Half => "float16".to_owned(),
+        Kind::BFloat16 => "bfloat16".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
 pub fn is_floating_point(kind: Kind) -> bool {
     matches!(kind, Kind::Float | Kind::Double | Kind::Half | Kind::BFloat16)
 }

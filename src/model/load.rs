@@ -287,6 +287,7 @@ fn digest(file: &Path) -> Result<String, ModelError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::torch::relative_error;
     use std::path::PathBuf;
 
     fn fixture(path: &str) -> PathBuf {
@@ -303,11 +304,6 @@ mod tests {
         let probe = Probe::run(&program, input).unwrap();
         let name = program.outputs.iter().find_map(|(_, name)| name.clone()).unwrap();
         probe.into_values([name.as_str()]).remove(&name).unwrap().tensor().unwrap().shallow_clone()
-    }
-
-    fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
-        assert_eq!(a.size(), b.size());
-        (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
     }
 
     #[test]
@@ -327,7 +323,8 @@ mod tests {
                     let head = (outputs.len() > 1).then_some(*output);
                     let got = trace.tensor(graph.score(head).unwrap()).unwrap();
                     let want = Tensor::read_npy(fixture(&format!("{name}.{output}.npy"))).unwrap();
-                    assert!(largest_difference(got, &want) < 1e-5, "{version}/{name}.{output}");
+                    let error = relative_error(got, &want);
+                    assert!(error < 1e-6, "{version}/{name}.{output}: {error}");
                 }
             }
         }
@@ -386,7 +383,8 @@ mod tests {
             let input = Tensor::read_npy(fixture(input)).unwrap();
             let want = Tensor::read_npy(fixture(&format!("edge/x_{name}.out.npy"))).unwrap();
             let got = first_output(&format!("edge/2.11.0/x_{name}.pt2"), &input);
-            assert!(largest_difference(&got, &want) < 1e-5, "{name}");
+            let error = relative_error(&got, &want);
+            assert!(error < 1e-6, "{name}: {error}");
         }
     }
 

@@ -46,6 +46,8 @@ pub struct Metadata {
     pub guide_smooth_activations: bool,
     /// Precision of requests that name none.
     pub precision: Precision,
+    /// Of float16 and bfloat16, those that the logits are computed in as the model was saved.
+    pub narrow_kinds: Vec<Kind>,
     pub preprocessing: Preprocessing,
     pub limits: ModelLimits,
     /// Most rows in a batch: `Some(1)` when the batch is fixed or rows influence each other; none: any number.

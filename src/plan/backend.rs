@@ -1,5 +1,7 @@
 //! What a device brings to a plan: fused nodes, kernels and packed weights.
 
+use tch::Kind;
+
 use crate::model::node::Node;
 use crate::torch::OperatorError;
 
@@ -14,6 +16,11 @@ use super::rule::Rule;
 /// that read a weight share its packed form. Plans in [`Mode::Exact`](super::Mode::Exact) do not ask the backend: they
 /// run operator by operator.
 pub trait Backend: Send {
+    /// Whether a model of that dtype runs in it. If not, it runs in float32.
+    fn computes_in(&self, _: Kind) -> bool {
+        true
+    }
+
     /// Rewrites the draft for the device's kernels, for example fuses a convolution with the activation that follows
     /// it. Targets and the score must keep their values, except for rounding.
     ///

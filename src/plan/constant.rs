@@ -23,8 +23,8 @@ pub(super) enum Constant {
         weight: Box<Constant>,
         scale: Tensor,
     },
-    /// Rounded to bfloat16.
-    Rounded(Box<Constant>),
+    /// Converted to another dtype.
+    Converted(Box<Constant>, Kind),
 }
 
 /// Identifies a constant: equal identities have equal values.
@@ -34,7 +34,7 @@ pub(super) enum Identity {
     Whole(usize, Vec<i64>, Vec<i64>),
     Stored(stored::Identity),
     Scaled(Box<[Identity; 2]>),
-    Rounded(Box<Identity>),
+    Converted(Box<Identity>, Kind),
 }
 
 impl Constant {
@@ -47,7 +47,7 @@ impl Constant {
             Constant::Whole(tensor) => Ok(tensor.shallow_clone()),
             Constant::Stored(stored) => stored.tensor().map_err(|error| TchError::Convert(error.to_string())),
             Constant::Scaled { weight, scale } => scaled(&weight.tensor()?, scale),
-            Constant::Rounded(wide) => wide.tensor()?.f_to_kind(Kind::BFloat16),
+            Constant::Converted(of, kind) => of.tensor()?.f_to_kind(*kind),
         }
     }
 
@@ -56,7 +56,7 @@ impl Constant {
         match self {
             Constant::Whole(_) => {}
             Constant::Stored(stored) => stored.leave(),
-            Constant::Scaled { weight: of, .. } | Constant::Rounded(of) => of.release(),
+            Constant::Scaled { weight: of, .. } | Constant::Converted(of, _) => of.release(),
         }
     }
 
@@ -66,7 +66,7 @@ impl Constant {
             Constant::Whole(tensor) => Some(tensor.device()),
             // The model's file is read into the host's memory.
             Constant::Stored(_) => Some(Device::Cpu),
-            Constant::Scaled { .. } | Constant::Rounded(_) => None,
+            Constant::Scaled { .. } | Constant::Converted(..) => None,
         }
     }
 
@@ -74,7 +74,7 @@ impl Constant {
         match self {
             Constant::Whole(tensor) => tensor.size(),
             Constant::Stored(stored) => stored.size().to_vec(),
-            Constant::Scaled { weight: of, .. } | Constant::Rounded(of) => of.size(),
+            Constant::Scaled { weight: of, .. } | Constant::Converted(of, _) => of.size(),
         }
     }
 
@@ -83,7 +83,7 @@ impl Constant {
             Constant::Whole(tensor) => tensor.f_kind(),
             Constant::Stored(stored) => Ok(stored.kind()),
             Constant::Scaled { weight, .. } => weight.kind(),
-            Constant::Rounded(_) => Ok(Kind::BFloat16),
+            Constant::Converted(_, kind) => Ok(*kind),
         }
     }
 
@@ -93,7 +93,7 @@ impl Constant {
             Constant::Whole(tensor) => whole(tensor),
             Constant::Stored(stored) => Identity::Stored(stored.identity()),
             Constant::Scaled { weight, scale } => Identity::Scaled(Box::new([weight.identity(), whole(scale)])),
-            Constant::Rounded(wide) => Identity::Rounded(Box::new(wide.identity())),
+            Constant::Converted(of, kind) => Identity::Converted(Box::new(of.identity()), *kind),
         }
     }
 }
@@ -118,7 +118,7 @@ impl Clone for Constant {
             Constant::Scaled { weight, scale } => {
                 Constant::Scaled { weight: weight.clone(), scale: scale.shallow_clone() }
             }
-            Constant::Rounded(wide) => Constant::Rounded(wide.clone()),
+            Constant::Converted(of, kind) => Constant::Converted(of.clone(), *kind),
         }
     }
 }
@@ -140,7 +140,7 @@ mod tests {
         let product = weight.tensor().unwrap().to_kind(Kind::Double) * scale;
         assert_eq!(constant.tensor().unwrap(), product.to_kind(Kind::Float));
         assert_eq!((constant.size(), constant.kind().unwrap()), (vec![2, 3, 1, 1], Kind::Float));
-        let rounded = Constant::Rounded(Box::new(constant.clone()));
+        let rounded = Constant::Converted(Box::new(constant.clone()), Kind::BFloat16);
         assert_eq!(rounded.tensor().unwrap(), product.to_kind(Kind::Float).to_kind(Kind::BFloat16));
         assert_eq!((rounded.size(), rounded.kind().unwrap()), (vec![2, 3, 1, 1], Kind::BFloat16));
     }
@@ -156,7 +156,8 @@ mod tests {
             Constant::Whole(weight.tensor().unwrap().view([3, 2])),
             Constant::Scaled { weight: weight.clone(), scale: scale.copy() },
             Constant::Scaled { weight: other, scale: scale.shallow_clone() },
-            Constant::Rounded(Box::new(constant.clone())),
+            Constant::Converted(Box::new(constant.clone()), Kind::BFloat16),
+            Constant::Converted(Box::new(constant.clone()), Kind::Half),
         ];
         for (i, other) in others.iter().enumerate() {
             assert_ne!(other.identity(), constant.identity());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tch::Kind;
 
+use crate::model::dtype::scalar_type;
 use crate::model::graph::Graph;
 use crate::model::node::{Argument, Node, ValueId, ValueInfo};
 use crate::model::stored::Stored;
@@ -72,11 +73,11 @@ impl Draft {
         id
     }
 
-    /// Changes the dtype of float32 values that `may` accepts to bfloat16.
-    pub fn round_values(&mut self, may: impl Fn(ValueId) -> bool) {
+    /// Changes the dtype of the values of dtype `from` that `may` accepts to `to`.
+    pub fn convert_values(&mut self, from: Kind, to: Kind, may: impl Fn(ValueId) -> bool) {
         for (index, info) in self.values.iter_mut().enumerate() {
-            if info.kind == Some(Kind::Float) && may(ValueId(index as u32)) {
-                info.kind = Some(Kind::BFloat16);
+            if info.kind == Some(from) && may(ValueId(index as u32)) {
+                info.kind = Some(to);
             }
         }
     }
@@ -140,6 +141,16 @@ impl Draft {
     pub fn drop_unread_constants(&mut self) {
         let read: HashSet<ValueId> = self.nodes.iter().flat_map(Node::uses).chain(self.kept.iter().copied()).collect();
         self.constants.retain(|id, _| read.contains(id));
+    }
+}
+
+/// Changes the dtype that the node names (`x.float()`, `softmax(dtype=…)`) to `to`, if it is `from`.
+pub fn rename_dtype(node: &mut Node, from: Kind, to: Kind) {
+    let position = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
+    if let Some(Argument::Literal(Value::Int(dtype))) = position.and_then(|at| node.arguments.get_mut(at))
+        && *dtype == scalar_type(from)
+    {
+        *dtype = scalar_type(to);
     }
 }
 

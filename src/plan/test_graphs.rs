@@ -11,6 +11,7 @@ use crate::model::node::{Argument, Dimension, Element, Node, Rectifier, ValueId,
 use crate::model::operation::Operation;
 use crate::model::stored::Stored;
 use crate::plan::Mode;
+pub use crate::torch::relative_error as distance;
 use crate::torch::{Operator, Value};
 
 /// An argument of a node that is added to a graph.
@@ -225,13 +226,6 @@ pub fn spec(graph: &Graph, targets: &[ValueId], mode: Mode) -> PlanSpec {
 
 pub fn compile(graph: &Graph, targets: &[ValueId], mode: Mode) -> Plan {
     Plan::compile(graph, &spec(graph, targets, mode)).unwrap()
-}
-
-/// `|found − expected| / |expected|` in L2.
-pub fn distance(found: &Tensor, expected: &Tensor) -> f64 {
-    assert_eq!(found.size(), expected.size());
-    let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
-    f64::try_from((found - &expected).norm()).unwrap() / f64::try_from(expected.norm()).unwrap()
 }
 
 /// The gradients of the score to the input and other values by PyTorch's autograd over the whole graph.

@@ -48,6 +48,7 @@ pub(super) fn metadata(name: &str) -> Metadata {
         smooth_activations: 0,
         guide_smooth_activations: false,
         precision: Precision::Float32,
+        narrow_kinds: Vec::new(),
         preprocessing: Preprocessing::default(),
         limits: ModelLimits::default(),
         max_rows: None,

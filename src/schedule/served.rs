@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tch::Kind;
+
 use super::batching::Batching;
 use super::buffers::Buffers;
 use super::error::JobError;
@@ -12,7 +14,7 @@ use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
 use crate::model::description::Precision;
 use crate::model::node::Dimension;
-use crate::torch::has_bfloat16;
+use crate::torch::{computes_in, has_bfloat16};
 
 /// The server's limits for each model; a model's own can only tighten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,12 @@ impl Served {
     /// The difference of bfloat16 from float32, measured with the first frame. `None` for a model that runs in float32.
     pub fn reduced_precision(&self) -> Option<ReducedPrecision> {
         self.reduced.get().copied()
+    }
+
+    /// The dtype, float16 or bfloat16, that the model was saved in and that it does not run in on this processor: it runs
+    /// in float32 instead, except in exact mode.
+    pub fn widened_from(&self) -> Option<Kind> {
+        self.metadata.narrow_kinds.iter().copied().find(|&kind| !computes_in(kind))
     }
 
     /// Whether frames may be pictures. If not, they must be tensors.

@@ -9,7 +9,7 @@ use super::start_error::StartError;
 use crate::config::{Config, LimitsConfig, Workers};
 use crate::frame;
 use crate::model::description::Precision;
-use crate::model::{LoadLimits, Metadata, Model, Repository};
+use crate::model::{LoadLimits, Metadata, Model, Repository, dtype};
 use crate::plan::Mode;
 use crate::process;
 use crate::schedule::{Engine, EngineConfig, ExplainDevice, Explainers, Served, ServedLimits, SystemClock, warm_up};
@@ -74,6 +74,16 @@ fn model(
             name,
             version,
             "this processor has no bfloat16 (AVX-512 BF16 or Arm BF16): the model runs in float32"
+        );
+    }
+    if let Some(kind) = served.widened_from().filter(|_| served.mode != Mode::Exact) {
+        let Metadata { name, version, .. } = &*served.metadata;
+        let saved_in = dtype::name(kind);
+        tracing::warn!(
+            name,
+            version,
+            saved_in,
+            "this processor has no instructions for the model's dtype: the model runs in float32"
         );
     }
     Ok((served, model))

@@ -13,6 +13,8 @@ mod host;
 mod kernels;
 mod operator;
 mod padding_guard;
+#[cfg(test)]
+mod relative;
 mod schema;
 mod stack;
 mod storage;
@@ -25,6 +27,8 @@ pub use host::{stack, to_vec};
 pub use kernels::*;
 pub use operator::Operator;
 pub use padding_guard::window_may_miss;
+#[cfg(test)]
+pub use relative::relative_error;
 pub use schema::{Alias, Argument, ArgumentType, Schema};
 pub use storage::{Storage, byte_tensor, is_exclusive};
 pub use tape::Tape;

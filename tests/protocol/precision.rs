@@ -1,8 +1,11 @@
 //! A model's precision: in its description, in a request, and in the answer.
 
+use std::path::Path;
+
 use camlens::proto::v1;
 use camlens::proto::v1::Precision;
-use camlens::torch::has_bfloat16;
+use camlens::torch::{computes_in, has_bfloat16};
+use tch::Kind;
 use tonic::{Code, Status};
 
 use super::images;
@@ -83,4 +86,45 @@ async fn bfloat16_is_used_where_the_processor_has_it_and_every_answer_tells() {
     let full = ask(&server, Precision::Float32).await.expect("an answer");
     assert_eq!(full.model.expect("a model").precision(), Precision::Float32);
     assert!(full.notices.iter().all(|notice| notice.code() != v1::notice::Code::ReducedPrecision));
+}
+
+/// A server of a model that was saved in float16 or bfloat16.
+async fn server_of(fixture: &str) -> TestServer {
+    let fixture =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/conformance/{fixture}/1/model.pt2"));
+    TestServer::start_with(|config| {
+        let folder = config.models.repository.join(SMALL).join("1");
+        std::fs::copy(fixture, folder.join("model.pt2")).expect("the fixture is there");
+        std::fs::write(folder.join("model.toml"), "").expect("a file");
+    })
+    .await
+}
+
+/// Where the processor has instructions for the dtype, the model runs as it was saved. Elsewhere it runs in float32, and
+/// the metadata and every answer say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_saved_in_half_precision_is_explained_on_any_processor() {
+    for (fixture, kind, saved_in) in [("half", Kind::Half, "float16"), ("bfloat16", Kind::BFloat16, "bfloat16")] {
+        let server = server_of(fixture).await;
+        let about = described(&server).await;
+        assert_eq!(about.input.expect("an input").element_type, saved_in);
+        assert_eq!(about.reduced_precision, None);
+        let widened = about.widened_precision.map(|widened| widened.saved_in);
+        assert_eq!(widened.as_deref(), (!computes_in(kind)).then_some(saved_in));
+        for (asked, runs_in) in [
+            (Precision::Unspecified, Precision::Float32),
+            (Precision::Float32, Precision::Float32),
+            (Precision::Exact, Precision::Exact),
+        ] {
+            let explanation = ask(&server, asked).await.expect("an answer");
+            assert_eq!(explanation.model.expect("a model").precision(), runs_in);
+            assert!(explanation.predictions.iter().all(|prediction| prediction.logit.is_finite()));
+            let mut notices = explanation.notices.iter();
+            let notice = notices.find(|notice| notice.code() == v1::notice::Code::WidenedPrecision);
+            let is_told = !computes_in(kind) && runs_in == Precision::Float32;
+            assert_eq!(notice.map(|notice| notice.message.contains(saved_in)), is_told.then_some(true), "{asked:?}");
+        }
+        let status = ask(&server, Precision::Bfloat16).await.expect_err("refused");
+        assert_eq!(status.code(), Code::FailedPrecondition);
+    }
 }

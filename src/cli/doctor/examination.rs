@@ -14,7 +14,7 @@ use crate::model::{LoadLimits, Metadata, Model};
 use crate::plan::Never;
 use crate::render::npy;
 use crate::schedule::ReducedPrecision;
-use crate::torch::has_bfloat16;
+use crate::torch::{computes_in, has_bfloat16};
 
 /// Rows of a batch may differ from single rows by the order of additions, no more.
 const ROWS_ALLOWED: f64 = 1e-4;
@@ -24,6 +24,9 @@ const FOLDED_LOGITS_ALLOWED: f64 = 1e-4;
 const FOLDED_MAPS_ALLOWED: f64 = 1e-2;
 /// In exact mode the operators are PyTorch's own; another machine adds in another order.
 const PYTORCH_ALLOWED: f64 = 1e-4;
+/// Of a model of float16 or bfloat16, whatever is compared: there each layer's rounding is as large, and moves maps as
+/// gates tip over.
+const NARROW_ALLOWED: f64 = 0.14;
 
 const ALL_MAPS: MapSet = MapSet::of(&MapKind::ALL);
 const GUIDED: MapSet = MapSet::of(&[MapKind::GuidedBackprop]);
@@ -47,6 +50,7 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
     let metadata = model.metadata.as_ref().clone();
     findings.describe(metadata.clone());
     described(&mut findings, &metadata);
+    widened(&mut findings, &metadata);
     let mut patient = Patient { explainer: Explainer::new(model, Device::Cpu), maps: ALL_MAPS, metadata };
     if patient.metadata.default_target_layers.is_empty() {
         // Without a layer only the guided gradient can be taken.
@@ -101,6 +105,21 @@ fn described(findings: &mut Findings, model: &Metadata) {
     }
 }
 
+/// A model of float16 or bfloat16 on a processor without instructions for it.
+fn widened(findings: &mut Findings, model: &Metadata) {
+    for (kind, name) in [(Kind::Half, "float16"), (Kind::BFloat16, "bfloat16")] {
+        if !model.narrow_kinds.contains(&kind) || computes_in(kind) {
+            continue;
+        }
+        if model.precision == Precision::Exact {
+            let advice = "set explain.precision = \"float32\" in model.toml, unless you compare it with PyTorch";
+            findings.note(name, "this processor has no instructions for it: the model runs slowly", advice);
+        } else {
+            findings.note(name, "this processor has no instructions for it: the model runs in float32", "");
+        }
+    }
+}
+
 struct Patient {
     explainer: Explainer,
     maps: MapSet,
@@ -115,9 +134,14 @@ impl Patient {
 
         let (exact_logits, exact_maps) = self.explain(Mode::Exact, &one)?;
         let advice = "please report it with the model; until then set explain.precision = \"exact\" in model.toml";
-        findings.compare("folded logits", relative(&logits, &exact_logits)?, FOLDED_LOGITS_ALLOWED, advice);
+        findings.compare(
+            "folded logits",
+            relative(&logits, &exact_logits)?,
+            self.allowed(FOLDED_LOGITS_ALLOWED),
+            advice,
+        );
         if let (Some(folded), Some(exact)) = (finest(&maps), finest(&exact_maps)) {
-            findings.compare("folded maps", relative(folded, exact)?, FOLDED_MAPS_ALLOWED, advice);
+            findings.compare("folded maps", relative(folded, exact)?, self.allowed(FOLDED_MAPS_ALLOWED), advice);
         }
         self.bfloat16(findings, &one, &maps)?;
         if self.metadata.max_rows != Some(1) {
@@ -140,6 +164,11 @@ impl Patient {
         let columns = axis(width, 17.0)?.f_view([1, 1, width])?;
         let shades = axis(channels, 3.0)?.f_view([channels, 1, 1])?;
         Ok(rows.f_add(&columns)?.f_add(&shades)?.f_unsqueeze(0)?.f_contiguous()?)
+    }
+
+    /// What is allowed of a model of float32, or what is of this one.
+    fn allowed(&self, of_float32: f64) -> f64 {
+        if self.metadata.narrow_kinds.is_empty() { of_float32 } else { NARROW_ALLOWED }
     }
 
     fn method(&self, mode: Mode, maps: MapSet) -> Method {
@@ -247,7 +276,7 @@ impl Patient {
         let (other_logits, _) = self.explain(Mode::Default, &other)?;
         let apart = Tensor::f_cat(&[logits, &other_logits], 0)?;
         let advice = "rows influence each other: is a layer in training mode? set limits.max_batch = 1 in model.toml";
-        findings.compare("rows in a batch", relative(&together, &apart)?, ROWS_ALLOWED, advice);
+        findings.compare("rows in a batch", relative(&together, &apart)?, self.allowed(ROWS_ALLOWED), advice);
         Ok(())
     }
 
@@ -278,7 +307,7 @@ impl Patient {
         }
         let advice =
             "the model answers otherwise than in PyTorch: export it again, and report it if that does not help";
-        findings.compare("PyTorch's logits", relative(&got, &wanted)?, PYTORCH_ALLOWED, advice);
+        findings.compare("PyTorch's logits", relative(&got, &wanted)?, self.allowed(PYTORCH_ALLOWED), advice);
         Ok(())
     }
 
@@ -367,6 +396,19 @@ mod tests {
         assert!(!findings.fit());
         let json = findings.json(false);
         assert_eq!((&json["checks"][0]["check"], &json["model"]), (&"load".into(), &serde_json::Value::Null));
+    }
+
+    #[test]
+    fn a_model_saved_in_half_precision_is_fit_and_tells_where_it_runs_in_float32() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance");
+        for (fixture, kind, name) in [("half", Kind::Half, "float16"), ("bfloat16", Kind::BFloat16, "bfloat16")] {
+            let findings = examine(fixture, 1, &fixtures.join(fixture).join("1"), 1);
+            assert!(findings.fit(), "{}", findings.json(false));
+            let json = findings.json(false);
+            let notes = json["checks"].as_array().expect("a list").iter();
+            let told = notes.filter(|note| note["check"] == name && note["verdict"] == "note").count();
+            assert_eq!(told, usize::from(!computes_in(kind)), "{json}");
+        }
     }
 
     #[test]

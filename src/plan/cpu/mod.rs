@@ -6,13 +6,15 @@ pub mod fuse_convolutions;
 pub mod linear;
 mod shared;
 
+use tch::Kind;
+
 use crate::model::node::{Argument, Node};
 use crate::plan::PlanError;
 use crate::plan::backend::Backend;
 use crate::plan::device_tensors::Constants;
 use crate::plan::draft::Draft;
 use crate::plan::rule::Rule;
-use crate::torch::{OperatorError, Value};
+use crate::torch::{OperatorError, Value, computes_in};
 
 use convolution::{ConvolutionRule, PackedConvolution};
 use linear::{LinearRule, PackedLinear};
@@ -26,6 +28,10 @@ pub struct CpuBackend {
 }
 
 impl Backend for CpuBackend {
+    fn computes_in(&self, kind: Kind) -> bool {
+        computes_in(kind)
+    }
+
     fn rewrite(&self, draft: &mut Draft) -> Result<(), PlanError> {
         fuse_convolutions::fuse_convolutions(draft)
     }

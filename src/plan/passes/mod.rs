@@ -6,12 +6,20 @@ mod fold_padding;
 mod relax_views;
 mod sensitive_layers;
 mod use_bfloat16;
+mod use_float32;
+
+use tch::Kind;
 
 use super::draft::Draft;
 use super::{Mode, PlanError, PlanSpec, Weights};
 
 /// Runs every pass.
 pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
+    for kind in [Kind::Half, Kind::BFloat16] {
+        if !weights.backend(spec.device).0.computes_in(kind) {
+            use_float32::use_float32(draft, kind);
+        }
+    }
     relax_views::relax_views(draft)?;
     fold_batch_norm::fold_batch_norm(draft, weights)?;
     fold_padding::fold_padding(draft)?;

@@ -52,13 +52,8 @@ fn made_contiguous(contiguous: &Operator, before: &Node, source: ValueId, copy: 
 
 #[cfg(test)]
 mod tests {
-    use crate::plan::Mode;
-    use crate::plan::test_graphs::{GraphBuilder, Of, compile, random, spec};
-    use crate::plan::{Never, Pass};
-
-    fn logits(pass: &Pass) -> Vec<f32> {
-        Vec::try_from(pass.logits().contiguous().view(-1)).unwrap()
-    }
+    use crate::plan::test_graphs::{GraphBuilder, Of, compile, distance, random, spec};
+    use crate::plan::{Mode, Never};
 
     /// A convolution whose result `operator` reads with `size`, then a matrix product.
     fn viewed(operator: &str, arguments: Vec<(&str, Of)>) -> crate::model::graph::Graph {
@@ -83,9 +78,7 @@ mod tests {
             let exact = compile(&graph, &[], Mode::Exact);
             let found = plan.forward(x.shallow_clone(), &Never).unwrap();
             let expected = exact.forward(x.shallow_clone(), &Never).unwrap();
-            for (a, b) in logits(&found).into_iter().zip(logits(&expected)) {
-                assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{a} {b}");
-            }
+            assert!(distance(found.logits(), expected.logits()) < 1e-5);
         }
     }
 
@@ -97,8 +90,6 @@ mod tests {
         let expected = compile(&graph, &[], Mode::Exact);
         let found = found.forward(x.shallow_clone(), &Never).unwrap();
         let expected = expected.forward(x, &Never).unwrap();
-        for (a, b) in logits(&found).into_iter().zip(logits(&expected)) {
-            assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{a} {b}");
-        }
+        assert!(distance(found.logits(), expected.logits()) < 1e-5);
     }
 }

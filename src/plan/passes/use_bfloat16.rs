@@ -12,10 +12,7 @@ use crate::plan::constant::Constant;
 use crate::torch::{Operator, Value};
 
 use super::sensitive_layers::sensitive_layers;
-use crate::plan::draft::Draft;
-
-const FLOAT: i64 = scalar_type(Kind::Float);
-const BFLOAT16: i64 = scalar_type(Kind::BFloat16);
+use crate::plan::draft::{Draft, rename_dtype};
 
 /// Converts the values and weights of a float32 draft to bfloat16, and the dtypes that nodes name (`x.float()`,
 /// `softmax(dtype=…)`). These stay float32:
@@ -39,7 +36,9 @@ pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> 
     if first.iter().any(|&at| draft.nodes[at].uses().any(|value| value == draft.input)) {
         wide.insert(draft.input);
     }
-    draft.round_values(|value| !wide.contains(&value) && (head.is_none() || value != score));
+    draft.convert_values(Kind::Float, Kind::BFloat16, |value| {
+        !wide.contains(&value) && (head.is_none() || value != score)
+    });
     let mut rounding = Rounding { wide, rounded: HashMap::new(), conversions: HashMap::new() };
     for at in 0..draft.nodes.len() {
         if Some(at) == head || first.contains(&at) {
@@ -62,7 +61,7 @@ pub fn use_bfloat16(draft: &mut Draft, score: ValueId) -> Result<(), PlanError> 
         }
         draft.nodes[at].arguments = arguments;
         if !keeps_constants {
-            name_bfloat16(&mut draft.nodes[at]);
+            rename_dtype(&mut draft.nodes[at], Kind::Float, Kind::BFloat16);
         }
     }
     if let Some(head) = head {
@@ -104,7 +103,7 @@ impl Rounding {
         }
         let new = match constant {
             Some(constant) => {
-                let copy = Constant::Rounded(Box::new(constant.clone()));
+                let copy = Constant::Converted(Box::new(constant.clone()), Kind::BFloat16);
                 draft.add_constant(copy)
             }
             None => {
@@ -127,16 +126,6 @@ impl Rounding {
             draft.nodes.push(node);
             draft.nodes.extend(behind);
         }
-    }
-}
-
-/// Changes a float32 that the node names to bfloat16.
-fn name_bfloat16(node: &mut Node) {
-    let position = node.operation.aten().and_then(|operator| operator.schema().position("dtype"));
-    if let Some(Argument::Literal(Value::Int(dtype))) = position.and_then(|at| node.arguments.get_mut(at))
-        && *dtype == FLOAT
-    {
-        *dtype = BFLOAT16;
     }
 }
 
@@ -318,7 +307,7 @@ mod tests {
     fn a_dtype_that_is_named_becomes_bfloat16() {
         let mut builder = GraphBuilder::new(&random(&[2, 3, 4, 4]));
         let y = builder.convolution(builder.input(), 3);
-        let y = builder.node("to.dtype", vec![("self", y.into()), ("dtype", FLOAT.into())]);
+        let y = builder.node("to.dtype", vec![("self", y.into()), ("dtype", scalar_type(Kind::Float).into())]);
         let score = builder.pooled(y);
         let graph = builder.finish(score);
         let plan = compile(&graph, &[y], Mode::Bfloat16);

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use crate::model::node::{Argument, Element, Node, Rectifier, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::rule::{Gradient, Rule, Slot};
+pub use crate::torch::relative_error;
 use crate::torch::{Operator, Value};
 
 use super::tape::TapeRule;
@@ -161,14 +162,6 @@ impl TestNode {
             Within::Relative(limit) => assert!(error <= limit, "{name}: the {what} differs by {error} > {limit}"),
         }
     }
-}
-
-/// `|found − expected| / |expected|` in L2; the plain distance where `expected` is zero.
-pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
-    let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
-    let norm = f64::try_from(expected.norm()).unwrap();
-    let distance = f64::try_from((found - expected).norm()).unwrap();
-    if norm > 0.0 { distance / norm } else { distance }
 }
 
 /// Strategies for shapes, dtypes and layouts.

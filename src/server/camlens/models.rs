@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
+use crate::model::dtype;
 use crate::model::node::Dimension;
 use crate::proto::v1;
 use crate::proto::v1::model_service_server::ModelService;
@@ -44,13 +45,12 @@ fn summary(model: &Arc<Served>) -> v1::ModelSummary {
 
 fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
     let about = &model.metadata;
-    let input_type = format!("{:?}", about.input.kind);
     v1::ModelMetadata {
         identity: Some(identity(about, model.mode)),
         summary: about.summary.clone(),
         input: Some(v1::TensorInfo {
             name: about.input.name.clone(),
-            element_type: element_type(&input_type).to_owned(),
+            element_type: dtype::name(about.input.kind),
             shape: about.input.shape.iter().map(|dimension| dimension_info(*dimension)).collect(),
         }),
         outputs: about
@@ -58,7 +58,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             .iter()
             .map(|output| v1::TensorInfo {
                 name: output.name.clone(),
-                element_type: element_type(&input_type).to_owned(),
+                element_type: dtype::name(about.input.kind),
                 shape: output.shape.iter().map(|&size| v1::DimensionInfo { size, dynamic: false }).collect(),
             })
             .collect(),
@@ -87,17 +87,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             map_cosine: found.map_cosine,
             logit_difference: found.logit_difference,
         }),
-    }
-}
-
-/// As PyTorch spells it.
-fn element_type(kind: &str) -> &str {
-    match kind {
-        "Float" => "float32",
-        "Double" => "float64",
-        "Half" => "float16",
-        "BFloat16" => "bfloat16",
-        other => other,
+        widened_precision: model.widened_from().map(|kind| v1::WidenedPrecision { saved_in: dtype::name(kind) }),
     }
 }
 

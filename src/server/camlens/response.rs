@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::explain::{Convention, Mode, Prediction};
 use crate::frame::AffineTransform;
-use crate::model::Metadata;
+use crate::model::{Metadata, dtype};
 use crate::proto::v1;
 use crate::render::{ElementType, PictureFormat, WireTensor};
 use crate::schedule::{Answer, MapKind, PictureFile, PictureKind, Resolution, Served, TargetAnswer, TensorOutput};
@@ -142,6 +142,16 @@ fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1
                 "computed in bfloat16; for a picture at the server's start its map had a cosine of {:.4} to float32's, \
                  and its logits differed by up to {:.2}",
                 found.map_cosine, found.logit_difference
+            ),
+            ..Default::default()
+        });
+    }
+    if let (Mode::Default, Some(kind)) = (options.method.mode, served.widened_from()) {
+        let saved_in = dtype::name(kind);
+        notices.push(v1::Notice {
+            code: v1::notice::Code::WidenedPrecision as i32,
+            message: format!(
+                "computed in float32: the model was saved in {saved_in}, for which the server's processor has no instructions"
             ),
             ..Default::default()
         });

@@ -159,6 +159,8 @@ mod tests {
     #[test]
     fn bfloat16_is_summed_in_float32() {
         if !has_gemm_kernels(Kind::BFloat16) {
+            let refused = col2im_weight(&random(&[64, 3, 7, 7]).to_kind(Kind::BFloat16)).unwrap_err().to_string();
+            assert!(refused.contains("instructions"), "{refused}");
             return;
         }
         let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);

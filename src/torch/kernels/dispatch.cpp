@@ -1,33 +1,30 @@
 #include "dispatch.h"
 
+#include "isa.h"
+
 namespace camlens {
 
 namespace {
 
+const MicroKernels portable = {&camlens_gemm_default, &camlens_sparse_default, &camlens_gates_default,
+                               &camlens_winograd_default};
 #if defined(__x86_64__)
 const MicroKernels avx2 = {&camlens_gemm_avx2, &camlens_sparse_avx2, &camlens_gates_avx2, &camlens_winograd_avx2};
 const MicroKernels avx512 = {&camlens_gemm_avx512, &camlens_sparse_avx512, &camlens_gates_avx512,
                              &camlens_winograd_avx512};
 const MicroKernels avx512_bf16 = {&camlens_gemm_avx512_bf16, &camlens_sparse_avx512_bf16, &camlens_gates_avx512_bf16,
                                   nullptr};
-#else
-const MicroKernels portable = {&camlens_gemm_default, &camlens_sparse_default, &camlens_gates_default,
-                               &camlens_winograd_default};
 #endif
 
 }  // namespace
 
 const MicroKernels* micro_kernels(ElementType type) {
 #if defined(__x86_64__)
-  if (type == ElementType::BFLOAT16) {
-    const bool has_bfloat16 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw");
-    return has_bfloat16 ? &avx512_bf16 : nullptr;
-  }
-  if (__builtin_cpu_supports("avx512f")) return &avx512;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2 : nullptr;
-#else
-  return type == ElementType::FLOAT32 ? &portable : nullptr;
+  if (type == ElementType::BFLOAT16) return isa() >= Isa::AVX512_BF16 ? &avx512_bf16 : nullptr;
+  if (isa() >= Isa::AVX512) return &avx512;
+  if (isa() >= Isa::AVX2) return &avx2;
 #endif
+  return type == ElementType::FLOAT32 ? &portable : nullptr;
 }
 
 }  // namespace camlens

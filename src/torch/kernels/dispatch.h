@@ -23,7 +23,7 @@ struct MicroKernels {
   const WinogradKernels* winograd;
 };
 
-// Null if the processor lacks the instructions: on x86 AVX2 and FMA for float32, AVX-512 BF16 for bfloat16.
+// The best that `isa()` allows. Null for bfloat16 without AVX-512 BF16.
 const MicroKernels* micro_kernels(ElementType type);
 
 }  // namespace camlens

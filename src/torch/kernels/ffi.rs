@@ -154,6 +154,10 @@ unsafe extern "C" {
     // dispatch.h
     pub(super) safe fn camlens_panel_width(element: i32) -> i64;
 
+    // isa.h
+    pub(super) safe fn camlens_isa() -> i32;
+    pub(super) fn camlens_isa_allowed(value: *const c_char) -> i32;
+
     // elementwise.h
     pub(super) fn camlens_gate(
         element: i32,

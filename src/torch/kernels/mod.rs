@@ -30,7 +30,7 @@ mod winograd;
 pub use bounds::Bounds;
 pub use col2im::{col2im_input_gradient, col2im_weight};
 pub use elementwise::{add, add_clamped, channels_last, gate};
-pub use features::{has_bfloat16, has_gemm_kernels, has_onednn_kernels};
+pub use features::{MAX_CPU_ISA, check_max_cpu_isa, computes_in, has_bfloat16, has_gemm_kernels, has_onednn_kernels};
 pub use gates::{Gates, PendingMask};
 pub use gemm::{Epilogue, GemmWeight, gemm};
 pub use linear::{can_pack, linear, linear_few_rows, linear_input_gradient, linear_weight};

@@ -3,7 +3,10 @@
 #include <cstdint>
 #include <cstring>
 
-// A function compiled for several instruction sets; the best one that the processor has is called.
+// A function compiled for several instruction sets; the best one that the processor has is called. The dynamic linker
+// chooses it, so CAMLENS_MAX_CPU_ISA (isa.h) does not apply. It need not: such a function only adds, divides, compares
+// and selects elements that are independent of each other, which gives the same bits in vectors of any length. Do not
+// multiply and add there: some instruction sets round such a sum once, others twice.
 #if defined(__x86_64__) && defined(__GNUC__) && defined(__linux__)
 #define MULTIVERSION __attribute__((target_clones("avx512f", "avx2", "default")))
 #else

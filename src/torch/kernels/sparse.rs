@@ -372,10 +372,16 @@ mod tests {
 
     const BY_ONE: ConvolutionParameters = ConvolutionParameters { stride: [1, 1], padding: [0, 0], dilation: [1, 1] };
 
+    /// Without the instructions bfloat16 is refused.
+    fn assert_refused(weight: Result<Tensor, OperatorError>) {
+        let error = weight.unwrap_err().to_string();
+        assert!(error.contains("instructions"), "{error}");
+    }
+
     #[test]
     fn bfloat16_is_summed_in_float32() {
         if !has_gemm_kernels(Kind::BFloat16) {
-            return;
+            return assert_refused(sparse_backward_weight(&random(&[64, 48, 1, 1]).to_kind(Kind::BFloat16)));
         }
         for (outputs, inputs, kernel, density) in
             [(64, 48, 1, 0.3), (131, 200, 3, 0.3), (66, 3, 3, 0.1), (64, 64, 1, 1.0), (1, 5, 1, 1.0)]
@@ -398,6 +404,8 @@ mod tests {
     #[test]
     fn bfloat16_passes_through_pending_gates() {
         if !has_gemm_kernels(Kind::BFloat16) {
+            let numbers = channels_last(&random(&[2, 131, 9, 10]).to_kind(Kind::BFloat16)).unwrap();
+            assert!(Gates::of(&numbers, Bounds::RELU).unwrap().is_none());
             return;
         }
         let half = |tensor: Tensor| channels_last(&tensor.to_kind(Kind::BFloat16)).unwrap();
@@ -422,7 +430,7 @@ mod tests {
     #[test]
     fn a_convolution_of_bfloat16_too() {
         if !has_gemm_kernels(Kind::BFloat16) {
-            return;
+            return assert_refused(sparse_forward_weight(&random(&[48, 64, 1, 1]).to_kind(Kind::BFloat16)));
         }
         let half = |tensor: Tensor| tensor.to_kind(Kind::BFloat16);
         for (inputs, outputs, kernel, stride, density) in

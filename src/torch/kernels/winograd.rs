@@ -177,14 +177,10 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
+    use crate::torch::relative_error;
 
     fn random(shape: &[i64]) -> Tensor {
         Tensor::randn(shape, (Kind::Float, Device::Cpu))
-    }
-
-    fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
-        let norm = |t: &Tensor| t.to_kind(Kind::Double).norm().double_value(&[]);
-        norm(&(found.to_kind(Kind::Double) - expected)) / norm(expected).max(1e-30)
     }
 
     proptest! {

@@ -169,10 +169,12 @@ fn expected(case: &Case, node: &Node, values: &[Value], grad_output: &Tensor, gr
     Expected { sum: sum.detach(), result: result.detach(), gradients }
 }
 
-/// Whether an element is so near a bound that rounding may change whether its gradient passes.
+/// Whether an element is so near a bound that rounding, relative to the largest sum, may change whether its gradient
+/// passes.
 fn is_on_the_edge(case: &Case, sum: &Tensor) -> bool {
     let bounds: &[f64] = if case.activation.0 == "relu" { &[0.0] } else { &case.activation.1 };
-    bounds.iter().any(|bound| (sum - *bound).abs().min().double_value(&[]) < 1e-5)
+    let rounding = 1e-5 * sum.abs().max().double_value(&[]);
+    bounds.iter().any(|bound| (sum - *bound).abs().min().double_value(&[]) < rounding)
 }
 
 proptest! {
@@ -372,30 +374,30 @@ proptest! {
     }
 }
 
+/// In bfloat16 where the processor has it. Elsewhere plans hold float32 alone, which needs no conversion.
 #[test]
 fn groups_in_bfloat16_go_back_in_float32_too() {
-    if !has_onednn_kernels(Kind::BFloat16) {
-        return;
-    }
+    let kind = if has_onednn_kernels(Kind::BFloat16) { Kind::BFloat16 } else { Kind::Float };
     let operators = Operators::find().unwrap();
     let geometry = Geometry { padding: [1, 1], stride: [2, 2], dilation: [1, 1], groups: 16 };
     let size = [2, 16, 9, 10];
-    let weight = Layout::Contiguous.random(&[16, 1, 3, 3], Kind::BFloat16);
+    let weight = Layout::Contiguous.random(&[16, 1, 3, 3], kind);
     let shape = geometry.output_shape(&size, &weight.size());
-    let grad_output = channels_last(&Layout::Contiguous.random(&shape, Kind::BFloat16)).unwrap();
+    let grad_output = channels_last(&Layout::Contiguous.random(&shape, kind)).unwrap();
     let float = |tensor: &Tensor| tensor.to_kind(Kind::Float);
     let leaf = Tensor::zeros(size, (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
     let result = leaf.conv2d(&float(&weight), None::<Tensor>, geometry.stride, geometry.padding, [1, 1], 16);
     let expected =
         Tensor::run_backward(&[(result * float(&grad_output)).sum(Kind::Float)], &[&leaf], false, false).remove(0);
     let kernels = backward_kernels(&weight, &geometry, &shape, &size, &operators);
-    assert!(kernels.iter().any(|kernel| matches!(kernel, InputGradientKernel::Float32(_))));
+    assert_eq!(kernels.iter().any(|kernel| matches!(kernel, InputGradientKernel::Float32(_))), kind == Kind::BFloat16);
     for kernel in kernels {
         let call = kernel.call(&weight.size(), &geometry, &shape, &size, &operators).unwrap();
         let found = call.input_gradient(&grad_output).unwrap();
-        assert_eq!(found.kind(), Kind::BFloat16);
+        assert_eq!(found.kind(), kind);
         let error = relative_error(&float(&found), &expected);
-        assert!(error < 5e-3, "{kernel:?} is off by {error}");
+        let limit = if kind == Kind::BFloat16 { 5e-3 } else { 1e-5 };
+        assert!(error < limit, "{kernel:?} is off by {error}");
     }
 }
 
@@ -408,7 +410,7 @@ fn every_kernel_takes_bfloat16() {
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::BFloat16);
         let (input, weight, bias) = (random(&[2, 32, 9, 10]), random(&[48, 32, kernel, kernel]), random(&[48]));
         if !has_onednn_kernels(Kind::BFloat16) {
-            assert!(Gemm::new(&weight, &geometry).unwrap().is_none());
+            assert_eq!(Gemm::new(&weight, &geometry).unwrap().is_some(), has_gemm_kernels(Kind::BFloat16));
             assert!(Winograd::candidates(&weight, &geometry).is_empty());
             continue;
         }

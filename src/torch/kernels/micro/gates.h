@@ -23,12 +23,11 @@ struct GateKernels {
 };
 
 extern "C" {
+extern const GateKernels camlens_gates_default;
 #if defined(__x86_64__)
 extern const GateKernels camlens_gates_avx2;
 extern const GateKernels camlens_gates_avx512;
 extern const GateKernels camlens_gates_avx512_bf16;
-#else
-extern const GateKernels camlens_gates_default;
 #endif
 }
 

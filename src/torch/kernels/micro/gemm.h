@@ -72,12 +72,11 @@ struct GemmKernels {
 };
 
 extern "C" {
+extern const GemmKernels camlens_gemm_default;
 #if defined(__x86_64__)
 extern const GemmKernels camlens_gemm_avx2;
 extern const GemmKernels camlens_gemm_avx512;
 extern const GemmKernels camlens_gemm_avx512_bf16;
-#else
-extern const GemmKernels camlens_gemm_default;
 #endif
 }
 

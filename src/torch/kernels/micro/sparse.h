@@ -96,12 +96,11 @@ struct SparseKernels {
 };
 
 extern "C" {
+extern const SparseKernels camlens_sparse_default;
 #if defined(__x86_64__)
 extern const SparseKernels camlens_sparse_avx2;
 extern const SparseKernels camlens_sparse_avx512;
 extern const SparseKernels camlens_sparse_avx512_bf16;
-#else
-extern const SparseKernels camlens_sparse_default;
 #endif
 }
 

@@ -31,11 +31,10 @@ struct WinogradKernels {
 };
 
 extern "C" {
+extern const WinogradKernels camlens_winograd_default;
 #if defined(__x86_64__)
 extern const WinogradKernels camlens_winograd_avx2;
 extern const WinogradKernels camlens_winograd_avx512;
-#else
-extern const WinogradKernels camlens_winograd_default;
 #endif
 }
 
