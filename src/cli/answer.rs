@@ -1,4 +1,4 @@
-//! An explanation on its way to files, tables and JSON.
+//! Writes an explanation to files and as JSON.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,14 +11,14 @@ use crate::client::names;
 use crate::proto::v1;
 use crate::render::npy;
 
-/// Where the pictures and maps of answers go.
+/// The folder for the pictures and maps of answers.
 #[derive(Debug)]
 pub struct OutputFolder {
     path: PathBuf,
     used: HashSet<String>,
 }
 
-/// A file that was written.
+/// A written file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// `overlay`, `grad_cam`, …
@@ -27,7 +27,7 @@ pub struct Written {
 }
 
 impl OutputFolder {
-    /// Makes the folder where it is missing.
+    /// Creates the folder and its parents where they do not exist.
     pub fn create(path: &Path) -> Result<Self, Failure> {
         fs::create_dir_all(path).map_err(|error| Failure::from_io("create the folder", path, &error))?;
         Ok(OutputFolder { path: path.to_owned(), used: HashSet::new() })
@@ -37,19 +37,19 @@ impl OutputFolder {
         &self.path
     }
 
-    /// A start for the names of one frame's files, given to no other frame.
-    pub fn stem(&mut self, wanted: &str) -> String {
-        let wanted = slug(wanted);
-        let mut stem = wanted.clone();
+    /// A prefix for the names of one frame's files, unique in this folder.
+    pub fn stem(&mut self, name: &str) -> String {
+        let name = slug(name);
+        let mut stem = name.clone();
         let mut count = 1;
         while !self.used.insert(stem.clone()) {
             count += 1;
-            stem = format!("{wanted}-{count}");
+            stem = format!("{name}-{count}");
         }
         stem
     }
 
-    /// Writes the pictures and maps of an answer: a list for each of its targets.
+    /// Writes the pictures and maps of an answer. Returns the files of each target.
     pub fn write(&self, stem: &str, answer: &v1::Explanation) -> Result<Vec<Vec<Written>>, Failure> {
         let single = answer.targets.len() == 1;
         let write_target = |(index, target): (usize, &v1::TargetExplanation)| {
@@ -63,16 +63,17 @@ impl OutputFolder {
         let mut written = Vec::new();
         for picture in &target.pictures {
             let kind = names::picture(picture.picture);
-            let (ending, _) = names::image_format(picture.format);
-            let path = self.path.join(format!("{stem}.{kind}.{ending}"));
+            let (extension, _) = names::image_format(picture.format);
+            let path = self.path.join(format!("{stem}.{kind}.{extension}"));
             fs::write(&path, &picture.data).map_err(|error| Failure::from_io("write", &path, &error))?;
             written.push(Written { kind, path });
         }
         for map in &target.tensors {
             let kind = names::map(map.map);
             let path = self.path.join(format!("{stem}.{kind}.npy"));
-            let bytes = npy_bytes(map.tensor.as_ref())
-                .ok_or_else(|| Failure::failed(format!("the server sent a {kind} map that does not fit its shape")))?;
+            let bytes = npy_bytes(map.tensor.as_ref()).ok_or_else(|| {
+                Failure::failed(format!("the server sent a {kind} map whose data does not match its shape"))
+            })?;
             fs::write(&path, bytes).map_err(|error| Failure::from_io("write", &path, &error))?;
             written.push(Written { kind, path });
         }
@@ -80,7 +81,7 @@ impl OutputFolder {
     }
 }
 
-/// A float32 tensor as a `.npy` file; none when it is of another type or its data does not fit its shape.
+/// A float32 tensor as a `.npy` file. None: it has another type, or its data does not match its shape.
 fn npy_bytes(tensor: Option<&v1::Tensor>) -> Option<Vec<u8>> {
     let tensor = tensor?;
     let float = [v1::ElementType::Unspecified as i32, v1::ElementType::Float32 as i32].contains(&tensor.element_type);
@@ -100,16 +101,16 @@ fn target_slug(target: &v1::TargetExplanation) -> String {
     if target.target_layer.is_empty() { class } else { format!("{class}.{}", slug(&target.target_layer)) }
 }
 
-/// What every file system takes: letters, digits, and `-` `_` `.` inside; anything else becomes `-`.
+/// A valid file name on every file system: letters, digits, and `-` `_` `.` inside; other characters become `-`.
 pub fn slug(text: &str) -> String {
     let kept: String =
         text.chars().map(|c| if c.is_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' }).collect();
-    // Names are cut well below the 255 bytes of common file systems.
+    // 40 characters: well below the limit of 255 bytes of common file systems.
     let cut: String = kept.trim_matches(['-', '.']).chars().take(40).collect();
     if cut.is_empty() { "frame".to_owned() } else { cut }
 }
 
-/// How a class is called for people: its label, or its index.
+/// The label of a class, or its index where it has no label.
 pub fn class_name(label: &str, class_index: u32) -> String {
     if label.is_empty() { format!("class {class_index}") } else { label.to_owned() }
 }
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn one_target_needs_no_name_and_several_have_one_each() {
+    fn file_names_contain_the_class_only_where_there_are_several_targets() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let out = OutputFolder::create(&folder.path().join("new/out")).expect("a folder");
         let names = |count: usize| -> Vec<String> {
@@ -211,32 +212,32 @@ mod tests {
     }
 
     #[test]
-    fn two_frames_never_share_a_name() {
+    fn stems_are_unique() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut out = OutputFolder::create(folder.path()).expect("a folder");
         assert_eq!([out.stem("cat"), out.stem("cat"), out.stem("../cat")], ["cat", "cat-2", "cat-3"]);
     }
 
     #[test]
-    fn a_map_that_does_not_fit_its_shape_is_refused() {
+    fn a_map_whose_data_does_not_match_its_shape_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let out = OutputFolder::create(folder.path()).expect("a folder");
         let mut answer = answer(1);
         answer.targets[0].tensors[0].tensor =
             Some(v1::Tensor { shape: vec![3], data: vec![0; 8].into(), ..Default::default() });
-        let failure = out.write("cat", &answer).expect_err("12 bytes were promised").to_string();
+        let failure = out.write("cat", &answer).expect_err("the shape needs 12 bytes").to_string();
         assert!(failure.contains("grad_cam"), "{failure}");
     }
 
     #[test]
-    fn names_stay_within_their_folder() {
+    fn a_slug_has_no_path_separators_and_at_most_40_characters() {
         assert_eq!(slug("../../etc/passwd"), "etc-passwd");
         assert_eq!(slug("..."), "frame");
         assert_eq!(slug(&"x".repeat(300)).len(), 40);
     }
 
     #[test]
-    fn json_names_the_files_of_each_target() {
+    fn the_json_lists_the_files_of_each_target() {
         let written = vec![vec![Written { kind: "overlay".to_owned(), path: "out/cat.png".into() }]];
         let json = to_json(&answer(1), &written);
         assert_eq!(json["targets"][0]["files"]["overlay"], "out/cat.png");

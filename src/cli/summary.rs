@@ -1,4 +1,4 @@
-//! What became of a stream, in the end.
+//! The final account of a stream, as text, as JSON and as an exit code.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::proto::v1;
 use crate::render::report::StageRow;
 use crate::telemetry::status_name;
 
-/// The stages of a report.
+/// The rows of a report's table of stages, in milliseconds.
 pub fn stage_rows(stages: &Stages) -> Vec<StageRow> {
     let row = |(stage, latencies): (&str, &Latencies)| StageRow {
         stage: stage.to_owned(),
@@ -26,7 +26,7 @@ pub fn stage_rows(stages: &Stages) -> Vec<StageRow> {
     stages.iter().map(row).collect()
 }
 
-/// A stream's closed account.
+/// The account of a stream that has ended.
 #[derive(Debug)]
 pub struct Summary {
     tally: Tally,
@@ -34,14 +34,14 @@ pub struct Summary {
     stages: Stages,
     /// Sent, accepted, and without an ending.
     missing: BTreeSet<u64>,
-    took: Duration,
+    duration: Duration,
 }
 
 impl Summary {
-    pub fn new(account: Account, took: Duration) -> Self {
+    pub fn new(account: Account, duration: Duration) -> Self {
         let Account { mut tally, round_trip, stages } = account;
         let missing = tally.close();
-        Summary { tally, round_trip, stages, missing, took }
+        Summary { tally, round_trip, stages, missing, duration }
     }
 
     pub fn sent(&self) -> u64 {
@@ -56,13 +56,13 @@ impl Summary {
         &self.stages
     }
 
-    /// Frames answered in a second of the stream's life.
+    /// Answered frames per second of the stream's duration.
     pub fn rate_hz(&self) -> f64 {
-        let seconds = self.took.as_secs_f64();
+        let seconds = self.duration.as_secs_f64();
         if seconds > 0.0 { self.tally.answered as f64 / seconds } else { 0.0 }
     }
 
-    /// What became of the frames, for people.
+    /// The frames' account as lines of text.
     pub fn account_lines(&self) -> Vec<String> {
         let tally = &self.tally;
         let mut lines = vec![format!(
@@ -75,20 +75,20 @@ impl Summary {
             by_kind(&tally.failed),
         )];
         if tally.not_accepted > 0 {
-            lines.push(format!("{} not accepted: the server went away first", tally.not_accepted));
+            lines.push(format!("{} frames not accepted: the server went away before it read them", tally.not_accepted));
         }
-        if self.is_sound() {
+        if self.accounted_for() {
             lines.push("every frame is accounted for".to_owned());
         }
         lines
     }
 
-    /// For people.
+    /// The account, the rate, the round trips and the stages as text.
     pub fn text(&self) -> String {
         let mut lines = self.account_lines();
         if self.tally.answered > 0 {
             lines.push(format!(
-                "{:.1} frames/s; round trip p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
+                "{:.1} frames/s; round trip p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
                 self.rate_hz(),
                 self.round_trip.percentile_ms(0.5),
                 self.round_trip.percentile_ms(0.99),
@@ -99,7 +99,7 @@ impl Summary {
         lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
-    /// For the head of a report: name and value.
+    /// Names and values for the head of a report.
     pub fn facts(&self) -> Vec<(String, String)> {
         let tally = &self.tally;
         let dropped = format!("{}{}", tally.dropped_total(), by_kind(&tally.dropped));
@@ -116,7 +116,7 @@ impl Summary {
         .into()
     }
 
-    /// For machines: the last line of `--json`.
+    /// The last line of `--json`.
     pub fn json(&self) -> Value {
         let mut json = self.account_json();
         json["event"] = "summary".into();
@@ -125,7 +125,7 @@ impl Summary {
         json
     }
 
-    /// What became of the frames, for machines.
+    /// The frames' account as JSON.
     pub fn account_json(&self) -> Value {
         let tally = &self.tally;
         json!({
@@ -138,18 +138,18 @@ impl Summary {
             "unexpected": tally.unexpected,
             "out_of_order": tally.out_of_order,
             "altered": tally.altered.len(),
-            "accounted_for": self.is_sound(),
-            "seconds": self.took.as_secs_f64(),
+            "accounted_for": self.accounted_for(),
+            "seconds": self.duration.as_secs_f64(),
             "frames_per_second": self.rate_hz(),
         })
     }
 
-    fn is_sound(&self) -> bool {
+    fn accounted_for(&self) -> bool {
         let Tally { unexpected, out_of_order, altered, .. } = &self.tally;
         self.missing.is_empty() && (*unexpected, *out_of_order) == (0, 0) && altered.is_empty()
     }
 
-    /// Whether the stream went as promised: each frame one ending, in order, and none of them an error.
+    /// Fails unless each frame had exactly one ending, in order, and none was an error.
     pub fn verdict(&self) -> Result<(), Failure> {
         let tally = &self.tally;
         if let Some(first) = self.missing.first() {
@@ -159,19 +159,19 @@ impl Summary {
         if let Some(first) = tally.altered.first() {
             let count = tally.altered.len();
             return Err(Failure::failed(format!(
-                "the server gave back another tag or capture time than was sent with {count} frames; the first is frame {first}"
+                "the server returned another tag or capture time for {count} frames; the first is frame {first}"
             )));
         }
-        if !self.is_sound() {
+        if !self.accounted_for() {
             return Err(Failure::failed(format!(
-                "the server broke its promise: {} endings of frames that were not open, {} out of order",
+                "the server violated the protocol: {} endings of frames that were not open, {} out of order",
                 tally.unexpected, tally.out_of_order
             )));
         }
         if tally.not_accepted > 0 {
             return Err(Failure::new(
                 Exit::Unavailable,
-                format!("the server went away before it took {} frames", tally.not_accepted),
+                format!("the server went away before it read {} frames", tally.not_accepted),
             ));
         }
         match tally.failed_total() {
@@ -181,16 +181,16 @@ impl Summary {
     }
 }
 
-/// Failing frames that are shown one by one; the summary counts them all.
+/// Most failed frames to print one by one; the summary counts all of them.
 pub const FAILURES_SHOWN: usize = 10;
 
-/// A frame that failed, for people.
+/// A failed frame as a line of text.
 pub fn failure_line(error: &v1::FrameError) -> String {
     let tag = String::from_utf8_lossy(&error.tag);
     format!("frame {} ({tag}): {} ({})", error.sequence, error.message, status_name(error.code))
 }
 
-/// ` (expired 2, replaced 5)`; empty for nothing.
+/// ` (expired 2, replaced 5)`; empty without counts.
 fn by_kind(counts: &BTreeMap<String, u64>) -> String {
     if counts.is_empty() {
         return String::new();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_account_names_every_kind_of_ending() {
+    fn the_account_counts_every_kind_of_ending() {
         let summary = summary(5, |tally| {
             tally.dropped(1, 2, 2, "replaced");
             tally.answered(3);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_frames_are_no_failure_and_missing_ones_are() {
+    fn missing_frames_fail_the_stream_and_dropped_ones_do_not() {
         assert_eq!(summary(2, |tally| tally.dropped(1, 2, 2, "replaced")).verdict(), Ok(()));
         let lost = summary(3, |tally| assert!(tally.answered(1).is_some()));
         assert!(!lost.text().contains("every frame is accounted for"));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_came_back_altered_is_the_servers_fault() {
+    fn an_altered_tag_fails_the_stream() {
         let altered = summary(2, |tally| {
             for sequence in [1, 2] {
                 tally.echoed(sequence, |_| sequence == 1);
@@ -257,9 +257,9 @@ mod tests {
             }
         });
         assert_eq!((&altered.json()["altered"], &altered.json()["accounted_for"]), (&1.into(), &false.into()));
-        let failure = altered.verdict().expect_err("frame 2 is not what was sent");
+        let failure = altered.verdict().expect_err("the tag of frame 2 changed");
         assert_eq!(failure.exit(), Exit::Failed);
-        assert!(failure.to_string().ends_with("with 1 frames; the first is frame 2"), "{failure}");
+        assert!(failure.to_string().ends_with("for 1 frames; the first is frame 2"), "{failure}");
     }
 
     #[test]
@@ -268,6 +268,6 @@ mod tests {
             tally.went_away(Some(1));
             tally.answered(1);
         });
-        assert_eq!(summary.verdict().expect_err("two were not taken").exit(), Exit::Unavailable);
+        assert_eq!(summary.verdict().expect_err("two were not read").exit(), Exit::Unavailable);
     }
 }

@@ -95,8 +95,8 @@ fn a_frame_that_never_ends_ends_twice_or_comes_back_altered_is_the_servers_fault
     for (name, said) in [
         ("lost2.jpg", "1 frames have no ending; the first is frame 2"),
         ("twice2.jpg", "1 endings of frames that were not open"),
-        ("mixed2.jpg", "another tag or capture time than was sent with 1 frames; the first is frame 2"),
-        ("late2.jpg", "another tag or capture time than was sent with 1 frames; the first is frame 2"),
+        ("mixed2.jpg", "another tag or capture time for 1 frames; the first is frame 2"),
+        ("late2.jpg", "another tag or capture time for 1 frames; the first is frame 2"),
     ] {
         let frames = pictures(&["f1.jpg", name]);
         let out = frames.path().join("out");

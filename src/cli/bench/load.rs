@@ -1,4 +1,4 @@
-//! What the streams of a run share: what they send, when, and what is measured of it.
+//! The state that the streams of a run share: payloads, pace, length and measurements.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,54 +14,54 @@ use crate::proto::v1::frame::Payload;
 /// When the next frame is sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// At fixed times, whatever the server does.
+    /// At fixed times, regardless of the server's pace.
     Open { rate_hz: f64 },
-    /// As soon as fewer than this many frames of the stream are on their way.
+    /// As soon as fewer than `in_flight` frames of the stream await their ending.
     Closed { in_flight: u32 },
 }
 
-/// What the streams of a run share.
+/// One run of the benchmark, shared by its streams.
 pub struct Run {
-    /// Sent in turn; each stream begins with another one.
+    /// Sent in rotation; each stream starts at a different payload.
     pub payloads: Vec<Payload>,
     pub pace: Pace,
-    /// Streams whose answers are read.
+    /// Number of streams that read their answers.
     pub streams: usize,
-    /// Of the whole, the warm-up included.
+    /// Length of the run, warm-up included.
     pub length: Length,
-    /// Frames of the beginning are accounted for and not measured.
+    /// Frames due in this time from the start are accounted for but not measured.
     pub warm_up: Duration,
-    /// How long a stream may go without a frame taken or an ending, while there are frames without one.
+    /// Longest time without a sent frame or a received message while frames await their ending.
     pub patience: Duration,
-    /// Ends the sending.
+    /// Cancelled to stop sending.
     pub stop: CancellationToken,
     pub meter: Mutex<Meter>,
 }
 
-/// What is measured over all streams, of frames that belong to the measured time.
+/// Measurements over all streams, of the frames due in the measured time.
 #[derive(Debug, Default)]
 pub struct Meter {
-    /// From when a frame should have been sent to its answer.
+    /// From a frame's due time to its answer.
     pub latency: Latencies,
-    /// From when a frame should have been sent to when the transport took it.
+    /// From a frame's due time to its acceptance by the transport.
     pub send_delay: Latencies,
     pub stages: Stages,
-    /// Over all answers: how many ran together.
+    /// Sum of the answers' batch sizes.
     pub batch_sizes: u64,
     pub max_batch_size: u32,
-    /// Bytes of images that the transport took.
+    /// Image bytes accepted by the transport.
     pub sent_bytes: u64,
-    /// When the last answer came, from the beginning.
+    /// Arrival of the last answer, from the start of the run.
     pub last_answer: Duration,
 }
 
 impl Run {
     pub fn meter(&self) -> MutexGuard<'_, Meter> {
-        // Recording does not panic half-way; what was recorded stands.
+        // A poisoned lock is usable: recording does not panic between two updates.
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a time, counted from the beginning, belongs to the measured part.
+    /// Whether `time`, from the start of the run, lies in the measured time.
     pub fn measures(&self, time: Duration) -> bool {
         time >= self.warm_up && !matches!(self.length, Length::For(length) if time >= length)
     }
@@ -72,14 +72,14 @@ impl Run {
 }
 
 impl Meter {
-    /// An answer of a frame of the measured time; `came` counts from the beginning.
-    pub fn answer(&mut self, answer: &v1::Explanation, latency: Duration, came: Duration) {
+    /// Records the answer to a frame due in the measured time. `received`: its arrival, from the start of the run.
+    pub fn answer(&mut self, answer: &v1::Explanation, latency: Duration, received: Duration) {
         self.latency.record(latency);
         for timing in &answer.timings {
             self.stages.record(&names::stage(timing.stage), Duration::from_nanos(timing.duration_ns));
         }
         self.batch_sizes += u64::from(answer.batch_size);
         self.max_batch_size = self.max_batch_size.max(answer.batch_size);
-        self.last_answer = self.last_answer.max(came);
+        self.last_answer = self.last_answer.max(received);
     }
 }

@@ -1,7 +1,7 @@
-//! `camlens bench`: how much a server takes, and how fast it answers.
+//! `camlens bench`: measures a server's throughput and latency.
 //!
-//! Everything is prepared and every stream is open ([`stream`]) before the clock runs; when a frame of an open loop is due is
-//! a pure function of its number ([`schedule`]); what the streams gave is added up at the end ([`outcome`]).
+//! All payloads are ready and all streams are open ([`stream`]) before the clock starts. [`schedule`] computes the due
+//! times of an open loop from the frames' numbers. [`outcome`] sums the results of the streams.
 
 mod load;
 mod outcome;
@@ -30,7 +30,7 @@ use crate::proto::v1;
 use crate::proto::v1::frame::Payload;
 use load::{Meter, Pace, Run};
 use outcome::{FIELDS, Outcome, measured_time};
-use payloads::{PayloadKind, Size, USUAL_SIZE};
+use payloads::{DEFAULT_SIZE, PayloadKind, Size};
 use request::{AnswerArgs, PolicyArgs};
 use schedule::Length;
 use stream::{OpenStream, StreamOutcome};
@@ -42,47 +42,66 @@ Examples:
   camlens bench --models builtin:identity --payload encoded     without a model
   camlens bench --server unix:/run/camlens.sock --streams 32 --slow-readers 1";
 
-/// Load a server: many streams of frames, at fixed rates or as fast as answers come, and what became of each frame
+/// Load a server with many streams, at a fixed rate or as fast as it answers, and report throughput and latency
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{FIELDS}"))]
 pub struct BenchCommand {
-    /// Streams that are open at once
-    #[arg(long, env = "CAMLENS_STREAMS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    /// Number of streams, all open at the same time
+    #[arg(
+        long,
+        env = "CAMLENS_STREAMS",
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=10_000)
+    )]
     streams: u16,
 
-    /// HTTP/2 connections that the streams are spread over
-    #[arg(long, env = "CAMLENS_CONNECTIONS", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    /// Number of HTTP/2 connections, shared by the streams
+    #[arg(
+        long,
+        env = "CAMLENS_CONNECTIONS",
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=10_000)
+    )]
     connections: u16,
 
-    /// So many of the streams never read an answer; they have a connection of their own
+    /// Number of the streams that never read an answer; they share one connection of their own
     #[arg(long, env = "CAMLENS_SLOW_READERS", value_name = "K", default_value_t = 0)]
     slow_readers: u16,
 
-    /// Open loop: each stream sends so many frames per second, whatever the server does
+    /// Open loop: frames per second on each stream, regardless of the server's pace
     #[arg(long, env = "CAMLENS_RATE", value_name = "HZ", value_parser = rate, conflicts_with = "in_flight")]
     rate: Option<f64>,
 
-    /// Closed loop: each stream keeps so many frames on their way [default: 1, unless there is a rate]
+    /// Closed loop: number of frames in flight on each stream [default: 1, unless --rate is given]
     #[arg(long, env = "CAMLENS_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     in_flight: Option<u32>,
 
-    /// Seconds that are measured
-    #[arg(long, env = "CAMLENS_DURATION", value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds, conflicts_with = "frames")]
+    /// Measured time in seconds; it begins after the warm-up
+    #[arg(
+        long,
+        env = "CAMLENS_DURATION",
+        value_name = "SECONDS",
+        default_value_t = 10.0,
+        value_parser = seconds,
+        conflicts_with = "frames"
+    )]
     duration: f64,
 
-    /// Send so many frames on each stream instead, the warm-up's included
+    /// Number of frames to send on each stream, warm-up included; replaces --duration
     #[arg(long, env = "CAMLENS_FRAMES", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     frames: Option<u64>,
 
-    /// Seconds at the beginning whose frames are accounted for and not measured
+    /// Warm-up in seconds; its frames are accounted for but not measured
     #[arg(long, env = "CAMLENS_WARM_UP", value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     warm_up: f64,
 
-    /// Seconds that a stream may stand still while frames wait for their ending; they are then missing
+    /// Seconds without progress after which a stream's frames that have no ending count as missing
     #[arg(long, env = "CAMLENS_PATIENCE", value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
     patience: f64,
 
-    /// Print one JSON object instead of a table; its fields are below
+    /// Print one JSON object instead of a table; --help lists its fields
     #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
 
@@ -102,19 +121,19 @@ pub struct BenchCommand {
     connect: ConnectArgs,
 }
 
-/// The frames that are sent.
+/// The frames to send.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Frames")]
 struct PayloadArgs {
-    /// How a frame carries its image
+    /// Form of the image in each frame
     #[arg(long, env = "CAMLENS_PAYLOAD", value_enum, default_value = "raw")]
     payload: PayloadKind,
 
-    /// A picture, a folder of pictures or a clip to send again and again [default: frames are made up]
+    /// Image file, folder of images or clip to send repeatedly [default: synthetic frames]
     #[arg(long, env = "CAMLENS_SOURCE", value_name = "PATH", conflicts_with = "size")]
     source: Option<String>,
 
-    /// The size of frames that are made up [default: 640x480; of tensors, what the model takes]
+    /// Size of synthetic frames in pixels [default: 640x480; for --payload tensor, the model's input size]
     #[arg(long, env = "CAMLENS_SIZE", value_name = "WIDTHxHEIGHT")]
     size: Option<Size>,
 }
@@ -129,15 +148,14 @@ fn seconds(text: &str) -> Result<f64, String> {
 impl BenchCommand {
     pub fn run(self) -> Result<(), Failure> {
         if self.slow_readers >= self.streams {
-            return Err(
-                Failure::usage("at least one of the streams must read").hint("--slow-readers counts among --streams")
-            );
+            return Err(Failure::usage("at least one of the streams must read")
+                .hint("--slow-readers must be less than --streams"));
         }
         super::runtime()?.block_on(self.bench())
     }
 
     async fn bench(self) -> Result<(), Failure> {
-        // Ready before there is a connection, unless it is the server that says how large they are.
+        // Payloads are prepared before the connection opens, except tensors, whose size the server gives.
         let ready = self.ready_payloads()?;
         let connection = Connection::open(&self.connect).await?;
         let payloads = match ready {
@@ -198,22 +216,22 @@ impl BenchCommand {
         }
     }
 
-    /// The frames; none for tensors.
+    /// The payloads to send. None: tensors, whose size the server gives.
     fn ready_payloads(&self) -> Result<Option<Vec<Payload>>, Failure> {
         let PayloadArgs { payload, source, size } = &self.payload;
         match (payload, source) {
             (_, Some(source)) => payloads::of_source(*payload, source).map(Some),
             (PayloadKind::Tensor, None) => Ok(None),
-            (_, None) => payloads::made_up(*payload, size.unwrap_or(USUAL_SIZE), 3).map(Some),
+            (_, None) => payloads::synthetic(*payload, size.unwrap_or(DEFAULT_SIZE), 3).map(Some),
         }
     }
 
     async fn tensors(&self, connection: &Connection) -> Result<Vec<Payload>, Failure> {
-        let (channels, usual) = self.model_input(connection).await?;
-        payloads::made_up(PayloadKind::Tensor, self.payload.size.unwrap_or(usual), channels)
+        let (channels, size) = self.model_input(connection).await?;
+        payloads::synthetic(PayloadKind::Tensor, self.payload.size.unwrap_or(size), channels)
     }
 
-    /// The channels and the size that the model takes, or was exported with.
+    /// The number of channels and the size of the model's input; the exported size where it is dynamic.
     async fn model_input(&self, connection: &Connection) -> Result<(u32, Size), Failure> {
         let request = v1::GetModelRequest { model: self.explain.selector() };
         let response = client::model_client(connection.channel()).get_model(request).await;
@@ -222,11 +240,11 @@ impl BenchCommand {
         let side = |axis: usize| input.shape.get(axis).and_then(|dimension| u32::try_from(dimension.size).ok());
         match (side(1), side(2), side(3)) {
             (Some(channels), Some(height), Some(width)) => Ok((channels, Size { width, height })),
-            _ => Err(Failure::failed("the server does not say what its model takes")),
+            _ => Err(Failure::failed("the server does not give the shape of its model's input")),
         }
     }
 
-    /// Those that read, spread over the connections, and those that never do.
+    /// Opens the streams that read, spread over the connections, and the slow readers.
     async fn open_streams(&self, connection: &Connection) -> Result<(Vec<OpenStream>, Vec<OpenStream>), Failure> {
         let mut links = vec![connection.channel()];
         while links.len() < usize::from(self.connections) {
@@ -237,13 +255,13 @@ impl BenchCommand {
         if self.slow_readers == 0 {
             return Ok((readers, Vec::new()));
         }
-        // What they do not read fills their connection's window, and nobody else's.
+        // A connection of their own: unread answers fill its flow-control window and block no other stream.
         let link = connection.another().await?;
         let slow = self.open_on(&[link], usize::from(self.slow_readers), reading).await?;
         Ok((readers, slow))
     }
 
-    /// Opens `count` streams at once; their numbers begin with `first`.
+    /// Opens `count` streams concurrently, numbered from `first`.
     async fn open_on(&self, links: &[Link], count: usize, first: usize) -> Result<Vec<OpenStream>, Failure> {
         let mut opening = JoinSet::new();
         for number in 0..count {
@@ -252,7 +270,7 @@ impl BenchCommand {
         }
         let mut streams = Vec::with_capacity(count);
         while let Some(opened) = opening.join_next().await {
-            streams.push(opened.unwrap_or_else(|_| Err(Failure::failed("opening a stream broke")))?);
+            streams.push(opened.unwrap_or_else(|_| Err(Failure::failed("a task that opens a stream panicked")))?);
         }
         Ok(streams)
     }
@@ -288,12 +306,13 @@ impl BenchCommand {
     }
 }
 
-/// A value of an option, as it is given on the command line.
+/// The name of an option's value on the command line.
 fn value_name(value: impl ValueEnum) -> Option<String> {
     value.to_possible_value().map(|value| value.get_name().to_owned())
 }
 
-/// Runs every stream to its end; those that never read end with the last of the others.
+/// Runs every stream to its end. Slow readers end when the last other stream has ended; their results are the numbers
+/// of frames that they sent.
 async fn run_all(
     run: &Arc<Run>,
     readers: Vec<OpenStream>,
@@ -311,15 +330,15 @@ async fn run_all(
         let (run, end) = (Arc::clone(run), end.clone());
         unreading.spawn(async move { stream.run_without_reading(&run, first_slow + number, begin, &end).await });
     }
-    let broke = |_| Failure::failed("a stream's task broke");
+    let panicked = |_| Failure::failed("a stream's task panicked");
     let mut streams = Vec::new();
     while let Some(stream) = reading.join_next().await {
-        streams.push(stream.map_err(broke)?);
+        streams.push(stream.map_err(panicked)?);
     }
     end.cancel();
     let mut sent = Vec::new();
     while let Some(stream) = unreading.join_next().await {
-        sent.push(stream.map_err(broke)?);
+        sent.push(stream.map_err(panicked)?);
     }
     Ok((streams, sent))
 }
@@ -341,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_makes_an_open_loop_and_everything_else_a_closed_one() {
+    fn a_rate_gives_an_open_loop_and_its_absence_a_closed_loop() {
         assert_eq!(parse(&[]).expect("nothing is required").pace(), Pace::Closed { in_flight: 1 });
         assert_eq!(parse(&["--in-flight", "4"]).expect("arguments").pace(), Pace::Closed { in_flight: 4 });
         assert_eq!(parse(&["--rate", "30"]).expect("arguments").pace(), Pace::Open { rate_hz: 30.0 });
@@ -349,16 +368,16 @@ mod tests {
     }
 
     #[test]
-    fn the_warm_up_comes_on_top_of_the_measured_time() {
+    fn the_length_is_the_warm_up_plus_the_measured_time() {
         let command = parse(&["--duration", "2.5", "--warm-up", "0.5"]).expect("arguments");
         assert_eq!(command.length(), Length::For(Duration::from_secs(3)));
         assert_eq!(parse(&["--frames", "7"]).expect("arguments").length(), Length::Frames(7));
     }
 
     #[test]
-    fn somebody_must_read() {
+    fn at_least_one_stream_must_read() {
         let failure =
-            parse(&["--streams", "2", "--slow-readers", "2"]).expect("arguments").run().expect_err("nobody reads");
+            parse(&["--streams", "2", "--slow-readers", "2"]).expect("arguments").run().expect_err("no stream reads");
         assert!(failure.to_string().contains("at least one"), "{failure}");
     }
 }

@@ -1,4 +1,4 @@
-//! What a run gave: JSON, a table, a verdict.
+//! The result of a run: as JSON, as a table, and as an exit code.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,54 +10,57 @@ use super::stream::StreamOutcome;
 use crate::cli::failure::{Exit, Failure};
 use crate::telemetry::status_name;
 
-/// The end of `camlens bench --help`: the fields of `--json`.
+/// The fields of `--json`, printed at the end of `camlens bench --help`.
 pub const FIELDS: &str = "\
 The result of --json is one object. Times end in _ms, rates in _hz (per second):
-  load           what was asked: streams, loop, rate, policy, payload, maps
-  model          name, version, digest, precision of what answered
-  seconds        the measured time: without the warm-up and the wait at the end
+  load           the settings: streams, loop, rate, policy, payload, maps
+  model          name, version, digest and precision of the model that answered
+  seconds        the measured time, without the warm-up and the wait for the
+                 last answers
   frames         of the whole run:
     sent, answered, dropped (by reason), failed (by status code)
-    not_accepted   the server went away before it read them
-    missing        without an ending
-    unexpected     endings too many
-    out_of_order   endings before one of an earlier frame
-    altered        another tag came back than was sent
-    unsent         due, and not taken by the transport before the end
-    accounted_for  every frame had one ending, its own
-  offered_hz     frames that were to be sent in the measured time
-  answered_hz    explanations that came in the measured time
+    not_accepted   not read by the server before it went away
+    missing        frames without an ending
+    unexpected     endings of frames that were not sent or had ended already
+    out_of_order   endings that came before the ending of an earlier frame
+    altered        frames whose tag came back changed
+    unsent         due, but not accepted by the transport before the end
+    accounted_for  true if every frame had exactly one ending, in order, with
+                   its tag
+  offered_hz     frames due in the measured time
+  answered_hz    explanations received in the measured time
   sent_bytes_per_second
-                 of images alone
+                 image bytes sent
   latency_ms     of answered frames: count, mean, p50, p90, p99, p99_9, max;
-                 in an open loop from when the frame should have been sent
-  send_delay_ms  how late the transport took the frames: a server that holds
-                 them back, or a client that is too slow
+                 in an open loop, from the frame's due time
+  send_delay_ms  from a frame's due time to its acceptance by the transport:
+                 large if the server holds frames back or the client is slow
   stages_ms      the server's own timings of each stage
   batch_size     mean and max over the answers
   fairness       the fewest and the most answers of a stream in the measured
                  time, and most / fewest
-  streams_failed by status code
-  slow_readers   streams that never read, and the frames taken from them
-  interrupted    by Ctrl-C";
+  streams_failed number of streams that ended with an error, by status code
+  slow_readers   number of streams that never read, and of frames they sent
+  interrupted    true if Ctrl-C ended the run";
 
-/// A run, with all its streams.
+/// The results of all streams of a run.
 pub struct Outcome {
     pub load: Value,
     pub model: Value,
     pub streams: Vec<StreamOutcome>,
-    /// Frames that were taken from each stream that never reads.
+    /// For each slow reader, the number of frames that it sent.
     pub slow_readers: Vec<u64>,
     pub meter: Meter,
     pub seconds: f64,
     pub interrupted: bool,
-    /// Endings may come in any order.
+    /// The streams are unordered: endings may come in any order.
     pub unordered: bool,
-    /// Being refused for want of room is what was asked for.
+    /// The overflow policy is `reject`: RESOURCE_EXHAUSTED is an expected ending.
     pub may_refuse: bool,
 }
 
-/// The measured time.
+/// The measured time: from the end of the warm-up to the end of sending, but at most to `length`. Without a `length`,
+/// it lasts until the last answer.
 pub fn measured_time(
     streams: &[StreamOutcome],
     meter: &Meter,
@@ -89,7 +92,7 @@ impl Outcome {
         if self.seconds > 0.0 { count as f64 / self.seconds } else { 0.0 }
     }
 
-    /// Fewest and most answers of a stream.
+    /// The fewest and the most answers of a stream.
     fn fairness(&self) -> (u64, u64) {
         let answers = || self.streams.iter().map(|stream| stream.answered);
         (answers().min().unwrap_or(0), answers().max().unwrap_or(0))
@@ -103,7 +106,7 @@ impl Outcome {
         if self.unordered { 0 } else { self.sum(|stream| stream.tally.out_of_order) }
     }
 
-    /// Every frame that the server accepted had one ending, its own.
+    /// Whether every frame that the server accepted had exactly one ending, in order, with its tag.
     fn accounted_for(&self) -> bool {
         self.missing() == 0
             && self.sum(|stream| stream.tally.unexpected) == 0
@@ -113,13 +116,13 @@ impl Outcome {
 
     fn streams_failed(&self) -> BTreeMap<&'static str, u64> {
         let mut failed = BTreeMap::new();
-        for status in self.streams.iter().filter_map(|stream| stream.trouble.as_ref()) {
+        for status in self.streams.iter().filter_map(|stream| stream.error.as_ref()) {
             *failed.entry(status_name(status.code() as i32)).or_default() += 1;
         }
         failed
     }
 
-    /// [`FIELDS`] says what the fields are.
+    /// The result as JSON; [`FIELDS`] describes it.
     pub fn json(&self) -> Value {
         let Outcome { load, model, meter, slow_readers, .. } = self;
         let answered = self.sum(|stream| stream.answered);
@@ -162,7 +165,7 @@ impl Outcome {
         })
     }
 
-    /// A short table.
+    /// The result as a short table.
     pub fn text(&self) -> String {
         let (sent, answered) = (self.sum(|stream| stream.tally.sent), self.sum(|stream| stream.tally.answered));
         let (dropped, failed) =
@@ -185,24 +188,24 @@ impl Outcome {
                 self.seconds
             ),
             format!(
-                "latency    p50 {p50:.2} ms, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p99_9:.2}, longest {:.2}",
+                "latency    p50 {p50:.2} ms, p90 {p90:.2}, p99 {p99:.2}, p99.9 {p99_9:.2}, max {:.2}",
                 latency.max_ms()
             ),
         ];
         if self.streams.len() > 1 {
-            lines.push(format!("fairness   {fewest} to {most} answers a stream"));
+            lines.push(format!("fairness   {fewest} to {most} answers per stream"));
         }
         if unsent > 0 {
             lines.push(format!(
-                "unsent     {unsent} frames were due, and the transport did not take them before the end"
+                "unsent     {unsent} frames were due, but the transport did not accept them before the end"
             ));
         }
         if not_accepted > 0 {
-            lines.push(format!("unread     {not_accepted} frames: the server went away first"));
+            lines.push(format!("unread     {not_accepted} frames: the server went away before it read them"));
         }
         if !self.slow_readers.is_empty() {
             let (count, sent) = (self.slow_readers.len(), self.slow_readers.iter().sum::<u64>());
-            lines.push(format!("unreading  {count} streams, which sent {sent} frames"));
+            lines.push(format!("slow       {count} streams that never read sent {sent} frames"));
         }
         if self.accounted_for() {
             lines.push("every frame is accounted for".to_owned());
@@ -211,11 +214,11 @@ impl Outcome {
         lines.iter().map(|line| format!("{line}\n")).collect()
     }
 
-    /// Whether the server kept its promises: each frame one ending, in order, and none an error that was not asked for.
+    /// Fails unless each frame had exactly one ending, in order, and none was an unexpected error.
     pub fn verdict(&self) -> Result<(), Failure> {
         let missing = self.missing();
         if missing > 0 {
-            let status = self.streams.iter().find(|s| !s.missing.is_empty()).and_then(|s| s.trouble.as_ref());
+            let status = self.streams.iter().find(|s| !s.missing.is_empty()).and_then(|s| s.error.as_ref());
             let failure = Failure::failed(format!("{missing} frames have no ending"));
             return Err(match status {
                 Some(status) => failure.hint(format!("a stream ended with: {}", status.message())),
@@ -224,21 +227,22 @@ impl Outcome {
         }
         if !self.accounted_for() {
             return Err(Failure::failed(format!(
-                "the server broke its promise: {} endings of frames that were not open, {} out of order, {} that gave back another tag",
+                "the server violated the protocol: {} endings of frames that were not open, {} out of order, \
+                 {} with another tag",
                 self.sum(|stream| stream.tally.unexpected),
                 self.out_of_order(),
                 self.sum(|stream| stream.tally.altered.len() as u64),
             )));
         }
-        if let Some(status) = self.streams.iter().find_map(|stream| stream.trouble.as_ref()) {
-            let count = self.streams.iter().filter(|stream| stream.trouble.is_some()).count();
+        if let Some(status) = self.streams.iter().find_map(|stream| stream.error.as_ref()) {
+            let count = self.streams.iter().filter(|stream| stream.error.is_some()).count();
             let code = status_name(status.code() as i32);
             let sentence = format!("{count} streams ended with an error; the first: {} ({code})", status.message());
             return Err(Failure::new(Exit::Partly, sentence));
         }
         let not_accepted = self.sum(|stream| stream.tally.not_accepted);
         if not_accepted > 0 {
-            let sentence = format!("the server went away before it took {not_accepted} frames");
+            let sentence = format!("the server went away before it read {not_accepted} frames");
             return Err(Failure::new(Exit::Unavailable, sentence));
         }
         let mut failed = self.by_name(|stream| &stream.tally.failed);
@@ -247,20 +251,27 @@ impl Outcome {
         }
         if !failed.is_empty() {
             let sent = self.sum(|stream| stream.tally.sent);
-            return Err(Failure::new(Exit::Partly, format!("of {sent} frames, some failed{}", kinds("", &failed))));
+            let total: u64 = failed.values().sum();
+            let sentence = format!("{total} of {sent} frames failed ({})", by_kind(&failed));
+            return Err(Failure::new(Exit::Partly, sentence));
         }
         Ok(())
     }
 }
 
-/// `, 7 dropped (replaced 5, expired 2)`; empty for nothing.
-fn kinds(what: &str, counts: &BTreeMap<String, u64>) -> String {
+/// `, 7 dropped (expired 2, replaced 5)`; empty without counts.
+fn kinds(label: &str, counts: &BTreeMap<String, u64>) -> String {
     if counts.is_empty() {
         return String::new();
     }
     let total: u64 = counts.values().sum();
+    format!(", {total} {label} ({})", by_kind(counts))
+}
+
+/// `expired 2, replaced 5`.
+fn by_kind(counts: &BTreeMap<String, u64>) -> String {
     let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-    format!(", {total} {what}{}({})", if what.is_empty() { "" } else { " " }, kinds.join(", "))
+    kinds.join(", ")
 }
 
 #[cfg(test)]
@@ -283,7 +294,7 @@ mod tests {
             unsent: 0,
             answered,
             sending_ended: Duration::from_secs(3),
-            trouble: None,
+            error: None,
         }
     }
 
@@ -302,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_streams_of_a_run_are_added_up() {
+    fn the_results_of_the_streams_are_summed() {
         let outcome = outcome(vec![
             stream(10, 4, |tally| tally.dropped(5, 10, 6, "replaced")),
             stream(10, 8, |tally| {
@@ -332,14 +343,14 @@ mod tests {
     }
 
     #[test]
-    fn being_refused_is_no_failure_where_it_was_asked_for() {
+    fn a_refusal_is_no_failure_under_the_policy_reject() {
         let refused = || vec![stream(2, 1, |tally| tally.failed(2, "RESOURCE_EXHAUSTED"))];
         assert!(outcome(refused()).verdict().is_err());
         assert_eq!(Outcome { may_refuse: true, ..outcome(refused()) }.verdict(), Ok(()));
     }
 
     #[test]
-    fn an_order_that_was_not_asked_for_is_not_missed() {
+    fn the_order_of_endings_is_not_checked_on_unordered_streams() {
         let swapped = || {
             vec![stream(2, 0, |tally| {
                 tally.answered(2);
@@ -351,13 +362,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_got_nothing_makes_the_ratio_unknown() {
+    fn the_fairness_ratio_is_null_when_a_stream_has_no_answer() {
         let json = outcome(vec![stream(1, 1, |_| {}), stream(1, 0, |tally| tally.dropped(1, 1, 1, "replaced"))]).json();
         assert_eq!(json["fairness"]["most_over_fewest"], Value::Null);
     }
 
     #[test]
-    fn the_measured_time_ends_with_the_sending_or_with_the_last_answer() {
+    fn the_measured_time_ends_with_sending_or_without_a_length_with_the_last_answer() {
         let streams = vec![stream(1, 1, |_| {})];
         let meter = Meter { last_answer: Duration::from_secs(4), ..Meter::default() };
         let time = |length: Option<u64>| {

@@ -1,4 +1,4 @@
-//! The frames that are sent: made up, or read from pictures, and ready before the clock runs.
+//! The payloads to send, synthetic or read from image files, prepared before the clock starts.
 
 use bytes::Bytes;
 use clap::ValueEnum;
@@ -11,21 +11,21 @@ use crate::client::OutgoingFrame;
 use crate::proto::v1;
 use crate::proto::v1::frame::Payload;
 
-/// Made-up pictures that are sent in turn.
-const MADE_UP: u64 = 8;
-/// Pictures of a source that are kept in memory and sent in turn.
-const MAX_PICTURES: usize = 64;
-/// Of JPEG, as cameras have it.
-const QUALITY: u8 = 90;
+/// Number of synthetic images, sent in rotation.
+const SYNTHETIC_IMAGES: u64 = 8;
+/// Most images of a source to keep in memory and send in rotation.
+const MAX_IMAGES: usize = 64;
+/// JPEG quality, typical of cameras.
+const JPEG_QUALITY: u8 = 90;
 
-/// How a frame carries its image.
+/// Form of the image in a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PayloadKind {
     /// RGB8 pixels
     Raw,
-    /// The model's input as float32, ready: neither decoded nor preprocessed
+    /// The model's input as float32: the server neither decodes nor preprocesses it
     Tensor,
-    /// A picture file: a JPEG, or the source's own files
+    /// An image file: the source's own files, or JPEG
     Encoded,
 }
 
@@ -36,8 +36,8 @@ pub struct Size {
     pub height: u32,
 }
 
-/// What VGA cameras deliver.
-pub const USUAL_SIZE: Size = Size { width: 640, height: 480 };
+/// Default size of synthetic frames: VGA.
+pub const DEFAULT_SIZE: Size = Size { width: 640, height: 480 };
 
 impl std::str::FromStr for Size {
     type Err = String;
@@ -47,41 +47,41 @@ impl std::str::FromStr for Size {
         let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
         match sides {
             Some((width @ 1..=16384, height @ 1..=16384)) => Ok(Size { width, height }),
-            _ => Err("WIDTHxHEIGHT is allowed, each from 1 to 16384".to_owned()),
+            _ => Err("expected WIDTHxHEIGHT, each from 1 to 16384".to_owned()),
         }
     }
 }
 
-/// Made-up frames. `channels` matters to tensors alone.
-pub fn made_up(kind: PayloadKind, size: Size, channels: u32) -> Result<Vec<Payload>, Failure> {
-    (0..MADE_UP)
+/// Synthetic payloads, the same in every run. `channels` applies only to tensors.
+pub fn synthetic(kind: PayloadKind, size: Size, channels: u32) -> Result<Vec<Payload>, Failure> {
+    (0..SYNTHETIC_IMAGES)
         .map(|number| match kind {
-            PayloadKind::Raw => Ok(raw(size, picture(size, number))),
-            PayloadKind::Encoded => jpeg(size, &picture(size, number)),
-            PayloadKind::Tensor => Ok(tensor(size, channels, &picture(size, number))),
+            PayloadKind::Raw => Ok(raw(size, synthetic_image(size, number))),
+            PayloadKind::Encoded => jpeg(size, &synthetic_image(size, number)),
+            PayloadKind::Tensor => Ok(tensor(size, channels, &synthetic_image(size, number))),
         })
         .collect()
 }
 
-/// The frames of a picture, a folder, a clip: as pixels or as files.
+/// Payloads of an image file, a folder of images or a clip: pixels or encoded files.
 pub fn of_source(kind: PayloadKind, text: &str) -> Result<Vec<Payload>, Failure> {
     let mut frames = Vec::new();
-    let mut trouble = None;
+    let mut first_failure = None;
     Source::open(text)?.read(&mut |frame| {
         match payload(kind, frame) {
             Ok(payload) => frames.push(payload),
-            Err(failure) => trouble = Some(failure),
+            Err(failure) => first_failure = Some(failure),
         }
-        trouble.is_none() && frames.len() < MAX_PICTURES
+        first_failure.is_none() && frames.len() < MAX_IMAGES
     })?;
-    match trouble {
+    match first_failure {
         Some(failure) => Err(failure),
-        None if frames.is_empty() => Err(Failure::failed(format!("{text} gave no frame"))),
+        None if frames.is_empty() => Err(Failure::failed(format!("{text} contains no frame"))),
         None => Ok(frames),
     }
 }
 
-/// Bytes of a frame's image on the wire, without what is around it.
+/// Image bytes of a payload, without the framing of the message.
 pub fn length(payload: &Payload) -> u64 {
     let data = match payload {
         Payload::Encoded(image) => &image.data,
@@ -96,7 +96,7 @@ fn payload(kind: PayloadKind, frame: OutgoingFrame) -> Result<Payload, Failure> 
     let frame = if kind == PayloadKind::Raw { source::into_pixels(frame)? } else { frame };
     match (kind, frame.payload) {
         (PayloadKind::Tensor, _) => {
-            Err(Failure::usage("--payload tensor makes its own frames: it goes without --source"))
+            Err(Failure::usage("--payload tensor sends synthetic frames and cannot be used with --source"))
         }
         (_, crate::client::Payload::Encoded(data)) => {
             Ok(Payload::Encoded(v1::EncodedImage { data, ..Default::default() }))
@@ -110,8 +110,8 @@ fn payload(kind: PayloadKind, frame: OutgoingFrame) -> Result<Payload, Failure> 
     }
 }
 
-fn raw(size: Size, picture: RgbImage) -> Payload {
-    Payload::Raw(raw_message(size, picture.into_raw().into()))
+fn raw(size: Size, image: RgbImage) -> Payload {
+    Payload::Raw(raw_message(size, image.into_raw().into()))
 }
 
 fn raw_message(size: Size, data: Bytes) -> v1::RawImage {
@@ -119,21 +119,21 @@ fn raw_message(size: Size, data: Bytes) -> v1::RawImage {
     v1::RawImage { data, width: size.width, height: size.height, pixel_format, ..Default::default() }
 }
 
-fn jpeg(size: Size, picture: &RgbImage) -> Result<Payload, Failure> {
-    encode(size, picture.as_raw())
+fn jpeg(size: Size, image: &RgbImage) -> Result<Payload, Failure> {
+    encode(size, image.as_raw())
 }
 
 fn encode(size: Size, pixels: &[u8]) -> Result<Payload, Failure> {
     let mut data = Vec::new();
-    JpegEncoder::new_with_quality(&mut data, QUALITY)
+    JpegEncoder::new_with_quality(&mut data, JPEG_QUALITY)
         .encode(pixels, size.width, size.height, ExtendedColorType::Rgb8)
-        .map_err(|error| Failure::failed(format!("cannot make a JPEG: {error}")))?;
+        .map_err(|error| Failure::failed(format!("cannot encode a JPEG: {error}")))?;
     Ok(Payload::Encoded(v1::EncodedImage { data: data.into(), ..Default::default() }))
 }
 
-/// `[channels, height, width]`, about as large as normalised pixels are: -1 to 1.
-fn tensor(size: Size, channels: u32, picture: &RgbImage) -> Payload {
-    let colours = (0..channels as usize).flat_map(|channel| picture.pixels().map(move |pixel| pixel.0[channel % 3]));
+/// `[channels, height, width]`, with values from -1 to 1, the range of normalised pixels.
+fn tensor(size: Size, channels: u32, image: &RgbImage) -> Payload {
+    let colours = (0..channels as usize).flat_map(|channel| image.pixels().map(move |pixel| pixel.0[channel % 3]));
     let data: Vec<u8> = colours.flat_map(|byte| (f32::from(byte) / 127.5 - 1.0).to_le_bytes()).collect();
     Payload::Tensor(v1::Tensor {
         element_type: v1::ElementType::Float32 as i32,
@@ -143,11 +143,11 @@ fn tensor(size: Size, channels: u32, picture: &RgbImage) -> Payload {
     })
 }
 
-/// Something like a picture, another one for each number: shades, a disc that moves, and a camera's noise.
-fn picture(Size { width, height }: Size, number: u64) -> RgbImage {
+/// A synthetic image, different for each number: gradients, a disc at another position, and noise like a camera's.
+fn synthetic_image(Size { width, height }: Size, number: u64) -> RgbImage {
     let (w, h) = (f64::from(width), f64::from(height));
-    let turn = number as f64 / MADE_UP as f64 * std::f64::consts::TAU;
-    let (disc_x, disc_y) = (w * (0.5 + 0.3 * turn.cos()), h * (0.5 + 0.3 * turn.sin()));
+    let angle = number as f64 / SYNTHETIC_IMAGES as f64 * std::f64::consts::TAU;
+    let (disc_x, disc_y) = (w * (0.5 + 0.3 * angle.cos()), h * (0.5 + 0.3 * angle.sin()));
     let radius = 0.15 * w.min(h);
     let mut noise = 0x9e37_79b9_u32.wrapping_mul(number as u32 + 1) | 1;
     RgbImage::from_fn(width, height, |x, y| {
@@ -168,42 +168,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn made_up_frames_are_of_the_size_asked_for_and_differ() {
+    fn synthetic_frames_have_the_requested_size_and_differ() {
         let size = Size { width: 20, height: 10 };
-        let frames = made_up(PayloadKind::Raw, size, 3).expect("pixels");
-        assert_eq!(frames.len() as u64, MADE_UP);
+        let frames = synthetic(PayloadKind::Raw, size, 3).expect("pixels");
+        assert_eq!(frames.len() as u64, SYNTHETIC_IMAGES);
         assert!(frames.iter().all(|frame| length(frame) == 600));
         assert_ne!(frames[0], frames[1]);
-        assert_eq!(frames, made_up(PayloadKind::Raw, size, 3).expect("pixels"), "the same in every run");
-        let tensors = made_up(PayloadKind::Tensor, size, 1).expect("numbers");
+        assert_eq!(frames, synthetic(PayloadKind::Raw, size, 3).expect("pixels"), "the same in every run");
+        let tensors = synthetic(PayloadKind::Tensor, size, 1).expect("numbers");
         let Payload::Tensor(tensor) = &tensors[0] else { panic!("a tensor") };
         assert_eq!((tensor.shape.as_slice(), tensor.data.len()), (&[1, 10, 20][..], 800));
     }
 
     #[test]
-    fn a_made_up_jpeg_is_one() {
+    fn an_encoded_synthetic_frame_is_a_decodable_jpeg() {
         let size = Size { width: 33, height: 21 };
-        let frames = made_up(PayloadKind::Encoded, size, 3).expect("files");
+        let frames = synthetic(PayloadKind::Encoded, size, 3).expect("files");
         let Payload::Encoded(file) = &frames[0] else { panic!("a file") };
-        let decoded = image::load_from_memory(&file.data).expect("a sound file");
+        let decoded = image::load_from_memory(&file.data).expect("a valid JPEG");
         assert_eq!((decoded.width(), decoded.height()), (33, 21));
     }
 
     #[test]
-    fn pictures_are_sent_as_files_or_decoded() {
+    fn images_of_a_source_are_sent_as_files_or_as_pixels() {
         let photograph = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo-assets/photographs/coffee.png");
         let file = std::fs::read(photograph).expect("it is bundled");
-        let encoded = of_source(PayloadKind::Encoded, photograph).expect("a picture");
+        let encoded = of_source(PayloadKind::Encoded, photograph).expect("an image");
         assert_eq!(length(&encoded[0]), file.len() as u64);
-        let raw = of_source(PayloadKind::Raw, photograph).expect("a picture");
+        let raw = of_source(PayloadKind::Raw, photograph).expect("an image");
         let Payload::Raw(raw) = &raw[0] else { panic!("pixels") };
         assert_eq!(raw.data.len() as u32, raw.width * raw.height * 3);
         assert!(of_source(PayloadKind::Tensor, photograph).is_err());
     }
 
     #[test]
-    fn sizes_are_read_and_refused() {
-        assert_eq!("640x480".parse(), Ok(USUAL_SIZE));
+    fn sizes_are_parsed_or_refused() {
+        assert_eq!("640x480".parse(), Ok(DEFAULT_SIZE));
         for text in ["640", "0x4", "640x", "20000x1", "axb"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! What the streams ask for: their policy and their answers.
+//! The flags that set the streams' policy and the content of the answers.
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -12,18 +12,18 @@ use crate::proto::v1;
 #[derive(Debug, Clone, Copy, Args)]
 #[command(next_help_heading = "Policy")]
 pub struct PolicyArgs {
-    /// What happens to frames that come faster than they are explained
+    /// What to do with frames that arrive faster than the server explains them
     #[arg(long, env = "CAMLENS_OVERFLOW", value_enum, default_value = "latest")]
     pub overflow: Overflow,
 
-    /// Frames that the server keeps waiting on each stream [default: the server's for the policy]
+    /// Most frames that wait in the server's queue for each stream [default: set by the server for each policy]
     #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
     depth: u32,
 
     #[command(flatten)]
     terms: TermsArgs,
 
-    /// Take endings as soon as they are there, not in sequence order
+    /// Receive endings as soon as they are ready instead of in sequence order
     #[arg(long, env = "CAMLENS_UNORDERED", value_parser = clap::builder::FalseyValueParser::new())]
     pub unordered: bool,
 }
@@ -50,28 +50,33 @@ impl PolicyArgs {
     }
 }
 
-/// What is asked for each frame.
+/// The content of each frame's answer.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Answers")]
 pub struct AnswerArgs {
-    /// A map to ask for as numbers; may be repeated [default: guided-grad-cam, unless there is a picture]
+    /// Map to request as a tensor; may be repeated [default: guided-grad-cam, unless --picture is given]
     #[arg(long = "map", env = "CAMLENS_MAP", value_name = "KIND", value_enum, value_delimiter = ',')]
     maps: Vec<MapKind>,
 
-    /// The numbers' type
+    /// Element type of the maps
     #[arg(long, env = "CAMLENS_ELEMENT", value_enum, default_value = "float32")]
     element: Element,
 
-    /// A picture to ask for; may be repeated [default: none]
+    /// Picture to request; may be repeated [default: none]
     #[arg(long = "picture", env = "CAMLENS_PICTURE", value_name = "KIND", value_enum, value_delimiter = ',')]
     pictures: Vec<PictureKind>,
 
-    /// The format of the pictures
+    /// Format of the pictures
     #[arg(long, env = "CAMLENS_FORMAT", value_enum, default_value = "jpeg")]
     format: PictureFormat,
 
-    /// Ask for predictions alone: no reverse run, small answers
-    #[arg(long, env = "CAMLENS_PREDICTIONS_ONLY", value_parser = clap::builder::FalseyValueParser::new(), conflicts_with_all = ["maps", "pictures"])]
+    /// Request only predictions: no reverse run, no maps, no pictures
+    #[arg(
+        long,
+        env = "CAMLENS_PREDICTIONS_ONLY",
+        value_parser = clap::builder::FalseyValueParser::new(),
+        conflicts_with_all = ["maps", "pictures"]
+    )]
     predictions_only: bool,
 }
 
@@ -85,8 +90,8 @@ pub enum Element {
 impl AnswerArgs {
     pub fn options(&self, explain: &ExplainArgs) -> v1::ExplainOptions {
         let AnswerArgs { maps, element, pictures, format, predictions_only } = self;
-        let nothing_named = maps.is_empty() && pictures.is_empty() && !predictions_only;
-        let maps = if nothing_named { &[MapKind::GuidedGradCam][..] } else { maps };
+        let none_given = maps.is_empty() && pictures.is_empty() && !predictions_only;
+        let maps = if none_given { &[MapKind::GuidedGradCam][..] } else { maps };
         let mut options = explain.options(pictures, *format, maps);
         let element_type = match element {
             Element::Float32 => v1::ElementType::Float32,
@@ -130,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_is_what_the_flags_say() {
+    fn the_flags_set_the_policy() {
         let arguments = ["--overflow", "reject", "--depth", "3", "--time-to-live", "1250", "--priority", "2"];
         let more = ["--max-rate", "12.5", "--unordered"];
         let policy = parse(&[&arguments[..], &more].concat()).expect("arguments").policy.message();
@@ -138,19 +143,19 @@ mod tests {
         assert_eq!(policy.time_to_live, Some(prost_types::Duration { seconds: 1, nanos: 250_000_000 }));
         assert_eq!((policy.depth, policy.priority, policy.max_rate_hz), (3, 2, Some(12.5)));
         assert!(policy.unordered);
-        let usual = parse(&[]).expect("nothing is required").policy.message();
-        assert_eq!((usual.overflow(), usual.time_to_live), (v1::stream_policy::Overflow::Latest, None));
+        let default = parse(&[]).expect("nothing is required").policy.message();
+        assert_eq!((default.overflow(), default.time_to_live), (v1::stream_policy::Overflow::Latest, None));
     }
 
     #[test]
-    fn a_map_is_asked_for_unless_something_else_is_named() {
+    fn guided_grad_cam_is_requested_unless_another_answer_is() {
         let options = |arguments: &[&str]| {
             let line = parse(arguments).expect("arguments");
             line.answer.options(&line.explain)
         };
-        let usual = options(&["--element", "float16"]);
+        let default = options(&["--element", "float16"]);
         assert_eq!(
-            (usual.tensors[0].map(), usual.tensors[0].element_type()),
+            (default.tensors[0].map(), default.tensors[0].element_type()),
             (v1::Map::GuidedGradCam, v1::ElementType::Float16)
         );
         let pictures = options(&["--picture", "overlay"]);

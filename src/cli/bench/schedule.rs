@@ -1,32 +1,34 @@
-//! When the frames of an open loop are due: a function of their number alone, so that a slow answer moves no later frame.
+//! The due times of an open loop's frames: a function of the frame's number alone, so that a slow answer does not
+//! delay later frames.
 
 use std::time::Duration;
 
-/// The frames of one stream. All times count from the run's beginning.
+/// The schedule of one stream. All times are from the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     pub rate_hz: f64,
-    /// When the first frame is due.
+    /// Due time of the first frame.
     pub phase: Duration,
     pub length: Length,
 }
 
-/// How long frames are sent.
+/// When a stream stops sending: after a time or after a number of frames.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Length {
     For(Duration),
     Frames(u64),
 }
 
-/// Cameras do not tick together: the first frames of `streams` streams are spread over one period.
+/// Due time of a stream's first frame. Like cameras, streams are not in phase: the first frames of `streams` streams
+/// are spread evenly over one period.
 pub fn phase(stream: usize, streams: usize, rate_hz: f64) -> Duration {
     Duration::from_secs_f64(stream as f64 / (streams.max(1) as f64 * rate_hz))
 }
 
 impl Schedule {
-    /// When frame `index` (from 0) is due. None: the stream ends before it.
+    /// Due time of frame `index` (from 0). None: the stream ends before it.
     pub fn due(&self, index: u64) -> Option<Duration> {
-        // From the number and not from the frame before: rounding does not add up.
+        // From the index, not from the previous frame: rounding errors do not accumulate.
         let due = self.phase + Duration::from_secs_f64(index as f64 / self.rate_hz);
         let within = match self.length {
             Length::For(length) => due < length,
@@ -35,11 +37,11 @@ impl Schedule {
         within.then_some(due)
     }
 
-    /// How many frames are due before `time`.
+    /// Number of frames due before `time`.
     pub fn due_before(&self, time: Duration) -> u64 {
-        let about = (time.saturating_sub(self.phase).as_secs_f64() * self.rate_hz).ceil() as u64;
-        // Rounding may be off by one in either direction.
-        let mut count = about.saturating_sub(1);
+        let estimate = (time.saturating_sub(self.phase).as_secs_f64() * self.rate_hz).ceil() as u64;
+        // Rounding may put the estimate off by one in either direction.
+        let mut count = estimate.saturating_sub(1);
         while self.due(count).is_some_and(|due| due < time) {
             count += 1;
         }
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_due_at_its_number_over_the_rate_and_never_drifts() {
+    fn a_frame_is_due_at_its_index_divided_by_the_rate_without_drift() {
         let schedule = Schedule { rate_hz: 30.0, phase: ms(5), length: Length::For(Duration::from_secs(4000)) };
         assert_eq!(schedule.due(0), Some(ms(5)));
         for index in [30, 3_000, 90_000] {
@@ -71,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_ends_with_its_time_or_its_frames() {
+    fn a_stream_ends_after_its_time_or_its_number_of_frames() {
         let timed = Schedule { rate_hz: 10.0, phase: Duration::ZERO, length: Length::For(ms(1000)) };
         assert_eq!((timed.due(9), timed.due(10)), (Some(ms(900)), None));
         let counted = Schedule { length: Length::Frames(3), ..timed };
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_before_a_time_is_what_the_frames_say() {
+    fn the_number_of_frames_due_before_a_time_agrees_with_their_due_times() {
         for (rate_hz, phase, length) in [
             (30.0, ms(0), Length::For(ms(2000))),
             (29.97, ms(13), Length::For(ms(1234))),
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_spread_over_one_period() {
+    fn the_first_frames_of_the_streams_are_spread_over_one_period() {
         let phases: Vec<_> = (0..4).map(|stream| phase(stream, 4, 10.0)).collect();
         assert_eq!(phases, [ms(0), ms(25), ms(50), ms(75)]);
     }

@@ -1,4 +1,4 @@
-//! One stream of a run, from its opening to its account.
+//! One stream of a run, from its opening to its result.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,66 +22,66 @@ use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::proto::v1::explain_stream_response::Message as Response;
 
-/// A frame of an open loop that has not been sent this long after the end is not sent any more.
+/// How long after the end of a timed run the frames that are still due may be sent.
 const GRACE: Duration = Duration::from_millis(100);
-/// How often a stream is looked at for getting on.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a stream's progress is checked.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a server may take to open a stream.
-const OPENING: Duration = Duration::from_secs(30);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A stream that the server has opened.
+/// A stream that the server has opened, before its first frame.
 pub struct OpenStream {
     pub opened: v1::Opened,
     requests: mpsc::Sender<v1::ExplainStreamRequest>,
     responses: Streaming<v1::ExplainStreamResponse>,
 }
 
-/// What became of a stream.
+/// The result of a stream.
 #[derive(Debug)]
 pub struct StreamOutcome {
     pub tally: Tally,
     /// Sent, accepted, and without an ending.
     pub missing: BTreeSet<u64>,
-    /// Frames of the measured time that were to be sent.
+    /// Frames due in the measured time.
     pub offered: u64,
-    /// Frames that were due and that the transport did not take before the end.
+    /// Frames that were due, but that the transport did not accept before the end.
     pub unsent: u64,
-    /// Answers that came within the measured time.
+    /// Answers received in the measured time.
     pub answered: u64,
-    /// From the beginning.
+    /// When sending ended, from the start of the run.
     pub sending_ended: Duration,
-    /// The stream ended with an error.
-    pub trouble: Option<Status>,
+    /// The status with which the stream ended, if it is an error.
+    pub error: Option<Status>,
 }
 
 impl OpenStream {
     pub async fn open(mut client: ExplainServiceClient<Link>, open: v1::Open) -> Result<Self, Failure> {
         let refused = |status: Status| Failure::from_status("open a stream", &status);
-        let broke = || Failure::failed("the stream broke before it was open");
+        let closed = || Failure::failed("the stream ended before the server opened it");
         let (requests, outgoing) = mpsc::channel(1);
         let opening = async {
             let first = v1::ExplainStreamRequest { message: Some(Request::Open(open)) };
-            requests.send(first).await.map_err(|_| broke())?;
+            requests.send(first).await.map_err(|_| closed())?;
             let mut responses =
                 client.explain_stream(ReceiverStream::new(outgoing)).await.map_err(refused)?.into_inner();
             match responses.message().await.map_err(refused)?.and_then(|response| response.message) {
                 Some(Response::Opened(opened)) => Ok((opened, responses)),
-                _ => Err(broke()),
+                _ => Err(closed()),
             }
         };
-        let (opened, responses) = tokio::time::timeout(OPENING, opening).await.unwrap_or_else(|_| {
-            Err(Failure::failed(format!("the server did not open a stream within {} s", OPENING.as_secs())))
+        let (opened, responses) = tokio::time::timeout(OPEN_TIMEOUT, opening).await.unwrap_or_else(|_| {
+            Err(Failure::failed(format!("the server did not open a stream within {} s", OPEN_TIMEOUT.as_secs())))
         })?;
         Ok(OpenStream { opened, requests, responses })
     }
 
-    /// Sends and reads to the end.
+    /// Sends the frames of the run and reads until the stream ends or stalls.
     pub async fn run(self, run: &Run, number: usize, begin: Instant) -> StreamOutcome {
         let credit = match run.pace {
             Pace::Open { .. } => Semaphore::MAX_PERMITS,
             Pace::Closed { in_flight } => in_flight as usize,
         };
-        // Ends with the run's own, or with the stream.
+        // Cancelled with the run's token, or when this stream ends.
         let live = Live::new(run, number, begin, credit, run.stop.child_token());
         let OpenStream { requests, mut responses, .. } = self;
         let all_sent = CancellationToken::new();
@@ -89,7 +89,7 @@ impl OpenStream {
             let progress = live.send(requests).await;
             all_sent.cancel();
             let ended = begin.elapsed();
-            // The last frame is sent somewhat before the end.
+            // The last frame is due before the end, so sending lasts for the whole length.
             match run.length {
                 Length::For(length) if progress.complete => (progress, ended.max(length)),
                 _ => (progress, ended),
@@ -97,15 +97,15 @@ impl OpenStream {
         };
         let reading = async {
             let mut answered = 0;
-            let trouble = tokio::select! {
+            let error = tokio::select! {
                 read = live.read(&mut responses, &mut answered) => read.err(),
                 () = live.stalls(&all_sent) => None,
             };
-            // Nobody would answer what is still to be sent.
+            // The stream has ended or stalled: frames sent from now on would get no answer.
             live.stop.cancel();
-            (answered, trouble)
+            (answered, error)
         };
-        let ((progress, sending_ended), (answered, trouble)) = tokio::join!(sending, reading);
+        let ((progress, sending_ended), (answered, error)) = tokio::join!(sending, reading);
         let (offered, unsent) = match run.pace {
             Pace::Closed { .. } => (progress.measured, 0),
             Pace::Open { rate_hz } => {
@@ -117,10 +117,10 @@ impl OpenStream {
         };
         let mut tally = live.tally.into_inner().unwrap_or_else(PoisonError::into_inner);
         let missing = tally.close();
-        StreamOutcome { tally, missing, offered, unsent, answered, sending_ended, trouble }
+        StreamOutcome { tally, missing, offered, unsent, answered, sending_ended, error }
     }
 
-    /// Sends and never reads, until `end`. Gives the number of frames that the transport took.
+    /// Sends without reading until `end` is cancelled. Returns the number of frames that the transport accepted.
     pub async fn run_without_reading(self, run: &Run, number: usize, begin: Instant, end: &CancellationToken) -> u64 {
         let OpenStream { requests, responses, .. } = self;
         let live = Live::new(run, number, begin, Semaphore::MAX_PERMITS, end.clone());
@@ -131,26 +131,26 @@ impl OpenStream {
     }
 }
 
-/// A stream while it runs; one side sends, the other reads.
+/// A running stream, shared by the sending and the reading side.
 struct Live<'a> {
     run: &'a Run,
     number: usize,
     begin: Instant,
     tally: Mutex<Tally>,
-    /// Of a closed loop: frames that may be sent.
+    /// In a closed loop, the number of frames that may be sent now.
     credit: Semaphore,
-    /// When a frame was last taken or a message read, in milliseconds from the beginning.
+    /// When the last frame was sent or message read, in milliseconds from the start of the run.
     last_progress_ms: AtomicU64,
     stop: CancellationToken,
 }
 
-/// How far a sender has come.
+/// Frames sent so far.
 #[derive(Debug, Default, Clone, Copy)]
 struct Progress {
     sent: u64,
-    /// Of these, those of the measured time.
+    /// Of `sent`, those due in the measured time.
     measured: u64,
-    /// It came to its end, and was not stopped before.
+    /// Whether sending reached the end of the run without being stopped.
     complete: bool,
 }
 
@@ -161,11 +161,11 @@ impl<'a> Live<'a> {
     }
 
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        // Counting does not panic half-way; what was counted stands.
+        // A poisoned lock is usable: counting does not panic between two updates.
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the time.
+    /// Notes progress at the current time and returns that time.
     fn progress(&self) -> Instant {
         let now = Instant::now();
         let since = now.saturating_duration_since(self.begin).as_millis() as u64;
@@ -173,19 +173,19 @@ impl<'a> Live<'a> {
         now
     }
 
-    /// Returns when frames wait for their ending and nothing has happened for too long.
+    /// Returns once frames await their ending, or the end of the call, without progress for longer than `patience`.
     async fn stalls(&self, all_sent: &CancellationToken) {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(STALL_CHECK_INTERVAL).await;
             let last = Duration::from_millis(self.last_progress_ms.load(Ordering::Relaxed));
-            let waits = all_sent.is_cancelled() || self.tally().outstanding() > 0;
-            if waits && self.begin.elapsed().saturating_sub(last) > self.run.patience {
+            let awaits = all_sent.is_cancelled() || self.tally().outstanding() > 0;
+            if awaits && self.begin.elapsed().saturating_sub(last) > self.run.patience {
                 return;
             }
         }
     }
 
-    /// Counts answers of the measured time into `answered`.
+    /// Reads until the stream ends and adds the answers received in the measured time to `answered`.
     async fn read(
         &self,
         responses: &mut Streaming<v1::ExplainStreamResponse>,
@@ -196,18 +196,18 @@ impl<'a> Live<'a> {
             let Some(message) = response.message else { continue };
             let ended = self.tally().take(&message);
             if let Pace::Closed { in_flight } = self.run.pace {
-                // Never more than are on their way, whatever the server says.
+                // A faulty server may end more frames than were sent: add at most `in_flight` permits.
                 self.credit.add_permits(ended.frames.min(in_flight.into()) as usize);
             }
             match &message {
                 Response::GoingAway(_) => self.stop.cancel(),
                 Response::Explanation(answer) => {
-                    let came = now.saturating_duration_since(self.begin);
-                    *answered += u64::from(self.run.measures(came));
+                    let received = now.saturating_duration_since(self.begin);
+                    *answered += u64::from(self.run.measures(received));
                     if let Some(due) = ended.answered
                         && self.run.measures(due.saturating_duration_since(self.begin))
                     {
-                        self.run.meter().answer(answer, now.saturating_duration_since(due), came);
+                        self.run.meter().answer(answer, now.saturating_duration_since(due), received);
                     }
                 }
                 _ => {}
@@ -216,7 +216,8 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    /// Sends until the end, then closes the request stream: the server finishes what it has and ends the call.
+    /// Sends until the end of the run, then closes the request stream: the server answers the frames that it has and
+    /// ends the call.
     async fn send(&self, requests: mpsc::Sender<v1::ExplainStreamRequest>) -> Progress {
         let mut progress = Progress::default();
         let cut = async {
@@ -235,23 +236,23 @@ impl<'a> Live<'a> {
 
     async fn send_each(&self, requests: &mpsc::Sender<v1::ExplainStreamRequest>, progress: &mut Progress) {
         while let Some(due) = self.next(progress.sent).await {
-            let Ok(place) = requests.reserve().await else { return };
-            let taken = self.progress();
+            let Ok(permit) = requests.reserve().await else { return };
+            let accepted = self.progress();
             progress.sent += 1;
             let frame = self.frame(progress.sent);
             self.tally().sent(frame.sequence, Echo { tag: frame.tag.clone(), capture_time: None }, due);
             if self.run.measures(due.saturating_duration_since(self.begin)) {
                 progress.measured += 1;
                 let mut meter = self.run.meter();
-                meter.send_delay.record(taken.saturating_duration_since(due));
+                meter.send_delay.record(accepted.saturating_duration_since(due));
                 meter.sent_bytes += frame.payload.as_ref().map_or(0, payloads::length);
             }
-            place.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
+            permit.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
         }
         progress.complete = true;
     }
 
-    /// Waits for the time of the frame after `sent` others; none: there is no more.
+    /// Waits until the next frame, after `sent` others, may be sent, and returns its due time. None: the run has ended.
     async fn next(&self, sent: u64) -> Option<Instant> {
         match self.run.pace {
             Pace::Open { rate_hz } => {
