@@ -75,7 +75,12 @@ pub struct BenchCommand {
     rate: Option<f64>,
 
     /// Closed loop: number of frames in flight on each stream [default: 1, unless --rate is given]
-    #[arg(long, env = "CAMLENS_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(
+        long,
+        env = "CAMLENS_IN_FLIGHT",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
     in_flight: Option<u32>,
 
     /// Measured time in seconds; it begins after the warm-up

@@ -1,86 +1,88 @@
-//! Which part takes the most time, and what one may do about it.
+//! Names the part of the round trip that takes the most time, and how to shorten it.
 
 use super::breakdown::{Breakdown, Part};
 use crate::proto::v1::Stage;
 
-/// How the frames were sent, as far as it explains what they waited for.
+/// How the frames were sent, which determines what they can wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sending {
-    /// Each after the one before was answered: none waits for another of its own stream.
+    /// One frame in flight: no frame waits for another of its own stream.
     OneByOne,
-    /// Several on their way at once, or at a fixed rate.
+    /// Several frames in flight, or a fixed rate.
     Together,
 }
 
-/// One sentence for people, and perhaps another that says how to read it; none when there was no time at all.
+/// The part that takes the most time, what shortens it and, where needed, how to read the number. None: all times are
+/// zero.
 pub fn advice(breakdown: &Breakdown, sending: Sending) -> Option<String> {
     let (part, share) = breakdown.largest()?;
-    let what = what_to_do(part);
-    let mut text = format!("{} takes the most: {:.0} % of the time. {what}", part.name(), share * 100.0);
-    if let Some(more) = reading(part, sending, breakdown.mean_batch_size()) {
+    let what = remedy(part);
+    let mut text = format!("{} takes the most time: {:.0} % of the round trips. {what}", part.name(), share * 100.0);
+    if let Some(more) = caveat(part, sending, breakdown.mean_batch_size()) {
         text = format!("{text} {more}");
     }
     Some(text)
 }
 
-/// What the part is, and what makes it shorter.
-pub fn what_to_do(part: Part) -> &'static str {
+/// What the part consists of, and what shortens it.
+fn remedy(part: Part) -> &'static str {
     let Part::Stage(stage) = part else {
-        return "The time goes outside the server: on the way, in the client, or in the sending of the answer. Smaller \
-                frames and fewer or smaller maps need less of it; on one machine, so does a Unix socket.";
+        return "It is spent outside the server's stages: in the network, in the client, or in sending the answer. Send \
+                smaller frames, request fewer or smaller maps or, on one machine, use a Unix socket.";
     };
     match Stage::try_from(stage) {
         Ok(Stage::Receive) => {
-            "Frames are held back before they are queued, by the stream's credit or the server's limits: send fewer, or \
-             let newer frames replace older ones (--overflow latest)."
+            "Frames are held back before they are queued, by the stream's credit or the server's limits: send fewer \
+             frames, or let newer frames replace older ones (--overflow latest)."
         }
         Ok(Stage::Queue) => {
-            "More frames come than the device takes: send fewer, let newer frames replace older ones (--overflow latest), \
-             or give the ones that matter a higher --priority."
+            "Frames arrive faster than the device explains them: send fewer frames, let newer frames replace older \
+             ones (--overflow latest), or give the important streams a higher --priority."
         }
-        Ok(Stage::Decode) => "Send smaller pictures, or pixels instead of files (--raw shows what that gives).",
-        Ok(Stage::Preprocess) => "Send frames that are nearer to the size of the model's input, or its input itself.",
+        Ok(Stage::Decode) => "Send smaller images, or pixels instead of files (compare with --raw).",
+        Ok(Stage::Preprocess) => "Send frames closer to the model's input size, or send the input tensor.",
         Ok(Stage::Batch) => {
-            "The frame is ready and the device is not: it runs the batch before, or limits.max_batch_delay_ms lets it wait \
-             for more frames."
+            "The frame is ready, but its batch has not started: the device is running the previous batch, or waits up \
+             to limits.max_batch_delay_ms for more frames."
         }
-        Ok(Stage::CopyIn) => "The model's input goes to the device: a smaller input has less to copy.",
-        Ok(Stage::Forward) => "That is the model itself: a smaller one, a smaller input or more cores make it faster.",
+        Ok(Stage::CopyIn) => "The model's input is copied to the device: use a model with a smaller input.",
+        Ok(Stage::Forward) => "This is the model's forward run: use a smaller model, a smaller input or more cores.",
         Ok(Stage::Backward) => {
-            "That is the way back from each target: ask for fewer targets; with predictions alone (--predictions-only) \
-             there is none."
+            "This is the reverse run, once for each target: request fewer targets, or only predictions \
+             (--predictions-only), which need no reverse run."
         }
-        Ok(Stage::Fuse) => "Maps are made for each target: ask for fewer targets or maps.",
-        Ok(Stage::CopyOut) => "Maps leave the device: ask for fewer targets or maps.",
+        Ok(Stage::Fuse) => "Maps are computed for each target: request fewer targets or maps.",
+        Ok(Stage::CopyOut) => "Maps are copied from the device: request fewer targets or maps.",
         Ok(Stage::Render) => {
-            "Answers are written: ask for fewer pictures and maps, JPEG instead of PNG, float16 or uint8 instead of float32."
+            "Pictures and maps are encoded: request fewer of them, JPEG instead of PNG, float16 or uint8 instead of \
+             float32."
         }
         Ok(Stage::Deliver) => {
-            "Answers are ready and wait, for those of earlier frames of their stream or for a client that reads slowly: \
-             read faster, or open the stream unordered."
+            "Answers are ready, but wait for the answers to earlier frames of their stream or for a slow client: read \
+             faster, or open the stream unordered."
         }
-        Ok(Stage::Unspecified) | Err(_) => "This camlens does not know that stage; a newer one may.",
+        Ok(Stage::Unspecified) | Err(_) => "This version of camlens does not know the stage; a newer version may.",
     }
 }
 
-/// What must be known to read the number rightly.
-fn reading(part: Part, sending: Sending, mean_batch_size: f64) -> Option<String> {
+/// What else the number depends on, if anything.
+fn caveat(part: Part, sending: Sending, mean_batch_size: f64) -> Option<String> {
     let Part::Stage(stage) = part else { return None };
     match Stage::try_from(stage).ok()? {
         Stage::Batch if sending == Sending::OneByOne => {
-            Some("These frames were sent one by one: they wait for others' batches, or for that delay.".to_owned())
+            Some("Only one frame was in flight: it waited for batches of other streams, or for that delay.".to_owned())
         }
         Stage::Receive | Stage::Queue | Stage::Batch => Some(match sending {
             Sending::OneByOne => {
-                "These frames were sent one by one: they wait for frames of others, whose senders this is for."
+                "Only one frame was in flight: it waited for frames of other streams, to which this advice applies."
                     .to_owned()
             }
             Sending::Together => {
-                "These frames may wait for each other: --in-flight 1 shows what one alone takes.".to_owned()
+                "These frames may wait for each other: --in-flight 1 measures one frame at a time.".to_owned()
             }
         }),
         Stage::CopyIn | Stage::Forward | Stage::Backward | Stage::Fuse | Stage::CopyOut if mean_batch_size >= 1.05 => {
-            Some(format!("{mean_batch_size:.1} frames ran together on average, and each waits for its whole batch."))
+            Some(format!("The mean batch size is {mean_batch_size:.1}, and each frame waits for its whole batch."))
         }
         _ => None,
     }
@@ -91,48 +93,48 @@ mod tests {
     use super::super::record::frame;
     use super::*;
 
-    fn told(stage: Stage, batch_size: u32, sending: Sending) -> String {
+    fn advice_for(stage: Stage, batch_size: u32, sending: Sending) -> String {
         let mut frame = frame(1, 10_000, &[(stage, 8_000), (Stage::Unspecified, 1_000)]);
         frame.batch_size = batch_size;
         advice(&Breakdown::of([&frame]), sending).expect("some time")
     }
 
     #[test]
-    fn the_part_that_takes_the_most_is_named_with_its_share_and_a_way_out() {
+    fn the_largest_part_is_named_with_its_share_and_a_remedy() {
         assert_eq!(
-            told(Stage::Forward, 1, Sending::OneByOne),
-            "forward takes the most: 80 % of the time. That is the model itself: a smaller one, a smaller input or more cores \
-             make it faster."
+            advice_for(Stage::Forward, 1, Sending::OneByOne),
+            "forward takes the most time: 80 % of the round trips. This is the model's forward run: use a smaller \
+             model, a smaller input or more cores."
         );
         let away = frame(1, 10_000, &[(Stage::Forward, 1_000)]);
         let text = advice(&Breakdown::of([&away]), Sending::OneByOne).expect("some time");
         assert!(
-            text.starts_with("outside takes the most: 90 % of the time. The time goes outside the server"),
+            text.starts_with("outside takes the most time: 90 % of the round trips. It is spent outside the server"),
             "{text}"
         );
         assert_eq!(advice(&Breakdown::default(), Sending::OneByOne), None);
     }
 
     #[test]
-    fn waiting_says_for_whom() {
+    fn advice_on_waiting_says_what_frames_wait_for() {
         for stage in [Stage::Receive, Stage::Queue, Stage::Batch] {
-            assert!(told(stage, 1, Sending::OneByOne).contains("they wait for"), "{stage:?}");
-            assert!(told(stage, 1, Sending::Together).ends_with("shows what one alone takes."), "{stage:?}");
+            assert!(advice_for(stage, 1, Sending::OneByOne).contains("it waited for"), "{stage:?}");
+            assert!(advice_for(stage, 1, Sending::Together).ends_with("measures one frame at a time."), "{stage:?}");
         }
     }
 
     #[test]
-    fn a_batch_is_remembered_where_its_time_is_everybodys() {
-        let text = told(Stage::Backward, 4, Sending::Together);
-        assert!(text.ends_with("4.0 frames ran together on average, and each waits for its whole batch."), "{text}");
-        assert!(!told(Stage::Decode, 4, Sending::Together).contains("ran together"));
+    fn advice_on_the_device_mentions_the_batch_size() {
+        let text = advice_for(Stage::Backward, 4, Sending::Together);
+        assert!(text.ends_with("The mean batch size is 4.0, and each frame waits for its whole batch."), "{text}");
+        assert!(!advice_for(Stage::Decode, 4, Sending::Together).contains("batch"));
     }
 
     #[test]
-    fn every_stage_that_a_server_may_name_has_its_own_advice() {
+    fn every_stage_of_the_protocol_has_its_own_remedy() {
         let known = (1..).map_while(|value| Stage::try_from(value).ok());
-        let advice: std::collections::HashSet<_> = known.map(|stage| what_to_do(Part::Stage(stage as i32))).collect();
-        assert_eq!(advice.len(), crate::telemetry::Stage::ALL.len() - 1, "all but `send`");
-        assert!(!advice.contains(what_to_do(Part::Stage(99))));
+        let remedies: std::collections::HashSet<_> = known.map(|stage| remedy(Part::Stage(stage as i32))).collect();
+        assert_eq!(remedies.len(), crate::telemetry::Stage::ALL.len() - 1, "all but `send`");
+        assert!(!remedies.contains(remedy(Part::Stage(99))));
     }
 }

@@ -1,25 +1,25 @@
-//! Bars on a scale of milliseconds, out of characters.
+//! Bars of characters on a scale in milliseconds.
 
 use crate::cli::terminal::Ink;
 
-/// What a bar is made of.
+/// The characters of a bar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Charset {
-    /// Block elements: a bar begins and ends at half a cell.
+    /// Block elements, with a resolution of half a cell.
     Unicode,
     Ascii,
 }
 
-/// How something is drawn.
+/// Width, characters and colours of a drawing.
 #[derive(Debug, Clone, Copy)]
 pub struct Style {
-    /// Columns in all.
+    /// Total width in columns.
     pub width: usize,
     pub charset: Charset,
     pub ink: Ink,
 }
 
-/// How dense a bar is, the densest first.
+/// Density of a bar, densest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fill {
     Full,
@@ -42,7 +42,7 @@ impl Charset {
         }
     }
 
-    /// For what is there and shorter than a cell shows.
+    /// Marks a time that is not zero but shorter than the resolution.
     fn sliver(self) -> char {
         match self {
             Charset::Unicode => '▏',
@@ -50,7 +50,7 @@ impl Charset {
         }
     }
 
-    /// At the end of a bar that goes on beyond the scale.
+    /// Marks the end of a bar that exceeds the scale.
     pub fn beyond(self) -> char {
         match self {
             Charset::Unicode => '»',
@@ -59,7 +59,7 @@ impl Charset {
     }
 }
 
-/// Cells that stand for the time from 0 to an end.
+/// A linear scale from 0 to `end_ms` over a number of character cells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     end_ms: f64,
@@ -67,7 +67,7 @@ pub struct Scale {
     charset: Charset,
 }
 
-/// Cells between two labels, at least.
+/// Least number of cells between two labels.
 const LABEL_CELLS: f64 = 8.0;
 
 impl Scale {
@@ -75,19 +75,19 @@ impl Scale {
         Scale { end_ms, cells: cells.max(1), charset }
     }
 
-    /// A time's place among `parts` equal parts of the scale.
-    fn place(&self, ms: f64, parts: usize) -> usize {
+    /// Position of a time in units of 1/`parts` of the scale, rounded.
+    fn position(&self, ms: f64, parts: usize) -> usize {
         if self.end_ms > 0.0 { ((ms / self.end_ms).clamp(0.0, 1.0) * parts as f64).round() as usize } else { 0 }
     }
 
-    /// 1, 2 or 5 times a power of ten.
+    /// Distance between two labels: the least 1, 2 or 5 times a power of ten that leaves `LABEL_CELLS` cells.
     fn step_ms(&self) -> f64 {
         let least = self.end_ms * LABEL_CELLS / self.cells as f64;
         let power = 10f64.powf(least.log10().floor());
         [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|&step| step >= least).unwrap_or(least)
     }
 
-    /// Where the scale has a tick, and the time there.
+    /// The cell and the time of each tick.
     fn ticks(&self) -> Vec<(usize, f64)> {
         if self.end_ms <= 0.0 {
             return vec![(0, 0.0)];
@@ -96,11 +96,11 @@ impl Scale {
         (0..self.cells)
             .map(|n| n as f64 * step)
             .take_while(|&ms| ms <= self.end_ms)
-            .map(|ms| (self.place(ms, self.cells), ms))
+            .map(|ms| (self.position(ms, self.cells), ms))
             .collect()
     }
 
-    /// The times along the scale, each above its tick.
+    /// The line of labels: the time of each tick, starting at the tick's cell.
     pub fn labels(&self) -> String {
         let ticks = self.ticks();
         let decimals = ticks.get(1).map_or(0, |&(_, step)| (-step.log10().floor()).max(0.0) as usize);
@@ -114,7 +114,7 @@ impl Scale {
         line
     }
 
-    /// A line with a mark at each tick.
+    /// The axis: a line with a mark at each tick.
     pub fn rule(&self) -> String {
         let (tick, between) = match self.charset {
             Charset::Unicode => ('┼', '─'),
@@ -122,14 +122,14 @@ impl Scale {
         };
         let mut cells = vec![between; self.cells];
         for (cell, _) in self.ticks() {
-            if let Some(place) = cells.get_mut(cell) {
-                *place = tick;
+            if let Some(symbol) = cells.get_mut(cell) {
+                *symbol = tick;
             }
         }
         cells.into_iter().collect()
     }
 
-    /// A bar from one time to another; something that takes no time has none.
+    /// A bar from `start_ms` to `end_ms`; empty for no time.
     pub fn bar(&self, start_ms: f64, end_ms: f64) -> String {
         if end_ms <= start_ms {
             return String::new();
@@ -138,9 +138,9 @@ impl Scale {
             Charset::Unicode => 2,
             Charset::Ascii => 1,
         };
-        let (from, to) = (self.place(start_ms, parts * self.cells), self.place(end_ms, parts * self.cells));
+        let (from, to) = (self.position(start_ms, parts * self.cells), self.position(end_ms, parts * self.cells));
         if from == to {
-            return self.alone(start_ms);
+            return self.sliver_at(start_ms);
         }
         let covered = |part: usize| (from..to).contains(&part);
         let cell = |cell: usize| match (covered(cell * parts), covered(cell * parts + parts - 1)) {
@@ -152,24 +152,24 @@ impl Scale {
         (0..to.div_ceil(parts)).map(cell).collect()
     }
 
-    /// A pale bar of whole cells.
-    pub fn pale_bar(&self, start_ms: f64, end_ms: f64) -> String {
-        let (from, to) = (self.place(start_ms, self.cells), self.place(end_ms, self.cells));
+    /// A bar of whole cells in the lightest fill; empty for no time.
+    pub fn light_bar(&self, start_ms: f64, end_ms: f64) -> String {
+        let (from, to) = (self.position(start_ms, self.cells), self.position(end_ms, self.cells));
         if end_ms <= start_ms {
             String::new()
         } else if from == to {
-            self.alone(start_ms)
+            self.sliver_at(start_ms)
         } else {
             let bar: String = std::iter::repeat_n(self.charset.fill(Fill::Light), to - from).collect();
             format!("{:from$}{bar}", "")
         }
     }
 
-    /// A bar from 0 that gets paler: up to each of the times, in ascending order, with another fill.
+    /// A bar from 0 in segments: each reaches to its time, in ascending order, and has its own fill.
     pub fn graded_bar(&self, parts: &[(f64, Fill)]) -> String {
         let mut bar: Vec<char> = Vec::new();
         for &(ms, fill) in parts {
-            let end = self.place(ms, self.cells).max(bar.len());
+            let end = self.position(ms, self.cells).max(bar.len());
             bar.resize(end, self.charset.fill(fill));
         }
         let longest = parts.last().map_or(0.0, |&(ms, _)| ms);
@@ -181,13 +181,14 @@ impl Scale {
         bar.into_iter().collect()
     }
 
-    fn alone(&self, start_ms: f64) -> String {
+    /// A sliver in the cell of `start_ms`.
+    fn sliver_at(&self, start_ms: f64) -> String {
         let cell = ((start_ms / self.end_ms).clamp(0.0, 1.0) * self.cells as f64).floor() as usize;
         format!("{:1$}{2}", "", cell.min(self.cells - 1), self.charset.sliver())
     }
 }
 
-/// Decimals with which times of up to `largest_ms` are told: four digits or so.
+/// Decimals for times of up to `largest_ms`: about four significant digits.
 pub fn decimals(largest_ms: f64) -> usize {
     match largest_ms {
         ms if ms < 10.0 => 3,
@@ -196,7 +197,7 @@ pub fn decimals(largest_ms: f64) -> usize {
     }
 }
 
-/// Breaks text at spaces into lines of at most `width` characters, where its words are no longer.
+/// Breaks text at spaces into lines of at most `width` characters; a longer word has its own line.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_begin_where_the_one_before_ended() {
+    fn a_bar_begins_where_the_previous_one_ends() {
         let scale = scale(10.0, Charset::Unicode);
         assert_eq!(scale.bar(0.0, 2.75), "█████▌");
         assert_eq!(scale.bar(2.75, 5.0), "     ▐████");
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_short_for_a_cell_is_still_seen_and_nothing_is_not() {
+    fn a_time_shorter_than_the_resolution_is_a_sliver_and_no_time_is_empty() {
         let unicode = scale(10.0, Charset::Unicode);
         assert_eq!((unicode.bar(5.0, 5.01), unicode.bar(5.0, 5.0)), ("          ▏".to_owned(), String::new()));
         assert_eq!(unicode.bar(9.99, 10.0), "                   ▏");
@@ -237,15 +238,15 @@ mod tests {
     }
 
     #[test]
-    fn ascii_bars_have_whole_cells() {
+    fn ascii_bars_consist_of_whole_cells() {
         let scale = scale(10.0, Charset::Ascii);
         assert_eq!((scale.bar(0.0, 2.75), scale.bar(2.75, 5.0)), ("######".to_owned(), "      ####".to_owned()));
-        assert_eq!(scale.pale_bar(5.0, 6.5), "          ...");
-        assert_eq!(scale.pale_bar(5.0, 5.001), "          |");
+        assert_eq!(scale.light_bar(5.0, 6.5), "          ...");
+        assert_eq!(scale.light_bar(5.0, 5.001), "          |");
     }
 
     #[test]
-    fn a_graded_bar_shows_each_percentile_and_what_lies_beyond() {
+    fn a_graded_bar_has_a_segment_for_each_time_and_a_mark_beyond_the_scale() {
         let parts = |ms: [f64; 3]| [(ms[0], Fill::Full), (ms[1], Fill::Dark), (ms[2], Fill::Light)];
         let scale = scale(10.0, Charset::Unicode);
         assert_eq!(scale.graded_bar(&parts([2.0, 3.0, 5.0])), "████▓▓░░░░");
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_round_numbers_above_their_ticks() {
+    fn labels_are_round_numbers_at_their_ticks() {
         let cases = [
             (10.0, "0         5", "+---------+---------"),
             (97.0, "0         50", "+---------+---------"),

@@ -1,4 +1,4 @@
-//! The time of many frames, stage by stage.
+//! Sums the time of many frames by stage.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::record::FrameRecord;
 use crate::client::latency::Latencies;
 use crate::client::names;
 
-/// A percentile, and the fewest frames that carry it: of fewer, none lies beyond it.
+/// A percentile, and the number of frames it needs: with fewer, no frame lies beyond it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Percentile {
     pub name: &'static str,
@@ -17,7 +17,7 @@ pub struct Percentile {
     pub fewest: u64,
 }
 
-/// What is told of each stage, where there are frames enough.
+/// The percentiles of each stage that are shown if there are enough frames.
 pub const PERCENTILES: [Percentile; 3] = [
     Percentile { name: "p50", share: 0.5, fewest: 2 },
     Percentile { name: "p90", share: 0.9, fewest: 10 },
@@ -27,9 +27,9 @@ pub const PERCENTILES: [Percentile; 3] = [
 /// A part of the round trip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// A stage, as the protocol numbers it.
+    /// A stage, by its number in the protocol.
     Stage(i32),
-    /// Before the server read the frame, and after the last stage.
+    /// The time before the server read the frame and after the last stage.
     Outside,
 }
 
@@ -43,10 +43,10 @@ impl Part {
     }
 }
 
-/// Frames added up. Shares are of the sum of the round trips.
+/// The times of all frames by part. Shares are shares of the sum of the round trips.
 #[derive(Debug, Clone, Default)]
 pub struct Breakdown {
-    /// In the order of a frame's way; what is outside comes last.
+    /// In the order in which a frame passes the stages; `Outside` comes last.
     parts: BTreeMap<Part, Latencies>,
     pub server: Latencies,
     pub round_trip: Latencies,
@@ -64,7 +64,7 @@ impl Breakdown {
     }
 
     fn add(&mut self, frame: &FrameRecord) {
-        // A batch that ran again for want of memory has stages twice: they are the frame's all the same.
+        // A batch that ran again after it ran out of memory has stages twice: both times count.
         let mut parts = BTreeMap::from([(Part::Outside, frame.outside())]);
         for timing in &frame.stages {
             *parts.entry(Part::Stage(timing.stage)).or_default() += Duration::from_nanos(timing.duration_ns);
@@ -82,46 +82,46 @@ impl Breakdown {
         self.round_trip.count()
     }
 
-    /// How many frames ran together, on average.
+    /// The mean batch size over the frames.
     pub fn mean_batch_size(&self) -> f64 {
         self.batch_sizes as f64 / self.frames().max(1) as f64
     }
 
-    /// Each part and its times, in order.
+    /// The parts and their times, in order.
     pub fn parts(&self) -> impl Iterator<Item = (Part, &Latencies)> {
         self.parts.iter().map(|(&part, times)| (part, times))
     }
 
-    /// The share of the round trips that times make up, 0 to 1.
+    /// The sum of `times` as a share of the round trips, 0 to 1.
     pub fn share(&self, times: &Latencies) -> f64 {
         let whole_ms = self.whole.as_secs_f64() * 1e3;
         if whole_ms > 0.0 { times.total_ms() / whole_ms } else { 0.0 }
     }
 
-    /// The part that takes the most time, and its share; none when there is no time at all.
+    /// The part that takes the most time, and its share. None: all times are zero.
     pub fn largest(&self) -> Option<(Part, f64)> {
         let (part, times) = self.parts().max_by(|(_, a), (_, b)| a.total_ms().total_cmp(&b.total_ms()))?;
         (times.total_ms() > 0.0).then(|| (part, self.share(times)))
     }
 
-    /// The percentiles that this many frames carry.
-    pub fn carried(&self) -> impl Iterator<Item = Percentile> + Clone + use<> {
+    /// The percentiles for which there are enough frames.
+    pub fn available(&self) -> impl Iterator<Item = Percentile> + Clone + use<> {
         let frames = self.frames();
         PERCENTILES.into_iter().filter(move |percentile| frames >= percentile.fewest)
     }
 
-    /// What is wrong with the number of frames, as a sentence; none when it carries everything.
+    /// Says which percentiles need more frames. None: there are enough for all.
     pub fn too_few(&self) -> Option<String> {
         let missing: Vec<String> = PERCENTILES
             .iter()
             .filter(|percentile| self.frames() < percentile.fewest)
-            .map(|percentile| format!("a {} takes {}", percentile.name, percentile.fewest))
+            .map(|percentile| format!("{} needs {}", percentile.name, percentile.fewest))
             .collect();
         let frames = if self.frames() == 1 { "frame" } else { "frames" };
-        (!missing.is_empty()).then(|| format!("of {} {frames}: {}", self.frames(), missing.join(", ")))
+        (!missing.is_empty()).then(|| format!("only {} {frames}: {}", self.frames(), missing.join(", ")))
     }
 
-    /// Times in milliseconds; percentiles that are not carried are null.
+    /// Times in milliseconds; percentiles that need more frames are null.
     pub fn times_json(&self, times: &Latencies) -> Value {
         let mut json = json!({
             "total_ms": times.total_ms(),
@@ -130,8 +130,8 @@ impl Breakdown {
             "max_ms": times.max_ms(),
         });
         for percentile in PERCENTILES {
-            let carried = self.frames() >= percentile.fewest;
-            json[format!("{}_ms", percentile.name)] = carried.then(|| times.percentile_ms(percentile.share)).into();
+            let available = self.frames() >= percentile.fewest;
+            json[format!("{}_ms", percentile.name)] = available.then(|| times.percentile_ms(percentile.share)).into();
         }
         json
     }
@@ -146,7 +146,7 @@ impl Breakdown {
         self.parts().filter_map(stage).collect()
     }
 
-    /// What is outside the server's stages.
+    /// The time outside the server's stages.
     pub fn outside_json(&self) -> Value {
         self.parts.get(&Part::Outside).map_or(Value::Null, |times| self.times_json(times))
     }
@@ -159,7 +159,7 @@ mod tests {
     use crate::proto::v1::Stage;
 
     #[test]
-    fn parts_come_in_the_order_of_a_frames_way_and_their_shares_add_up() {
+    fn parts_are_in_the_order_of_the_stages_and_their_shares_add_up() {
         let frames = [
             frame(1, 10_000, &[(Stage::Queue, 1_000), (Stage::Forward, 6_000), (Stage::Render, 2_000)]),
             frame(2, 10_000, &[(Stage::Queue, 500), (Stage::Decode, 500), (Stage::Forward, 8_000)]),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_that_ran_twice_counts_once_with_both_its_times() {
+    fn a_stage_that_ran_twice_counts_once_with_the_sum_of_its_times() {
         let again = frame(1, 9_000, &[(Stage::Forward, 2_000), (Stage::Forward, 3_000)]);
         let breakdown = Breakdown::of([&again]);
         let (_, times) = breakdown.parts().next().expect("forward");
@@ -183,16 +183,17 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_that_the_count_does_not_carry_are_left_out() {
+    fn percentiles_that_need_more_frames_are_left_out() {
         let frames: Vec<_> = (1..=100).map(|n| frame(n, 2_000, &[(Stage::Forward, 10 * n)])).collect();
-        let names = |count: usize| -> Vec<&str> { Breakdown::of(&frames[..count]).carried().map(|p| p.name).collect() };
+        let names =
+            |count: usize| -> Vec<&str> { Breakdown::of(&frames[..count]).available().map(|p| p.name).collect() };
         assert_eq!((names(1), names(2), names(9)), (vec![], vec!["p50"], vec!["p50"]));
         assert_eq!(
             (names(10), names(99), names(100)),
             (vec!["p50", "p90"], vec!["p50", "p90"], vec!["p50", "p90", "p99"])
         );
         let few = Breakdown::of(&frames[..9]);
-        assert_eq!(few.too_few().as_deref(), Some("of 9 frames: a p90 takes 10, a p99 takes 100"));
+        assert_eq!(few.too_few().as_deref(), Some("only 9 frames: p90 needs 10, p99 needs 100"));
         assert_eq!(Breakdown::of(&frames).too_few(), None);
         let forward = &few.stages_json()[0];
         assert_eq!(forward["p90_ms"], Value::Null);
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_of_the_stages_adds_up_to_the_servers() {
+    fn the_stages_of_the_json_add_up_to_the_servers_time() {
         let frames = [
             frame(1, 10_000, &[(Stage::Queue, 1_001), (Stage::Forward, 6_007)]),
             frame(2, 9_000, &[(Stage::Queue, 503), (Stage::Forward, 8_009)]),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_largest_part() {
+    fn without_time_there_is_no_largest_part() {
         assert_eq!(Breakdown::default().largest(), None);
         assert_eq!(Breakdown::of([&frame(1, 0, &[(Stage::Queue, 0)])]).largest(), None);
     }

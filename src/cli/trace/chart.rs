@@ -1,21 +1,22 @@
-//! Percentiles of each stage over many frames, as numbers and as bars that get paler.
+//! Draws percentiles of each stage over many frames, as numbers and as graded bars.
 
 use super::bars::{Fill, Scale, Style, decimals};
 use super::breakdown::{Breakdown, Part, Percentile};
 use crate::client::latency::Latencies;
 
-/// Columns of the name and the share, and of each number.
+/// Columns of the name and the share.
 const NAME_AND_SHARE: usize = 10 + 1 + 7;
+/// Columns of each number.
 const NUMBER: usize = 9;
-/// A few frames that are this many times slower than the others may leave the scale.
+/// The scale excludes the longest time if it is more than this many times the highest percentile.
 const OUTLIER: f64 = 2.0;
-/// Of the highest percentile, so that one sees that something lies beyond it.
+/// The end of such a scale, as a multiple of the highest percentile: longer times remain visible beyond it.
 const ROOM_BEYOND: f64 = 1.1;
 
-/// Draws the frames' stages. Percentiles that so few frames do not carry are left out, and this is said.
+/// Draws the stages of the frames. Percentiles that need more frames are left out; a last line says which.
 pub fn draw(breakdown: &Breakdown, style: Style) -> String {
     let Style { width, charset, ink } = style;
-    let percentiles: Vec<Percentile> = breakdown.carried().collect();
+    let percentiles: Vec<Percentile> = breakdown.available().collect();
     let before_bars = NAME_AND_SHARE + NUMBER * (percentiles.len() + 1) + 2;
     let longest_ms = breakdown.parts().map(|(_, times)| times.max_ms()).fold(0.0, f64::max);
     let end_ms = scale_end_ms(breakdown, longest_ms, &percentiles);
@@ -45,14 +46,14 @@ pub fn draw(breakdown: &Breakdown, style: Style) -> String {
     lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// The longest time, unless it is an outlier that would leave nothing to see of the others.
+/// The longest time, unless it is an outlier that would shrink all other bars.
 fn scale_end_ms(breakdown: &Breakdown, longest_ms: f64, percentiles: &[Percentile]) -> f64 {
     let Some(highest) = percentiles.last().filter(|percentile| percentile.share > 0.5) else { return longest_ms };
-    let usual_ms = breakdown.parts().map(|(_, times)| times.percentile_ms(highest.share)).fold(0.0, f64::max);
-    if longest_ms > OUTLIER * usual_ms { (usual_ms * ROOM_BEYOND).min(longest_ms) } else { longest_ms }
+    let highest_ms = breakdown.parts().map(|(_, times)| times.percentile_ms(highest.share)).fold(0.0, f64::max);
+    if longest_ms > OUTLIER * highest_ms { (highest_ms * ROOM_BEYOND).min(longest_ms) } else { longest_ms }
 }
 
-/// What the rows have in common.
+/// The common settings of the rows.
 struct Row<'a> {
     breakdown: &'a Breakdown,
     percentiles: &'a [Percentile],
@@ -60,7 +61,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The numbers' names, and what a bar is made of up to each.
+    /// The heading of each number, and the fill of the bar up to it.
     fn columns(&self) -> impl Iterator<Item = (&'static str, Fill)> {
         let names = self.percentiles.iter().map(|percentile| percentile.name);
         names.zip([Fill::Full, Fill::Dark, Fill::Medium]).chain([("max", Fill::Light)])
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_get_paler_from_percentile_to_percentile() {
+    fn a_bar_has_a_lighter_fill_for_each_higher_percentile() {
         let expected = "\
 100 frames, in ms
 stage        share      p50      p90      p99      max  0            5           10
@@ -122,7 +123,7 @@ round trip 100.0 %    19.01    23.00    23.90    24.00
     }
 
     #[test]
-    fn few_frames_have_no_high_percentiles_and_it_is_said() {
+    fn percentiles_that_need_more_frames_are_listed() {
         let expected = "\
 3 frames, in ms
 stage        share      p50      max  0       2       4       6       8       10
@@ -133,14 +134,14 @@ server      85.9 %    12.21    12.30
 outside     14.1 %     2.00     2.00  ########
 round trip 100.0 %    14.20    14.30
 # to p50  . to max
-of 3 frames: a p90 takes 10, a p99 takes 100
+only 3 frames: p90 needs 10, p99 needs 100
 ";
         let drawn = draw(&Breakdown::of(&frames(3)), style(Charset::Ascii));
         assert_eq!(drawn, expected, "\n{drawn}");
     }
 
     #[test]
-    fn one_frame_that_took_for_ever_does_not_hide_the_others() {
+    fn an_outlier_does_not_shrink_the_other_bars() {
         let mut frames = frames(20);
         frames.push(frame(21, 900_000, &[(Stage::Queue, 880_000), (Stage::Forward, 12_000)]));
         let drawn = draw(&Breakdown::of(&frames), style(Charset::Ascii));

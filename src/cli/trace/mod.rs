@@ -1,7 +1,7 @@
-//! `camlens trace`: where a frame's milliseconds go, from the answers alone.
+//! `camlens trace`: shows how long a frame spends in each stage, from the timings in its answer.
 //!
-//! Each answer carries its stages ([`record`]); single frames are drawn as waterfalls ([`waterfall`]), all of them are added
-//! up ([`breakdown`]), drawn as percentiles ([`chart`]) and summed up in a sentence ([`advice`]).
+//! [`record`] takes the timings from an answer. [`waterfall`] draws single frames; [`breakdown`] sums the stages over
+//! all frames, [`chart`] draws their percentiles, and [`advice`] names the stage that takes the most time.
 
 mod advice;
 mod bars;
@@ -43,90 +43,115 @@ use selection::{Chosen, choose};
 
 const EXAMPLES: &str = "\
 Examples:
-  camlens trace --server 127.0.0.1:8033                      one frame at a time, beside what the server has to do
-  camlens trace frames/ --server 127.0.0.1:8033 --rate 30    as a camera sends them
-  camlens trace photo.jpg --models models --raw              pixels instead of files: what decoding costs
-  camlens trace clip.webp --slowest 3 --frame 17             more frames, one by one
+  camlens trace --server 127.0.0.1:8033                      one frame at a time
+  camlens trace frames/ --server 127.0.0.1:8033 --rate 30    at a camera's rate
+  camlens trace photo.jpg --models models --raw              pixels instead of files: no decoding
+  camlens trace clip.webp --slowest 3 --frame 17             draws more frames
   camlens trace --server unix:/run/camlens.sock --json";
 
 const READING: &str = "\
-Stages are the server's own, in the order of a frame's way; they follow each other without a gap. What a client waits beyond
-them is `outside`: the network, the client, and the sending of the answer, which no answer can contain. It is the round trip
-less the stages' sum, so no clock is compared with another; before and after the stages cannot be told apart, and it is drawn
-behind them. Shares are of the round trips. Frames that run together take their batch's time.
+The server measures the stages. They are listed in the order in which a frame passes them, and follow each other
+without a gap. `outside` is the round trip minus the sum of the stages: the network, the client, and the sending of the
+answer, which the answer itself cannot contain. No two clocks are compared. The time before the first stage and the
+time after the last one are not known separately: `outside` is drawn after the stages. Shares are shares of the round
+trips. Each frame of a batch is charged the time of the whole batch.
 
 The result of --json is one object. Times end in _ms; shares are 0 to 1, of the round trips:
-  model          name, version, digest, precision of what answered
-  sent, answered, dropped (by reason), failed (by status code), and the rest of
-                 the account, as `camlens stream --json` ends with it
+  model          name, version, digest and precision of the model that answered
+  sent, answered, dropped (by reason), failed (by status code), and the other
+                 fields of the last line of `camlens stream --json`
   stages         in order: stage, share, total_ms, mean_ms, p50_ms, p90_ms,
-                 p99_ms, max_ms; a percentile that takes more frames than were
-                 answered is null (p50: 2, p90: 10, p99: 100)
-  server         the same of all stages together
-  outside        the same of what is outside the server's stages
-  round_trip     the same of what the client waited
+                 p99_ms, max_ms; a percentile is null if too few frames were
+                 answered (p50 needs 2, p90 needs 10, p99 needs 100)
+  server         the same fields for the sum of the stages
+  outside        the same fields for the time outside the server's stages
+  round_trip     the same fields for the round trip, measured by the client
   mean_batch_size
-  advice         the sentence about what takes the most
+  advice         the sentences about the stage that takes the most time
   frames         the waterfalls: why, sequence, tag, trace_id, batch_size,
                  stages (stage, start_ms, duration_ms, share), server_ms,
                  outside_ms, round_trip_ms";
 
-/// Show where a frame's milliseconds go: single frames as waterfalls, and percentiles of each stage
+/// Show how long frames spend in each stage: single frames as waterfalls, and percentiles over all frames
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{READING}"))]
 pub struct TraceCommand {
-    /// A folder of pictures, a pattern in quotes, a clip, or anything that ffmpeg opens [default: frames are made up]
+    /// Folder of images, quoted pattern, clip, or any input that ffmpeg opens [default: synthetic frames]
     #[arg(value_name = "SOURCE")]
     source: Option<String>,
 
-    /// Send so many frames; the source begins again as often as needed
-    #[arg(long, env = "CAMLENS_FRAMES", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    /// Number of frames to send; the source is repeated as needed
+    #[arg(
+        long,
+        env = "CAMLENS_FRAMES",
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..=100_000)
+    )]
     frames: u64,
 
-    /// Send this many frames per second, as a camera does
+    /// Frames per second, sent at a fixed rate as by a camera [default: no fixed rate]
     #[arg(long, env = "CAMLENS_RATE", value_name = "HZ", value_parser = rate, conflicts_with = "in_flight")]
     rate: Option<f64>,
 
-    /// Keep so many frames on their way [default: 1, unless there is a rate]
-    #[arg(long, env = "CAMLENS_IN_FLIGHT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Number of frames in flight [default: 1, unless --rate is given]
+    #[arg(
+        long,
+        env = "CAMLENS_IN_FLIGHT",
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
+    )]
     in_flight: Option<u32>,
 
-    /// What happens to frames that come faster than they are explained [default: latest with a rate, else block]
+    /// What to do with frames that arrive faster than the server explains them [default: latest with --rate, else
+    /// block]
     #[arg(long, env = "CAMLENS_OVERFLOW", value_enum)]
     overflow: Option<Overflow>,
 
-    /// Frames that the server keeps waiting [default: the server's for the policy]
+    /// Most frames that wait in the server's queue [default: set by the server for each policy]
     #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
     depth: u32,
 
     #[command(flatten)]
     terms: TermsArgs,
 
-    /// Send pixels instead of picture files
+    /// Send decoded pixels instead of image files
     #[arg(long, env = "CAMLENS_RAW", value_parser = clap::builder::FalseyValueParser::new())]
     raw: bool,
 
-    /// The size of frames that are made up [default: 640x480]
+    /// Size of synthetic frames in pixels [default: 640x480]
     #[arg(long, env = "CAMLENS_SIZE", value_name = "WIDTHxHEIGHT", conflicts_with = "source")]
     size: Option<Size>,
 
-    /// The stream's name in the server's logs and traces
+    /// Name of the stream in the server's logs and traces
     #[arg(long, env = "CAMLENS_NAME", value_name = "NAME", default_value = "camlens trace")]
     name: String,
 
-    /// Draw so many of the slowest frames, beside the median one
-    #[arg(long, env = "CAMLENS_SLOWEST", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=100))]
+    /// Number of the slowest frames to draw, in addition to the median frame
+    #[arg(
+        long,
+        env = "CAMLENS_SLOWEST",
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(0..=100)
+    )]
     slowest: u16,
 
-    /// Draw this frame as well, counted from 1; may be repeated
-    #[arg(long = "frame", env = "CAMLENS_FRAME", value_name = "NUMBER", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(1..))]
-    also: Vec<u64>,
+    /// Number of a further frame to draw, from 1; may be repeated [default: none]
+    #[arg(
+        long = "frame",
+        env = "CAMLENS_FRAME",
+        value_name = "NUMBER",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    further: Vec<u64>,
 
-    /// Columns to draw in, 60 to 400 [default: the terminal's, or 100]
+    /// Width of the drawing in columns, 60 to 400 [default: the terminal's width up to 160; 100 without a terminal]
     #[arg(long, env = "CAMLENS_WIDTH", value_name = "COLUMNS", value_parser = clap::value_parser!(u16).range(60..=400))]
     width: Option<u16>,
 
-    /// Print one JSON object instead of drawing; its fields are in --help
+    /// Print one JSON object instead of drawing; --help lists its fields
     #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
 
@@ -140,10 +165,11 @@ pub struct TraceCommand {
     connect: ConnectArgs,
 }
 
-/// Columns where nobody says how many there are, the fewest that a drawing takes, and the most that help it.
-const USUAL_WIDTH: usize = 100;
-const LEAST_WIDTH: usize = 60;
-const MOST_WIDTH: usize = 160;
+/// Width of the drawing in columns where standard output is not a terminal.
+const DEFAULT_WIDTH: usize = 100;
+/// Bounds of the width taken from the terminal, in columns.
+const MIN_WIDTH: usize = 60;
+const MAX_WIDTH: usize = 160;
 
 impl TraceCommand {
     pub fn run(self) -> Result<(), Failure> {
@@ -155,7 +181,7 @@ impl TraceCommand {
         let connection = Connection::open(&self.connect).await?;
         let stop = CancellationToken::new();
         terminal::stop_when_interrupted(stop.clone());
-        let mut seen = Seen::new(terminal::progress(Some(self.frames), self.json));
+        let mut received = Received::new(terminal::progress(Some(self.frames), self.json));
         let (sender, frames) = mpsc::channel(2);
         let (count, raw) = (self.frames, self.raw);
         let change = move |frame: OutgoingFrame| if raw { into_pixels(frame) } else { Ok(frame) };
@@ -167,18 +193,23 @@ impl TraceCommand {
             stop,
         };
         let began = Instant::now();
-        let (account, streamed) = session.run(frames, &mut |message, round_trip| seen.take(message, round_trip)).await;
-        let took = began.elapsed();
-        seen.bar.finish_and_clear();
-        let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("reading the source broke")));
-        let summary = Summary::new(account, took);
+        let (account, streamed) =
+            session.run(frames, &mut |message, round_trip| received.take(message, round_trip)).await;
+        let duration = began.elapsed();
+        received.bar.finish_and_clear();
+        let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("the thread that reads the source panicked")));
+        let summary = Summary::new(account, duration);
         if summary.sent() == 0 {
-            // What went wrong comes first: an empty account explains nothing.
+            // Report the cause: an account without frames does not show it.
             read?;
             streamed?;
-            return Err(Failure::failed(format!("{} gave no frame", self.source.as_deref().unwrap_or("the source"))));
+            return Err(Failure::failed(format!(
+                "{} contains no frame",
+                self.source.as_deref().unwrap_or("the source")
+            )));
         }
-        let output = if self.json { self.json(&seen, &summary) } else { self.text(&seen, &summary, self.style()) };
+        let output =
+            if self.json { self.json(&received, &summary) } else { self.text(&received, &summary, self.style()) };
         io::stdout().lock().write_all(output.as_bytes())?;
         streamed.and(read).and(summary.verdict())
     }
@@ -212,33 +243,33 @@ impl TraceCommand {
     }
 
     fn style(&self) -> Style {
-        let found = || terminal::columns().unwrap_or(USUAL_WIDTH).clamp(LEAST_WIDTH, MOST_WIDTH);
+        let detected = || terminal::columns().unwrap_or(DEFAULT_WIDTH).clamp(MIN_WIDTH, MAX_WIDTH);
         let charset = if terminal::speaks_utf8() { Charset::Unicode } else { Charset::Ascii };
-        Style { width: self.width.map_or_else(found, usize::from), charset, ink: Ink::for_stdout() }
+        Style { width: self.width.map_or_else(detected, usize::from), charset, ink: Ink::for_stdout() }
     }
 
-    /// Everything for people: the frames' account, the waterfalls, the chart and the sentence.
-    fn text(&self, seen: &Seen, summary: &Summary, style: Style) -> String {
-        let mut lines = seen.failures.clone();
+    /// The output as text: the frames' account, the waterfalls, the chart and the advice.
+    fn text(&self, received: &Received, summary: &Summary, style: Style) -> String {
+        let mut lines = received.failures.clone();
         lines.extend(summary.account_lines());
-        if seen.frames.is_empty() {
+        if received.frames.is_empty() {
             lines.push("no frame was answered: there is nothing to draw".to_owned());
             return lines.iter().map(|line| format!("{line}\n")).collect();
         }
-        let how = match self.pace() {
-            Pace { rate_hz: Some(rate), .. } => format!("{rate} a second were asked for"),
-            Pace { in_flight: Some(1), .. } => "one was on its way at a time".to_owned(),
-            Pace { in_flight, .. } => format!("at most {} were on their way at a time", in_flight.unwrap_or(1)),
+        let pacing = match self.pace() {
+            Pace { rate_hz: Some(rate), .. } => format!("requested rate {rate}/s"),
+            Pace { in_flight: Some(1), .. } => "one frame in flight".to_owned(),
+            Pace { in_flight, .. } => format!("at most {} frames in flight", in_flight.unwrap_or(1)),
         };
-        lines.push(format!("{:.1} frames/s; {how}", summary.rate_hz()));
+        lines.push(format!("{:.1} frames/s; {pacing}", summary.rate_hz()));
         let mut text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        for Chosen { why, frame } in choose(&seen.frames, self.slowest.into(), &self.also) {
-            text.push_str(&format!("\n{}", waterfall::draw(&why, frame, seen.model.as_ref(), style)));
+        for Chosen { why, frame } in choose(&received.frames, self.slowest.into(), &self.further) {
+            text.push_str(&format!("\n{}", waterfall::draw(&why, frame, received.model.as_ref(), style)));
         }
-        for number in selection::unanswered(&seen.frames, &self.also) {
+        for number in selection::unanswered(&received.frames, &self.further) {
             text.push_str(&format!("\nframe {number} was not answered\n"));
         }
-        let breakdown = Breakdown::of(&seen.frames);
+        let breakdown = Breakdown::of(&received.frames);
         if breakdown.frames() > 1 {
             text.push_str(&format!("\n{}", chart::draw(&breakdown, style)));
         }
@@ -248,12 +279,12 @@ impl TraceCommand {
         text
     }
 
-    /// [`READING`] says what the fields are.
-    fn json(&self, seen: &Seen, summary: &Summary) -> String {
-        let breakdown = Breakdown::of(&seen.frames);
-        let chosen = choose(&seen.frames, self.slowest.into(), &self.also);
+    /// The output as JSON; [`READING`] describes its fields.
+    fn json(&self, received: &Received, summary: &Summary) -> String {
+        let breakdown = Breakdown::of(&received.frames);
+        let chosen = choose(&received.frames, self.slowest.into(), &self.further);
         let mut json = summary.account_json();
-        json["model"] = seen.model.as_ref().map_or(Value::Null, identity_json);
+        json["model"] = received.model.as_ref().map_or(Value::Null, identity_json);
         json["stages"] = breakdown.stages_json();
         json["server"] = breakdown.times_json(&breakdown.server);
         json["outside"] = breakdown.outside_json();
@@ -265,18 +296,18 @@ impl TraceCommand {
     }
 }
 
-/// What came back.
-struct Seen {
+/// The messages received from the server.
+struct Received {
     model: Option<v1::ModelIdentity>,
     frames: Vec<FrameRecord>,
-    /// The first of those that failed, a line each.
+    /// One line for each of the first failed frames.
     failures: Vec<String>,
     bar: ProgressBar,
 }
 
-impl Seen {
+impl Received {
     fn new(bar: ProgressBar) -> Self {
-        Seen { model: None, frames: Vec::new(), failures: Vec::new(), bar }
+        Received { model: None, frames: Vec::new(), failures: Vec::new(), bar }
     }
 
     fn take(&mut self, message: &Response, round_trip: Option<Duration>) -> Result<(), Failure> {
@@ -284,7 +315,7 @@ impl Seen {
             Response::Opened(opened) => self.model = opened.model.clone(),
             Response::Explanation(answer) => {
                 self.bar.inc(1);
-                // One that answers nothing is the account's to complain about.
+                // An answer without a sent frame has no round trip; the account counts it as unexpected.
                 self.frames.extend(round_trip.map(|round_trip| FrameRecord::new(answer, round_trip)));
             }
             Response::Dropped(run) => self.bar.inc(run.count),
@@ -295,7 +326,7 @@ impl Seen {
                 }
             }
             Response::GoingAway(going) => {
-                let sentence = format!("the server goes away: {}", record::printable(&going.reason));
+                let sentence = format!("the server is going away: {}", record::printable(&going.reason));
                 self.bar.suspend(|| writeln!(io::stderr().lock(), "{sentence}"))?;
             }
         }

@@ -1,22 +1,22 @@
-//! What an answer says about its frame's time.
+//! The timings of one answered frame.
 
 use std::time::Duration;
 
 use crate::proto::v1;
 
-/// One answered frame: where its time went.
+/// An answered frame and its timings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FrameRecord {
     pub sequence: u64,
-    /// The file's name, or the clip's and the frame's number.
+    /// The file's name, or the clip's name and the frame's number.
     pub tag: String,
-    /// Empty: it has none.
+    /// Empty if the frame has no trace.
     pub trace_id: String,
-    /// Rows that ran together on the device, this one included.
+    /// Rows of the frame's batch on the device, this frame's included.
     pub batch_size: u32,
-    /// As the server measured them, from the frame's acceptance.
+    /// Measured by the server, from the frame's acceptance.
     pub stages: Vec<v1::StageTiming>,
-    /// From sending the frame to reading its answer, as the client measured it.
+    /// From sending the frame to reading its answer, measured by the client.
     pub round_trip: Duration,
 }
 
@@ -32,33 +32,33 @@ impl FrameRecord {
         }
     }
 
-    /// All stages together.
+    /// The sum of the stages.
     pub fn server(&self) -> Duration {
         self.stages.iter().map(|timing| Duration::from_nanos(timing.duration_ns)).sum()
     }
 
-    /// What the client waited beyond the server's stages. Two durations are compared, never two clocks' times.
+    /// The round trip minus the sum of the stages. It is a difference of durations: the two clocks are not compared.
     pub fn outside(&self) -> Duration {
         self.round_trip.saturating_sub(self.server())
     }
 
-    /// What shares are of: the round trip, or what the server counts where that is more.
+    /// The base of the shares: the round trip, or the sum of the stages if that is longer.
     pub fn whole(&self) -> Duration {
         self.round_trip.max(self.server())
     }
 
-    /// Whether the server counts more than the client waited, which cannot be.
-    pub fn is_impossible(&self) -> bool {
+    /// Whether the stages add up to more than the round trip, which is possible only with a faulty clock or server.
+    pub fn is_inconsistent(&self) -> bool {
         self.server() > self.round_trip
     }
 }
 
-/// Text from elsewhere, without what would move a terminal's cursor.
+/// Text from the server without control characters, which could move a terminal's cursor.
 pub fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// For the tests of what is drawn.
+/// A frame for tests: its stages follow each other without a gap.
 #[cfg(test)]
 pub fn frame(sequence: u64, round_trip_us: u64, stages: &[(v1::Stage, u64)]) -> FrameRecord {
     let mut start_us = 0;
@@ -82,21 +82,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stages_and_what_is_outside_add_up_to_the_round_trip() {
+    fn the_stages_and_the_time_outside_add_up_to_the_round_trip() {
         let frame = frame(1, 10_000, &[(v1::Stage::Queue, 1_500), (v1::Stage::Forward, 7_000)]);
         assert_eq!((frame.server(), frame.outside()), (Duration::from_micros(8_500), Duration::from_micros(1_500)));
-        assert_eq!((frame.whole(), frame.is_impossible()), (frame.round_trip, false));
+        assert_eq!((frame.whole(), frame.is_inconsistent()), (frame.round_trip, false));
     }
 
     #[test]
-    fn a_server_that_counts_more_than_the_client_waited_makes_nothing_negative() {
+    fn the_time_outside_is_not_negative_when_the_stages_exceed_the_round_trip() {
         let frame = frame(1, 10, &[(v1::Stage::Forward, 40)]);
         assert_eq!((frame.outside(), frame.whole()), (Duration::ZERO, Duration::from_micros(40)));
-        assert!(frame.is_impossible());
+        assert!(frame.is_inconsistent());
     }
 
     #[test]
-    fn what_a_server_says_cannot_move_the_cursor() {
+    fn control_characters_from_the_server_are_removed() {
         let answer = v1::Explanation { tag: "a\u{1b}[2Jb\n".into(), trace_id: "\r4b".into(), ..Default::default() };
         let record = FrameRecord::new(&answer, Duration::ZERO);
         assert_eq!((record.tag.as_str(), record.trace_id.as_str()), ("a[2Jb", "4b"));

@@ -1,4 +1,4 @@
-//! One frame's way on a common scale: a line for each stage, with its bar where it really was.
+//! Draws one frame as a waterfall: a line for each stage, with a bar from its start to its end on a common scale.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::proto::v1;
 
 /// Columns before the bars: name, milliseconds, share.
 const BEFORE_BARS: usize = 10 + 1 + 9 + 1 + 7 + 2;
-/// Of a tag, so that the heading stays one line.
-const TAG_SHOWN: usize = 40;
+/// Most characters of a tag to print, so that the heading fits on one line.
+const MAX_TAG: usize = 40;
 
-/// Draws a frame. `title` says why it is shown: "slowest".
+/// Draws a frame. `title` is the reason for drawing it, such as "slowest".
 pub fn draw(title: &str, frame: &FrameRecord, model: Option<&v1::ModelIdentity>, style: Style) -> String {
     let Style { width, charset, ink } = style;
     let server_ends = frame.stages.iter().map(end).max().unwrap_or_default();
-    // Of a server that says something else than its stages add up to, all is on the scale.
+    // A faulty server's stages may end after the sum of their durations: the scale includes every stage.
     let end_ms = ms(frame.whole().max(server_ends));
     let scale = Scale::new(end_ms, width.saturating_sub(BEFORE_BARS), charset);
     let table = Table { whole: frame.whole(), decimals: decimals(end_ms) };
@@ -34,16 +34,15 @@ pub fn draw(title: &str, frame: &FrameRecord, model: Option<&v1::ModelIdentity>,
         lines.push(if timing.duration_ns == longest { ink.bold(&line) } else { line });
     }
     lines.push(table.line("server", frame.server(), ""));
-    lines.push(table.line("outside", frame.outside(), &scale.pale_bar(ms(server_ends), ms(frame.round_trip))));
+    lines.push(table.line("outside", frame.outside(), &scale.light_bar(ms(server_ends), ms(frame.round_trip))));
     lines.push(table.line("round trip", frame.round_trip, ""));
-    if frame.is_impossible() {
-        lines
-            .push("the server counts more than the client waited: its clock runs otherwise, or it is wrong".to_owned());
+    if frame.is_inconsistent() {
+        lines.push("the stages add up to more than the round trip: the server's timings are wrong".to_owned());
     }
     lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// Times in milliseconds; the stages' durations add up to the server's.
+/// A frame as JSON, with times in milliseconds; the stages' durations add up to `server_ms`.
 pub fn json(title: &str, frame: &FrameRecord) -> Value {
     let whole = ms(frame.whole());
     let stage = |timing: &v1::StageTiming| {
@@ -68,7 +67,7 @@ pub fn json(title: &str, frame: &FrameRecord) -> Value {
     })
 }
 
-/// The numbers of a line.
+/// Formats the numbers of the lines.
 struct Table {
     whole: Duration,
     decimals: usize,
@@ -83,7 +82,7 @@ impl Table {
 }
 
 fn heading(title: &str, frame: &FrameRecord) -> String {
-    let tag: String = frame.tag.chars().take(TAG_SHOWN).collect();
+    let tag: String = frame.tag.chars().take(MAX_TAG).collect();
     let tag = if tag.is_empty() { tag } else { format!(", {tag}") };
     format!("{title}: frame {}{tag}", frame.sequence)
 }
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn every_stage_has_its_bar_where_it_was() {
+    fn the_bar_of_a_stage_reaches_from_its_start_to_its_end() {
         let expected = "\
 slowest: frame 7, cup.png
 lite0@3, batch of 1, trace 4bf92f3577b34da6a3ce929d0e0e4736
@@ -150,7 +149,7 @@ round trip     20.00 100.0 %
     }
 
     #[test]
-    fn ascii_says_the_same() {
+    fn ascii_shows_the_same_as_unicode() {
         let expected = "\
 median: frame 7, cup.png
 batch of 4
@@ -170,7 +169,7 @@ round trip     20.00 100.0 %
     }
 
     #[test]
-    fn a_server_that_counts_too_much_is_drawn_and_told() {
+    fn stages_longer_than_the_round_trip_are_drawn_with_a_remark() {
         let frame = FrameRecord { round_trip: Duration::from_millis(9), ..sample() };
         let drawn = draw("slowest", &frame, None, style(Charset::Ascii));
         assert!(
@@ -179,13 +178,13 @@ round trip     20.00 100.0 %
         );
         assert!(drawn.contains("\noutside         0.00   0.0 %\n"), "{drawn}");
         assert!(
-            drawn
-                .ends_with("the server counts more than the client waited: its clock runs otherwise, or it is wrong\n")
+            drawn.ends_with("the stages add up to more than the round trip: the server's timings are wrong\n"),
+            "{drawn}"
         );
     }
 
     #[test]
-    fn a_frame_without_timings_or_with_absurd_ones_is_drawn_all_the_same() {
+    fn a_frame_with_absent_or_absurd_timings_is_drawn() {
         let none = draw("slowest", &frame(1, 0, &[]), None, style(Charset::Unicode));
         assert!(none.contains("round trip     0.000   0.0 %"), "{none}");
         let mut absurd = sample();
@@ -195,7 +194,7 @@ round trip     20.00 100.0 %
     }
 
     #[test]
-    fn the_json_of_a_frame_adds_up() {
+    fn the_stages_of_the_json_add_up_to_the_servers_time() {
         let json = json("slowest", &sample());
         let stages = json["stages"].as_array().expect("a list");
         let sum: f64 = stages.iter().filter_map(|stage| stage["duration_ms"].as_f64()).sum();
