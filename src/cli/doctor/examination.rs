@@ -1,4 +1,4 @@
-//! The examination itself: every check in turn, as far as the model gets.
+//! Runs the checks on a model, until one of them cannot run.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -16,23 +16,24 @@ use crate::render::npy;
 use crate::schedule::ReducedPrecision;
 use crate::torch::{computes_in, has_bfloat16};
 
-/// Rows of a batch may differ from single rows by the order of additions, no more.
+/// Relative difference allowed between a row in a batch and the row alone: the order of additions may differ.
 const ROWS_ALLOWED: f64 = 1e-4;
-/// Folding and fusing move logits by rounding alone.
+/// Relative difference allowed between folded and exact logits: folding and fusing change only the rounding.
 const FOLDED_LOGITS_ALLOWED: f64 = 1e-4;
-/// A rectifier that rounding tips over moves a map by more than rounding.
+/// Relative difference allowed between folded and exact maps: rounding can flip ReLU gates, which changes more.
 const FOLDED_MAPS_ALLOWED: f64 = 1e-2;
-/// In exact mode the operators are PyTorch's own; another machine adds in another order.
+/// Relative difference allowed between exact mode and PyTorch: the operators are the same, but another machine may add in
+/// another order.
 const PYTORCH_ALLOWED: f64 = 1e-4;
-/// Of a model of float16 or bfloat16, whatever is compared: there each layer's rounding is as large, and moves maps as
-/// gates tip over.
+/// Relative difference allowed in every comparison of a float16 or bfloat16 model: each layer's rounding is large, and
+/// flips ReLU gates.
 const NARROW_ALLOWED: f64 = 0.14;
 
 const ALL_MAPS: MapSet = MapSet::of(&MapKind::ALL);
 const GUIDED: MapSet = MapSet::of(&[MapKind::GuidedBackprop]);
 const NO_MAPS: MapSet = MapSet::of(&[]);
 
-/// Looks at `NAME/VERSION/` or a bare `.pt2`. What goes wrong is a finding, not an error.
+/// Examines a model: `path` is a version's folder `NAME/VERSION/` or a `.pt2` file. Problems are findings, not errors.
 pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
     let mut findings = Findings::new(format!("{name}@{version}"));
     let began = Instant::now();
@@ -45,25 +46,28 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
     };
     findings.good(
         "load",
-        format!("{:.1} s; the functional form gives what the exported one gives", began.elapsed().as_secs_f64()),
+        format!(
+            "{:.1} s; the functional graph and the exported graph give equal outputs",
+            began.elapsed().as_secs_f64()
+        ),
     );
     let metadata = model.metadata.as_ref().clone();
     findings.describe(metadata.clone());
-    described(&mut findings, &metadata);
-    widened(&mut findings, &metadata);
-    let mut patient = Patient { explainer: Explainer::new(model, Device::Cpu), maps: ALL_MAPS, metadata };
-    if patient.metadata.default_target_layers.is_empty() {
-        // Without a layer only the guided gradient can be taken.
-        patient.maps = GUIDED;
+    check_metadata(&mut findings, &metadata);
+    check_narrow_types(&mut findings, &metadata);
+    let mut subject = Subject { explainer: Explainer::new(model, Device::Cpu), maps: ALL_MAPS, metadata };
+    if subject.metadata.default_target_layers.is_empty() {
+        // Without a target layer, only guided backpropagation is possible.
+        subject.maps = GUIDED;
     }
-    if let Err(error) = patient.run_all(path, runs, &mut findings) {
+    if let Err(error) = subject.run_all(path, runs, &mut findings) {
         findings.bad("run", error.to_string(), "");
     }
     findings
 }
 
-/// What can be said without running it.
-fn described(findings: &mut Findings, model: &Metadata) {
+/// The checks that need no run.
+fn check_metadata(findings: &mut Findings, model: &Metadata) {
     match (model.class_count, model.labels.len()) {
         (None, _) => findings.bad(
             "classes",
@@ -73,12 +77,12 @@ fn described(findings: &mut Findings, model: &Metadata) {
         (Some(classes), 0) => findings.note(
             "labels",
             format!("none for {classes} classes"),
-            "give output.labels or output.labels_file in model.toml, and answers will say what they mean",
+            "set output.labels or output.labels_file in model.toml: answers then contain labels",
         ),
         (Some(classes), labels) if classes as usize != labels => findings.bad(
             "labels",
             format!("{labels} labels for {classes} classes"),
-            "model.toml's labels must be in class order, one a class",
+            "the labels in model.toml must be in class order, one for each class",
         ),
         (Some(classes), _) => findings.good("labels", format!("one for each of {classes} classes")),
     }
@@ -99,14 +103,14 @@ fn described(findings: &mut Findings, model: &Metadata) {
     if model.max_rows == Some(1) {
         findings.note(
             "batch",
-            "one row at a time: the batch is fixed, or rows influence each other",
-            "export it with a dynamic batch (deploy/export does) and frames can share the device",
+            "one row at a time: the batch size is fixed, or rows influence each other",
+            "export it with a dynamic batch size (deploy/export does): frames can then share a batch",
         );
     }
 }
 
-/// A model of float16 or bfloat16 on a processor without instructions for it.
-fn widened(findings: &mut Findings, model: &Metadata) {
+/// Notes float16 and bfloat16 models on a processor without instructions for the type.
+fn check_narrow_types(findings: &mut Findings, model: &Metadata) {
     for (kind, name) in [(Kind::Half, "float16"), (Kind::BFloat16, "bfloat16")] {
         if !model.narrow_kinds.contains(&kind) || computes_in(kind) {
             continue;
@@ -120,17 +124,18 @@ fn widened(findings: &mut Findings, model: &Metadata) {
     }
 }
 
-struct Patient {
+/// The model under examination.
+struct Subject {
     explainer: Explainer,
     maps: MapSet,
     metadata: Metadata,
 }
 
-impl Patient {
+impl Subject {
     fn run_all(&mut self, path: &Path, runs: u32, findings: &mut Findings) -> Result<(), ExplainError> {
         let one = self.example(0)?;
         let (logits, maps) = self.explain(Mode::Default, &one)?;
-        self.finite(findings, &logits, &maps)?;
+        self.check_finite(findings, &logits, &maps)?;
 
         let (exact_logits, exact_maps) = self.explain(Mode::Exact, &one)?;
         let advice = "please report it with the model; until then set explain.precision = \"exact\" in model.toml";
@@ -143,17 +148,17 @@ impl Patient {
         if let (Some(folded), Some(exact)) = (finest(&maps), finest(&exact_maps)) {
             findings.compare("folded maps", relative(folded, exact)?, self.allowed(FOLDED_MAPS_ALLOWED), advice);
         }
-        self.bfloat16(findings, &one, &maps)?;
+        self.check_bfloat16(findings, &one, &maps)?;
         if self.metadata.max_rows != Some(1) {
-            self.rows(findings, &one, &logits)?;
+            self.check_rows(findings, &one, &logits)?;
         }
         if path.is_dir() {
-            self.as_pytorch(findings, &path.join("check"))?;
+            self.check_against_pytorch(findings, &path.join("check"))?;
         }
-        self.time(findings, &one, runs)
+        self.measure_time(findings, &one, runs)
     }
 
-    /// A picture-like input in the range of prepared pixels, another one for each `phase`.
+    /// A synthetic input `[1, C, H, W]` in the range of normalised pixels, different for each `phase`.
     fn example(&self, phase: i64) -> Result<Tensor, ExplainError> {
         let [_, channels, height, width] = self.metadata.input.shape.map(|size| size.example());
         let axis = |count: i64, waves: f64| -> Result<Tensor, tch::TchError> {
@@ -166,16 +171,16 @@ impl Patient {
         Ok(rows.f_add(&columns)?.f_add(&shades)?.f_unsqueeze(0)?.f_contiguous()?)
     }
 
-    /// What is allowed of a model of float32, or what is of this one.
-    fn allowed(&self, of_float32: f64) -> f64 {
-        if self.metadata.narrow_kinds.is_empty() { of_float32 } else { NARROW_ALLOWED }
+    /// The allowed difference: `float32` for a float32 model, else [`NARROW_ALLOWED`].
+    fn allowed(&self, float32: f64) -> f64 {
+        if self.metadata.narrow_kinds.is_empty() { float32 } else { NARROW_ALLOWED }
     }
 
     fn method(&self, mode: Mode, maps: MapSet) -> Method {
         Method { maps, mode, ..Method::default() }
     }
 
-    /// Logits `[N, classes]` and the maps of each row's top class.
+    /// The logits `[N, classes]`, and the maps of each row's top class.
     fn explain(&mut self, mode: Mode, input: &Tensor) -> Result<(Tensor, Vec<TargetMaps<Tensor>>), ExplainError> {
         let method = self.method(mode, self.maps);
         let forward = self.explainer.forward(&method, input, &Never)?;
@@ -186,7 +191,7 @@ impl Patient {
         Ok((logits, maps.into_iter().flatten().collect()))
     }
 
-    fn finite(
+    fn check_finite(
         &self,
         findings: &mut Findings,
         logits: &Tensor,
@@ -201,7 +206,7 @@ impl Patient {
             findings.bad(
                 "forward",
                 "logits are not all finite",
-                "are the weights? try the model in PyTorch on a picture",
+                "check the weights: run the model in PyTorch on an image",
             );
         }
         for map in maps {
@@ -212,11 +217,11 @@ impl Patient {
                     findings.bad(
                         "reverse",
                         format!("{name} is not finite"),
-                        "does an operator divide by something near zero?",
+                        "check for an operator that divides by a value near zero",
                     );
                 } else if largest == 0.0 {
-                    let seen = format!("{name} is zero everywhere for a made-up picture");
-                    findings.note("reverse", seen, "try a real picture: camlens explain");
+                    let seen = format!("{name} is zero everywhere for a synthetic image");
+                    findings.note("reverse", seen, "try a real image: camlens explain");
                 } else {
                     findings.good("reverse", format!("{name} {:?}, at most {largest:.2e}", tensor.size()));
                 }
@@ -225,8 +230,8 @@ impl Patient {
         Ok(())
     }
 
-    /// What bfloat16 would change, where the processor has it.
-    fn bfloat16(
+    /// Compares the map in bfloat16 with float32's, if the processor has bfloat16 instructions.
+    fn check_bfloat16(
         &mut self,
         findings: &mut Findings,
         one: &Tensor,
@@ -238,7 +243,7 @@ impl Patient {
         }
         if !has_bfloat16() {
             if self.metadata.precision == Precision::Bfloat16 {
-                findings.note(NAME, "this processor has none: the model runs in float32 here", "");
+                findings.note(NAME, "this processor has no instructions for it: the model runs in float32", "");
             }
             return Ok(());
         }
@@ -249,17 +254,17 @@ impl Patient {
                 return Ok(());
             }
             Err(error) => {
-                findings.note(NAME, format!("the model cannot run in it: {error}"), "");
+                findings.note(NAME, format!("the model cannot run in bfloat16: {error}"), "");
                 return Ok(());
             }
         };
-        let advice = "keep explain.precision = \"float32\" in model.toml, or look at maps of your own pictures in both";
+        let advice = "keep explain.precision = \"float32\" in model.toml, or compare maps of your own images in both";
         let (Some(full), Some(reduced)) = (full.first(), reduced.first()) else { return Ok(()) };
         if full.class_index != reduced.class_index {
-            findings.note(NAME, "another class has the highest logit than in float32, for a made-up picture", advice);
+            findings.note(NAME, "the top class of a synthetic image differs from float32's", advice);
         } else if let (Some(a), Some(b)) = (finest_of(full), finest_of(reduced)) {
             let cosine = cosine(a, b)?;
-            let seen = format!("the map has a cosine of {cosine:.4} to float32's, for a made-up picture");
+            let seen = format!("the map of a synthetic image has a cosine of {cosine:.4} to float32's");
             if cosine >= ReducedPrecision::COSINE_EXPECTED {
                 findings.good(NAME, seen)
             } else {
@@ -269,52 +274,53 @@ impl Patient {
         Ok(())
     }
 
-    /// Two different rows together give what each gives alone.
-    fn rows(&mut self, findings: &mut Findings, one: &Tensor, logits: &Tensor) -> Result<(), ExplainError> {
+    /// Compares the logits of two rows in one batch with those of each row alone.
+    fn check_rows(&mut self, findings: &mut Findings, one: &Tensor, logits: &Tensor) -> Result<(), ExplainError> {
         let other = self.example(1)?;
         let (together, _) = self.explain(Mode::Default, &Tensor::f_cat(&[one, &other], 0)?)?;
         let (other_logits, _) = self.explain(Mode::Default, &other)?;
         let apart = Tensor::f_cat(&[logits, &other_logits], 0)?;
-        let advice = "rows influence each other: is a layer in training mode? set limits.max_batch = 1 in model.toml";
+        let advice =
+            "rows influence each other: export the model in eval mode, or set limits.max_batch = 1 in model.toml";
         findings.compare("rows in a batch", relative(&together, &apart)?, self.allowed(ROWS_ALLOWED), advice);
         Ok(())
     }
 
-    /// The logits that the exporting PyTorch wrote down.
-    fn as_pytorch(&mut self, findings: &mut Findings, folder: &Path) -> Result<(), ExplainError> {
-        let (input, wanted) = (folder.join("input.npy"), folder.join("logits.npy"));
-        if !input.is_file() || !wanted.is_file() {
+    /// Compares the logits in exact mode with those that PyTorch wrote when the model was exported.
+    fn check_against_pytorch(&mut self, findings: &mut Findings, folder: &Path) -> Result<(), ExplainError> {
+        let (input, expected) = (folder.join("input.npy"), folder.join("logits.npy"));
+        if !input.is_file() || !expected.is_file() {
             findings.note(
                 "PyTorch's logits",
-                "no check/input.npy and check/logits.npy to compare with",
+                "there is no check/input.npy with check/logits.npy to compare with",
                 "deploy/export writes them",
             );
             return Ok(());
         }
-        let (input, wanted) = match (read_tensor(&input)?, read_tensor(&wanted)?) {
-            (Ok(input), Ok(wanted)) => (input, wanted),
+        let (input, expected) = match (read_tensor(&input)?, read_tensor(&expected)?) {
+            (Ok(input), Ok(expected)) => (input, expected),
             (Err(problem), _) | (_, Err(problem)) => {
                 findings.bad("PyTorch's logits", problem, "export the model again");
                 return Ok(());
             }
         };
         let method = self.method(Mode::Exact, NO_MAPS);
-        let got = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
-        if got.size() != wanted.size() {
-            let seen = format!("{:?} here, {:?} in check/logits.npy", got.size(), wanted.size());
+        let actual = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
+        if actual.size() != expected.size() {
+            let seen = format!("{:?} here, {:?} in check/logits.npy", actual.size(), expected.size());
             findings.bad("PyTorch's logits", seen, "export the model again");
             return Ok(());
         }
-        let advice =
-            "the model answers otherwise than in PyTorch: export it again, and report it if that does not help";
-        findings.compare("PyTorch's logits", relative(&got, &wanted)?, self.allowed(PYTORCH_ALLOWED), advice);
+        let advice = "the logits differ from PyTorch's: export the model again, and report it if that does not help";
+        findings.compare("PyTorch's logits", relative(&actual, &expected)?, self.allowed(PYTORCH_ALLOWED), advice);
         Ok(())
     }
 
-    fn time(&mut self, findings: &mut Findings, input: &Tensor, runs: u32) -> Result<(), ExplainError> {
+    /// Times the forward run alone and with all maps.
+    fn measure_time(&mut self, findings: &mut Findings, input: &Tensor, runs: u32) -> Result<(), ExplainError> {
         let method = self.method(Mode::Default, NO_MAPS);
         let (mut forward, mut explained) = (Vec::new(), Vec::new());
-        // The first round warms up; then both alternate, so that a busy moment hits both.
+        // The first round is the warm-up. The two measurements alternate, so that other load affects both.
         for round in 0..=runs {
             let began = Instant::now();
             self.explainer.forward(&method, input, &Never)?;
@@ -332,7 +338,7 @@ impl Patient {
     }
 }
 
-/// The map that depends on everything else.
+/// The map of the first target that depends on the most of the computation: Guided Grad-CAM, if there is one.
 fn finest(maps: &[TargetMaps<Tensor>]) -> Option<&Tensor> {
     maps.first().and_then(finest_of)
 }
@@ -341,7 +347,7 @@ fn finest_of(map: &TargetMaps<Tensor>) -> Option<&Tensor> {
     map.maps.get(MapKind::GuidedGradCam).or_else(|| map.maps.get(MapKind::GuidedBackprop))
 }
 
-/// Of two maps of zeros it is 1: they are the same.
+/// Cosine similarity; 1 for two maps of zeros.
 fn cosine(a: &Tensor, b: &Tensor) -> Result<f64, ExplainError> {
     let (a, b) = (a.f_to_kind(Kind::Double)?.f_flatten(0, -1)?, b.f_to_kind(Kind::Double)?.f_flatten(0, -1)?);
     let lengths = (a.f_norm()?.f_double_value(&[])?, b.f_norm()?.f_double_value(&[])?);
@@ -362,7 +368,7 @@ fn median(times: &mut [f64]) -> f64 {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// The inner error is a finding: the file is not what it should be.
+/// Reads a `.npy` file of float32. The inner error is a finding: the file is not readable or not valid.
 fn read_tensor(path: &Path) -> Result<Result<Tensor, String>, ExplainError> {
     let array = File::open(path).map_err(npy::NpyError::from).and_then(|file| npy::read(BufReader::new(file)));
     match array {
@@ -379,7 +385,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relative_differences_are_relative_to_the_second() {
+    fn relative_differences_are_relative_to_the_second_tensor() {
         let tensor = |values: &[f32]| Tensor::from_slice(values);
         let of = |a: &[f32], b: &[f32]| relative(&tensor(a), &tensor(b)).expect("equal shapes");
         assert_eq!(of(&[0.0, 0.0], &[0.0, 0.0]), 0.0);
@@ -388,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_model_is_a_finding() {
+    fn an_invalid_model_file_is_a_finding() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.pt2");
         std::fs::write(&path, b"not a zip").expect("a small file");
@@ -399,20 +405,20 @@ mod tests {
     }
 
     #[test]
-    fn a_model_saved_in_half_precision_is_fit_and_tells_where_it_runs_in_float32() {
+    fn a_model_in_half_precision_is_fit_with_a_note_where_it_runs_in_float32() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance");
         for (fixture, kind, name) in [("half", Kind::Half, "float16"), ("bfloat16", Kind::BFloat16, "bfloat16")] {
             let findings = examine(fixture, 1, &fixtures.join(fixture).join("1"), 1);
             assert!(findings.fit(), "{}", findings.json(false));
             let json = findings.json(false);
             let notes = json["checks"].as_array().expect("a list").iter();
-            let told = notes.filter(|note| note["check"] == name && note["verdict"] == "note").count();
-            assert_eq!(told, usize::from(!computes_in(kind)), "{json}");
+            let count = notes.filter(|note| note["check"] == name && note["verdict"] == "note").count();
+            assert_eq!(count, usize::from(!computes_in(kind)), "{json}");
         }
     }
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn the_median_is_the_middle_value() {
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
     }
 }

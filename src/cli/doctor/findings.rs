@@ -1,4 +1,4 @@
-//! What an examination found, for people and for machines.
+//! The findings of an examination, as text and as JSON.
 
 use serde_json::{Value, json};
 
@@ -6,16 +6,16 @@ use crate::cli::terminal::Ink;
 use crate::model::Metadata;
 use crate::model::node::Dimension;
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Good,
-    /// Works, but not as most would expect.
+    /// The model works, but in a way that may be unexpected.
     Note,
     Bad,
 }
 
-/// One check: what was looked at, what was seen, and what to do about it.
+/// One check: its name, its result, what was observed, and advice.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
     pub name: &'static str,
@@ -25,7 +25,7 @@ pub struct Check {
     pub advice: String,
 }
 
-/// Everything about one model.
+/// All findings about one model.
 #[derive(Debug)]
 pub struct Findings {
     name: String,
@@ -64,14 +64,14 @@ impl Findings {
         self.checks.push(Check { name, verdict: Verdict::Bad, seen: seen.into(), advice: advice.into() });
     }
 
-    /// A measured difference against what is allowed.
+    /// Records a measured difference: bad if it exceeds `allowed`.
     pub fn compare(&mut self, name: &'static str, difference: f64, allowed: f64, advice: &str) {
-        let seen = format!("relative difference {difference:.1e}, {allowed:.0e} is allowed");
-        // A difference that is not a number is none that is allowed.
+        let seen = format!("relative difference {difference:.1e}, at most {allowed:.0e} is allowed");
+        // NaN compares as false and is bad.
         if difference <= allowed { self.good(name, seen) } else { self.bad(name, seen, advice) }
     }
 
-    /// Whether nothing is bad.
+    /// Whether no check is bad.
     pub fn fit(&self) -> bool {
         self.checks.iter().all(|check| check.verdict != Verdict::Bad)
     }
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bad_check_makes_a_model_unfit_and_says_what_to_do() {
+    fn one_bad_check_makes_a_model_unfit_and_prints_its_advice() {
         let mut findings = Findings::new("net@1".to_owned());
         findings.good("load", "fine");
         findings.note("rectifiers", "none", "expect the plain gradient");
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_that_is_no_number_is_not_allowed() {
+    fn a_difference_of_nan_is_bad() {
         let mut findings = Findings::new("net@1".to_owned());
         findings.compare("logits", f64::NAN, 1.0, "");
         assert!(!findings.fit());

@@ -1,4 +1,4 @@
-//! `camlens doctor`: is this model file fit to be served?
+//! `camlens doctor`: checks whether a model file is fit to be served.
 
 mod examination;
 mod findings;
@@ -15,7 +15,7 @@ use crate::model::Repository;
 use examination::examine;
 use findings::Findings;
 
-/// Examine a model: load it, list its layers, run it forward and back, and say what is wrong
+/// Examine a model: load it, list its layers, run it forward and in reverse, and report problems
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -23,23 +23,30 @@ Examples:
   camlens doctor models/lite0/1 --layers
   camlens doctor models --json
 
-What is checked: the file loads; it runs forward and back; logits and maps are numbers; rows of a batch do not influence
-each other; the fast plan agrees with the exact one; and, where check/input.npy and check/logits.npy lie beside the model
-(deploy/export writes them), that its logits are PyTorch's.")]
+Checks: the model loads; it runs forward and in reverse; its logits and maps are finite; rows of a batch do not
+influence each other; the folded plan agrees with the exact plan; and its logits agree with PyTorch's, if deploy/export
+wrote check/input.npy and check/logits.npy beside the model.")]
 pub struct DoctorCommand {
-    /// A .pt2 file, a model's folder (VERSION/model.pt2), one version's, a folder of models, or builtin:identity
+    /// A .pt2 file, the folder of a version (model.pt2), of a model (VERSION/model.pt2) or of models, or
+    /// builtin:identity
     #[arg(value_name = "MODEL")]
     model: PathBuf,
 
-    /// List every layer, not only those that Grad-CAM can look at
+    /// List every layer, not only the target layers that Grad-CAM accepts
     #[arg(long, env = "CAMLENS_LAYERS", value_parser = clap::builder::FalseyValueParser::new())]
     layers: bool,
 
-    /// Runs that are timed
-    #[arg(long, env = "CAMLENS_RUNS", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Number of timed runs
+    #[arg(
+        long,
+        env = "CAMLENS_RUNS",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
     runs: u32,
 
-    /// Threads that the model runs on [default: as many as there are cores]
+    /// Number of threads that run the model [default: the number of cores]
     #[arg(long, env = "CAMLENS_THREADS", value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     threads: Option<i32>,
 

@@ -48,7 +48,7 @@ fn remedy(part: Part) -> &'static str {
         Ok(Stage::CopyIn) => "The model's input is copied to the device: use a model with a smaller input.",
         Ok(Stage::Forward) => "This is the model's forward run: use a smaller model, a smaller input or more cores.",
         Ok(Stage::Backward) => {
-            "This is the reverse run, once for each target: request fewer targets, or only predictions \
+            "This is the reverse run from each target: request fewer targets, or only predictions \
              (--predictions-only), which need no reverse run."
         }
         Ok(Stage::Fuse) => "Maps are computed for each target: request fewer targets or maps.",
