@@ -16,7 +16,8 @@ pub struct PolicyArgs {
     #[arg(long, env = "CAMLENS_OVERFLOW", value_enum, default_value = "latest")]
     pub overflow: Overflow,
 
-    /// Most frames that wait in the server's queue for each stream [default: set by the server for each policy]
+    /// Depth of a stream in frames: with latest, how many wait; with block and reject, how many may be in flight
+    /// [default: 1 with latest, else the server's limit]
     #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
     depth: u32,
 

@@ -50,7 +50,7 @@ pub struct DoctorCommand {
     #[arg(long, env = "CAMLENS_THREADS", value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     threads: Option<i32>,
 
-    /// Print JSON instead of text
+    /// Print a JSON array with one object for each model instead of text
     #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
 }

@@ -90,7 +90,7 @@ pub struct TraceCommand {
     )]
     frames: u64,
 
-    /// Frames per second, sent at a fixed rate as by a camera [default: no fixed rate]
+    /// Fixed rate in frames per second, as from a camera [default: none; --in-flight limits the pace]
     #[arg(long, env = "CAMLENS_RATE", value_name = "HZ", value_parser = rate, conflicts_with = "in_flight")]
     rate: Option<f64>,
 
@@ -108,7 +108,8 @@ pub struct TraceCommand {
     #[arg(long, env = "CAMLENS_OVERFLOW", value_enum)]
     overflow: Option<Overflow>,
 
-    /// Most frames that wait in the server's queue [default: set by the server for each policy]
+    /// Depth of a stream in frames: with latest, how many wait; with block and reject, how many may be in flight
+    /// [default: 1 with latest, else the server's limit]
     #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
     depth: u32,
 
