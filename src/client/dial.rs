@@ -13,7 +13,8 @@ use tokio_rustls::TlsConnector;
 use super::credentials::ClientTls;
 use super::trouble::SPEAKS_TLS;
 
-/// A TLS record that holds an alert begins with this; HTTP/2 never does, since it would be a first frame of over a megabyte.
+/// A TLS record that holds an alert begins with this; HTTP/2 never does, since it would be a first frame of over a
+/// megabyte.
 const TLS_ALERT: u8 = 21;
 
 /// Why the newest connection could not be read any further, if it could not.

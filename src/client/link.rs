@@ -27,8 +27,8 @@ impl Link {
     }
 }
 
-/// A call that failed with its connection. When a server refuses a client's certificate, HTTP/2 has begun, and all that the
-/// transport says of the call is that it was cancelled.
+/// A call that failed with its connection. When a server refuses a client's certificate, HTTP/2 has begun, and all that
+/// the transport says of the call is that it was cancelled.
 #[derive(Debug, thiserror::Error)]
 #[error("{connection_error}")]
 struct Broken {
