@@ -140,7 +140,7 @@ fn remedy(trouble: Trouble) -> &'static str {
         Trouble::OtherName => "--tls-server-name sets the name to expect",
         Trouble::Expired => "the server needs a new certificate",
         Trouble::NotYetValid => "check the clocks of both machines",
-        Trouble::WantsCertificate => "--tls-certificate and --tls-key name a certificate and its key",
+        Trouble::RequiresCertificate => "--tls-certificate and --tls-key name a certificate and its key",
         Trouble::RefusesCertificate => {
             "--tls-certificate must name a certificate that is valid and signed by an authority that the server knows"
         }

@@ -66,7 +66,11 @@ mod tests {
     #[test]
     fn every_stage_of_a_response_has_telemetrys_name() {
         let wire: Vec<_> = (1..).map_while(|value| v1::Stage::try_from(value).ok()).map(|s| stage(s as i32)).collect();
-        let ours: Vec<_> = crate::telemetry::Stage::ALL.iter().map(|stage| stage.name()).collect();
-        assert_eq!(wire, ours[..ours.len() - 1], "all but `send`, which a message cannot contain");
+        let telemetry_names: Vec<_> = crate::telemetry::Stage::ALL.iter().map(|stage| stage.name()).collect();
+        assert_eq!(
+            wire,
+            telemetry_names[..telemetry_names.len() - 1],
+            "all but `send`, which a message cannot contain"
+        );
     }
 }
