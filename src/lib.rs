@@ -2,14 +2,15 @@
 //!
 //! # The map, in the order in which a frame meets it
 //!
-//! A client's message arrives at [`server`], through TLS and the token check. The server's face of `camlens.v1` converts it
-//! from protobuf into a job and hands it to the stream's session in [`stream`], a pure state machine that decides which
-//! frames are read, replaced and answered, and in which order. The job waits in [`schedule`] until its batch is formed. A
-//! pool thread decodes and preprocesses it with [`frame`]. The device's thread runs the batch through [`explain`], which
-//! knows the mathematics; it asks [`plan`] for a forward run and reverse runs over the graph that [`model`] imported from a
-//! file. Every operator is called through [`torch`], the room with the C++ and the unsafe code. [`render`] turns maps into
-//! tensors and pictures, and the answer leaves through the session's outbox. [`telemetry`] defines the stages on the way,
-//! derives timings, spans, metrics and logs from them, and exports them; operators reach the server through its admin port.
+//! A client's message arrives at [`server`], through TLS and the token check. The server's face of `camlens.v1`
+//! converts it from protobuf into a job and hands it to the stream's session in [`stream`], a pure state machine that
+//! decides which frames are read, replaced and answered, and in which order. The job waits in [`schedule`] until its
+//! batch is formed. A pool thread decodes and preprocesses it with [`frame`]. The device's thread runs the batch
+//! through [`explain`], which knows the mathematics; it asks [`plan`] for a forward run and reverse runs over the graph
+//! that [`model`] imported from a file. Every operator is called through [`torch`], the room with the C++ and the
+//! unsafe code. [`render`] turns maps into tensors and pictures, and the answer leaves through the session's outbox.
+//! [`telemetry`] defines the stages on the way, derives timings, spans, metrics and logs from them, and exports them;
+//! operators reach the server through its admin port.
 //!
 //! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; flags and print.
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
@@ -17,9 +18,10 @@
 //! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.
 //! - [`process`]: the allocator and the exit of the whole process; any room may call it.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only the server's face, [`client`] and [`cli`] use them.
-//! - [`explain`], [`plan`], [`model`], [`stream`], [`frame`] and [`render`] are pure: no async, no transport, no telemetry.
-//! - Each room imports only rooms that come after it on the way of a frame; `tests/house/rooms.py` has the table. [`render`]
-//!   also uses the pixels of [`frame`], and [`frame`] the description of a model's input in [`model`].
+//! - [`explain`], [`plan`], [`model`], [`stream`], [`frame`] and [`render`] are pure: no async, no transport, no
+//!   telemetry.
+//! - Each room imports only rooms that come after it on the way of a frame; `tests/house/rooms.py` has the table.
+//!   [`render`] also uses the pixels of [`frame`], and [`frame`] the description of a model's input in [`model`].
 
 pub mod cli;
 pub mod client;

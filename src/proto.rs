@@ -1,5 +1,5 @@
-//! The protocol as Rust types, generated from `proto/` by the build script. Servers and clients of ours use them at their
-//! edge; nothing below `server/` knows them.
+//! The protocol as Rust types, generated from `proto/` by the build script. Servers and clients of ours use them at
+//! their edge; nothing below `server/` knows them.
 
 /// `camlens.v1`.
 // Generated code is not ours to format or to lint.

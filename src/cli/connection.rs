@@ -1,4 +1,4 @@
-//! The server that a command talks to: one that runs, or one of the command's own.
+//! The server that a command uses: a running one, or a temporary one in this process.
 
 use std::path::PathBuf;
 
@@ -15,14 +15,15 @@ use crate::model::import::identity;
 use crate::server::{Server, Shutdown};
 use crate::telemetry::Telemetry;
 
-/// Which server.
+/// The flags that choose the server.
 #[derive(Debug, Clone, Args)]
 pub struct ConnectArgs {
-    /// The server: HOST:PORT, https://HOST:PORT for TLS, or unix:/PATH. Without it, one is started for the moment
+    /// Address of the server: HOST:PORT, https://HOST:PORT for TLS, or unix:/PATH [default: a temporary server in this
+    /// process]
     #[arg(long, env = "CAMLENS_SERVER", value_name = "ADDRESS", help_heading = "Server")]
     pub server: Option<Address>,
 
-    /// Where the models of a server of its own are, or builtin:identity [default: models]
+    /// Models of the temporary server: a directory, a .pt2 file, or builtin:identity [default: models]
     #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH", help_heading = "Server")]
     pub models: Option<PathBuf>,
 
@@ -40,19 +41,19 @@ pub struct Connection {
     address: Address,
     tls: TlsArgs,
     bearer: Bearer,
-    /// Ends with the connection.
+    /// The temporary server, which stops with the connection.
     _own: Option<OwnServer>,
 }
 
 impl Connection {
-    /// Connects to the server that was named, or starts one on a private socket.
+    /// Connects to the server that `args` names, or starts a temporary one on a private socket.
     pub async fn open(args: &ConnectArgs) -> Result<Self, Failure> {
         match &args.server {
             Some(address) => Self::to(address, &args.tls, args.token.bearer(address)?).await,
             None => {
                 let repository = args.models.clone().unwrap_or_else(|| Config::default().models.repository);
                 if !identity::is_builtin(&repository) && !repository.exists() {
-                    let sentence = format!("no server was named, and there are no models at {}", repository.display());
+                    let sentence = format!("no server is named, and there are no models at {}", repository.display());
                     return Err(Failure::usage(sentence)
                         .hint(format!("--server names a running server; {}", no_models::advice())));
                 }
@@ -63,13 +64,13 @@ impl Connection {
         }
     }
 
-    /// Connects to a server that runs.
+    /// Connects to a running server.
     pub async fn to(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Self, Failure> {
         let link = client::connect(address, &tls.settings(address)?, bearer.clone()).await?;
         Ok(Connection { link, address: address.clone(), tls: tls.clone(), bearer, _own: None })
     }
 
-    /// Connects once more to the same server, over a connection of its own.
+    /// Opens another connection to the same server.
     pub async fn another(&self) -> Result<Link, Failure> {
         Ok(client::connect(&self.address, &self.tls.settings(&self.address)?, self.bearer.clone()).await?)
     }
@@ -79,11 +80,11 @@ impl Connection {
     }
 }
 
-/// A server inside this process; commands talk to it as they would to any other.
+/// A server in this process; commands use it like any other.
 #[derive(Debug)]
 struct OwnServer {
     shutdown: Shutdown,
-    /// Holds the socket; removed at the end.
+    /// The directory of the socket; removed on drop.
     _directory: tempfile::TempDir,
 }
 

@@ -1,4 +1,4 @@
-//! The options that name a client's credentials.
+//! The flags that name a client's credentials.
 
 use std::path::PathBuf;
 
@@ -7,22 +7,22 @@ use clap::Args;
 use crate::cli::failure::Failure;
 use crate::client::{Address, Bearer, TlsSettings};
 
-/// The options of TLS with a server.
+/// The flags of TLS.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TlsArgs {
-    /// Authorities that may have signed the certificate of an https:// server, PEM [default: those of this machine]
+    /// Certificate authorities to trust for an https:// server, PEM [default: those of this machine]
     #[arg(long, env = "CAMLENS_TLS_CA", value_name = "FILE", help_heading = "Server")]
     pub tls_ca: Option<PathBuf>,
 
-    /// A certificate to show to an https:// server that wants one, PEM
+    /// Client certificate for an https:// server that requires one, PEM
     #[arg(long, env = "CAMLENS_TLS_CERTIFICATE", value_name = "FILE", help_heading = "Server")]
     pub tls_certificate: Option<PathBuf>,
 
-    /// That certificate's private key, PEM
+    /// Private key of the client certificate, PEM
     #[arg(long, env = "CAMLENS_TLS_KEY", value_name = "FILE", help_heading = "Server")]
     pub tls_key: Option<PathBuf>,
 
-    /// The name in the certificate of an https:// server, where it is not the one in its address
+    /// Name to expect in the certificate of an https:// server [default: the host of its address]
     #[arg(long, env = "CAMLENS_TLS_SERVER_NAME", value_name = "NAME", help_heading = "Server")]
     pub tls_server_name: Option<String>,
 }
@@ -36,8 +36,8 @@ impl TlsArgs {
             let given = [("--tls-ca", tls_ca.is_some()), ("--tls-server-name", tls_server_name.is_some())];
             return match (given.into_iter().find(|(_, given)| *given), address) {
                 (Some((option, _)), Address::Tcp(_)) => {
-                    Err(Failure::usage(format!("{option} is given, and {address} is plaintext"))
-                        .hint("a server with TLS is named https://HOST:PORT"))
+                    Err(Failure::usage(format!("{option} cannot be used with {address}: the address is plaintext"))
+                        .hint("the address of a server with TLS is https://HOST:PORT"))
                 }
                 _ => Ok(TlsSettings::default()),
             };
@@ -52,14 +52,14 @@ impl TlsArgs {
     }
 }
 
-/// The options of the bearer token.
+/// The flags of the bearer token.
 #[derive(Debug, Clone, Default, Args)]
 pub struct TokenArgs {
-    /// A file whose first token is sent with every call: TOKEN or NAME: TOKEN
+    /// File of bearer tokens, TOKEN or NAME: TOKEN per line; the first token is sent with every call
     #[arg(long, env = "CAMLENS_TOKEN_FILE", value_name = "FILE", help_heading = "Server")]
     pub token_file: Option<PathBuf>,
 
-    /// Send the token over plaintext TCP beyond loopback: anybody on the network can read it
+    /// Allow the token over plaintext TCP beyond loopback: anybody on the network can read it
     #[arg(
         long,
         env = "CAMLENS_INSECURE",
@@ -70,12 +70,15 @@ pub struct TokenArgs {
 }
 
 impl TokenArgs {
-    /// The token for `address`, if it may go there.
+    /// The token for `address`.
+    ///
+    /// # Errors
+    /// The connection is not encrypted, beyond loopback and without `--insecure`; or the file cannot be read.
     pub fn bearer(&self, address: &Address) -> Result<Bearer, Failure> {
         let Some(path) = &self.token_file else { return Ok(Bearer::default()) };
         if !self.insecure && address.is_open_to_others() {
-            return Err(Failure::usage(format!("a token would go to {address} in the clear"))
-                .hint("name the server https://HOST:PORT, or say --insecure if the whole network is to be trusted"));
+            return Err(Failure::usage(format!("the token would be sent unencrypted to {address}"))
+                .hint("use a server with TLS, https://HOST:PORT, or --insecure if the whole network is trusted"));
         }
         Ok(Bearer::read(path)?)
     }
@@ -92,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_goes_nowhere_in_the_clear_unless_that_is_said() {
+    fn a_token_is_sent_unencrypted_only_with_insecure() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("token");
         std::fs::write(&file, "camera-4: hush-hush\nother\n").expect("a file");
@@ -107,14 +110,14 @@ mod tests {
             assert_eq!(sent.to_str().ok(), Some("Bearer hush-hush"));
         }
         for open in ["10.0.0.1:1", "http://camlens.example:1", "localhost.example:1"] {
-            assert!(args.bearer(&address(open)).expect_err(open).to_string().contains("in the clear"));
+            assert!(args.bearer(&address(open)).expect_err(open).to_string().contains("sent unencrypted"));
         }
         args.insecure = true;
-        args.bearer(&address("10.0.0.1:1")).expect("it was said");
+        args.bearer(&address("10.0.0.1:1")).expect("--insecure allows it");
     }
 
     #[test]
-    fn what_makes_no_sense_together_is_refused() {
+    fn contradictory_flags_are_refused() {
         let ca = TlsArgs { tls_ca: Some("ca.crt".into()), ..TlsArgs::default() };
         assert!(ca.settings(&address("localhost:1")).expect_err("plaintext").to_string().contains("--tls-ca"));
         assert!(ca.settings(&address("unix:/s")).expect("TLS is for TCP").authorities.is_none());

@@ -1,4 +1,4 @@
-//! `camlens explain`: pictures in, explanations out.
+//! `camlens explain`: explains picture files.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use crate::client::names;
 use crate::proto::v1;
 use crate::render::report::{Card, Figure, Report};
 
-/// Explain pictures: which classes the model sees, and where it looks
+/// Explain pictures: the classes that the model predicts, and where it looks
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -28,27 +28,27 @@ Examples:
   camlens explain cat.jpg --out out --layer layer3 --map grad-cam --html report.html
   camlens explain cat.jpg --out out --server unix:/run/camlens.sock --json")]
 pub struct ExplainCommand {
-    /// The pictures: JPEG, PNG or WebP
+    /// Pictures to explain: JPEG, PNG or WebP files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
 
-    /// The folder that the results are written to
+    /// Folder for the results
     #[arg(long, env = "CAMLENS_OUT", value_name = "FOLDER", default_value = "camlens-out")]
     out: PathBuf,
 
-    /// A picture to write; may be repeated [default: overlay, heat-map, guided-grad-cam]
+    /// Picture to write for each target; may be repeated [default: overlay, heat-map, guided-grad-cam]
     #[arg(long = "picture", env = "CAMLENS_PICTURE", value_name = "KIND", value_enum, value_delimiter = ',')]
     pictures: Vec<PictureKind>,
 
-    /// A map to write as numbers, in a NumPy file; may be repeated
+    /// Map to write as a float32 array, in a NumPy file; may be repeated [default: none]
     #[arg(long = "map", env = "CAMLENS_MAP", value_name = "KIND", value_enum, value_delimiter = ',')]
     maps: Vec<MapKind>,
 
-    /// The format of the pictures
+    /// File format of the pictures
     #[arg(long, env = "CAMLENS_FORMAT", value_enum, default_value = "png")]
     format: PictureFormat,
 
-    /// Also write a report, one HTML file to look at in a browser
+    /// Also write a report: one HTML file with all pictures
     #[arg(long, env = "CAMLENS_HTML", value_name = "FILE")]
     html: Option<PathBuf>,
 
@@ -63,7 +63,7 @@ pub struct ExplainCommand {
     connect: ConnectArgs,
 }
 
-const USUAL_PICTURES: [PictureKind; 3] = [PictureKind::Overlay, PictureKind::HeatMap, PictureKind::GuidedGradCam];
+const DEFAULT_PICTURES: [PictureKind; 3] = [PictureKind::Overlay, PictureKind::HeatMap, PictureKind::GuidedGradCam];
 
 impl ExplainCommand {
     pub fn run(self) -> Result<(), Failure> {
@@ -73,7 +73,7 @@ impl ExplainCommand {
     async fn explain_all(self) -> Result<(), Failure> {
         let connection = Connection::open(&self.connect).await?;
         let mut client = client::explain_client(connection.channel());
-        let pictures = if self.pictures.is_empty() { &USUAL_PICTURES[..] } else { &self.pictures };
+        let pictures = if self.pictures.is_empty() { &DEFAULT_PICTURES[..] } else { &self.pictures };
         let options = self.explain.options(pictures, self.format, &self.maps);
         let mut out = OutputFolder::create(&self.out)?;
         let bar = terminal::progress(Some(self.images.len() as u64), self.json || self.images.len() < 2);
@@ -120,7 +120,7 @@ impl ExplainCommand {
     }
 }
 
-/// What came back so far.
+/// The results so far, for the output and the report.
 struct Results {
     json: Vec<Value>,
     cards: Option<Vec<Card>>,
@@ -192,13 +192,14 @@ impl Results {
         }
     }
 
-    /// One image that fails is the command's failure; of several, the rest stand.
+    /// Prints the JSON, or where the results are. The failure of a single image is the command's own; a failure among
+    /// several images is [`Exit::Partly`].
     fn finish(mut self, command: &ExplainCommand, count: usize) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         if command.json {
             writeln!(stdout, "{:#}", Value::Array(std::mem::take(&mut self.json)))?;
         } else if self.failures.len() < count {
-            writeln!(stdout, "results are in {}", command.out.display())?;
+            writeln!(stdout, "the results are in {}", command.out.display())?;
             if let Some(html) = &command.html {
                 writeln!(stdout, "the report is {}", html.display())?;
             }
@@ -224,7 +225,7 @@ fn text(image: &str, answer: &v1::Explanation, written: &[Vec<Written>], ink: In
     for (target, files) in answer.targets.iter().zip(written) {
         let name = class_name(&target.label, target.class_index);
         let layer = if target.target_layer.is_empty() { String::new() } else { format!(" at {}", target.target_layer) };
-        lines.push(format!("  what speaks for {}{layer}", ink.bold(&name)));
+        lines.push(format!("  evidence for {}{layer}", ink.bold(&name)));
         lines.extend(files.iter().map(|file| format!("    {:<16} {}", file.kind, file.path.display())));
     }
     lines.extend(answer.notices.iter().map(|notice| format!("  note: {}", notice.message)));
@@ -283,7 +284,7 @@ mod tests {
             "1. espresso",
             " 95.3 %",
             "class 967, logit 12.25",
-            "speaks for espresso at _swish",
+            "evidence for espresso at _swish",
             "overlay          out/coffee.overlay.png",
             "40.0 ms",
         ] {

@@ -1,4 +1,4 @@
-//! How a command fails: one sentence, often a hint, and an exit code.
+//! The failure of a command: a sentence, an optional hint and an exit code.
 
 use std::error::Error;
 use std::fmt;
@@ -9,16 +9,16 @@ use tonic::{Code, Status};
 use crate::client::{ClientError, Trouble, find_trouble};
 use crate::telemetry::status_name;
 
-/// What the exit code says to a script. Clap's own usage errors exit with 2 as well.
+/// The exit codes. Clap's own usage errors exit with 2 as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// The command did not do what was asked.
+    /// The command failed.
     Failed = 1,
-    /// What was asked makes no sense.
+    /// The arguments or a request are invalid.
     Usage = 2,
     /// The server cannot be reached, or is not ready.
     Unavailable = 3,
-    /// The command ran to its end; some frames or checks failed.
+    /// The command finished, but some frames or checks failed.
     Partly = 4,
 }
 
@@ -27,17 +27,17 @@ pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  failed
-  2  wrong usage
+  2  invalid usage
   3  the server cannot be reached or is not ready
-  4  ran to the end, but some frames or checks failed";
+  4  finished, but some frames or checks failed";
 
-/// A failure as a person reads it.
+/// A failure as it is printed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
     exit: Exit,
     sentence: String,
     hint: Option<String>,
-    /// Whoever read our output has gone: nothing is left to say.
+    /// The reader of standard output has closed it: nothing is printed.
     silent: bool,
 }
 
@@ -54,13 +54,13 @@ impl Failure {
         Failure::new(Exit::Usage, sentence)
     }
 
-    /// What to do about it.
+    /// Adds a hint: how to solve the problem.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// A status that the server answered with; `asked` says what was asked, as in "explain coffee.png".
+    /// The failure for a status of the server. `asked` names the request, as in "explain coffee.png".
     pub fn from_status(asked: &str, status: &Status) -> Self {
         if let Some(trouble) = status.source().and_then(find_trouble) {
             return Failure::new(Exit::Unavailable, format!("cannot {asked}: the server cannot be used, {trouble}"))
@@ -79,7 +79,7 @@ impl Failure {
         failure
     }
 
-    /// Trouble with a file or directory.
+    /// The failure of an operation on a file or directory. `doing` names it, as in "read".
     pub fn from_io(doing: &str, path: &std::path::Path, error: &io::Error) -> Self {
         Failure::failed(format!("cannot {doing} {}: {error}", path.display()))
     }
@@ -88,13 +88,13 @@ impl Failure {
         self.exit
     }
 
-    /// Says it on standard error and gives the process's exit code.
+    /// Prints the failure to standard error and returns the exit code of the process.
     pub fn report(&self, colours: bool) -> u8 {
         if self.silent {
             return 0;
         }
         let (red, plain) = if colours { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
-        // Standard error may be closed as well; then nobody is there to tell.
+        // Standard error may be closed as well.
         let mut lines = format!("{red}error:{plain} {}\n", self.sentence);
         if let Some(hint) = &self.hint {
             lines.push_str(&format!("hint: {hint}\n"));
@@ -110,7 +110,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Trouble while writing to standard output: a closed pipe (`camlens models | head -1`) is no failure.
+/// An error of writing to standard output. A closed pipe (`camlens models | head -1`) is not a failure.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         let mut failure = Failure::failed(format!("cannot write the output: {error}"));
@@ -125,23 +125,22 @@ impl From<ClientError> for Failure {
         match error {
             ClientError::Setting { .. } => Failure::usage(sentence),
             ClientError::Tls { .. } => Failure::failed(sentence),
-            ClientError::Unreachable { .. } => {
-                Failure::new(Exit::Unavailable, sentence).hint("is the server running, and does --server say where?")
-            }
+            ClientError::Unreachable { .. } => Failure::new(Exit::Unavailable, sentence)
+                .hint("check that the server is running and that --server names its address"),
             ClientError::Unusable { trouble, .. } => Failure::new(Exit::Unavailable, sentence).hint(remedy(trouble)),
             ClientError::Status { asked, status } => Failure::from_status(asked, &status),
         }
     }
 }
 
-/// What to do about a connection that cannot be used.
+/// The hint for a connection that cannot be used.
 fn remedy(trouble: Trouble) -> &'static str {
     match trouble {
         Trouble::UnknownAuthority => "--tls-ca names the authority that signed it",
-        Trouble::OtherName => "--tls-server-name says which name to expect",
+        Trouble::OtherName => "--tls-server-name sets the name to expect",
         Trouble::Expired => "the server needs a new certificate",
-        Trouble::NotYetValid => "are the clocks right?",
-        Trouble::WantsCertificate => "--tls-certificate and --tls-key name one",
+        Trouble::NotYetValid => "check the clocks of both machines",
+        Trouble::RequiresCertificate => "--tls-certificate and --tls-key name a certificate and its key",
         Trouble::RefusesCertificate => {
             "--tls-certificate must name a certificate that is valid and signed by an authority that the server knows"
         }
@@ -166,13 +165,14 @@ mod tests {
         let failure = Failure::from_status("explain coffee.png", &status);
         assert_eq!(
             failure.to_string(),
-            "cannot explain coffee.png: options.targets[0].label: no label `expresso`; did you mean `espresso`? (INVALID_ARGUMENT)"
+            "cannot explain coffee.png: options.targets[0].label: no label `expresso`; did you mean `espresso`? \
+             (INVALID_ARGUMENT)"
         );
         assert_eq!(failure.exit(), Exit::Usage);
     }
 
     #[test]
-    fn a_closed_pipe_is_no_failure() {
+    fn a_closed_pipe_is_not_a_failure() {
         let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(failure.report(false), 0);
         let full = Failure::from(io::Error::from(io::ErrorKind::StorageFull));

@@ -1,4 +1,4 @@
-//! `camlens health`: a probe for scripts and for Kubernetes.
+//! `camlens health`: a readiness probe for scripts and Kubernetes.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::cli::credential_args::TlsArgs;
 use crate::client::Address;
 use crate::client::Bearer;
 
-/// Ask a server whether it is ready: exit code 0 when it is, 3 when it is not
+/// Check whether a server is ready: exit code 0 if it is, 3 if it is not
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,15 +21,15 @@ Examples:
   camlens health --server unix:/run/camlens.sock --wait 60
   camlens health --server https://camlens.example:8033 --tls-ca ca.crt")]
 pub struct HealthCommand {
-    /// Ask about one service or model [default: the whole server]
+    /// Service or model to check [default: the whole server]
     #[arg(long, env = "CAMLENS_SERVICE", value_name = "NAME", default_value = "", hide_default_value = true)]
     service: String,
 
-    /// Keep asking for this many seconds before giving up
+    /// Time to wait for the server to become ready, in seconds
     #[arg(long, env = "CAMLENS_WAIT", value_name = "SECONDS", default_value_t = 0)]
     wait: u32,
 
-    /// The server: HOST:PORT, https://HOST:PORT for TLS, or unix:/PATH. Health needs no token
+    /// Address of the server: HOST:PORT, https://HOST:PORT for TLS, or unix:/PATH. Health checks need no token
     #[arg(
         long,
         env = "CAMLENS_SERVER",
@@ -43,18 +43,18 @@ pub struct HealthCommand {
     tls: TlsArgs,
 }
 
-const BETWEEN_ASKS: Duration = Duration::from_millis(100);
-/// A server that accepts and then says nothing is not ready.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// A server that accepts the connection and does not answer within this time is not ready.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl HealthCommand {
     pub fn run(self) -> Result<(), Failure> {
         super::runtime()?.block_on(async {
-            let give_up = Instant::now() + Duration::from_secs(u64::from(self.wait));
+            let deadline = Instant::now() + Duration::from_secs(u64::from(self.wait));
             loop {
                 match self.ask().await {
-                    Err(failure) if failure.exit() == Exit::Unavailable && Instant::now() < give_up => {
-                        tokio::time::sleep(BETWEEN_ASKS).await;
+                    Err(failure) if failure.exit() == Exit::Unavailable && Instant::now() < deadline => {
+                        tokio::time::sleep(RETRY_INTERVAL).await;
                     }
                     end => return end,
                 }
@@ -68,13 +68,13 @@ impl HealthCommand {
         let connection = Connection::to(&self.server, &self.tls, Bearer::default()).await?;
         let request = HealthCheckRequest { service: self.service.clone() };
         let mut client = HealthClient::new(connection.channel());
-        let answer = tokio::time::timeout(ANSWER_LIMIT, client.check(request))
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, client.check(request))
             .await
-            .map_err(|_| unavailable(format!("does not answer within {ANSWER_LIMIT:?}")))?;
+            .map_err(|_| unavailable(format!("does not answer within {ANSWER_TIMEOUT:?}")))?;
         match answer.map(|answer| answer.into_inner().status()) {
             Ok(ServingStatus::Serving) => Ok(()),
             Ok(status) => Err(unavailable(format!("is not ready: {}", status.as_str_name()))),
-            Err(status) => Err(Failure::from_status("ask for the server's health", &status)),
+            Err(status) => Err(Failure::from_status("check the server's health", &status)),
         }
     }
 }

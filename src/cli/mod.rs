@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
-//! Commands that explain talk to a server as any client does ([`connection`]); nothing here takes a short cut to the engine
-//! but [`doctor`], which looks at a model file and nothing else.
+//! Commands that explain are clients of a server ([`connection`]). Only [`doctor`] uses the engine directly: it
+//! examines a model file without a server.
 
 mod answer;
 mod bench;
@@ -27,10 +27,10 @@ use crate::process;
 use crate::telemetry::log::{self, LogFormat};
 use failure::{EXIT_CODES, Failure};
 
-/// The first lines of `camlens --help`: what to type first.
+/// The first lines of `camlens --help`: commands to start with.
 const FIRST_COMMANDS: &str = "\
-Try first:
-  camlens explain photo.jpg --models builtin:identity     no model and no server needed
+First commands:
+  camlens explain photo.jpg --models builtin:identity     needs no model and no server
   camlens explain photo.jpg --models models --out out     pictures of what your model looks at
   camlens serve --models models                           a server on 127.0.0.1:8033";
 
@@ -59,11 +59,12 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct LogArgs {
-    /// What is logged to standard error: a level (error, warn, info, debug, trace, off), or TARGET=LEVEL,…
+    /// Filter of the log on standard error: a level (off, error, warn, info, debug, trace) or TARGET=LEVEL,… [default:
+    /// info for serve, otherwise warn]
     #[arg(long, env = "CAMLENS_LOG", value_name = "FILTER", global = true, help_heading = "Log")]
     log: Option<String>,
 
-    /// How the log looks
+    /// Format of the log
     #[arg(
         long,
         env = "CAMLENS_LOG_FORMAT",
@@ -83,20 +84,19 @@ enum LogFormatName {
 }
 
 impl LogArgs {
-    /// `usual`: the filter when none is given.
-    fn install(&self, usual: &str) -> Result<(), Failure> {
+    /// Installs the log; `default` is the filter when none is given.
+    fn install(&self, default: &str) -> Result<(), Failure> {
         let format = match self.log_format {
             LogFormatName::Text => LogFormat::Text,
             LogFormatName::Json => LogFormat::Json,
         };
-        log::install(self.log.as_deref().unwrap_or(usual), format).map_err(|error| Failure::usage(error.to_string()))
+        log::install(self.log.as_deref().unwrap_or(default), format).map_err(|error| Failure::usage(error.to_string()))
     }
 }
 
 impl Command {
-    /// A server tells what it does; other commands speak for themselves, and only what goes wrong behind their backs is
-    /// logged.
-    fn usual_log(&self) -> &'static str {
+    /// A server logs what it does. Other commands print their results, so only warnings are logged.
+    fn default_log(&self) -> &'static str {
         match self {
             Command::Serve(_) => "info",
             _ => "warn",
@@ -117,20 +117,20 @@ impl Command {
     }
 }
 
-/// Reads the arguments, does what they say, and ends the process with its exit code.
+/// Parses the arguments, runs the command and ends the process with its exit code.
 pub fn main() -> ! {
     let cli = Cli::parse();
-    let usual = cli.command.usual_log();
-    let ready = cli.log.install(usual).and_then(|()| crate::torch::check_max_cpu_isa().map_err(Failure::usage));
+    let default = cli.command.default_log();
+    let ready = cli.log.install(default).and_then(|()| crate::torch::check_max_cpu_isa().map_err(Failure::usage));
     let code = match ready.and_then(|()| cli.command.run()) {
         Ok(()) => 0,
         Err(failure) => failure.report(terminal::colours_on_stderr()),
     };
-    // A server that was told twice to stop, or while it loads, still has threads in libtorch.
+    // Threads may still run in libtorch: after a second signal, or a signal while the models load.
     process::quick_exit(code)
 }
 
-/// The runtime of a client's command.
+/// The runtime of a client command.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -171,11 +171,11 @@ mod tests {
             assert_eq!(found, Some(variable.as_str()), "{command} --{long}");
             count += 1;
         });
-        assert!(count > 20, "{count} options were looked at");
+        assert!(count > 20, "{count} options were checked");
     }
 
     #[test]
-    fn every_option_and_command_is_explained() {
+    fn every_option_and_command_has_help() {
         each_option(&Cli::command(), &mut |command, option| {
             assert!(option.get_help().is_some(), "{command} --{}", option.get_id());
         });

@@ -1,4 +1,4 @@
-//! `camlens models`: what is served, and what may be asked of it.
+//! `camlens models`: the models that a server serves, and their layers.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ use super::terminal::Ink;
 use crate::client;
 use crate::proto::v1;
 
-/// List models, or show one with its layers
+/// List the models, or show one model with its layers
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,11 +21,11 @@ Examples:
   camlens models lite0
   camlens models lite0@1 --layers --json")]
 pub struct ModelsCommand {
-    /// Show this model [default: list all]
+    /// Model to show, in its newest version or in VERSION [default: list all models]
     #[arg(value_name = "NAME[@VERSION]")]
     model: Option<ModelName>,
 
-    /// Show every layer, not only those that Grad-CAM can look at
+    /// Show every layer, not only those that can be target layers of Grad-CAM
     #[arg(long, env = "CAMLENS_LAYERS", value_parser = clap::builder::FalseyValueParser::new())]
     layers: bool,
 
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_shows_the_layers_that_can_be_asked_for() {
+    fn a_model_shows_its_possible_target_layers() {
         let text = model_text(&model(), false, Ink::plain());
         assert!(text.contains("input          x float32 [2 or other, 3]"), "{text}");
         assert!(text.contains("target layer   _swish") && text.contains("layers (1 of 2)"), "{text}");
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_a_line_a_model() {
+    fn a_list_has_one_line_per_model() {
         let summary = |name: &str| v1::ModelSummary { name: name.to_owned(), version: 2, ..Default::default() };
         let text = list_text(&[summary("a"), summary("b")], Ink::plain());
         assert_eq!(text.lines().count(), 2);

@@ -1,13 +1,13 @@
-//! The advice when no models are found: the command that was typed, with models that are at hand.
+//! The hint when no models are found: the same command with models that exist.
 
 use std::path::Path;
 
-/// The bundled model, from the top of a checkout.
+/// The bundled models, from the top of a checkout.
 const BUNDLED: &str = "deploy/models";
 /// The model that needs no file.
 const BUILT_IN: &str = "builtin:identity";
 
-/// A command that works here, in place of the one that was typed.
+/// A hint with a command that works in this directory: the one that was typed, with other models.
 pub fn advice() -> String {
     let typed: Vec<String> = std::env::args().skip(1).collect();
     advise(&typed, Path::new(BUNDLED).is_dir())
@@ -27,11 +27,11 @@ fn advise(typed: &[String], has_bundled: bool) -> String {
     }
     let command = words.join(" ");
     if has_bundled {
-        format!("this explains with the bundled model: {command} --models {BUNDLED}")
+        format!("with the bundled model: {command} --models {BUNDLED}")
     } else {
         format!(
-            "this works without a model's file: {command} --models {BUILT_IN}; deploy/export makes a directory of models \
-             from PyTorch"
+            "without a model file: {command} --models {BUILT_IN}; deploy/export makes a directory of models from \
+             PyTorch"
         )
     }
 }

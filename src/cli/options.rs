@@ -1,4 +1,4 @@
-//! What is asked of each frame, as flags.
+//! The flags that set a request's options and a stream's policy.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,35 +10,36 @@ use crate::proto::v1;
 /// The flags of `explain` and `stream` that become the request's options.
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArgs {
-    /// The model, as NAME or NAME@VERSION [default: the only one, newest version]
+    /// Model to use: NAME, for its newest version, or NAME@VERSION [default: the only model that is served]
     #[arg(long, env = "CAMLENS_MODEL", value_name = "NAME[@VERSION]")]
     pub model: Option<ModelName>,
 
-    /// Which class to explain: a label, a class index, or top:K; may be repeated [default: top:1]
+    /// Class to explain: a label, a class index, or top:K for the K most probable classes; may be repeated [default:
+    /// top:1]
     #[arg(long = "target", env = "CAMLENS_TARGET", value_name = "CLASS", value_delimiter = ';')]
     pub targets: Vec<TargetClass>,
 
-    /// The layer that Grad-CAM looks at; may be repeated [default: the model's, see `camlens models NAME`]
+    /// Target layer of Grad-CAM; may be repeated [default: the model's own, see `camlens models NAME`]
     #[arg(long = "layer", env = "CAMLENS_LAYER", value_name = "LAYER", value_delimiter = ';')]
     pub layers: Vec<String>,
 
-    /// How many predictions to show
+    /// Number of predictions to return, the most probable first
     #[arg(long, env = "CAMLENS_TOP", value_name = "N", default_value_t = 5)]
     pub top: u32,
 
-    /// Whose numbers the maps agree with
+    /// Library whose normalisation the maps follow
     #[arg(long, env = "CAMLENS_CONVENTION", value_enum, default_value_t = ConventionName::Captum)]
     pub convention: ConventionName,
 
-    /// How exactly the model runs [default: as its model.toml says]
+    /// Precision of the model's run [default: the one in its model.toml]
     #[arg(long, env = "CAMLENS_PRECISION", value_enum)]
     pub precision: Option<PrecisionName>,
 
-    /// The colours of heat maps and overlays
+    /// Colour map of heat maps and overlays
     #[arg(long, env = "CAMLENS_COLORS", value_enum, default_value_t = Colors::Turbo)]
     pub colors: Colors,
 
-    /// How much of an overlay is heat map, 0 to 1
+    /// Opacity of the heat map in an overlay, 0 to 1
     #[arg(long, env = "CAMLENS_OPACITY", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     pub opacity: f32,
 }
@@ -56,13 +57,14 @@ impl FromStr for ModelName {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, version) = match text.rsplit_once('@') {
             Some((name, version)) => {
-                let version = version.parse().map_err(|_| format!("`{version}` is no version: it is an integer"))?;
+                let version =
+                    version.parse().map_err(|_| format!("`{version}` is not a version: versions are integers"))?;
                 (name, Some(version))
             }
             None => (text, None),
         };
         if name.is_empty() {
-            return Err("a model has a name: NAME or NAME@VERSION".to_owned());
+            return Err("the model's name is missing: give NAME or NAME@VERSION".to_owned());
         }
         Ok(ModelName { name: name.to_owned(), version })
     }
@@ -74,7 +76,7 @@ impl ModelName {
     }
 }
 
-/// A class, as a person names it.
+/// A class to explain, by index, label or rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetClass {
     Index(u32),
@@ -87,7 +89,7 @@ impl FromStr for TargetClass {
 
     /// `967`, `class:967`, `top:3`, `label:967`; anything else is a label.
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("`{digits}` is no whole number"));
+        let number = |digits: &str| digits.parse::<u32>().map_err(|_| format!("`{digits}` is not a whole number"));
         if let Some(digits) = text.strip_prefix("top:") {
             return number(digits).map(TargetClass::Top);
         }
@@ -98,7 +100,7 @@ impl FromStr for TargetClass {
         match (label, text.parse()) {
             (None, Ok(index)) => Ok(TargetClass::Index(index)),
             (label, _) => match label.unwrap_or(text).trim() {
-                "" => Err("a class is a label, an index, or top:K".to_owned()),
+                "" => Err("the class is missing: give a label, an index, or top:K".to_owned()),
                 label => Ok(TargetClass::Label(label.to_owned())),
             },
         }
@@ -118,19 +120,19 @@ impl TargetClass {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ConventionName {
-    /// Nothing normalised: Captum's GuidedGradCam with bilinear interpolation
+    /// No normalisation, as Captum's GuidedGradCam with bilinear interpolation
     Captum,
-    /// Grad-CAM scaled to 0–1: pytorch-grad-cam's
+    /// Grad-CAM scaled to 0–1, as pytorch-grad-cam
     PytorchGradCam,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PrecisionName {
-    /// Folded and fused: as fast as float32 goes
+    /// float32 with folded and fused operators: the fastest float32
     Float32,
-    /// Operator by operator, as PyTorch runs them
+    /// float32, operator by operator as PyTorch runs them
     Exact,
-    /// For models that are offered in it, where the server's processor has it
+    /// bfloat16, for models that allow it on a processor with bfloat16 instructions
     Bfloat16,
 }
 
@@ -154,13 +156,13 @@ pub enum PictureKind {
     GuidedBackprop,
 }
 
-/// A map to write as numbers.
+/// A map to write as an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MapKind {
     GuidedGradCam,
     GradCam,
     GuidedBackprop,
-    /// The model's input as it was prepared
+    /// The model's input after preprocessing
     Input,
 }
 
@@ -170,35 +172,36 @@ pub enum PictureFormat {
     Png,
 }
 
-/// Who gives way when frames come faster than they are explained.
+/// What the server does when frames arrive faster than they are explained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Overflow {
-    /// Hold the source back: nothing is dropped
+    /// Hold the sender back; no frame is dropped
     Block,
-    /// Replace the oldest waiting frame, as for cameras
+    /// Replace the oldest waiting frame, as suits a camera
     Latest,
-    /// Refuse the frame with an error
+    /// Answer the frame with an error
     Reject,
 }
 
-/// On what terms a stream's frames are explained.
+/// The flags of `stream` and `bench` that become the stream's policy.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct TermsArgs {
-    /// Drop a frame that is not explained so many milliseconds after the server read it [default: never]
+    /// Time to live of a frame, in milliseconds: the server drops a frame that is not explained within this time after
+    /// reading it [default: unlimited]
     #[arg(long, env = "CAMLENS_TIME_TO_LIVE", value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     pub time_to_live: Option<u32>,
 
-    /// The stream's class, 0 to 7: streams of a higher one go first [default: 0]
+    /// Priority class of the stream, 0 to 7: frames of a higher class go first [default: 0]
     #[arg(long, env = "CAMLENS_PRIORITY", value_name = "CLASS", default_value_t = 0, hide_default_value = true)]
     pub priority: u32,
 
-    /// Have at most so many frames per second of each stream explained [default: all]
+    /// Largest number of frames per second that the server explains for each stream [default: unlimited]
     #[arg(long, env = "CAMLENS_MAX_RATE", value_name = "HZ", value_parser = rate)]
     pub max_rate: Option<f64>,
 }
 
 impl TermsArgs {
-    /// A policy with these, and defaults for the rest.
+    /// A stream policy with these values and defaults for the rest.
     pub fn policy(&self) -> v1::StreamPolicy {
         v1::StreamPolicy {
             time_to_live: self.time_to_live.and_then(|ms| Duration::from_millis(ms.into()).try_into().ok()),
@@ -224,7 +227,7 @@ impl ExplainArgs {
         self.model.as_ref().map(ModelName::selector)
     }
 
-    /// The request's options for these flags, with the pictures and maps that a command wants.
+    /// The request's options for these flags, with `pictures` in `format` and `maps` as outputs.
     pub fn options(&self, pictures: &[PictureKind], format: PictureFormat, maps: &[MapKind]) -> v1::ExplainOptions {
         v1::ExplainOptions {
             targets: self.targets.iter().map(TargetClass::message).collect(),
@@ -283,19 +286,19 @@ fn tensor_output(map: MapKind) -> v1::TensorOutput {
     v1::TensorOutput { map: map as i32, ..Default::default() }
 }
 
-/// Frames per second.
+/// Parses a rate in frames per second.
 pub fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
-        _ => Err("a rate from 0.001 to 100000 frames per second is allowed".to_owned()),
+        _ => Err("give a rate from 0.001 to 100000 frames per second".to_owned()),
     }
 }
 
-/// A number from 0 to 1.
+/// Parses a number from 0 to 1.
 pub fn share(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a number from 0 to 1 is allowed".to_owned()),
+        _ => Err("give a number from 0 to 1".to_owned()),
     }
 }
 
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_a_name_and_perhaps_a_version() {
+    fn a_model_is_a_name_with_an_optional_version() {
         assert_eq!("lite0".parse(), Ok(ModelName { name: "lite0".to_owned(), version: None }));
         assert_eq!("lite0@3".parse(), Ok(ModelName { name: "lite0".to_owned(), version: Some(3) }));
         assert!("lite0@new".parse::<ModelName>().is_err());

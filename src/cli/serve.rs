@@ -11,7 +11,7 @@ use crate::config::{Config, ListenAddress, Performance};
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
 
-/// Serve models: explain the frames that clients send, until SIGTERM or SIGINT
+/// Serve models over gRPC until SIGTERM or SIGINT
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -20,112 +20,121 @@ Examples:
   camlens serve --models models --listen 0.0.0.0:8033 --tls-certificate tls.crt --tls-key tls.key --token-file tokens
   camlens serve --config /etc/camlens.toml --otlp-endpoint http://collector:4317
 
-What is given here wins over the environment, that over the file, that over the defaults. The first signal drains: what was
-accepted is answered. A second one stops at once.")]
+Flags take precedence over environment variables, those over the configuration file, and the file over the defaults.
+The first signal drains the server: it answers the frames that it has accepted. A second signal stops it immediately.")]
 pub struct ServeCommand {
-    /// A camlens.toml
+    /// Configuration file in TOML, such as camlens.toml [default: none]
     #[arg(long, env = "CAMLENS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Where the models are: a directory of NAME/VERSION/model.pt2, one model, a .pt2 file, or builtin:identity [default:
-    /// models]
+    /// Models to serve: a directory of NAME/VERSION/model.pt2, one model's directory, a .pt2 file, or builtin:identity
+    /// [default: models]
     #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH")]
     models: Option<PathBuf>,
 
-    /// Where to listen: HOST:PORT or unix:/PATH; may be given again [default: 127.0.0.1:8033]
+    /// Address to listen on: HOST:PORT or unix:/PATH; may be repeated [default: 127.0.0.1:8033]
     #[arg(long, env = "CAMLENS_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
     listen: Vec<ListenAddress>,
 
-    /// Permission bits of a Unix socket, octal [default: 660]
+    /// Permission bits of the Unix sockets, octal [default: 660]
     #[arg(long, env = "CAMLENS_UNIX_SOCKET_MODE", value_name = "MODE", value_parser = octal)]
     unix_socket_mode: Option<u32>,
 
-    /// The server's certificate and those between it and its authority, PEM; every TCP address then speaks TLS
+    /// The server's certificate, followed by the intermediate certificates, PEM. Every TCP address then uses TLS
     #[arg(long, env = "CAMLENS_TLS_CERTIFICATE", value_name = "FILE", help_heading = "Security")]
     tls_certificate: Option<PathBuf>,
 
-    /// The certificate's private key, PEM. Both files are read again when they change
+    /// The certificate's private key, PEM. Both files are reloaded when they change
     #[arg(long, env = "CAMLENS_TLS_KEY", value_name = "FILE", help_heading = "Security")]
     tls_key: Option<PathBuf>,
 
-    /// Authorities of clients' certificates, PEM; TLS clients must then show a certificate
+    /// Certificate authorities of the clients, PEM. Every TLS client then needs a certificate
     #[arg(long, env = "CAMLENS_TLS_CLIENT_CA", value_name = "FILE", help_heading = "Security")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Bearer tokens, TOKEN or NAME: TOKEN a line; every call but health checks must bring one. Read again when it changes
+    /// File of bearer tokens, one per line: TOKEN or NAME: TOKEN. Every call except health checks then needs one of
+    /// them. The file is reloaded when it changes
     #[arg(long, env = "CAMLENS_TOKEN_FILE", value_name = "FILE", help_heading = "Security")]
     token_file: Option<PathBuf>,
 
-    /// Serve TCP beyond loopback without TLS: anybody on the network can read along
-    #[arg(long, env = "CAMLENS_INSECURE", help_heading = "Security", value_parser = clap::builder::FalseyValueParser::new())]
+    /// Allow TCP beyond loopback without TLS: anybody on the network can read the frames and the answers
+    #[arg(
+        long,
+        env = "CAMLENS_INSECURE",
+        help_heading = "Security",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
     insecure: bool,
 
-    /// Seconds that accepted frames have to finish after the first signal [default: 20]
+    /// Time that accepted frames have to finish after the first signal, in seconds [default: 20]
     #[arg(long, env = "CAMLENS_DRAIN_TIMEOUT", value_name = "SECONDS")]
     drain_timeout: Option<u32>,
 
-    /// What the cores are used for: the single frame, or all of them [default: latency]
+    /// Whether to optimise for the latency of one frame or for frames per second [default: latency]
     #[arg(long, env = "CAMLENS_PERFORMANCE", value_enum)]
     performance: Option<Performance>,
 
-    /// Threads that run models; 0: one a core [default: 0]
+    /// Number of threads that run models; 0: one per core [default: 0]
     #[arg(long, env = "CAMLENS_THREADS", value_name = "N")]
     threads: Option<usize>,
 
-    /// Threads that decode, prepare and render; 0: one a core [default: 0]
+    /// Number of threads that decode and preprocess frames and render answers; 0: one per core [default: 0]
     #[arg(long, env = "CAMLENS_FRAME_THREADS", value_name = "N")]
     frame_threads: Option<usize>,
 
-    /// Threads that talk to clients; 0: one for four cores [default: 0]
+    /// Number of threads that serve connections; 0: one per four cores [default: 0]
     #[arg(long, env = "CAMLENS_CONNECTION_THREADS", value_name = "N")]
     connection_threads: Option<usize>,
 
-    /// Frames that run together at most [default: 8]
+    /// Largest number of frames in a batch [default: 8]
     #[arg(long, env = "CAMLENS_MAX_BATCH", value_name = "N")]
     max_batch: Option<u32>,
 
-    /// Bytes of a frame's payload at most [default: 33554432]
+    /// Largest payload of a frame, in bytes [default: 33554432]
     #[arg(long, env = "CAMLENS_MAX_FRAME_BYTES", value_name = "BYTES")]
     max_frame_bytes: Option<u64>,
 
-    /// Frames of a stream in flight at most: its credit [default: 16]
+    /// Largest number of frames of one stream in flight: its credit [default: 16]
     #[arg(long, env = "CAMLENS_MAX_IN_FLIGHT", value_name = "N")]
     max_in_flight: Option<u32>,
 
-    /// Where traces and metrics go: an OpenTelemetry collector, http://HOST:4317 [default: OTEL_EXPORTER_OTLP_ENDPOINT]
+    /// OpenTelemetry collector that receives traces and metrics, such as http://HOST:4317 [default:
+    /// OTEL_EXPORTER_OTLP_ENDPOINT]
     #[arg(long, env = "CAMLENS_OTLP_ENDPOINT", value_name = "URL", help_heading = "Telemetry")]
     otlp_endpoint: Option<String>,
 
-    /// How OTLP is spoken: grpc or http/protobuf [default: OTEL_EXPORTER_OTLP_PROTOCOL, else grpc]
+    /// Transport of OTLP: grpc or http/protobuf [default: OTEL_EXPORTER_OTLP_PROTOCOL, else grpc]
     #[arg(long, env = "CAMLENS_OTLP_PROTOCOL", value_name = "PROTOCOL", help_heading = "Telemetry")]
     otlp_protocol: Option<String>,
 
-    /// The share of frames that is traced when a client does not say, 0 to 1 [default: OTEL_TRACES_SAMPLER, else 1]
+    /// Share of frames to trace where the client sends no sampling decision, 0 to 1 [default: OTEL_TRACES_SAMPLER, else
+    /// 1]
     #[arg(long, env = "CAMLENS_TRACE_RATIO", value_name = "RATIO", help_heading = "Telemetry")]
     trace_ratio: Option<f64>,
 
-    /// Trace frames that take longer than this in any case
+    /// Also trace every frame that takes longer than this, in milliseconds [default: none]
     #[arg(long, env = "CAMLENS_TRACE_SLOWER_THAN", value_name = "MILLISECONDS", help_heading = "Telemetry")]
     trace_slower_than: Option<u32>,
 
-    /// Where operators look: HOST:PORT with /metrics, /livez, /readyz, /version, /config and /log, in plain HTTP
+    /// Address of the admin server, HOST:PORT: /metrics, /livez, /readyz, /version, /config and /log in plain HTTP
+    /// [default: none]
     #[arg(long, env = "CAMLENS_ADMIN_LISTEN", value_name = "ADDRESS", help_heading = "Telemetry")]
     admin_listen: Option<String>,
 }
 
 fn octal(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
-    u32::from_str_radix(digits, 8).map_err(|_| format!("`{text}` is no octal number such as 660"))
+    u32::from_str_radix(digits, 8).map_err(|_| format!("`{text}` is not an octal number such as 660"))
 }
 
-/// How long the last traces and metrics may take to reach their collector.
-const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+/// Time that the last traces and metrics have to reach their collector.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl ServeCommand {
     pub fn run(self) -> Result<(), Failure> {
         let config = self.overlay()?;
         config.check().map_err(|error| Failure::usage(error.to_string()))?;
-        // Exporters are built before the runtime and flushed after it: inside a busy one they have been seen to hang.
+        // Exporters are built before the runtime and flushed after it: they can hang inside a busy runtime.
         let telemetry = Telemetry::start(&config.telemetry, config.admin.listen.is_some())
             .map_err(|error| Failure::usage(error.to_string()))?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -136,16 +145,18 @@ impl ServeCommand {
             .map_err(|error| Failure::failed(format!("cannot start the server: {error}")))?;
         let ended = runtime.block_on(serve(&config, telemetry.clone()));
         runtime.shutdown_timeout(Duration::from_secs(1));
-        if let Err(error) = telemetry.shutdown(FLUSH_LIMIT) {
-            tracing::warn!(%error, "telemetry was lost at the end");
+        if let Err(error) = telemetry.shutdown(FLUSH_TIMEOUT) {
+            tracing::warn!(%error, "the last telemetry could not be exported");
         }
         match ended? {
             Ended::Drained => Ok(()),
-            Ended::Forced => Err(Failure::failed("stopped by a second signal before everything was answered")),
+            Ended::Forced => {
+                Err(Failure::failed("a second signal stopped the server before it had answered every accepted frame"))
+            }
         }
     }
 
-    /// The file's configuration, or the defaults, with what was given here laid over.
+    /// The configuration of the file, or the defaults, overridden by the flags and environment variables.
     fn overlay(self) -> Result<Config, Failure> {
         let ServeCommand {
             config,
@@ -175,9 +186,9 @@ impl ServeCommand {
             Some(path) => Config::load(&path).map_err(|error| Failure::usage(error.to_string()))?,
             None => Config::default(),
         };
-        fn set<T>(place: &mut T, given: Option<T>) {
+        fn set<T>(setting: &mut T, given: Option<T>) {
             if let Some(given) = given {
-                *place = given;
+                *setting = given;
             }
         }
         set(&mut out.models.repository, models);
@@ -207,8 +218,8 @@ impl ServeCommand {
 
 async fn serve(config: &Config, telemetry: Telemetry) -> Result<Ended, Failure> {
     let shutdown =
-        Shutdown::on_signals().map_err(|error| Failure::failed(format!("cannot listen to signals: {error}")))?;
-    // Loading takes a while, and a signal must end it.
+        Shutdown::on_signals().map_err(|error| Failure::failed(format!("cannot handle signals: {error}")))?;
+    // Loading takes seconds; a signal ends it.
     let server = tokio::select! {
         server = Server::start(config, telemetry, shutdown.clone()) => server.map_err(start_failure)?,
         () = shutdown.drain() => return Ok(Ended::Drained),
@@ -219,7 +230,7 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<Ended, Failure> 
     Ok(server.run().await)
 }
 
-/// Why a server does not start, with what to do.
+/// A start error as a failure, with a hint where one helps.
 pub(super) fn start_failure(error: StartError) -> Failure {
     let exit = match &error {
         StartError::Config(_)
@@ -231,10 +242,10 @@ pub(super) fn start_failure(error: StartError) -> Failure {
     let failure = Failure::new(exit, error.to_string());
     match error {
         StartError::Repository(_) => {
-            failure.hint(format!("--models says where the models are; {}", no_models::advice()))
+            failure.hint(format!("--models names the models to serve; {}", no_models::advice()))
         }
         StartError::Model { .. } | StartError::Preparation { .. } | StartError::WarmUp(_) => {
-            failure.hint("`camlens doctor` on the model says more")
+            failure.hint("run `camlens doctor` on the model for details")
         }
         _ => failure,
     }
@@ -258,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_wins_over_the_file_and_the_file_over_the_defaults() {
+    fn flags_override_the_file_and_the_file_overrides_the_defaults() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("camlens.toml");
         std::fs::write(&file, "[limits]\nmax_batch = 3\nmax_targets = 5\n").expect("a file");
@@ -268,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn telemetry_is_given_by_flags() {
+    fn flags_set_telemetry() {
         let config = overlay(&[
             "--otlp-endpoint",
             "https://mine:4318",
@@ -287,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn security_is_given_by_flags_over_the_file() {
+    fn security_flags_override_the_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("camlens.toml");
         std::fs::write(&file, "[server]\ninsecure = true\n[server.tls]\ncertificate = \"a\"\nkey = \"b\"\n")
@@ -306,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn several_addresses_may_be_given() {
+    fn the_listen_flag_may_be_repeated() {
         let config = overlay(&["--listen", "127.0.0.1:0", "--listen", "unix:/tmp/x.sock"]);
         assert_eq!(config.server.listen.len(), 2);
     }

@@ -1,4 +1,4 @@
-//! `camlens stream`: the frames of a source, as they come.
+//! `camlens stream`: explains the frames of a folder, a clip or a video over one stream.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -24,66 +24,67 @@ use crate::proto::v1::explain_stream_response::Message as Response;
 use crate::render::report::{Clip, Figure, Report};
 use crate::telemetry::status_name;
 
-/// Explain the frames of a folder, a clip or a video, as a camera's client would
+/// Explain the frames of a folder, a clip or a video over one stream
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  camlens stream frames/ --out out                          every frame, held back when it is too fast
-  camlens stream clip.webp --overflow latest --rate 30      like a camera: newer frames replace older ones
+  camlens stream frames/ --out out                          every frame, at the server's pace
+  camlens stream clip.webp --overflow latest --rate 30      as a camera: newer frames replace waiting ones
   camlens stream video.mp4 --limit 200 --html report.html   a video needs an installed ffmpeg
   camlens stream 'frames/*.jpg' --server unix:/run/camlens.sock --json
 
-A picture is written for each answer, numbered in order. Every frame is accounted for: answered, dropped with its
-reason, or failed. With --json there is one object a line; the last one is the summary.")]
+The pictures of each answer are written to files named after its frame number. Every frame is accounted for: answered,
+dropped with a reason, or failed. With --json, each line is one object, and the last one is the summary.")]
 pub struct StreamCommand {
-    /// A folder of pictures, a pattern in quotes, an animated WebP, or anything that ffmpeg opens
+    /// Frames to send: a folder of pictures, a pattern in quotes, an animated WebP, or any input of ffmpeg
     #[arg(value_name = "SOURCE")]
     source: String,
 
-    /// The folder that the pictures are written to
+    /// Folder for the pictures
     #[arg(long, env = "CAMLENS_OUT", value_name = "FOLDER", default_value = "camlens-out")]
     out: PathBuf,
 
-    /// A picture to write for each frame; may be repeated [default: overlay]
+    /// Picture to write for each target of a frame; may be repeated [default: overlay]
     #[arg(long = "picture", env = "CAMLENS_PICTURE", value_name = "KIND", value_enum, value_delimiter = ',')]
     pictures: Vec<PictureKind>,
 
-    /// The format of the pictures
+    /// File format of the pictures
     #[arg(long, env = "CAMLENS_FORMAT", value_enum, default_value = "jpeg")]
     format: PictureFormat,
 
-    /// What happens to frames that come faster than they are explained
+    /// What the server does when frames arrive faster than they are explained
     #[arg(long, env = "CAMLENS_OVERFLOW", value_enum, default_value = "block")]
     overflow: Overflow,
 
-    /// Frames that the server keeps waiting [default: the server's for the policy]
+    /// With --overflow latest, number of frames that wait; otherwise the stream's credit, in frames [default: 1 with
+    /// latest, otherwise the server's limit]
     #[arg(long, env = "CAMLENS_DEPTH", value_name = "FRAMES", default_value_t = 0, hide_default_value = true)]
     depth: u32,
 
     #[command(flatten)]
     terms: TermsArgs,
 
-    /// Send this many frames per second [default: as fast as they are taken]
+    /// Frames per second to send [default: unlimited]
     #[arg(long, env = "CAMLENS_RATE", value_name = "HZ", value_parser = rate)]
     rate: Option<f64>,
 
-    /// Send at most this many frames
+    /// Largest number of frames to send [default: unlimited]
     #[arg(long, env = "CAMLENS_LIMIT", value_name = "FRAMES")]
     limit: Option<u64>,
 
-    /// Read the source this many times; 0: until interrupted
+    /// Number of times to read the source; 0: until interrupted
     #[arg(long, env = "CAMLENS_REPEAT", value_name = "TIMES", default_value_t = 1)]
     repeat: u64,
 
-    /// The stream's name in the server's logs and traces [default: the source]
+    /// Name of the stream in the server's logs and traces [default: SOURCE]
     #[arg(long, env = "CAMLENS_NAME", value_name = "NAME")]
     name: Option<String>,
 
-    /// Also write a report, one HTML file to look at in a browser
+    /// Also write a report: one HTML file that plays the pictures
     #[arg(long, env = "CAMLENS_HTML", value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Print JSON, one object a line, instead of text
+    /// Print JSON instead of text, one object per line
     #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
 
@@ -126,13 +127,13 @@ impl StreamCommand {
         let (account, streamed) = session.run(frames, &mut |message, _| output.take(message)).await;
         let took = began.elapsed();
         output.bar.finish_and_clear();
-        let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("reading the source broke")));
+        let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("the thread that reads the source panicked")));
         let summary = Summary::new(account, took);
         if summary.sent() == 0 {
-            // What went wrong comes first: an empty account explains nothing.
+            // The reader's or the stream's own error explains more than an empty account.
             read?;
             streamed?;
-            return Err(Failure::failed(format!("{} gave no frame", self.source)));
+            return Err(Failure::failed(format!("{} has no frames", self.source)));
         }
         self.finish(&summary, output)?;
         streamed.and(read).and(summary.verdict())
@@ -153,7 +154,7 @@ impl StreamCommand {
         }
     }
 
-    /// How many frames will be sent, where that is known.
+    /// Number of frames that will be sent, if it is known.
     fn expected(&self, source: &Source) -> Option<u64> {
         let all = source.len().filter(|_| self.repeat > 0).map(|count| count.saturating_mul(self.repeat));
         match (all, self.limit) {
@@ -169,7 +170,7 @@ impl StreamCommand {
         } else {
             stdout.write_all(summary.text().as_bytes())?;
             if summary.answered() > 0 {
-                writeln!(stdout, "pictures are in {}", output.folder.path().display())?;
+                writeln!(stdout, "the pictures are in {}", output.folder.path().display())?;
             }
         }
         if let (Some(path), Some(clip)) = (&self.html, output.clip) {
@@ -191,7 +192,7 @@ impl StreamCommand {
     }
 }
 
-/// Where a stream's messages go.
+/// Writes a stream's messages to files, the terminal and the report.
 struct Output {
     folder: OutputFolder,
     bar: ProgressBar,
@@ -226,11 +227,15 @@ impl Output {
             }
             Response::FrameError(error) => self.failed(error),
             Response::GoingAway(going) => {
-                let sentence = format!("the server goes away: {}", going.reason);
+                let sentence = format!("the server is going away: {}", going.reason);
                 if !self.json {
                     self.bar.suspend(|| writeln!(io::stderr().lock(), "{sentence}"))?;
                 }
-                self.line(&json!({"event": "going_away", "last_accepted_sequence": going.last_accepted_sequence, "reason": going.reason}))
+                self.line(&json!({
+                    "event": "going_away",
+                    "last_accepted_sequence": going.last_accepted_sequence,
+                    "reason": going.reason,
+                }))
             }
         }
     }
@@ -304,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_is_held_back_and_a_camera_is_not() {
+    fn the_policy_blocks_by_default_and_follows_the_flags() {
         let open = parse(&["frames"]).expect("a source is enough").open();
         let policy = open.policy.expect("a policy");
         assert_eq!(policy.overflow(), v1::stream_policy::Overflow::Block);
@@ -317,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_to_what_the_protocol_takes() {
+    fn a_long_name_is_cut_to_the_protocols_limit() {
         let name = "é".repeat(200);
         assert_eq!(parse(&["frames", "--name", &name]).expect("arguments").open().source, "é".repeat(128));
     }
 
     #[test]
-    fn rates_that_make_no_sense_are_refused() {
+    fn a_rate_out_of_range_is_refused() {
         for text in ["0", "-1", "NaN", "inf", "fast"] {
             assert!(parse(&["frames", "--rate", text]).is_err(), "{text}");
         }

@@ -1,4 +1,4 @@
-//! What a person sees: colours and progress on a terminal, plain text everywhere else; and their Ctrl-C.
+//! The terminal: colours, progress and Ctrl-C. Output that is not to a terminal is plain text.
 
 use std::io::{self, IsTerminal};
 
@@ -15,26 +15,26 @@ pub fn colours_on_stdout() -> bool {
     io::stdout().is_terminal() && !no_color()
 }
 
-/// <https://no-color.org>: present and not empty.
+/// Whether `NO_COLOR` is set and not empty: <https://no-color.org>.
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// The columns of the terminal that standard output is; none when it is no terminal, or does not say.
+/// Width of the terminal on standard output, in columns; `None` if it is not a terminal or has no known width.
 pub fn columns() -> Option<usize> {
     let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
     Some(usize::from(width.0)).filter(|&columns| columns > 0)
 }
 
-/// Whether the locale's characters are UTF-8.
+/// Whether the locale's character set is UTF-8.
 pub fn speaks_utf8() -> bool {
     is_utf8(["LC_ALL", "LC_CTYPE", "LANG"].map(|name| std::env::var(name).ok()))
 }
 
-/// The first of these variables that is set and not empty says it; without any, the locale is `C`.
+/// The first variable that is set and not empty names the locale; without any, it is `C`.
 fn is_utf8(locale: [Option<String>; 3]) -> bool {
-    let said = locale.into_iter().flatten().find(|value| !value.is_empty()).unwrap_or_default().to_lowercase();
-    said.contains("utf-8") || said.contains("utf8")
+    let name = locale.into_iter().flatten().find(|value| !value.is_empty()).unwrap_or_default().to_lowercase();
+    name.contains("utf-8") || name.contains("utf8")
 }
 
 /// Emphasis for standard output.
@@ -74,7 +74,8 @@ impl Ink {
     }
 }
 
-/// A bar on standard error; hidden when that is no terminal, or when `quiet`. `total`: none when nobody knows.
+/// A progress bar on standard error; hidden if that is not a terminal, or if `quiet`. `total` is `None` if it is
+/// unknown.
 pub fn progress(total: Option<u64>, quiet: bool) -> ProgressBar {
     if quiet || !io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
@@ -83,12 +84,12 @@ pub fn progress(total: Option<u64>, quiet: bool) -> ProgressBar {
         Some(_) => "{bar:32} {pos}/{len} {msg} {elapsed}",
         None => "{spinner} {pos} {msg} {elapsed}",
     };
-    // The templates are constants; one that does not parse falls back to indicatif's own.
+    // The templates are constants and parse; otherwise the bar has indicatif's own style.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style)
 }
 
-/// The first Ctrl-C ends the sending and waits for what is on its way; the second ends the process.
+/// The first Ctrl-C cancels `stop`, which ends the sending of frames; the second ends the process with exit code 130.
 pub fn stop_when_interrupted(stop: CancellationToken) {
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
@@ -111,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_variable_that_is_set_says_what_characters_there_are() {
+    fn the_first_variable_that_is_set_names_the_character_set() {
         let set = |values: [&str; 3]| is_utf8(values.map(|value| (value != "-").then(|| value.to_owned())));
         assert!(set(["C.UTF-8", "-", "-"]) && set(["-", "", "de_DE.utf8"]) && set(["", "en_US.UTF-8", "C"]));
         assert!(!set(["-", "-", "-"]) && !set(["C", "-", "en_US.UTF-8"]) && !set(["-", "-", "de_DE.ISO-8859-1"]));
     }
 
     #[test]
-    fn no_bar_is_drawn_where_nobody_looks() {
+    fn a_quiet_progress_bar_is_hidden() {
         assert!(progress(Some(3), true).is_hidden());
     }
 }

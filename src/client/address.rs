@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use tonic::transport::{Endpoint, Uri};
-/// Where a server listens.
+
+/// The address of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     Unix(PathBuf),
@@ -36,7 +37,7 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// The host, if TLS is spoken there.
+    /// The host, if the address uses TLS.
     pub fn tls_host(&self) -> Option<String> {
         let Address::Tcp(url) = self else { return None };
         let uri: Uri = url.parse().ok()?;
@@ -44,7 +45,7 @@ impl Address {
         (uri.scheme_str() == Some("https")).then(|| host.to_owned())
     }
 
-    /// Whether others than this machine's users may read what is sent there.
+    /// Whether a connection to the address is plaintext that leaves this machine.
     pub fn is_open_to_others(&self) -> bool {
         let Address::Tcp(url) = self else { return false };
         let Ok(uri) = url.parse::<Uri>() else { return true };
@@ -64,10 +65,10 @@ impl std::fmt::Display for Address {
 }
 
 fn not_an_address(text: &str) -> String {
-    format!("`{text}` is no server address: give HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH")
+    format!("`{text}` is not a server address: give HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH")
 }
 
-/// The host without the brackets of an IPv6 address, and the port.
+/// Host, without the brackets of an IPv6 address, and port; `None` if either is missing.
 pub(super) fn host_and_port(uri: &Uri) -> Option<(&str, u16)> {
     let host = uri.host().filter(|host| !host.is_empty())?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_in_all_their_forms() {
+    fn addresses_are_parsed_in_all_their_forms() {
         let cases = [
             ("unix:/run/camlens.sock", "unix:/run/camlens.sock"),
             ("unix:///run/camlens.sock", "unix:/run/camlens.sock"),
@@ -103,7 +104,7 @@ mod tests {
             "http://host:1/path",
             "me:secret@host:1",
         ] {
-            let error = text.parse::<Address>().expect_err("no address");
+            let error = text.parse::<Address>().expect_err("not an address");
             assert!(error.contains(text), "{error}");
         }
     }

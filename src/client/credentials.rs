@@ -1,4 +1,4 @@
-//! TLS settings and the bearer token of a client.
+//! The TLS settings and the bearer token of a client.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,14 +12,15 @@ use super::address::Address;
 use super::error::ClientError;
 use crate::credentials::{self, CredentialError, pem};
 
-/// How to speak TLS with servers whose address is `https://`. The default trusts this machine's authorities.
+/// TLS settings for servers whose address is `https://`. The default trusts the certificate authorities of this
+/// machine.
 #[derive(Debug, Clone, Default)]
 pub struct TlsSettings {
-    /// A PEM file with the authorities that may have signed the server's certificate; none: this machine's.
+    /// PEM file of the certificate authorities to trust. `None`: those of this machine.
     pub authorities: Option<PathBuf>,
-    /// PEM files with a certificate to show to the server, and its private key.
+    /// PEM files of the client's certificate and of its private key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name that the server's certificate must have; none: the host in the address.
+    /// Name that the server's certificate must have. `None`: the host of the address.
     pub server_name: Option<String>,
 }
 
@@ -27,17 +28,17 @@ pub struct TlsSettings {
 #[derive(Clone)]
 pub struct ClientTls {
     pub config: Arc<ClientConfig>,
-    /// The name that the server's certificate must have.
+    /// Name that the server's certificate must have.
     pub name: ServerName<'static>,
 }
 
 impl TlsSettings {
-    /// The TLS configuration for `address`; none if the address is plaintext.
+    /// The TLS configuration for `address`; `None` if the address is plaintext.
     pub(super) fn config(&self, address: &Address) -> Result<Option<ClientTls>, ClientError> {
         let Some(host) = address.tls_host() else { return Ok(None) };
         let name = self.server_name.clone().unwrap_or(host);
         let name = ServerName::try_from(name.clone())
-            .map_err(|_| ClientError::setting(format!("`{name}` is no name that a certificate can be for")))?;
+            .map_err(|_| ClientError::setting(format!("`{name}` is not a name that a certificate can have")))?;
         let builder = ClientConfig::builder_with_provider(default_provider().into())
             .with_safe_default_protocol_versions()
             .map_err(|error| ClientError::Tls { cause: error.to_string() })?
@@ -49,7 +50,9 @@ impl TlsSettings {
                 let secret = pem::private_key(key, &credentials::read(key).map_err(unusable)?).map_err(unusable)?;
                 builder.with_client_auth_cert(chain, secret).map_err(|error| {
                     let (certificate, key) = (certificate.display(), key.display());
-                    ClientError::setting(format!("{certificate} and {key} cannot be shown to a server: {error}"))
+                    ClientError::setting(format!(
+                        "{certificate} and {key} cannot be used as a client certificate: {error}"
+                    ))
                 })?
             }
             None => builder.with_no_client_auth(),
@@ -58,7 +61,7 @@ impl TlsSettings {
         Ok(Some(ClientTls { config: config.into(), name }))
     }
 
-    /// The named authorities alone, or this machine's.
+    /// The certificates of `authorities`, or of this machine's authorities if it is `None`.
     fn roots(&self) -> Result<RootCertStore, ClientError> {
         let mut roots = RootCertStore::empty();
         match &self.authorities {
@@ -71,7 +74,7 @@ impl TlsSettings {
                 }
             }
             None => {
-                // A machine without any trusts nobody, and the connection says so.
+                // Without any authority, connecting fails with an error about the certificate.
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             }
         }
@@ -83,7 +86,7 @@ fn unusable(error: CredentialError) -> ClientError {
     ClientError::setting(error.to_string())
 }
 
-/// The token that is sent with each call, if there is one.
+/// The bearer token of a client; the default has none.
 #[derive(Debug, Clone, Default)]
 pub struct Bearer(Option<HeaderValue>);
 
@@ -91,19 +94,20 @@ impl Bearer {
     /// Reads the first token of a token file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no token that a header can carry.
+    /// The file cannot be read, or its first token is not a valid header value.
     pub fn read(path: &Path) -> Result<Self, ClientError> {
         let contents = credentials::read(path).map_err(unusable)?;
         let tokens = credentials::tokens(path, &contents).map_err(unusable)?;
         let value = tokens.first().and_then(|token| HeaderValue::from_str(&format!("Bearer {}", token.secret())).ok());
-        let mut value =
-            value.ok_or_else(|| ClientError::setting(format!("{}: a token that cannot be sent", path.display())))?;
-        // Neither logged nor kept in the connection's table of headers.
+        let mut value = value.ok_or_else(|| {
+            ClientError::setting(format!("{}: the first token cannot be sent in a header", path.display()))
+        })?;
+        // A sensitive value is not logged and not kept in the HPACK table of the connection.
         value.set_sensitive(true);
         Ok(Bearer(Some(value)))
     }
 
-    /// Adds the token to a call.
+    /// Adds the token to the headers of a call.
     pub fn join(&self, headers: &mut HeaderMap) {
         if let Some(value) = &self.0 {
             headers.insert(header::AUTHORIZATION, value.clone());
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_is_configured_for_https_alone_and_names_the_file_that_cannot_be_read() {
+    fn tls_is_configured_only_for_https_and_an_error_names_the_file() {
         let settings = TlsSettings { authorities: Some("ca.crt".into()), ..TlsSettings::default() };
         assert!(settings.config(&"unix:/s".parse().expect("an address")).expect("TLS is for TCP").is_none());
         let error = settings.config(&"https://h:1".parse().expect("an address")).err().expect("no such file");

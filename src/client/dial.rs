@@ -1,4 +1,4 @@
-//! Connections to a server, with TLS and below HTTP/2.
+//! Connections to a server below HTTP/2: Unix sockets, TCP and TLS.
 
 use std::io;
 use std::path::Path;
@@ -13,10 +13,11 @@ use tokio_rustls::TlsConnector;
 use super::credentials::ClientTls;
 use super::trouble::SPEAKS_TLS;
 
-/// A TLS record that holds an alert begins with this; HTTP/2 never does, since it would be a first frame of over a megabyte.
+/// First byte of a TLS record with an alert. A server's HTTP/2 never begins with it: its first frame would be longer
+/// than a megabyte.
 const TLS_ALERT: u8 = 21;
 
-/// Why the newest connection could not be read any further, if it could not.
+/// The error that ended the newest connection; empty while that connection is readable.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionError(Arc<Mutex<Option<String>>>);
 
@@ -25,35 +26,35 @@ impl ConnectionError {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, words: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    fn set(&self, error: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
 }
 
-/// A connection of either kind.
+/// A connection of any kind.
 trait Duplex: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
 
-/// A connected socket that says why it broke.
+/// A connected socket. It stores a read error in `connection_error`.
 pub struct Socket {
     stream: Pin<Box<dyn Duplex>>,
-    /// Plaintext of which nothing has been read.
-    unheard: bool,
+    /// Whether the connection is plaintext and nothing has been read from it.
+    awaits_first_byte: bool,
     connection_error: ConnectionError,
 }
 
 impl Socket {
     fn new(stream: impl Duplex + 'static, plaintext: bool, connection_error: ConnectionError) -> Self {
         connection_error.set(None);
-        Socket { stream: Box::pin(stream), unheard: plaintext, connection_error }
+        Socket { stream: Box::pin(stream), awaits_first_byte: plaintext, connection_error }
     }
 
     pub async fn unix(path: &Path, connection_error: ConnectionError) -> io::Result<Self> {
         Ok(Socket::new(UnixStream::connect(path).await?, true, connection_error))
     }
 
-    /// Connects to `host` and `port`, with a TLS handshake if that is wanted.
+    /// Connects to `host` and `port`, with a TLS handshake if `tls` is set.
     pub async fn tcp(
         host: &str,
         port: u16,
@@ -65,14 +66,15 @@ impl Socket {
         let Some(ClientTls { config, name }) = tls else { return Ok(Socket::new(stream, true, connection_error)) };
         let stream = TlsConnector::from(config).connect(name, stream).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return Err(io::Error::other("the server offers no HTTP/2 over TLS"));
+            return Err(io::Error::other("the server does not offer HTTP/2 over TLS"));
         }
         Ok(Socket::new(stream, false, connection_error))
     }
 }
 
 impl AsyncRead for Socket {
-    /// A TLS server answers plaintext with an alert, which HTTP/2 would only find strange: it is named here.
+    /// Turns the alert with which a TLS server answers plaintext into the error [`SPEAKS_TLS`]. HTTP/2 would report an
+    /// invalid frame.
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -80,7 +82,10 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let mut read = ready!(self.stream.as_mut().poll_read(context, buffer));
-        if read.is_ok() && std::mem::take(&mut self.unheard) && buffer.filled().get(before) == Some(&TLS_ALERT) {
+        if read.is_ok()
+            && std::mem::take(&mut self.awaits_first_byte)
+            && buffer.filled().get(before) == Some(&TLS_ALERT)
+        {
             read = Err(io::Error::other(SPEAKS_TLS));
         }
         if let Err(error) = &read {

@@ -1,11 +1,11 @@
-//! Frames as a client sends them.
+//! The frames that a client sends.
 
 use bytes::Bytes;
 
 /// One frame to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutgoingFrame {
-    /// Sent as the frame's tag, which the answer repeats: a file's name, or a clip's name and the frame's number.
+    /// Tag of the frame, which its answer repeats: the name of a file, or the name of a clip and the frame's number.
     pub name: String,
     pub payload: Payload,
 }
@@ -15,6 +15,6 @@ pub struct OutgoingFrame {
 pub enum Payload {
     /// The bytes of a picture file.
     Encoded(Bytes),
-    /// Rows of red, green, blue bytes without gaps: `3 · width · height` bytes.
+    /// RGB pixels in rows without padding: `3 · width · height` bytes.
     Rgb { width: u32, height: u32, data: Bytes },
 }

@@ -1,11 +1,11 @@
-//! Latencies in bounded memory, however long a stream runs: an HDR histogram each.
+//! Distributions of latencies in bounded memory: HDR histograms.
 
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-/// Percentiles are right within a part in a thousand.
+/// Significant digits of the histograms: percentiles have a relative error of at most 0.001.
 const DIGITS: u8 = 3;
 
 /// A histogram of latencies.
@@ -14,7 +14,7 @@ pub struct Latencies {
     /// In nanoseconds.
     histogram: Histogram<u64>,
     total_ns: u128,
-    /// The histogram rounds; the maximum is exact.
+    /// The maximum, exact: the histogram rounds.
     longest: Duration,
 }
 
@@ -27,7 +27,7 @@ impl Default for Latencies {
 
 impl Latencies {
     pub fn record(&mut self, latency: Duration) {
-        // It grows with what it is given, up to centuries.
+        // The histogram grows as needed; the limit is 292 years.
         let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX >> 1);
         if self.histogram.record(ns).is_ok() {
             self.total_ns += latency.as_nanos();
@@ -39,12 +39,12 @@ impl Latencies {
         self.histogram.len()
     }
 
-    /// All together, in milliseconds.
+    /// Sum of the latencies, in milliseconds.
     pub fn total_ms(&self) -> f64 {
         self.total_ns as f64 / 1e6
     }
 
-    /// The mean, in milliseconds; 0 when nothing was recorded.
+    /// Mean, in milliseconds; 0 if nothing was recorded.
     pub fn mean_ms(&self) -> f64 {
         if self.count() == 0 { 0.0 } else { self.total_ms() / self.count() as f64 }
     }
@@ -53,7 +53,7 @@ impl Latencies {
         self.longest.as_secs_f64() * 1e3
     }
 
-    /// The latency that `share` (0 to 1) of the frames did not exceed, in milliseconds; 0 when nothing was recorded.
+    /// Quantile of the latencies at `share` (0 to 1), in milliseconds; 0 if nothing was recorded.
     pub fn percentile_ms(&self, share: f64) -> f64 {
         (self.histogram.value_at_quantile(share.clamp(0.0, 1.0)) as f64 / 1e6).min(self.max_ms())
     }
@@ -72,7 +72,7 @@ impl Latencies {
     }
 }
 
-/// Latencies by the server's stage names, in the order of first appearance.
+/// Latencies per stage of the server, in the order in which the stages were first recorded.
 #[derive(Debug, Clone, Default)]
 pub struct Stages(Vec<(String, Latencies)>);
 
@@ -95,7 +95,7 @@ impl Stages {
         stages.into()
     }
 
-    /// A table for people, a line each; empty when nothing was recorded.
+    /// A table in text, one line per stage; empty if nothing was recorded.
     pub fn lines(&self) -> Vec<String> {
         let line = |(name, latencies): (&str, &Latencies)| {
             let [p50, p90, p99] = [0.5, 0.9, 0.99].map(|share| latencies.percentile_ms(share));
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_right_within_a_part_in_a_thousand() {
+    fn percentiles_have_a_relative_error_of_at_most_a_thousandth() {
         let mut latencies = Latencies::default();
         (1..=1000).for_each(|ms| latencies.record(Duration::from_millis(ms)));
         for (share, expected) in [(0.5, 500.0), (0.9, 900.0), (0.99, 990.0), (0.999, 999.0)] {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_recorded_is_zero_and_no_time_is_counted() {
+    fn an_empty_histogram_gives_zeros_and_a_latency_of_zero_counts() {
         let mut latencies = Latencies::default();
         assert_eq!((latencies.percentile_ms(0.5), latencies.mean_ms()), (0.0, 0.0));
         latencies.record(Duration::ZERO);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn stages_keep_the_order_in_which_they_were_met() {
+    fn stages_keep_the_order_in_which_they_were_recorded() {
         let mut stages = Stages::default();
         for name in ["queue", "forward", "queue"] {
             stages.record(name, Duration::from_millis(2));

@@ -1,4 +1,4 @@
-//! A channel to a server, as the generated clients use it.
+//! The channel to a server, for the generated clients.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,7 +12,7 @@ use tower::Service;
 use super::credentials::Bearer;
 use super::dial::ConnectionError;
 
-/// Calls carry the client's token, if it has one, and learn why their connection broke.
+/// A channel that adds the bearer token to each call, and the connection's error to a call that failed with it.
 #[derive(Debug, Clone)]
 pub struct Link {
     channel: Channel,
@@ -21,17 +21,17 @@ pub struct Link {
 }
 
 impl Link {
-    /// `connection_error` are those of the channel's connections.
+    /// `connection_error` is the one that the channel's sockets write to.
     pub fn new(channel: Channel, bearer: Bearer, connection_error: ConnectionError) -> Self {
         Link { channel, bearer, connection_error }
     }
 }
 
-/// A call that failed with its connection. When a server refuses a client's certificate, HTTP/2 has begun, and all that the
-/// transport says of the call is that it was cancelled.
+/// A call that failed because its connection broke. A server refuses a client's certificate after HTTP/2 has begun; the
+/// transport's own error says only that the call was cancelled.
 #[derive(Debug, thiserror::Error)]
 #[error("{connection_error}")]
-struct Broken {
+struct BrokenConnection {
     connection_error: String,
     source: transport::Error,
 }
@@ -39,7 +39,7 @@ struct Broken {
 impl ConnectionError {
     fn explain(&self, error: transport::Error) -> StdError {
         match self.get() {
-            Some(connection_error) => Box::new(Broken { connection_error, source: error }),
+            Some(connection_error) => Box::new(BrokenConnection { connection_error, source: error }),
             None => Box::new(error),
         }
     }

@@ -1,7 +1,7 @@
-//! A client of the protocol that knows credit, order and accounts. Commands and load tests use it.
+//! A client of the protocol with credit, order and accounts. Commands and load tests use it.
 //!
 //! [`connect`] opens a [`Link`] over TCP, TLS or a Unix socket. A [`Session`] sends the frames of one stream within the
-//! server's credit, reads their endings, and keeps the [`Account`] of both.
+//! server's credit, reads their answers, errors and drops, and keeps an [`Account`] of all of them.
 //!
 //! ```no_run
 //! use camlens::client::{Address, Bearer, TlsSettings, connect, explain_client};
@@ -51,29 +51,29 @@ pub use self::trouble::{Trouble, find as find_trouble};
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::model_service_client::ModelServiceClient;
 
-/// Answers with several float maps of a large input exceed gRPC's usual 4 MiB.
+/// Largest message. Answers with several float maps of a large input exceed gRPC's default of 4 MiB.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
-/// HTTP/2 window of a stream and of a connection: several large frames.
+/// HTTP/2 window of a stream and of a connection, sized for several large frames.
 const WINDOW_BYTES: u32 = 16 << 20;
 /// Largest HTTP/2 DATA frame. The default is 16 KiB.
 const HTTP2_FRAME_BYTES: u32 = 256 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connects to a server. `tls` is used where the address is `https://`, and `bearer` is sent with every call.
+/// Connects to a server. `tls` applies to `https://` addresses; `bearer` is sent with every call.
 ///
 /// # Errors
 /// [`ClientError::Setting`], [`ClientError::Tls`], [`ClientError::Unreachable`], [`ClientError::Unusable`].
 pub async fn connect(address: &Address, tls: &TlsSettings, bearer: Bearer) -> Result<Link, ClientError> {
     let tls = tls.config(address)?;
     let url = match address {
-        // The authority that the server sees; a socket has none of its own.
+        // A Unix socket has no authority of its own; the server sees this one.
         Address::Unix(_) => "http://localhost".to_owned(),
         Address::Tcp(url) => url.clone(),
     };
-    let refuse = |why: &dyn std::fmt::Display| ClientError::setting(format!("cannot connect to {address}: {why}"));
+    let refuse = |cause: &dyn std::fmt::Display| ClientError::setting(format!("cannot connect to {address}: {cause}"));
     let origin: Uri = url.parse().map_err(|error| refuse(&error))?;
-    // The TLS handshake is made in `dial`, so that its errors can be named: the transport gets an http URL, calls an
-    // https origin.
+    // `dial` does the TLS handshake, which lets its errors be recognised. So the transport gets an http URL, and calls
+    // have an https origin.
     let endpoint = Endpoint::from_shared(url.replacen("https://", "http://", 1))
         .map_err(|error| refuse(&error))?
         .origin(origin)
@@ -104,17 +104,19 @@ pub async fn connect(address: &Address, tls: &TlsSettings, bearer: Bearer) -> Re
     Ok(Link::new(channel, bearer, connection_error))
 }
 
+/// A client of `ExplainService` over `link`.
 pub fn explain_client(link: Link) -> ExplainServiceClient<Link> {
     ExplainServiceClient::new(link)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
+/// A client of `ModelService` over `link`.
 pub fn model_client(link: Link) -> ModelServiceClient<Link> {
     ModelServiceClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-/// The innermost cause: tonic's own text is only "transport error".
+/// The text of the innermost cause; tonic's own text is only "transport error".
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
@@ -128,7 +130,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_listening_is_one_sentence_with_the_cause() {
+    async fn an_unreachable_server_is_named_with_the_cause() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = Address::Unix(folder.path().join("none.sock"));
         let error = connect(&address, &TlsSettings::default(), Bearer::default()).await.expect_err("no server");

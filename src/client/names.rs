@@ -1,38 +1,38 @@
-//! The protocol's enums in words, for files, tables and JSON.
+//! Names of the protocol's enum values, for files, tables and JSON.
 
 use crate::proto::v1;
 
-/// `copy_in`; `stage_42` for one that this version does not know.
+/// The name of a stage, such as `copy_in`; `stage_42` for an unknown value. The other functions work alike.
 pub fn stage(value: i32) -> String {
     word(v1::Stage::try_from(value).map(|v| v.as_str_name()), "STAGE_", value)
 }
 
-/// `replaced`.
+/// The name of a drop reason, such as `replaced`.
 pub fn drop_reason(value: i32) -> String {
     word(v1::dropped::Reason::try_from(value).map(|v| v.as_str_name()), "REASON_", value)
 }
 
-/// `guided_grad_cam`.
+/// The name of a picture, such as `guided_grad_cam`.
 pub fn picture(value: i32) -> String {
     word(v1::Picture::try_from(value).map(|v| v.as_str_name()), "PICTURE_", value)
 }
 
-/// `grad_cam`.
+/// The name of a map, such as `grad_cam`.
 pub fn map(value: i32) -> String {
     word(v1::Map::try_from(value).map(|v| v.as_str_name()), "MAP_", value)
 }
 
-/// `exact`.
+/// The name of a precision, such as `exact`.
 pub fn precision(value: i32) -> String {
     word(v1::Precision::try_from(value).map(|v| v.as_str_name()), "PRECISION_", value)
 }
 
-/// `no_rectifier`.
+/// The name of a notice, such as `no_rectifier`.
 pub fn notice(value: i32) -> String {
     word(v1::notice::Code::try_from(value).map(|v| v.as_str_name()), "CODE_", value)
 }
 
-/// A file's ending and its media type.
+/// File extension and media type of an image format.
 pub fn image_format(value: i32) -> (&'static str, &'static str) {
     match v1::ImageFormat::try_from(value) {
         Ok(v1::ImageFormat::Png) => ("png", "image/png"),
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_the_protocols_without_their_prefix() {
+    fn names_are_the_protocols_without_the_prefix() {
         assert_eq!(stage(v1::Stage::CopyIn as i32), "copy_in");
         assert_eq!(drop_reason(v1::dropped::Reason::SlowReader as i32), "slow_reader");
         assert_eq!(picture(v1::Picture::HeatMap as i32), "heat_map");
@@ -66,7 +66,11 @@ mod tests {
     #[test]
     fn every_stage_of_a_response_has_telemetrys_name() {
         let wire: Vec<_> = (1..).map_while(|value| v1::Stage::try_from(value).ok()).map(|s| stage(s as i32)).collect();
-        let ours: Vec<_> = crate::telemetry::Stage::ALL.iter().map(|stage| stage.name()).collect();
-        assert_eq!(wire, ours[..ours.len() - 1], "all but `send`, which a message cannot contain");
+        let telemetry_names: Vec<_> = crate::telemetry::Stage::ALL.iter().map(|stage| stage.name()).collect();
+        assert_eq!(
+            wire,
+            telemetry_names[..telemetry_names.len() - 1],
+            "all but `send`, which a message cannot contain"
+        );
     }
 }

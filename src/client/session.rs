@@ -1,4 +1,4 @@
-//! One stream, from the client's side: frames out at their pace, endings in, and the account of both.
+//! The client's side of one stream: sends frames at a pace, reads the server's messages, and keeps the account.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,29 +18,29 @@ use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::proto::v1::explain_stream_response::Message as Response;
 
-/// How frames are sent.
+/// The pace at which frames are sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Frames per second; none: as fast as they are taken.
+    /// Frames per second. `None`: unlimited.
     pub rate_hz: Option<f64>,
-    /// Whether to keep within the credit that the server grants. A camera does not.
+    /// Whether to send only within the credit that the server grants. A camera sends regardless of it.
     pub within_credit: bool,
-    /// Within the credit, at most so many frames that are not answered yet.
+    /// Within the credit: largest number of unanswered frames. `None`: the credit.
     pub in_flight: Option<u32>,
 }
 
-/// What a stream's client counts and measures.
+/// Counts and latencies of a stream.
 #[derive(Debug, Default)]
 pub struct Account {
     pub tally: Tally,
-    /// From sending a frame to reading its answer.
+    /// Time from sending a frame to reading its answer.
     pub round_trip: Latencies,
-    /// The server's, of each answer.
+    /// Stage timings of the server, from each answer.
     pub stages: Stages,
 }
 
 impl Account {
-    /// Counts and measures a message; gives the number of frames that it ends, and the round trip of one that it answers.
+    /// Counts a message. Returns the number of frames that it ends, and the round trip of the frame that it answers.
     fn take(&mut self, message: &Response) -> (u64, Option<Duration>) {
         let ended = self.tally.take(message);
         let round_trip = ended.answered.map(|sent| sent.elapsed());
@@ -56,15 +56,15 @@ impl Account {
     }
 }
 
-/// Sees each message of the server after it was counted, with the round trip of a frame that it answers.
+/// Called with each message of the server after it is counted, and the round trip of the frame that it answers.
 pub type Event<'a, E> = dyn FnMut(&Response, Option<Duration>) -> Result<(), E> + 'a;
 
-/// A stream and what is needed to run it.
+/// One stream that is to be run.
 pub struct Session {
     pub client: ExplainServiceClient<Link>,
     pub open: v1::Open,
     pub pace: Pace,
-    /// Ends the sending; what was sent is still waited for.
+    /// Ends the sending of frames. The frames that were sent are still answered.
     pub stop: CancellationToken,
 }
 
@@ -72,7 +72,7 @@ impl Session {
     /// Runs the stream to its end.
     ///
     /// # Errors
-    /// A [`ClientError::Status`] of the server, or an error of `event`.
+    /// [`ClientError::Status`] from the server, or an error of `event`.
     pub async fn run<E: From<ClientError>>(
         mut self,
         frames: mpsc::Receiver<OutgoingFrame>,
@@ -95,9 +95,9 @@ impl Session {
         };
         self.stop.cancel();
         credit.close();
-        // Its channel has no reader any more: it ends by itself.
+        // The task ends by itself: its channel is closed.
         if let Err(error) = sending.await {
-            tracing::warn!(%error, "the sending side of the stream broke");
+            tracing::warn!(%error, "the task that sends the frames panicked");
         }
         let account = std::mem::take(&mut *lock(&account));
         (account, result)
@@ -116,18 +116,18 @@ async fn receive<E: From<ClientError>>(
         let response = responses
             .message()
             .await
-            .map_err(|status| ClientError::Status { asked: "go on with the stream", status: Box::new(status) })?;
+            .map_err(|status| ClientError::Status { asked: "continue the stream", status: Box::new(status) })?;
         let Some(response) = response else { return Ok(()) };
         let Some(message) = response.message else { continue };
         let (ended, round_trip) = lock(account).take(&message);
         match &message {
             Response::Opened(opened) if pace.within_credit => {
-                let most = pace.in_flight.unwrap_or(u32::MAX).min(opened.max_in_flight);
-                credit.add_permits(most.max(1) as usize);
+                let credit_limit = pace.in_flight.unwrap_or(u32::MAX).min(opened.max_in_flight);
+                credit.add_permits(credit_limit.max(1) as usize);
             }
             Response::Opened(_) if credit.available_permits() == 0 => credit.add_permits(Semaphore::MAX_PERMITS),
             Response::GoingAway(_) => stop.cancel(),
-            // Never more than a server could have granted, whatever it says.
+            // Bounded, so that a wrong count from a server cannot overflow the semaphore.
             _ if pace.within_credit => credit.add_permits(ended.min(u64::from(u32::MAX)) as usize),
             _ => {}
         }
@@ -150,7 +150,7 @@ impl Sender {
             () = stop.cancelled() => {}
             () = self.send(open, &mut frames) => {}
         }
-        // Dropping the channel ends the request stream: the server finishes what it has and ends the call.
+        // Dropping the channel ends the request stream. The server answers the frames that it has and ends the call.
     }
 
     async fn send(&self, open: v1::Open, frames: &mut mpsc::Receiver<OutgoingFrame>) {
@@ -161,30 +161,30 @@ impl Sender {
         let mut due = tokio::time::Instant::now();
         let mut sequence = 0;
         while let Some(frame) = frames.recv().await {
-            // Granted by Opened, returned by each ending.
+            // Opened grants the credit; each answered, failed or dropped frame returns its part.
             let Ok(permit) = self.credit.acquire().await else { return };
             if self.pace.within_credit {
                 permit.forget();
             }
             if let Some(period) = period {
                 tokio::time::sleep_until(due).await;
-                // A source that fell behind goes on from now: cameras do not catch up.
+                // A source that is late continues from now, as a camera does; it does not catch up.
                 due = (due + period).max(tokio::time::Instant::now());
             }
-            let Ok(place) = self.requests.reserve().await else { return };
+            let Ok(slot) = self.requests.reserve().await else { return };
             sequence += 1;
             let frame = message(sequence, frame);
             let echo = Echo { tag: frame.tag.clone(), capture_time: frame.capture_time };
             lock(&self.account).tally.sent(sequence, echo, Instant::now());
-            place.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
+            slot.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
         }
     }
 }
 
-/// Bytes of a stream's name that the protocol takes.
+/// Largest name of a stream in the protocol, in bytes.
 const MAX_NAME_BYTES: usize = 256;
 
-/// A name for a stream, cut to what the protocol takes.
+/// Cuts a stream's name to the protocol's limit of 256 bytes, at a character boundary.
 pub fn stream_name(wanted: &str) -> String {
     let mut name = wanted.to_owned();
     while name.len() > MAX_NAME_BYTES {
@@ -215,6 +215,6 @@ fn message(sequence: u64, frame: OutgoingFrame) -> v1::Frame {
 }
 
 fn lock(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
-    // Counting does not panic half-way; what was counted stands.
+    // A panic cannot leave the counts half updated.
     account.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Counts what became of each frame of a stream, and notices when one is missing or ends twice.
+//! Counts how each frame of a stream ended, and finds frames without an ending or with two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -10,42 +10,42 @@ use super::names;
 use crate::proto::v1::explain_stream_response::Message as Response;
 use crate::telemetry::status_name;
 
-/// The account of one stream, kept by its client. Sequences are the client's own.
+/// The counts of one stream. Sequence numbers are those of the client's frames.
 #[derive(Debug, Default)]
 pub struct Tally {
-    /// Sent and not yet ended.
+    /// Frames that were sent and have not ended.
     open: BTreeMap<u64, Sent>,
-    /// Runs that name more open frames than they end, as when frames of different fates alternate.
+    /// Runs of drops that span more open frames than they end, as when drops of different reasons alternate.
     unsettled: Vec<Run>,
     last_ended: Option<u64>,
-    /// Once the server has said that it goes away: the last frame that it read, if any.
+    /// Set by GoingAway: the last frame that the server has read, if any.
     last_accepted: Option<Option<u64>>,
     pub sent: u64,
     pub answered: u64,
-    /// By reason, in the protocol's words.
+    /// Dropped frames by reason, as in [`names::drop_reason`].
     pub dropped: BTreeMap<String, u64>,
-    /// By status name.
+    /// Failed frames by status name.
     pub failed: BTreeMap<String, u64>,
-    /// Never accepted, since the server went away first.
+    /// Frames that were not accepted because the server went away before it read them.
     pub not_accepted: u64,
-    /// Endings of frames that were not open: ended twice, or never sent.
+    /// Endings of frames that were not open: ended before, or never sent.
     pub unexpected: u64,
-    /// Answers and errors that came before one of a lower sequence.
+    /// Answers and errors that came after one with a higher sequence.
     pub out_of_order: u64,
     /// Frames whose tag or capture time came back changed.
     pub altered: BTreeSet<u64>,
 }
 
-/// What a message ended.
+/// The frames that a message ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// How many frames.
+    /// Number of frames.
     pub frames: u64,
-    /// When the frame that it answers was sent, or should have been.
+    /// Time at which the answered frame was sent, or was due.
     pub answered: Option<Instant>,
 }
 
-/// What a server gives back untouched.
+/// The fields of a frame that the server returns unchanged.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Echo {
     pub tag: Bytes,
@@ -66,7 +66,7 @@ struct Run {
 }
 
 impl Tally {
-    /// `at`: when it was sent, or should have been.
+    /// Counts a sent frame. `at` is the time at which it was sent, or was due.
     pub fn sent(&mut self, sequence: u64, echo: Echo, at: Instant) {
         self.sent += 1;
         self.open.insert(sequence, Sent { at, echo });
@@ -81,7 +81,7 @@ impl Tally {
                 Ended { frames: 1, answered: self.answered(answer.sequence) }
             }
             Response::FrameError(error) => {
-                // An error gives back no time.
+                // An error has no capture time.
                 self.echoed(error.sequence, |sent| sent.tag == error.tag);
                 self.failed(error.sequence, status_name(error.code));
                 Ended { frames: 1, answered: None }
@@ -98,46 +98,49 @@ impl Tally {
         }
     }
 
-    /// An ending gave something back, before it is counted: whether that is what was sent.
+    /// Checks the echo of an ending: `is_same` compares it with the echo that was sent. Call it before the ending is
+    /// counted.
     pub fn echoed(&mut self, sequence: u64, is_same: impl FnOnce(&Echo) -> bool) {
         if self.open.get(&sequence).is_some_and(|sent| !is_same(&sent.echo)) {
             self.altered.insert(sequence);
         }
     }
 
-    /// Gives when the frame was sent, if it was open.
+    /// Counts an answer. Returns the time at which the frame was sent, if the frame was open.
     pub fn answered(&mut self, sequence: u64) -> Option<Instant> {
         self.answered += 1;
         self.end(sequence).map(|sent| sent.at)
     }
 
+    /// Counts an error.
     pub fn failed(&mut self, sequence: u64, status: &str) {
         *self.failed.entry(status.to_owned()).or_default() += 1;
         self.end(sequence);
     }
 
-    /// `count` frames between `first` and `last`, both included, ended for one reason.
+    /// Counts a run of drops: `count` frames from `first` to `last`, both included, dropped for one reason.
     pub fn dropped(&mut self, first: u64, last: u64, count: u64, reason: &str) {
         *self.dropped.entry(reason.to_owned()).or_default() += count;
         self.unsettled.push(Run { first, last, count });
         self.settle();
     }
 
-    /// The server goes away and reads nothing beyond `last_accepted`; none: nothing at all.
+    /// Notes that the server is going away and reads no frame after `last_accepted`; `None`: it has read no frame.
     pub fn went_away(&mut self, last_accepted: Option<u64>) {
         self.last_accepted = Some(last_accepted);
     }
 
-    /// Frames that have no ending, after the stream's end; counts what runs claim beyond the frames there were.
+    /// Closes the account at the stream's end. Returns the frames without an ending, and counts the drops of runs that
+    /// exceed the open frames as unexpected.
     pub fn close(&mut self) -> BTreeSet<u64> {
-        // Only now: frames were still on their way when the server said so.
+        // At the end, not at GoingAway: the server may still receive frames then.
         let unread = match self.last_accepted {
             None => BTreeMap::new(),
             Some(None) => std::mem::take(&mut self.open),
             Some(Some(last)) => self.open.split_off(&last.saturating_add(1)),
         };
         self.not_accepted += unread.len() as u64;
-        // The run that ends first has the fewest frames to choose from.
+        // Runs are assigned frames in order of their last frame: the earliest has the fewest candidates.
         self.unsettled.sort_by_key(|run| run.last);
         for run in std::mem::take(&mut self.unsettled) {
             let ended: Vec<u64> = range(&self.open, run).take(run.count as usize).collect();
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_frame_accounted_for_leaves_nothing_open() {
+    fn no_frame_stays_open_when_each_has_an_ending() {
         let mut tally = of(6);
         tally.answered(1);
         tally.dropped(2, 4, 3, "REPLACED");
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_alternating_reasons_are_told_apart_at_the_end() {
+    fn runs_of_alternating_reasons_are_settled_at_the_end() {
         let mut tally = of(6);
         tally.dropped(1, 5, 3, "REPLACED");
         tally.dropped(2, 6, 2, "EXPIRED");
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_changed_is_noted() {
+    fn an_altered_echo_is_noted() {
         let mut tally = Tally::default();
         for sequence in 1..=3 {
             let echo = Echo { tag: sequence.to_string().into(), capture_time: None };
@@ -277,11 +280,11 @@ mod tests {
         tally.echoed(1, |echo| echo.tag == "1" && echo.capture_time.is_none());
         tally.echoed(2, |echo| echo.tag == "1");
         tally.echoed(9, |_| false);
-        assert_eq!(tally.altered, BTreeSet::from([2]), "frame 9 was never sent: that is another mistake");
+        assert_eq!(tally.altered, BTreeSet::from([2]), "frame 9 was never sent: `unexpected` counts that");
     }
 
     #[test]
-    fn frames_behind_a_going_away_were_not_accepted() {
+    fn frames_after_the_last_accepted_one_were_not_accepted() {
         let mut tally = of(4);
         tally.went_away(Some(3));
         tally.sent(5, Echo::default(), Instant::now());

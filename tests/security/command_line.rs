@@ -52,9 +52,9 @@ fn a_server_with_mutual_tls_and_tokens_is_used_from_the_command_line() {
     for (arguments, sentence, hint) in [
         (known.clone(), "this server wants a token", "--token-file names"),
         ([&known[..], &["--token-file", text(&other)]].concat(), "none of this server's", "--token-file names"),
-        (trust.to_vec(), "wants a client certificate", "--tls-certificate and --tls-key"),
-        (vec!["--tls-ca", text(&client_ca)], "signed by nobody who is trusted here", "--tls-ca"),
-        (identity.to_vec(), "signed by nobody who is trusted here", "--tls-ca"),
+        (trust.to_vec(), "requires a client certificate", "--tls-certificate and --tls-key"),
+        (vec!["--tls-ca", text(&client_ca)], "signed by an unknown authority", "--tls-ca"),
+        (identity.to_vec(), "signed by an unknown authority", "--tls-ca"),
         (vec!["--tls-ca", text(&ca)], "for other names than the one in the address", "--tls-server-name"),
     ] {
         let stderr = models(&url, &arguments).expect_err(sentence);
@@ -75,7 +75,7 @@ fn a_refused_client_always_learns_why() {
     let server = Server::with_tls(&authority.sign("server"), &["--tls-client-ca", text(&client_ca)]);
     for _ in 0..20 {
         let stderr = models(&server.url("https"), &["--tls-ca", text(&ca)]).expect_err("no certificate");
-        assert!(stderr.contains("it wants a client certificate"), "{stderr}");
+        assert!(stderr.contains("it requires a client certificate"), "{stderr}");
         let stderr = models(&server.url("http"), &[]).expect_err("plaintext");
         assert!(stderr.contains("it speaks TLS"), "{stderr}");
     }
@@ -91,10 +91,10 @@ fn tls_to_a_plaintext_server_says_so() {
 }
 
 #[test]
-fn a_token_is_not_sent_in_the_clear() {
+fn a_token_is_not_sent_unencrypted() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let tokens = folder.path().join("tokens");
     write_secret(&tokens, "the-token-0123456789\n");
     let stderr = models("192.0.2.1:8033", &["--token-file", text(&tokens)]).expect_err("plaintext");
-    assert!(stderr.contains("in the clear") && stderr.contains("--insecure"), "{stderr}");
+    assert!(stderr.contains("sent unencrypted") && stderr.contains("--insecure"), "{stderr}");
 }

@@ -1,4 +1,4 @@
-//! Frames of an animated WebP, decoded here.
+//! The frames of an animated WebP, decoded by the client.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -18,6 +18,7 @@ pub fn is_animated(path: &Path) -> bool {
     decoder.is_some_and(|decoder| decoder.has_animation())
 }
 
+/// Passes each decoded frame to `take` until it returns `false`.
 pub fn read(path: &Path, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<(), Failure> {
     let decoding = |error: image::ImageError| Failure::failed(format!("cannot decode {}: {error}", path.display()));
     let file = File::open(path).map_err(|error| Failure::from_io("open", path, &error))?;
@@ -39,14 +40,14 @@ mod tests {
     use super::super::Source;
     use super::*;
 
-    /// A lossless WebP of `width` × `height` in one colour, as a chunk: what `image` writes, without the file's header.
+    /// A lossless WebP file of `width` × `height` pixels in one colour.
     fn still(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let picture = image::RgbImage::from_pixel(width, height, image::Rgb(colour));
         let encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut bytes);
         encoder
             .encode(picture.as_raw(), width, height, image::ExtendedColorType::Rgb8)
-            .expect("memory takes everything");
+            .expect("writing to memory does not fail");
         bytes
     }
 
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn an_animation_gives_its_frames_as_raw_pixels() {
+    fn the_frames_of_an_animation_are_raw_pixels() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("clip.webp");
         std::fs::write(&path, animated(4, 2, &[[255, 0, 0], [0, 0, 255]])).expect("a small file");

@@ -1,4 +1,4 @@
-//! Where a stream's frames come from: pictures in a folder or a pattern, an animated WebP, a video.
+//! Sources of frames: pictures in a folder or of a pattern, an animated WebP, a video.
 
 mod animation;
 mod order;
@@ -14,24 +14,24 @@ use tokio::sync::mpsc;
 use super::failure::Failure;
 use crate::client::{OutgoingFrame, Payload};
 
-/// The endings of files that a folder is searched for.
-const PICTURE_ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
-/// Larger picture files are not read: no camera makes them.
+/// File extensions that a folder is searched for.
+const PICTURE_EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+/// Largest picture file that is read.
 const MAX_PICTURE_BYTES: u64 = 1 << 30;
 
-/// Where to read frames from, checked to exist.
+/// A source of frames. [`Source::open`] has checked that its files exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Picture files in their natural order (`9.jpg` before `10.jpg`).
+    /// Picture files in natural order (`9.jpg` before `10.jpg`).
     Pictures(Vec<PathBuf>),
     AnimatedWebp(PathBuf),
-    /// Anything that ffmpeg opens: a file, a device, an address.
+    /// An input of ffmpeg: a file, a device or an address.
     Video(String),
-    /// Frames that are in memory already.
+    /// Frames in memory.
     Ready(Vec<OutgoingFrame>),
 }
 
-/// A frame with its picture decoded, if it is a picture file.
+/// Decodes the picture of a frame that holds a picture file; returns any other frame unchanged.
 pub fn into_pixels(frame: OutgoingFrame) -> Result<OutgoingFrame, Failure> {
     let OutgoingFrame { name, payload } = frame;
     let Payload::Encoded(data) = payload else { return Ok(OutgoingFrame { name, payload }) };
@@ -43,7 +43,8 @@ pub fn into_pixels(frame: OutgoingFrame) -> Result<OutgoingFrame, Failure> {
 }
 
 impl Source {
-    /// Finds out what `text` names: a folder, a file, a pattern such as `frames/*.jpg`, or an address such as `rtsp://…`.
+    /// Opens the source that `text` names: a folder, a file, a pattern such as `frames/*.jpg`, or an address such as
+    /// `rtsp://…`.
     pub fn open(text: &str) -> Result<Self, Failure> {
         let path = Path::new(text);
         if path.is_dir() {
@@ -58,11 +59,11 @@ impl Source {
         if text.contains(['*', '?', '[']) {
             return pattern(text);
         }
-        Err(Failure::usage(format!("there is no {text}"))
+        Err(Failure::usage(format!("{text} does not exist"))
             .hint("give a folder, a picture, a pattern in quotes ('frames/*.jpg'), or a video"))
     }
 
-    /// How many frames there are, where that is known without reading them.
+    /// Number of frames; `None` if it is not known without reading them.
     pub fn len(&self) -> Option<u64> {
         match self {
             Source::Pictures(paths) => Some(paths.len() as u64),
@@ -71,7 +72,7 @@ impl Source {
         }
     }
 
-    /// Hands each frame to `take` until that says false. Blocks: reading, decoding a clip and waiting for ffmpeg.
+    /// Passes each frame to `take` until it returns `false`. Blocks on reading, decoding and ffmpeg.
     pub fn read(&self, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<(), Failure> {
         match self {
             Source::Pictures(paths) => {
@@ -85,15 +86,18 @@ impl Source {
             Source::AnimatedWebp(path) => animation::read(path, take),
             Source::Video(input) => video::read(input, take),
             Source::Ready(frames) => {
-                // Stops as soon as one is not taken.
+                // `all` stops when `take` returns `false`.
                 let _ = frames.iter().cloned().all(take);
                 Ok(())
             }
         }
     }
 
-    /// Reads `repeat` times (0: for ever) and sends each frame as `change` makes it, `limit` frames at most, until nobody
-    /// receives them any more. Blocks: it has a thread of its own.
+    /// Reads the source `repeat` times (0: without end), converts each frame with `change` and sends it to `frames`.
+    /// Stops after `limit` frames, or when the channel is closed. Blocks: call it on a thread of its own.
+    ///
+    /// # Errors
+    /// A frame cannot be read or converted.
     pub fn feed(
         &self,
         repeat: u64,
@@ -106,19 +110,19 @@ impl Source {
         let mut open = true;
         while open && left > 0 && (repeat == 0 || round < repeat) {
             let before = left;
-            let mut unchanged = Ok(());
+            let mut conversion = Ok(());
             self.read(&mut |frame| {
                 match change(frame) {
                     Ok(frame) => open = frames.blocking_send(frame).is_ok(),
                     Err(failure) => {
-                        unchanged = Err(failure);
+                        conversion = Err(failure);
                         return false;
                     }
                 }
                 left -= u64::from(open);
                 open && left > 0
             })?;
-            unchanged?;
+            conversion?;
             if left == before {
                 break;
             }
@@ -128,7 +132,7 @@ impl Source {
     }
 }
 
-/// Reads a picture file whole.
+/// Reads a whole picture file of at most 1 GiB.
 pub fn read_picture(path: &Path) -> Result<Bytes, Failure> {
     let reading = |error: std::io::Error| Failure::from_io("read", path, &error);
     let file = File::open(path).map_err(reading)?;
@@ -140,7 +144,7 @@ pub fn read_picture(path: &Path) -> Result<Bytes, Failure> {
     Ok(Bytes::from(data))
 }
 
-/// The last part of a path, for people and as a tag.
+/// The last component of a path, as text.
 pub fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
@@ -155,13 +159,13 @@ fn folder(path: &Path) -> Result<Source, Failure> {
         }
     }
     in_order(pictures, || {
-        Failure::usage(format!("{} holds no picture", path.display()))
-            .hint(format!("a folder is searched for files that end in {}", PICTURE_ENDINGS.join(", ")))
+        Failure::usage(format!("{} has no pictures", path.display()))
+            .hint(format!("a folder is searched for files with the extensions {}", PICTURE_EXTENSIONS.join(", ")))
     })
 }
 
 fn pattern(text: &str) -> Result<Source, Failure> {
-    let matches = glob::glob(text).map_err(|error| Failure::usage(format!("{text} is no pattern: {error}")))?;
+    let matches = glob::glob(text).map_err(|error| Failure::usage(format!("{text} is not a pattern: {error}")))?;
     let mut pictures = Vec::new();
     for path in matches {
         let path = path.map_err(|error| Failure::from_io("read", error.path(), error.error()))?;
@@ -195,14 +199,15 @@ fn file(path: &Path) -> Result<Source, Failure> {
         Ok(image::ImageFormat::Jpeg | image::ImageFormat::Png | image::ImageFormat::WebP) => {
             Ok(Source::Pictures(vec![path.to_owned()]))
         }
-        // A damaged picture is a picture: the server says what is wrong with it.
+        // A damaged picture counts as a picture: the server's error names the damage.
         _ if is_picture_name(path) => Ok(Source::Pictures(vec![path.to_owned()])),
         _ => Ok(Source::Video(path.display().to_string())),
     }
 }
 
 fn is_picture_name(path: &Path) -> bool {
-    path.extension().is_some_and(|ending| PICTURE_ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+    path.extension()
+        .is_some_and(|extension| PICTURE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 #[cfg(test)]
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_gives_its_pictures_in_natural_order() {
+    fn the_pictures_of_a_folder_are_in_natural_order() {
         let folder = folder_of(&["10.jpg", "9.JPG", "notes.txt", "2.png"]);
         fs::create_dir(folder.path().join("0.png")).expect("a folder that looks like a picture");
         let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
@@ -236,14 +241,14 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_gives_what_it_matches_whatever_its_ending() {
+    fn a_pattern_matches_files_of_any_extension() {
         let folder = folder_of(&["b1.dat", "a1.dat", "b2.png"]);
         let source = Source::open(&folder.path().join("*1*").to_string_lossy()).expect("two matches");
         assert_eq!(names(&source), ["a1.dat", "b1.dat"]);
     }
 
     #[test]
-    fn reading_stops_when_it_is_told_to() {
+    fn reading_stops_when_take_returns_false() {
         let folder = folder_of(&["1.png", "2.png", "3.png"]);
         let mut taken = 0;
         let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
@@ -266,16 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_or_empty_is_said() {
+    fn a_missing_or_empty_source_is_an_error() {
         let folder = folder_of(&["notes.txt"]);
         let missing = folder.path().join("missing");
-        for (text, said) in [
-            (missing.to_string_lossy().into_owned(), "there is no"),
-            (folder.path().to_string_lossy().into_owned(), "holds no picture"),
+        for (text, expected) in [
+            (missing.to_string_lossy().into_owned(), "does not exist"),
+            (folder.path().to_string_lossy().into_owned(), "has no pictures"),
             (folder.path().join("*.png").to_string_lossy().into_owned(), "no file matches"),
         ] {
             let failure = Source::open(&text).expect_err("nothing to read").to_string();
-            assert!(failure.contains(said), "{failure}");
+            assert!(failure.contains(expected), "{failure}");
         }
     }
 
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_read_as_often_as_asked_and_no_further_than_the_limit() {
+    fn a_source_is_read_repeatedly_up_to_the_limit() {
         assert_eq!(fed(1, None), ["1.png", "2.png"]);
         assert_eq!(fed(2, Some(3)), ["1.png", "2.png", "1.png"]);
         assert_eq!(fed(0, Some(5)).len(), 5);
@@ -297,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_cannot_be_changed_ends_the_feeding() {
+    fn a_frame_that_cannot_be_converted_ends_the_feed() {
         let frame =
             |name: &str| OutgoingFrame { name: name.to_owned(), payload: Payload::Encoded(Bytes::from("no picture")) };
         let source = Source::Ready(vec![frame("a"), frame("b")]);

@@ -1,8 +1,9 @@
-//! Natural order: numbers inside names count as numbers.
+//! Natural order of names: digits inside a name compare as numbers.
 
 use std::cmp::Ordering;
 
-/// Compares `frame9.jpg` before `frame10.jpg`; equal numbers with more leading zeros come later.
+/// Compares two names in natural order: `frame9.jpg` comes before `frame10.jpg`. Names whose numbers are equal compare
+/// as text, so more leading zeros come first.
 pub fn natural(a: &str, b: &str) -> Ordering {
     let (mut rest_a, mut rest_b) = (a, b);
     loop {
@@ -21,14 +22,14 @@ pub fn natural(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// The longest start that is all digits or has none.
+/// The longest prefix that is all digits, or has no digit.
 fn part(text: &str) -> &str {
     let digits = text.starts_with(|c: char| c.is_ascii_digit());
     let end = text.find(|c: char| c.is_ascii_digit() != digits).unwrap_or(text.len());
     &text[..end]
 }
 
-/// The digits of a number without leading zeros: the longer one is the greater.
+/// The digits of a number without leading zeros, so that the longer of two numbers is the greater.
 fn number(part: &str) -> Option<&str> {
     part.starts_with(|c: char| c.is_ascii_digit()).then(|| part.trim_start_matches('0'))
 }
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_count_as_numbers() {
+    fn digits_compare_as_numbers() {
         let mut names = ["f10.png", "f9.png", "f1b.png", "f1.png", "f007.png", "f7.png", "a", "f", "b2c3", "b2c20"];
         names.sort_by(|a, b| natural(a, b));
         assert_eq!(names, ["a", "b2c3", "b2c20", "f", "f1.png", "f1b.png", "f007.png", "f7.png", "f9.png", "f10.png"]);

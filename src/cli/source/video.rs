@@ -1,6 +1,6 @@
-//! Frames of a video, decoded by an installed ffmpeg and read from a pipe.
+//! The frames of a video, decoded by an installed ffmpeg and read from a pipe.
 //!
-//! ffmpeg is asked for portable pixmaps, since each says its own size: nothing has to be known about the video before.
+//! ffmpeg writes portable pixmaps. Each has a header with its size, so the size of the video need not be known.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -12,9 +12,10 @@ use super::file_name;
 use crate::cli::failure::Failure;
 use crate::client::{OutgoingFrame, Payload};
 
-/// The largest frame that is read, in bytes: beyond 16k × 16k pixels.
+/// Largest frame that is read, in bytes: more than 16k × 16k pixels.
 const MAX_FRAME_BYTES: u64 = 1 << 30;
 
+/// Passes each frame of `input` to `take` until it returns `false`. Frames are named `CLIP#NUMBER`.
 pub fn read(input: &str, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<(), Failure> {
     let mut decoder = Decoder::start("ffmpeg", input)?;
     let clip = file_name(Path::new(input));
@@ -24,9 +25,9 @@ pub fn read(input: &str, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<
             Ok(Some(frame)) => frame,
             Ok(None) => break,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(Failure::failed(format!("cannot understand what ffmpeg makes of {input}: {error}")));
+                return Err(Failure::failed(format!("cannot read ffmpeg's output for {input}: {error}")));
             }
-            // The video ends inside a frame: ffmpeg's own words say why.
+            // The output ends inside a frame: `finish` reports ffmpeg's own error.
             Err(_) => break,
         };
         count += 1;
@@ -37,11 +38,11 @@ pub fn read(input: &str, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<
     decoder.finish(input, count)
 }
 
-/// A running ffmpeg; stopped when it is dropped.
+/// A running ffmpeg; killed on drop.
 struct Decoder {
     child: Child,
     frames: BufReader<std::process::ChildStdout>,
-    complaints: Option<std::thread::JoinHandle<String>>,
+    errors: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Decoder {
@@ -54,25 +55,25 @@ impl Decoder {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| not_started(input, &error))?;
-        let (Some(frames), Some(complaints)) = (child.stdout.take(), child.stderr.take()) else {
+        let (Some(frames), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Failure::failed("ffmpeg was started without pipes"));
         };
         Ok(Decoder {
             child,
             frames: BufReader::with_capacity(1 << 20, frames),
-            // Read beside the frames: a full pipe would stop ffmpeg.
-            complaints: Some(std::thread::spawn(move || last_line(complaints))),
+            // A thread reads the errors: a full pipe would block ffmpeg.
+            errors: Some(std::thread::spawn(move || last_line(errors))),
         })
     }
 
     fn finish(mut self, input: &str, count: u64) -> Result<(), Failure> {
         let status = self.child.wait().map_err(|error| Failure::failed(format!("cannot wait for ffmpeg: {error}")))?;
-        let said = self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let message = self.errors.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         let because =
-            if said.is_empty() { format!("ffmpeg ended with {status}") } else { format!("ffmpeg says: {said}") };
+            if message.is_empty() { format!("ffmpeg ended with {status}") } else { format!("ffmpeg says: {message}") };
         match (status.success(), count) {
             (true, 1..) => Ok(()),
-            (true, 0) => Err(Failure::failed(format!("{input} holds no frame of video"))),
+            (true, 0) => Err(Failure::failed(format!("{input} has no frames of video"))),
             (false, 0) => Err(Failure::failed(format!("cannot read {input} as a video; {because}"))),
             (false, _) => Err(Failure::failed(format!("{input} breaks off after {count} frames; {because}"))),
         }
@@ -81,7 +82,7 @@ impl Decoder {
 
 impl Drop for Decoder {
     fn drop(&mut self) {
-        // Neither matters when it has ended by itself.
+        // Both fail without harm if ffmpeg has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -97,6 +98,7 @@ fn not_started(input: &str, error: &io::Error) -> Failure {
     }
 }
 
+/// The last line that is not blank, cut to 400 characters. Reads to the end.
 fn last_line(stream: impl Read) -> String {
     let mut last = String::new();
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
@@ -107,7 +109,10 @@ fn last_line(stream: impl Read) -> String {
     last
 }
 
-/// Reads one binary pixmap (`P6`); none at the end of the pipe. Damage is `InvalidData`.
+/// Reads one binary pixmap (`P6`); `None` at the end of the pipe.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`] if the header is invalid; [`io::ErrorKind::UnexpectedEof`] if the pixmap is cut off.
 fn read_pixmap(stream: &mut impl BufRead) -> io::Result<Option<Payload>> {
     if stream.fill_buf()?.is_empty() {
         return Ok(None);
@@ -116,18 +121,18 @@ fn read_pixmap(stream: &mut impl BufRead) -> io::Result<Option<Payload>> {
     if word(stream)? != "P6" {
         return Err(damaged("not a portable pixmap"));
     }
-    let mut number = || word(stream)?.parse::<u32>().map_err(|_| damaged("a size that is no number"));
-    let (width, height, depth) = (number()?, number()?, number()?);
+    let mut number = || word(stream)?.parse::<u32>().map_err(|_| damaged("a size that is not a number"));
+    let (width, height, maximum) = (number()?, number()?, number()?);
     let length = u64::from(width) * u64::from(height) * 3;
-    if depth != 255 || length == 0 || length > MAX_FRAME_BYTES {
-        return Err(damaged(&format!("a frame of {width}×{height} with {depth} steps")));
+    if maximum != 255 || length == 0 || length > MAX_FRAME_BYTES {
+        return Err(damaged(&format!("a frame of {width}×{height} pixels with the maximum {maximum}")));
     }
     let mut data = vec![0; length as usize];
     stream.read_exact(&mut data)?;
     Ok(Some(Payload::Rgb { width, height, data: Bytes::from(data) }))
 }
 
-/// One word of the header and the single blank behind it.
+/// Reads one word of the header and the single blank after it.
 fn word(stream: &mut impl BufRead) -> io::Result<String> {
     let mut word = String::new();
     loop {
@@ -148,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pixmaps_are_read_one_after_the_other_whatever_their_size() {
+    fn pixmaps_of_different_sizes_are_read_in_turn() {
         let mut stream = &b"P6\n2 1\n255\nabcdefP6\n1 1\n255\nxyz"[..];
         let rgb = |width, height, data: &'static [u8]| Payload::Rgb { width, height, data: Bytes::from_static(data) };
         assert_eq!(read_pixmap(&mut stream).expect("a pixmap"), Some(rgb(2, 1, b"abcdef")));
@@ -157,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_is_no_pixmap_is_damage_and_takes_no_memory() {
+    fn an_invalid_pixmap_is_an_error_and_allocates_nothing() {
         for bytes in [
             &b"GIF89a..."[..],
             b"P6\n99999 99999\n255\n",
@@ -172,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn without_ffmpeg_the_sentence_says_what_to_install() {
+    fn a_missing_ffmpeg_is_named() {
         let failure = Decoder::start("camlens-test-no-such-program", "clip.mp4").err().expect("no such program");
         assert!(failure.to_string().contains("needs ffmpeg, which is not installed"), "{failure}");
     }
 
     #[test]
-    fn ffmpegs_last_words_are_passed_on() {
+    fn ffmpegs_last_error_is_reported() {
         assert_eq!(last_line(&b"[mov] moov atom not found\nclip.mp4: Invalid data\n\n"[..]), "clip.mp4: Invalid data");
     }
 }
