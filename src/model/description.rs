@@ -196,7 +196,8 @@ impl Description {
         Ok(description)
     }
 
-    /// Refuses values that serde accepts and no model can use: sizes out of range, and numbers that are not finite.
+    /// Refuses values that serde accepts and no model can use: sizes out of range, a standard deviation or a limit of
+    /// 0, and numbers that are not finite.
     fn check(&self) -> Result<(), String> {
         let size = |key: &str, value: u32| {
             if value == 0 || value > 16384 { Err(format!("{key} = {value}: 1 to 16384 is allowed")) } else { Ok(()) }

@@ -167,7 +167,7 @@ fn check_what_aten_skips(operator: &Operator, arguments: &[Value]) -> Result<(),
                 Some(Value::Int(layers @ 1..=1024)) => *layers as usize,
                 _ => return refuse("num_layers: 1 to 1024 are allowed".into()),
             };
-            // Each layer and direction has a weight for its input and one for its state, and a bias for each.
+            // Each layer and direction has a weight for its input and one for its state, and with biases one bias each.
             let wanted = layers * (2 + 2 * flag("has_biases")) * (1 + flag("bidirectional"));
             let rank = |tensor: &Option<Tensor>| tensor.as_ref().map_or(0, Tensor::dim);
             let weight_ranks = match value("params") {

@@ -49,7 +49,8 @@ struct Tap {
   std::vector<Span> spans;
 };
 
-// A `SparseConvolution`, whose fields keep their names and meanings, and the micro-kernels that compute it.
+// A `SparseConvolution`, and the micro-kernels that compute it. `depth` is the number of the source's channels,
+// `columns` that of the target's.
 struct Task {
   const GemmKernels& gemm;
   const SparseKernels& sparse;
@@ -165,9 +166,9 @@ struct Task {
 
   SparseMask line_mask(int64_t line) const { return mask_from(mask, line * source.width, depth); }
 
-  // Whether the task is a matrix product, [pixels, depth] · [depth, columns], whose zeros need not be skipped: the
-  // dense micro-kernel can compute it with these weights. Gates have to be applied, which only the sparse micro-kernel
-  // does.
+  // Whether the task is a matrix product, [pixels, depth] · [depth, columns], that the dense micro-kernel can compute:
+  // in float32, with weights that need not be transposed, and without gates, which only the sparse micro-kernel
+  // applies.
   bool is_dense_product() const {
     if (element_bytes != sizeof(float) || mask.gates != nullptr || is_transposed) return false;
     const auto both = [](const int64_t* numbers, int64_t value) { return numbers[0] == value && numbers[1] == value; };
@@ -248,7 +249,7 @@ class Worker {
             span.to_step * stride};
   }
 
-  // The weights of a tap, from a panel of target columns on.
+  // The weights of a tap, from panel `panel` of the target's columns on; a transposed weight has a row per column.
   const char* weights(const Tap& tap, int64_t panel) const {
     const int64_t rows = panel * task_.gemm.panel_width * task_.row_bytes();
     return task_.weights + tap.index * task_.tap_bytes() + (task_.is_transposed ? rows : panel * task_.panel_bytes());

@@ -64,10 +64,10 @@ pub fn sparse_convolution(
     parameters: &ConvolutionParameters,
     bounds: Option<Bounds>,
 ) -> Result<Tensor, OperatorError> {
-    let given = View::of(input);
+    let view = View::of(input);
     let packed = View::of(weight);
     let (element, panel_width) = multiplied_type("sparse_convolution", &packed)?;
-    let shape = given.dimensions::<4>().filter(|_| given.element_type() == Some(element));
+    let shape = view.dimensions::<4>().filter(|_| view.element_type() == Some(element));
     let [batch, inputs, height, width] = shape.ok_or_else(|| {
         refused(
             "sparse_convolution",
@@ -77,7 +77,7 @@ pub fn sparse_convolution(
     let kernel = kernel_of("sparse_convolution", &packed, panel_width, outputs, inputs)?;
     let [result_height, result_width] = parameters.result_size("sparse_convolution", [height, width], kernel)?;
     expect(result_height > 0 && result_width > 0, "sparse_convolution", || {
-        format!("the input is smaller than the kernel: {:?}", given.size())
+        format!("the input is smaller than the kernel: {:?}", view.size())
     })?;
     let size = [batch, outputs, result_height, result_width];
     let mut result = empty_channels_last(size, element.kind(), Device::Cpu)?;
@@ -110,8 +110,8 @@ pub fn sparse_convolution(
         columns: outputs,
     };
     run("sparse_convolution", |error| {
-        // SAFETY: all tensors are live, dense and of the sizes in `call`, which were checked above; the result is
-        // fresh.
+        // SAFETY: all tensors are live, contiguous in the layouts that sparse.h names, and of the sizes in `call`,
+        // which were checked above. The result was allocated here, so nothing else reads it.
         unsafe { ffi::camlens_sparse_convolution(&raw const call, error) }
     })?;
     Ok(result)
@@ -137,10 +137,10 @@ pub fn sparse_input_gradient(
     parameters: &ConvolutionParameters,
 ) -> Result<Tensor, OperatorError> {
     let name = "sparse_input_gradient";
-    let given = View::of(gradient);
-    let [_, outputs, _, _] = given
+    let view = View::of(gradient);
+    let [_, outputs, _, _] = view
         .dimensions::<4>()
-        .ok_or_else(|| refused(name, format!("a gradient [N, outputs, h, w] is expected, not {:?}", given.size())))?;
+        .ok_or_else(|| refused(name, format!("a gradient [N, outputs, h, w] is expected, not {:?}", view.size())))?;
     let packed = View::of(weight);
     let (element, panel_width) = multiplied_type(name, &packed)?;
     let inputs = size[1];
@@ -149,8 +149,8 @@ pub fn sparse_input_gradient(
     expect(!is_forward_weight || ffi::camlens_sparse_can_transpose(element as i32), name, || {
         format!("a weight of {} is not transposed", element.name())
     })?;
-    let [batch, _, height, width] = check_gradient(name, &given, element, outputs, kernel, size, parameters)?;
-    let (gates, is_guided) = PendingMask::bits(pending, name, &given)?;
+    let [batch, _, height, width] = check_gradient(name, &view, element, outputs, kernel, size, parameters)?;
+    let (gates, is_guided) = PendingMask::bits(pending, name, &view)?;
     let mut result = empty_channels_last(size, element.kind(), Device::Cpu)?;
     if size.contains(&0) {
         return Ok(result);
@@ -179,7 +179,7 @@ pub fn sparse_input_gradient(
         columns: inputs,
     };
     run(name, |error| {
-        // SAFETY: as in `sparse_convolution`; the gates, if any, were checked for the gradient.
+        // SAFETY: as in `sparse_convolution`. The gates are null, or were checked against the gradient's shape.
         unsafe { ffi::camlens_sparse_convolution(&raw const call, error) }
     })?;
     Ok(result)
