@@ -1,26 +1,29 @@
-//! The results of one row: logits, and the maps of each of its classes.
+//! The results of one row of a batch, which is one frame: its logits, and the maps of each of its target classes.
 
 use super::PerMap;
 
-/// The maps of one class at one target layer, for one row. `T` is a tensor on the device or a [`HostMap`].
+/// The maps of one class at one target layer, for one row. `T` is a tensor on the device or a [`HostMap`], without the
+/// batch axis.
 #[derive(Debug, Clone, Default)]
 pub struct TargetMaps<T> {
     pub class_index: u32,
     /// The class's logit.
     pub score: f32,
-    /// Empty when no map needs a layer. Under [`super::Convention::PytorchGradCam`], the names of all target layers
-    /// joined by `+`, since their CAMs are averaged.
+    /// The module path of the target layer; empty when no requested map needs a CAM. Under
+    /// [`super::Convention::PytorchGradCam`], the paths of all target layers joined by `+`, since their CAMs are
+    /// averaged.
     pub target_layer: String,
-    /// The CAM is zero everywhere: nothing in the layer speaks for the class.
+    /// Whether the CAM is zero everywhere: nothing in the layer speaks for the class. False without a CAM.
     pub no_positive_evidence: bool,
-    /// The CAM at the layer's own resolution, `[h, w]`; absent when layers of several sizes were averaged.
+    /// The CAM at the layer's own resolution, `[h, w]`; absent when the CAMs of several layers were averaged, and when
+    /// [`super::MapKind::GradCam`] was not requested.
     pub layer_map: Option<T>,
-    /// The maps that were requested, at the input's resolution.
+    /// The requested maps at the input's resolution, of the shapes that [`super::MapKind`] gives.
     pub maps: PerMap<T>,
 }
 
 impl<T> TargetMaps<T> {
-    /// Converts every map.
+    /// Converts `layer_map` and every map in `maps`.
     ///
     /// # Errors
     /// The first error of `convert`.
@@ -36,7 +39,7 @@ impl<T> TargetMaps<T> {
     }
 }
 
-/// A dense tensor in host memory, row-major.
+/// A dense float32 tensor in host memory, row-major.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HostMap {
     pub values: Vec<f32>,
@@ -46,8 +49,8 @@ pub struct HostMap {
 /// The results of one row, in host memory.
 #[derive(Debug, Clone, Default)]
 pub struct RowMaps {
-    /// Before softmax, one per class.
+    /// The logits, before softmax, one per class of the model.
     pub logits: Vec<f32>,
-    /// Class by class, and for each class layer by layer.
+    /// One entry per target class and target layer: class by class, and for each class layer by layer.
     pub targets: Vec<TargetMaps<HostMap>>,
 }

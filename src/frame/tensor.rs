@@ -1,8 +1,8 @@
-//! Frames that already are a model input.
+//! Frames that a client sends as a preprocessed model input instead of a picture.
 
 use super::FrameError;
 
-/// A model input, prepared by its sender.
+/// A model input `[C, H, W]` of float32 that the client has preprocessed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputTensor {
     shape: [u32; 3],
@@ -10,7 +10,7 @@ pub struct InputTensor {
 }
 
 impl InputTensor {
-    /// The shape as `[C, H, W]`. A leading dimension of 1 is dropped.
+    /// Checks `shape` against `data` and returns it as `[C, H, W]`, without a leading batch dimension of 1.
     ///
     /// # Errors
     /// [`FrameError::TensorShape`] for another number of dimensions or a dimension of 0, [`FrameError::TensorLength`]
@@ -20,6 +20,7 @@ impl InputTensor {
             let allowed = "it must be [C, H, W] or [1, C, H, W]".to_owned();
             return Err(FrameError::TensorShape { shape: shape.to_vec(), allowed });
         };
+        // A product of three u32 always fits into u128.
         let elements = u128::from(channels) * u128::from(height) * u128::from(width);
         if elements == 0 {
             let allowed = "no dimension may be 0".to_owned();
@@ -32,21 +33,21 @@ impl InputTensor {
         Ok([channels, height, width])
     }
 
-    /// Reads little-endian f32, row-major.
+    /// Reads `data` as little-endian f32, row-major.
     ///
     /// # Errors
     /// Those of [`InputTensor::check_shape`], and [`FrameError::NotFinite`] with the first element that is not finite.
     pub(super) fn read(data: &[u8], shape: &[u32]) -> Result<Self, FrameError> {
         let shape = Self::check_shape(data, shape)?;
         let values: Vec<f32> =
-            data.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+            data.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
         match values.iter().position(|value| !value.is_finite()) {
             Some(index) => Err(FrameError::NotFinite { index: index as u64, value: values[index] }),
             None => Ok(InputTensor { shape, values }),
         }
     }
 
-    /// `[C, H, W]`, none of them 0.
+    /// `[C, H, W]`; no dimension is 0.
     pub fn shape(&self) -> [u32; 3] {
         self.shape
     }
@@ -67,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn values_arrive_untouched_and_a_leading_one_is_dropped() {
+    fn values_are_read_unchanged_and_a_leading_batch_dimension_is_dropped() {
         let values = [1.5, -0.0, f32::MIN_POSITIVE, 1e30];
         for shape in [&[1, 2, 2][..], &[1, 1, 2, 2]] {
             let tensor = InputTensor::read(&bytes(&values), shape).unwrap();
@@ -86,15 +87,15 @@ mod tests {
 
     #[test]
     fn a_shape_that_does_not_fit_the_data_or_the_model_is_refused() {
-        let four = bytes(&[0.0; 4]);
+        let data = bytes(&[0.0; 4]);
         for shape in [&[][..], &[4], &[2, 1, 2, 1], &[0, 4, 1]] {
-            assert_eq!(InputTensor::read(&four, shape).unwrap_err().field(), "frame.tensor.shape", "{shape:?}");
+            assert_eq!(InputTensor::read(&data, shape).unwrap_err().field(), "frame.tensor.shape", "{shape:?}");
         }
         for shape in [[1, 2, 3], [u32::MAX; 3]] {
-            assert_eq!(InputTensor::read(&four, &shape).unwrap_err().field(), "frame.tensor.data", "{shape:?}");
+            assert_eq!(InputTensor::read(&data, &shape).unwrap_err().field(), "frame.tensor.data", "{shape:?}");
         }
-        let model = InputSize { channels: 1, height: Some(3), width: None };
-        let error = model.check([1, 2, 2]).unwrap_err();
+        let model_input = InputSize { channels: 1, height: Some(3), width: None };
+        let error = model_input.check([1, 2, 2]).unwrap_err();
         assert_eq!(error.to_string(), "frame.tensor.shape is [1, 2, 2]: the model takes [1, 3, any width]");
     }
 }

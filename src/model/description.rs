@@ -1,6 +1,6 @@
-//! `model.toml`: what a model file cannot say about itself.
+//! `model.toml`: preprocessing, labels, target layers and precision, which a model file does not contain.
 //!
-//! Every key has a default; an unknown key is an error that suggests the right one.
+//! Every key has a default; an unknown key is an error that suggests the nearest known key.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::ModelError;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Description {
-    /// One sentence for people.
+    /// One sentence about the model, for people.
     pub summary: String,
     /// The weights' licence and origin, for people.
     pub license: String,
@@ -22,21 +22,22 @@ pub struct Description {
     pub limits: ModelLimits,
 }
 
-/// `[input]`: from an upright image of 8-bit pixels to the model's input, in this order: resize, centre crop, colour
-/// order, division by 255, mean and standard deviation. The names and meanings are torchvision's.
+/// `[input]`: how an upright image of 8-bit pixels becomes the model's input. The steps, in order: resize, centre crop,
+/// colour order, division by 255, subtraction of the mean, division by the standard deviation. The names and meanings
+/// are torchvision's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preprocessing {
-    /// `Resize`: one number is the shorter side, two are `[height, width]`. Absent: the model's own input size when
-    /// that is fixed, else the image's own size.
+    /// `Resize`, in pixels: one number is the shorter side, two are `[height, width]`. Absent: the model's input size
+    /// when the model fixes it, otherwise no resize.
     pub resize: Option<Resize>,
-    /// `CenterCrop` to `[height, width]`. Absent: no crop.
+    /// `CenterCrop` to `[height, width]`, in pixels. Absent: no crop.
     pub crop: Option<[u32; 2]>,
     pub interpolation: Interpolation,
     pub color: ColorOrder,
-    /// Per channel, after division by 255. One number holds for every channel. Empty: 0.
+    /// Subtracted per channel after the division by 255. One number holds for every channel. Empty: 0.
     pub mean: Vec<f32>,
-    /// Per channel, after division by 255. One number holds for every channel. Empty: 1.
+    /// Divides per channel after the subtraction of `mean`. One number holds for every channel. Empty: 1.
     pub std: Vec<f32>,
 }
 
@@ -53,17 +54,17 @@ impl Default for Preprocessing {
     }
 }
 
-/// The size that an image is resized to.
+/// The size that an image is resized to, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Resize {
-    /// The shorter side gets this many pixels, the longer one follows (`int(size · long / short)`).
+    /// The length of the shorter side; the longer one keeps the aspect ratio: `int(size · longer / shorter)`.
     Shorter(u32),
     /// `[height, width]`, whatever the aspect ratio.
     Exact([u32; 2]),
 }
 
-/// How pixels are resampled, always with antialiasing, as Pillow and torchvision do.
+/// How pixels are resampled: as by Pillow and torchvision, with antialiasing except for `Nearest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
@@ -73,7 +74,7 @@ pub enum Interpolation {
     Lanczos,
 }
 
-/// The channels that the model takes, in order.
+/// The colour channels of the model's input, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColorOrder {
@@ -83,11 +84,12 @@ pub enum ColorOrder {
     Gray,
 }
 
-/// `[output]`.
+/// `[output]`: the model's logits and their labels.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutputDescription {
-    /// The output that holds the logits, `[N, classes]`, when the model has several. Absent: the first tensor.
+    /// The name of the output that holds the logits, `[N, classes]`, when the model has several outputs. Absent: the
+    /// first output that is a tensor.
     pub logits: Option<String>,
     /// A text file beside `model.toml` with one label a line, in class order.
     pub labels_file: Option<String>,
@@ -95,54 +97,56 @@ pub struct OutputDescription {
     pub labels: Vec<String>,
 }
 
-/// `[explain]`.
+/// `[explain]`: the defaults of requests, and how target layers are read as feature maps.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExplainDescription {
-    /// Target layers of requests that name none. Empty: the value that enters the last spatial average.
+    /// Module paths of the target layers, for requests that name none. Empty: the value that enters the last spatial
+    /// average, or, in a model without one, the last feature map that is flattened.
     pub target_layers: Vec<String>,
     /// Guide the gradient through smooth activations (SiLU, GELU, Hardswish) too.
     pub guide_smooth_activations: bool,
-    /// `[height, width]` of the token grid, for layers that give `[N, tokens, channels]`.
+    /// `[height, width]` of the token grid, for target layers of shape `[N, tokens, channels]`.
     pub token_grid: Option<[u32; 2]>,
-    /// Leading tokens that are no part of the grid (a class token).
+    /// Number of leading tokens that do not belong to the grid, such as a class token.
     pub class_tokens: u32,
-    /// The layer gives `[N, height, width, channels]` (Swin).
+    /// Target layers have shape `[N, height, width, channels]` (Swin).
     pub channels_last: bool,
-    /// Precision of requests that name none.
+    /// The precision, for requests that name none.
     pub precision: Precision,
 }
 
-/// The precision that a model runs in.
+/// The arithmetic that a model runs in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Folded and fused, in the model's own dtype; in float32 where the processor has no instructions for that.
+    /// With folded and fused operators, in the model's own dtype, which may be bfloat16; in float32 where the processor
+    /// has no instructions for that dtype.
     #[default]
     Float32,
-    /// Unfolded and unfused, whatever precision a request names: to compare with PyTorch.
+    /// Operator by operator, bit for bit as PyTorch, whatever precision a request names.
     Exact,
-    /// In bfloat16 where the processor has it, else as float32. For float32 models.
+    /// A float32 model in bfloat16; as [`Precision::Float32`] where the processor has no bfloat16 instructions.
     Bfloat16,
 }
 
-/// `[limits]`: each can only be lower than the server's.
+/// `[limits]`: the lower of the model's and the server's limit holds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelLimits {
-    /// Most rows in a batch.
+    /// The most rows in a batch.
     pub max_batch: Option<u32>,
-    /// Most targets of one frame.
+    /// The most target classes of one frame.
     pub max_targets: Option<u32>,
 }
 
 /// A description with the labels that it refers to.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
-    /// Where it was read from, for messages.
+    /// The path of `model.toml`, for messages. The file need not exist.
     pub path: PathBuf,
     pub description: Description,
-    /// In class order.
+    /// In class order, from `output.labels` or `output.labels_file`; empty when the description has neither.
     pub labels: Vec<String>,
 }
 
@@ -150,7 +154,12 @@ pub struct Loaded {
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 impl Description {
-    /// Reads `model.toml` of a version's directory, and the labels that it names. A missing file means the defaults.
+    /// Reads `model.toml` from `directory`, which holds one version of a model, and the labels file that it names. A
+    /// missing `model.toml` means the defaults.
+    ///
+    /// # Errors
+    /// [`ModelError::Read`] for a file that cannot be read, [`ModelError::Description`] for one that is too large, does
+    /// not parse or holds a wrong value.
     pub fn load(directory: &Path) -> Result<Loaded, ModelError> {
         let path = directory.join("model.toml");
         let description = if path.exists() { Self::parse(&read_text(&path)?, &path)? } else { Description::default() };
@@ -162,6 +171,7 @@ impl Description {
                 });
             }
             Some(file) => {
+                // A path with more components could lead out of the model's directory.
                 if Path::new(file).components().count() != 1 {
                     let problem = format!("output.labels_file = {file:?} must be the name of a file beside model.toml");
                     return Err(ModelError::Description { path, problem });
@@ -174,7 +184,10 @@ impl Description {
         Ok(Loaded { path, description, labels })
     }
 
-    /// Parses `model.toml`; `path` is for messages.
+    /// Parses the text of a `model.toml` and checks its values. `path` is for messages.
+    ///
+    /// # Errors
+    /// [`ModelError::Description`] with the key and what it allows.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ModelError> {
         let fail = |problem: String| ModelError::Description { path: path.to_owned(), problem };
         let description: Description =
@@ -183,6 +196,8 @@ impl Description {
         Ok(description)
     }
 
+    /// Refuses values that serde accepts and no model can use: sizes out of range, a standard deviation or a limit of
+    /// 0, and numbers that are not finite.
     fn check(&self) -> Result<(), String> {
         let size = |key: &str, value: u32| {
             if value == 0 || value > 16384 { Err(format!("{key} = {value}: 1 to 16384 is allowed")) } else { Ok(()) }
@@ -221,7 +236,7 @@ fn read_text(path: &Path) -> Result<String, ModelError> {
     std::fs::read_to_string(path).map_err(read)
 }
 
-/// Adds the nearest allowed key to serde's message on an unknown one.
+/// Adds the nearest known key to serde's message about an unknown key, unless more than half of its letters differ.
 pub(crate) fn with_suggestion(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let unknown = message.contains("unknown field");
@@ -274,13 +289,13 @@ mod tests {
     }
 
     #[test]
-    fn resize_takes_the_shorter_side_or_both() {
+    fn resize_takes_the_shorter_side_or_both_sides() {
         assert_eq!(parse("[input]\nresize = 256").unwrap().input.resize, Some(Resize::Shorter(256)));
         assert_eq!(parse("[input]\nresize = [240, 320]").unwrap().input.resize, Some(Resize::Exact([240, 320])));
     }
 
     #[test]
-    fn values_that_cannot_be_are_refused_by_key() {
+    fn an_invalid_value_is_refused_with_its_key() {
         for (text, key) in [
             ("[input]\nstd = [0.0]", "input.std"),
             ("[input]\nresize = 0", "input.resize"),
@@ -293,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_description_is_refused_with_its_place() {
+    fn a_text_that_is_not_a_description_is_refused_with_its_path() {
         let nested = format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000));
         for text in
             ["\u{0}", "[input", "input = 3", "[input]\nresize = -1", "[input]\nresize = 1e99", "= =", nested.as_str()]
@@ -304,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_that_is_no_text_or_too_long_is_refused() {
+    fn a_description_that_is_not_utf8_or_too_long_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("model.toml");
         std::fs::write(&path, [0xff, 0xfe, 0x00]).unwrap();

@@ -1,4 +1,5 @@
-//! Concatenating and splitting tensors along an axis.
+//! Rules of operators that join tensors along an axis (`cat`, `stack`) or split one (`split`, `chunk`, `unbind`). They
+//! are linear: plain and guided gradients are the same.
 
 use tch::{Kind, Tensor};
 
@@ -11,53 +12,58 @@ use super::meta::MetaTensor;
 
 /// `cat(tensors, dim)`.
 pub(super) fn cat(operator: Operator) -> Run {
-    together(operator, |grad_output, axis, segment| Ok(grad_output.f_narrow(axis, segment.start, segment.length)?))
+    join_with(operator, |grad_output, axis, segment| Ok(grad_output.f_narrow(axis, segment.start, segment.length)?))
 }
 
 /// `stack(tensors, dim)`.
 pub(super) fn stack(operator: Operator) -> Run {
-    together(operator, |grad_output, axis, segment| Ok(grad_output.f_select(axis, segment.number)?))
+    join_with(operator, |grad_output, axis, segment| Ok(grad_output.f_select(axis, segment.index)?))
 }
 
-/// The part of the concatenation that is a wanted element of the list.
+/// Where an element of the list lies in the result.
 struct Segment {
-    number: i64,
+    /// The element's index in the list.
+    index: i64,
+    /// The element's range along the joined axis of `cat`'s result.
     start: i64,
     length: i64,
+    /// The element's dtype. The result's may be wider: `cat` promotes dtypes.
     kind: Kind,
 }
 
-fn together(operator: Operator, take: fn(&Tensor, i64, &Segment) -> Result<Tensor, OperatorError>) -> Run {
+/// The rule of an operator that joins its list of tensors along an axis. `take` cuts an element's gradient out of the
+/// result's gradient along that axis.
+fn join_with(operator: Operator, take: fn(&Tensor, i64, &Segment) -> Result<Tensor, OperatorError>) -> Run {
     Box::new(move |arguments, wanted: &[Slot]| {
         let Some(Value::Tensors(list)) = arguments.first() else { return Ok(None) };
         let elements: Option<Vec<&Tensor>> = list.iter().map(Option::as_ref).collect();
         let Some(elements) = elements else { return Ok(None) };
         let result = operator.call_tensor(arguments)?;
         let Some(axis) = axis(integer(arguments, 1)?, result.dim()) else { return Ok(None) };
-        let mut starts = Vec::with_capacity(elements.len());
+        let mut ranges = Vec::with_capacity(elements.len());
         let mut start = 0;
         for element in &elements {
             let shape = element.size();
             if shape == [0] && result.dim() != 1 {
-                // By an old convention, `cat` accepts an empty vector beside tensors of any rank.
+                // `cat` skips a tensor of shape [0] beside tensors of any rank. The tape covers that.
                 return Ok(None);
             }
-            // The axis that `stack` adds is not in its elements; `stack` does not use `length`.
+            // `stack` joins along a new axis, which its elements lack; it uses neither `start` nor `length`.
             let length = shape.get(axis).copied().unwrap_or(1);
-            starts.push((start, length));
+            ranges.push((start, length));
             start += length;
         }
         let segments = wanted
             .iter()
             .map(|slot| {
                 let kind = slot.tensor(arguments)?.f_kind()?;
-                let number = slot.element.unwrap_or_default();
-                let (start, length) = starts[number];
-                Ok(Segment { number: number as i64, start, length, kind })
+                let index = slot.element.unwrap_or_default();
+                let (start, length) = ranges[index];
+                Ok(Segment { index: index as i64, start, length, kind })
             })
             .collect::<Result<Vec<_>, OperatorError>>()?;
-        let saved = move |results: &[Option<Tensor>], _: Gradient| {
-            let Some(Some(grad_output)) = results.first() else { return Ok(segments.iter().map(|_| None).collect()) };
+        let reverse = move |gradients: &[Option<Tensor>], _: Gradient| {
+            let Some(Some(grad_output)) = gradients.first() else { return Ok(segments.iter().map(|_| None).collect()) };
             segments
                 .iter()
                 .map(|segment| {
@@ -66,36 +72,39 @@ fn together(operator: Operator, take: fn(&Tensor, i64, &Segment) -> Result<Tenso
                 })
                 .collect()
         };
-        Ok(Some((vec![Value::Tensor(result)], Some(Box::new(saved)))))
+        Ok(Some((vec![Value::Tensor(result)], Some(Box::new(reverse)))))
     })
 }
 
 /// `chunk(self, chunks, dim)`, `split(self, split_size, dim)`, `split_with_sizes(self, split_sizes, dim)`.
 pub(super) fn split(operator: Operator) -> Run {
-    apart(operator, 2, |parts, axis| Ok(Tensor::f_cat(parts, axis)?))
+    split_with(operator, 2, |parts, axis| Ok(Tensor::f_cat(parts, axis)?))
 }
 
 /// `unbind(self, dim)`.
 pub(super) fn unbind(operator: Operator) -> Run {
-    apart(operator, 1, |parts, axis| Ok(Tensor::f_stack(parts, axis)?))
+    split_with(operator, 1, |parts, axis| Ok(Tensor::f_stack(parts, axis)?))
 }
 
-fn apart(operator: Operator, dim: usize, join: fn(&[Tensor], i64) -> Result<Tensor, OperatorError>) -> Run {
+/// The rule of an operator that splits its first argument along an axis. `dim` is the position of the argument that
+/// names the axis. `join` joins the gradients of the parts to the gradient of the whole.
+fn split_with(operator: Operator, dim: usize, join: fn(&[Tensor], i64) -> Result<Tensor, OperatorError>) -> Run {
     Box::new(move |arguments, wanted: &[Slot]| {
         if wanted != [Slot { argument: 0, element: None }] {
             return Ok(None);
         }
         let Some(axis) = axis(integer(arguments, dim)?, first(arguments)?.dim()) else { return Ok(None) };
         let Some(Value::Tensors(list)) = operator.call(arguments)?.into_iter().next() else { return Ok(None) };
+        // A part that nothing reads has no gradient: zeros of its shape stand in.
         let metas: Vec<MetaTensor> = list.iter().flatten().map(MetaTensor::of).collect::<Result<_, _>>()?;
-        let saved = move |results: &[Option<Tensor>], _: Gradient| {
-            if results.iter().all(Option::is_none) {
+        let reverse = move |gradients: &[Option<Tensor>], _: Gradient| {
+            if gradients.iter().all(Option::is_none) {
                 return Ok(vec![None]);
             }
             let parts = metas
                 .iter()
                 .enumerate()
-                .map(|(i, meta)| match results.get(i) {
+                .map(|(i, meta)| match gradients.get(i) {
                     Some(Some(grad_output)) => Ok(grad_output.shallow_clone()),
                     _ => Ok(meta.zeros()?),
                 })
@@ -103,7 +112,7 @@ fn apart(operator: Operator, dim: usize, join: fn(&[Tensor], i64) -> Result<Tens
             Ok(vec![Some(join(&parts, axis as i64)?)])
         };
         let results = list.into_iter().map(|part| part.map_or(Value::None, Value::Tensor)).collect();
-        Ok(Some((results, Some(Box::new(saved)))))
+        Ok(Some((results, Some(Box::new(reverse)))))
     })
 }
 
@@ -114,22 +123,22 @@ mod tests {
     use super::*;
     use crate::plan::rules::against_tape::{Layout, TestNode, Within, any, slot};
 
-    fn element(number: usize) -> Slot {
-        Slot { argument: 0, element: Some(number) }
+    fn element(index: usize) -> Slot {
+        Slot { argument: 0, element: Some(index) }
     }
 
     proptest! {
         #[test]
-        fn joining_agrees_with_its_tape(
+        fn cat_agrees_with_the_tape(
             shape in any::shape(),
             lengths in prop::collection::vec(1..=4i64, 1..=4),
-            (at, from_the_back) in any::<(prop::sample::Index, bool)>(),
+            (axis, from_the_back) in any::<(prop::sample::Index, bool)>(),
             kinds in (any::kind(), any::kind()),
             layouts in (any::layout(), any::layout()),
             grad_output in any::layout(),
             wanted in any::<u8>(),
         ) {
-            let axis = at.index(shape.len());
+            let axis = axis.index(shape.len());
             let tensors: Vec<Tensor> = lengths.iter().enumerate().map(|(i, &length)| {
                 let mut shape = shape.clone();
                 shape[axis] = length;
@@ -145,14 +154,14 @@ mod tests {
         }
 
         #[test]
-        fn stacking_agrees_with_its_tape(
+        fn stack_agrees_with_the_tape(
             shape in any::shape(),
             count in 1..=4usize,
-            at: prop::sample::Index,
+            axis: prop::sample::Index,
             from_the_back: bool,
             grad_output in any::layout(),
         ) {
-            let axis = at.index(shape.len() + 1) as i64;
+            let axis = axis.index(shape.len() + 1) as i64;
             let dim = axis - if from_the_back { shape.len() as i64 + 1 } else { 0 };
             let list = (0..count).map(|_| Some(Layout::Contiguous.random(&shape, Kind::Float))).collect();
             let named = vec![("tensors", Value::Tensors(list)), ("dim", Value::Int(dim))];
@@ -161,19 +170,19 @@ mod tests {
         }
 
         #[test]
-        fn taking_apart_agrees_with_its_tape(
-            which in 0..4,
+        fn split_chunk_and_unbind_agree_with_the_tape(
+            operator in 0..4,
             shape in any::shape(),
-            (at, from_the_back) in any::<(prop::sample::Index, bool)>(),
+            (axis, from_the_back) in any::<(prop::sample::Index, bool)>(),
             parts in 1..=4i64,
             kind in any::kind(),
             input in any::layout(),
             grad_output in any::layout(),
         ) {
-            let axis = at.index(shape.len());
+            let axis = axis.index(shape.len());
             let dim = Value::Int(axis as i64 - if from_the_back { shape.len() as i64 } else { 0 });
             let x: Value = input.random(&shape, kind).into();
-            let test = match which {
+            let test = match operator {
                 0 => TestNode::new("aten::chunk", "", vec![("self", x), ("chunks", Value::Int(parts)), ("dim", dim)]),
                 1 => {
                     let size = Value::Int(parts);
@@ -201,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_vector_joined_to_anything_runs_on_the_tape() {
+    fn cat_of_an_empty_vector_and_a_matrix_runs_on_the_tape() {
         let list = vec![
             Some(Tensor::zeros([0], (Kind::Float, tch::Device::Cpu))),
             Some(Layout::Contiguous.random(&[2, 3], Kind::Float)),
