@@ -6,7 +6,7 @@ use tch::{Device, Tensor};
 
 use crate::model::description::Precision;
 use crate::model::{Metadata, Model};
-use crate::plan::{Interrupt, PlanCache, PlanError, PlanSpec};
+use crate::plan::{Interrupt, KernelChoice, PlanCache, PlanError, PlanSpec};
 
 use super::forward::Forward;
 use super::target_layer::TargetLayer;
@@ -26,7 +26,13 @@ pub struct Explainer {
 impl Explainer {
     /// Takes a model. Nothing is compiled before the first frame.
     pub fn new(model: Model, device: Device) -> Self {
-        Explainer { head: Head::of(&model.metadata), model, device, plans: PlanCache::new(PLANS_KEPT) }
+        Self::choosing(model, device, KernelChoice::Timed)
+    }
+
+    /// As [`Explainer::new`], with another way to choose kernels.
+    pub fn choosing(model: Model, device: Device, choice: KernelChoice) -> Self {
+        let plans = PlanCache::choosing(PLANS_KEPT, choice);
+        Explainer { head: Head::of(&model.metadata), model, device, plans }
     }
 
     /// An explainer of the same model for another thread. It shares the weights and compiles its own plans.

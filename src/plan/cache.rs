@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::graph::Graph;
 
-use super::{Plan, PlanError, PlanSpec, Weights};
+use super::{KernelChoice, Plan, PlanError, PlanSpec, Weights};
 
 /// The plans of one model; the least recently used one is evicted first.
 pub struct PlanCache {
@@ -18,6 +18,11 @@ impl PlanCache {
     /// A cache of `capacity` plans, at least one.
     pub fn new(capacity: usize) -> Self {
         PlanCache { capacity: capacity.max(1), plans: Vec::new(), weights: Arc::default() }
+    }
+
+    /// A cache whose plans choose kernels as `choice` says.
+    pub fn choosing(capacity: usize, choice: KernelChoice) -> Self {
+        PlanCache { weights: Arc::new(Mutex::new(Weights::new(choice))), ..PlanCache::new(capacity) }
     }
 
     /// An empty cache for plans of the same graph on another thread, which shares this one's weights.

@@ -38,5 +38,5 @@ pub use error::PlanError;
 pub use interrupt::{Interrupt, Never};
 pub use pass::Pass;
 pub use reverse::{Gradients, Until};
-pub use spec::{Mode, PlanSpec};
+pub use spec::{KernelChoice, Mode, PlanSpec};
 pub use weights::Weights;

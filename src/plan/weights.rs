@@ -7,6 +7,7 @@ use tch::Device;
 
 use crate::model::node::ValueId;
 
+use super::KernelChoice;
 use super::backend::Backend;
 use super::constant::Constant;
 use super::device_tensors::DeviceTensors;
@@ -21,10 +22,16 @@ pub struct Weights {
     /// The folded weight and bias of a convolution, by the result of the batch normalisation folded into it.
     folded: HashMap<ValueId, [Constant; 2]>,
     pub(super) tensors: DeviceTensors,
+    choice: KernelChoice,
     backends: HashMap<Device, Box<dyn Backend>>,
 }
 
 impl Weights {
+    /// Weights for plans whose devices choose kernels so.
+    pub fn new(choice: KernelChoice) -> Self {
+        Weights { choice, ..Weights::default() }
+    }
+
     /// Plans on `device` run on `backend` instead of its [own](backend_of).
     #[cfg(test)]
     pub(super) fn with_backend(mut self, device: Device, backend: Box<dyn Backend>) -> Self {
@@ -46,7 +53,8 @@ impl Weights {
 
     /// The backend of a device, and the tensors that it reads.
     pub(super) fn backend(&mut self, device: Device) -> (&mut dyn Backend, &mut DeviceTensors) {
-        let backend = self.backends.entry(device).or_insert_with(|| backend_of(device));
+        let choice = self.choice;
+        let backend = self.backends.entry(device).or_insert_with(|| backend_of(device, choice));
         (backend.as_mut(), &mut self.tensors)
     }
 

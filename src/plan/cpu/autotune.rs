@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
 
+use crate::plan::KernelChoice;
 use crate::process::release_memory;
 use crate::torch::OperatorError;
 
@@ -45,12 +46,14 @@ impl<'a, T: 'a> Candidate<'a, T> {
 
 /// The fastest of `candidates`. `size` is the bytes of weights packed for a kernel alone; `prepared` returns a closure
 /// that runs it. At most two kernels are packed at once: the fastest so far and the one that is timed against it.
-/// `operator` names the operation in errors.
+/// `operator` names the operation in errors. With [`KernelChoice::First`] nothing is timed: the first that suits is
+/// returned.
 ///
 /// # Errors
 /// What packing or a run says; [`OperatorError::Argument`] when no candidate suits.
 pub(in crate::plan) fn autotune<T, R>(
     operator: &str,
+    choice: KernelChoice,
     candidates: Vec<Candidate<T>>,
     size: impl Fn(&T) -> usize,
     prepared: impl Fn(&T) -> Result<R, OperatorError>,
@@ -70,6 +73,9 @@ where
         let Some(kernel) = candidate.pack()? else { continue };
         let Some((best_kernel, known)) = best.take() else {
             best = Some((kernel, None));
+            if choice == KernelChoice::First {
+                break;
+            }
             continue;
         };
         let [of_champion, of_kernel] = least_times(&[prepared(&best_kernel)?, prepared(&kernel)?])?;
@@ -142,6 +148,10 @@ mod tests {
 
     /// Index of the fastest of kernels with these milliseconds and bytes, and the indices of those that were packed.
     fn index_of_fastest(kernels: &[(u64, usize)]) -> (usize, Vec<usize>) {
+        index_of_chosen(KernelChoice::Timed, kernels)
+    }
+
+    fn index_of_chosen(choice: KernelChoice, kernels: &[(u64, usize)]) -> (usize, Vec<usize>) {
         let packed = RefCell::new(Vec::new());
         let candidate = |(index, &(_, bytes)): (usize, &(u64, usize))| {
             let packed = &packed;
@@ -158,7 +168,7 @@ mod tests {
                 Ok(Tensor::new())
             })
         };
-        let found = autotune("linear", candidates, |&index| kernels[index].1, run).unwrap();
+        let found = autotune("linear", choice, candidates, |&index| kernels[index].1, run).unwrap();
         (found, packed.take())
     }
 
@@ -178,6 +188,11 @@ mod tests {
     }
 
     #[test]
+    fn without_timing_the_first_kernel_is_chosen_and_no_other_is_packed() {
+        assert_eq!(index_of_chosen(KernelChoice::First, &[(40, 9), (1, 9)]), (0, vec![0]));
+    }
+
+    #[test]
     fn kernels_that_do_not_suit_are_skipped() {
         let candidates = || {
             let none = || Candidate::new(|| Ok(None));
@@ -186,12 +201,12 @@ mod tests {
         let never = |_: &i32| -> Result<fn() -> Result<Tensor, OperatorError>, OperatorError> {
             panic!("one kernel alone is not tried")
         };
-        assert_eq!(autotune("linear", candidates(), |_| 1, never).unwrap(), 8);
+        assert_eq!(autotune("linear", KernelChoice::Timed, candidates(), |_| 1, never).unwrap(), 8);
     }
 
     #[test]
     fn no_kernel_at_all_is_an_error() {
-        let none = autotune("linear", Vec::new(), |_: &i32| 1, |_| Ok(|| Ok(Tensor::new())));
+        let none = autotune("linear", KernelChoice::Timed, Vec::new(), |_: &i32| 1, |_| Ok(|| Ok(Tensor::new())));
         assert!(none.unwrap_err().to_string().contains("suits no kernel"));
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::node::{Argument, Node};
+use crate::plan::KernelChoice;
 use crate::plan::device_tensors::Constants;
 use crate::plan::rule::{Gradient, Parts, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{
@@ -32,13 +33,14 @@ const FEW_ROWS: i64 = 16;
 /// A weight `[outputs, inputs]`, packed at its first use and shared by the plans of one model.
 pub(in crate::plan) struct PackedLinear {
     weight: Tensor,
+    choice: KernelChoice,
     forward: Option<LinearKernel>,
     backward: Option<LinearKernel>,
 }
 
 impl PackedLinear {
-    pub fn new(weight: &Tensor) -> Self {
-        PackedLinear { weight: weight.shallow_clone(), forward: None, backward: None }
+    pub fn new(weight: &Tensor, choice: KernelChoice) -> Self {
+        PackedLinear { weight: weight.shallow_clone(), choice, forward: None, backward: None }
     }
 
     /// Whether this is the packed form of `weight`: same memory, shape and strides.
@@ -54,7 +56,9 @@ impl PackedLinear {
         let suits = |packed: &LinearKernel| !matches!(packed, LinearKernel::Unpacked(_)) || rows(input) <= FEW_ROWS;
         let packed = match self.forward.take().filter(suits) {
             Some(packed) => packed,
-            None => releasing_memory(|| LinearKernel::choose_forward(&self.weight.f_contiguous()?, input, operators))?,
+            None => releasing_memory(|| {
+                LinearKernel::choose_forward(&self.weight.f_contiguous()?, input, operators, self.choice)
+            })?,
         };
         Ok(self.forward.insert(packed))
     }
@@ -63,7 +67,9 @@ impl PackedLinear {
     fn backward(&mut self, grad_output: &Tensor, operators: &Operators) -> Result<&LinearKernel, OperatorError> {
         let packed = match self.backward.take() {
             Some(packed) => packed,
-            None => releasing_memory(|| LinearKernel::choose_backward(&self.weight, grad_output, operators))?,
+            None => {
+                releasing_memory(|| LinearKernel::choose_backward(&self.weight, grad_output, operators, self.choice))?
+            }
         };
         Ok(self.backward.insert(packed))
     }
@@ -100,31 +106,46 @@ enum LinearKernel {
 
 impl LinearKernel {
     /// The faster of oneDNN's and camlens's kernel for `weight`, timed on `input`.
-    fn choose(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
-        autotune("linear", Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
+    fn choose(
+        weight: &Tensor,
+        input: &Tensor,
+        operators: &Operators,
+        choice: KernelChoice,
+    ) -> Result<Self, OperatorError> {
+        autotune("linear", choice, Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
             let call = kernel.call(&Value::None, operators)?;
             Ok(move || call.run(input))
         })
     }
 
     /// The forward kernel: the unpacked weight for few rows, otherwise the faster of the packed ones.
-    fn choose_forward(weight: &Tensor, input: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
+    fn choose_forward(
+        weight: &Tensor,
+        input: &Tensor,
+        operators: &Operators,
+        choice: KernelChoice,
+    ) -> Result<Self, OperatorError> {
         if rows(input) <= FEW_ROWS && has_gemm_kernels(weight.f_kind()?) {
             return Ok(LinearKernel::Unpacked(weight.shallow_clone()));
         }
-        Self::choose(weight, input, operators)
+        Self::choose(weight, input, operators, choice)
     }
 
     /// The backward kernel: sums of rows of the unpacked weight for a small, sparse gradient, otherwise the faster of
     /// the packed ones.
-    fn choose_backward(weight: &Tensor, grad_output: &Tensor, operators: &Operators) -> Result<Self, OperatorError> {
+    fn choose_backward(
+        weight: &Tensor,
+        grad_output: &Tensor,
+        operators: &Operators,
+        choice: KernelChoice,
+    ) -> Result<Self, OperatorError> {
         let count = grad_output.f_count_nonzero(None)?.f_int64_value(&[])?;
         let is_sparse = rows(grad_output) <= FEW_ROWS && 2 * count as usize <= grad_output.numel();
         // An infinite or NaN weight times zero is NaN, which a sum without zeros would miss.
         if is_sparse && has_gemm_kernels(weight.f_kind()?) && is_finite(weight)? {
             return Ok(LinearKernel::SparseGradient(weight.f_contiguous()?));
         }
-        Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, grad_output, operators)
+        Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, grad_output, operators, choice)
     }
 
     fn candidates<'a>(weight: &'a Tensor, rows: i64, operators: &'a Operators) -> Vec<Candidate<'a, Self>> {
@@ -354,7 +375,7 @@ mod tests {
         let mut tensors = DeviceTensors::default();
         let mut constants = Constants::new(&constants, &mut tensors, Device::Cpu);
         let (weight, bias) = LinearRule::read(&test.node, &mut constants).unwrap().unwrap();
-        let weight = Arc::new(Mutex::new(PackedLinear::new(&weight)));
+        let weight = Arc::new(Mutex::new(PackedLinear::new(&weight, KernelChoice::Timed)));
         (LinearRule::new(&test.node, weight, bias).unwrap(), test.values)
     }
 

@@ -9,11 +9,11 @@ mod shared;
 use tch::Kind;
 
 use crate::model::node::{Argument, Node};
-use crate::plan::PlanError;
 use crate::plan::backend::Backend;
 use crate::plan::device_tensors::Constants;
 use crate::plan::draft::Draft;
 use crate::plan::rule::Rule;
+use crate::plan::{KernelChoice, PlanError};
 use crate::torch::{OperatorError, Value, computes_in};
 
 use convolution::{ConvolutionRule, PackedConvolution};
@@ -23,8 +23,15 @@ use shared::Shared;
 /// Convolutions and linear layers with constant weights, in float32 or in a bfloat16 that the processor has.
 #[derive(Default)]
 pub struct CpuBackend {
+    choice: KernelChoice,
     convolutions: Shared<PackedConvolution>,
     linears: Shared<PackedLinear>,
+}
+
+impl CpuBackend {
+    pub fn new(choice: KernelChoice) -> Self {
+        CpuBackend { choice, ..CpuBackend::default() }
+    }
 }
 
 impl Backend for CpuBackend {
@@ -45,7 +52,7 @@ impl Backend for CpuBackend {
             return Ok(Some(Box::new(rule)));
         }
         let Some((weight, bias)) = LinearRule::read(node, constants)? else { return Ok(None) };
-        let packed = self.linears.find_or(|known| known.is_of(&weight), || PackedLinear::new(&weight));
+        let packed = self.linears.find_or(|known| known.is_of(&weight), || PackedLinear::new(&weight, self.choice));
         Ok(Some(Box::new(LinearRule::new(node, packed, bias)?)))
     }
 
@@ -68,7 +75,7 @@ impl CpuBackend {
         node.arguments[position] = Argument::Literal(Value::None);
         let identity = weight.identity();
         let is_same = |known: &PackedConvolution| known.are_of(&identity, &geometry);
-        let packed = self.convolutions.find_or(is_same, || PackedConvolution::new(weight, geometry));
+        let packed = self.convolutions.find_or(is_same, || PackedConvolution::new(weight, geometry, self.choice));
         ConvolutionRule::new(node, geometry, packed).map(Some)
     }
 }

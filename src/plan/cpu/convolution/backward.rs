@@ -13,6 +13,7 @@ use super::forward::{ForwardCall, ForwardKernel};
 use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_GUIDED_GRADIENTS, SparseBackward, SparseBackwardCall, with_typical_zeros};
+use crate::plan::KernelChoice;
 use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
 
 /// A weight packed for one kernel.
@@ -40,13 +41,14 @@ impl InputGradientKernel {
         grad_output: &Tensor,
         size: &[i64],
         operators: &Operators,
+        choice: KernelChoice,
     ) -> Result<Self, OperatorError> {
         let (shape, grad_shape) = (weight.size(), grad_output.size());
         let flipped = flipped(weight, geometry, &grad_shape)?;
         let kernels =
             Self::candidates(weight, forward_weight, flipped.as_ref(), geometry, &grad_shape, size, operators);
         let grad_output = &channels_last(&with_typical_zeros(grad_output, DENSITY_OF_GUIDED_GRADIENTS)?)?;
-        autotune("a convolution's input gradient", kernels, Self::size, |kernel| {
+        autotune("a convolution's input gradient", choice, kernels, Self::size, |kernel| {
             let call = kernel.call(&shape, geometry, &grad_output.size(), size, operators)?;
             Ok(move || call.input_gradient(grad_output))
         })

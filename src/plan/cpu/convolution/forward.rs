@@ -11,6 +11,7 @@ use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_ACTIVATIONS, SparseForward, SparseForwardCall, with_typical_zeros};
 use super::winograd::{Winograd, WinogradCall};
+use crate::plan::KernelChoice;
 use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
 use crate::plan::rules::rectifiers::Gate;
 
@@ -31,11 +32,12 @@ impl ForwardKernel {
         input: &Tensor,
         epilogue: &Epilogue<'_>,
         operators: &Operators,
+        choice: KernelChoice,
     ) -> Result<Self, OperatorError> {
         let size = input.size();
         let kernels = Self::candidates(weight, geometry, &size, operators);
         let input = &channels_last(&with_typical_zeros(input, DENSITY_OF_ACTIVATIONS)?)?;
-        autotune("a convolution", kernels, Self::size, |kernel| {
+        autotune("a convolution", choice, kernels, Self::size, |kernel| {
             let call = kernel.call(&Value::None, geometry, epilogue.fused_activation(), operators)?;
             Ok(move || Ok(call.run_with(input, epilogue)?.0))
         })

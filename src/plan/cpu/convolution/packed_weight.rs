@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use crate::plan::KernelChoice;
 use crate::plan::constant::{Constant, Identity};
 use crate::torch::OperatorError;
 
@@ -20,13 +21,14 @@ pub(in crate::plan) struct PackedConvolution {
     /// The unpacked weight, `[outputs, inputs / groups, height, width]`.
     weight: Constant,
     geometry: Geometry,
+    choice: KernelChoice,
     forward: Option<ForwardKernel>,
     backward: Option<InputGradientKernel>,
 }
 
 impl PackedConvolution {
-    pub fn new(weight: Constant, geometry: Geometry) -> Self {
-        PackedConvolution { weight, geometry, forward: None, backward: None }
+    pub fn new(weight: Constant, geometry: Geometry, choice: KernelChoice) -> Self {
+        PackedConvolution { weight, geometry, choice, forward: None, backward: None }
     }
 
     /// Whether this is the packed form of that constant, for that geometry.
@@ -49,7 +51,7 @@ impl PackedConvolution {
         let kernel = match self.forward.take() {
             Some(kernel) => kernel,
             None => releasing_memory(|| {
-                ForwardKernel::choose(&self.weight.tensor()?, &self.geometry, input, epilogue, operators)
+                ForwardKernel::choose(&self.weight.tensor()?, &self.geometry, input, epilogue, operators, self.choice)
             })?,
         };
         self.weight.release();
@@ -77,6 +79,7 @@ impl PackedConvolution {
                     grad_output,
                     size,
                     operators,
+                    self.choice,
                 )
             })?,
         };

@@ -8,6 +8,7 @@ use super::winograd::Winograd;
 use super::*;
 use crate::model::node::{Rectifier, ValueId};
 use crate::model::operation::Operation;
+use crate::plan::KernelChoice;
 use crate::plan::constant::Constant;
 use crate::plan::rules::against_tape::{Layout, any, relative_error, slot};
 use crate::torch::{Operator, has_gemm_kernels, has_onednn_kernels};
@@ -120,7 +121,11 @@ fn rule(node: &Node, values: &[Value]) -> ConvolutionRule {
     ConvolutionRule::new(
         node,
         geometry,
-        Arc::new(Mutex::new(PackedConvolution::new(Constant::Whole(weight.shallow_clone()), geometry))),
+        Arc::new(Mutex::new(PackedConvolution::new(
+            Constant::Whole(weight.shallow_clone()),
+            geometry,
+            KernelChoice::Timed,
+        ))),
     )
     .unwrap()
 }
@@ -437,7 +442,7 @@ fn a_kernel_that_does_not_suit_another_size_is_chosen_again() {
     let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
     let scale = Layout::Contiguous.random(&[4, 1, 1, 1], Kind::Double);
     let scaled = Constant::Scaled { weight: Box::new(Constant::Whole(weight.shallow_clone())), scale };
-    let mut packed = PackedConvolution::new(scaled.clone(), geometry);
+    let mut packed = PackedConvolution::new(scaled.clone(), geometry, KernelChoice::Timed);
     let operators = Operators::find().unwrap();
     for size in [9, 3, 9] {
         let grad_output = channels_last(&Layout::Contiguous.random(&[1, 4, size - 2, size - 2], Kind::Float)).unwrap();
@@ -462,7 +467,7 @@ fn a_kernel_that_does_not_suit_another_size_is_chosen_again() {
 fn a_weight_that_could_not_be_packed_is_packed_later() {
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 1 };
     let weight = Layout::Contiguous.random(&[6, 4, 3, 3], Kind::Float);
-    let mut packed = PackedConvolution::new(Constant::Whole(weight), geometry);
+    let mut packed = PackedConvolution::new(Constant::Whole(weight), geometry, KernelChoice::Timed);
     let operators = Operators::find().unwrap();
     let input = |channels| channels_last(&Layout::Contiguous.random(&[1, channels, 9, 9], Kind::Float)).unwrap();
     let epilogue = Epilogue { other: None, activation: Activation::Relu, wants_gate: true, guided: true };
@@ -529,7 +534,11 @@ fn an_activation_that_it_does_not_know_is_refused() {
     });
     node.arguments[7] = Argument::Literal(Value::String("gelu".into()));
     let (_, geometry) = ConvolutionRule::read(&node).unwrap();
-    let weights = PackedConvolution::new(Constant::Whole(values[1].tensor().unwrap().shallow_clone()), geometry);
+    let weights = PackedConvolution::new(
+        Constant::Whole(values[1].tensor().unwrap().shallow_clone()),
+        geometry,
+        KernelChoice::Timed,
+    );
     let error = ConvolutionRule::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
     assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
 }
