@@ -129,8 +129,8 @@ impl Served {
         self.reduced.get().copied()
     }
 
-    /// The dtype, float16 or bfloat16, that the model was saved in and that it does not run in on this processor: it runs
-    /// in float32 instead, except in exact mode.
+    /// The dtype, float16 or bfloat16, that the model was saved in and that it does not run in on this processor: it
+    /// runs in float32 instead, except in exact mode.
     pub fn widened_from(&self) -> Option<Kind> {
         self.metadata.narrow_kinds.iter().copied().find(|&kind| !computes_in(kind))
     }

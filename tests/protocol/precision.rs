@@ -100,8 +100,8 @@ async fn server_of(fixture: &str) -> TestServer {
     .await
 }
 
-/// Where the processor has instructions for the dtype, the model runs as it was saved. Elsewhere it runs in float32, and
-/// the metadata and every answer say so.
+/// Where the processor has instructions for the dtype, the model runs as it was saved. Elsewhere it runs in float32,
+/// and the metadata and every answer say so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_saved_in_half_precision_is_explained_on_any_processor() {
     for (fixture, kind, saved_in) in [("half", Kind::Half, "float16"), ("bfloat16", Kind::BFloat16, "bfloat16")] {

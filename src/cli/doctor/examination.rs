@@ -11,7 +11,7 @@ use super::findings::Findings;
 use crate::explain::{ExplainError, Explainer, MapKind, MapSet, Method, Mode, Target, TargetMaps};
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model};
-use crate::plan::Never;
+use crate::plan::{KernelChoice, Never};
 use crate::render::npy;
 use crate::schedule::ReducedPrecision;
 use crate::torch::{computes_in, has_bfloat16};
@@ -22,8 +22,8 @@ const ROWS_ALLOWED: f64 = 1e-4;
 const FOLDED_LOGITS_ALLOWED: f64 = 1e-4;
 /// Relative difference allowed between folded and exact maps: rounding can flip ReLU gates, which changes more.
 const FOLDED_MAPS_ALLOWED: f64 = 1e-2;
-/// Relative difference allowed between exact mode and PyTorch: the operators are the same, but another machine may add in
-/// another order.
+/// Relative difference allowed between exact mode and PyTorch: the operators are the same, but another machine may add
+/// in another order.
 const PYTORCH_ALLOWED: f64 = 1e-4;
 /// Relative difference allowed in every comparison of a float16 or bfloat16 model: each layer's rounding is large, and
 /// flips ReLU gates.
@@ -34,6 +34,7 @@ const GUIDED: MapSet = MapSet::of(&[MapKind::GuidedBackprop]);
 const NO_MAPS: MapSet = MapSet::of(&[]);
 
 /// Examines a model: `path` is a version's folder `NAME/VERSION/` or a `.pt2` file. Problems are findings, not errors.
+/// Choosing kernels by timing takes most of an examination, so it is done only if `runs` are timed.
 pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
     let mut findings = Findings::new(format!("{name}@{version}"));
     let began = Instant::now();
@@ -55,7 +56,8 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
     findings.describe(metadata.clone());
     check_metadata(&mut findings, &metadata);
     check_narrow_types(&mut findings, &metadata);
-    let mut subject = Subject { explainer: Explainer::new(model, Device::Cpu), maps: ALL_MAPS, metadata };
+    let choice = if runs == 0 { KernelChoice::First } else { KernelChoice::Timed };
+    let mut subject = Subject { explainer: Explainer::choosing(model, Device::Cpu, choice), maps: ALL_MAPS, metadata };
     if subject.metadata.default_target_layers.is_empty() {
         // Without a target layer, only guided backpropagation is possible.
         subject.maps = GUIDED;
@@ -155,7 +157,10 @@ impl Subject {
         if path.is_dir() {
             self.check_against_pytorch(findings, &path.join("check"))?;
         }
-        self.measure_time(findings, &one, runs)
+        if runs > 0 {
+            self.measure_time(findings, &one, runs)?;
+        }
+        Ok(())
     }
 
     /// A synthetic input `[1, C, H, W]` in the range of normalised pixels, different for each `phase`.

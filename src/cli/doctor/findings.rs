@@ -95,6 +95,8 @@ impl Findings {
         if let Some((forward, explained)) = self.times_ms {
             let ratio = explained / forward;
             lines.push(format!("  one row: forward {forward:.1} ms, with all maps {explained:.1} ms ({ratio:.1} ×)"));
+        } else if self.metadata.is_some() {
+            lines.push("  not timed: --runs 10 times it, and checks the kernels that a server chooses".to_owned());
         }
         lines.push(if self.fit() { ink.good("  fit to be served") } else { ink.bad("  not fit to be served") });
         lines.push(String::new());

@@ -22,6 +22,7 @@ Examples:
   camlens doctor model.pt2
   camlens doctor models/lite0/1 --layers
   camlens doctor models --json
+  camlens doctor models/lite0 --runs 10
 
 Checks: the model loads; it runs forward and in reverse; its logits and maps are finite; rows of a batch do not
 influence each other; the folded plan agrees with the exact plan; and its logits agree with PyTorch's, if deploy/export
@@ -36,13 +37,14 @@ pub struct DoctorCommand {
     #[arg(long, env = "CAMLENS_LAYERS", value_parser = clap::builder::FalseyValueParser::new())]
     layers: bool,
 
-    /// Number of timed runs
+    /// Number of timed runs, with the kernels that are the fastest here, as a server chooses them. 0: nothing is timed,
+    /// and checks run with the first kernels that suit
     #[arg(
         long,
         env = "CAMLENS_RUNS",
         value_name = "N",
-        default_value_t = 10,
-        value_parser = clap::value_parser!(u32).range(1..=1000)
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=1000)
     )]
     runs: u32,
 

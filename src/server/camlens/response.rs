@@ -151,7 +151,8 @@ fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1
         notices.push(v1::Notice {
             code: v1::notice::Code::WidenedPrecision as i32,
             message: format!(
-                "computed in float32: the model was saved in {saved_in}, for which the server's processor has no instructions"
+                "computed in float32: the model was saved in {saved_in}, for which the server's processor has no \
+                 instructions"
             ),
             ..Default::default()
         });

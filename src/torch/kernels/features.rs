@@ -41,9 +41,9 @@ fn allowed(value: &str) -> i32 {
     unsafe { ffi::camlens_isa_allowed(text.as_ptr()) }
 }
 
-/// Whether models run in bfloat16 here: the processor multiplies bfloat16 natively (AVX-512 BF16: Intel from Cooper Lake
-/// and Sapphire Rapids on, AMD from Zen 4 on; or Arm's BF16), and neither [`MAX_CPU_ISA`] nor oneDNN's own variable
-/// forbids it.
+/// Whether models run in bfloat16 here: the processor multiplies bfloat16 natively (AVX-512 BF16: Intel from Cooper
+/// Lake and Sapphire Rapids on, AMD from Zen 4 on; or Arm's BF16), and neither [`MAX_CPU_ISA`] nor oneDNN's own
+/// variable forbids it.
 pub fn has_bfloat16() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| {

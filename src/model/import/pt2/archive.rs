@@ -143,8 +143,8 @@ impl Archive {
     /// The file was written into meanwhile, which the checksum of the zip shows.
     pub fn storage_again(&mut self, kind: &str, file: &str) -> Result<Tensor, ModelError> {
         self.storage_within(kind, file, self.limits.max_weight_bytes).map_err(|error| {
-            let advice = "if it was written into while it was served, restart the server, and replace the file instead of \
-                 writing into it";
+            let advice = "if it was written into while it was served, restart the server, and replace the file instead \
+                 of writing into it";
             format(format!("a weight cannot be read again: {error}"), advice)
         })
     }

@@ -1,9 +1,8 @@
 //! Who may call the server: TLS with or without client certificates, and bearer tokens.
 //!
 //! Both come from files that are read again when they change ([`watch`]). New connections and calls use the new
-//! contents; running ones go on. `identity` makes the TLS configuration,
-//! `handshake` makes a listener's connections TLS ones, `accepted_tokens` holds the tokens, and `gate` checks every call for
-//! one.
+//! contents; running ones go on. `identity` makes the TLS configuration, `handshake` makes a listener's connections TLS
+//! ones, `accepted_tokens` holds the tokens, and `gate` checks every call for one.
 
 pub mod accepted_tokens;
 pub mod gate;
