@@ -76,7 +76,8 @@ mod tests {
                 return Err(ModelError::malformed("filters", "the shelf is empty"));
             }
             let count = WEIGHT.iter().product::<i64>();
-            Ok(Tensor::f_arange(count, (Kind::Float, Device::Cpu))?.f_sin()?.f_view(WEIGHT)?)
+            // Not a view, which would keep its base and so its memory.
+            Ok(Tensor::f_arange(count, (Kind::Float, Device::Cpu))?.f_sin()?.f_view(WEIGHT)?.f_detach_copy()?)
         }
 
         fn name(&self) -> &str {

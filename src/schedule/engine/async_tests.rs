@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
-use crate::explain::{ExplainError, RowMaps, TargetMaps};
+use crate::explain::{ExplainError, HostMap, MapKind, RowMaps, TargetMaps};
 use crate::plan::{Interrupt, PlanError};
 use crate::schedule::device::{Batch, RowResult};
 use crate::schedule::fake::{Bench, out_of_memory, served};
@@ -92,7 +92,9 @@ impl AsyncDevice for Pipelined {
             return Err(ExplainError::Plan(PlanError::Interrupted));
         }
         assert!(!numbers.contains(&PANICS_AT_COLLECT), "expected by the test");
-        let target = TargetMaps { score: 1.0, ..TargetMaps::default() };
+        let map = HostMap { values: vec![1.0], shape: vec![1, 1, 1] };
+        let maps = [(MapKind::GuidedBackprop, map)].into_iter().collect();
+        let target = TargetMaps { score: 1.0, maps, ..TargetMaps::default() };
         let row = RowMaps { logits: vec![1.0, 0.0, 0.0], targets: vec![target] };
         Ok(numbers.iter().map(|_| Ok(row.clone())).collect())
     }

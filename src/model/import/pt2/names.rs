@@ -33,7 +33,8 @@ impl Definitions {
         }
     }
 
-    pub fn len(&self) -> usize {
+    /// The number of names.
+    pub fn count(&self) -> usize {
         self.0.len()
     }
 }

@@ -66,8 +66,8 @@ impl Reader<'_> {
             return Err(limit("the graph", self.nodes.len() as u64, self.max_nodes));
         }
         let values = self.max_nodes.saturating_mul(VALUES_PER_NODE);
-        if self.definitions.len() as u64 > values {
-            return Err(limit("the number of the graph's values", self.definitions.len() as u64, values));
+        if self.definitions.count() as u64 > values {
+            return Err(limit("the number of the graph's values", self.definitions.count() as u64, values));
         }
         Ok(())
     }
