@@ -194,9 +194,13 @@ fn batches_in_flight_that_nobody_waits_for_are_interrupted() {
     let handles = scene.behind_the_first(&lane, &[2, 3]);
     assert_eq!((scene.submitted(), scene.submitted()), (vec![2], vec![3]));
     assert!(handles.iter().all(|handle| scene.bench.engine.cancel(handle)));
-    // The first one finds out while it is collected, the second one before.
+    // The first one finds out while it is collected, or before if the worker was slow; the second one before.
     scene.bench.go();
-    assert_eq!(scene.event(), Event::Interrupted(vec![3]));
+    let mut event = scene.event();
+    if event == Event::Interrupted(vec![2]) {
+        event = scene.event();
+    }
+    assert_eq!(event, Event::Interrupted(vec![3]));
     scene.bench.submit(&lane, 4);
     assert_eq!(scene.submitted(), [4]);
     scene.bench.go();
