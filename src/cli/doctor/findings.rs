@@ -66,7 +66,7 @@ impl Findings {
 
     /// Records a measured difference: bad if it exceeds `allowed`.
     pub fn compare(&mut self, name: &'static str, difference: f64, allowed: f64, advice: &str) {
-        let seen = format!("relative difference {difference:.1e}, at most {allowed:.0e} is allowed");
+        let seen = format!("relative difference {difference:.1e}, at most {allowed:e} is allowed");
         // NaN compares as false and is bad.
         if difference <= allowed { self.good(name, seen) } else { self.bad(name, seen, advice) }
     }
