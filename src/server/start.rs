@@ -147,7 +147,7 @@ impl Server {
     }
 
     /// Serves until the shutdown that was given at the start is requested, then drains: readiness goes NOT_SERVING,
-    /// each stream is told, what was accepted is finished, then connections close.
+    /// each stream gets `GoingAway`, accepted frames are finished, then connections close.
     pub async fn run(mut self) -> Ended {
         let shutdown = self.shutdown.clone();
         shutdown.drain().await;

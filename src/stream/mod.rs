@@ -1,4 +1,4 @@
-//! One session per stream: which frames are read, which are dropped, and in which order clients are told their endings.
+//! One session per stream: which frames are read, which are dropped, and in which order their endings are sent.
 //!
 //! A pure state machine: no I/O, no clock. The driver of a [`Session`] reports each event (a frame was read, an answer
 //! has come, the client cancelled), carries out the session's [`Action`]s, and sends its messages. Every accepted frame
