@@ -23,5 +23,7 @@ pub fn check_method(metadata: &Metadata, method: &Method) -> Result<(), ExplainE
         }
         .into());
     }
-    names.iter().try_for_each(|name| TargetLayer::new(metadata, name, metadata.layer_shape(name)?).map(drop))
+    let size = metadata.example_size();
+    let check = |name: &String| TargetLayer::new(metadata, name, &metadata.layer_value(name)?.shape, size).map(drop);
+    names.iter().try_for_each(check)
 }

@@ -1,6 +1,6 @@
 //! Errors of an explanation.
 
-use crate::model::{LayerError, ModelError};
+use crate::model::{LayerError, LayoutProblem, ModelError};
 use crate::plan::PlanError;
 use crate::torch::OperatorError;
 
@@ -13,9 +13,9 @@ pub enum ExplainError {
     Top { count: u32, classes: u32 },
     #[error(transparent)]
     Layer(#[from] LayerError),
-    /// The layer exists, but its value does not have the two spatial axes that a CAM needs.
+    /// The layer exists, but its value is not proved to be the map that a CAM needs.
     #[error("layer {layer} has shape {shape:?}: {problem}; layers that are spatial: {candidates}")]
-    NotSpatial { layer: String, shape: Vec<i64>, problem: String, candidates: String },
+    NotSpatial { layer: String, shape: Vec<i64>, problem: LayoutProblem, candidates: String },
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The score is a class's logit, so the output must be `[N, classes]`.

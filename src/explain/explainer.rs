@@ -8,6 +8,7 @@ use crate::model::description::Precision;
 use crate::model::{Metadata, Model};
 use crate::plan::{Interrupt, KernelChoice, PlanCache, PlanError, PlanSpec};
 
+use super::check::check_method;
 use super::forward::Forward;
 use super::target_layer::TargetLayer;
 use super::{ExplainError, Head, Method, Mode};
@@ -72,7 +73,7 @@ impl Explainer {
         let pass = plan.forward(input.shallow_clone(), interrupt)?;
         // Sizes may be dynamic, so the shapes of the layers are certain only after the run.
         let layer = |(index, name): (usize, &String)| {
-            TargetLayer::new(&self.model.metadata, name, &pass.activations(index).size())
+            TargetLayer::new(&self.model.metadata, name, &pass.activations(index).size(), [height, width])
         };
         let layers = names.iter().enumerate().map(layer).collect::<Result<Vec<_>, _>>()?;
         Ok(Forward {
@@ -90,19 +91,16 @@ impl Explainer {
     fn resolve(&self, method: &Method, input_size: [i64; 2]) -> Result<(PlanSpec, Vec<String>), ExplainError> {
         let model = &self.model;
         let description = &model.description;
-        let score = self.head.value(&model.graph)?;
+        let score = self.head.value();
         let mut names = Vec::new();
         let mut targets = Vec::new();
         if method.maps.needs_cam() {
+            check_method(&model.metadata, method)?;
             names = if method.target_layers.is_empty() {
-                description.explain.target_layers.clone()
+                model.metadata.default_target_layers.clone()
             } else {
                 method.target_layers.clone()
             };
-            if names.is_empty() {
-                let value = model.graph.default_target(score)?;
-                names.push(model.graph.layer_name(value));
-            }
             for name in &names {
                 targets.push(model.graph.layer(name)?);
             }

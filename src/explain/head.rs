@@ -2,31 +2,21 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::graph::Graph;
 use crate::model::node::ValueId;
-use crate::model::{Metadata, ModelError};
+use crate::model::{Activation, Final, Metadata, Scores};
 
 use super::ExplainError;
 use super::ranking::highest;
 
-/// How logits become probabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Activation {
-    /// Over all classes.
-    Softmax,
-}
-
-impl Activation {
-    /// The probability of each class of one row of logits, as a function of the class's index.
-    fn probabilities(self, logits: &[f32]) -> impl Fn(usize) -> f32 {
-        match self {
-            Activation::Softmax => {
-                let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let exponential = move |logit: f32| f64::from(logit - highest).exp();
-                let sum: f64 = logits.iter().map(|&logit| exponential(logit)).sum();
-                move |class: usize| (exponential(logits[class]) / sum) as f32
-            }
-        }
+/// The probability of each class of one row of logits, as a function of the class's index; 0 without an activation.
+fn probabilities(activation: Activation, logits: &[f32]) -> impl Fn(usize) -> f32 {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exponential = move |logit: f32| f64::from(logit - highest).exp();
+    let sum: f64 = logits.iter().map(|&logit| exponential(logit)).sum();
+    move |class: usize| match activation {
+        Activation::Softmax => (exponential(logits[class]) / sum) as f32,
+        Activation::Sigmoid => (1.0 / (1.0 + (-f64::from(logits[class])).exp())) as f32,
+        Activation::None => 0.0,
     }
 }
 
@@ -35,38 +25,62 @@ impl Activation {
 pub struct Prediction {
     pub class_index: u32,
     pub logit: f32,
-    /// 0 to 1.
+    /// 0 to 1; 0 when the model has no probabilities.
     pub probability: f32,
 }
 
-/// A classifier's head: its output holds logits `[N, classes]`, and the score of a class is its logit.
+/// A classifier's head: the logits `[N, classes]`, where the score of a class is its logit. One logit `z` is two
+/// classes: 0 with the score `z`, and 1 with the score `-z`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    output: String,
+    logits: ValueId,
+    last: Final,
     activation: Activation,
 }
 
 impl Head {
     /// The head of a model.
     pub fn of(metadata: &Metadata) -> Self {
-        Head { output: metadata.logits.clone(), activation: Activation::Softmax }
+        let Scores { logits, last, activation, .. } = metadata.scores;
+        Head { logits, last, activation }
     }
 
     /// The value of the graph that holds the logits.
-    pub(super) fn value(&self, graph: &Graph) -> Result<ValueId, ModelError> {
-        graph.score(Some(&self.output))
+    pub(super) fn value(&self) -> ValueId {
+        self.logits
     }
 
-    /// The logits in host memory, `[N, classes]` of f32.
+    /// The logits in host memory, `[N, classes]` of f32, from the value that holds them.
     ///
     /// # Errors
-    /// [`ExplainError::Output`] when the output does not have two dimensions.
-    pub(super) fn logits(&self, output: &Tensor) -> Result<Tensor, ExplainError> {
-        let logits = output.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
-        if logits.dim() != 2 {
-            return Err(ExplainError::Output { shape: logits.size() });
+    /// [`ExplainError::Output`] when the value is not `[N, classes]`, `[N, classes, 1, 1]` or `[N]`.
+    pub(super) fn logits(&self, value: &Tensor) -> Result<Tensor, ExplainError> {
+        let (rows, count) = Self::shape(value)?;
+        let logits = value.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([rows, count])?;
+        Ok(if count == 1 { Tensor::f_cat(&[&logits, &logits.f_neg()?], 1)? } else { logits })
+    }
+
+    /// Rows, and logits of each.
+    fn shape(value: &Tensor) -> Result<(i64, i64), ExplainError> {
+        match *value.size().as_slice() {
+            [rows] => Ok((rows, 1)),
+            [rows, count] | [rows, count, 1, 1] => Ok((rows, count)),
+            _ => Err(ExplainError::Output { shape: value.size() }),
         }
-        Ok(logits)
+    }
+
+    /// What the model itself gives for these logits, `[N, values]`: its output, without axes of size 1.
+    ///
+    /// # Errors
+    /// Those of the operators.
+    pub fn output(&self, logits: &Tensor, values: i64) -> Result<Tensor, ExplainError> {
+        let logits = logits.f_narrow(1, 0, values)?;
+        Ok(match self.last {
+            Final::Logits => logits,
+            Final::Softmax => logits.f_softmax(1, None::<Kind>)?,
+            Final::LogSoftmax => logits.f_log_softmax(1, None::<Kind>)?,
+            Final::Sigmoid => logits.f_sigmoid()?,
+        })
     }
 
     /// The score of a class, from one row of logits.
@@ -74,27 +88,28 @@ impl Head {
         logits[class as usize]
     }
 
-    /// The gradient of the sum of the rows' scores with respect to the output: of the output's shape, type and device,
-    /// 1 at the score of each row's class and 0 elsewhere. A row without a class takes no part.
-    pub(super) fn seed(&self, output: &Tensor, classes: &[Option<u32>]) -> Result<Tensor, ExplainError> {
-        let [rows, count] = *output.size().as_slice() else {
-            return Err(ExplainError::Output { shape: output.size() });
-        };
+    /// The gradient of the sum of the rows' scores with respect to the value that holds the logits: of its shape, type
+    /// and device, 1 at the score of each row's class and 0 elsewhere; −1 for the class that one logit speaks against.
+    /// A row without a class takes no part.
+    pub(super) fn seed(&self, value: &Tensor, classes: &[Option<u32>]) -> Result<Tensor, ExplainError> {
+        let (rows, count) = Self::shape(value)?;
         let mut seed = vec![0f32; (rows * count) as usize];
         for (row, class) in classes.iter().enumerate() {
-            if let Some(class) = *class {
-                seed[row * count as usize + class as usize] = 1.0;
+            match *class {
+                Some(class) if count == 1 => seed[row] = if class == 0 { 1.0 } else { -1.0 },
+                Some(class) => seed[row * count as usize + class as usize] = 1.0,
+                None => {}
             }
         }
         Ok(Tensor::f_from_slice(&seed)?
-            .f_view([rows, count])?
-            .f_to_device(output.device())?
-            .f_to_kind(output.f_kind()?)?)
+            .f_view(value.size().as_slice())?
+            .f_to_device(value.device())?
+            .f_to_kind(value.f_kind()?)?)
     }
 
     /// The `count` highest classes of one row of logits, the highest first; of equal ones, the lower index first.
     pub fn predictions(&self, logits: &[f32], count: usize) -> Vec<Prediction> {
-        let probability = self.activation.probabilities(logits);
+        let probability = probabilities(self.activation, logits);
         let prediction = |index: usize| Prediction {
             class_index: index as u32,
             logit: logits[index],
@@ -109,7 +124,7 @@ mod tests {
     use super::*;
 
     fn head() -> Head {
-        Head { output: "logits".to_owned(), activation: Activation::Softmax }
+        Head { logits: ValueId(0), last: Final::Logits, activation: Activation::Softmax }
     }
 
     #[test]
@@ -145,6 +160,31 @@ mod tests {
             let score = class.map_or(0.0, |class| head.score(&row_logits, class));
             assert_eq!(selected[row], f64::from(score), "row {row}");
         }
+    }
+
+    #[test]
+    fn one_logit_is_two_classes_for_and_against() {
+        let head = Head { activation: Activation::Sigmoid, ..head() };
+        for shape in [&[2i64][..], &[2, 1], &[2, 1, 1, 1]] {
+            let value = Tensor::from_slice(&[2.0f32, -1.0]).view(shape);
+            let logits = head.logits(&value).unwrap();
+            assert_eq!(Vec::<f32>::try_from(logits.flatten(0, -1)).unwrap(), [2.0, -2.0, -1.0, 1.0]);
+            let seed = head.seed(&value, &[Some(0), Some(1)]).unwrap();
+            assert_eq!((seed.size(), Vec::<f32>::try_from(seed.view(-1)).unwrap()), (shape.to_vec(), vec![1.0, -1.0]));
+        }
+        let top = head.predictions(&[-1.0, 1.0], 2);
+        assert_eq!((top[0].class_index, top[1].class_index), (1, 0));
+        assert!((top[0].probability - 0.731_058_6).abs() < 1e-6 && (top[1].probability - 0.268_941_4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_output_of_the_model_follows_from_its_logits() {
+        let logits = Tensor::from_slice(&[0.5f32, 1.5, -1.0]).view([1, 3]);
+        let output = |last| Head { last, ..head() }.output(&logits, 3).unwrap();
+        assert_eq!(output(Final::Logits), logits);
+        assert_eq!(output(Final::Softmax), logits.softmax(1, Kind::Float));
+        assert_eq!(output(Final::LogSoftmax), logits.log_softmax(1, Kind::Float));
+        assert_eq!(output(Final::Sigmoid), logits.sigmoid());
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 
 use super::window::Window;
 use super::{Channels, Pixels};
@@ -19,9 +20,9 @@ pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpola
         return Cow::Borrowed(pixels.data());
     }
     let Some(filter) = filter(interpolation) else { return Cow::Owned(nearest(pixels, columns, rows)) };
-    let pixel_type = match pixels.channels() {
-        Channels::Gray => PixelType::U8,
-        Channels::Rgb => PixelType::U8x3,
+    let convolve = match pixels.channels() {
+        Channels::Gray => convolve::<U8>,
+        Channels::Rgb => convolve::<U8x3>,
     };
     let channels = pixels.channels().count();
     let line_bytes = columns.source as usize * channels;
@@ -37,16 +38,14 @@ pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpola
     } else {
         let (left, width) = extent(columns);
         let part = Part { left, top: 0.0, width, height: f64::from(line_count) };
-        convolve(lines, columns.source, line_count, pixel_type, filter, part, columns.visible, line_count)
+        convolve(lines, [columns.source, line_count], part, filter, [columns.visible, line_count])
     };
     if rows.keeps_pixels() {
         return Cow::Owned(narrowed);
     }
     let (top, height) = extent(rows);
     let part = Part { left: 0.0, top: top - f64::from(first_row), width: f64::from(columns.visible), height };
-    let made =
-        convolve(&narrowed, columns.visible, line_count, pixel_type, filter, part, columns.visible, rows.visible);
-    Cow::Owned(made)
+    Cow::Owned(convolve(&narrowed, [columns.visible, line_count], part, filter, [columns.visible, rows.visible]))
 }
 
 /// The filter of an interpolation; `None` for the nearest pixel, which is not a convolution.
@@ -93,19 +92,15 @@ struct Part {
     height: f64,
 }
 
-#[allow(clippy::too_many_arguments, reason = "a picture, a part of it, and a size")]
-fn convolve(
-    data: &[u8],
-    width: u32,
-    height: u32,
-    pixel_type: PixelType,
-    filter: FilterType,
-    part: Part,
-    made_width: u32,
-    made_height: u32,
-) -> Vec<u8> {
-    let source = ImageRef::new(width, height, data, pixel_type).expect("the bytes of a picture follow from its size");
-    let mut made = Image::new(made_width, made_height, pixel_type);
+/// A part of a picture of `size` pixels, resized to `resized`. Both sizes are width and height.
+///
+/// Generic over the pixels, because `Resizer::resize` would compile every filter for all of the library's pixel types.
+fn convolve<P: PixelTrait>(data: &[u8], size: [u32; 2], part: Part, filter: FilterType, resized: [u32; 2]) -> Vec<u8> {
+    let [width, height] = size;
+    let [resized_width, resized_height] = resized;
+    let source = TypedImageRef::<P>::from_buffer(width, height, data).expect("a picture has its pixels' bytes");
+    let mut bytes = vec![0; resized_width as usize * resized_height as usize * size_of::<P>()];
+    let mut made = TypedImage::<P>::from_buffer(resized_width, resized_height, &mut bytes).expect("the bytes fit");
     // By rounding, `extent` may end beyond the picture.
     let part_width = part.width.min(f64::from(width) - part.left);
     let part_height = part.height.min(f64::from(height) - part.top);
@@ -113,8 +108,8 @@ fn convolve(
         .resize_alg(ResizeAlg::Convolution(filter))
         .crop(part.left, part.top, part_width, part_height)
         .use_alpha(false);
-    Resizer::new().resize(&source, &mut made, &options).expect("the part lies in the picture and the pixels agree");
-    made.into_vec()
+    Resizer::new().resize_typed(&source, &mut made, &options).expect("the part lies in the picture");
+    bytes
 }
 
 /// The pixel at each centre, as in Pillow's affine scaling.

@@ -68,7 +68,7 @@ const FORBIDDEN_PARTS: [&str; 14] = [
 
 /// Names with a leading underscore are ATen's own, and their arguments are not checked as those of public operators
 /// are. These are the ones that torch.export writes into a program before it is decomposed.
-const INTERNAL: [&str; 13] = [
+const INTERNAL: [&str; 16] = [
     "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d",
     "_convolution",
@@ -81,6 +81,9 @@ const INTERNAL: [&str; 13] = [
     "_upsample_bicubic2d_aa",
     "_upsample_bilinear2d_aa",
     "_upsample_lanczos2d_aa",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact2d",
+    "_upsample_nearest_exact3d",
     "_weight_norm",
 ];
 
@@ -181,7 +184,17 @@ pub fn refuse_training(node: &ProgramNode) -> Result<(), ModelError> {
     let ProgramOperation::Aten(operator) = &node.operation else { return Ok(()) };
     let argument = |name: &str| operator.schema().position(name).and_then(|i| node.arguments.get(i));
     let is_off = |argument: &ProgramArgument| matches!(argument, ProgramArgument::Literal(Value::Bool(false)));
+    let is_absent = |argument: &ProgramArgument| matches!(argument, ProgramArgument::Literal(Value::None));
     if ["train", "training"].into_iter().filter_map(argument).any(|flag| !is_off(flag)) {
+        if argument("running_mean").is_some_and(is_absent) {
+            return Err(ModelError::refused(
+                format!(
+                    "node {} ({operator}) has no running statistics: it normalises by those of the batch",
+                    node.name
+                ),
+                "train it with track_running_stats=True, or use a normalisation of each frame, such as GroupNorm",
+            ));
+        }
         return Err(ModelError::refused(
             format!("node {} ({operator}) is in training mode", node.name),
             "call model.eval() before torch.export.export",

@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use tch::Kind;
 
+use super::axes::Axes;
 use super::description::{Loaded, Precision};
 use super::graph::Graph;
 use super::loaded::Model;
-use super::metadata::{InputInfo, LayerInfo, Metadata, OutputInfo};
+use super::metadata::{InputInfo, LayerInfo, LayerValue, Metadata, OutputInfo};
 use super::node::Node;
+use super::scores::Scores;
 use super::{LayerError, ModelError};
 
-fn layer_shapes(graph: &Graph) -> BTreeMap<String, Result<Vec<i64>, LayerError>> {
-    let shape = |value| graph.value(value).shape.clone().unwrap_or_default();
-    graph.layer_values().into_iter().map(|(name, value)| (name, value.map(shape))).collect()
+fn layer_values(graph: &Graph) -> BTreeMap<String, Result<LayerValue, LayerError>> {
+    let value = |id| LayerValue { shape: graph.value(id).shape.clone().unwrap_or_default(), layout: graph.layout(id) };
+    graph.layer_values().into_iter().map(|(name, found)| (name, found.map(value))).collect()
 }
 
 /// The parts of a model, before they are checked against each other.
@@ -30,15 +32,12 @@ pub(super) struct Assembly<'a> {
 impl Assembly<'_> {
     /// Checks the description against the graph and makes the [`Metadata`].
     pub fn finish(self) -> Result<Model, ModelError> {
-        let Assembly { name, version, digest, max_rows, graph, loaded } = self;
+        let Assembly { name, version, digest, max_rows, mut graph, loaded } = self;
         let description = loaded.description;
-        let score = graph.score(description.output.logits.as_deref())?;
-        let logits = graph.outputs.iter().find(|o| o.value == Some(score)).map(|o| o.name.clone()).unwrap_or_default();
-        let class_count = match graph.value(score).shape.as_deref() {
-            Some([_, classes]) => u32::try_from(*classes).ok(),
-            _ => None,
-        };
-        if let (Some(classes), labels) = (class_count, loaded.labels.len())
+        let axes = Axes::of(&graph);
+        let output = &description.output;
+        let scores = Scores::find(&graph, &axes, output.logits.as_deref(), output.activation)?;
+        if let (Some(classes), labels) = (scores.class_count, loaded.labels.len())
             && labels != 0
             && labels != classes as usize
         {
@@ -56,14 +55,19 @@ impl Assembly<'_> {
                 ),
             });
         }
-        for layer in &description.explain.target_layers {
-            graph.layer(layer).map_err(|error| ModelError::Description {
+        graph.find_layouts(&axes, &description.explain, scores.logits);
+        for name in &description.explain.target_layers {
+            let fail = |problem: String| ModelError::Description {
                 path: loaded.path.clone(),
-                problem: format!("explain.target_layers: {error}"),
+                problem: format!("explain.target_layers: {problem}"),
+            };
+            let layer = graph.layer(name).map_err(|error| fail(error.to_string()))?;
+            graph.layout(layer).map_err(|problem| {
+                fail(format!("layer {name}: {problem}; layers that are spatial: {}", graph.candidates()))
             })?;
         }
         let (default_target_layers, default_target_problem) = if description.explain.target_layers.is_empty() {
-            match graph.default_target(score) {
+            match graph.default_target(&axes, scores.logits) {
                 Ok(value) => (vec![graph.layer_name(value)], None),
                 Err(LayerError::NoDefault { problem, .. }) => (Vec::new(), Some(problem)),
                 Err(other) => (Vec::new(), Some(other.to_string())),
@@ -71,17 +75,15 @@ impl Assembly<'_> {
         } else {
             (description.explain.target_layers.clone(), None)
         };
-        let has_grid = description.explain.token_grid.is_some();
         let layers = graph
             .layers()
             .into_iter()
             .filter_map(|(value, names)| {
                 let shape = graph.value(value).shape.clone()?;
-                let spatial = graph.is_spatial(value) || (has_grid && shape.len() == 3);
-                Some(LayerInfo { names, shape, spatial })
+                Some(LayerInfo { names, shape, spatial: graph.layout(value).is_ok() })
             })
             .collect();
-        let upstream = graph.ancestors(score);
+        let upstream = graph.ancestors(scores.logits);
         let count = |test: fn(&Node) -> bool| {
             graph.nodes.iter().filter(|n| test(n) && n.defines().any(|v| upstream.contains(&v))).count() as u32
         };
@@ -101,14 +103,10 @@ impl Assembly<'_> {
                 .iter()
                 .filter_map(|o| Some(OutputInfo { name: o.name.clone(), shape: graph.value(o.value?).shape.clone()? }))
                 .collect(),
-            logits,
-            class_count,
+            scores,
             labels: loaded.labels,
             layers,
-            layer_shapes: layer_shapes(&graph),
-            token_grid: description.explain.token_grid,
-            class_tokens: description.explain.class_tokens,
-            channels_last: description.explain.channels_last,
+            layer_values: layer_values(&graph),
             default_target_layers,
             default_target_problem,
             rectifiers: count(|n| n.rectifier.is_some()),

@@ -1,56 +1,26 @@
-//! The default target layer.
+//! The default target layer: the map that the classifier reads.
+//!
+//! The search goes from the logits towards the input, and stops where positions of the picture are summed up, pooled,
+//! flattened or attended to: the map that is read there is the candidate. What only weighs a map, such as the gate of
+//! squeeze-and-excitation, is never reached.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::LayerError;
+use super::axes::{Axes, Axis, Call, Contraction, Factor, Operand, position};
 use super::graph::Graph;
-use super::node::{Argument, Node, ValueId};
-use crate::torch::Value;
+use super::map_layout::MapLayout;
+use super::node::{Node, ValueId};
 
 impl Graph {
-    /// The default target layer: the value that enters the last spatial average; without one, the last spatial map
-    /// before flattening.
-    pub fn default_target(&self, score: ValueId) -> Result<ValueId, LayerError> {
-        let upstream = self.ancestors(score);
-        let on_the_way = |node: &&Node| node.defines().any(|v| upstream.contains(&v));
-        let source = |node: &Node| match node.arguments.first() {
-            Some(Argument::Use(value)) if self.is_spatial(*value) => Some(*value),
-            _ => None,
-        };
-        let averaged = self.nodes.iter().rev().filter(on_the_way).find_map(|node| {
-            let value = source(node)?;
-            self.averages_space(node).then_some(value)
-        });
-        if let Some(value) = averaged {
-            return Ok(value);
-        }
-        let rank = |v: ValueId| self.value(v).shape.as_ref().map(Vec::len);
-        let flattened = self.nodes.iter().rev().filter(on_the_way).find_map(|node| {
-            let value = source(node)?;
-            node.defines().any(|v| rank(v) == Some(2)).then_some(value)
-        });
-        flattened.ok_or_else(|| LayerError::NoDefault {
-            problem: "the model has no spatial average and flattens no feature map, so no target layer can be guessed"
-                .into(),
-            candidates: self.candidates(),
-        })
-    }
-
-    /// Whether a node is adaptive or average pooling to 1 × 1, or a mean over both spatial axes.
-    fn averages_space(&self, node: &Node) -> bool {
-        match node.operator_name() {
-            "adaptive_avg_pool2d" => true,
-            "avg_pool2d" => node.defines().any(|v| matches!(self.value(v).shape.as_deref(), Some([_, _, 1, 1]))),
-            "mean" | "sum" => match node.literal("dim") {
-                Some(Value::Ints(axes)) => {
-                    let mut axes: Vec<i64> = axes.iter().map(|a| a.rem_euclid(4)).collect();
-                    axes.sort_unstable();
-                    axes == [2, 3]
-                }
-                _ => false,
-            },
-            _ => false,
-        }
+    /// The default target layer of the output that holds the logits.
+    ///
+    /// # Errors
+    /// [`LayerError::NoDefault`] with the step that could not be proved.
+    pub fn default_target(&self, axes: &Axes, logits: ValueId) -> Result<ValueId, LayerError> {
+        Search::new(self, axes)
+            .find(logits)
+            .map_err(|problem| LayerError::NoDefault { problem, candidates: self.candidates() })
     }
 
     /// Every value that `value` is computed from, itself included.
@@ -62,5 +32,353 @@ impl Graph {
             }
         }
         set
+    }
+}
+
+/// What later nodes need of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Need {
+    /// All of it.
+    Whole,
+    /// The tokens beside the grid: a class token.
+    ExtraTokens,
+}
+
+/// A map that is read on the way to the logits.
+struct Source {
+    value: ValueId,
+    /// It is an operand of attention: features that a linear layer has projected from the map.
+    is_projected: bool,
+}
+
+struct Search<'a> {
+    graph: &'a Graph,
+    axes: &'a Axes,
+    makers: BTreeMap<ValueId, &'a Node>,
+}
+
+impl<'a> Search<'a> {
+    fn new(graph: &'a Graph, axes: &'a Axes) -> Self {
+        let makers = graph.nodes.iter().flat_map(|node| node.defines().map(move |value| (value, node))).collect();
+        Search { graph, axes, makers }
+    }
+
+    fn find(&self, logits: ValueId) -> Result<ValueId, String> {
+        let sources = self.sources(logits)?;
+        let mut found = BTreeSet::new();
+        for source in sources {
+            found.insert(self.map_of(source, logits)?);
+        }
+        // Of several maps, the one that is computed from all others is the last.
+        let is_last = |value: &&ValueId| {
+            let ancestors = self.graph.ancestors(**value);
+            found.iter().all(|other| ancestors.contains(other))
+        };
+        match found.iter().find(is_last) {
+            Some(last) => Ok(*last),
+            None if found.is_empty() => Err("no map of the picture leads to the logits".into()),
+            None => {
+                let names: Vec<String> = found.iter().map(|&value| self.graph.layer_name(value)).collect();
+                Err(format!(
+                    "the logits are read from several maps, and none is computed from the others: {}",
+                    names.join(", ")
+                ))
+            }
+        }
+    }
+
+    /// The maps that are read on the way to the logits.
+    fn sources(&self, logits: ValueId) -> Result<Vec<Source>, String> {
+        if self.axes.holds_map(logits) {
+            return Err(if self.axes.is_lost(logits) {
+                self.lost(logits)
+            } else {
+                "the logits hold a class for each position of the picture".into()
+            });
+        }
+        let mut sources = Vec::new();
+        let mut waiting = vec![(logits, Need::Whole)];
+        let mut seen = BTreeSet::new();
+        while let Some((value, need)) = waiting.pop() {
+            if !seen.insert((value, need)) {
+                continue;
+            }
+            let Some(node) = self.makers.get(&value) else { continue };
+            if need == Need::ExtraTokens && self.adds_tokens(node) {
+                // The tokens come from the other operands; the grid's are not needed.
+                let others = self.inputs(node).filter(|&input| !self.axes.holds_map(input));
+                waiting.extend(others.map(|input| (input, Need::Whole)));
+                continue;
+            }
+            if let Some(operands) = self.attended(node) {
+                sources.extend(operands.into_iter().map(|value| Source { value, is_projected: true }));
+                // A class token goes on beside attention, as the query.
+                continue;
+            }
+            for input in self.inputs(node) {
+                if !self.axes.holds_map(input) {
+                    waiting.push((input, Need::Whole));
+                } else if self.axes.is_lost(input) {
+                    return Err(self.lost(input));
+                } else if need == Need::ExtraTokens || self.takes_extra_tokens(node, input, value) {
+                    waiting.push((input, Need::ExtraTokens));
+                } else if self.joins_maps(input) {
+                    waiting.push((input, Need::Whole));
+                } else {
+                    sources.push(Source { value: input, is_projected: false });
+                }
+            }
+        }
+        Ok(sources)
+    }
+
+    /// The tensors that a node reads and that are computed from the picture.
+    fn inputs(&self, node: &'a Node) -> impl Iterator<Item = ValueId> + use<'_, 'a> {
+        let is_read = |value: &ValueId| self.axes.depends(*value) && self.graph.value(*value).differentiable;
+        node.uses().filter(is_read)
+    }
+
+    fn call(&self, node: &'a Node) -> Call<'a> {
+        Call { graph: self.graph, node, axes: self.axes }
+    }
+
+    /// Of attention and other products that sum over positions: the operands whose features are summed.
+    fn attended(&self, node: &'a Node) -> Option<Vec<ValueId>> {
+        let call = self.call(node);
+        if call.name() == "scaled_dot_product_attention" {
+            let key = call.input("key")?;
+            let tokens = key.len().checked_sub(2)?;
+            return key[tokens].is_spatial().then(|| call.value("value").into_iter().collect());
+        }
+        let contraction = Contraction::of(&call)?;
+        let is_attended =
+            |operand: &&Operand| contraction.sums_positions(operand) && contraction.keeps_channels(operand);
+        let operands: Vec<ValueId> = contraction.operands.iter().filter(is_attended).map(|o| o.value).collect();
+        (!operands.is_empty()).then_some(operands)
+    }
+
+    /// Whether a node puts tokens beside a grid.
+    fn adds_tokens(&self, node: &Node) -> bool {
+        matches!(node.operator_name(), "cat" | "concat" | "concatenate")
+    }
+
+    /// Whether a value is several flattened maps, one after the other.
+    fn joins_maps(&self, value: ValueId) -> bool {
+        self.layout(value).is_err() && self.makers.get(&value).is_some_and(|node| self.adds_tokens(node))
+    }
+
+    /// Whether `output`, which a node cuts from `input`, holds tokens beside the grid alone.
+    fn takes_extra_tokens(&self, node: &'a Node, input: ValueId, output: ValueId) -> bool {
+        let call = self.call(node);
+        let Some(axes) = self.axes.get(input) else { return false };
+        let Some(dim) = call.axis("dim", axes.len()).or((call.node.argument("dim").is_none()).then_some(0)) else {
+            return false;
+        };
+        let Some(Factor::Tokens { before, rows, columns, .. }) = axes[dim].tokens() else { return false };
+        match call.name() {
+            "select" => {
+                let index = call.int("index").and_then(|index| position(index, axes[dim].size() as usize));
+                index.is_some_and(|index| !(before..before + rows * columns).contains(&(index as i64)))
+            }
+            "slice" | "narrow" | "split" | "split_with_sizes" | "chunk" | "tensor_split" => {
+                !self.axes.holds_map(output)
+                    && axes[dim].size() > rows * columns
+                    && self.axes.get(output).is_some_and(|axes| !axes.iter().any(Axis::is_unknown))
+            }
+            _ => false,
+        }
+    }
+
+    /// The layer that a source is read from.
+    fn map_of(&self, source: Source, logits: ValueId) -> Result<ValueId, String> {
+        let value = self.read(source.value, source.is_projected, logits);
+        let mut found = value;
+        while let Err(problem) = self.layout(found) {
+            let before = self.makers.get(&found).and_then(|node| self.shifted(node));
+            found = before.ok_or_else(|| {
+                format!("the classifier reads {}, which is no map: {problem}", self.graph.layer_name(value))
+            })?;
+            found = self.read(found, false, logits);
+        }
+        if found == self.graph.input.value {
+            return Err("the classifier reads the picture itself".into());
+        }
+        Ok(found)
+    }
+
+    fn layout(&self, value: ValueId) -> Result<MapLayout, String> {
+        if !self.graph.value(value).differentiable {
+            return Err("no gradient reaches it".into());
+        }
+        let axes = self.axes.get(value).ok_or("it is a number")?;
+        MapLayout::of(axes).map_err(|problem| problem.to_string())
+    }
+
+    /// Goes from a value towards the input, past what only moves, weighs or projects the map that was read.
+    fn read(&self, source: ValueId, is_projected: bool, logits: ValueId) -> ValueId {
+        let (mut value, mut may_project) = (source, is_projected);
+        let mut is_class_map = self.is_read_as_logits(source, logits);
+        while let Some(node) = self.makers.get(&value) {
+            let next = if may_project && node.operator_name() == "linear" {
+                may_project = false;
+                self.inputs(node).next()
+            } else if is_class_map && self.is_pointwise_layer(node) {
+                self.inputs(node).next()
+            } else {
+                self.moved(node, value, may_project).or_else(|| self.weighed(node))
+            };
+            is_class_map &= next.is_some_and(|_| !self.is_pointwise_layer(node));
+            match next {
+                Some(next)
+                    if next != self.graph.input.value && self.axes.holds_map(next) && !self.axes.is_lost(next) =>
+                {
+                    value = next;
+                }
+                _ => break,
+            }
+        }
+        value
+    }
+
+    /// The operand of a node that moves elements, adds or cuts off tokens beside the grid, or pools adaptively.
+    fn moved(&self, node: &'a Node, value: ValueId, may_project: bool) -> Option<ValueId> {
+        let call = self.call(node);
+        let first = self.inputs(node).next()?;
+        let is_worth = self.layout(first).is_ok() || self.layout(value).is_err();
+        match call.name() {
+            "permute"
+            | "transpose"
+            | "swapaxes"
+            | "movedim"
+            | "moveaxis"
+            | "view"
+            | "_unsafe_view"
+            | "reshape"
+            | "flatten"
+            | "unflatten"
+            | "contiguous"
+            | "clone"
+            | "alias"
+            | "squeeze"
+            | "unsqueeze"
+            | "to"
+            | "_to_copy"
+            | "dropout"
+            | "detach"
+            | "adaptive_avg_pool2d"
+            | "adaptive_max_pool2d" => is_worth.then_some(first),
+            // An average of rows before that of columns.
+            "mean" | "sum" | "amax" => self.layout(first).is_ok().then_some(first),
+            // Generalised mean: the power of what is above zero is averaged.
+            "pow" => self.layout(first).is_ok().then_some(first),
+            "clamp" | "clamp_min" if node.rectifier.is_none() => self.layout(first).is_ok().then_some(first),
+            // Queries, keys and values, or heads.
+            "select" | "chunk" | "split" | "split_with_sizes" | "unbind" | "slice" if may_project => Some(first),
+            "slice" | "narrow" | "split" | "split_with_sizes" => {
+                let grid = |value: ValueId| self.axes.get(value)?.iter().find_map(Axis::tokens);
+                (is_worth && grid(first).is_some()).then_some(first)
+            }
+            "cat" => {
+                let mut maps = self.inputs(node).filter(|&input| self.axes.holds_map(input));
+                let map = maps.next()?;
+                (maps.next().is_none() && self.layout(value).is_err()).then_some(map)
+            }
+            _ => None,
+        }
+    }
+
+    /// The operand of a node that moves elements, normalises them, or adds what does not depend on the picture, such as
+    /// the positions' embedding.
+    fn shifted(&self, node: &'a Node) -> Option<ValueId> {
+        let mut inputs = self.inputs(node);
+        let first = inputs.next()?;
+        let is_constant_beside = inputs.next().is_none();
+        match self.call(node).name() {
+            "add" | "sub" | "mul" | "div" if is_constant_beside => Some(first),
+            "layer_norm" | "rms_norm" => Some(first),
+            "cat" => {
+                let mut maps = self.inputs(node).filter(|&input| self.axes.holds_map(input));
+                let map = maps.next()?;
+                maps.next().is_none().then_some(map)
+            }
+            "permute" | "transpose" | "view" | "_unsafe_view" | "reshape" | "flatten" | "unflatten" | "contiguous"
+            | "clone" | "squeeze" | "unsqueeze" | "dropout" | "to" => Some(first),
+            _ => None,
+        }
+        .filter(|&input| self.axes.holds_map(input))
+    }
+
+    /// The map of a product of a map with one weight for each of its positions, as in attention pooling.
+    fn weighed(&self, node: &'a Node) -> Option<ValueId> {
+        if !matches!(node.operator_name(), "mul" | "multiply") {
+            return None;
+        }
+        let has_channels = |value: ValueId| {
+            self.axes.get(value).is_some_and(|axes| axes.iter().any(|axis| axis.size() > 1 && axis.is_channel()))
+        };
+        let maps: Vec<ValueId> = self.inputs(node).filter(|&input| self.axes.holds_map(input)).collect();
+        match maps.as_slice() {
+            &[a, b] if has_channels(a) && !has_channels(b) => Some(a),
+            &[a, b] if has_channels(b) && !has_channels(a) => Some(b),
+            _ => None,
+        }
+    }
+
+    /// Whether the logits are the value, moved and averaged over its positions: it holds the classes' scores at each.
+    fn is_read_as_logits(&self, source: ValueId, logits: ValueId) -> bool {
+        let mut value = logits;
+        while value != source {
+            let Some(node) = self.makers.get(&value) else { return false };
+            let passes = matches!(
+                self.call(node).name(),
+                "mean"
+                    | "sum"
+                    | "adaptive_avg_pool2d"
+                    | "avg_pool2d"
+                    | "adaptive_max_pool2d"
+                    | "amax"
+                    | "flatten"
+                    | "view"
+                    | "reshape"
+                    | "squeeze"
+                    | "permute"
+                    | "contiguous"
+                    | "clone"
+                    | "to"
+                    | "dropout"
+            );
+            match self.inputs(node).next() {
+                Some(input) if passes => value = input,
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// A linear layer, or a convolution of one position.
+    fn is_pointwise_layer(&self, node: &'a Node) -> bool {
+        let call = self.call(node);
+        let is_of_one_position = || {
+            let kernel = call.value("weight").and_then(|weight| self.graph.value(weight).shape.as_deref());
+            kernel.is_some_and(|kernel| kernel.len() > 2 && kernel[2..].iter().all(|&size| size == 1))
+        };
+        match call.name() {
+            "linear" => true,
+            "conv2d" | "convolution" | "_convolution" => is_of_one_position(),
+            _ => false,
+        }
+    }
+
+    /// Why nothing is known of a value's axes.
+    fn lost(&self, value: ValueId) -> String {
+        let ancestors = self.graph.ancestors(value);
+        let loses = |node: &&Node| node.defines().any(|made| ancestors.contains(&made) && self.axes.is_lost(made));
+        match self.graph.nodes.iter().find(loses) {
+            Some(node) => {
+                let operator = if node.operator_name().is_empty() { "an operation" } else { node.operator_name() };
+                format!("where the picture's rows and columns are is not known after {operator} (node {})", node.name)
+            }
+            None => "where the picture's rows and columns are is not known".into(),
+        }
     }
 }

@@ -88,30 +88,47 @@ pub enum ColorOrder {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OutputDescription {
-    /// The name of the output that holds the logits, `[N, classes]`, when the model has several outputs. Absent: the
-    /// first output that is a tensor.
+    /// The name of the output that is explained, when the model has several: `[N, classes]` of logits, or of what a
+    /// last softmax or sigmoid makes of them. Absent: the first output that has a gradient.
     pub logits: Option<String>,
+    /// How logits become probabilities. Absent: as the model's last operator says; a model that ends in logits is taken
+    /// for one of exclusive classes (softmax), or, with one logit, for a yes or no (sigmoid).
+    pub activation: Option<Activation>,
     /// A text file beside `model.toml` with one label a line, in class order.
     pub labels_file: Option<String>,
     /// Labels in class order, instead of a file.
     pub labels: Vec<String>,
 }
 
+/// How logits become probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// Over all classes: one of them is true.
+    Softmax,
+    /// Each class by itself: any number of them is true.
+    Sigmoid,
+    /// The values are no logits: there are no probabilities.
+    None,
+}
+
 /// `[explain]`: the defaults of requests, and how target layers are read as feature maps.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExplainDescription {
-    /// Module paths of the target layers, for requests that name none. Empty: the value that enters the last spatial
-    /// average, or, in a model without one, the last feature map that is flattened.
+    /// Module paths of the target layers, for requests that name none. Empty: the last map on the way to the logits,
+    /// which the classifier averages, flattens or attends to.
     pub target_layers: Vec<String>,
     /// Guide the gradient through smooth activations (SiLU, GELU, Hardswish) too.
     pub guide_smooth_activations: bool,
-    /// `[height, width]` of the token grid, for target layers of shape `[N, tokens, channels]`.
+    /// `[height, width]` of the token grid, for target layers of shape `[N, tokens, channels]` whose grid does not
+    /// follow from the graph.
     pub token_grid: Option<[u32; 2]>,
-    /// Number of leading tokens that do not belong to the grid, such as a class token.
+    /// With `token_grid`: the number of leading tokens that do not belong to the grid, such as a class token.
     pub class_tokens: u32,
-    /// Target layers have shape `[N, height, width, channels]` (Swin).
-    pub channels_last: bool,
+    /// Whether layers whose axes do not follow from the graph have shape `[N, height, width, channels]`, or
+    /// `[N, channels, height, width]`. Absent: not known.
+    pub channels_last: Option<bool>,
     /// The precision, for requests that name none.
     pub precision: Precision,
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tch::Kind;
 
+use super::map_layout::{LayoutProblem, MapLayout};
 use super::stored::Stored;
 
 /// The input, `[N, C, H, W]`.
@@ -44,6 +45,8 @@ pub struct Graph {
     pub outputs: Vec<Output>,
     /// Layer names.
     pub layers: super::layers::Layers,
+    /// By [`ValueId`]: how each value is read as a map, or why it is none.
+    pub layouts: Vec<Result<MapLayout, LayoutProblem>>,
 }
 
 impl Graph {
@@ -56,7 +59,16 @@ impl Graph {
             input: self.input.clone(),
             outputs: self.outputs.clone(),
             layers: self.layers.clone(),
+            layouts: self.layouts.clone(),
         }
+    }
+
+    /// How a value is read as a map.
+    ///
+    /// # Errors
+    /// Why it is no map.
+    pub fn layout(&self, id: ValueId) -> Result<MapLayout, LayoutProblem> {
+        self.layouts.get(id.index()).copied().unwrap_or(Err(LayoutProblem::NotKnown))
     }
 
     pub fn value(&self, id: ValueId) -> &ValueInfo {

@@ -102,15 +102,15 @@ impl Graph {
         if values.iter().all(|value| maker(value).is_some() && maker(value) == maker(first)) || values.len() == 1 {
             return Ok(*first);
         }
-        let spatial: Vec<ValueId> = values.iter().copied().filter(|v| self.is_spatial(*v)).collect();
+        let spatial: Vec<ValueId> = values.iter().copied().filter(|v| self.has_shape_of_map(*v)).collect();
         match spatial.as_slice() {
             [one] => Ok(*one),
             _ => Err(Unclear::Several(values)),
         }
     }
 
-    /// Whether the value is a map: `[N, K, h, w]` with more than one position, depending on the input.
-    pub fn is_spatial(&self, value: ValueId) -> bool {
+    /// Whether the value has the shape of a map, `[N, _, _, _]`.
+    fn has_shape_of_map(&self, value: ValueId) -> bool {
         let info = self.value(value);
         info.differentiable && matches!(info.shape.as_deref(), Some([_, _, h, w]) if h * w > 1)
     }
@@ -138,7 +138,7 @@ impl Graph {
         let layers = self.layers();
         layers
             .into_iter()
-            .filter(|(v, _)| self.is_spatial(*v))
+            .filter(|(v, _)| self.layout(*v).is_ok())
             .filter_map(|(_, names)| names.into_iter().min_by_key(String::len))
             .collect()
     }

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use super::assembly::Assembly;
-use super::description::{Description, Loaded};
+use super::axes::Axes;
+use super::description::{Description, ExplainDescription, Loaded};
 use super::functional::{self, Functional, Probe};
 use super::graph::{Graph, Input, Output};
 use super::guard::Guard;
@@ -39,7 +40,11 @@ impl Graph {
 
     /// As [`Graph::load`], of a program that an importer has read.
     pub(super) fn from_program(program: &Program) -> Result<Self, ModelError> {
-        Ok(Imported::run(program)?.graph)
+        let mut graph = Imported::run(program)?.graph;
+        if let Ok(logits) = graph.score(None) {
+            graph.find_layouts(&Axes::of(&graph), &ExplainDescription::default(), logits);
+        }
+        Ok(graph)
     }
 }
 
@@ -101,6 +106,7 @@ impl Imported {
             input: Input { value: input, kind, shape },
             outputs: outputs.into_iter().map(|(name, value)| Output { name, value }).collect(),
             layers,
+            layouts: Vec::new(),
         };
         Ok(Imported { graph, example, results, limits: program.limits.clone() })
     }
@@ -411,7 +417,7 @@ mod tests {
     fn layers_have_the_names_that_users_know() {
         let graph = Graph::load(&fixture("2.11.0/A.pt2"), &LoadLimits::default()).unwrap();
         let score = graph.score(None).unwrap();
-        assert_eq!(graph.default_target(score).unwrap(), graph.layer("act").unwrap());
+        assert_eq!(graph.default_target(&Axes::of(&graph), score).unwrap(), graph.layer("act").unwrap());
         assert_ne!(
             graph.layer("bn1").unwrap(),
             graph.layer("relu").unwrap(),

@@ -6,7 +6,9 @@ use tch::Kind;
 
 use super::LayerError;
 use super::description::{ModelLimits, Precision, Preprocessing};
+use super::map_layout::{LayoutProblem, MapLayout};
 use super::node::Dimension;
+use super::scores::Scores;
 
 /// What users and the server know of a model.
 #[derive(Debug, Clone)]
@@ -19,22 +21,14 @@ pub struct Metadata {
     pub license: String,
     pub input: InputInfo,
     pub outputs: Vec<OutputInfo>,
-    /// Name of the output that holds the logits.
-    pub logits: String,
-    /// None when the logits are not `[N, classes]`.
-    pub class_count: Option<u32>,
+    /// The output that is explained.
+    pub scores: Scores,
     /// In class order; empty when there are none.
     pub labels: Vec<String>,
     /// In the program's order.
     pub layers: Vec<LayerInfo>,
-    /// Every layer name (module paths, their calls, nodes) with its value's shape, or the reason that it means no
-    /// value.
-    pub layer_shapes: BTreeMap<String, Result<Vec<i64>, LayerError>>,
-    /// `[height, width]` of the token grid.
-    pub token_grid: Option<[u32; 2]>,
-    pub class_tokens: u32,
-    /// Layers give `[N, height, width, channels]`.
-    pub channels_last: bool,
+    /// Every layer name (module paths, their calls, nodes) with its value, or the reason that it means none.
+    pub layer_values: BTreeMap<String, Result<LayerValue, LayerError>>,
     /// Target layers of requests that name none; empty when there is no default.
     pub default_target_layers: Vec<String>,
     /// Why there is no default target layer.
@@ -80,8 +74,17 @@ pub struct LayerInfo {
     pub names: Vec<String>,
     /// The shape for the example input.
     pub shape: Vec<i64>,
-    /// Whether it can be a target layer.
+    /// Whether it can be a target layer: it is proved to be a map that leads to the logits.
     pub spatial: bool,
+}
+
+/// The value that a layer name means.
+#[derive(Debug, Clone)]
+pub struct LayerValue {
+    /// The shape for the example input.
+    pub shape: Vec<i64>,
+    /// How it is read as a map, or why it is none.
+    pub layout: Result<MapLayout, LayoutProblem>,
 }
 
 /// No class has this label.
@@ -100,6 +103,17 @@ fn suggestion(nearest: &[String]) -> String {
 }
 
 impl Metadata {
+    /// None when the output that is explained is not `[N, classes]`.
+    pub fn class_count(&self) -> Option<u32> {
+        self.scores.class_count
+    }
+
+    /// Height and width of the example input, in pixels.
+    pub fn example_size(&self) -> [i64; 2] {
+        let [_, _, height, width] = self.input.shape.map(Dimension::example);
+        [height, width]
+    }
+
     /// The label of a class; empty when there is none.
     pub fn label(&self, class_index: u32) -> &str {
         self.labels.get(class_index as usize).map_or("", String::as_str)
@@ -131,16 +145,16 @@ impl Metadata {
         }
     }
 
-    /// The shape, with the example size, of the value that a layer name means.
+    /// The value that a layer name means.
     ///
     /// # Errors
     /// As [`super::graph::Graph::layer`].
-    pub fn layer_shape(&self, name: &str) -> Result<&[i64], LayerError> {
-        match self.layer_shapes.get(name) {
-            Some(Ok(shape)) => Ok(shape),
+    pub fn layer_value(&self, name: &str) -> Result<&LayerValue, LayerError> {
+        match self.layer_values.get(name) {
+            Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(error.clone()),
             None => {
-                let suggestion = super::layer_names::nearest(name, self.layer_shapes.keys());
+                let suggestion = super::layer_names::nearest(name, self.layer_values.keys());
                 Err(LayerError::Unknown {
                     name: name.to_owned(),
                     suggestion,

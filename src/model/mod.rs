@@ -11,6 +11,7 @@
 
 mod allowed_operators;
 mod assembly;
+mod axes;
 mod default_target;
 pub mod description;
 pub(crate) mod dtype;
@@ -24,19 +25,25 @@ pub mod import;
 mod interpret;
 mod layer_names;
 pub mod layers;
+mod layouts;
 mod limits;
 mod load;
 mod loaded;
+mod map_layout;
 mod metadata;
 pub mod node;
 pub mod operation;
 mod program;
 mod rectifier;
 mod repository;
+mod scores;
 pub mod stored;
 
+pub use description::Activation;
 pub use error::{LayerError, ModelError};
 pub use limits::LoadLimits;
 pub use loaded::Model;
-pub use metadata::{InputInfo, LabelError, LayerInfo, Metadata, OutputInfo};
+pub use map_layout::{LayoutProblem, MapLayout};
+pub use metadata::{InputInfo, LabelError, LayerInfo, LayerValue, Metadata, OutputInfo};
 pub use repository::{Entry, Repository};
+pub use scores::{Final, Scores};

@@ -11,8 +11,9 @@ use super::node::{Argument, Node, Rectifier, ValueId};
 /// Marks rectifiers and smooth activations.
 pub fn mark(nodes: &mut [Node], constants: &BTreeMap<ValueId, Tensor>) {
     let mut zeros = Zeros { constants, known: HashMap::new() };
+    let mut signs = Signs::default();
     for node in nodes {
-        let found = rectifier(node, &mut zeros);
+        let found = rectifier(node, &mut zeros).or_else(|| signs.rectifier(node, &mut zeros));
         node.rectifier = found;
         node.smooth_activation = matches!(
             node.operator_name(),
@@ -33,6 +34,81 @@ pub fn mark(nodes: &mut [Node], constants: &BTreeMap<ValueId, Tensor>) {
                 | "softplus"
         );
         zeros.learn(node);
+        signs.learn(node, &mut zeros);
+    }
+}
+
+/// Values that tell the sign of another value.
+#[derive(Default)]
+struct Signs {
+    /// `x > 0` → `x`, also as numbers 0 and 1.
+    positive: HashMap<ValueId, ValueId>,
+    /// `x < 0` → `x`.
+    negative: HashMap<ValueId, ValueId>,
+    /// `|x|` → `x`.
+    absolute: HashMap<ValueId, ValueId>,
+}
+
+impl Signs {
+    /// A rectifier that is written with a comparison: `where(x > 0, x, 0)`, `x.masked_fill(x < 0, 0)`, `x · (x > 0)`, or
+    /// as `x + |x|`.
+    fn rectifier(&self, node: &Node, zeros: &mut Zeros<'_>) -> Option<Rectifier> {
+        let position = |name: &str| node.operation.aten()?.schema().position(name);
+        let value = |name: &str| match node.argument(name) {
+            Some(Argument::Use(value)) => Some(*value),
+            _ => None,
+        };
+        let source = |name: &str| position(name).map(|source| Rectifier { source });
+        let tells = |signs: &HashMap<ValueId, ValueId>, sign: &str, of: &str| match (value(sign), value(of)) {
+            (Some(sign), Some(of)) => signs.get(&sign) == Some(&of),
+            _ => false,
+        };
+        match node.operator_name().trim_end_matches('_') {
+            "where" if tells(&self.positive, "condition", "self") && zeros.is_zero_argument(node, "other") => {
+                source("self")
+            }
+            "where" if tells(&self.negative, "condition", "other") && zeros.is_zero_argument(node, "self") => {
+                source("other")
+            }
+            "masked_fill" if tells(&self.negative, "mask", "self") && zeros.is_zero_argument(node, "value") => {
+                source("self")
+            }
+            "mul" if tells(&self.positive, "other", "self") => source("self"),
+            "mul" if tells(&self.positive, "self", "other") => source("other"),
+            "add" if tells(&self.absolute, "other", "self") => source("self"),
+            "add" if tells(&self.absolute, "self", "other") => source("other"),
+            _ => None,
+        }
+    }
+
+    fn learn(&mut self, node: &Node, zeros: &mut Zeros<'_>) {
+        let Some(Argument::Use(first)) = node.arguments.first() else { return };
+        let mut outputs = node.defines();
+        let (Some(output), None) = (outputs.next(), outputs.next()) else { return };
+        match node.operator_name() {
+            "gt" | "ge" | "greater" | "greater_equal" if zeros.is_zero_argument(node, "other") => {
+                self.positive.insert(output, *first);
+            }
+            "lt" | "le" | "less" | "less_equal" if zeros.is_zero_argument(node, "other") => {
+                self.negative.insert(output, *first);
+            }
+            "abs" => {
+                self.absolute.insert(output, *first);
+            }
+            "to" | "_to_copy" | "type_as" | "clone" | "alias" => {
+                if let Some(of) = self.positive.get(first) {
+                    self.positive.insert(output, *of);
+                }
+            }
+            "logical_not" | "bitwise_not" => {
+                if let Some(of) = self.negative.get(first) {
+                    self.positive.insert(output, *of);
+                } else if let Some(of) = self.positive.get(first) {
+                    self.negative.insert(output, *of);
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -43,6 +119,16 @@ struct Zeros<'a> {
 }
 
 impl Zeros<'_> {
+    /// Whether an argument is zero: a number, or a value that is zero everywhere.
+    fn is_zero_argument(&mut self, node: &Node, name: &str) -> bool {
+        match node.argument(name) {
+            Some(Argument::Literal(Value::Int(number))) => *number == 0,
+            Some(Argument::Literal(Value::Float(number))) => *number == 0.0,
+            Some(Argument::Use(id)) => self.is_zero(*id),
+            _ => false,
+        }
+    }
+
     fn is_zero(&mut self, id: ValueId) -> bool {
         let constants = self.constants;
         *self.known.entry(id).or_insert_with(|| {
@@ -95,7 +181,8 @@ fn rectifier(node: &Node, zeros: &mut Zeros<'_>) -> Option<Rectifier> {
         _ => false,
     };
     match node.operator_name().trim_end_matches('_') {
-        "relu" | "relu6" | "leaky_relu" => source("self"),
+        // In evaluation mode, `rrelu` is a leaky one.
+        "relu" | "relu6" | "leaky_relu" | "prelu" | "rrelu" => source("self"),
         "hardtanh" => is_zero("min_val").then(|| source("self"))?,
         "clamp" | "clip" => {
             let upper_is_number = matches!(node.argument("max"), Some(Argument::Literal(_)));

@@ -80,6 +80,7 @@ impl GraphBuilder {
                 },
                 outputs: Vec::new(),
                 layers: Layers::default(),
+                layouts: Vec::new(),
             },
             results: Vec::new(),
         };

@@ -17,8 +17,8 @@ use super::served::{Served, ServedLimits};
 use crate::explain::{ExplainError, HostMap, MapKind, Method, RowMaps, Target, TargetMaps};
 use crate::frame::{Limits, Payload};
 use crate::model::description::{ModelLimits, Precision, Preprocessing};
-use crate::model::node::Dimension;
-use crate::model::{InputInfo, Metadata};
+use crate::model::node::{Dimension, ValueId};
+use crate::model::{Activation, Final, InputInfo, Metadata, Scores};
 use crate::plan::{Interrupt, PlanError};
 use crate::telemetry::{Progress, Stage};
 use crate::torch::OperatorError;
@@ -34,14 +34,17 @@ pub(super) fn metadata(name: &str) -> Metadata {
         license: String::new(),
         input: InputInfo { name: "x".to_owned(), kind: Kind::Float, shape: [any, Dimension::Fixed(1), any, any] },
         outputs: Vec::new(),
-        logits: "y".to_owned(),
-        class_count: Some(3),
+        scores: Scores {
+            output: "y".to_owned(),
+            logits: ValueId(0),
+            last: Final::Logits,
+            activation: Activation::Softmax,
+            activation_is_known: false,
+            class_count: Some(3),
+        },
         labels: Vec::new(),
         layers: Vec::new(),
-        layer_shapes: BTreeMap::new(),
-        token_grid: None,
-        class_tokens: 0,
-        channels_last: false,
+        layer_values: BTreeMap::new(),
         default_target_layers: Vec::new(),
         default_target_problem: None,
         rectifiers: 1,

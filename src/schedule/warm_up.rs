@@ -70,6 +70,10 @@ fn prove(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpError> {
     explain_first(engine, model).map_err(|cause| failed(model, cause))?;
     let took = engine.clock().now().saturating_duration_since(began);
     tracing::info!(name, version, ms = took.as_millis() as u64, "explained a first frame");
+    if let Some(problem) = &model.metadata.default_target_problem {
+        let candidates = model.metadata.spatial_layers().join(", ");
+        tracing::warn!(name, version, problem, candidates, "fit only with a named layer: each request must name one");
+    }
     Ok(())
 }
 

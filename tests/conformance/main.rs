@@ -2,6 +2,7 @@
 //! full-size models of `deploy/test --full`, whose references come from the same machine and must agree to 1e-6).
 
 mod case;
+mod heads;
 #[path = "../npy/mod.rs"]
 mod npy;
 
@@ -540,10 +541,10 @@ fn metadata_says_what_the_model_is() {
         let path = committed().join(&case.name).join("1");
         let model = Model::load(&case.name, 1, &path, &LoadLimits::default()).unwrap();
         assert_eq!(model.metadata.rectifiers, case.rectifiers, "{}: rectifiers", case.name);
-        assert_eq!(model.metadata.class_count, Some(case.classes), "{}: classes", case.name);
+        assert_eq!(model.metadata.class_count(), Some(case.classes), "{}: classes", case.name);
         if let Some(expected) = &case.default_target {
-            let score = model.graph.score(model.description.output.logits.as_deref()).unwrap();
-            let found = model.graph.default_target(score).unwrap();
+            let [found] = model.metadata.default_target_layers.as_slice() else { panic!("one default layer") };
+            let found = model.graph.layer(found).unwrap();
             assert_eq!(found, model.graph.layer(expected).unwrap(), "{}: default target", case.name);
         }
         for name in &case.ambiguous_layers {

@@ -203,13 +203,12 @@ async fn a_server_that_cannot_start_says_why() {
     let fixture = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance/resnet_basic/1");
     std::fs::copy(fixture.join("model.pt2"), folder.path().join("nowhere/m/1/model.pt2"))
         .expect("the fixture is there");
-    // The model loads, but its target layer has no spatial map.
+    // The model is sound, but its target layer is no map.
     let description = "[explain]\ntarget_layers = [\"fc\"]\n";
     std::fs::write(folder.path().join("nowhere/m/1/model.toml"), description).expect("a file");
-    let error = start(config.clone()).await;
-    assert!(matches!(error, StartError::WarmUp(_)), "{error}");
-    let error = error.to_string();
-    assert!(error.starts_with("model m version 1 cannot explain a first frame: layer fc has shape"), "{error}");
+    let error = start(config.clone()).await.to_string();
+    assert!(error.starts_with("model m version 1: ") && error.contains("layer fc: it holds no positions"), "{error}");
+    assert!(error.contains("layers that are spatial: conv1, "), "{error}");
     config.limits.max_batch = 0;
     assert!(matches!(start(config).await, StartError::Config(_)));
 }

@@ -8,9 +8,9 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::findings::Findings;
-use crate::explain::{ExplainError, Explainer, MapKind, MapSet, Method, Mode, Target, TargetMaps};
+use crate::explain::{ExplainError, Explainer, Head, MapKind, MapSet, Method, Mode, Target, TargetMaps};
 use crate::model::description::Precision;
-use crate::model::{LoadLimits, Metadata, Model};
+use crate::model::{Activation, LoadLimits, Metadata, Model, Scores};
 use crate::plan::{KernelChoice, Never};
 use crate::render::npy;
 use crate::schedule::ReducedPrecision;
@@ -70,7 +70,7 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
 
 /// The checks that need no run.
 fn check_metadata(findings: &mut Findings, model: &Metadata) {
-    match (model.class_count, model.labels.len()) {
+    match (model.class_count(), model.labels.len()) {
         (None, _) => findings.bad(
             "classes",
             "the output is not [N, classes]",
@@ -90,9 +90,27 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
     }
     match &model.default_target_problem {
         Some(problem) => {
-            findings.note("target layer", problem.clone(), "name one as explain.target_layers in model.toml")
+            let layers = model.spatial_layers();
+            let advice = if layers.is_empty() {
+                "no layer is proved to be a map of the picture: only the guided gradient is possible".to_owned()
+            } else {
+                format!("name one as explain.target_layers in model.toml, or in each request: {}", layers.join(", "))
+            };
+            findings.note("target layer", format!("fit only with a named layer: {problem}"), &advice)
         }
         None => findings.good("target layer", model.default_target_layers.join(", ")),
+    }
+    let Scores { activation, activation_is_known, .. } = model.scores;
+    let name = match activation {
+        Activation::Softmax => "softmax over all classes",
+        Activation::Sigmoid => "sigmoid of each logit",
+        Activation::None => "none",
+    };
+    if activation_is_known {
+        findings.good("probabilities", name);
+    } else {
+        let advice = "set output.activation in model.toml if they are others: \"softmax\", \"sigmoid\" or \"none\"";
+        findings.note("probabilities", format!("{name}, assumed: the model ends in logits"), advice);
     }
     if model.rectifiers == 0 {
         let advice = if model.smooth_activations > 0 && !model.guide_smooth_activations {
@@ -310,12 +328,17 @@ impl Subject {
             }
         };
         let method = self.method(Mode::Exact, NO_MAPS);
-        let actual = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
-        if actual.size() != expected.size() {
-            let seen = format!("{:?} here, {:?} in check/logits.npy", actual.size(), expected.size());
+        let logits = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
+        let (frames, classes) = (logits.size()[0], logits.size()[1]);
+        let values = expected.numel() as i64 / frames;
+        if expected.size().first() != Some(&frames) || values > classes || values < classes / 2 {
+            let seen = format!("{:?} here, {:?} in check/logits.npy", logits.size(), expected.size());
             findings.bad("PyTorch's logits", seen, "export the model again");
             return Ok(());
         }
+        // PyTorch wrote what the model gives, which may be probabilities.
+        let actual = Head::of(&self.metadata).output(&logits, values)?;
+        let expected = expected.f_view(actual.size().as_slice())?;
         let advice = "the logits differ from PyTorch's: export the model again, and report it if that does not help";
         findings.compare("PyTorch's logits", relative(&actual, &expected)?, self.allowed(PYTORCH_ALLOWED), advice);
         Ok(())

@@ -76,6 +76,11 @@ impl Findings {
         self.checks.iter().all(|check| check.verdict != Verdict::Bad)
     }
 
+    /// Whether each request for a CAM has to name a target layer.
+    fn needs_named_layer(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|model| model.default_target_problem.is_some())
+    }
+
     pub fn text(&self, all_layers: bool, ink: Ink) -> String {
         let mut lines = vec![ink.bold(&self.name)];
         if let Some(model) = &self.metadata {
@@ -98,7 +103,11 @@ impl Findings {
         } else if self.metadata.is_some() {
             lines.push("  not timed: --runs 10 times it, and checks the kernels that a server chooses".to_owned());
         }
-        lines.push(if self.fit() { ink.good("  fit to be served") } else { ink.bad("  not fit to be served") });
+        lines.push(match (self.fit(), self.needs_named_layer()) {
+            (true, false) => ink.good("  fit to be served"),
+            (true, true) => ink.bold("  fit to be served only with a named layer"),
+            (false, _) => ink.bad("  not fit to be served"),
+        });
         lines.push(String::new());
         lines.iter().map(|line| format!("{line}\n")).collect()
     }
@@ -124,7 +133,7 @@ impl Findings {
                 "name": model.name,
                 "version": model.version,
                 "digest": model.digest,
-                "class_count": model.class_count,
+                "class_count": model.class_count(),
                 "label_count": model.labels.len(),
                 "rectifiers": model.rectifiers,
                 "parameters": model.parameter_count,
@@ -142,7 +151,7 @@ fn describe(model: &Metadata, all_layers: bool, ink: Ink, lines: &mut Vec<String
     lines.push(format!("  digest   {}", model.digest));
     lines.push(format!("  input    {} [{}]", model.input.name, sizes.join(", ")));
     for output in &model.outputs {
-        let logits = if output.name == model.logits { ", the logits" } else { "" };
+        let logits = if output.name == model.scores.output { ", explained" } else { "" };
         lines.push(format!("  output   {} {:?}{logits}", output.name, output.shape));
     }
     lines.push(format!(

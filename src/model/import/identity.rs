@@ -127,10 +127,10 @@ mod tests {
         assert_eq!((entry.name.as_str(), entry.newest()), (NAME, (1, Path::new(PLACE))));
         let model = Model::load(NAME, 1, Path::new(PLACE), &LoadLimits::default()).expect("it loads");
         let metadata = &model.metadata;
-        assert_eq!((metadata.class_count, metadata.labels.join(" ")), (Some(3), "red green blue".to_owned()));
+        assert_eq!((metadata.class_count(), metadata.labels.join(" ")), (Some(3), "red green blue".to_owned()));
         assert_eq!((metadata.rectifiers, metadata.smooth_activations, metadata.parameter_count), (0, 0, 0));
         assert_eq!(metadata.default_target_layers, [LAYER]);
-        assert_eq!(metadata.layer_shape(LAYER).expect("a layer"), [2, 3, GRID, GRID]);
+        assert_eq!(metadata.layer_value(LAYER).expect("a layer").shape, [2, 3, GRID, GRID]);
         assert_eq!(metadata.max_rows, None, "rows run together");
         assert_eq!(metadata.digest.len(), 64);
     }

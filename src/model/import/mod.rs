@@ -51,6 +51,7 @@ mod tests {
 
     use tch::{Device, Kind, Tensor};
 
+    use crate::model::axes::Axes;
     use crate::model::graph::Graph;
     use crate::model::node::Dimension;
     use crate::model::program::{
@@ -154,7 +155,7 @@ mod tests {
         let graph = Graph::from_program(&program(&Arc::default())).unwrap();
         let score = graph.score(None).unwrap();
         assert_eq!(graph.value(score).shape.as_deref(), Some(&[2, FILTERS][..]));
-        assert_eq!(graph.default_target(score).unwrap(), graph.layer("trunk.rectifier").unwrap());
+        assert_eq!(graph.default_target(&Axes::of(&graph), score).unwrap(), graph.layer("trunk.rectifier").unwrap());
         assert_ne!(graph.layer("trunk.convolution").unwrap(), graph.layer("trunk.rectifier").unwrap());
         assert_eq!(graph.nodes.iter().filter(|node| node.rectifier.is_some()).count(), 1);
     }

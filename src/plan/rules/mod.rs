@@ -51,6 +51,10 @@ fn explicit_run(node: &Node, exact: bool) -> Result<Option<Run>, OperatorError> 
     let Some(operator) = node.operation.aten().cloned() else { return Ok(None) };
     let name = operator.to_string();
     let is_guided = node.rectifier.is_some();
+    // A rectifier that is written with a comparison runs on the tape, which guides any operator.
+    if is_guided && matches!(node.operator_name(), "where" | "masked_fill" | "mul" | "add") {
+        return Ok(None);
+    }
     let guided = |guide| if is_guided { guide } else { Guide::No };
     let plain = |forward: Single| single(forward, Guide::No);
     let gate = |forward: Single| single(forward, guided(Guide::After));

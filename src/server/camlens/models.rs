@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
-use crate::model::dtype;
 use crate::model::node::Dimension;
+use crate::model::{Activation, dtype};
 use crate::proto::v1;
 use crate::proto::v1::model_service_server::ModelService;
 use crate::schedule::Served;
@@ -39,7 +39,7 @@ fn summary(model: &Arc<Served>) -> v1::ModelSummary {
         version: about.version,
         digest: about.digest.clone(),
         summary: about.summary.clone(),
-        class_count: about.class_count,
+        class_count: about.class_count(),
     }
 }
 
@@ -62,7 +62,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
                 shape: output.shape.iter().map(|&size| v1::DimensionInfo { size, dynamic: false }).collect(),
             })
             .collect(),
-        class_count: about.class_count,
+        class_count: about.class_count(),
         labels: about.labels.clone(),
         layers: about
             .layers
@@ -74,7 +74,9 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             })
             .collect(),
         default_target_layers: about.default_target_layers.clone(),
-        default_target_problem: about.default_target_problem.clone().unwrap_or_default(),
+        default_target_problem: about.default_target_problem.as_ref().map_or_else(String::new, |problem| {
+            format!("{problem}; layers that can be named: {}", about.spatial_layers().join(", "))
+        }),
         rectifier_count: about.rectifiers,
         preprocessing: Some(preprocessing(&about.preprocessing)),
         limits: Some(v1::ModelLimits {
@@ -87,6 +89,13 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             map_cosine: found.map_cosine,
             logit_difference: found.logit_difference,
         }),
+        activation: match about.scores.activation {
+            Activation::None => v1::Activation::None,
+            Activation::Softmax => v1::Activation::Softmax,
+            Activation::Sigmoid => v1::Activation::Sigmoid,
+        }
+        .into(),
+        activation_is_known: about.scores.activation_is_known,
         widened_precision: model.widened_from().map(|kind| v1::WidenedPrecision { saved_in: dtype::name(kind) }),
     }
 }

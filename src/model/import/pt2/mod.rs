@@ -42,7 +42,8 @@ pub fn read(mut archive: Archive) -> Result<Program, ModelError> {
     let (constants, inputs) = signature::inputs(&signature, &graph.tensor_values, &mut definitions)?;
     let outputs = signature::outputs(&signature, &module_call_graph)?;
     let limits = archive.limits().clone();
-    let mut reader = Reader { paths: &paths, definitions, max_nodes: limits.max_nodes, nodes: Vec::new() };
+    let dependent = inputs.iter().map(|input| input.name.clone()).collect();
+    let mut reader = Reader { paths: &paths, definitions, max_nodes: limits.max_nodes, nodes: Vec::new(), dependent };
     reader.program(graph)?;
     let Reader { nodes, definitions, .. } = reader;
     for name in outputs.iter().filter_map(|(_, name)| name.as_ref()) {

@@ -40,6 +40,8 @@ pub struct Reader<'a> {
     pub definitions: Definitions,
     pub max_nodes: u64,
     pub nodes: Vec<ProgramNode>,
+    /// Names of what is computed from the user's inputs, and of these.
+    pub dependent: BTreeSet<String>,
 }
 
 impl Reader<'_> {
@@ -61,6 +63,9 @@ impl Reader<'_> {
         let by = format!("node {}", node.name);
         node.uses().try_for_each(|name| self.definitions.require(name, &by))?;
         node.outputs.iter().flatten().try_for_each(|name| self.definitions.define(name, &by))?;
+        if node.uses().any(|name| self.dependent.contains(name)) {
+            self.dependent.extend(node.outputs.iter().flatten().cloned());
+        }
         self.nodes.push(node);
         if self.nodes.len() as u64 > self.max_nodes {
             return Err(limit("the graph", self.nodes.len() as u64, self.max_nodes));
@@ -83,15 +88,24 @@ impl Reader<'_> {
             None => format!("node_{}", self.nodes.len()),
         };
         let calls = self.calls(metadata.nn_module_stack.as_deref().unwrap_or(""));
-        if short == "higher_order.wrap_with_set_grad_enabled" {
-            let outputs = outputs(handed_out, renaming, &name)?;
-            return self.no_grad_block(Block { name, inputs, outputs, calls }, no_grad, renaming);
-        }
         if let Some(higher) = short.strip_prefix("higher_order.") {
-            return Err(ModelError::refused(
-                format!("{higher} (node {name}) holds a graph within the graph"),
-                "export one branch of a torch.cond, and without autocast, scan or checkpointing inside forward",
-            ));
+            let outputs = outputs(handed_out, renaming, &name)?;
+            let mut given = inputs.into_iter().map(|input| input.arg);
+            let runs_without_gradient = match higher {
+                "wrap_with_set_grad_enabled" => !flag(given.next(), &name)?,
+                "wrap_with_autocast" => {
+                    refuse_autocast(&mut given, &name)?;
+                    false
+                }
+                _ => {
+                    return Err(ModelError::refused(
+                        format!("{higher} (node {name}) holds a graph within the graph"),
+                        "export one branch of a torch.cond, and without scan or checkpointing inside forward",
+                    ));
+                }
+            };
+            let block = Block { name, given: given.collect(), outputs, calls };
+            return self.inline(block, no_grad || runs_without_gradient, renaming);
         }
         let operation = allowed_operators::find(short, &name)?;
         let arguments = match &operation {
@@ -102,17 +116,26 @@ impl Reader<'_> {
         };
         let outputs = outputs(handed_out, renaming, &name)?;
         let node = ProgramNode { name, operation, arguments, outputs, calls, no_grad };
-        allowed_operators::refuse_training(&node)?;
+        if !self.standardises_weights(&node) {
+            allowed_operators::refuse_training(&node)?;
+        }
         self.push(node)
     }
 
-    /// `with torch.no_grad():` inside forward: the inner graph is inlined.
-    fn no_grad_block(&mut self, block: Block, no_grad: bool, renaming: &Renaming) -> Result<(), ModelError> {
-        let Block { name, inputs, outputs, calls } = block;
-        let mut given = inputs.into_iter().map(|input| input.arg);
-        let Some(ArgumentJson::Raw(ProgramArgument::Literal(Value::Bool(enabled)))) = given.next() else {
-            return Err(bad(format!("block {name} does not say its mode")));
-        };
+    /// Whether a node normalises weights by their own statistics: a batch normalisation of constants, which is in
+    /// training mode whatever the model is in.
+    fn standardises_weights(&self, node: &ProgramNode) -> bool {
+        let ProgramOperation::Aten(operator) = &node.operation else { return false };
+        let running_mean = operator.schema().position("running_mean").and_then(|index| node.arguments.get(index));
+        node.operator_name() == "batch_norm"
+            && matches!(running_mean, Some(ProgramArgument::Literal(Value::None)))
+            && !node.uses().any(|name| self.dependent.contains(name))
+    }
+
+    /// The inner graph of a `with torch.no_grad():` or `with torch.autocast(…):` inside forward is inlined.
+    fn inline(&mut self, block: Block, no_grad: bool, renaming: &Renaming) -> Result<(), ModelError> {
+        let Block { name, given, outputs, calls } = block;
+        let mut given = given.into_iter();
         let Some(ArgumentJson::Graph(inner)) = given.next() else {
             return Err(bad(format!("block {name} has no graph")));
         };
@@ -125,7 +148,6 @@ impl Reader<'_> {
             };
             inside.known.insert(placeholder, outer);
         }
-        let no_grad = no_grad || !enabled;
         self.graph(inner.nodes, no_grad, &inside)?;
         if inner.outputs.len() != outputs.len() {
             return Err(bad(format!(
@@ -168,12 +190,39 @@ impl Reader<'_> {
     }
 }
 
-/// A `with torch.no_grad():` block.
+/// A block whose graph is inlined.
 struct Block {
     name: String,
-    inputs: Vec<InputJson>,
+    /// The graph, then what its inputs are.
+    given: Vec<ArgumentJson>,
     outputs: Vec<Option<String>>,
     calls: Vec<ModuleCall>,
+}
+
+/// A block's argument that is a boolean.
+fn flag(argument: Option<ArgumentJson>, block: &str) -> Result<bool, ModelError> {
+    match argument {
+        Some(ArgumentJson::Raw(ProgramArgument::Literal(Value::Bool(flag)))) => Ok(flag),
+        _ => Err(bad(format!("block {block} does not say its mode"))),
+    }
+}
+
+/// Takes the arguments of `torch.autocast` before its graph: device, dtype, enabled, cache. Disabled, or for another
+/// device than the one that the model was exported on, it changes nothing.
+fn refuse_autocast(given: &mut impl Iterator<Item = ArgumentJson>, block: &str) -> Result<(), ModelError> {
+    let Some(ArgumentJson::Raw(ProgramArgument::Literal(Value::String(device)))) = given.next() else {
+        return Err(bad(format!("block {block} does not say the device of its autocast")));
+    };
+    let _dtype = given.next();
+    let enabled = flag(given.next(), block)?;
+    let _cache = given.next();
+    if enabled && device == "cpu" {
+        return Err(ModelError::refused(
+            format!("autocast on the CPU (node {block}) chooses dtypes operator by operator while it runs"),
+            "export the model without torch.autocast(\"cpu\") in forward; a model in bfloat16 can be exported as such",
+        ));
+    }
+    Ok(())
 }
 
 /// Arguments by name → by position, with the schema's defaults.

@@ -173,7 +173,7 @@ fn mode(value: i32, model: &Served) -> Result<Mode, Refusal> {
 fn targets(asked: &[v1::Target], model: &Served) -> Result<Vec<Target>, Refusal> {
     use v1::target::Kind;
     let max = model.limits.max_targets;
-    let classes = model.metadata.class_count;
+    let classes = model.metadata.class_count();
     let mut targets = Vec::with_capacity(asked.len());
     for (index, target) in asked.iter().enumerate() {
         let field = |name: &str| format!("options.targets[{index}].{name}");

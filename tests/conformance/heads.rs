@@ -1,0 +1,114 @@
+//! `tests/fixtures/heads`: small classifiers whose target layer, score or probability is easily got wrong. What is
+//! right was computed by autograd alone (`tests/reference/heads.py`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use camlens::explain::{ExplainError, Explainer, Head, MapKind, MapSet, Method, Mode, Target};
+use camlens::model::{LoadLimits, Model};
+use camlens::plan::Never;
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+/// What a net gives for [`picture`].
+#[derive(Deserialize)]
+struct Wanted {
+    /// None: no layer is proved, and the reason is told.
+    layer: Option<String>,
+    /// Of each class.
+    probabilities: Vec<f32>,
+    #[serde(default)]
+    class_index: u32,
+    /// Row by row, at the layer's resolution.
+    #[serde(default)]
+    grad_cam: Vec<f32>,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/heads")
+}
+
+fn each(check: impl Fn(&str, &Wanted, Model)) {
+    super::settle();
+    let text = std::fs::read_to_string(folder().join("wanted.json")).unwrap();
+    let wanted: BTreeMap<String, Wanted> = serde_json::from_str(&text).unwrap();
+    assert!(wanted.len() > 20, "the list is not empty");
+    for (name, wanted) in &wanted {
+        let model = Model::load(name, 1, &folder().join(name).join("1"), &LoadLimits::default());
+        check(name, wanted, model.unwrap_or_else(|error| panic!("{name}: {error}")));
+    }
+}
+
+/// As in `tests/reference/heads.py`.
+fn picture() -> Tensor {
+    let values: Vec<f32> = (0..3 * 32 * 32).map(|step| (f64::from(step) * 0.37).sin() as f32).collect();
+    Tensor::from_slice(&values).view([1, 3, 32, 32])
+}
+
+fn distance(found: &Tensor, wanted: &Tensor) -> f64 {
+    let (found, wanted) = (found.to_kind(Kind::Double), wanted.to_kind(Kind::Double));
+    (found - &wanted).norm().double_value(&[]) / wanted.norm().double_value(&[])
+}
+
+#[test]
+fn the_default_layer_is_the_map_that_the_classifier_reads_or_there_is_a_sentence() {
+    each(|name, wanted, model| {
+        let layers = &model.metadata.default_target_layers;
+        match &wanted.layer {
+            Some(layer) => {
+                assert_eq!(layers.as_slice(), [layer.clone()], "{name}: {:?}", model.metadata.default_target_problem);
+            }
+            None => {
+                assert!(layers.is_empty(), "{name}: {layers:?}");
+                let mut explainer = Explainer::new(model, Device::Cpu);
+                let method = Method { maps: MapSet::of(&[MapKind::GradCam]), ..Method::default() };
+                let Err(ExplainError::Layer(error)) = explainer.forward(&method, &picture(), &Never) else {
+                    panic!("{name}: a default request is refused");
+                };
+                let message = error.to_string();
+                assert!(message.contains("explain.target_layers") && message.contains("c"), "{name}: {message}");
+            }
+        }
+    });
+}
+
+#[test]
+fn grad_cam_is_that_of_the_definition() {
+    each(|name, wanted, model| {
+        if wanted.layer.is_none() {
+            return;
+        }
+        let mut explainer = Explainer::new(model, Device::Cpu);
+        for (mode, allowed) in [(Mode::Exact, 1e-5), (Mode::Default, 1e-4)] {
+            let method = Method { maps: MapSet::of(&[MapKind::GradCam]), mode, ..Method::default() };
+            // A second row: batches are read as single frames are.
+            let input = Tensor::cat(&[picture(), picture().flip([3i64])], 0);
+            let forward = explainer.forward(&method, &input, &Never).unwrap();
+            let chosen = forward.classes(&[vec![Target::Class(wanted.class_index)], vec![Target::Top(1)]]);
+            let chosen: Vec<_> = chosen.into_iter().map(Result::unwrap).collect();
+            let rows = forward.reverse(&chosen, &Never).unwrap().fuse().unwrap();
+            let found = rows[0][0].layer_map.as_ref().unwrap();
+            assert_eq!(found.size(), [8, 8], "{name}");
+            let error = distance(&found.view(-1), &Tensor::from_slice(&wanted.grad_cam));
+            assert!(error < allowed, "{name}, {mode:?}: {error}");
+        }
+    });
+}
+
+#[test]
+fn probabilities_are_the_models_own() {
+    each(|name, wanted, model| {
+        let head = Head::of(&model.metadata);
+        assert_eq!(model.metadata.class_count(), Some(wanted.probabilities.len() as u32), "{name}");
+        let mut explainer = Explainer::new(model, Device::Cpu);
+        let method = Method { maps: MapSet::of(&[]), mode: Mode::Exact, ..Method::default() };
+        let forward = explainer.forward(&method, &picture(), &Never).unwrap();
+        let predictions = head.predictions(&forward.row(0).unwrap(), wanted.probabilities.len());
+        assert_eq!(predictions.len(), wanted.probabilities.len(), "{name}");
+        for prediction in predictions {
+            let right = wanted.probabilities[prediction.class_index as usize];
+            let difference = (prediction.probability - right).abs();
+            assert!(difference < 1e-5 * right.max(0.01), "{name}: {prediction:?}, and {right} is right");
+        }
+    });
+}

@@ -1,0 +1,382 @@
+"""Writes tests/fixtures/heads: small classifiers whose target layer, score or probability is easily got wrong.
+
+Each net says in plain PyTorch what is right: the logits, the model's own probabilities, and the map [N, K, h, w] that
+its classifier reads. Grad-CAM of that map is computed here by autograd alone, as Selvaraju et al. define it.
+
+    PYTHON=$(deploy/python-env reference); $PYTHON tests/reference/heads.py
+"""
+
+import json
+import pathlib
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+OUT = pathlib.Path(__file__).parents[1] / "fixtures" / "heads"
+SIZE, CLASSES = 32, 5
+
+
+def block(inputs, outputs, stride):
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Net(nn.Module):
+    """A trunk `c` and what a subclass makes of its map."""
+
+    layer = "c"
+    classes = CLASSES
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = block(3, 8, 2), block(8, 12, 1), block(12, 16, 2)
+        self.fc = nn.Linear(16, self.classes)
+
+    def trunk(self, x):
+        return self.c(self.b(self.a(x)))
+
+    def forward(self, x):
+        return self.parts(x)["out"]
+
+    def parts(self, x):
+        """out: what the model gives; logits [N, classes]; value: what the layer gives; map: its order [N, K, h, w]."""
+        value = self.trunk(x)
+        logits = self.read(value)
+        return {"out": logits, "logits": logits, "value": value, "map": lambda t: t}
+
+    def read(self, value):
+        return self.fc(value.mean((2, 3)))
+
+
+class FlatMean(Net):
+    def read(self, value):
+        return self.fc(value.flatten(2).mean(2))
+
+
+class ViewMean(Net):
+    def read(self, value):
+        return self.fc(value.view(value.shape[0], value.shape[1], -1).mean(dim=-1))
+
+
+class MeanMean(Net):
+    def read(self, value):
+        return self.fc(value.mean(3).mean(2))
+
+
+class MeanKeep(Net):
+    def read(self, value):
+        return self.fc(value.mean(-1, keepdim=True).mean(-2, keepdim=True).flatten(1))
+
+
+class SumDivided(Net):
+    def read(self, value):
+        return self.fc(value.sum((2, 3)) / (value.shape[2] * value.shape[3]))
+
+
+class Einsum(Net):
+    def read(self, value):
+        return torch.einsum("nkhw,ck->nc", value, self.fc.weight)
+
+
+class Maximum(Net):
+    def read(self, value):
+        return self.fc(F.adaptive_max_pool2d(value, 1).flatten(1))
+
+
+class Pyramid(Net):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16 * 21, CLASSES)
+
+    def read(self, value):
+        return self.fc(torch.cat([F.adaptive_avg_pool2d(value, s).flatten(1) for s in (1, 2, 4)], 1))
+
+
+class TwoPools(Net):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(28, CLASSES)
+
+    def parts(self, x):
+        before = self.b(self.a(x))
+        value = self.c(before)
+        logits = self.fc(torch.cat([value.mean((2, 3)), before.mean((2, 3))], 1))
+        return {"out": logits, "logits": logits, "value": value, "map": lambda t: t}
+
+
+class Gated(Net):
+    """Squeeze-and-excitation in the middle, whose average gates; the classifier reads a flattened map."""
+
+    def __init__(self):
+        super().__init__()
+        self.squeeze, self.excite = nn.Conv2d(12, 3, 1), nn.Conv2d(3, 12, 1)
+        self.fc = nn.Linear(16 * 64, CLASSES)
+
+    def trunk(self, x):
+        x = self.b(self.a(x))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
+        return self.c(x * gate)
+
+    def read(self, value):
+        return self.fc(value.flatten(1))
+
+
+class AttentionPool(Net):
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Linear(16, 1)
+
+    def read(self, value):
+        tokens = value.flatten(2).transpose(1, 2)
+        return self.fc((tokens * self.q(tokens).softmax(1)).sum(1))
+
+
+class ChannelsLast(Net):
+    """LayerNorm over the last axis, then the mean of the two before it, as in Swin."""
+
+    layer = "norm"
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+
+    def parts(self, x):
+        value = self.norm(self.trunk(x).permute(0, 2, 3, 1))
+        logits = self.fc(value.mean((1, 2)))
+        return {"out": logits, "logits": logits, "value": value, "map": lambda t: t.permute(0, 3, 1, 2)}
+
+
+class ChannelsLastFlat(Net):
+    """As ported from Keras: the map is flattened with its channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16 * 64, CLASSES)
+
+    def read(self, value):
+        return self.fc(value.permute(0, 2, 3, 1).flatten(1))
+
+
+class ScoresAtEachPosition(Net):
+    def read(self, value):
+        return self.fc(value.permute(0, 2, 3, 1)).mean((1, 2))
+
+
+class TokenMean(Net):
+    """Attention over the positions, then their mean."""
+
+    layer = "out"
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.out = nn.LayerNorm(16)
+
+    def parts(self, x):
+        tokens = self.trunk(x).flatten(2).transpose(1, 2)
+        value = self.out(tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0])
+        logits = self.fc(value.mean(1))
+        grid = lambda t: t.transpose(1, 2).unflatten(2, (8, 8))
+        return {"out": logits, "logits": logits, "value": value, "map": grid}
+
+
+class ClassToken(Net):
+    """A class token that reads the others by attention, last of all: only what enters attention has a gradient."""
+
+    layer = "norm"
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.place = nn.Parameter(torch.randn(1, 65, 16))
+        self.norm, self.last = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.qkv, self.join = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def parts(self, x):
+        tokens = self.trunk(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.place
+        value = self.norm(tokens)
+        n, count, width = value.shape
+        q, k, v = self.qkv(value).reshape(n, count, 3, 2, width // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        read = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, count, width)
+        logits = self.fc(self.last(tokens + self.join(read))[:, 0])
+        grid = lambda t: t[:, 1:].transpose(1, 2).unflatten(2, (8, 8))
+        return {"out": logits, "logits": logits, "value": value, "map": grid}
+
+
+class SequenceFirst(Net):
+    """Attention with tokens first: no value after it has the batch as its first axis."""
+
+    layer = None
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2)
+
+    def read(self, value):
+        tokens = value.flatten(2).permute(2, 0, 1)
+        return self.fc((tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]).mean(0))
+
+
+class Warped(Net):
+    """A spatial transformer: positions of the map are not the picture's."""
+
+    layer = None
+
+    def __init__(self):
+        super().__init__()
+        self.where = nn.Linear(3, 6)
+
+    def trunk(self, x):
+        grid = F.affine_grid(self.where(x.mean((2, 3))).view(-1, 2, 3), list(x.shape), align_corners=False)
+        return super().trunk(F.grid_sample(x, grid, align_corners=False))
+
+
+class Branches(Net):
+    """Two maps of the same rank are read: neither is the last."""
+
+    layer = None
+
+    def __init__(self):
+        super().__init__()
+        self.d = block(12, 16, 2)
+        self.fc = nn.Linear(32, CLASSES)
+
+    def parts(self, x):
+        before = self.b(self.a(x))
+        value = self.c(before)
+        logits = self.fc(torch.cat([value.mean((2, 3)), self.d(before).mean((2, 3))], 1))
+        return {"out": logits, "logits": logits, "value": value, "map": lambda t: t}
+
+
+class Activated(Net):
+    """Ends in an activation of `logits`."""
+
+    def activation(self, logits):
+        return logits.softmax(-1)
+
+    def parts(self, x):
+        parts = super().parts(x)
+        return {**parts, "out": self.activation(parts["logits"])}
+
+
+class Softmax(Activated):
+    pass
+
+
+class SoftmaxOfTemperature(Activated):
+    def read(self, value):
+        return super().read(value) * 40
+
+
+class LogSoftmax(Activated):
+    def activation(self, logits):
+        return F.log_softmax(logits, dim=1)
+
+
+class Sigmoids(Activated):
+    def activation(self, logits):
+        return logits.sigmoid()
+
+
+class OneLogit(Net):
+    classes = 1
+
+
+class OneSigmoid(Sigmoids):
+    classes = 1
+
+
+class Squeezed(Activated):
+    classes = 1
+
+    def activation(self, logits):
+        return logits.squeeze(-1)
+
+
+class FullyConvolutional(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Conv2d(16, CLASSES, 1)
+
+    def parts(self, x):
+        value = self.trunk(x)
+        out = F.adaptive_avg_pool2d(self.head(value), 1)
+        return {"out": out, "logits": out.flatten(1), "value": value, "map": lambda t: t}
+
+
+class SoftmaxBeside(Softmax):
+    """A class number and probabilities beside the logits, which come last."""
+
+    def forward(self, x):
+        parts = self.parts(x)
+        return parts["logits"].argmax(1), parts["out"], parts["logits"]
+
+
+NETS = {
+    "flat_mean": FlatMean, "view_mean": ViewMean, "mean_mean": MeanMean, "mean_keep": MeanKeep,
+    "sum_divided": SumDivided, "einsum": Einsum, "maximum": Maximum, "pyramid": Pyramid, "two_pools": TwoPools,
+    "gated": Gated, "attention_pool": AttentionPool, "channels_last": ChannelsLast,
+    "channels_last_flat": ChannelsLastFlat, "scores_at_each_position": ScoresAtEachPosition, "token_mean": TokenMean,
+    "class_token": ClassToken, "sequence_first": SequenceFirst, "warped": Warped, "branches": Branches,
+    "softmax": Softmax, "softmax_of_temperature": SoftmaxOfTemperature, "log_softmax": LogSoftmax,
+    "sigmoids": Sigmoids, "one_logit": OneLogit, "one_sigmoid": OneSigmoid, "squeezed": Squeezed,
+    "fully_convolutional": FullyConvolutional, "softmax_beside": SoftmaxBeside,
+}
+
+
+def probabilities(net, logits):
+    if isinstance(net, Sigmoids) or net.classes == 1:
+        positive = logits.sigmoid()
+        return torch.cat([positive, 1 - positive], 1) if net.classes == 1 else positive
+    return logits.softmax(1)
+
+
+def picture():
+    """[1, 3, 32, 32]; tests make the same one."""
+    steps = torch.arange(3 * SIZE * SIZE, dtype=torch.float64)
+    return (steps * 0.37).sin().view(1, 3, SIZE, SIZE).float()
+
+
+def grad_cam(net, class_index):
+    parts = net.parts(picture())
+    parts["value"].retain_grad()
+    logits = parts["logits"]
+    score = -logits[0, 0] if net.classes == 1 and class_index == 1 else logits[0, class_index]
+    score.backward()
+    value, gradient = parts["map"](parts["value"].detach()), parts["map"](parts["value"].grad)
+    return F.relu((gradient.mean((2, 3), keepdim=True) * value).sum(1))[0]
+
+
+def make(name):
+    torch.manual_seed(3)
+    net = NETS[name]().eval()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.running_mean, std=0.1)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+            nn.init.normal_(layer.bias, std=0.3)
+    program = torch.export.export(net, (torch.rand(2, 3, SIZE, SIZE),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    program._example_inputs = None
+    folder = OUT / name / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, folder / "model.pt2")
+    logits = net.parts(picture())["logits"].detach()
+    found = probabilities(net, logits)[0]
+    wanted = {"layer": net.layer, "probabilities": found.tolist()}
+    if net.layer:
+        maps = [grad_cam(net, class_index) for class_index in range(len(found))]
+        # A class for which the layer speaks; of one logit, the class that it speaks against.
+        class_index = 1 if net.classes == 1 else max(range(len(maps)), key=lambda index: maps[index].sum())
+        values = maps[class_index].flatten().tolist()
+        wanted |= {"class_index": class_index, "grad_cam": [float(f"{value:.8g}") for value in values]}
+    return wanted
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    wanted = {name: make(name) for name in NETS}
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in wanted.items())
+    (OUT / "wanted.json").write_text("{\n" + lines + "\n}\n")
