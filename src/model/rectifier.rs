@@ -50,8 +50,8 @@ struct Signs {
 }
 
 impl Signs {
-    /// A rectifier that is written with a comparison: `where(x > 0, x, 0)`, `x.masked_fill(x < 0, 0)`, `x · (x > 0)`, or
-    /// as `x + |x|`.
+    /// A rectifier that is written with a comparison: `where(x > 0, x, 0)`, `x.masked_fill(x < 0, 0)`, `x · (x > 0)`,
+    /// or as `x + |x|`.
     fn rectifier(&self, node: &Node, zeros: &mut Zeros<'_>) -> Option<Rectifier> {
         let position = |name: &str| node.operation.aten()?.schema().position(name);
         let value = |name: &str| match node.argument(name) {

@@ -22,6 +22,9 @@ struct Wanted {
     /// Row by row, at the layer's resolution.
     #[serde(default)]
     grad_cam: Vec<f32>,
+    /// The guided gradient, summed over the channels, row by row.
+    #[serde(default)]
+    guided_gradient: Vec<f32>,
 }
 
 fn folder() -> PathBuf {
@@ -93,6 +96,29 @@ fn grad_cam_is_that_of_the_definition() {
             assert!(error < allowed, "{name}, {mode:?}: {error}");
         }
     });
+}
+
+#[test]
+fn rectifiers_that_are_written_in_other_ways_are_guided() {
+    let guided = std::cell::Cell::new(0);
+    each(|name, wanted, model| {
+        if wanted.guided_gradient.is_empty() {
+            return;
+        }
+        guided.set(guided.get() + 1);
+        assert_eq!(model.metadata.rectifiers, 3, "{name}");
+        let mut explainer = Explainer::new(model, Device::Cpu);
+        for (mode, allowed) in [(Mode::Exact, 1e-5), (Mode::Default, 1e-4)] {
+            let method = Method { maps: MapSet::of(&[MapKind::GuidedBackprop]), mode, ..Method::default() };
+            let forward = explainer.forward(&method, &picture(), &Never).unwrap();
+            let rows = forward.reverse(&[vec![wanted.class_index]], &Never).unwrap().fuse().unwrap();
+            let found = rows[0][0].maps.get(MapKind::GuidedBackprop).unwrap();
+            let found = found.sum_dim_intlist([0i64].as_slice(), false, Kind::Float).view(-1);
+            let error = distance(&found, &Tensor::from_slice(&wanted.guided_gradient));
+            assert!(error < allowed, "{name}, {mode:?}: {error}");
+        }
+    });
+    assert_eq!(guided.get(), 5);
 }
 
 #[test]

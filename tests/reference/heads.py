@@ -314,7 +314,98 @@ class SoftmaxBeside(Softmax):
         return parts["logits"].argmax(1), parts["out"], parts["logits"]
 
 
+class Guided(torch.autograd.Function):
+    """A rectifier that stops negative gradients, with the slope `slope` below zero."""
+
+    @staticmethod
+    def forward(ctx, x, slope):
+        ctx.save_for_backward(x)
+        ctx.slope = slope
+        return torch.where(x > 0, x, slope * x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient.clamp(min=0) * torch.where(x > 0, 1.0, ctx.slope), None
+
+
+class Written(nn.Module):
+    """A rectifier that is no nn.ReLU."""
+
+    slope = 0.0
+    guided = False
+
+    def forward(self, x):
+        return Guided.apply(x, self.slope) if Written.guided else self.write(x)
+
+
+class Where(Written):
+    def write(self, x):
+        return torch.where(x > 0, x, torch.zeros_like(x))
+
+
+class Masked(Written):
+    def write(self, x):
+        return x.masked_fill(x < 0, 0.0)
+
+
+class Multiplied(Written):
+    def write(self, x):
+        return x * (x > 0)
+
+
+class HalfSum(Written):
+    def write(self, x):
+        return (x + x.abs()) / 2
+
+
+class Parametric(Written):
+    slope = 0.25
+
+    def __init__(self):
+        super().__init__()
+        self.slopes = nn.Parameter(torch.full((1,), self.slope))
+
+    def write(self, x):
+        return F.prelu(x, self.slopes)
+
+
+class Rectified(Net):
+    """Its rectifiers are written in another way, and guided all the same."""
+
+    rectifier = Where
+
+    def __init__(self):
+        super().__init__()
+        self.a[2], self.b[2], self.c[2] = self.rectifier(), self.rectifier(), self.rectifier()
+
+    def guided(self, class_index):
+        Written.guided = True
+        x = picture().requires_grad_()
+        self.parts(x)["logits"][0, class_index].backward()
+        Written.guided = False
+        return x.grad[0]
+
+
+class RectifiedMasked(Rectified):
+    rectifier = Masked
+
+
+class RectifiedMultiplied(Rectified):
+    rectifier = Multiplied
+
+
+class RectifiedHalfSum(Rectified):
+    rectifier = HalfSum
+
+
+class RectifiedParametric(Rectified):
+    rectifier = Parametric
+
+
 NETS = {
+    "rectified_where": Rectified, "rectified_masked": RectifiedMasked, "rectified_multiplied": RectifiedMultiplied,
+    "rectified_half_sum": RectifiedHalfSum, "rectified_parametric": RectifiedParametric,
     "flat_mean": FlatMean, "view_mean": ViewMean, "mean_mean": MeanMean, "mean_keep": MeanKeep,
     "sum_divided": SumDivided, "einsum": Einsum, "maximum": Maximum, "pyramid": Pyramid, "two_pools": TwoPools,
     "gated": Gated, "attention_pool": AttentionPool, "channels_last": ChannelsLast,
@@ -371,6 +462,10 @@ def make(name):
         class_index = 1 if net.classes == 1 else max(range(len(maps)), key=lambda index: maps[index].sum())
         values = maps[class_index].flatten().tolist()
         wanted |= {"class_index": class_index, "grad_cam": [float(f"{value:.8g}") for value in values]}
+    if isinstance(net, Rectified):
+        # The sum over the channels is enough to tell a guided gradient from a plain one.
+        values = net.guided(wanted["class_index"]).sum(0).flatten().tolist()
+        wanted["guided_gradient"] = [float(f"{value:.7g}") for value in values]
     return wanted
 
 
