@@ -6,9 +6,11 @@ its classifier reads. Grad-CAM of that map is computed here by autograd alone, a
     PYTHON=$(deploy/python-env reference); $PYTHON tests/reference/heads.py
 """
 
+import io
 import json
 import pathlib
 import warnings
+import zipfile
 
 import torch
 import torch.nn.functional as F
@@ -440,6 +442,15 @@ def grad_cam(net, class_index):
     return F.relu((gradient.mean((2, 3), keepdim=True) * value).sum(1))[0]
 
 
+def packed(program, path):
+    """Saves a program in a compressed archive, a fifth of the size."""
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    with zipfile.ZipFile(buffer) as stored, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as small:
+        for name in stored.namelist():
+            small.writestr(zipfile.ZipInfo(name), stored.read(name), zipfile.ZIP_DEFLATED)
+
+
 def make(name):
     torch.manual_seed(3)
     net = NETS[name]().eval()
@@ -452,7 +463,7 @@ def make(name):
     program._example_inputs = None
     folder = OUT / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
-    torch.export.save(program, folder / "model.pt2")
+    packed(program, folder / "model.pt2")
     logits = net.parts(picture())["logits"].detach()
     found = probabilities(net, logits)[0]
     wanted = {"layer": net.layer, "probabilities": found.tolist()}
