@@ -317,9 +317,9 @@ impl<'a> Search<'a> {
             self.axes.get(value).is_some_and(|axes| axes.iter().any(|axis| axis.size() > 1 && axis.is_channel()))
         };
         let maps: Vec<ValueId> = self.inputs(node).filter(|&input| self.axes.holds_map(input)).collect();
-        match maps.as_slice() {
-            &[a, b] if has_channels(a) && !has_channels(b) => Some(a),
-            &[a, b] if has_channels(b) && !has_channels(a) => Some(b),
+        match *maps.as_slice() {
+            [a, b] if has_channels(a) && !has_channels(b) => Some(a),
+            [a, b] if has_channels(b) && !has_channels(a) => Some(b),
             _ => None,
         }
     }

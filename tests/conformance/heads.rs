@@ -59,7 +59,12 @@ fn the_default_layer_is_the_map_that_the_classifier_reads_or_there_is_a_sentence
         let layers = &model.metadata.default_target_layers;
         match &wanted.layer {
             Some(layer) => {
-                assert_eq!(layers.as_slice(), [layer.clone()], "{name}: {:?}", model.metadata.default_target_problem);
+                assert_eq!(
+                    layers.as_slice(),
+                    std::slice::from_ref(layer),
+                    "{name}: {:?}",
+                    model.metadata.default_target_problem
+                );
             }
             None => {
                 assert!(layers.is_empty(), "{name}: {layers:?}");
