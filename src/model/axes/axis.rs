@@ -241,14 +241,16 @@ impl Axis {
         }
         for role in [Role::Row, Role::Column] {
             // What is left still spans the picture, but for a border such as a convolution without padding leaves out.
-            if self.is_whole(role) && (self.size() - size * step.abs()).abs() * BORDER <= self.size() && step > 0 {
+            let covered = size.saturating_mul(step);
+            if self.is_whole(role) && step > 0 && (self.size() - covered).unsigned_abs() <= self.size() as u64 / BORDER
+            {
                 return Axis::whole(role, size);
             }
         }
         match self.tokens() {
             Some(Factor::Tokens { before, rows, columns, after }) if step == 1 => {
                 let grid = (before, before + rows * columns);
-                let end = start + size;
+                let end = start.saturating_add(size);
                 if start <= grid.0 && end >= grid.1 {
                     let tokens = Factor::Tokens { before: before - start, rows, columns, after: end - grid.1 };
                     Axis(vec![tokens]).simplified()
@@ -269,7 +271,7 @@ impl Axis {
         match self.0.as_slice() {
             [] => Axis::default(),
             [Factor::Counted { role, size, stride: 1, extent, shift }] if size == extent => {
-                let shift = (shift - by).rem_euclid(*extent);
+                let shift = (shift - by.rem_euclid(*extent)).rem_euclid(*extent);
                 Axis(vec![Factor::Counted { role: *role, size: *size, stride: 1, extent: *extent, shift }])
             }
             _ if self.is_channel() => self.clone(),
@@ -327,7 +329,7 @@ pub fn coarsened(axes: Vec<Axis>, consumed: &[Factor]) -> Vec<Axis> {
 }
 
 /// The share of an axis, as 1 / n, that a slice may leave out at its borders.
-const BORDER: i64 = 8;
+const BORDER: u64 = 8;
 
 /// The axes of the same elements, in the same order, under another shape.
 pub fn reshaped(axes: &[Axis], shape: &[i64]) -> Vec<Axis> {
@@ -347,7 +349,9 @@ pub fn reshaped(axes: &[Axis], shape: &[i64]) -> Vec<Axis> {
                 break;
             };
             let available = factor.size();
-            if needed % available == 0 {
+            if available < 1 {
+                aligned = false;
+            } else if needed % available == 0 {
                 needed /= available;
                 taken.push(factor);
             } else if available % needed == 0 {
@@ -461,5 +465,15 @@ mod tests {
         assert!(Axis::default().windowed(3, false).is_unknown());
         assert_eq!(rows.sliced(0, 2, 4), Axis::whole(Role::Row, 4));
         assert!(rows.sliced(0, 1, 4).is_unknown(), "half of the picture");
+    }
+
+    #[test]
+    fn sizes_and_steps_of_a_hostile_file_are_survived() {
+        let rows = Axis::whole(Role::Row, 8);
+        assert!(rows.sliced(0, i64::MAX, 1).size() == 1 && rows.sliced(i64::MAX, 1, 0).size() <= 1);
+        assert_eq!(rows.rolled(i64::MIN).size(), 8);
+        let empty = [Axis::whole(Role::Batch, 2), Axis::unknown(0)];
+        assert_eq!(reshaped(&empty, &[0, 7]).len(), 2);
+        assert!(reshaped(&empty, &[3, 7]).iter().any(Axis::is_unknown));
     }
 }

@@ -343,8 +343,9 @@ fn unfolded(call: &Call<'_>) -> Option<Vec<Axis>> {
         values.get(index).or(values.first()).copied()
     };
     let windows = |axis: &Axis, index: usize| {
-        let reach = of("dilation", index)? * (of("kernel_size", index)? - 1) + 1;
-        let count = (axis.size() + 2 * of("padding", index)? - reach) / of("stride", index)? + 1;
+        let reach = of("dilation", index)?.checked_mul(of("kernel_size", index)? - 1)?.checked_add(1)?;
+        let padded = of("padding", index)?.checked_mul(2)?.checked_add(axis.size())?;
+        let count = padded.checked_sub(reach)?.checked_div(of("stride", index)?)?.checked_add(1)?;
         Some(axis.windowed(count, false))
     };
     let (rows, columns) = (windows(rows, 0)?, windows(columns, 1)?);
