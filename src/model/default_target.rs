@@ -51,6 +51,32 @@ struct Source {
     is_projected: bool,
 }
 
+/// Whether an operator changes the order or the shape of its elements, and none of their values.
+fn moves_elements(operator: &str) -> bool {
+    matches!(
+        operator,
+        "permute"
+            | "transpose"
+            | "swapaxes"
+            | "movedim"
+            | "moveaxis"
+            | "view"
+            | "_unsafe_view"
+            | "reshape"
+            | "flatten"
+            | "unflatten"
+            | "contiguous"
+            | "clone"
+            | "alias"
+            | "squeeze"
+            | "unsqueeze"
+            | "to"
+            | "_to_copy"
+            | "dropout"
+            | "detach"
+    )
+}
+
 struct Search<'a> {
     graph: &'a Graph,
     axes: &'a Axes,
@@ -246,27 +272,8 @@ impl<'a> Search<'a> {
         let first = self.inputs(node).next()?;
         let is_worth = self.layout(first).is_ok() || self.layout(value).is_err();
         match call.name() {
-            "permute"
-            | "transpose"
-            | "swapaxes"
-            | "movedim"
-            | "moveaxis"
-            | "view"
-            | "_unsafe_view"
-            | "reshape"
-            | "flatten"
-            | "unflatten"
-            | "contiguous"
-            | "clone"
-            | "alias"
-            | "squeeze"
-            | "unsqueeze"
-            | "to"
-            | "_to_copy"
-            | "dropout"
-            | "detach"
-            | "adaptive_avg_pool2d"
-            | "adaptive_max_pool2d" => is_worth.then_some(first),
+            "adaptive_avg_pool2d" | "adaptive_max_pool2d" => is_worth.then_some(first),
+            name if moves_elements(name) => is_worth.then_some(first),
             // An average of rows before that of columns.
             "mean" | "sum" | "amax" => self.layout(first).is_ok().then_some(first),
             // Generalised mean: the power of what is above zero is averaged.
@@ -278,13 +285,16 @@ impl<'a> Search<'a> {
                 let grid = |value: ValueId| self.axes.get(value)?.iter().find_map(Axis::tokens);
                 (is_worth && grid(first).is_some()).then_some(first)
             }
-            "cat" => {
-                let mut maps = self.inputs(node).filter(|&input| self.axes.holds_map(input));
-                let map = maps.next()?;
-                (maps.next().is_none() && self.layout(value).is_err()).then_some(map)
-            }
+            "cat" if self.layout(value).is_err() => self.only_map(node),
             _ => None,
         }
+    }
+
+    /// The one operand of a node that holds positions of the picture; none when several do.
+    fn only_map(&self, node: &'a Node) -> Option<ValueId> {
+        let mut maps = self.inputs(node).filter(|&input| self.axes.holds_map(input));
+        let map = maps.next()?;
+        maps.next().is_none().then_some(map)
     }
 
     /// The operand of a node that moves elements, normalises them, or adds what does not depend on the picture, such as
@@ -296,13 +306,8 @@ impl<'a> Search<'a> {
         match self.call(node).name() {
             "add" | "sub" | "mul" | "div" if is_constant_beside => Some(first),
             "layer_norm" | "rms_norm" => Some(first),
-            "cat" => {
-                let mut maps = self.inputs(node).filter(|&input| self.axes.holds_map(input));
-                let map = maps.next()?;
-                maps.next().is_none().then_some(map)
-            }
-            "permute" | "transpose" | "view" | "_unsafe_view" | "reshape" | "flatten" | "unflatten" | "contiguous"
-            | "clone" | "squeeze" | "unsqueeze" | "dropout" | "to" => Some(first),
+            "cat" => self.only_map(node),
+            name if moves_elements(name) => Some(first),
             _ => None,
         }
         .filter(|&input| self.axes.holds_map(input))
@@ -329,24 +334,10 @@ impl<'a> Search<'a> {
         let mut value = logits;
         while value != source {
             let Some(node) = self.makers.get(&value) else { return false };
-            let passes = matches!(
-                self.call(node).name(),
-                "mean"
-                    | "sum"
-                    | "adaptive_avg_pool2d"
-                    | "avg_pool2d"
-                    | "adaptive_max_pool2d"
-                    | "amax"
-                    | "flatten"
-                    | "view"
-                    | "reshape"
-                    | "squeeze"
-                    | "permute"
-                    | "contiguous"
-                    | "clone"
-                    | "to"
-                    | "dropout"
-            );
+            let name = self.call(node).name();
+            let averages =
+                matches!(name, "mean" | "sum" | "amax" | "adaptive_avg_pool2d" | "avg_pool2d" | "adaptive_max_pool2d");
+            let passes = averages || moves_elements(name);
             match self.inputs(node).next() {
                 Some(input) if passes => value = input,
                 _ => return false,

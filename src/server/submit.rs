@@ -185,8 +185,10 @@ impl Service {
         // Cancels the frame at the deadline.
         let _guard = self.submit(&lane, content, admission, account, reply);
         tokio::select! {
-            outcome = outcome => outcome.unwrap_or(Err(JobError::Stopped)).map_err(|error| Refusal::from(&error)),
+            // An answer that comes after the deadline is late, whichever of the two is seen first.
+            biased;
             () = deadline::passed(deadline) => Err(Refusal::new(Code::DeadlineExceeded, "", deadline::EXCEEDED)),
+            outcome = outcome => outcome.unwrap_or(Err(JobError::Stopped)).map_err(|error| Refusal::from(&error)),
         }
     }
 }
@@ -267,7 +269,6 @@ mod tests {
         assert_eq!(face.call(grey(256, 3), None).await, Ok(3));
         let large = face.call(grey(400, 3), None).await.expect_err("too many pixels");
         assert_eq!(large.code, Code::ResourceExhausted);
-        // A timer is up to a millisecond late, in which a frame may be explained.
         let late = face.call(grey(256, 3), Some(Instant::now() - Duration::from_secs(1))).await;
         assert_eq!(late.map_err(|refusal| refusal.code), Err(Code::DeadlineExceeded));
         assert_eq!(face.call(grey(256, 1), None).await, Ok(1), "a frame that is given up harms no other");

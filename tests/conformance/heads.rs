@@ -13,7 +13,7 @@ use tch::{Device, Kind, Tensor};
 /// What a net gives for [`picture`].
 #[derive(Deserialize)]
 struct Wanted {
-    /// None: no layer is proved, and the reason is told.
+    /// None: the model has no default layer, and the error says why.
     layer: Option<String>,
     /// Of each class.
     probabilities: Vec<f32>,

@@ -201,7 +201,7 @@ impl Axis {
     /// The axis of a value that is combined elementwise from two, one axis each; sizes of 1 are broadcast.
     pub fn combined(&self, other: &Axis) -> Axis {
         let is_free = |axis: &Axis| axis.0.iter().all(|factor| matches!(factor, Factor::Free(_)));
-        let prevails = |a: &Axis, b: &Axis| (is_free(b) && a.0 != b.0) || (b.is_unknown() && !a.is_unknown());
+        let prevails = |a: &Axis, b: &Axis| is_free(b) || (b.is_unknown() && !a.is_unknown());
         match (self.size(), other.size()) {
             (1, 1) if other.is_batch() => other.clone(),
             (1, 1) => self.clone(),
@@ -248,14 +248,13 @@ impl Axis {
             }
         }
         match self.tokens() {
-            Some(Factor::Tokens { before, rows, columns, after }) if step == 1 => {
+            Some(Factor::Tokens { before, rows, columns, .. }) if step == 1 => {
                 let grid = (before, before + rows * columns);
                 let end = start.saturating_add(size);
                 if start <= grid.0 && end >= grid.1 {
                     let tokens = Factor::Tokens { before: before - start, rows, columns, after: end - grid.1 };
                     Axis(vec![tokens]).simplified()
                 } else if end <= grid.0 || start >= grid.1 {
-                    debug_assert!(after >= 0, "tokens are counted");
                     Axis::free(size)
                 } else {
                     Axis::unknown(size)
@@ -295,14 +294,14 @@ impl Axis {
         let size = |axes: &[Axis]| axes.iter().map(Axis::size).sum::<i64>();
         match grids.as_slice() {
             [] => Axis::unknown(total),
-            &[grid] if axes[grid].tokens().is_some() => {
-                let Some(Factor::Tokens { before, rows, columns, after }) = axes[grid].tokens() else {
-                    return Axis::unknown(total);
-                };
-                let before = before + size(&axes[..grid]);
-                let after = after + size(&axes[grid + 1..]);
-                Axis(vec![Factor::Tokens { before, rows, columns, after }])
-            }
+            &[grid] => match axes[grid].tokens() {
+                Some(Factor::Tokens { before, rows, columns, after }) => {
+                    let before = before + size(&axes[..grid]);
+                    let after = after + size(&axes[grid + 1..]);
+                    Axis(vec![Factor::Tokens { before, rows, columns, after }])
+                }
+                _ => Axis::new([Factor::Mixed(total)]),
+            },
             _ => Axis::new([Factor::Mixed(total)]),
         }
     }
