@@ -44,8 +44,7 @@ fn prepared_bytes(case: &Case, channels: u32) -> (u32, u32, Vec<u8>) {
         color: case.color,
         ..Preprocessing::default()
     };
-    let input =
-        InputSize { channels, height: case.size.map(|[height, _]| height), width: case.size.map(|[_, width]| width) };
+    let input = InputSize::new(channels, case.size.map(|[height, _]| height), case.size.map(|[_, width]| width));
     let mut values = Vec::new();
     let prepared = Preparation::new(&steps, input, &Limits::default())
         .unwrap()
@@ -97,7 +96,7 @@ fn normalised_values_are_torchvisions_float_for_float() {
         stride_bytes: None,
     };
     let limits = Limits::default();
-    let input = InputSize { channels: 3, height: None, width: None };
+    let input = InputSize::new(3, None, None);
     let mut values = Vec::new();
     let preparation = Preparation::new(&steps, input, &limits).unwrap();
     preparation.prepare(&decode(&frame, &limits).unwrap(), &mut values).unwrap();

@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::options::ModelName;
 use super::terminal::Ink;
 use crate::client;
+use crate::model::dimension::{self, Dimension, Sizes};
 use crate::proto::v1;
 
 /// List the models, or show one model with its layers
@@ -125,6 +126,9 @@ fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
             count => count.to_string(),
         },
     );
+    if !model.unguided_gates.is_empty() {
+        fact("not guided", model.unguided_gates.join(", "));
+    }
     fact(
         "target layer",
         match model.default_target_layers.as_slice() {
@@ -178,6 +182,7 @@ fn model_json(model: &v1::ModelMetadata, all_layers: bool) -> Value {
         "default_target_layers": model.default_target_layers,
         "default_target_problem": model.default_target_problem,
         "rectifier_count": model.rectifier_count,
+        "unguided_gates": model.unguided_gates,
         "widened_precision": model.widened_precision.as_ref().map(|widened| json!({"saved_in": widened.saved_in})),
         "reduced_precision": model.reduced_precision.as_ref().map(|found| {
             json!({"map_cosine": found.map_cosine, "logit_difference": found.logit_difference})
@@ -185,15 +190,42 @@ fn model_json(model: &v1::ModelMetadata, all_layers: bool) -> Value {
     })
 }
 
+/// The shapes that an input may have. A server that does not say which sizes are allowed gives the example's.
 fn dimensions(shape: &[v1::DimensionInfo]) -> String {
+    if let [batch, channels, height, width] = shape
+        && shape.iter().all(|info| !info.dynamic || info.step > 0)
+    {
+        return dimension::described_input([batch, channels, height, width].map(|info| dimension(info, shape)));
+    }
     let sizes: Vec<String> =
         shape.iter().map(|d| if d.dynamic { format!("{} or other", d.size) } else { d.size.to_string() }).collect();
     format!("[{}]", sizes.join(", "))
 }
 
+/// A dimension, which is one of `all`.
+fn dimension(info: &v1::DimensionInfo, all: &[v1::DimensionInfo]) -> Dimension {
+    if !info.dynamic {
+        return Dimension::Fixed(info.size);
+    }
+    let together = |other: &v1::DimensionInfo| !info.variable.is_empty() && info.variable == other.variable;
+    let variable = all.iter().position(|other| std::ptr::eq(info, other) || together(other));
+    let sizes = Sizes {
+        variable: variable.unwrap_or_default() as u32,
+        step: info.step,
+        offset: info.min_size.saturating_sub(info.step),
+        least: 1,
+        most: info.max_size.map(|largest| largest.saturating_sub(info.min_size) / info.step + 1),
+    };
+    Dimension::Dynamic { example: info.size, sizes }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn varying(size: i64, min_size: i64, max_size: Option<i64>, step: i64, variable: &str) -> v1::DimensionInfo {
+        v1::DimensionInfo { size, dynamic: true, min_size, max_size, step, variable: variable.to_owned() }
+    }
 
     fn model() -> v1::ModelMetadata {
         let layer = |name: &str, spatial: bool| v1::LayerInfo {
@@ -207,8 +239,10 @@ mod tests {
                 name: "x".to_owned(),
                 element_type: "float32".to_owned(),
                 shape: vec![
-                    v1::DimensionInfo { size: 2, dynamic: true },
-                    v1::DimensionInfo { size: 3, dynamic: false },
+                    varying(2, 1, None, 1, ""),
+                    v1::DimensionInfo { size: 3, ..Default::default() },
+                    varying(64, 32, Some(128), 4, "k"),
+                    varying(64, 32, Some(128), 4, "k"),
                 ],
             }),
             layers: vec![layer("_swish", true), layer("_fc", false)],
@@ -220,7 +254,8 @@ mod tests {
     #[test]
     fn a_model_shows_its_possible_target_layers() {
         let text = model_text(&model(), false, Ink::plain());
-        assert!(text.contains("input          x float32 [2 or other, 3]"), "{text}");
+        let input = "[any batch, 3, a height that is a multiple of 4, 32 to 128, the same width]";
+        assert!(text.contains(&format!("input          x float32 {input}")), "{text}");
         assert!(text.contains("target layer   _swish") && text.contains("layers (1 of 2)"), "{text}");
         assert!(!text.contains("_fc"), "{text}");
         assert!(model_text(&model(), true, Ink::plain()).contains("_fc"));

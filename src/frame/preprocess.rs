@@ -7,20 +7,45 @@ use super::resample::resample;
 use super::window::{Window, with_shorter_side};
 use super::{AffineTransform, Channels, Decoded, FrameError, InputTensor, Limits, ModelToFrame, Payload, Pixels};
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
+use crate::model::dimension::{self, Dimension, Sizes};
 
 /// The size of a model's input, `[channels, height, width]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InputSize {
     pub channels: u32,
-    /// `None`: any.
-    pub height: Option<u32>,
-    /// `None`: any.
-    pub width: Option<u32>,
+    pub height: Dimension,
+    pub width: Dimension,
 }
 
 impl InputSize {
+    /// `None`: any height, any width.
+    pub fn new(channels: u32, height: Option<u32>, width: Option<u32>) -> InputSize {
+        let side = |variable, fixed: Option<u32>| match fixed {
+            Some(size) => Dimension::Fixed(size.into()),
+            None => Dimension::Dynamic { example: 1, sizes: Sizes::any(variable) },
+        };
+        InputSize { channels, height: side(0, height), width: side(1, width) }
+    }
+
+    /// The height; `None` where it varies.
+    pub fn fixed_height(&self) -> Option<u32> {
+        self.height.fixed().map(clamped)
+    }
+
+    /// The width; `None` where it varies.
+    pub fn fixed_width(&self) -> Option<u32> {
+        self.width.fixed().map(clamped)
+    }
+
     pub(super) fn takes(&self, height: u32, width: u32) -> bool {
-        self.height.is_none_or(|fixed| fixed == height) && self.width.is_none_or(|fixed| fixed == width)
+        dimension::takes([self.height, self.width], [height.into(), width.into()])
+    }
+
+    /// Whether a picture whose shorter side is `shorter` can have a size that the model takes.
+    fn takes_shorter(&self, shorter: u32) -> bool {
+        let reaches = |side: Dimension| side.largest().is_none_or(|largest| largest >= shorter.into());
+        let [height, width] = [self.height, self.width];
+        (height.takes(shorter.into()) && reaches(width)) || (width.takes(shorter.into()) && reaches(height))
     }
 
     /// Checks the shape `[C, H, W]` of a tensor.
@@ -38,16 +63,12 @@ impl InputSize {
 
 impl fmt::Display for InputSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}, ", self.channels)?;
-        match self.height {
-            Some(height) => write!(f, "{height}, ")?,
-            None => f.write_str("any height, ")?,
-        }
-        match self.width {
-            Some(width) => write!(f, "{width}]"),
-            None => f.write_str("any width]"),
-        }
+        write!(f, "[{}, {}]", self.channels, dimension::described(self.height, self.width))
     }
+}
+
+fn clamped(size: i64) -> u32 {
+    u32::try_from(size).unwrap_or(0)
 }
 
 /// Why a `model.toml` does not fit its model's input. Found when the model is loaded.
@@ -67,6 +88,8 @@ pub enum PreparationError {
     Color { color: ColorOrder, channels: u32 },
     #[error("input.{key} of model.toml makes {height}×{width} (height × width), but the model takes {allowed}")]
     WrongSize { key: &'static str, height: u32, width: u32, allowed: String },
+    #[error("input.resize of model.toml makes the shorter side {shorter}, but the model takes {allowed}")]
+    WrongShorterSide { shorter: u32, allowed: String },
 }
 
 /// The preparation of one model's frames. Made once, when the model is loaded, and used for every frame.
@@ -211,7 +234,7 @@ impl Preparation {
             Some(Resize::Shorter(shorter)) => {
                 with_shorter_side(width, height, shorter).ok_or_else(|| too_large(width, height))?
             }
-            None => (self.input.width.unwrap_or(width), self.input.height.unwrap_or(height)),
+            None => (self.input.fixed_width().unwrap_or(width), self.input.fixed_height().unwrap_or(height)),
         };
         let columns = Window::centred(width, resized_width, self.crop.map(|[_, width]| width));
         let rows = Window::centred(height, resized_height, self.crop.map(|[height, _]| height));
@@ -248,7 +271,14 @@ impl Preparation {
         };
         match made {
             Some((key, [height, width])) if !self.input.takes(height, width) => {
-                Err(PreparationError::WrongSize { key, height, width, allowed: self.input.to_string() })
+                return Err(PreparationError::WrongSize { key, height, width, allowed: self.input.to_string() });
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        match self.resize {
+            Some(Resize::Shorter(shorter)) if !self.input.takes_shorter(shorter) => {
+                Err(PreparationError::WrongShorterSide { shorter, allowed: self.input.to_string() })
             }
             _ => Ok(()),
         }
@@ -353,11 +383,15 @@ mod tests {
     }
 
     fn fixed(channels: u32, height: u32, width: u32) -> InputSize {
-        InputSize { channels, height: Some(height), width: Some(width) }
+        InputSize::new(channels, Some(height), Some(width))
     }
 
     fn free(channels: u32) -> InputSize {
-        InputSize { channels, height: None, width: None }
+        InputSize::new(channels, None, None)
+    }
+
+    fn varying(variable: u32, step: i64, least: i64, most: Option<i64>) -> Dimension {
+        Dimension::Dynamic { example: 8, sizes: Sizes { variable, step, offset: 0, least, most } }
     }
 
     fn prepare(
@@ -382,6 +416,32 @@ mod tests {
         assert_eq!(prepared.model_to_frame.stored, AffineTransform::IDENTITY);
         let planes: Vec<u8> = (0..3).flat_map(|c| (0..6).map(move |i| i * 3 + c)).collect();
         assert_eq!(out, planes.iter().map(|byte| f32::from(*byte) / 255.0).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_picture_of_a_size_that_the_program_excludes_is_refused() {
+        let input = InputSize { channels: 3, height: varying(0, 4, 2, Some(4)), width: varying(0, 4, 2, Some(4)) };
+        assert!(prepare(&description(None, None), input, picture(8, 8)).is_ok());
+        for (width, height) in [(4, 4), (9, 8), (12, 8), (20, 20)] {
+            let error = prepare(&description(None, None), input, picture(width, height)).unwrap_err();
+            assert_eq!((error.field(), error.kind()), ("frame", crate::frame::ErrorKind::InvalidArgument));
+            let allowed = "[3, a height that is a multiple of 4, 8 to 16, the same width]";
+            assert!(error.to_string().contains(allowed), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_resize_that_no_picture_can_meet_is_refused() {
+        let input = InputSize { channels: 3, height: varying(0, 1, 32, None), width: varying(1, 4, 1, Some(5)) };
+        let new = |resize| Preparation::new(&description(Some(resize), None), input, &Limits::default()).err();
+        assert_eq!(new(Resize::Exact([40, 12])), None);
+        let wrong = new(Resize::Exact([40, 13]));
+        assert!(matches!(wrong, Some(PreparationError::WrongSize { height: 40, width: 13, .. })), "{wrong:?}");
+        assert_eq!(new(Resize::Shorter(16)), None, "a portrait of 16 columns");
+        let wrong = new(Resize::Shorter(18));
+        assert!(matches!(wrong, Some(PreparationError::WrongShorterSide { shorter: 18, .. })), "{wrong:?}");
+        let wrong = new(Resize::Shorter(40));
+        assert!(wrong.is_some(), "40 rows would have at most 20 columns, and then they are the shorter side");
     }
 
     #[test]

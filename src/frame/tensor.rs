@@ -94,7 +94,7 @@ mod tests {
         for shape in [[1, 2, 3], [u32::MAX; 3]] {
             assert_eq!(InputTensor::read(&data, &shape).unwrap_err().field(), "frame.tensor.data", "{shape:?}");
         }
-        let model_input = InputSize { channels: 1, height: Some(3), width: None };
+        let model_input = InputSize::new(1, Some(3), None);
         let error = model_input.check([1, 2, 2]).unwrap_err();
         assert_eq!(error.to_string(), "frame.tensor.shape is [1, 2, 2]: the model takes [1, 3, any width]");
     }

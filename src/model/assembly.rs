@@ -12,6 +12,7 @@ use super::loaded::Model;
 use super::metadata::{InputInfo, LayerInfo, LayerValue, Metadata, OutputInfo};
 use super::node::Node;
 use super::scores::Scores;
+use super::unguided::unguided;
 use super::{LayerError, ModelError};
 
 fn layer_values(graph: &Graph) -> BTreeMap<String, Result<LayerValue, LayerError>> {
@@ -97,6 +98,7 @@ impl Assembly<'_> {
                 name: graph.value(graph.input.value).name.clone(),
                 kind: graph.input.kind,
                 shape: graph.input.shape,
+                channels_last: graph.input.channels_last,
             },
             outputs: graph
                 .outputs
@@ -109,6 +111,7 @@ impl Assembly<'_> {
             layer_values: layer_values(&graph),
             default_target_layers,
             default_target_problem,
+            unguided_gates: unguided(&graph, &upstream),
             rectifiers: count(|n| n.rectifier.is_some()),
             smooth_activations: count(|n| n.smooth_activation),
             guide_smooth_activations: description.explain.guide_smooth_activations,

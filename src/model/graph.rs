@@ -3,7 +3,7 @@
 //! The graph is functional: each value is computed once and never changes. `functional` has turned in-place writes into
 //! new values.
 
-use crate::model::node::Dimension;
+use crate::model::dimension::Dimension;
 use crate::model::node::Node;
 use crate::model::node::ValueId;
 use crate::model::node::ValueInfo;
@@ -21,6 +21,8 @@ pub struct Input {
     pub value: ValueId,
     pub kind: Kind,
     pub shape: [Dimension; 4],
+    /// The file's own order is [N, H, W, C]: a first node permutes the input.
+    pub channels_last: bool,
 }
 
 /// One output.

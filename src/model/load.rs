@@ -12,6 +12,7 @@ use tch::{Kind, Tensor};
 use super::assembly::Assembly;
 use super::axes::Axes;
 use super::description::{Description, ExplainDescription, Loaded};
+use super::dimension::Dimension;
 use super::functional::{self, Functional, Probe};
 use super::graph::{Graph, Input, Output};
 use super::guard::Guard;
@@ -19,7 +20,7 @@ use super::import::{self, identity};
 use super::interpret::{self, Trace};
 use super::layers::Layers;
 use super::loaded::Model;
-use super::node::{Dimension, Node, ValueId, ValueInfo};
+use super::node::{Node, ValueId, ValueInfo};
 use super::program::Program;
 use super::stored::Stored;
 use super::{LoadLimits, ModelError, dtype, rectifier};
@@ -63,6 +64,7 @@ impl Imported {
     /// compare with. Constants that have a source may leave memory afterwards.
     fn run(program: &Program) -> Result<Self, ModelError> {
         let (kind, shape) = image_input(program)?;
+        let channels_last = program.inputs.iter().any(|input| input.channels_last);
         let example = functional::example(kind, &shape)?;
         let probe = if program.writes() { Some(Probe::run(program, &example)?) } else { None };
         let functional = functional::functionalise(program, probe.as_ref())?;
@@ -103,7 +105,7 @@ impl Imported {
             values,
             nodes,
             constants,
-            input: Input { value: input, kind, shape },
+            input: Input { value: input, kind, shape, channels_last },
             outputs: outputs.into_iter().map(|(name, value)| Output { name, value }).collect(),
             layers,
             layouts: Vec::new(),
@@ -111,8 +113,9 @@ impl Imported {
         Ok(Imported { graph, example, results, limits: program.limits.clone() })
     }
 
-    /// Most rows in a batch: one when the batch is fixed, or when a row's result depends on the others. The run at load
-    /// had several rows; its first row is run alone and compared.
+    /// Most rows in a batch: one when the batch is fixed, or when a row's result depends on the others; else as many as
+    /// the program's own constraint allows. The run at load had several rows; its first row is run alone and
+    /// compared.
     fn max_rows(&self) -> Result<Option<u32>, ModelError> {
         let Graph { input, nodes, constants, values, .. } = &self.graph;
         let [batch, ..] = input.shape;
@@ -146,7 +149,7 @@ impl Imported {
                 return Ok(Some(1));
             }
         }
-        Ok(None)
+        Ok(batch.largest().map(|largest| u32::try_from(largest).unwrap_or(u32::MAX)))
     }
 }
 

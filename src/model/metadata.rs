@@ -6,8 +6,8 @@ use tch::Kind;
 
 use super::LayerError;
 use super::description::{ModelLimits, Precision, Preprocessing};
+use super::dimension::Dimension;
 use super::map_layout::{LayoutProblem, MapLayout};
-use super::node::Dimension;
 use super::scores::Scores;
 
 /// What users and the server know of a model.
@@ -35,6 +35,8 @@ pub struct Metadata {
     pub default_target_problem: Option<String>,
     /// Rectifiers that guided backpropagation guides. With 0, the guided gradient is the plain one.
     pub rectifiers: u32,
+    /// Operators that stop gradients as a rectifier does and are not guided: name and operator of each node.
+    pub unguided_gates: Vec<String>,
     /// Smooth activations, guided only when the description asks for it.
     pub smooth_activations: u32,
     pub guide_smooth_activations: bool,
@@ -44,7 +46,8 @@ pub struct Metadata {
     pub narrow_kinds: Vec<Kind>,
     pub preprocessing: Preprocessing,
     pub limits: ModelLimits,
-    /// Most rows in a batch: `Some(1)` when the batch is fixed or rows influence each other; none: any number.
+    /// Most rows in a batch: `Some(1)` when the batch is fixed or rows influence each other, the bound of the program's
+    /// own constraint; none: any number.
     pub max_rows: Option<u32>,
     pub node_count: u32,
     pub parameter_count: u64,
@@ -58,6 +61,8 @@ pub struct InputInfo {
     pub name: String,
     pub kind: Kind,
     pub shape: [Dimension; 4],
+    /// The file's own order is [N, H, W, C].
+    pub channels_last: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -12,8 +12,10 @@
 mod allowed_operators;
 mod assembly;
 mod axes;
+mod channels_last;
 mod default_target;
 pub mod description;
+pub mod dimension;
 pub(crate) mod dtype;
 mod error;
 mod functional;
@@ -38,6 +40,7 @@ mod rectifier;
 mod repository;
 mod scores;
 pub mod stored;
+mod unguided;
 
 pub use description::Activation;
 pub use error::{LayerError, ModelError};

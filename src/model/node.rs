@@ -139,21 +139,3 @@ impl Node {
         self.operation.aten().map_or("", |operator| operator.name().trim_start_matches("aten::"))
     }
 }
-
-/// A size of the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dimension {
-    Fixed(i64),
-    /// Any size; `example` is the size that the model was exported with.
-    Dynamic {
-        example: i64,
-    },
-}
-
-impl Dimension {
-    pub fn example(self) -> i64 {
-        match self {
-            Dimension::Fixed(size) | Dimension::Dynamic { example: size } => size,
-        }
-    }
-}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tch::{Kind, Tensor};
 
-use crate::model::node::Dimension;
+use crate::model::dimension::Dimension;
 use crate::model::operation::Symbolic;
 use crate::model::{LoadLimits, ModelError};
 use crate::torch::{Alias, Operator, Value};
@@ -171,6 +171,8 @@ pub struct ProgramInput {
     pub name: String,
     pub kind: Kind,
     pub shape: Vec<Dimension>,
+    /// The file's own order is [N, H, W, C]: a first node permutes the input.
+    pub channels_last: bool,
 }
 
 impl Program {

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tch::{Device, Tensor};
 
+use crate::model::dimension::Dimension;
 use crate::model::graph::Graph;
-use crate::model::node::{Argument, Dimension, Element, Node, Rectifier, ValueId};
+use crate::model::node::{Argument, Element, Node, Rectifier, ValueId};
 use crate::torch::Value;
 
 use super::device_tensors::Constants;

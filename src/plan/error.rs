@@ -15,6 +15,12 @@ pub enum PlanError {
     Operator(#[from] OperatorError),
     #[error("the input has shape {got:?}, and {allowed} is allowed")]
     InputShape { got: Vec<i64>, allowed: String },
+    /// An operator failed with an input of another size than the example's, which the program's own constraints allow.
+    #[error(
+        "the model does not run with an input of {}×{} (height × width): {failure}; it was exported with {}×{}",
+        size[0], size[1], example[0], example[1]
+    )]
+    InputSize { size: [i64; 2], example: [i64; 2], failure: Box<PlanError> },
     /// The run was stopped between two steps by its [`super::Interrupt`].
     #[error("the run was interrupted")]
     Interrupted,

@@ -2,8 +2,9 @@
 
 use tch::Tensor;
 
-use crate::model::node::{Dimension, ValueId};
-use crate::torch::Value;
+use crate::model::dimension::{self, Dimension};
+use crate::model::node::ValueId;
+use crate::torch::{OperatorError, Value};
 
 use super::compile::{Plan, Step};
 use super::rule::{Saved, Slot};
@@ -62,7 +63,7 @@ impl Plan {
             .ok_or_else(|| PlanError::Inconsistent(format!("node {} reads a value that is not computed", step.name)))?;
         let slots: Vec<Slot> = step.wanted.iter().map(|(slot, _)| *slot).collect();
         let ran = step.rule.forward(&arguments, &slots);
-        let (results, saved) = ran.map_err(|source| PlanError::Node { node: step.name.clone(), source })?;
+        let (results, saved) = ran.map_err(|source| self.failed(step, source))?;
         drop(arguments);
         for (id, result) in step.outputs.iter().zip(results) {
             if let Some(id) = id {
@@ -75,23 +76,33 @@ impl Plan {
         Ok(saved)
     }
 
+    /// A node that fails with another size than the example's fails because of the size: at load it ran with the
+    /// example.
+    fn failed(&self, step: &Step, source: OperatorError) -> PlanError {
+        let size = self.spec.input_size;
+        let [_, _, height, width] = self.input_shape.map(Dimension::example);
+        let failure = PlanError::Node { node: step.name.clone(), source };
+        if size == [height, width] || failure.is_out_of_memory() {
+            return failure;
+        }
+        PlanError::InputSize { size, example: [height, width], failure: Box::new(failure) }
+    }
+
     fn check_shape(&self, got: &[i64]) -> Result<(), PlanError> {
         let [height, width] = self.spec.input_size;
-        let fits = got.len() == 4
-            && self.input_shape.iter().zip(got).all(|(dimension, &size)| match dimension {
-                Dimension::Fixed(fixed) => *fixed == size,
-                Dimension::Dynamic { .. } => size > 0,
-            })
-            && got[2..] == [height, width];
+        let [batch, channels, rows, columns] = self.input_shape;
+        let fits = <[i64; 4]>::try_from(got).is_ok_and(|got| {
+            // A row's result does not depend on how many run with it.
+            got[0] >= 1
+                && batch.fixed().is_none_or(|fixed| fixed == got[0])
+                && got[1] == channels.example()
+                && dimension::takes([rows, columns], [got[2], got[3]])
+                && got[2..] == [height, width]
+        });
         if fits {
             return Ok(());
         }
-        let show = |dimension: &Dimension| match dimension {
-            Dimension::Fixed(size) => size.to_string(),
-            Dimension::Dynamic { .. } => "any".to_owned(),
-        };
-        let allowed: Vec<String> = self.input_shape.iter().map(show).collect();
-        Err(PlanError::InputShape { got: got.to_vec(), allowed: format!("[{}]", allowed.join(", ")) })
+        Err(PlanError::InputShape { got: got.to_vec(), allowed: dimension::described_input(self.input_shape) })
     }
 }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tch::{Kind, Tensor};
 
 use super::{Plan, PlanSpec};
+use crate::model::dimension::{Dimension, Sizes};
 use crate::model::graph::{Graph, Input, Output};
 use crate::model::layers::Layers;
-use crate::model::node::{Argument, Dimension, Element, Node, Rectifier, ValueId, ValueInfo};
+use crate::model::node::{Argument, Element, Node, Rectifier, ValueId, ValueInfo};
 use crate::model::operation::Operation;
 use crate::model::stored::Stored;
 use crate::plan::Mode;
@@ -76,7 +77,13 @@ impl GraphBuilder {
                 input: Input {
                     value: ValueId(0),
                     kind: example.kind(),
-                    shape: [Dimension::Dynamic { example: size[0] }, fixed(1), fixed(2), fixed(3)],
+                    shape: [
+                        Dimension::Dynamic { example: size[0], sizes: Sizes::any(0) },
+                        fixed(1),
+                        fixed(2),
+                        fixed(3),
+                    ],
+                    channels_last: false,
                 },
                 outputs: Vec::new(),
                 layers: Layers::default(),

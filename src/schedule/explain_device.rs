@@ -11,7 +11,7 @@ use super::model_key::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Explainer, HostMap, MapKind, MapSet, Method, RowMaps};
 use crate::model::ModelError;
-use crate::model::node::Dimension;
+use crate::model::dimension::Dimension;
 use crate::plan::{Interrupt, Never};
 use crate::telemetry::Stage;
 use crate::torch;

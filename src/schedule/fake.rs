@@ -17,7 +17,8 @@ use super::served::{Served, ServedLimits};
 use crate::explain::{ExplainError, HostMap, MapKind, Method, RowMaps, Target, TargetMaps};
 use crate::frame::{Limits, Payload};
 use crate::model::description::{ModelLimits, Precision, Preprocessing};
-use crate::model::node::{Dimension, ValueId};
+use crate::model::dimension::{Dimension, Sizes};
+use crate::model::node::ValueId;
 use crate::model::{Activation, Final, InputInfo, Metadata, Scores};
 use crate::plan::{Interrupt, PlanError};
 use crate::telemetry::{Progress, Stage};
@@ -25,14 +26,19 @@ use crate::torch::OperatorError;
 
 /// `[N, 1, any, any]`.
 pub(super) fn metadata(name: &str) -> Metadata {
-    let any = Dimension::Dynamic { example: 2 };
+    let any = |variable| Dimension::Dynamic { example: 2, sizes: Sizes::any(variable) };
     Metadata {
         name: name.to_owned(),
         version: 1,
         digest: String::new(),
         summary: String::new(),
         license: String::new(),
-        input: InputInfo { name: "x".to_owned(), kind: Kind::Float, shape: [any, Dimension::Fixed(1), any, any] },
+        input: InputInfo {
+            name: "x".to_owned(),
+            kind: Kind::Float,
+            shape: [any(0), Dimension::Fixed(1), any(2), any(3)],
+            channels_last: false,
+        },
         outputs: Vec::new(),
         scores: Scores {
             output: "y".to_owned(),
@@ -47,6 +53,7 @@ pub(super) fn metadata(name: &str) -> Metadata {
         layer_values: BTreeMap::new(),
         default_target_layers: Vec::new(),
         default_target_problem: None,
+        unguided_gates: Vec::new(),
         rectifiers: 1,
         smooth_activations: 0,
         guide_smooth_activations: false,

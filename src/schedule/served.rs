@@ -13,7 +13,6 @@ use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
 use crate::model::description::Precision;
-use crate::model::node::Dimension;
 use crate::torch::{computes_in, has_bfloat16};
 
 /// The server's limits for each model; a model's own can only tighten them.
@@ -64,11 +63,7 @@ impl Served {
     /// When the model's description asks for a preparation that no frame could get.
     pub fn new(metadata: Arc<Metadata>, server: ServedLimits) -> Result<Self, PreparationError> {
         let [_, channels, height, width] = metadata.input.shape;
-        let fixed = |dimension: Dimension| match dimension {
-            Dimension::Fixed(size) => Some(clamped(size)),
-            Dimension::Dynamic { .. } => None,
-        };
-        let input = InputSize { channels: clamped(channels.example()), height: fixed(height), width: fixed(width) };
+        let input = InputSize { channels: u32::try_from(channels.example()).unwrap_or(0), height, width };
         let preparation = Preparation::new(&metadata.preprocessing, input, &server.frame)?;
         let tightest = |own: Option<u32>, server: u32| own.map_or(server, |own| own.min(server)).max(1);
         let limits = ServedLimits {
@@ -107,8 +102,9 @@ impl Served {
     pub fn check_header(&self, payload: &Payload, outputs: &Outputs) -> Result<u64, JobError> {
         self.check_outputs(payload, outputs)?;
         let decoded = self.preparation.check_header(payload, &self.limits.frame)?;
-        let InputSize { channels, height, width } = self.input_size();
-        let input = match (height, width) {
+        let input = self.input_size();
+        let channels = input.channels;
+        let input = match (input.fixed_height(), input.fixed_width()) {
             (Some(height), Some(width)) => u64::from(channels) * u64::from(height) * u64::from(width) * 4,
             // As large as the frame: three bytes a pixel become three floats.
             _ => decoded.saturating_mul(4),
@@ -144,8 +140,4 @@ impl Served {
     pub fn input_size(&self) -> InputSize {
         self.preparation.input()
     }
-}
-
-fn clamped(size: i64) -> u32 {
-    u32::try_from(size).unwrap_or(0)
 }

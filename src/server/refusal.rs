@@ -112,7 +112,9 @@ impl From<&ExplainError> for Refusal {
             ExplainError::Layer(_) | ExplainError::NotSpatial { .. } => {
                 Refusal::invalid("options.target_layers", format!("options.target_layers: {message}"))
             }
-            ExplainError::Plan(PlanError::InputShape { .. }) => Refusal::invalid("frame", message),
+            ExplainError::Plan(PlanError::InputShape { .. } | PlanError::InputSize { .. }) => {
+                Refusal::invalid("frame", message)
+            }
             ExplainError::NotFinite => Refusal::new(Code::FailedPrecondition, "", message),
             ExplainError::Output { .. } => Refusal::new(Code::FailedPrecondition, "", message),
             error if error.is_out_of_memory() => Refusal::from(&JobError::OutOfMemory),

@@ -132,7 +132,7 @@ struct Frame {
 
 impl Frame {
     fn new(payload: Payload, steps: Preprocessing) -> Self {
-        let input = InputSize { channels: 3, height: Some(SIDE), width: Some(SIDE) };
+        let input = InputSize::new(3, Some(SIDE), Some(SIDE));
         let preparation = Preparation::new(&steps, input, &Limits::default()).expect("sound steps");
         Frame { payload, preparation }
     }

@@ -22,6 +22,10 @@ struct Wanted {
     /// Row by row, at the layer's resolution.
     #[serde(default)]
     grad_cam: Vec<f32>,
+    /// Operators that gate the gradient and are not guided, in order.
+    gates: Vec<String>,
+    #[serde(default)]
+    rectifiers: u32,
     /// The guided gradient, summed over the channels, row by row.
     #[serde(default)]
     guided_gradient: Vec<f32>,
@@ -111,7 +115,7 @@ fn rectifiers_that_are_written_in_other_ways_are_guided() {
             return;
         }
         guided.set(guided.get() + 1);
-        assert_eq!(model.metadata.rectifiers, 3, "{name}");
+        assert_eq!(model.metadata.rectifiers, wanted.rectifiers, "{name}");
         let mut explainer = Explainer::new(model, Device::Cpu);
         for (mode, allowed) in [(Mode::Exact, 1e-5), (Mode::Default, 1e-4)] {
             let method = Method { maps: MapSet::of(&[MapKind::GuidedBackprop]), mode, ..Method::default() };
@@ -123,7 +127,20 @@ fn rectifiers_that_are_written_in_other_ways_are_guided() {
             assert!(error < allowed, "{name}, {mode:?}: {error}");
         }
     });
-    assert_eq!(guided.get(), 5);
+    assert_eq!(guided.get(), 7);
+}
+
+#[test]
+fn gates_that_are_not_guided_are_named() {
+    each(|name, wanted, model| {
+        let operators: Vec<&str> = model
+            .metadata
+            .unguided_gates
+            .iter()
+            .map(|gate| gate.split_once(" (").expect("a node and its operator").1.trim_end_matches(')'))
+            .collect();
+        assert_eq!(operators, wanted.gates, "{name}");
+    });
 }
 
 #[test]

@@ -399,7 +399,7 @@ fn bfloat16_is_near_float32_for_trained_weights_and_photographs() {
     settle();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     let model = Model::load("lite0", 1, &root.join("models/efficientnet-lite0/1"), &LoadLimits::default()).unwrap();
-    let size = InputSize { channels: 3, height: Some(224), width: Some(224) };
+    let size = InputSize::new(3, Some(224), Some(224));
     let preparation = Preparation::new(&model.description.input, size, &Limits::default()).unwrap();
     let mut explainer = Explainer::new(model, Device::Cpu);
     let mut count = 0;

@@ -15,4 +15,5 @@ mod precision;
 mod server;
 mod signals;
 mod single;
+mod sizes;
 mod streams;

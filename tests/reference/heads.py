@@ -29,6 +29,8 @@ class Net(nn.Module):
 
     layer = "c"
     classes = CLASSES
+    gates = []
+    example = (2, 3, SIZE, SIZE)
 
     def __init__(self):
         super().__init__()
@@ -335,7 +337,7 @@ class Written(nn.Module):
     """A rectifier that is no nn.ReLU."""
 
     slope = 0.0
-    guided = False
+    guided = False          # for all of them
 
     def forward(self, x):
         return Guided.apply(x, self.slope) if Written.guided else self.write(x)
@@ -376,6 +378,7 @@ class Rectified(Net):
     """Its rectifiers are written in another way, and guided all the same."""
 
     rectifier = Where
+    rectifiers = 3
 
     def __init__(self):
         super().__init__()
@@ -405,9 +408,67 @@ class RectifiedParametric(Rectified):
     rectifier = Parametric
 
 
+class Plain(Written):
+    def write(self, x):
+        return torch.relu(x)
+
+
+class Concatenated(nn.Module):
+    """CReLU (arXiv:1603.05201): both halves of the values, each rectified."""
+
+    def __init__(self):
+        super().__init__()
+        self.positive, self.negative = Plain(), Plain()
+
+    def forward(self, x):
+        return torch.cat([self.positive(x), self.negative(-x)], 1)
+
+
+class RectifiedConcatenated(Rectified):
+    rectifier = Plain
+    rectifiers = 4
+
+    def __init__(self):
+        super().__init__()
+        self.b[0], self.b[1], self.b[2] = nn.Conv2d(8, 6, 3, 1, 1), nn.BatchNorm2d(6), Concatenated()
+
+
+class Gates(Net):
+    """Stops gradients at other bounds than 0."""
+
+    gates = ["hardtanh", "where", "maximum"]
+
+    def trunk(self, x):
+        a = F.hardtanh(self.a[1](self.a[0](x)), -1.0, 1.0)
+        b = self.b[1](self.b[0](a))
+        return self.c(torch.maximum(torch.where(b > 0.2, b, 0.0), b / 8))
+
+
+class PicturesChannelsLast(Rectified):
+    """Takes [N, H, W, C], and normalises before it moves the channels."""
+
+    rectifier = Plain
+    example = (2, SIZE, SIZE, 3)
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.1, -0.2, 0.3]))
+
+    def forward(self, x):
+        return self.c(self.b(self.a(((x - self.mean) / 0.5).permute(0, 3, 1, 2)))).mean((2, 3)) @ self.fc.weight.T
+
+    def trunk(self, x):
+        return super().trunk((x - self.mean.view(1, 3, 1, 1)) / 0.5)
+
+    def read(self, value):
+        return value.mean((2, 3)) @ self.fc.weight.T
+
+
 NETS = {
     "rectified_where": Rectified, "rectified_masked": RectifiedMasked, "rectified_multiplied": RectifiedMultiplied,
     "rectified_half_sum": RectifiedHalfSum, "rectified_parametric": RectifiedParametric,
+    "rectified_concatenated": RectifiedConcatenated, "pictures_channels_last": PicturesChannelsLast,
+    "gates": Gates,
     "flat_mean": FlatMean, "view_mean": ViewMean, "mean_mean": MeanMean, "mean_keep": MeanKeep,
     "sum_divided": SumDivided, "einsum": Einsum, "maximum": Maximum, "pyramid": Pyramid, "two_pools": TwoPools,
     "gated": Gated, "attention_pool": AttentionPool, "channels_last": ChannelsLast,
@@ -459,14 +520,14 @@ def make(name):
             nn.init.normal_(layer.running_mean, std=0.1)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
             nn.init.normal_(layer.bias, std=0.3)
-    program = torch.export.export(net, (torch.rand(2, 3, SIZE, SIZE),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    program = torch.export.export(net, (torch.rand(net.example),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     program._example_inputs = None
     folder = OUT / name / "1"
     folder.mkdir(parents=True, exist_ok=True)
     packed(program, folder / "model.pt2")
     logits = net.parts(picture())["logits"].detach()
     found = probabilities(net, logits)[0]
-    wanted = {"layer": net.layer, "probabilities": found.tolist()}
+    wanted = {"layer": net.layer, "probabilities": found.tolist(), "gates": net.gates}
     if net.layer:
         maps = [grad_cam(net, class_index) for class_index in range(len(found))]
         # A class for which the layer speaks; of one logit, the class that it speaks against.
@@ -476,6 +537,7 @@ def make(name):
     if isinstance(net, Rectified):
         # The sum over the channels is enough to tell a guided gradient from a plain one.
         values = net.guided(wanted["class_index"]).sum(0).flatten().tolist()
+        wanted["rectifiers"] = net.rectifiers
         wanted["guided_gradient"] = [float(f"{value:.7g}") for value in values]
     return wanted
 

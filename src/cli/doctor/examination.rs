@@ -120,6 +120,14 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
         };
         findings.note("rectifiers", "none: guided backpropagation is the plain gradient", advice);
     }
+    if !model.unguided_gates.is_empty() {
+        let seen = format!(
+            "{} gate the gradient and are not guided: {}",
+            model.unguided_gates.len(),
+            model.unguided_gates.join(", ")
+        );
+        findings.note("gates", seen, "guided backpropagation takes their plain gradient; a rectifier stops at 0");
+    }
     if model.max_rows == Some(1) {
         findings.note(
             "batch",
@@ -327,6 +335,8 @@ impl Subject {
                 return Ok(());
             }
         };
+        let input =
+            if self.metadata.input.channels_last && input.dim() == 4 { input.f_permute([0, 3, 1, 2])? } else { input };
         let method = self.method(Mode::Exact, NO_MAPS);
         let logits = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
         let explained = self.metadata.outputs.iter().find(|output| output.name == self.metadata.scores.output);

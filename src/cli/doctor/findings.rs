@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::cli::terminal::Ink;
-use crate::model::Metadata;
-use crate::model::node::Dimension;
+use crate::model::dimension::{self, Dimension};
+use crate::model::{InputInfo, Metadata};
 
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,9 +147,8 @@ impl Findings {
 }
 
 fn describe(model: &Metadata, all_layers: bool, ink: Ink, lines: &mut Vec<String>) {
-    let sizes: Vec<String> = model.input.shape.iter().map(|&size| dimension(size)).collect();
     lines.push(format!("  digest   {}", model.digest));
-    lines.push(format!("  input    {} [{}]", model.input.name, sizes.join(", ")));
+    lines.push(format!("  input    {} {}", model.input.name, allowed(&model.input)));
     for output in &model.outputs {
         let logits = if output.name == model.scores.output { ", explained" } else { "" };
         lines.push(format!("  output   {} {:?}{logits}", output.name, output.shape));
@@ -168,10 +167,14 @@ fn describe(model: &Metadata, all_layers: bool, ink: Ink, lines: &mut Vec<String
     }
 }
 
-fn dimension(size: Dimension) -> String {
-    match size {
-        Dimension::Fixed(size) => size.to_string(),
-        Dimension::Dynamic { example } => format!("{example} or other"),
+/// The shapes that the input may have, and the example's size where sizes vary.
+fn allowed(input: &InputInfo) -> String {
+    let order = if input.channels_last { " ([N, H, W, C] in the file)" } else { "" };
+    let shape = format!("{}{order}", dimension::described_input(input.shape));
+    let [_, _, height, width] = input.shape;
+    match (height, width) {
+        (Dimension::Fixed(_), Dimension::Fixed(_)) => shape,
+        _ => format!("{shape}, exported with {}×{}", height.example(), width.example()),
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::ModelError;
+use crate::model::dimension::Dimension;
 use crate::model::guard::Guard;
-use crate::model::node::Dimension;
 use crate::model::operation::Operation;
 use crate::model::operation::flat;
 use crate::model::program::{Program, ProgramArgument, ProgramElement, ProgramNode, ProgramOperation, Weights};

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use tch::Kind;
 
 use crate::model::description::{Description, Loaded, OutputDescription, Preprocessing, Resize};
-use crate::model::node::Dimension;
+use crate::model::dimension::{Dimension, Sizes};
 use crate::model::program::{
     ModuleCall, NoWeights, Program, ProgramArgument, ProgramInput, ProgramNode, ProgramOperation,
 };
@@ -102,13 +102,13 @@ pub(in crate::model) fn program(limits: &LoadLimits) -> Result<Program, ModelErr
         ],
         None,
     );
-    let free = |example| Dimension::Dynamic { example };
-    let shape = vec![free(2), Dimension::Fixed(3), free(SIDE.into()), free(SIDE.into())];
+    let free = |variable, example| Dimension::Dynamic { example, sizes: Sizes::any(variable) };
+    let shape = vec![free(0, 2), Dimension::Fixed(3), free(2, SIDE.into()), free(3, SIDE.into())];
     Ok(Program {
         nodes: vec![pooled, logits],
         constants: BTreeSet::new(),
         weights: Box::new(NoWeights),
-        inputs: vec![ProgramInput { name: "pixels".to_owned(), kind: Kind::Float, shape }],
+        inputs: vec![ProgramInput { name: "pixels".to_owned(), kind: Kind::Float, shape, channels_last: false }],
         outputs: vec![("logits".to_owned(), Some("mean".to_owned()))],
         paths: BTreeSet::from([LAYER.to_owned()]),
         limits: limits.clone(),

@@ -7,7 +7,7 @@ pub mod pt2;
 use std::path::{Path, PathBuf};
 
 use super::program::Program;
-use super::{LoadLimits, ModelError};
+use super::{LoadLimits, ModelError, channels_last};
 
 /// Reads one kind of model file.
 pub trait Importer: Sync {
@@ -34,13 +34,15 @@ pub fn file_names() -> String {
     IMPORTERS.map(Importer::file_name).join(" or ")
 }
 
-/// Reads a model's file, by the importer of its extension.
+/// Reads a model's file, by the importer of its extension. An input of [N, H, W, C] becomes one of [N, C, H, W].
 ///
 /// # Errors
 /// Those of [`Importer::import`].
 pub fn import(file: &Path, limits: &LoadLimits) -> Result<Program, ModelError> {
     let reads = |importer: &&&dyn Importer| Path::new(importer.file_name()).extension() == file.extension();
-    IMPORTERS.iter().find(reads).unwrap_or(&IMPORTERS[0]).import(file, limits)
+    let mut program = IMPORTERS.iter().find(reads).unwrap_or(&IMPORTERS[0]).import(file, limits)?;
+    channels_last::turn(&mut program)?;
+    Ok(program)
 }
 
 #[cfg(test)]
@@ -52,8 +54,8 @@ mod tests {
     use tch::{Device, Kind, Tensor};
 
     use crate::model::axes::Axes;
+    use crate::model::dimension::{Dimension, Sizes};
     use crate::model::graph::Graph;
-    use crate::model::node::Dimension;
     use crate::model::program::{
         ModuleCall, Program, ProgramArgument, ProgramInput, ProgramNode, ProgramOperation, WeightSource, Weights,
     };
@@ -130,7 +132,7 @@ mod tests {
             literal(Value::Int(1)),
         ];
         let mean = vec![read("rectified"), ints(&[2, 3]), literal(Value::Bool(false)), literal(Value::None)];
-        let side = Dimension::Dynamic { example: 9 };
+        let free = |variable, example| Dimension::Dynamic { example, sizes: Sizes::any(variable) };
         Program {
             nodes: vec![
                 node("convolved", ("aten::conv2d", ""), convolution, "trunk.convolution"),
@@ -142,7 +144,8 @@ mod tests {
             inputs: vec![ProgramInput {
                 name: "pixels".to_owned(),
                 kind: Kind::Float,
-                shape: vec![Dimension::Dynamic { example: 2 }, Dimension::Fixed(3), side, side],
+                shape: vec![free(0, 2), Dimension::Fixed(3), free(2, 9), free(3, 9)],
+                channels_last: false,
             }],
             outputs: vec![("logits".to_owned(), Some("mean".to_owned()))],
             paths: ["trunk.convolution", "trunk.rectifier", "head"].map(str::to_owned).into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
-use crate::model::node::Dimension;
+use crate::model::dimension::Dimension;
 use crate::model::{Activation, dtype};
 use crate::proto::v1;
 use crate::proto::v1::model_service_server::ModelService;
@@ -51,7 +51,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
         input: Some(v1::TensorInfo {
             name: about.input.name.clone(),
             element_type: dtype::name(about.input.kind),
-            shape: about.input.shape.iter().map(|dimension| dimension_info(*dimension)).collect(),
+            shape: about.input.shape.iter().map(|&dimension| input_dimension(dimension, &about.input.shape)).collect(),
         }),
         outputs: about
             .outputs
@@ -59,7 +59,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             .map(|output| v1::TensorInfo {
                 name: output.name.clone(),
                 element_type: dtype::name(about.input.kind),
-                shape: output.shape.iter().map(|&size| v1::DimensionInfo { size, dynamic: false }).collect(),
+                shape: output.shape.iter().map(|&size| v1::DimensionInfo { size, ..Default::default() }).collect(),
             })
             .collect(),
         class_count: about.class_count(),
@@ -78,6 +78,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             format!("{problem}; layers that can be named: {}", about.spatial_layers().join(", "))
         }),
         rectifier_count: about.rectifiers,
+        unguided_gates: about.unguided_gates.clone(),
         preprocessing: Some(preprocessing(&about.preprocessing)),
         limits: Some(v1::ModelLimits {
             max_batch: model.limits.max_batch,
@@ -100,8 +101,27 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
     }
 }
 
-fn dimension_info(dimension: Dimension) -> v1::DimensionInfo {
-    v1::DimensionInfo { size: dimension.example(), dynamic: matches!(dimension, Dimension::Dynamic { .. }) }
+/// A dimension of the input, which is one of `all`.
+fn input_dimension(dimension: Dimension, all: &[Dimension]) -> v1::DimensionInfo {
+    let variable_of = |dimension: &Dimension| match dimension {
+        Dimension::Fixed(_) => None,
+        Dimension::Dynamic { sizes, .. } => Some(sizes.variable),
+    };
+    let (step, variable) = match dimension {
+        Dimension::Fixed(_) => (0, String::new()),
+        Dimension::Dynamic { sizes, .. } => {
+            let together = all.iter().filter(|other| variable_of(other) == Some(sizes.variable)).count() > 1;
+            (sizes.step, if together { format!("k{}", sizes.variable) } else { String::new() })
+        }
+    };
+    v1::DimensionInfo {
+        size: dimension.example(),
+        dynamic: dimension.fixed().is_none(),
+        min_size: dimension.smallest(),
+        max_size: dimension.largest(),
+        step,
+        variable,
+    }
 }
 
 fn preprocessing(description: &Preprocessing) -> v1::Preprocessing {

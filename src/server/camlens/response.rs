@@ -157,6 +157,15 @@ fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1
             ..Default::default()
         });
     }
+    if options.method.mode == Mode::Exact || served.widened_from().is_none() {
+        for kind in &served.metadata.narrow_kinds {
+            notices.push(v1::Notice {
+                code: v1::notice::Code::ReducedPrecision as i32,
+                message: format!("computed in {}, as the model was saved", dtype::name(*kind)),
+                ..Default::default()
+            });
+        }
+    }
     for target in answer.targets.iter().filter(|target| target.no_positive_evidence) {
         notices.push(v1::Notice {
             code: v1::notice::Code::NoPositiveEvidence as i32,

@@ -91,11 +91,7 @@ fn steps(size: u8, crop: u8, colors: u8, numbers: u8) -> (Preprocessing, InputSi
         _ => None,
     });
     let fixed = made.filter(|_| numbers & 0x80 != 0);
-    let input = InputSize {
-        channels: channels as u32,
-        height: fixed.map(|[height, _]| height),
-        width: fixed.map(|[_, width]| width),
-    };
+    let input = InputSize::new(channels as u32, fixed.map(|[height, _]| height), fixed.map(|[_, width]| width));
     (Preprocessing { resize, crop, interpolation, color, mean, std }, input)
 }
 
@@ -109,8 +105,8 @@ fn explainable(preparation: &Preparation, payload: &Payload) -> Result<u64, Fram
     let prepared = preparation.prepare(&decoded, &mut out)?;
     let (input, area) = (preparation.input(), u64::from(prepared.height) * u64::from(prepared.width));
     assert_eq!(out.len() as u64, area * u64::from(input.channels));
-    assert!(input.height.is_none_or(|height| height == prepared.height));
-    assert!(input.width.is_none_or(|width| width == prepared.width));
+    assert!(input.fixed_height().is_none_or(|height| height == prepared.height));
+    assert!(input.fixed_width().is_none_or(|width| width == prepared.width));
     assert!(out.iter().all(|value| value.is_finite()));
     match &decoded {
         Decoded::Picture(_) => assert!((1..=LIMITS.max_pixels).contains(&area)),

@@ -28,7 +28,7 @@ fn description(text: &str) {
     assert_eq!(again, description);
     let limits = Limits { max_pixels: 1 << 16, max_encoded_bytes: 1 << 16 };
     for (channels, side) in [(1, None), (3, None), (3, Some(8)), (4, None)] {
-        let input = InputSize { channels, height: side, width: side };
+        let input = InputSize::new(channels, side, side);
         let preparation = match Preparation::new(&description.input, input, &limits) {
             Ok(preparation) => preparation,
             Err(error) => {

@@ -32,6 +32,25 @@ pub struct SchemaVersion {
 #[derive(Debug, Deserialize)]
 pub struct Document {
     pub graph_module: GraphModule,
+    /// By symbol.
+    #[serde(default)]
+    pub range_constraints: BTreeMap<String, Range>,
+}
+
+/// The bounds of a symbol; `None`: no bound.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub struct Range {
+    #[serde(default, deserialize_with = "bound")]
+    pub min_val: Option<i64>,
+    #[serde(default, deserialize_with = "bound")]
+    pub max_val: Option<i64>,
+}
+
+/// A number below PyTorch's infinity, which files write in several ways.
+fn bound<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    const INFINITE: i64 = 1 << 62;
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_i64().filter(|value| value.unsigned_abs() < INFINITE.unsigned_abs()))
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,12 +120,12 @@ pub struct TensorMeta {
 }
 
 /// A size: a number, or an expression with the number that it had at export.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub enum SizeJson {
     #[serde(rename = "as_int")]
     Int(i64),
     #[serde(rename = "as_expr")]
-    Expression { hint: Option<Hint> },
+    Expression { expr_str: Option<String>, hint: Option<Hint> },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

@@ -35,11 +35,13 @@ impl Importer for Pt2 {
 pub fn read(mut archive: Archive) -> Result<Program, ModelError> {
     let text = archive.graph()?;
     check_edition(&text.parse()?)?;
-    let GraphModule { graph, signature, module_call_graph } = text.parse::<Document>()?.graph_module;
+    let Document { graph_module, range_constraints } = text.parse()?;
+    let GraphModule { graph, signature, module_call_graph } = graph_module;
     drop(text);
     let paths: BTreeSet<String> = module_call_graph.iter().filter_map(|call| call.fqn.clone()).collect();
     let mut definitions = Definitions::default();
-    let (constants, inputs) = signature::inputs(&signature, &graph.tensor_values, &mut definitions)?;
+    let (constants, inputs) =
+        signature::inputs(&signature, &graph.tensor_values, &range_constraints, &mut definitions)?;
     let outputs = signature::outputs(&signature, &module_call_graph)?;
     let limits = archive.limits().clone();
     let dependent = inputs.iter().map(|input| input.name.clone()).collect();
@@ -83,5 +85,6 @@ pub mod document;
 pub mod names;
 pub mod nodes;
 pub mod signature;
+mod sizes;
 pub mod tagged;
 pub mod weights;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::document::{InputSpec, ModuleCall, OutputSpec, Signature, SizeJson, TensorMeta};
+use super::document::{InputSpec, ModuleCall, OutputSpec, Range, Signature, TensorMeta};
 use super::names::{Definitions, MAX_NAME_BYTES, check_name};
+use super::sizes;
 use super::tagged::One;
 use super::weights::Constant;
-use crate::model::node::Dimension;
 use crate::model::program::ProgramInput;
 use crate::model::{ModelError, dtype};
 
@@ -21,6 +21,7 @@ const ONE_IMAGE: &str = "export a wrapper whose forward takes the image alone";
 pub fn inputs(
     signature: &Signature,
     metas: &BTreeMap<String, TensorMeta>,
+    ranges: &BTreeMap<String, Range>,
     definitions: &mut Definitions,
 ) -> Result<(BTreeMap<String, Constant>, Vec<ProgramInput>), ModelError> {
     let mut constants = BTreeMap::new();
@@ -32,7 +33,7 @@ pub fn inputs(
             InputSpec::Buffer { placeholder, name, persistent: false }
             | InputSpec::TensorConstant { placeholder, name } => (placeholder, Constant::Constant(name.clone())),
             InputSpec::User(Some(name)) => {
-                let input = user_input(name, metas)?;
+                let input = user_input(name, metas, ranges)?;
                 check_name(name)?;
                 definitions.define(name, "the signature")?;
                 inputs.push(input);
@@ -53,20 +54,14 @@ pub fn inputs(
     Ok((constants, inputs))
 }
 
-fn user_input(name: &str, metas: &BTreeMap<String, TensorMeta>) -> Result<ProgramInput, ModelError> {
+fn user_input(
+    name: &str,
+    metas: &BTreeMap<String, TensorMeta>,
+    ranges: &BTreeMap<String, Range>,
+) -> Result<ProgramInput, ModelError> {
     let meta = metas.get(name).ok_or_else(|| ModelError::malformed("graph", format!("no shape for input {name}")))?;
-    let shape = meta
-        .sizes
-        .iter()
-        .map(|size| match size {
-            SizeJson::Int(fixed) => Ok(Dimension::Fixed(*fixed)),
-            SizeJson::Expression { hint } => hint
-                .and_then(|hint| hint.as_int)
-                .map(|example| Dimension::Dynamic { example })
-                .ok_or_else(|| ModelError::malformed("graph", format!("a size of input {name} has no example"))),
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(ProgramInput { name: name.to_owned(), kind: dtype::kind(meta.dtype)?, shape })
+    let shape = sizes::dimensions(name, &meta.sizes, ranges)?;
+    Ok(ProgramInput { name: name.to_owned(), kind: dtype::kind(meta.dtype)?, shape, channels_last: false })
 }
 
 /// The outputs in order, with their names in the model's result.

@@ -84,7 +84,7 @@ pub(in crate::server) fn check_response_size(
     max_bytes: u64,
 ) -> Result<(), Refusal> {
     let input = model.input_size();
-    let (Some(height), Some(width)) = (input.height, input.width) else { return Ok(()) };
+    let (Some(height), Some(width)) = (input.fixed_height(), input.fixed_width()) else { return Ok(()) };
     if max_bytes == 0 {
         return Ok(());
     }
