@@ -246,14 +246,20 @@ RANDOM = {"rand", "randn", "rand_like", "randn_like", "randint", "randint_like",
 def refuse_what_cannot_be_explained(program):
     """Finds what camlens would refuse at load, while the author is still here to change it."""
     import torch
+    pictures = set(program.graph_signature.user_inputs)
     for module in program.graph_module.modules():
         if not isinstance(module, torch.fx.GraphModule):
             continue
+        # Values that depend on the picture; in an inner graph, all of them.
+        outermost = module is program.graph_module
+        dependent = {n for n in module.graph.nodes if n.op == "placeholder" and (not outermost or n.name in pictures)}
         for node in module.graph.nodes:
+            if dependent.intersection(node.all_input_nodes):
+                dependent.add(node)
             if node.op != "call_function":
                 continue
             if isinstance(node.target, torch._ops.HigherOrderOperator):
-                if node.target.__name__ != "wrap_with_set_grad_enabled":
+                if not is_inlined(node):
                     raise ExportError(f"{place(node)} uses {node.target.__name__} (torch.cond, autocast, scan ...): "
                                       "camlens cannot explain a graph within the graph; export one branch, without "
                                       "autocast")
@@ -263,12 +269,23 @@ def refuse_what_cannot_be_explained(program):
             schema = node.target._schema
             given = dict(zip((a.name for a in schema.arguments), node.args)) | node.kwargs
             name = schema.name.split("::")[1]
-            if given.get("train") is True or given.get("training") is True or given.get("dropout_p", 0.0):
+            trains = given.get("train") is True or given.get("training") is True or given.get("dropout_p", 0.0)
+            if trains and node in dependent:
                 raise ExportError(f"{place(node)} runs {name} in training mode although the model is in evaluation "
                                   "mode: pass training=self.training to the functional call in forward()")
             if name in RANDOM:
                 raise ExportError(f"{place(node)} draws random numbers ({name}): each run would give another "
                                   "explanation")
+
+
+def is_inlined(node):
+    """Whether camlens inlines a graph within the graph: torch.no_grad, and an autocast that is off or of another
+    device than the CPU."""
+    name = node.target.__name__
+    if name == "wrap_with_autocast":
+        device, _, enabled = node.args[:3]
+        return not enabled or device != "cpu"
+    return name == "wrap_with_set_grad_enabled"
 
 
 def place(node):

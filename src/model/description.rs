@@ -194,7 +194,8 @@ impl Description {
                     return Err(ModelError::Description { path, problem });
                 }
                 let text = read_text(&directory.join(file))?;
-                text.lines().map(|line| line.trim().to_owned()).collect()
+                // Editors leave empty lines at the end.
+                text.trim_end().lines().map(|line| line.trim().to_owned()).collect()
             }
             None => description.output.labels.clone(),
         };
@@ -250,7 +251,9 @@ fn read_text(path: &Path) -> Result<String, ModelError> {
         let problem = format!("{length} bytes; at most {MAX_TEXT_BYTES} are read");
         return Err(ModelError::Description { path: path.to_owned(), problem });
     }
-    std::fs::read_to_string(path).map_err(read)
+    let text = std::fs::read_to_string(path).map_err(read)?;
+    // A byte-order mark, which some editors write.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// Adds the nearest known key to serde's message about an unknown key, unless more than half of its letters differ.
@@ -345,6 +348,17 @@ mod tests {
         std::fs::write(&path, vec![b'#'; MAX_TEXT_BYTES as usize + 1]).unwrap();
         let error = Description::load(directory.path()).unwrap_err().to_string();
         assert!(error.contains("at most 16777216 are read"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_empty_last_lines_are_no_part_of_labels() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("model.toml"), "\u{feff}[output]\nlabels_file = \"labels.txt\"\n")
+            .unwrap();
+        for text in ["\u{feff}cat\r\ndog\r\n", "cat\ndog\n\n \n", "cat\ndog"] {
+            std::fs::write(directory.path().join("labels.txt"), text).unwrap();
+            assert_eq!(Description::load(directory.path()).unwrap().labels, ["cat", "dog"], "{text:?}");
+        }
     }
 
     #[test]

@@ -51,8 +51,11 @@ impl Repository {
         };
         if entries.is_empty() {
             let looked_for = import::file_names();
+            let found = import::other_formats::find(root)
+                .map(|(path, format)| format!("; {} is {format}", path.display()))
+                .unwrap_or_default();
             return Err(fail(&format!(
-                "holds no model: NAME/VERSION/{looked_for} was looked for, with an integer as VERSION"
+                "holds no model: NAME/VERSION/{looked_for} was looked for, with an integer as VERSION{found}"
             )));
         }
         Ok(Repository { entries })

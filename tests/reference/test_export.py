@@ -21,6 +21,25 @@ NETWORKS = textwrap.dedent("""
                              nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1),
                              nn.Flatten(), nn.Linear(16, 3))
 
+    class Standardised(nn.Module):
+        """Standardises its weights by a batch normalisation in training mode, in an autocast block that is off."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+
+        def forward(self, x):
+            with torch.autocast("cpu", enabled=False):
+                w = self.conv.weight
+                w = nn.functional.batch_norm(w.reshape(1, 8, -1), None, None, training=True).reshape_as(w)
+                x = torch.relu(nn.functional.conv2d(x, w, padding=1))
+            return self.fc(x.mean((2, 3)))
+
+    class Autocast(Standardised):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.fc(self.conv(x).mean((2, 3)))
+
     class Branching(nn.Module):
         def forward(self, x):
             return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
@@ -63,6 +82,11 @@ class Export(unittest.TestCase):
         self.assertTrue((self.folder / "out/coffee.overlay.png").is_file())
         self.assertNotIn(str(self.folder).encode(), (self.folder / "models/m/1/model.pt2").read_bytes())
 
+    def test_what_camlens_inlines_and_folds_is_exported(self):
+        done = self.export("networks.py:Standardised", "--input", "3x32x32", "--out", "models/m/1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_doctor_is_content("PyTorch")
+
     def test_torchvision_by_name_needs_no_size(self):
         for name in ("mobilenet_v2", "vit_b_16"):
             with self.subTest(name):
@@ -72,6 +96,7 @@ class Export(unittest.TestCase):
 
     def test_what_cannot_be_exported_is_told_in_a_sentence(self):
         for arguments, word in [
+            (["networks.py:Autocast", "--input", "3x32x32", "--out", "models/m/1"], "autocast"),
             (["networks.py:Branching", "--input", "3x32x32", "--out", "models/m/1"], "branch"),
             (["networks.py:not_a_model", "--input", "3x32x32", "--out", "models/m/1"], "nn.Module"),
             (["networks.py:missing", "--input", "3x32x32", "--out", "models/m/1"], "weld_inspector"),

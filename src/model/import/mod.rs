@@ -2,6 +2,7 @@
 //! [`IMPORTERS`].
 
 pub mod identity;
+pub mod other_formats;
 pub mod pt2;
 
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tch::Tensor;
 use zip::ZipArchive;
 
+use crate::model::import::other_formats;
 use crate::model::{LoadLimits, ModelError};
 use crate::torch;
 
@@ -60,11 +61,11 @@ impl Archive {
         if !file.metadata().map_err(read)?.is_file() {
             return Err(read(io::Error::new(io::ErrorKind::InvalidInput, "is not a file")));
         }
-        let mut magic = [0u8; 4];
-        let got = file.read(&mut magic).map_err(read)?;
+        let mut start = Vec::new();
+        (&mut file).take(other_formats::START_BYTES).read_to_end(&mut start).map_err(read)?;
         file.rewind().map_err(read)?;
-        if got < 4 || &magic[..2] != b"PK" {
-            return Err(format(what_is(&magic[..got]), EXPORT_ADVICE));
+        if start.len() < 4 || !start.starts_with(b"PK") {
+            return Err(format(other_formats::what_is(&start), EXPORT_ADVICE));
         }
         Self::read(Box::new(io::BufReader::with_capacity(64 << 10, file)), limits)
     }
@@ -263,17 +264,6 @@ fn names(zip: &mut ZipArchive<Box<dyn Source>>) -> Result<Vec<String>, ModelErro
         .collect()
 }
 
-/// Describes a file that is no zip, by its first bytes.
-fn what_is(magic: &[u8]) -> String {
-    match magic {
-        [] => "the file is empty".into(),
-        [0x80, ..] => "the file is a pickle, such as torch.save writes for a state_dict".into(),
-        [0x08, ..] => "the file looks like ONNX, which camlens does not read yet".into(),
-        [b'v', b'e', b'r', b's'] => "the file is a Git LFS pointer, not the model itself".into(),
-        _ => "the file is no zip, and an exported program is one".into(),
-    }
-}
-
 /// The top folder, with its slash.
 ///
 /// # Errors
@@ -288,6 +278,9 @@ fn recognise(names: &[String]) -> Result<&str, ModelError> {
     }
     if has("/data.pkl") {
         return Err(format("the file is a checkpoint of torch.save, with a pickle and no graph", EXPORT_ADVICE));
+    }
+    if has("model.weights.h5") {
+        return Err(format("the file is of Keras, with its layers as Python objects", EXPORT_ADVICE));
     }
     let top = names.first().and_then(|name| name.find('/').map(|at| &name[..=at]));
     top.ok_or_else(|| format("the zip has no top folder, so it is no exported program", EXPORT_ADVICE))
