@@ -146,7 +146,7 @@ mod tests {
         let plan = compile(&graph, &[], Mode::Exact);
         for wrong in [&[2, 3, 6, 7][..], &[2, 1, 6, 6], &[3, 6, 6], &[0, 3, 6, 6]] {
             let error = plan.forward(Tensor::zeros(wrong, (Kind::Float, Device::Cpu)), &Never).err().unwrap();
-            let expected = format!("the input has shape {wrong:?}, and [any, 3, 6, 6] is allowed");
+            let expected = format!("the input has shape {wrong:?}, and [any batch, 3, 6, 6] is allowed");
             assert_eq!(error.to_string(), expected);
         }
         assert!(plan.forward(random(&[5, 3, 6, 6]), &Never).is_ok(), "any batch is allowed");
