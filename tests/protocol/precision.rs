@@ -100,8 +100,8 @@ async fn server_of(fixture: &str) -> TestServer {
     .await
 }
 
-/// Where the processor has instructions for the dtype, the model runs as it was saved. Elsewhere it runs in float32,
-/// and the metadata and every answer say so.
+/// Where the processor has instructions for the dtype, the model runs as it was saved, and every answer says so.
+/// Elsewhere it runs in float32, and the metadata and every answer say so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_saved_in_half_precision_is_explained_on_any_processor() {
     for (fixture, kind, saved_in) in [("half", Kind::Half, "float16"), ("bfloat16", Kind::BFloat16, "bfloat16")] {
@@ -119,10 +119,16 @@ async fn a_model_saved_in_half_precision_is_explained_on_any_processor() {
             let explanation = ask(&server, asked).await.expect("an answer");
             assert_eq!(explanation.model.expect("a model").precision(), runs_in);
             assert!(explanation.predictions.iter().all(|prediction| prediction.logit.is_finite()));
-            let mut notices = explanation.notices.iter();
-            let notice = notices.find(|notice| notice.code() == v1::notice::Code::WidenedPrecision);
+            let notice = |code| explanation.notices.iter().find(|notice| notice.code() == code);
+            let reduced = notice(v1::notice::Code::ReducedPrecision);
+            let notice = notice(v1::notice::Code::WidenedPrecision);
             let is_told = !computes_in(kind) && runs_in == Precision::Float32;
             assert_eq!(notice.map(|notice| notice.message.contains(saved_in)), is_told.then_some(true), "{asked:?}");
+            assert_eq!(
+                reduced.map(|notice| notice.message.contains(saved_in)),
+                (!is_told).then_some(true),
+                "{asked:?}"
+            );
         }
         let status = ask(&server, Precision::Bfloat16).await.expect_err("refused");
         assert_eq!(status.code(), Code::FailedPrecondition);

@@ -12,7 +12,7 @@ use crate::torch::Value;
 const ELEMENTWISE: &str = "abs add addcdiv addcmul atan atan2 bitwise_and bitwise_not bitwise_or ceil copy cos \
     cosh div divide eq erf exp exp2 expm1 floor floor_divide fmax fmin fmod frac ge gt hypot isfinite isnan le \
     lerp log log10 log1p log2 logaddexp logical_and logical_not logical_or logit lt maximum minimum mul multiply \
-    nan_to_num ne neg pow reciprocal remainder round rsqrt rsub sigmoid sign sin sinh special_expit sqrt square \
+    nan_to_num ne neg pow reciprocal remainder round rsqrt rsub sigmoid sign sin sinc sinh special_expit sqrt square \
     sub tan tanh trunc where masked_fill xlogy";
 
 /// Operators whose result has the axes of their first argument: elementwise functions, and normalisation along axes.

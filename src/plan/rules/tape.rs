@@ -22,6 +22,12 @@ impl TapeRule {
     pub fn new(operation: Operation, guided: bool) -> Self {
         TapeRule { operation, guided }
     }
+
+    /// On the CPU, ATen's backward of `instance_norm` (2.11) is silently wrong for one row and a channels-last gradient:
+    /// it reads the row as a batch of its channels.
+    fn takes_contiguous_gradient(&self) -> bool {
+        matches!(&self.operation, Operation::Aten(operator) if operator.name() == "aten::instance_norm")
+    }
 }
 
 impl Rule for TapeRule {
@@ -40,13 +46,15 @@ impl Rule for TapeRule {
             }
             self.operation.run(&arguments, true)
         })?;
-        Ok((results, Some(Box::new(Recorded { tape, guided: self.guided }))))
+        let takes_contiguous = self.takes_contiguous_gradient();
+        Ok((results, Some(Box::new(Recorded { tape, guided: self.guided, takes_contiguous }))))
     }
 }
 
 struct Recorded {
     tape: Tape,
     guided: bool,
+    takes_contiguous: bool,
 }
 
 impl Saved for Recorded {
@@ -57,7 +65,11 @@ impl Saved for Recorded {
                 grad_output
                     .as_ref()
                     .map(|grad_output| {
-                        let grad_output = canonical_strides(grad_output)?;
+                        let grad_output = if self.takes_contiguous {
+                            grad_output.f_contiguous()?
+                        } else {
+                            canonical_strides(grad_output)?
+                        };
                         if self.guided && gradient == Gradient::Guided {
                             Ok(grad_output.f_clamp_min(0)?)
                         } else {
@@ -86,6 +98,34 @@ mod tests {
         let found = saved.unwrap().reverse(&[Some(Tensor::from_slice(&[1.0f32, 10.0]))], Gradient::Plain).unwrap();
         for gradient in found {
             assert_eq!(Vec::<f32>::try_from(gradient.unwrap()).unwrap(), [2.0, -30.0]);
+        }
+    }
+
+    #[test]
+    fn a_gradient_in_any_memory_layout_gives_the_same_through_an_instance_normalisation() {
+        let values = |waves: f64| {
+            let steps = Tensor::arange(8 * 6 * 5, (Kind::Float, Device::Cpu));
+            (steps * waves).sin().view([1, 8, 6, 5])
+        };
+        let found = |gradient: Tensor| {
+            let named = vec![
+                ("input", values(0.37).into()),
+                ("use_input_stats", Value::Bool(true)),
+                ("momentum", Value::Float(0.1)),
+                ("eps", Value::Float(1e-5)),
+                ("cudnn_enabled", Value::Bool(false)),
+            ];
+            let test = TestNode::new("aten::instance_norm", "", named);
+            let (_, saved) = test.tape().forward(&test.values, &[slot(0)]).unwrap();
+            saved.unwrap().reverse(&[Some(gradient)], Gradient::Plain).unwrap().remove(0).unwrap()
+        };
+        let wanted = found(values(0.61));
+        // The rows' order in memory is that of [N, H, W, C].
+        let channels_last = values(0.61).permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+        let odd = channels_last.as_strided([1, 8, 6, 5], [8, 1, 40, 8], None::<i64>);
+        for gradient in [channels_last, odd] {
+            let difference = (found(gradient) - &wanted).abs().max().double_value(&[]);
+            assert!(difference < 1e-6, "{difference}");
         }
     }
 
