@@ -10,9 +10,9 @@ use super::no_models;
 use super::serve::start_failure;
 use crate::client;
 use crate::client::{Address, Bearer, Link};
-use crate::config::{Config, ListenAddress};
+use crate::config::Config;
 use crate::model::import::identity;
-use crate::server::{Server, Shutdown};
+use crate::server::{InProcess, Server, Shutdown};
 use crate::telemetry::Telemetry;
 
 /// The flags that choose the server.
@@ -38,15 +38,41 @@ pub struct ConnectArgs {
 #[derive(Debug)]
 pub struct Connection {
     link: Link,
-    address: Address,
-    tls: TlsArgs,
-    bearer: Bearer,
-    /// The temporary server, which stops with the connection.
-    _own: Option<OwnServer>,
+    server: ServerInUse,
+}
+
+/// The server behind a connection.
+#[derive(Debug)]
+enum ServerInUse {
+    Running {
+        address: Address,
+        tls: TlsArgs,
+        bearer: Bearer,
+    },
+    /// It stops with the connection.
+    Own(OwnServer),
+}
+
+impl ServerInUse {
+    async fn connect(&self) -> Result<Link, Failure> {
+        Ok(match self {
+            ServerInUse::Running { address, tls, bearer } => {
+                client::connect(address, &tls.settings(address)?, bearer.clone()).await?
+            }
+            ServerInUse::Own(own) => {
+                let own = own.in_process.clone();
+                let dial = move || {
+                    let own = own.clone();
+                    async move { own.connect().await }
+                };
+                client::connect_over(dial).await?
+            }
+        })
+    }
 }
 
 impl Connection {
-    /// Connects to the server that `args` names, or starts a temporary one on a private socket.
+    /// Connects to the server that `args` names, or starts a temporary one in this process.
     pub async fn open(args: &ConnectArgs) -> Result<Self, Failure> {
         match &args.server {
             Some(address) => Self::to(address, &args.tls, args.token.bearer(address)?).await,
@@ -57,22 +83,23 @@ impl Connection {
                     return Err(Failure::usage(sentence)
                         .hint(format!("--server names a running server; {}", no_models::advice())));
                 }
-                let (own, address) = OwnServer::start(repository).await?;
-                let connection = Self::to(&address, &TlsArgs::default(), Bearer::default()).await?;
-                Ok(Connection { _own: Some(own), ..connection })
+                Self::over(ServerInUse::Own(OwnServer::start(repository).await?)).await
             }
         }
     }
 
     /// Connects to a running server.
     pub async fn to(address: &Address, tls: &TlsArgs, bearer: Bearer) -> Result<Self, Failure> {
-        let link = client::connect(address, &tls.settings(address)?, bearer.clone()).await?;
-        Ok(Connection { link, address: address.clone(), tls: tls.clone(), bearer, _own: None })
+        Self::over(ServerInUse::Running { address: address.clone(), tls: tls.clone(), bearer }).await
+    }
+
+    async fn over(server: ServerInUse) -> Result<Self, Failure> {
+        Ok(Connection { link: server.connect().await?, server })
     }
 
     /// Opens another connection to the same server.
     pub async fn another(&self) -> Result<Link, Failure> {
-        Ok(client::connect(&self.address, &self.tls.settings(&self.address)?, self.bearer.clone()).await?)
+        self.server.connect().await
     }
 
     pub fn channel(&self) -> Link {
@@ -80,12 +107,11 @@ impl Connection {
     }
 }
 
-/// A server in this process; commands use it like any other.
+/// A server in this process; commands use it like any other. Nobody else can reach it, and it writes no file.
 #[derive(Debug)]
 struct OwnServer {
     shutdown: Shutdown,
-    /// The directory of the socket; removed on drop.
-    _directory: tempfile::TempDir,
+    in_process: InProcess,
 }
 
 impl Drop for OwnServer {
@@ -95,20 +121,14 @@ impl Drop for OwnServer {
 }
 
 impl OwnServer {
-    async fn start(repository: PathBuf) -> Result<(Self, Address), Failure> {
-        let directory = tempfile::Builder::new()
-            .prefix("camlens-")
-            .tempdir()
-            .map_err(|error| Failure::failed(format!("cannot make a directory for a socket: {error}")))?;
-        let socket = directory.path().join("camlens.sock");
+    async fn start(repository: PathBuf) -> Result<Self, Failure> {
         let mut config = Config::default();
         config.models.repository = repository;
-        config.server.listen = vec![ListenAddress::Unix(socket.clone())];
-        config.server.unix_socket_mode = 0o600;
         config.server.drain_timeout_s = 1;
         let shutdown = Shutdown::new();
-        let server = Server::start(&config, Telemetry::disabled(), shutdown.clone()).await.map_err(start_failure)?;
+        let (server, in_process) =
+            Server::start_in_process(&config, Telemetry::disabled(), shutdown.clone()).await.map_err(start_failure)?;
         tokio::spawn(server.run());
-        Ok((OwnServer { shutdown, _directory: directory }, Address::Unix(socket)))
+        Ok(OwnServer { shutdown, in_process })
     }
 }

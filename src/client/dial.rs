@@ -51,7 +51,11 @@ impl Socket {
     }
 
     pub async fn unix(path: &Path, connection_error: ConnectionError) -> io::Result<Self> {
-        Ok(Socket::new(UnixStream::connect(path).await?, true, connection_error))
+        Ok(Socket::connected(UnixStream::connect(path).await?, connection_error))
+    }
+
+    pub fn connected(stream: UnixStream, connection_error: ConnectionError) -> Self {
+        Socket::new(stream, true, connection_error)
     }
 
     /// Connects to `host` and `port`, with a TLS handshake if `tls` is set.

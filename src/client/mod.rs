@@ -37,6 +37,7 @@ use std::io;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tonic::transport::{Endpoint, Uri};
 
 pub use self::address::Address;
@@ -74,33 +75,69 @@ pub async fn connect(address: &Address, tls: &TlsSettings, bearer: Bearer) -> Re
     let origin: Uri = url.parse().map_err(|error| refuse(&error))?;
     // `dial` does the TLS handshake, which lets its errors be recognised. So the transport gets an http URL, and calls
     // have an https origin.
-    let endpoint = Endpoint::from_shared(url.replacen("https://", "http://", 1))
-        .map_err(|error| refuse(&error))?
-        .origin(origin)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .max_frame_size(HTTP2_FRAME_BYTES);
-    let connection_error = ConnectionError::default();
-    let (target, error) = (address.clone(), connection_error.clone());
-    let dial = move |uri: Uri| {
-        let (target, tls, error) = (target.clone(), tls.clone(), error.clone());
+    let endpoint = Endpoint::from_shared(url.replacen("https://", "http://", 1)).map_err(|error| refuse(&error))?;
+    let endpoint = sized(endpoint.origin(origin));
+    let target = address.clone();
+    let dial = move |uri: Uri, error| {
+        let (target, tls) = (target.clone(), tls.clone());
         async move {
-            let socket = match (target, host_and_port(&uri)) {
+            match (target, host_and_port(&uri)) {
                 (Address::Unix(path), _) => Socket::unix(&path, error).await,
                 (Address::Tcp(_), Some((host, port))) => Socket::tcp(host, port, tls, error).await,
                 (Address::Tcp(_), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
-            };
-            socket.map(TokioIo::new)
+            }
         }
     };
-    let channel = endpoint.connect_with_connector(tower::service_fn(dial)).await.map_err(|error| {
+    dialled(endpoint, dial, bearer).await.map_err(|error| {
         let address = address.clone();
         match trouble::find(&error) {
             Some(trouble) => ClientError::Unusable { address, trouble },
             None => ClientError::Unreachable { address, cause: innermost(&error) },
         }
-    })?;
+    })
+}
+
+/// Connects to a server over the sockets that `dial` opens.
+///
+/// # Errors
+/// [`ClientError::Setting`]: there is no such socket.
+pub async fn connect_over<F>(dial: impl Fn() -> F + Clone + Send + 'static) -> Result<Link, ClientError>
+where
+    F: Future<Output = io::Result<UnixStream>> + Send + 'static,
+{
+    let endpoint = sized(Endpoint::from_static("http://localhost"));
+    let dial = move |_: Uri, error| {
+        let socket = dial();
+        async move { Ok(Socket::connected(socket.await?, error)) }
+    };
+    let cannot = |error| ClientError::setting(format!("cannot connect within this process: {}", innermost(&error)));
+    dialled(endpoint, dial, Bearer::default()).await.map_err(cannot)
+}
+
+/// The endpoint with windows and frames of the sizes that frames need.
+fn sized(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+}
+
+async fn dialled<F>(
+    endpoint: Endpoint,
+    dial: impl Fn(Uri, ConnectionError) -> F + Clone + Send + 'static,
+    bearer: Bearer,
+) -> Result<Link, tonic::transport::Error>
+where
+    F: Future<Output = io::Result<Socket>> + Send + 'static,
+{
+    let connection_error = ConnectionError::default();
+    let error = connection_error.clone();
+    let dial = move |uri: Uri| {
+        let socket = dial(uri, error.clone());
+        async move { socket.await.map(TokioIo::new) }
+    };
+    let channel = endpoint.connect_with_connector(tower::service_fn(dial)).await?;
     Ok(Link::new(channel, bearer, connection_error))
 }
 

@@ -6,8 +6,8 @@
 //!   it.
 //! - `submit` is the one way into the engine for every face: it makes a converted frame a job. `frame_account` is the
 //!   frame's record for telemetry, and [`Refusal`] the one type from which statuses are made.
-//! - `transport` has sockets, TLS, tokens, deadlines and the metering of calls; `quota` bounds connections, streams and
-//!   unread answers. Both serve any face.
+//! - `transport` has sockets, TLS, tokens, deadlines, compression and the metering of calls; `quota` bounds
+//!   connections, streams and unread answers. Both serve any face.
 //! - `service` is the state that the services share, `routes` lists what can be called, `health` says what can be used.
 //! - `start`, `load`, `shutdown`, `reclaim` and `readings` run the server; `admin` is the port for operators.
 
@@ -32,4 +32,4 @@ pub use refusal::Refusal;
 pub use shutdown::Shutdown;
 pub use start::{Ended, Server};
 pub use start_error::StartError;
-pub use transport::listen::ListenError;
+pub use transport::listen::{InProcess, ListenError};

@@ -1,5 +1,6 @@
 //! What can be called: the services of each face, health and reflection.
 
+use tonic::Status;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
@@ -42,9 +43,55 @@ pub(super) fn method_name(path: &str) -> &'static str {
     known.find(|known| *known == path).and_then(|known| known.strip_prefix('/')).unwrap_or("_OTHER")
 }
 
+/// The services that every server has, beside the older version of reflection.
+const COMMON_SERVICES: [&str; 2] = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+
+/// The most that is repeated of a path.
+const MAX_REPEATED_CHARACTERS: usize = 100;
+
+/// UNIMPLEMENTED for a path that is none of a method, with what there is; `None` for a method's.
+pub(super) fn unknown_method(path: &str) -> Option<Status> {
+    if method_name(path) != "_OTHER" {
+        return None;
+    }
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
+    let short = |name: &str| name.chars().take(MAX_REPEATED_CHARACTERS).collect::<String>();
+    let known = COMMON_METHODS.into_iter().chain(camlens::METHODS);
+    let methods: Vec<&str> =
+        known.filter_map(|known| known.strip_prefix('/')?.strip_prefix(service)?.strip_prefix('/')).collect();
+    Some(Status::unimplemented(if methods.is_empty() {
+        let services: Vec<&str> = camlens::SERVICES.into_iter().chain(COMMON_SERVICES).collect();
+        format!("there is no service {} here; there is {}", short(service), services.join(", "))
+    } else {
+        format!("{} has no method {:?}; it has {}", short(service), short(method), methods.join(", "))
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_unknown_method_is_told_what_there_is() {
+        let message = |path: &str| unknown_method(path).expect("it is unknown").message().to_owned();
+        for known in COMMON_METHODS.into_iter().chain(camlens::METHODS) {
+            assert!(unknown_method(known).is_none(), "{known}");
+        }
+        assert_eq!(
+            message("/inference.GRPCInferenceService/ServerLive"),
+            "there is no service inference.GRPCInferenceService here; there is camlens.v1.ExplainService, \
+             camlens.v1.ModelService, grpc.health.v1.Health, grpc.reflection.v1.ServerReflection"
+        );
+        assert_eq!(
+            message("/camlens.v1.ExplainService/explain"),
+            "camlens.v1.ExplainService has no method \"explain\"; it has Explain, ExplainStream"
+        );
+        for path in ["/", "", "//", "/camlens.v1.ExplainService", "/camlens.v1/Explain", "*"] {
+            assert!(message(path).starts_with("there is no service "), "{path}: {}", message(path));
+        }
+        assert!(message(&format!("/{}/x", "a".repeat(60_000))).len() < 300);
+        assert!(message(&format!("/grpc.health.v1.Health/{}", "a".repeat(60_000))).len() < 300);
+    }
 
     #[test]
     fn known_methods_have_their_names_and_all_others_share_one() {

@@ -14,12 +14,14 @@ use super::camlens;
 use super::health::{HealthService, ReadinessSwitch};
 use super::load::load;
 use super::readings;
-use super::routes::{method_name, routes};
+use super::routes::{method_name, routes, unknown_method};
 use super::service::Service;
 use super::shutdown::Shutdown;
 use super::start_error::StartError;
+use super::transport::compression::Coders;
 use super::transport::connections::Connections;
-use super::transport::listen::{ListenError, Listener};
+use super::transport::listen::{InProcess, ListenError, Listener};
+use super::transport::other_protocols::Answers;
 use super::transport::receiving::ReceiveBudget;
 use super::transport::security::Security;
 use super::transport::serve::{Transport, max_message_bytes};
@@ -66,9 +68,22 @@ impl Server {
     pub async fn start(config: &Config, telemetry: Telemetry, shutdown: Shutdown) -> Result<Self, StartError> {
         config.check()?;
         let doors = Doors::open(config, &telemetry).await?;
-        let loading = config.clone();
-        let engine = on_a_thread_of_its_own(move || load(&loading)).await?;
-        Self::serve(config, engine, doors, telemetry, shutdown)
+        Self::load_and_serve(config, doors, telemetry, shutdown).await
+    }
+
+    /// The same for clients in this process alone: it listens nowhere, whatever `server.listen` says.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_in_process(
+        config: &Config,
+        telemetry: Telemetry,
+        shutdown: Shutdown,
+    ) -> Result<(Self, InProcess), StartError> {
+        config.check()?;
+        let (listener, in_process) = InProcess::pair();
+        let doors = Doors { in_process: Some(listener), ..Doors::behind(config, &telemetry).await? };
+        Ok((Self::load_and_serve(config, doors, telemetry, shutdown).await?, in_process))
     }
 
     /// Serves with an engine that the caller has started and warmed up.
@@ -83,6 +98,17 @@ impl Server {
         Self::serve(config, engine, doors, telemetry, shutdown)
     }
 
+    async fn load_and_serve(
+        config: &Config,
+        doors: Doors,
+        telemetry: Telemetry,
+        shutdown: Shutdown,
+    ) -> Result<Self, StartError> {
+        let loading = config.clone();
+        let engine = on_a_thread_of_its_own(move || load(&loading)).await?;
+        Self::serve(config, engine, doors, telemetry, shutdown)
+    }
+
     fn serve(
         config: &Config,
         engine: Engine,
@@ -90,7 +116,7 @@ impl Server {
         telemetry: Telemetry,
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
-        let Doors { security, listeners, readiness, admin_address, admin } = doors;
+        let Doors { security, listeners, in_process, readiness, admin_address, admin } = doors;
         let service = Service::new(config, engine.clone(), telemetry.clone(), shutdown.clone());
         let (calls, drain_timeout) = (service.calls.clone(), service.drain_timeout);
         let health = HealthService::serving(camlens::SERVICES, engine.watch_models(), readiness);
@@ -100,6 +126,7 @@ impl Server {
         }
         let routes = routes(service, health.clone(), config.limits.max_frame_bytes)?;
         let close = CancellationToken::new();
+        let cores = thread::available_parallelism().map_or(1, usize::from);
         let transport = Transport {
             config: config.server.clone(),
             max_frame_bytes: config.limits.max_frame_bytes,
@@ -108,6 +135,9 @@ impl Server {
             connections,
             metrics: telemetry.metrics().cloned(),
             method_name,
+            unknown_method,
+            answers: Answers { admin: admin_address },
+            coders: Coders::new(config.device.connection_threads_of(cores)),
             receive_budget: ReceiveBudget::new(
                 config.limits.receiving_bytes,
                 max_message_bytes(config.limits.max_frame_bytes) as u64,
@@ -121,6 +151,9 @@ impl Server {
             tracing::info!(%address, "listening");
             addresses.push(address);
             transports.spawn(transport.clone().serve(listener));
+        }
+        if let Some(listener) = in_process {
+            transports.spawn(transport.serve(listener));
         }
         Ok(Server {
             addresses,
@@ -205,6 +238,7 @@ async fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce() -> T + Se
 struct Doors {
     security: Security,
     listeners: Vec<(ListenAddress, Listener)>,
+    in_process: Option<Listener>,
     readiness: ReadinessSwitch,
     admin_address: Option<SocketAddr>,
     admin: JoinSet<()>,
@@ -213,6 +247,12 @@ struct Doors {
 impl Doors {
     /// The admin port is served from here on; the others are only bound.
     async fn open(config: &Config, telemetry: &Telemetry) -> Result<Self, StartError> {
+        let doors = Self::behind(config, telemetry).await?;
+        Ok(Doors { listeners: bind(&config.server).await?, ..doors })
+    }
+
+    /// All but the addresses to listen on.
+    async fn behind(config: &Config, telemetry: &Telemetry) -> Result<Self, StartError> {
         let security = Security::open(&config.server)?;
         let readiness = ReadinessSwitch::starting();
         let (mut admin, mut admin_address) = (JoinSet::new(), None);
@@ -224,8 +264,7 @@ impl Doors {
             admin_address = Some(actual);
             admin.spawn(bound.serve());
         }
-        let listeners = bind(&config.server).await?;
-        Ok(Doors { security, listeners, readiness, admin_address, admin })
+        Ok(Doors { security, listeners: Vec::new(), in_process: None, readiness, admin_address, admin })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod fake_server;
+mod in_process;
 mod readme;
 mod trace;
 

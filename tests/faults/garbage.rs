@@ -127,8 +127,36 @@ fn a_peer_that_falls_silent_after_its_first_words_is_given_up() {
 fn a_peer_that_says_nothing_at_all_is_given_up() {
     alone(async || {
         let ground = Ground::new().await;
-        for said in [&[][..], &PREFACE[..10], PREFACE] {
+        for said in [&[][..], &PREFACE[..10], PREFACE, b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\n"] {
             say(ground.tcp, said, false).await;
+        }
+        ground.is_as_before().await;
+    });
+}
+
+#[test]
+fn a_head_of_http_1_1_that_never_ends_is_given_up() {
+    alone(async || {
+        let ground = Ground::new().await;
+        let mut slow = Vec::new();
+        for _ in 0..20 {
+            let connection = TcpStream::connect(ground.tcp).await.expect("the server listens");
+            slow.push(tokio::spawn(async move {
+                let (mut reads, mut writes) = connection.into_split();
+                let talks = async {
+                    while writes.write_all(b"GET / HTTP/1.1\r\nX: ").await.is_ok() {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                };
+                let mut answer = Vec::new();
+                tokio::select! {
+                    () = talks => {}
+                    _ = reads.read_to_end(&mut answer) => {}
+                }
+            }));
+        }
+        for one in slow {
+            tokio::time::timeout(PATIENCE, one).await.expect("the server closes").expect("no panic");
         }
         ground.is_as_before().await;
     });

@@ -4,12 +4,14 @@
 //! ([`server::Gate`]); elsewhere it is the real one with a small network. Only [`signals`] runs the built binary.
 
 mod bad_frames;
+mod compression;
 mod conversation;
 mod drain;
 mod edges;
 mod identity;
 mod images;
 mod limits;
+mod other_clients;
 mod policies;
 mod precision;
 mod server;

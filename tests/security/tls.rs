@@ -59,6 +59,68 @@ async fn handshakes_that_are_stuck_keep_nobody_out() {
     assert!(began.elapsed() < Duration::from_secs(20), "it was closed by the server");
 }
 
+/// A connection with TLS whose client offers these protocols.
+async fn encrypted(
+    authority: &Authority,
+    port: u16,
+    protocols: &[&str],
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types};
+    let mut roots = RootCertStore::empty();
+    let certificate = pki_types::pem::PemObject::from_pem_slice(authority.certificate_pem().as_bytes());
+    roots.add(certificate.expect("PEM")).expect("a root");
+    let mut config = ClientConfig::builder_with_provider(ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    connector.connect("localhost".try_into().expect("a name"), tcp).await.expect("a handshake")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_1_1_over_tls_gets_its_sentence() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let authority = Authority::new("ours");
+    let mut server = Server::with_tls(&authority.sign("server"), &[]);
+    for protocols in [&["http/1.1"][..], &[]] {
+        let mut connection = encrypted(&authority, server.port(), protocols).await;
+        let request = b"POST /camlens.v1.ExplainService/Explain HTTP/1.1\r\nContent-Type: application/json\r\n\r\n";
+        connection.write_all(request).await.expect("it reads");
+        let mut answer = Vec::new();
+        // The server may close without TLS's last word.
+        let _ = connection.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 415 Unsupported Media Type\r\n"), "{answer}");
+        assert!(answer.contains("application/json is not spoken here"), "{answer}");
+    }
+    assert!(server.wait_for_log("requests of HTTP/1.1").contains("WARN"));
+    ask(&server.url("https"), Some(tls(&authority, None))).await.expect("others are served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plaintext_at_a_port_with_tls_is_answered_and_logged_and_so_is_the_reverse() {
+    let authority = Authority::new("ours");
+    let mut server = Server::with_tls(&authority.sign("server"), &[]);
+    let mut plain = TcpStream::connect(("127.0.0.1", server.port())).expect("it listens");
+    plain.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("it is read");
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).expect("text, and no reset");
+    assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n") && answer.contains("speaks TLS"), "{answer}");
+    assert!(server.wait_for_log("without TLS at a port with it").contains("WARN"));
+    for _ in 0..6 {
+        ask(&server.url("http"), None).await.expect_err("plaintext");
+    }
+    server.wait_for_log("without TLS at a port with it count=4");
+    assert!(!server.log().contains("without TLS at a port with it count=3"), "a client cannot fill the log");
+
+    let mut server = Server::start(&[]);
+    ask(&server.url("https"), Some(tls(&authority, None))).await.expect_err("there is no TLS");
+    assert!(server.wait_for_log("began TLS at a port without it").contains("WARN"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn old_versions_of_tls_are_refused_and_1_2_is_not() {
     use tokio_rustls::rustls::{

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, UnixListener, UnixStream, lookup_host};
+use tokio::sync::mpsc;
 
 use crate::config::{ListenAddress, ServerConfig};
 
@@ -27,10 +28,34 @@ pub enum ListenError {
     Exposed { address: ListenAddress, reached: SocketAddr },
 }
 
-/// A bound socket.
+/// A bound socket, or another source of connections.
 pub(in crate::server) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
+    InProcess(mpsc::Receiver<UnixStream>),
+}
+
+/// Connects to a server within this process. Its sockets come in pairs and have no name and no file, so nobody else can
+/// connect, and nothing must be writable. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct InProcess(mpsc::Sender<UnixStream>);
+
+impl InProcess {
+    /// The server's end, and the one that connects to it.
+    pub(in crate::server) fn pair() -> (Listener, Self) {
+        let (connect, incoming) = mpsc::channel(1);
+        (Listener::InProcess(incoming), InProcess(connect))
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The server has ended, or no more sockets can be opened.
+    pub async fn connect(&self) -> io::Result<UnixStream> {
+        let (own, servers) = UnixStream::pair()?;
+        self.0.send(servers).await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+        Ok(own)
+    }
 }
 
 /// The file of a Unix socket. Dropping this removes it.
@@ -85,7 +110,7 @@ impl Listener {
             Listener::Tcp(listener) => {
                 listener.local_addr().map_or_else(|_| asked.clone(), |bound| ListenAddress::Tcp(bound.to_string()))
             }
-            Listener::Unix(..) => asked.clone(),
+            Listener::Unix(..) | Listener::InProcess(_) => asked.clone(),
         }
     }
 }

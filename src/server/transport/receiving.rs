@@ -2,6 +2,9 @@
 //!
 //! The length that a message's header declares is taken from one budget before the message is read. Clients that begin
 //! large messages at the same time therefore hold no more memory than the budget; the others are held back by HTTP/2.
+//!
+//! What compressed messages inflate to has a budget of its own, of the same size. A message takes from it once it has
+//! been received whole, so no message that holds a part of it waits for its client.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -26,7 +29,9 @@ const BYTES_PER_PERMIT: u64 = 1024;
 #[derive(Debug, Clone)]
 pub(in crate::server) struct ReceiveBudget {
     permits: Arc<Semaphore>,
-    /// Permits when nothing is being received.
+    /// Of what compressed messages inflate to.
+    inflated: Arc<Semaphore>,
+    /// Permits of each of the two when nothing is being received.
     total: u32,
     /// Larger messages are refused when they are decoded.
     max_message_bytes: u64,
@@ -37,19 +42,41 @@ pub(in crate::server) struct ReceiveBudget {
 impl ReceiveBudget {
     pub(in crate::server) fn new(bytes: u64, max_message_bytes: u64, read_timeout: Duration) -> Self {
         let total = u32::try_from(bytes / BYTES_PER_PERMIT).unwrap_or(u32::MAX).max(1);
-        ReceiveBudget { permits: Arc::new(Semaphore::new(total as usize)), total, max_message_bytes, read_timeout }
+        let semaphore = || Arc::new(Semaphore::new(total as usize));
+        ReceiveBudget { permits: semaphore(), inflated: semaphore(), total, max_message_bytes, read_timeout }
     }
 
-    /// Takes `bytes`. A message larger than the whole budget takes all of it, and so is received alone.
+    /// The size limit of a message, as it was sent and inflated.
+    pub(in crate::server) fn max_message_bytes(&self) -> u64 {
+        self.max_message_bytes
+    }
+
+    /// Takes the `bytes` of a message that is received.
     fn take(&self, bytes: u32) -> Pin<Box<Taking>> {
-        let permits = u64::from(bytes).div_ceil(BYTES_PER_PERMIT).min(self.total.into()) as u32;
-        let semaphore = Arc::clone(&self.permits);
+        self.take_from(&self.permits, bytes.into())
+    }
+
+    /// Takes the `bytes` that a compressed message inflates to.
+    pub(in crate::server) fn take_inflated(&self, bytes: u64) -> Pin<Box<Taking>> {
+        self.take_from(&self.inflated, bytes)
+    }
+
+    /// A message larger than the whole budget takes all of it, and so is received alone.
+    fn take_from(&self, semaphore: &Arc<Semaphore>, bytes: u64) -> Pin<Box<Taking>> {
+        let permits = bytes.div_ceil(BYTES_PER_PERMIT).min(self.total.into()) as u32;
+        let semaphore = Arc::clone(semaphore);
         // The semaphore is never closed.
         Box::pin(async move { semaphore.acquire_many_owned(permits).await.ok() })
     }
+
+    /// How many permits for inflated bytes are free.
+    #[cfg(test)]
+    pub(in crate::server) fn inflated_permits(&self) -> usize {
+        self.inflated.available_permits()
+    }
 }
 
-type Taking = dyn Future<Output = Option<OwnedSemaphorePermit>> + Send;
+pub(in crate::server) type Taking = dyn Future<Output = Option<OwnedSemaphorePermit>> + Send;
 
 /// Makes each request's body a [`BudgetedBody`].
 #[derive(Debug, Clone)]

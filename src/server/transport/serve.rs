@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::codegen::http;
@@ -11,9 +12,12 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::config::ServerConfig;
 use crate::server::transport::calls::{MethodName, WithCalls};
+use crate::server::transport::checks::{MAX_HEAD_BYTES, UnknownMethod, WithCheck, metadata_fits, method_is_known};
+use crate::server::transport::compression::{Coders, WithCompression};
 use crate::server::transport::connections::Connections;
 use crate::server::transport::deadline::WithDeadline;
 use crate::server::transport::listen::Listener;
+use crate::server::transport::other_protocols::{Answers, WithGrpcAlone};
 use crate::server::transport::receiving::{ReceiveBudget, WithReceiveBudget};
 use crate::server::transport::security::Security;
 use crate::server::transport::security::handshakes;
@@ -35,7 +39,11 @@ pub(in crate::server) struct Transport {
     pub connections: Connections,
     pub metrics: Option<Metrics>,
     pub method_name: MethodName,
+    pub unknown_method: UnknownMethod,
+    /// For requests that are no calls.
+    pub answers: Answers,
     pub receive_budget: ReceiveBudget,
+    pub coders: Coders,
     pub close: CancellationToken,
 }
 
@@ -50,11 +58,16 @@ impl Transport {
             connections,
             metrics,
             method_name,
+            unknown_method,
+            answers,
             receive_budget,
+            coders,
             close,
         } = self;
         let keep_alive = Duration::from_secs(config.keep_alive_s.into());
         let name_the_limit = move |response: http::Response<_>| rename_oversized(response, max_frame_bytes);
+        let (to_requests, to_connections) = (answers.clone(), answers);
+        let budget = receive_budget.clone();
         let router = tonic::transport::Server::builder()
             .initial_stream_window_size(config.stream_window_bytes)
             .initial_connection_window_size(config.connection_window_bytes())
@@ -62,6 +75,8 @@ impl Transport {
             .max_concurrent_streams(config.max_streams_per_connection)
             .http2_keepalive_interval(Some(keep_alive))
             .http2_keepalive_timeout(Some(keep_alive))
+            .http2_max_header_list_size(MAX_HEAD_BYTES)
+            .layer(tower::layer::layer_fn(move |services| WithGrpcAlone { answers: to_requests.clone(), services }))
             .layer(tower::layer::layer_fn(move |services| WithCalls {
                 metrics: metrics.clone(),
                 method_name,
@@ -69,20 +84,37 @@ impl Transport {
             }))
             .layer(tower::util::MapResponseLayer::new(name_the_limit))
             .layer(tower::layer::layer_fn(WithDeadline))
+            .layer(tower::layer::layer_fn(|services| WithCheck { check: metadata_fits, services }))
             .layer(security.gate())
+            .layer(tower::layer::layer_fn(move |services| WithCheck {
+                check: move |request: &mut http::Request<_>| method_is_known(unknown_method, request),
+                services,
+            }))
             .layer(tower::layer::layer_fn(move |services| WithReceiveBudget {
                 budget: receive_budget.clone(),
                 services,
             }))
+            .layer(tower::layer::layer_fn(move |services| WithCompression {
+                coders: coders.clone(),
+                budget: budget.clone(),
+                max_frame_bytes,
+                services,
+            }))
             .add_routes(routes);
         match (listener, security.tls) {
-            (Listener::Tcp(listener), Some(tls)) => connections.serve(router, handshakes(listener, tls), close).await,
+            (Listener::Tcp(listener), Some(tls)) => {
+                connections.serve(router, handshakes(listener, tls), to_connections, close).await;
+            }
             (Listener::Tcp(listener), None) => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                connections.serve(router, incoming, close).await;
+                connections.serve(router, incoming, to_connections, close).await;
             }
             (Listener::Unix(listener, _file), _) => {
-                connections.serve(router, UnixListenerStream::new(listener), close).await;
+                connections.serve(router, UnixListenerStream::new(listener), to_connections, close).await;
+            }
+            (Listener::InProcess(incoming), _) => {
+                let incoming = ReceiverStream::new(incoming).map(Ok);
+                connections.serve(router, incoming, to_connections, close).await;
             }
         }
     }

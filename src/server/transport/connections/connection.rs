@@ -1,4 +1,4 @@
-//! One connection: silent clients are disconnected, and the last bytes arrive.
+//! One connection: how it begins, and that its last bytes arrive.
 
 use std::future::Future;
 use std::io;
@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
@@ -20,18 +21,26 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How many bytes it reads then: about what a client sends before it learns that the server has stopped reading.
 const LINGER_BYTES: usize = 8 << 20;
 
-/// Length of HTTP/2's connection preface (RFC 9113, 3.4). Keep-alive begins only after it.
-const PREFACE_BYTES: usize = 24;
+/// What every client of HTTP/2 sends first (RFC 9113, 3.4). Keep-alive begins only after it.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How a connection begins.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    Http2,
+    /// The first bytes, of which the last one is none of HTTP/2's preface.
+    Other(Vec<u8>),
+    /// It ended within the preface.
+    Ended,
+}
 
 /// A connection with its slot.
 #[derive(Debug)]
 pub(in crate::server) struct Connection<C> {
     connection: C,
     about: About,
-    /// Bytes of the preface that have been read.
-    preface_bytes: usize,
-    /// Runs out for a client that has not sent the preface; `None` once it has.
-    preface_timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were read to learn how the connection begins. They are read again.
+    begun: Bytes,
     over: DropGuard,
     /// Runs once everything has been sent.
     linger_timer: Option<Pin<Box<Sleep>>>,
@@ -40,18 +49,39 @@ pub(in crate::server) struct Connection<C> {
 }
 
 impl<C> Connection<C> {
-    /// A client has `preface_timeout` for the preface.
-    pub(in crate::server) fn new(connection: C, about: About, slot: Slot, preface_timeout: Duration) -> Self {
+    pub(in crate::server) fn new(connection: C, about: About, slot: Slot) -> Self {
         Connection {
             connection,
             about,
-            preface_bytes: 0,
-            preface_timer: Some(Box::pin(sleep(preface_timeout))),
+            begun: Bytes::new(),
             over: CancellationToken::new().drop_guard(),
             linger_timer: None,
             linger_bytes: 0,
             _slot: slot,
         }
+    }
+
+    /// Reads until it is clear whether the client speaks HTTP/2. The caller bounds the time.
+    pub(super) async fn begin(&mut self) -> io::Result<Beginning>
+    where
+        C: AsyncRead + Unpin,
+    {
+        let mut bytes = Vec::with_capacity(PREFACE.len());
+        while bytes.len() < PREFACE.len() {
+            let left = PREFACE.len() - bytes.len();
+            if (&mut self.connection).take(left as u64).read_buf(&mut bytes).await? == 0 {
+                return Ok(Beginning::Ended);
+            }
+            if !PREFACE.starts_with(&bytes) {
+                return Ok(Beginning::Other(bytes));
+            }
+        }
+        self.begun = bytes.into();
+        Ok(Beginning::Http2)
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.about
     }
 
     /// Resolves when the connection should end, or has ended.
@@ -91,18 +121,13 @@ impl<C: AsyncRead + Unpin> AsyncRead for Connection<C> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut this.connection).poll_read(context, buffer);
-        if let Some(timer) = &mut this.preface_timer {
-            this.preface_bytes += buffer.filled().len() - before;
-            if this.preface_bytes >= PREFACE_BYTES {
-                this.preface_timer = None;
-            } else if read.is_pending() && timer.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-            }
+        if self.begun.is_empty() {
+            return Pin::new(&mut self.connection).poll_read(context, buffer);
         }
-        read
+        let count = self.begun.len().min(buffer.remaining());
+        buffer.put_slice(&self.begun[..count]);
+        self.begun.advance(count);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -163,7 +188,7 @@ mod tests {
     async fn a_connection_that_has_sent_everything_reads_on_so_that_its_last_bytes_arrive() {
         let (server, mut client) = UnixStream::pair().expect("two ends");
         let slot = Slots::new(1, 1).take(None).expect("the first");
-        let mut connection = Connection::new(server, About::default(), slot, Duration::from_secs(60));
+        let mut connection = Connection::new(server, About::default(), slot);
         connection.write_all(b"the status").await.expect("it is written");
         client.write_all(&[7; 100_000]).await.expect("nobody has read it yet");
         let closing = tokio::spawn(async move { connection.shutdown().await });
@@ -172,5 +197,28 @@ mod tests {
         assert_eq!(read, b"the status");
         drop(client);
         closing.await.expect("no panic").expect("it closes");
+    }
+
+    #[tokio::test]
+    async fn a_beginning_is_told_from_http_2s_preface_and_read_again() {
+        let other = |bytes: &[u8]| Beginning::Other(bytes.to_vec());
+        for (said, beginning) in [
+            (&[&PREFACE[..], b"more"].concat()[..], Beginning::Http2),
+            (b"GET / HTTP/1.1", other(b"GET / HTTP/1.1")),
+            (b"PRI * HTTP/1.1\r\n\r\nSM\r\n\r\nmore", other(b"PRI * HTTP/1.1\r\n\r\nSM\r\n\r\n")),
+            (&PREFACE[..23], Beginning::Ended),
+            (b"", Beginning::Ended),
+        ] {
+            let (server, mut client) = UnixStream::pair().expect("two ends");
+            let slot = Slots::new(1, 1).take(None).expect("the first");
+            let mut connection = Connection::new(server, About::default(), slot);
+            client.write_all(said).await.expect("room");
+            drop(client);
+            let is_http2 = beginning == Beginning::Http2;
+            assert_eq!(connection.begin().await.expect("no error"), beginning);
+            let mut read = Vec::new();
+            connection.read_to_end(&mut read).await.expect("no error");
+            assert!(!is_http2 || read == said, "{read:?}");
+        }
     }
 }

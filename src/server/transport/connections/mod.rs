@@ -6,14 +6,12 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +21,10 @@ use tonic::service::Routes;
 use tonic::transport::server::Router;
 use tower::Layer;
 
-use self::connection::Connection;
+use self::connection::{Beginning, Connection};
+use super::occasions::Occasions;
+use super::other_protocols::Answers;
+use super::other_protocols::http1::{self, Spoken};
 use crate::config::ServerConfig;
 use crate::server::quota::slots::{Full, Slots};
 
@@ -38,7 +39,10 @@ pub(in crate::server) struct Connections {
     max_age: Option<Duration>,
     /// How long a client has for HTTP/2's preface.
     preface_timeout: Duration,
-    refused: Arc<AtomicU64>,
+    refused: Occasions,
+    /// Connections that spoke another protocol.
+    http1: Occasions,
+    tls: Occasions,
 }
 
 impl Connections {
@@ -47,7 +51,9 @@ impl Connections {
             slots: Slots::new(config.max_connections, config.max_connections_per_peer),
             max_age: (config.max_connection_age_s > 0).then(|| Duration::from_secs(config.max_connection_age_s.into())),
             preface_timeout: Duration::from_secs(config.keep_alive_s.into()),
-            refused: Arc::default(),
+            refused: Occasions::default(),
+            http1: Occasions::default(),
+            tls: Occasions::default(),
         }
     }
 
@@ -58,15 +64,17 @@ impl Connections {
 
     /// How many connections were closed because no slot was free.
     pub(in crate::server) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
+        self.refused.count()
     }
 
     /// Serves incoming connections until `close`. Then none is accepted any more, and each connection ends once its
-    /// calls have. A connection without a free slot is closed: its client sees UNAVAILABLE.
+    /// calls have. A connection without a free slot is closed: its client sees UNAVAILABLE. One that does not speak
+    /// HTTP/2 gets one of the `answers`.
     pub(in crate::server) async fn serve<L, B, C>(
         self,
         router: Router<L>,
         incoming: impl Stream<Item = io::Result<C>>,
+        answers: Answers,
         close: CancellationToken,
     ) where
         L: Layer<Routes> + Clone + Send + 'static,
@@ -88,10 +96,21 @@ impl Connections {
                     connection = incoming.next() => match connection {
                         Some(Ok(connection)) => {
                             let Some(connection) = self.admit(connection) else { continue };
-                            let ends = connection.ends(close.clone(), self.max_age.map(jittered));
-                            // A tonic server per connection, so that each has an age of its own.
-                            let one = tokio_stream::once(io::Result::Ok(connection)).chain(tokio_stream::pending());
-                            running.spawn(router.clone().serve_with_incoming_shutdown(one, ends));
+                            let (this, router, answers, close) =
+                                (self.clone(), router.clone(), answers.clone(), close.clone());
+                            running.spawn(async move {
+                                let begun = tokio::select! {
+                                    begun = this.begin(connection, answers) => begun,
+                                    () = close.cancelled() => None,
+                                };
+                                let Some(connection) = begun else { return };
+                                let ends = connection.ends(close, this.max_age.map(jittered));
+                                // A tonic server per connection, so that each has an age of its own.
+                                let one = tokio_stream::once(io::Result::Ok(connection)).chain(tokio_stream::pending());
+                                if let Err(error) = router.serve_with_incoming_shutdown(one, ends).await {
+                                    tracing::debug!(%error, "a connection broke");
+                                }
+                            });
                         }
                         Some(Err(error)) => {
                             tracing::debug!(%error, "a connection could not be accepted");
@@ -105,15 +124,49 @@ impl Connections {
         while running.join_next().await.is_some() {}
     }
 
+    /// The connection, if its client speaks HTTP/2. Another one is answered, and closed.
+    async fn begin<C>(&self, mut connection: Connection<C>, answers: Answers) -> Option<Connection<C>>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        let begun = match timeout(self.preface_timeout, connection.begin()).await {
+            Ok(Ok(Beginning::Http2)) => return Some(connection),
+            Ok(Ok(Beginning::Other(begun))) => begun,
+            // It is silent, or gone.
+            Ok(Ok(Beginning::Ended) | Err(_)) | Err(_) => return None,
+        };
+        let peer = connection.about().peer;
+        let answer = http1::answer(&mut connection, begun, &answers);
+        match timeout(self.preface_timeout, answer).await {
+            Ok(Ok(Spoken::Http1)) => {
+                if let Some(count) = self.http1.one_more() {
+                    tracing::warn!(count, ?peer, "requests of HTTP/1.1 at a port that speaks gRPC alone");
+                }
+            }
+            Ok(Ok(Spoken::Tls)) => {
+                if let Some(count) = self.tls.one_more() {
+                    tracing::warn!(
+                        count,
+                        ?peer,
+                        "clients began TLS at a port without it: server.tls.certificate and server.tls.key turn it on"
+                    );
+                }
+            }
+            Ok(Ok(Spoken::Unknown)) => tracing::debug!(?peer, "a client that speaks neither HTTP nor TLS"),
+            Ok(Err(_)) | Err(_) => return None,
+        }
+        // This lingers for a moment, so that the answer arrives; an error means that the client has gone.
+        let _ = connection.shutdown().await;
+        None
+    }
+
     /// Takes a slot for the connection. `None`: no slot is free.
     fn admit<C: Peer>(&self, connection: C) -> Option<Connection<C>> {
         let peer = connection.peer();
         let slot = match self.slots.take(peer) {
             Ok(slot) => slot,
             Err(full) => {
-                // Logged at 1, 2, 4, 8, … refusals, so that a client cannot fill the log.
-                let refused = self.refused.fetch_add(1, Ordering::Relaxed) + 1;
-                if refused.is_power_of_two() {
+                if let Some(refused) = self.refused.one_more() {
                     let (limit, value) = match full {
                         Full::Total(value) => ("server.max_connections", value),
                         Full::Peer(value) => ("server.max_connections_per_peer", value),
@@ -124,7 +177,7 @@ impl Connections {
             }
         };
         let about = About { peer, aged: CancellationToken::new() };
-        Some(Connection::new(connection, about, slot, self.preface_timeout))
+        Some(Connection::new(connection, about, slot))
     }
 }
 

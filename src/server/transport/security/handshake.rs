@@ -14,8 +14,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::http::StatusCode;
 
 use super::watch::Watched;
+use crate::server::transport::occasions::Occasions;
+use crate::server::transport::other_protocols::http1;
 
 /// How long a client has for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,6 +46,7 @@ type Ready = mpsc::Sender<io::Result<TlsStream<TcpStream>>>;
 
 async fn accept(listener: TcpListener, config: Watched<ServerConfig>, ready: Ready) {
     let mut handshakes = Handshakes::default();
+    let plaintext = Occasions::default();
     loop {
         tokio::select! {
             () = ready.closed() => return,
@@ -51,7 +55,7 @@ async fn accept(listener: TcpListener, config: Watched<ServerConfig>, ready: Rea
                 Ok((connection, peer)) => {
                     handshakes.make_room().await;
                     let acceptor = TlsAcceptor::from(config.current());
-                    handshakes.start(handshake(acceptor, connection, peer, ready.clone()));
+                    handshakes.start(handshake(acceptor, connection, peer, ready.clone(), plaintext.clone()));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection could not be accepted");
@@ -62,16 +66,40 @@ async fn accept(listener: TcpListener, config: Watched<ServerConfig>, ready: Rea
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, connection: TcpStream, peer: SocketAddr, ready: Ready) {
+/// `plaintext` counts the clients that begin without TLS.
+async fn handshake(acceptor: TlsAcceptor, connection: TcpStream, peer: SocketAddr, ready: Ready, plaintext: Occasions) {
     if let Err(error) = connection.set_nodelay(true) {
         tracing::debug!(%peer, %error, "the connection closed before its handshake");
         return;
     }
-    match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection).into_fallible()).await {
+    let shaken = async {
+        // An error comes again when the handshake reads.
+        let mut first = [0; 4];
+        let count = connection.peek(&mut first).await.unwrap_or(0);
+        let first = &first[..count];
+        if first.first().is_some_and(u8::is_ascii_uppercase) {
+            if let Some(count) = plaintext.one_more() {
+                tracing::warn!(count, %peer, "clients spoke HTTP without TLS at a port with it");
+            }
+            // One that speaks HTTP/2 understands the handshake's alert, and no text.
+            if !b"PRI ".starts_with(first) {
+                return Err(connection);
+            }
+        }
+        Ok(acceptor.accept(connection).into_fallible().await)
+    };
+    match timeout(HANDSHAKE_TIMEOUT, shaken).await {
         // The receiver is gone when the server has stopped.
-        Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
-        Ok(Err((error, connection))) => {
+        Ok(Ok(Ok(connection))) => drop(ready.send(Ok(connection)).await),
+        Ok(Ok(Err((error, connection)))) => {
             tracing::debug!(%peer, %error, "a TLS handshake failed");
+            close_gently(connection).await;
+        }
+        Ok(Err(mut connection)) => {
+            let sentence = "this port speaks TLS: the address begins with https://\n";
+            let answer = http1::response(StatusCode::BAD_REQUEST, sentence, true);
+            // An error means that the client has gone, and the socket's buffer has room for the answer.
+            let _ = connection.write_all(answer.as_bytes()).await;
             close_gently(connection).await;
         }
         Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),

@@ -68,7 +68,8 @@ impl Paths {
             _ => builder.with_no_client_auth(),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        // HTTP/1.1 is answered with a sentence.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         if let Some(validity) = validity {
             self.log(validity);
         }
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_another_certificate_is_refused_and_a_matching_one_offers_http_2_alone() {
+    fn a_key_of_another_certificate_is_refused_and_a_matching_one_offers_http_2_first() {
         let signed = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
         let (mine, other) = (signed(), signed());
         let paths = Paths { certificate: "tls.crt".into(), key: "tls.key".into(), client_ca: Some("ca.crt".into()) };
@@ -114,7 +115,7 @@ mod tests {
             vec![mine.cert.pem().into_bytes(), key.serialize_pem().into_bytes(), mine.cert.pem().into_bytes()]
         };
         let config = paths.server_config(&contents(&mine.signing_key)).expect("a pair");
-        assert_eq!(config.alpn_protocols, [b"h2"]);
+        assert_eq!(config.alpn_protocols, [&b"h2"[..], b"http/1.1"]);
         let error = paths.server_config(&contents(&other.signing_key)).expect_err("not a pair");
         assert!(matches!(error, CredentialError::Mismatch { .. }), "{error}");
     }
