@@ -63,6 +63,13 @@ mod seeds {
             let data = std::fs::read(&path).expect("a fixture");
             if ["jpg", "png", "webp"].iter().any(|end| name.ends_with(end)) && data.len() < 12_000 {
                 let n = name.bytes().fold(0u8, u8::wrapping_add);
+                if name.ends_with("jpg") {
+                    // The same file, cut, and with a part of it twice: read as far as it goes.
+                    let (cut, half) = (data.len() * 3 / 4, data.len() / 2);
+                    let header = header(Kind::Encoded, super::frame::ALLOW_DAMAGED, [0; 3], n);
+                    seeds.push((format!("cut-{name}"), [&header[..], &data[..cut]].concat()));
+                    seeds.push((format!("twice-{name}"), [&header[..], &data[..cut], &data[half..]].concat()));
+                }
                 seeds.push((name, [header(Kind::Encoded, 0, [0; 3], n), data].concat()));
             }
         }

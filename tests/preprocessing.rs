@@ -30,9 +30,8 @@ fn array<T: npy::Element>(name: &str) -> npy::Array<T> {
 }
 
 fn read(file: &str) -> Decoded {
-    let data = std::fs::read(fixtures().join(file)).unwrap().into();
-    decode(&Payload::Encoded { data, format: None }, &Limits::default())
-        .unwrap_or_else(|error| panic!("{file}: {error}"))
+    let data = std::fs::read(fixtures().join(file)).unwrap();
+    decode(&Payload::encoded(data), &Limits::default()).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// The input's values as bytes, `[C, H, W]`.

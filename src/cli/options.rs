@@ -42,6 +42,10 @@ pub struct ExplainArgs {
     /// Opacity of the heat map in an overlay, 0 to 1
     #[arg(long, env = "CAMLENS_OPACITY", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
     pub opacity: f32,
+
+    /// Explain JPEGs that were damaged on their way as far as they can be read, instead of refusing them
+    #[arg(long, env = "CAMLENS_ALLOW_DAMAGED")]
+    pub allow_damaged: bool,
 }
 
 /// `NAME` or `NAME@VERSION`.
@@ -246,6 +250,7 @@ impl ExplainArgs {
                 Some(PrecisionName::Bfloat16) => v1::Precision::Bfloat16,
             } as i32,
             predictions_only: (pictures.is_empty() && maps.is_empty()).then_some(true),
+            allow_damaged_frames: self.allow_damaged.then_some(true),
             ..Default::default()
         }
     }

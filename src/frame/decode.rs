@@ -3,13 +3,14 @@
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::codecs::{jpeg::JpegDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::error::ImageError;
 use image::{ColorType, ImageDecoder};
 
-use super::jpeg;
+use super::jpeg::{Jpeg, JpegError, Samples};
 use super::raw::{RawRows, decode_raw};
 use super::{Channels, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
+use super::{content, exif, significant_bits};
 
 /// A decoded frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,13 +34,14 @@ impl Decoded {
 /// [`decode`] accepts passes.
 ///
 /// # Errors
-/// An empty or too large payload, a file that is not a picture or not of the declared format, a truncated JPEG, a wrong
-/// size in a picture's header or in the fields of a raw frame, a wrong shape of a tensor.
+/// An empty or too large payload, a file that is not a picture or not of the declared format, a JPEG that ends in its
+/// header or is far too short, a wrong size in a picture's header or in the fields of a raw frame, a wrong shape of a
+/// tensor.
 pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<u64, FrameError> {
     const CHANNELS: u64 = 3;
     match payload {
-        Payload::Encoded { data, format } => {
-            let (_, size) = check_encoded(data, *format, limits)?;
+        Payload::Encoded { data, format, allow_damaged } => {
+            let (_, size) = check_encoded(data, *format, limits)?.announced(data, *allow_damaged)?;
             // Where the header has no readable size, the decoder fails too.
             Ok(size.map_or(0, |(width, height)| u64::from(width) * u64::from(height) * CHANNELS))
         }
@@ -55,13 +57,17 @@ pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<u64, Fr
 ///
 /// Pictures become 8-bit grey or RGB, upright: the EXIF orientation is applied. As in Pillow's `convert("RGB")`, alpha
 /// is dropped, palettes are looked up, and CMYK is converted without a colour profile. Of 16-bit samples the upper 8
-/// bits are kept. Colour profiles and gamma are not applied.
+/// bits are kept; samples that use the lower bits alone, as a PNG's sBIT chunk says, are scaled up first. Colour
+/// profiles and gamma are not applied. Of a damaged JPEG what is left is read when the payload allows it; lost parts
+/// are grey.
 ///
 /// # Errors
 /// [`FrameError`], which names the field.
 pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError> {
     match payload {
-        Payload::Encoded { data, format } => decode_encoded(data, *format, limits).map(Decoded::Picture),
+        Payload::Encoded { data, format, allow_damaged } => {
+            decode_encoded(data, *format, *allow_damaged, limits).map(Decoded::Picture)
+        }
         Payload::Raw { data, width, height, pixel_format, stride_bytes } => {
             decode_raw(data, *width, *height, *pixel_format, *stride_bytes, limits).map(Decoded::Picture)
         }
@@ -71,27 +77,67 @@ pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError>
 
 const FIELD: &str = "frame.encoded.data";
 
-fn decode_encoded(data: &[u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<Pixels, FrameError> {
-    let (format, announced) = check_encoded(data, declared, limits)?;
+fn decode_encoded(
+    data: &[u8],
+    declared: Option<ImageFormat>,
+    allow_damaged: bool,
+    limits: &Limits,
+) -> Result<Pixels, FrameError> {
+    let file = check_encoded(data, declared, limits)?;
     // A panic of a decoder must not end the thread. The decoders' state is local to the call and is dropped by the
     // unwinding, so no half-made value survives.
-    catch_unwind(AssertUnwindSafe(|| match format {
-        ImageFormat::Jpeg => decode_jpeg(data, announced, limits),
-        ImageFormat::Png => decode_png(data, announced, limits),
-        ImageFormat::WebP => {
+    let format = file.format();
+    catch_unwind(AssertUnwindSafe(|| match file {
+        File::Jpeg(jpeg) => decode_jpeg(*jpeg, data, allow_damaged),
+        File::Png(size) => decode_png(data, size, limits),
+        File::WebP(size) => {
             let decoder = WebPDecoder::new(Cursor::new(data)).map_err(|error| refused(format, error))?;
-            decode_with(decoder, format, announced, limits)
+            decode_with(decoder, format, size, None, limits)
         }
     }))
     .unwrap_or_else(|_| Err(FrameError::Malformed { format, reason: "its decoder gave up".to_owned() }))
 }
 
-/// Checks the first bytes of a file, and returns its format, and width and height where the header has them.
-fn check_encoded(
-    data: &[u8],
-    declared: Option<ImageFormat>,
-    limits: &Limits,
-) -> Result<(ImageFormat, Option<(u32, u32)>), FrameError> {
+/// A file whose header has been read. Sizes are `None` where a header has no readable one.
+enum File<'a> {
+    Jpeg(Box<Jpeg<'a>>),
+    Png(Option<(u32, u32)>),
+    WebP(Option<(u32, u32)>),
+}
+
+impl File<'_> {
+    fn format(&self) -> ImageFormat {
+        match self {
+            File::Jpeg(_) => ImageFormat::Jpeg,
+            File::Png(_) => ImageFormat::Png,
+            File::WebP(_) => ImageFormat::WebP,
+        }
+    }
+
+    fn size(&self) -> Option<(u32, u32)> {
+        match self {
+            File::Jpeg(jpeg) => Some(jpeg.size()),
+            File::Png(size) | File::WebP(size) => *size,
+        }
+    }
+
+    /// The format and the size.
+    ///
+    /// # Errors
+    /// A file that is surely damaged, unless that is allowed.
+    fn announced(&self, data: &[u8], allow_damaged: bool) -> Result<(ImageFormat, Option<(u32, u32)>), FrameError> {
+        if let File::Jpeg(jpeg) = self
+            && !allow_damaged
+            && jpeg.is_too_short().map_err(|error| refused_jpeg(error, data))?
+        {
+            return Err(FrameError::TruncatedJpeg { bytes: data.len() as u64 });
+        }
+        Ok((self.format(), self.size()))
+    }
+}
+
+/// Checks the first bytes of a file, and reads its header.
+fn check_encoded<'a>(data: &'a [u8], declared: Option<ImageFormat>, limits: &Limits) -> Result<File<'a>, FrameError> {
     if data.is_empty() {
         return Err(FrameError::Empty { field: FIELD });
     }
@@ -99,22 +145,20 @@ fn check_encoded(
     if bytes > limits.max_encoded_bytes {
         return Err(FrameError::TooManyBytes { field: FIELD, bytes, limit: limits.max_encoded_bytes });
     }
-    let format = agreed_format(data, declared)?;
-    let size = match format {
-        ImageFormat::Jpeg => {
-            let survey = jpeg::survey(data);
-            if !survey.complete {
-                return Err(FrameError::TruncatedJpeg { bytes });
-            }
-            survey.size
-        }
-        ImageFormat::Png => png_size(data),
-        ImageFormat::WebP => webp_size(data),
+    let file = match agreed_format(data, declared)? {
+        ImageFormat::Jpeg => File::Jpeg(Box::new(Jpeg::read(data).map_err(|error| refused_jpeg(error, data))?)),
+        ImageFormat::Png => File::Png(png_size(data)),
+        ImageFormat::WebP => File::WebP(webp_size(data)),
     };
-    if let Some((width, height)) = size {
+    if let Some((width, height)) = file.size() {
         check_pixels(width, height, limits)?;
     }
-    Ok((format, size))
+    if let (File::Jpeg(_), Some((width, height))) = (&file, file.size())
+        && (width == 0 || height == 0)
+    {
+        return Err(no_pixels(ImageFormat::Jpeg, width, height));
+    }
+    Ok(file)
 }
 
 /// Width and height from a PNG's header. The decoder's constructor would read up to the first pixel data.
@@ -125,6 +169,13 @@ fn png_size(data: &[u8]) -> Option<(u32, u32)> {
         }
         _ => None,
     }
+}
+
+/// Bits of a PNG's samples, 8 or 16, and how many of them are used, when its sBIT chunk says that these are fewer.
+fn png_scaling(data: &[u8]) -> Option<(u32, u32)> {
+    // Fewer bits are scaled up by the decoder, and entries of a palette have been.
+    let &[depth @ (8 | 16), 0 | 2 | 4 | 6] = data.get(24..26)? else { return None };
+    significant_bits::of_png(data).map(|significant| (depth.into(), significant))
 }
 
 /// Width and height from a WebP's first chunk: the canvas of an extended file, the picture of a simple one (RFC 9649).
@@ -154,33 +205,40 @@ fn agreed_format(data: &[u8], declared: Option<ImageFormat>) -> Result<ImageForm
         (Some(declared), Some(found)) if declared == found => Ok(found),
         (None, Some(found)) => Ok(found),
         (Some(declared), found) => {
-            let found = found.map_or_else(|| other_content(data), |found| found.to_string());
+            let found = found.map_or_else(|| content::name(data), |found| found.to_string());
             Err(FrameError::FormatContradicted { declared, found })
         }
-        (None, None) => Err(FrameError::UnknownFormat { found: other_content(data) }),
+        (None, None) => Err(FrameError::UnknownFormat { found: content::name(data) }),
     }
 }
 
-/// A description of content in an unsupported format.
-fn other_content(data: &[u8]) -> String {
-    match image::guess_format(data) {
-        Ok(format) => format!("{format:?}"),
-        Err(_) => {
-            let start: Vec<String> = data.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-            format!("no picture that is known (it begins with {})", start.join(" "))
-        }
+fn decode_jpeg(jpeg: Jpeg<'_>, data: &[u8], allow_damaged: bool) -> Result<Pixels, FrameError> {
+    let ((width, height), orientation) = (jpeg.size(), jpeg.exif().map_or(Orientation::Upright, exif::orientation));
+    let channels = if jpeg.is_gray() { Channels::Gray } else { Channels::Rgb };
+    let Samples { samples, damage } = jpeg.decode().map_err(|error| refused_jpeg(error, data))?;
+    match damage {
+        Some(damage) if !allow_damaged => Err(FrameError::Damaged { damage }),
+        _ => Ok(Pixels::from_stored(width, height, channels, samples, orientation).with_damage(damage)),
     }
 }
 
-fn decode_jpeg(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> Result<Pixels, FrameError> {
-    let decoder = JpegDecoder::new(Cursor::new(data)).map_err(|error| refused(ImageFormat::Jpeg, error))?;
-    decode_with(decoder, ImageFormat::Jpeg, announced, limits)
+fn refused_jpeg(error: JpegError, data: &[u8]) -> FrameError {
+    let format = ImageFormat::Jpeg;
+    match error {
+        JpegError::Truncated => FrameError::TruncatedJpeg { bytes: data.len() as u64 },
+        JpegError::Malformed(reason) => FrameError::Malformed { format, reason },
+        error @ JpegError::Unsupported(_) => FrameError::UnsupportedVariant { format, reason: error.to_string() },
+    }
+}
+
+fn no_pixels(format: ImageFormat, width: u32, height: u32) -> FrameError {
+    FrameError::Malformed { format, reason: format!("its header says {width}×{height} pixels") }
 }
 
 fn decode_png(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> Result<Pixels, FrameError> {
     let decoder = PngDecoder::with_limits(Cursor::new(data), decoder_limits(limits))
         .map_err(|error| refused(ImageFormat::Png, error))?;
-    decode_with(decoder, ImageFormat::Png, announced, limits)
+    decode_with(decoder, ImageFormat::Png, announced, png_scaling(data), limits)
 }
 
 /// Memory for the largest picture allowed, as 16-bit RGBA, and for its metadata.
@@ -201,12 +259,13 @@ fn decode_with(
     mut decoder: impl ImageDecoder,
     format: ImageFormat,
     announced: Option<(u32, u32)>,
+    scaling: Option<(u32, u32)>,
     limits: &Limits,
 ) -> Result<Pixels, FrameError> {
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, limits)?;
     if width == 0 || height == 0 {
-        return Err(FrameError::Malformed { format, reason: format!("its header says {width}×{height} pixels") });
+        return Err(no_pixels(format, width, height));
     }
     if announced.is_some_and(|size| size != (width, height)) {
         let reason = format!("its first header says another size than {width}×{height} pixels");
@@ -214,8 +273,10 @@ fn decode_with(
     }
     decoder.set_limits(decoder_limits(limits)).map_err(|error| refused(format, error))?;
     // Unreadable metadata does not make the pixels wrong.
-    let orientation =
-        decoder.orientation().map_or(Orientation::Upright, |orientation| Orientation::from_exif(orientation.to_exif()));
+    let orientation = match decoder.exif_metadata() {
+        Ok(Some(block)) => exif::orientation(&block),
+        _ => Orientation::Upright,
+    };
     let color = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut samples).map_err(|error| refused(format, error))?;
@@ -224,19 +285,43 @@ fn decode_with(
         ColorType::La8 => (Channels::Gray, keep(&samples, 2, [0])),
         ColorType::Rgb8 => (Channels::Rgb, samples),
         ColorType::Rgba8 => (Channels::Rgb, keep(&samples, 4, [0, 1, 2])),
-        ColorType::L16 => (Channels::Gray, keep(&samples, 2, [HIGH])),
-        ColorType::La16 => (Channels::Gray, keep(&samples, 4, [HIGH])),
-        ColorType::Rgb16 => (Channels::Rgb, keep(&samples, 6, [HIGH, 2 + HIGH, 4 + HIGH])),
-        ColorType::Rgba16 => (Channels::Rgb, keep(&samples, 8, [HIGH, 2 + HIGH, 4 + HIGH])),
+        ColorType::L16 => (Channels::Gray, keep_upper(&samples, 1, [0], scaling)),
+        ColorType::La16 => (Channels::Gray, keep_upper(&samples, 2, [0], scaling)),
+        ColorType::Rgb16 => (Channels::Rgb, keep_upper(&samples, 3, [0, 1, 2], scaling)),
+        ColorType::Rgba16 => (Channels::Rgb, keep_upper(&samples, 4, [0, 1, 2], scaling)),
         other => {
             return Err(FrameError::UnsupportedVariant { format, reason: format!("pixels of {other:?}") });
         }
     };
+    let stored = match scaling {
+        Some((8, significant)) => {
+            let mut wide: Vec<u16> = stored.iter().map(|&sample| sample.into()).collect();
+            significant_bits::scale_up(&mut wide, 8, significant);
+            wide.iter().map(|&sample| sample as u8).collect()
+        }
+        _ => stored,
+    };
     Ok(Pixels::from_stored(width, height, channels, stored, orientation))
 }
 
-/// Index of the upper byte of a native 16-bit sample.
-const HIGH: usize = if cfg!(target_endian = "little") { 1 } else { 0 };
+/// Keeps the channels `kept` of native 16-bit samples, `channels` per pixel, and of those the upper bytes.
+fn keep_upper<const N: usize>(
+    samples: &[u8],
+    channels: usize,
+    kept: [usize; N],
+    scaling: Option<(u32, u32)>,
+) -> Vec<u8> {
+    const UPPER: usize = if cfg!(target_endian = "little") { 1 } else { 0 };
+    let Some((_, significant)) = scaling else {
+        return keep(samples, 2 * channels, kept.map(|channel| 2 * channel + UPPER));
+    };
+    let pixels = samples.chunks_exact(2 * channels);
+    let mut values: Vec<u16> = pixels
+        .flat_map(|pixel| kept.map(|channel| u16::from_ne_bytes([pixel[2 * channel], pixel[2 * channel + 1]])))
+        .collect();
+    significant_bits::scale_up(&mut values, 16, significant);
+    values.iter().map(|&value| (value >> 8) as u8).collect()
+}
 
 /// Keeps the bytes `kept` of each pixel of `pixel_bytes` bytes.
 fn keep<const N: usize>(samples: &[u8], pixel_bytes: usize, kept: [usize; N]) -> Vec<u8> {
@@ -269,7 +354,7 @@ mod tests {
     }
 
     fn read(data: Vec<u8>, format: Option<ImageFormat>) -> Result<Pixels, FrameError> {
-        let payload = Payload::Encoded { data: Bytes::from(data), format };
+        let payload = Payload::Encoded { data: Bytes::from(data), format, allow_damaged: false };
         match decode(&payload, &Limits::default())? {
             Decoded::Picture(pixels) => Ok(pixels),
             Decoded::Tensor(_) => panic!("a picture file gave a tensor"),
@@ -314,7 +399,7 @@ mod tests {
     fn content_that_is_not_read_is_named() {
         let error = read(b"GIF89a\x01\0\x01\0".to_vec(), None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert_eq!(error.to_string(), "frame.encoded.data is Gif: JPEG, PNG and WebP are read");
+        assert_eq!(error.to_string(), "frame.encoded.data is a GIF picture: JPEG, PNG and WebP are read");
         let error = read(b"hello".to_vec(), None).unwrap_err();
         assert!(error.to_string().contains("begins with 68 65 6c 6c"), "{error}");
         assert_eq!(read(Vec::new(), None).unwrap_err(), FrameError::Empty { field: "frame.encoded.data" });
@@ -333,13 +418,15 @@ mod tests {
     #[test]
     fn errors_in_the_header_are_found_without_decoding_and_later_errors_are_not() {
         let check = |data: Vec<u8>, format| {
-            check_header(&Payload::Encoded { data: data.into(), format }, &Limits::default()).map_err(|e| e.to_string())
+            check_header(&Payload::Encoded { data: data.into(), format, allow_damaged: false }, &Limits::default())
+                .map_err(|e| e.to_string())
         };
         let png = encoded(&gradient(), image::ImageFormat::Png);
         assert_eq!(check(png.clone(), None), Ok(40 * 30 * 3));
         assert_eq!(check(png[..200].to_vec(), None), Ok(40 * 30 * 3), "only decoding can tell");
         let jpeg = encoded(&gradient(), image::ImageFormat::Jpeg);
-        assert!(check(jpeg[..jpeg.len() - 1].to_vec(), None).is_err_and(|error| error.contains("end")));
+        assert_eq!(check(jpeg[..jpeg.len() - 9].to_vec(), None), Ok(40 * 30 * 3), "only decoding can tell");
+        assert!(check(jpeg[..300].to_vec(), None).is_err_and(|error| error.contains("a truncated JPEG")));
         assert!(check(png, Some(ImageFormat::Jpeg)).is_err_and(|error| error.contains("says JPEG")));
         assert!(check(png_header(50_000, 50_000), None).is_err_and(|error| error.contains("2500000000 pixels")));
         assert!(check(b"GIF89a".to_vec(), None).is_err_and(|error| error.contains("PNG and WebP are read")));
@@ -354,7 +441,7 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         let mut check = |name: String, data: Vec<u8>| {
             let Some(format) = ImageFormat::sniff(&data) else { return };
-            let (_, size) = check_encoded(&data, None, &Limits::default()).expect("a sound file");
+            let size = check_encoded(&data, None, &Limits::default()).expect("a sound file").size();
             let pixels = read(data, None).expect("a sound file");
             assert_eq!(size, Some(pixels.stored_size()), "{name}");
             seen.insert(format!("{format:?}"));
@@ -373,7 +460,7 @@ mod tests {
     fn more_bytes_than_the_limit_are_refused() {
         let limits = Limits { max_encoded_bytes: 10, ..Limits::default() };
         let data = Bytes::from(encoded(&gradient(), image::ImageFormat::Png));
-        let error = decode(&Payload::Encoded { data, format: None }, &limits).unwrap_err();
+        let error = decode(&Payload::encoded(data), &limits).unwrap_err();
         assert_eq!((error.field(), error.kind()), ("frame.encoded.data", ErrorKind::ResourceExhausted));
     }
 
@@ -382,8 +469,12 @@ mod tests {
         for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
             let whole = encoded(&gradient(), format);
             assert!(read(whole.clone(), None).is_ok());
-            // A PNG's pixels may be complete before its last, empty chunk.
-            let least = if format == image::ImageFormat::Png { 12 } else { 1 };
+            // A PNG's pixels may be complete before its last, empty chunk, and a JPEG's before its end marker.
+            let least = match format {
+                image::ImageFormat::Png => 12,
+                image::ImageFormat::Jpeg => 3,
+                _ => 1,
+            };
             for length in 0..=whole.len() - least {
                 let result = read(whole[..length].to_vec(), None);
                 assert!(result.is_err(), "{length} of {} bytes of {format:?} were read", whole.len());
@@ -396,11 +487,39 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_jpeg_says_so() {
+    fn a_damaged_jpeg_is_refused_with_the_share_that_was_lost_or_read_when_that_is_allowed() {
         let whole = encoded(&gradient(), image::ImageFormat::Jpeg);
-        let error = read(whole[..whole.len() / 2 + 200].to_vec(), None).unwrap_err();
+        let cut = Payload::encoded(whole[..whole.len() - 100].to_vec());
+        let error = decode(&cut, &Limits::default()).unwrap_err();
         assert_eq!((error.field(), error.kind()), ("frame.encoded.data", ErrorKind::InvalidArgument));
-        assert!(error.to_string().contains("truncated JPEG"), "{error}");
+        let message = error.to_string();
+        assert!(message.contains("is a damaged JPEG: it ends early, and ") && message.contains("% of the picture was"));
+        assert!(message.contains("options.allow_damaged_frames"), "{message}");
+        let decoded = decode(&cut.allowing_damage(), &Limits::default()).unwrap();
+        let pixels = decoded.picture().expect("a picture");
+        let damage = pixels.damage().expect("it is said");
+        assert!(damage.cut && (0.0..0.9).contains(&damage.lost), "{damage:?}");
+        let sound = Payload::encoded(whole).allowing_damage();
+        assert_eq!(decode(&sound, &Limits::default()).unwrap().picture().expect("a picture").damage(), None);
+    }
+
+    #[test]
+    fn what_is_allowed_to_be_damaged_passes_the_header_check_if_it_can_be_decoded() {
+        let whole = encoded(&gradient(), image::ImageFormat::Jpeg);
+        let (mut refused, mut read) = (0, 0);
+        for length in 0..whole.len() {
+            for payload in [
+                Payload::encoded(whole[..length].to_vec()),
+                Payload::encoded(whole[..length].to_vec()).allowing_damage(),
+            ] {
+                match (check_header(&payload, &Limits::default()), decode(&payload, &Limits::default())) {
+                    (Err(_), Ok(_)) => panic!("{length} bytes are decoded, and refused by their header"),
+                    (Err(_), Err(_)) => refused += 1,
+                    (Ok(_), result) => read += usize::from(result.is_ok()),
+                }
+            }
+        }
+        assert!(refused > 600 && read > 100, "{refused} {read}");
     }
 
     proptest! {
@@ -411,7 +530,7 @@ mod tests {
             let magic: &[u8] = [&b""[..], b"\xFF\xD8\xFF", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8L"][start];
             let data = Bytes::from([magic, &rest].concat());
             let limits = Limits { max_pixels: 1 << 20, max_encoded_bytes: 1 << 20 };
-            if let Ok(Decoded::Picture(pixels)) = decode(&Payload::Encoded { data, format: None }, &limits) {
+            if let Ok(Decoded::Picture(pixels)) = decode(&Payload::encoded(data), &limits) {
                 prop_assert!(u64::from(pixels.width()) * u64::from(pixels.height()) <= limits.max_pixels);
             }
         }
@@ -428,7 +547,7 @@ mod tests {
                 data[at] = byte;
             }
             let limits = Limits { max_pixels: 1 << 20, max_encoded_bytes: 1 << 20 };
-            let payload = Payload::Encoded { data: data.into(), format: None };
+            let payload = Payload::encoded(data);
             if let Ok(Decoded::Picture(pixels)) = decode(&payload, &limits) {
                 prop_assert!(u64::from(pixels.width()) * u64::from(pixels.height()) <= limits.max_pixels);
             }

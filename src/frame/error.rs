@@ -1,6 +1,6 @@
 //! Errors in frames. Each message names the field and says what is allowed, so that the sender can correct the frame.
 
-use super::{ImageFormat, PixelFormat};
+use super::{Damage, ImageFormat, PixelFormat};
 
 /// The class of a [`FrameError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,13 @@ pub enum FrameError {
     FormatContradicted { declared: ImageFormat, found: String },
     #[error("frame.encoded.data is {found}: JPEG, PNG and WebP are read")]
     UnknownFormat { found: String },
-    #[error("frame.encoded.data is a truncated JPEG: it ends after {bytes} bytes, before its end-of-image marker")]
+    #[error("frame.encoded.data is a truncated JPEG: it ends after {bytes} bytes, before the data of its pixels does")]
     TruncatedJpeg { bytes: u64 },
+    #[error(
+        "frame.encoded.data is a damaged JPEG: {damage}; with options.allow_damaged_frames such a frame is explained, \
+         with a notice"
+    )]
+    Damaged { damage: Damage },
     #[error("frame.encoded.data cannot be read as {format}: {reason}")]
     Malformed { format: ImageFormat, reason: String },
     #[error("frame.encoded.data is a kind of {format} that is not read: {reason}")]
@@ -84,6 +89,7 @@ impl FrameError {
             FrameError::FormatContradicted { .. } => "frame.encoded.format",
             FrameError::UnknownFormat { .. }
             | FrameError::TruncatedJpeg { .. }
+            | FrameError::Damaged { .. }
             | FrameError::Malformed { .. }
             | FrameError::UnsupportedVariant { .. } => "frame.encoded.data",
             FrameError::StrideTooSmall { .. } => "frame.raw.stride_bytes",
@@ -103,6 +109,7 @@ impl FrameError {
             | FrameError::NoSize { .. }
             | FrameError::FormatContradicted { .. }
             | FrameError::TruncatedJpeg { .. }
+            | FrameError::Damaged { .. }
             | FrameError::Malformed { .. }
             | FrameError::StrideTooSmall { .. }
             | FrameError::RawLength { .. }

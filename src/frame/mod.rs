@@ -6,8 +6,11 @@
 //! [`ModelToFrame`]. [`Preparation::check_header`] finds the errors that the first bytes and the sizes of a frame show,
 //! before the frame waits. Everything here is pure: byte slices in, numbers out.
 
+mod content;
+mod damage;
 mod decode;
 mod error;
+mod exif;
 mod jpeg;
 mod orientation;
 mod payload;
@@ -15,10 +18,12 @@ mod pixels;
 mod preprocess;
 mod raw;
 mod resample;
+mod significant_bits;
 mod tensor;
 mod transform;
 mod window;
 
+pub use damage::Damage;
 pub use decode::{Decoded, decode};
 pub use error::{ErrorKind, FrameError};
 pub use orientation::Orientation;

@@ -12,6 +12,8 @@ pub enum Payload {
         data: Bytes,
         /// The declared format. `None`: the first bytes of the data decide.
         format: Option<ImageFormat>,
+        /// Whether a JPEG that was damaged on its way is read as far as it goes, instead of being refused.
+        allow_damaged: bool,
     },
     /// Rows of pixels, top to bottom, without a header.
     Raw {
@@ -27,6 +29,19 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// A picture file whose format its first bytes tell, and which must not be damaged.
+    pub fn encoded(data: impl Into<Bytes>) -> Payload {
+        Payload::Encoded { data: data.into(), format: None, allow_damaged: false }
+    }
+
+    /// Lets a damaged picture file be read as far as it goes.
+    pub fn allowing_damage(mut self) -> Payload {
+        if let Payload::Encoded { allow_damaged, .. } = &mut self {
+            *allow_damaged = true;
+        }
+        self
+    }
+
     /// The bytes as they were sent.
     pub fn bytes(&self) -> &Bytes {
         match self {

@@ -1,6 +1,6 @@
 //! An upright picture of 8-bit pixels.
 
-use super::{AffineTransform, Orientation};
+use super::{AffineTransform, Damage, Orientation};
 
 /// The channels of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,13 +20,14 @@ impl Channels {
 }
 
 /// An upright picture: contiguous rows from top to bottom, one byte per channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pixels {
     width: u32,
     height: u32,
     channels: Channels,
     data: Vec<u8>,
     orientation: Orientation,
+    damage: Option<Damage>,
 }
 
 impl Pixels {
@@ -48,7 +49,7 @@ impl Pixels {
         };
         let (width, height) =
             if orientation.swaps_sides() { (stored_height, stored_width) } else { (stored_width, stored_height) };
-        Pixels { width, height, channels, data, orientation }
+        Pixels { width, height, channels, data, orientation, damage: None }
     }
 
     /// A picture whose rows are upright already.
@@ -81,6 +82,16 @@ impl Pixels {
     /// The orientation of the frame as it was stored.
     pub fn orientation(&self) -> Orientation {
         self.orientation
+    }
+
+    /// The same pixels, of a file that was damaged.
+    pub fn with_damage(self, damage: Option<Damage>) -> Self {
+        Pixels { damage, ..self }
+    }
+
+    /// What the file lacks. `None`: nothing, as far as is known.
+    pub fn damage(&self) -> Option<Damage> {
+        self.damage
     }
 
     /// `(width, height)` of the frame as it was sent.

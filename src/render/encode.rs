@@ -57,7 +57,7 @@ mod tests {
     }
 
     fn read(file: Vec<u8>) -> Pixels {
-        match decode(&Payload::Encoded { data: file.into(), format: None }, &Limits::default()) {
+        match decode(&Payload::encoded(file), &Limits::default()) {
             Ok(Decoded::Picture(pixels)) => pixels,
             other => panic!("no picture: {other:?}"),
         }

@@ -13,7 +13,7 @@ use super::queue::next_batch::Prepared;
 use super::queue::turn::{Ready, Turn, Waiting};
 use super::served::Served;
 use crate::explain::{Method, Target};
-use crate::frame::{self, Decoded, ModelToFrame, Payload, Pixels};
+use crate::frame::{self, Damage, Decoded, ModelToFrame, Payload, Pixels};
 use crate::telemetry::{Progress, Stage};
 
 /// A frame that was chosen for a batch.
@@ -91,6 +91,8 @@ pub(super) struct RowInfo {
     pub(super) model_to_frame: ModelToFrame,
     /// Width and height of the frame as it was sent; for a tensor, those of the input.
     pub(super) frame_size: (u32, u32),
+    /// What the frame's file lacks.
+    pub(super) damage: Option<Damage>,
     /// The decoded frame, when an overlay is drawn on it.
     pub(super) picture: Option<Pixels>,
     pub(super) progress: Progress,
@@ -119,6 +121,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
             return Prepared::Refused;
         }
     };
+    let damage = decoded.picture().and_then(Pixels::damage);
     let (frame_size, picture) = match decoded {
         Decoded::Picture(pixels) => (pixels.stored_size(), outputs.needs_picture().then_some(pixels)),
         Decoded::Tensor(_) => ((prepared.width, prepared.height), None),
@@ -130,6 +133,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
         outputs,
         model_to_frame: prepared.model_to_frame,
         frame_size,
+        damage,
         picture,
         progress,
         admission,

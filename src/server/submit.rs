@@ -27,6 +27,8 @@ pub(super) struct CheckedOptions {
     pub(super) method: Method,
     pub(super) targets: Vec<Target>,
     pub(super) outputs: Outputs,
+    /// Damaged pictures are explained as far as they can be read.
+    pub(super) allow_damaged_frames: bool,
 }
 
 /// A frame as it was read.
@@ -56,6 +58,7 @@ impl FrameContent {
         payload: Payload,
         expires_at: Option<Instant>,
     ) -> Result<Self, Refusal> {
+        let payload = if options.allow_damaged_frames { payload.allowing_damage() } else { payload };
         let bytes = model.check_header(&payload, &options.outputs).map_err(|error| Refusal::from(&error))?;
         Ok(FrameContent { options, payload, expires_at, priority: 0, bytes })
     }
@@ -240,6 +243,7 @@ mod tests {
                 method: Method { mode: Mode::Default, ..Method::default() },
                 targets: vec![Target::Top(top)],
                 outputs: Outputs { top_predictions: top as usize, ..Outputs::default() },
+                allow_damaged_frames: false,
             };
             let height = pixels.len() as u32 / width;
             let payload = Payload::Raw {

@@ -28,7 +28,7 @@ fn main() {
     let large = Frame::raw(640, 480, steps.clone());
     let photograph = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/readme.jpg");
     let photograph = std::fs::read(photograph).expect("a fixture");
-    let photograph = Frame::new(Payload::Encoded { data: photograph.into(), format: None }, steps);
+    let photograph = Frame::new(Payload::encoded(photograph), steps);
     let values: Vec<f32> = (0..3 * SIDE * SIDE).map(|at| ((at * 37 % 1_000) as f32 - 400.0) / 100.0).collect();
     let map = &values[..(SIDE * SIDE) as usize];
     let pixels = Pixels::upright(SIDE, SIDE, Channels::Rgb, bytes(SIDE * SIDE * 3));

@@ -405,7 +405,7 @@ fn bfloat16_is_near_float32_for_trained_weights_and_photographs() {
     let mut count = 0;
     for entry in std::fs::read_dir(root.join("demo-assets/photographs")).unwrap() {
         let path = entry.unwrap().path();
-        let payload = Payload::Encoded { data: std::fs::read(&path).unwrap().into(), format: None };
+        let payload = Payload::encoded(std::fs::read(&path).unwrap());
         let mut values: Vec<f32> = Vec::new();
         preparation.prepare(&decode(&payload, &Limits::default()).unwrap(), &mut values).unwrap();
         let input = Tensor::from_slice(&values).view([1, 3, 224, 224]);

@@ -32,6 +32,12 @@ fn bad_frames() -> Vec<BadFrame> {
     let rgb = v1::PixelFormat::Rgb8 as i32;
     vec![
         case(images::encoded(0, torn), Code::InvalidArgument, "frame.encoded.data", "truncated JPEG"),
+        case(
+            images::encoded(0, images::damaged_jpeg()),
+            Code::InvalidArgument,
+            "frame.encoded.data",
+            "% of the picture was lost; with options.allow_damaged_frames",
+        ),
         case(images::encoded(0, images::huge_png()), Code::ResourceExhausted, "frame.encoded.data", "64000000 pixels"),
         case(images::encoded(0, b"GIF89a".to_vec()), Code::InvalidArgument, "frame.encoded.data", "JPEG, PNG and WebP"),
         case(images::encoded(0, Vec::new()), Code::InvalidArgument, "frame.encoded.data", "empty"),

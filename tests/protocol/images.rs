@@ -43,6 +43,12 @@ pub fn jpeg() -> Vec<u8> {
     std::fs::read(file).expect("the fixture is there")
 }
 
+/// [`jpeg`] without its second half.
+pub fn damaged_jpeg() -> Vec<u8> {
+    let whole = jpeg();
+    whole[..whole.len() / 2].to_vec()
+}
+
 /// A PNG whose header declares 50,000 by 50,000 pixels, without any pixel data.
 pub fn huge_png() -> Vec<u8> {
     let mut file = b"\x89PNG\r\n\x1a\n".to_vec();

@@ -6,6 +6,7 @@
 mod bad_frames;
 mod compression;
 mod conversation;
+mod damaged_frames;
 mod drain;
 mod edges;
 mod identity;

@@ -97,14 +97,16 @@ JPEG = picture("JPEG", (400, 300))
 
 BAD_FRAMES = {
     # Pictures.
-    "a JPEG cut in half": Bad(encoded(JPEG[: len(JPEG) // 2]), INVALID, DATA, "truncated JPEG.* end-of-image"),
+    "a JPEG cut in half": Bad(
+        encoded(JPEG[: len(JPEG) // 2]), INVALID, DATA, "damaged JPEG: it ends early, and .* % of the picture was lost"
+    ),
     "a PNG cut in half": Bad(encoded(picture("PNG")[:90]), INVALID, DATA, "cannot be read as PNG"),
     "a WebP cut in half": Bad(encoded(picture("WEBP")[:60]), INVALID, DATA, "cannot be read as WebP"),
     "a PNG of 50,000 by 50,000": Bad(
         encoded(png_header(50_000, 50_000)), TOO_MUCH, DATA, "50000×50000, 2500000000 pixels: the limit is 64000000"
     ),
-    "a GIF": Bad(encoded(picture("GIF")), INVALID, DATA, "is Gif: JPEG, PNG and WebP are read"),
-    "a BMP": Bad(encoded(picture("BMP")), INVALID, DATA, "is Bmp: JPEG, PNG and WebP are read"),
+    "a GIF": Bad(encoded(picture("GIF")), INVALID, DATA, "is a GIF picture: JPEG, PNG and WebP are read"),
+    "a BMP": Bad(encoded(picture("BMP")), INVALID, DATA, "is a BMP picture: JPEG, PNG and WebP are read"),
     "no picture at all": Bad(encoded(b"hello, world"), INVALID, DATA, "begins with 68 65 6c 6c.*JPEG, PNG and WebP"),
     "an empty picture": Bad(encoded(b""), INVALID, DATA, "is empty: a frame needs content"),
     "a PNG that is called a JPEG": Bad(

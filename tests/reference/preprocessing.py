@@ -12,8 +12,11 @@ arrays.npz holds, under each case's name, the picture before ToTensor, uint8 [H,
 `Normalize`: its input `normalize_pixels`, and `normalize`, float32 [C, H, W].
 """
 
+import io
 import json
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 import skimage
@@ -46,8 +49,79 @@ def upright(name):
     return picture if picture.mode == "L" else picture.convert("RGB")
 
 
-def case(name, file, *, resize=None, crop=None, interpolation="bilinear", color="rgb", size=None, exact=True):
-    picture = upright(file)
+def write(data, name):
+    (OUT / name).write_bytes(data)
+    return name
+
+
+def jpeg(picture, **options):
+    """The segments of a JPEG before its scan header, as (marker, whole segment), and the rest."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **options)
+    data, at, segments = file.getvalue(), 2, []
+    while data[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        segments.append((data[at + 1], data[at:end]))
+        at = end
+    return segments, data[at:]
+
+
+def joined(segments, rest):
+    return b"\xff\xd8" + b"".join(segment for _, segment in segments) + rest
+
+
+def webcam(picture):
+    """A frame of a webcam: no Huffman tables, AVI's segment in place of JFIF's, and stray bytes before markers."""
+    segments, rest = jpeg(picture, quality=80, subsampling="4:2:2", restart_marker_blocks=5)
+    avi = b"\xff\xe0\x00\x10AVI1" + bytes(10)
+    for number, stray in ((0xD2, b"\x7f"), (0xD0, b"\x12\x34\x56"), (0xD9, b"\x00\x01")):
+        rest = rest.replace(bytes((0xFF, number)), stray + bytes((0xFF, number)), 1)
+    kept = [(marker, segment) for marker, segment in segments if marker not in (0xC4, 0xE0)]
+    return joined([(0xE0, avi)] + kept, rest)
+
+
+def separate(picture, wide, high):
+    """A JPEG with a scan for each component: luma is `wide` and `high` times as large as chroma."""
+    planes = picture.convert("YCbCr").split()
+    width, height = picture.size
+    small = (-(-width // wide), -(-height // high))
+    scans, components = b"", b""
+    for index, plane in enumerate(planes):
+        plane = plane if index == 0 else plane.resize(small, Image.Resampling.BOX)
+        segments, rest = jpeg(plane, quality=80)
+        components += bytes((index + 1, wide << 4 | high if index == 0 else 0x11, 0))
+        scans += rest[:5] + bytes((index + 1,)) + rest[6:-2]
+    frame = b"\xff\xc0\x00\x11\x08" + struct.pack(">HH", height, width) + b"\x03" + components
+    kept = [(marker, segment) for marker, segment in segments if marker not in (0xC0,)]
+    return joined(kept + [(0xC0, frame)], scans + b"\xff\xd9")
+
+
+def with_orientation(picture, number):
+    """A JPEG whose EXIF orientation is a LONG, big-endian, in a directory at offset 64."""
+    segments, rest = jpeg(picture, quality=92)
+    entry = struct.pack(">HHII", 0x0112, 4, 1, number)
+    block = b"Exif\0\0MM\0\x2a" + struct.pack(">I", 64) + bytes(56) + struct.pack(">H", 1) + entry + bytes(4)
+    return joined([(0xE1, b"\xff\xe1" + struct.pack(">H", 2 + len(block)) + block)] + segments, rest)
+
+
+def unscaled_png(samples, bits):
+    """A 16-bit grey PNG whose samples use the lower bits alone, as its sBIT chunk says."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width = samples.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in samples.astype(">u2"))
+    header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"sBIT", bytes((bits,))), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def case(
+    name, file, *, resize=None, crop=None, interpolation="bilinear", color="rgb", size=None, exact=True, shows=None
+):
+    """`shows` is the picture that the file holds, where Pillow does not read it."""
+    picture = upright(file) if shows is None else shows
     steps = []
     if resize is not None:
         steps.append(T.Resize(resize, MODES[interpolation], antialias=True))
@@ -131,11 +205,33 @@ def main():
             file = save(small, f"exif{orientation}.{kind}", exif=exif, **options)
             case(f"exif{orientation}_{kind}", file, exact=kind != "jpg")
 
+    # JPEGs of cameras. Decoders agree bit for bit on the scans of a file.
+    camera = cup.resize((75, 53), Image.Resampling.BICUBIC)
+    intervals = {"quality": 80, "subsampling": "4:2:0", "restart_marker_blocks": 3}
+    for name, data in {
+        "webcam": webcam(camera),
+        "intervals": joined(*jpeg(camera, **intervals)),
+        "intervals_progressive": joined(*jpeg(camera, progressive=True, **intervals)),
+        "intervals_gray": joined(*jpeg(camera.convert("L"), quality=80, restart_marker_rows=1)),
+        "separate_411": separate(camera, 4, 1),
+        "separate_440": separate(camera, 1, 2),
+        "rgb": joined(*jpeg(camera, quality=80, keep_rgb=True)),
+        "long_orientation": with_orientation(camera, 6),
+    }.items():
+        case(f"camera_{name}", write(data, f"camera_{name}.jpg"), exact=True)
+    whole = joined(*jpeg(camera, quality=80))
+    for name, data in {"no_end": whole[:-2], "no_end_padded": whole[:-2] + bytes(300)}.items():
+        shows = Image.open(io.BytesIO(whole))
+        case(f"camera_{name}", write(data, f"camera_{name}.jpg"), exact=True, shows=shows)
+    twelve = np.asarray(camera.convert("L")).astype(np.uint16) * 16 + np.arange(75, dtype=np.uint16)[None, :] % 16
+    shows = Image.fromarray((twelve.astype(np.uint32) * 65535 // 4095 >> 8).astype(np.uint8))
+    case("camera_12_bits", write(unscaled_png(twelve, 12), "camera_12_bits.png"), shows=shows)
+
     # ToTensor and Normalize, float for float.
     pixels = T.Compose([T.Resize(32, Mode.BILINEAR), T.CenterCrop(24)])(upright(cat))
     floats = T.Compose([T.ToTensor(), T.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])(pixels)
     arrays["normalize"], arrays["normalize_pixels"] = floats.numpy(), np.asarray(pixels)
-    np.savez(OUT / "arrays.npz", **dict(sorted(arrays.items())))
+    np.savez_compressed(OUT / "arrays.npz", **dict(sorted(arrays.items())))
     (OUT / "cases.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 

@@ -23,8 +23,8 @@ impl TapeRule {
         TapeRule { operation, guided }
     }
 
-    /// On the CPU, ATen's backward of `instance_norm` (2.11) is silently wrong for one row and a channels-last gradient:
-    /// it reads the row as a batch of its channels.
+    /// On the CPU, ATen's backward of `instance_norm` (2.11) is silently wrong for one row and a channels-last
+    /// gradient: it reads the row as a batch of its channels.
     fn takes_contiguous_gradient(&self) -> bool {
         matches!(&self.operation, Operation::Aten(operator) if operator.name() == "aten::instance_norm")
     }

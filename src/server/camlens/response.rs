@@ -128,6 +128,13 @@ fn stage(stage: Stage) -> Option<v1::Stage> {
 
 fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1::Notice> {
     let mut notices = Vec::new();
+    if let Some(damage) = answer.damage {
+        notices.push(v1::Notice {
+            code: v1::notice::Code::DamagedFrame as i32,
+            message: format!("the frame is a damaged JPEG: {damage}; parts that were lost are grey"),
+            ..Default::default()
+        });
+    }
     if served.metadata.rectifiers == 0 && options.method.maps.needs_guided_gradient() {
         notices.push(v1::Notice {
             code: v1::notice::Code::NoRectifier as i32,

@@ -10,6 +10,9 @@ const LIMITS: Limits = Limits { max_pixels: 1 << 18, max_encoded_bytes: 1 << 20 
 /// Length of the header before the payload.
 pub const HEADER_BYTES: usize = 12;
 
+/// The bit of `variety` that lets a damaged picture file be read.
+pub const ALLOW_DAMAGED: u8 = 0x40;
+
 /// The header's first byte: the kind of the payload.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
@@ -27,10 +30,10 @@ pub fn run(data: &[u8]) {
     let [width, height, stride] = [[w0, w1], [h0, h1], [s0, s1]].map(|two| u32::from(u16::from_le_bytes(two)));
     let data = Bytes::copy_from_slice(data);
     let payload = match kind % 4 {
-        0 => Payload::Encoded { data, format: None },
+        0 => Payload::Encoded { data, format: None, allow_damaged: variety & ALLOW_DAMAGED != 0 },
         1 => {
             let format = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP][usize::from(variety % 3)];
-            Payload::Encoded { data, format: Some(format) }
+            Payload::Encoded { data, format: Some(format), allow_damaged: variety & ALLOW_DAMAGED != 0 }
         }
         2 => {
             let pixel_format = [PixelFormat::Rgb8, PixelFormat::Bgr8, PixelFormat::Gray8][usize::from(variety % 3)];
@@ -54,10 +57,20 @@ pub fn run(data: &[u8]) {
     let header = preparation.check_header(&payload, &LIMITS);
     match explainable(&preparation, &payload) {
         Ok(decoded) => {
+            allowing_damage_changes_nothing(&payload);
             let announced = header.expect("what can be prepared passes the header check");
             assert!(decoded <= announced, "{decoded} bytes were announced as {announced}");
         }
         Err(error) => assert!(!error.field().is_empty() && !error.to_string().is_empty()),
+    }
+}
+
+/// What is read although damage is not allowed is sound, and is read alike when damage is allowed.
+fn allowing_damage_changes_nothing(payload: &Payload) {
+    if let Payload::Encoded { allow_damaged: false, .. } = payload {
+        let strict = decode(payload, &LIMITS).expect("it was decoded before");
+        assert!(strict.picture().is_some_and(|pixels| pixels.damage().is_none()));
+        assert_eq!(decode(&payload.clone().allowing_damage(), &LIMITS), Ok(strict));
     }
 }
 
@@ -98,6 +111,10 @@ fn steps(size: u8, crop: u8, colors: u8, numbers: u8) -> (Preprocessing, InputSi
 fn explainable(preparation: &Preparation, payload: &Payload) -> Result<u64, FrameError> {
     let decoded = decode(payload, &LIMITS)?;
     if let Decoded::Picture(pixels) = &decoded {
+        if let Some(damage) = pixels.damage() {
+            assert!(damage.lost >= 0.0 && damage.coarse >= 0.0 && damage.lost + damage.coarse <= 1.0 + 1e-9);
+            assert!(damage.uncertain || damage.lost + damage.coarse > 0.0);
+        }
         let area = u64::from(pixels.width()) * u64::from(pixels.height());
         assert!((1..=LIMITS.max_pixels).contains(&area));
     }

@@ -149,6 +149,7 @@ impl Options {
             precision: i32::from(self.rest / 4 % 4),
             cam_method: i32::from(self.rest / 16 % 4),
             condition: (self.rest > 250).then(Default::default),
+            allow_damaged_frames: (self.rest % 2 == 1).then_some(true),
         }
     }
 }

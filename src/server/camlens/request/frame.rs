@@ -94,7 +94,7 @@ fn encoded(image: v1::EncodedImage) -> Result<Payload, Refusal> {
             return Err(unknown_value("frame.encoded.format", image.format, "JPEG, PNG and WEBP are allowed"));
         }
     };
-    Ok(Payload::Encoded { data: image.data, format })
+    Ok(Payload::Encoded { data: image.data, format, allow_damaged: false })
 }
 
 fn raw(image: v1::RawImage) -> Result<Payload, Refusal> {

@@ -29,6 +29,7 @@ pub(in crate::server) fn merge(base: &v1::ExplainOptions, over: &v1::ExplainOpti
         condition,
         precision,
         predictions_only,
+        allow_damaged_frames,
     } = over.clone();
     fn list<T: Clone>(base: &[T], over: Vec<T>) -> Vec<T> {
         if over.is_empty() { base.to_vec() } else { over }
@@ -48,6 +49,7 @@ pub(in crate::server) fn merge(base: &v1::ExplainOptions, over: &v1::ExplainOpti
         condition: condition.or_else(|| base.condition.clone()),
         precision: number(base.precision, precision),
         predictions_only: predictions_only.or(base.predictions_only.filter(|_| !asks_for_maps)),
+        allow_damaged_frames: allow_damaged_frames.or(base.allow_damaged_frames),
     }
 }
 
@@ -73,7 +75,8 @@ pub(in crate::server) fn resolve(
     let target_layers = options.target_layers.clone();
     let method = Method { target_layers, cam, convention, maps: outputs.maps(), mode };
     explain::check_method(&model.metadata, &method).map_err(|error| Refusal::from(&error))?;
-    Ok(CheckedOptions { method, targets, outputs })
+    let allow_damaged_frames = options.allow_damaged_frames.unwrap_or(false);
+    Ok(CheckedOptions { method, targets, outputs, allow_damaged_frames })
 }
 
 /// Refuses options whose tensors alone are larger than `max_bytes`; 0 is no limit. Sizes that depend on the frame are
@@ -352,7 +355,7 @@ pub(in crate::server) fn effective(
     checked: &CheckedOptions,
     model: &Served,
 ) -> v1::ExplainOptions {
-    let CheckedOptions { method, outputs, .. } = checked;
+    let CheckedOptions { method, outputs, allow_damaged_frames, .. } = checked;
     let mut effective = options.clone();
     if effective.targets.is_empty() {
         effective.targets = vec![v1::Target { kind: Some(v1::target::Kind::Top(1)) }];
@@ -366,5 +369,6 @@ pub(in crate::server) fn effective(
     effective.top_predictions = Some(outputs.top_predictions as u32);
     effective.precision = response::precision(method.mode) as i32;
     effective.predictions_only = Some(outputs.maps().is_empty() && outputs.tensors.is_empty());
+    effective.allow_damaged_frames = Some(*allow_damaged_frames);
     effective
 }

@@ -1,0 +1,101 @@
+//! The units of a scan: what its restart intervals count.
+
+use std::ops::Range;
+
+use super::blocks::{Band, Means};
+use super::huffman::Table;
+use super::planes::{Loss, Picture};
+
+/// Bytes between the last block of an interval and the next marker that are no sign of damage.
+const STRAY_BYTES: usize = 2;
+
+/// The same in what webcams send: they write up to nine.
+const WEBCAM_STRAY_BYTES: usize = 10;
+
+/// What a scan brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sequential,
+    DcFirst,
+    DcRefine,
+    AcFirst,
+    AcRefine,
+}
+
+/// A component of a scan, with what its blocks need.
+pub(super) struct Lane {
+    pub(super) plane: usize,
+    /// Blocks of a unit.
+    pub(super) wide: usize,
+    pub(super) high: usize,
+    pub(super) dc: Option<Box<Table>>,
+    pub(super) ac: Option<Box<Table>>,
+    pub(super) steps: Box<[i32; 64]>,
+}
+
+/// The units of a scan are MCUs, or the blocks of its only component.
+pub(super) struct Units {
+    pub(super) kind: Kind,
+    pub(super) band: Band,
+    pub(super) lanes: Vec<Lane>,
+    /// Units in a row, and all of them.
+    pub(super) wide: usize,
+    pub(super) count: usize,
+    /// The file has no Huffman tables, as motion JPEG of webcams.
+    pub(super) webcam: bool,
+}
+
+/// Twice the largest product of a DC coefficient and its step that 8-bit samples make.
+const MOST_DC: u32 = 2048;
+
+impl Lane {
+    /// The DC coefficients, as the scan stores them.
+    pub(super) fn means(&self, low: u32) -> Option<Means<'_>> {
+        let most = MOST_DC / self.steps[0].unsigned_abs().max(1) >> low;
+        self.dc.as_deref().map(|table| Means { table, most })
+    }
+}
+
+impl Units {
+    /// The units of an interval of `length` units.
+    pub(super) fn range(&self, interval: usize, length: usize) -> Range<usize> {
+        (interval * length).min(self.count)..((interval + 1) * length).min(self.count)
+    }
+
+    /// Notes the loss of units.
+    pub(super) fn lose(&self, picture: &mut Picture, range: Range<usize>, loss: Loss) {
+        let (wide, high) = match self.lanes.as_slice() {
+            [lane] => {
+                let plane = &picture.planes[lane.plane];
+                (picture.mcu.0 / plane.horizontal, picture.mcu.1 / plane.vertical)
+            }
+            _ => picture.mcu,
+        };
+        for unit in range {
+            picture.lose(unit % self.wide * wide, unit / self.wide * high, wide, high, loss);
+        }
+    }
+
+    /// Judges the bytes behind the last block of an interval.
+    pub(super) fn rest(&self, rest: &[u8]) -> Rest {
+        let most = if self.webcam { WEBCAM_STRAY_BYTES } else { STRAY_BYTES };
+        if rest.len() <= most || [0, 0xFF].iter().any(|padding| rest.iter().all(|byte| byte == padding)) {
+            Rest::Padding
+        } else if rest.len() <= WEBCAM_STRAY_BYTES {
+            Rest::Stray
+        } else {
+            Rest::Data
+        }
+    }
+}
+
+/// What stands behind the last block of an interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// What encoders leave there.
+    Padding,
+    /// A few bytes, as webcams leave them. Where only one interval has them, it is damaged.
+    Stray,
+    /// More.
+    Data,
+}
