@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Compare camlens with PyTorch's own gradients, Captum and pytorch-grad-cam on torchvision's full-size models, and try
-# deploy/export with a real PyTorch.
+# Compare camlens with PyTorch's own gradients, Captum and pytorch-grad-cam on torchvision's full-size models, try
+# deploy/export with a real PyTorch, and check the default layer and the maps of 100 drawn classifiers.
 #
 #   tests/reference/full.sh [NAME...]     writes 3 GB of references (kept for the next run) and runs the conformance
-# tests on them
+# tests on them; with names of large models, on these alone and without the drawn classifiers
 #
 # CAMLENS_REFERENCES is the directory of the references (default: target/references).
 set -euo pipefail
@@ -24,3 +24,6 @@ cargo build --release --locked --bin camlens
 "$python" -W ignore tests/reference/test_export.py
 # One thread on both sides: kernels split their sums by the number of threads.
 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 cargo test --release --locked --test conformance -- --nocapture
+if (( $# == 0 )); then
+  "$python" tests/reference/classifiers.py
+fi
