@@ -51,7 +51,7 @@ const MOST_DC: u32 = 2048;
 impl Lane {
     /// The DC coefficients, as the scan stores them.
     pub(super) fn means(&self, low: u32) -> Option<Means<'_>> {
-        let most = MOST_DC / self.steps[0].unsigned_abs().max(1) >> low;
+        let most = (MOST_DC / self.steps[0].unsigned_abs().max(1)) >> low;
         self.dc.as_deref().map(|table| Means { table, most })
     }
 }
