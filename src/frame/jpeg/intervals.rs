@@ -69,7 +69,7 @@ pub(super) fn split(data: &[u8], start: usize, expected: usize) -> Segments {
                 list.push(current);
                 current = Segment { start: at, end: at, number: marker & 7, broken: false };
             }
-            Some(&marker) if may_follow(marker) => {
+            Some(&marker) if may_follow(marker, &data[at..]) => {
                 current.end = begin;
                 list.push(current);
                 return Segments { list, end: begin, cut: false };
@@ -79,9 +79,21 @@ pub(super) fn split(data: &[u8], start: usize, expected: usize) -> Segments {
     }
 }
 
-/// Whether a marker may stand behind the data of a scan.
-fn may_follow(marker: u8) -> bool {
-    matches!(marker, END_OF_IMAGE | START_OF_IMAGE | 0xC0..=0xC4 | 0xDA..=0xDD | 0xE0..=0xEF | 0xFE)
+/// Whether a marker with `rest` behind it may stand behind the data of a scan. A stuffed zero that is lost makes a marker
+/// of what is none: a segment has a length, and another marker follows it.
+fn may_follow(marker: u8, rest: &[u8]) -> bool {
+    let length = rest.first_chunk::<2>().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
+    match marker {
+        END_OF_IMAGE => true,
+        START_OF_IMAGE => rest.first() == Some(&0xFF),
+        // A scan's header: one to four components, of two bytes each, between eight others.
+        0xDA => rest.get(2).is_some_and(|&count| (1..=4).contains(&count) && length == 6 + 2 * usize::from(count)),
+        0xC4 | 0xDB..=0xDD | 0xE0..=0xEF | 0xFE => {
+            // Where the data ends within the segment, a length that headers have.
+            length >= 2 && rest.get(length).map_or(length < 1000, |&byte| byte == 0xFF)
+        }
+        _ => false,
+    }
 }
 
 /// Finds which of the `expected` intervals each segment is, from the numbers of the restart markers. `None`: none, the

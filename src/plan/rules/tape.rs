@@ -110,6 +110,10 @@ mod tests {
         let found = |gradient: Tensor| {
             let named = vec![
                 ("input", values(0.37).into()),
+                ("weight", Value::None),
+                ("bias", Value::None),
+                ("running_mean", Value::None),
+                ("running_var", Value::None),
                 ("use_input_stats", Value::Bool(true)),
                 ("momentum", Value::Float(0.1)),
                 ("eps", Value::Float(1e-5)),
