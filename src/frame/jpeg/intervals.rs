@@ -79,8 +79,8 @@ pub(super) fn split(data: &[u8], start: usize, expected: usize) -> Segments {
     }
 }
 
-/// Whether a marker with `rest` behind it may stand behind the data of a scan. A stuffed zero that is lost makes a marker
-/// of what is none: a segment has a length, and another marker follows it.
+/// Whether a marker with `rest` behind it may stand behind the data of a scan. A stuffed zero that is lost makes a
+/// marker of what is none: a segment has a length, and another marker follows it.
 fn may_follow(marker: u8, rest: &[u8]) -> bool {
     let length = rest.first_chunk::<2>().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
     match marker {
