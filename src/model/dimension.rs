@@ -105,12 +105,15 @@ impl Dimension {
 
 /// Whether an input may have these sizes: each axis takes its size, and axes of the same variable agree.
 pub fn takes<const N: usize>(dimensions: [Dimension; N], sizes: [i64; N]) -> bool {
-    let mut values: Vec<(u32, i64)> = Vec::with_capacity(N);
-    dimensions.into_iter().zip(sizes).all(|(dimension, size)| match dimension {
-        Dimension::Fixed(fixed) => size == fixed,
-        Dimension::Dynamic { sizes, .. } => sizes.value_of(size).is_some_and(|value| {
-            values.push((sizes.variable, value));
-            values.iter().all(|&(variable, other)| variable != sizes.variable || other == value)
+    (0..N).all(|axis| match dimensions[axis] {
+        Dimension::Fixed(fixed) => sizes[axis] == fixed,
+        Dimension::Dynamic { sizes: own, .. } => own.value_of(sizes[axis]).is_some_and(|value| {
+            dimensions[..axis].iter().zip(sizes).all(|(other, size)| match other {
+                Dimension::Dynamic { sizes: other, .. } if other.variable == own.variable => {
+                    other.value_of(size) == Some(value)
+                }
+                _ => true,
+            })
         }),
     })
 }
