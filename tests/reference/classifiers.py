@@ -26,6 +26,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 import threading
 
 import classifier_row
@@ -289,7 +290,8 @@ def main():
     done = [rows[pair] for pair in asked]
     if not args.names:
         head = HEAD.format(exact=EXACT, fast=FAST["relative"], factor=FAST_TO_FLOAT64)
-        args.table.write_text(head + summary(done) + "\n\n" + table(done, digest), encoding="utf-8")
+        args.table.write_text(head + textwrap.fill(summary(done), 120) + "\n\n" + table(done, digest),
+                              encoding="utf-8")
     counts = collections.Counter(bool(faults(row)) for row in done)
     print(summary(done))
     sys.exit(1 if counts[True] else 0)
