@@ -84,7 +84,7 @@ fn pass<S: Simd>(simd: S, input: [i32x8<S>; 8], shift: u32) -> [i32x8<S>; 8] {
 
     let mut sums = [e0 + o3, e1 + o2, e2 + o1, e3 + o0, e3 - o0, e2 - o1, e1 - o2, e0 - o3];
     for sum in &mut sums {
-        *sum = *sum >> shift;
+        *sum >>= shift;
     }
     sums
 }

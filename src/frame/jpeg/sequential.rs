@@ -260,5 +260,5 @@ impl Units {
 /// The numbers of restart markers return after eight, so these intervals may have been lost anywhere.
 fn missing_eights(places: &[Option<usize>], segments: &Segments, expected: usize) -> usize {
     let missing = places.iter().flatten().last().map_or(0, |last| expected - 1 - last);
-    if segments.cut || missing % 8 != 0 { 0 } else { missing }
+    if segments.cut || !missing.is_multiple_of(8) { 0 } else { missing }
 }

@@ -46,7 +46,7 @@ impl Upsampling {
             }
             Upsampling::High => {
                 let (near, far) = neighbours(plane, y);
-                let rounding = if y % 2 == 0 { 1 } else { 2 };
+                let rounding = if y.is_multiple_of(2) { 1 } else { 2 };
                 for ((out, &near), &far) in out.iter_mut().zip(near).zip(far) {
                     *out = ((u16::from(near).wrapping_mul(3)).wrapping_add(u16::from(far)).wrapping_add(rounding) >> 2)
                         as u8;
@@ -72,7 +72,7 @@ impl Upsampling {
 #[inline(always)]
 fn neighbours(plane: &Plane, y: usize) -> (&[u8], &[u8]) {
     let near = y / 2;
-    let far = if y % 2 == 0 { near.saturating_sub(1) } else { near + 1 };
+    let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { near + 1 };
     (plane.row(near), plane.row(far))
 }
 
