@@ -31,7 +31,7 @@ fn array<T: npy::Element>(name: &str) -> npy::Array<T> {
 
 fn read(file: &str) -> Decoded {
     let data = std::fs::read(fixtures().join(file)).unwrap();
-    decode(&Payload::encoded(data), &Limits::default()).unwrap_or_else(|error| panic!("{file}: {error}"))
+    decode(&Payload::encoded(data), &Limits::default(), None).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// The input's values as bytes, `[C, H, W]`.
@@ -98,7 +98,7 @@ fn normalised_values_are_torchvisions_float_for_float() {
     let input = InputSize::new(3, None, None);
     let mut values = Vec::new();
     let preparation = Preparation::new(&steps, input, &limits).unwrap();
-    preparation.prepare(&decode(&frame, &limits).unwrap(), &mut values).unwrap();
+    preparation.prepare(&decode(&frame, &limits, None).unwrap(), &mut values).unwrap();
     assert_eq!(expected.shape, [3, pixels.shape[0], pixels.shape[1]]);
     assert_eq!(values, expected.values);
 }

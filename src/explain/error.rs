@@ -20,11 +20,11 @@ pub enum ExplainError {
     Model(#[from] ModelError),
     /// The score is a class's logit, so the output must be `[N, classes]`.
     #[error(
-        "the model's output has shape {shape:?}, and a classifier's logits are [N, classes]: name the right output as \
-         output.logits in model.toml"
+        "the model's output has shape {shape:?}, and a classifier's logits are [N, classes]: if another output holds \
+         them, name it as output.logits in model.toml"
     )]
     Output { shape: Vec<i64> },
-    #[error("the model gave a logit that is not a number; are the pixels and weights in range?")]
+    #[error("the model gave a logit that is not a number or infinite; are the pixels and weights in range?")]
     NotFinite,
     #[error(transparent)]
     Plan(#[from] PlanError),

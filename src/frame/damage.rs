@@ -1,6 +1,16 @@
-//! How much of a picture was lost on its way.
+//! What is wrong with a picture that is explained all the same.
 
 use std::fmt;
+
+/// What a reader of the explanation should know of the frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Flaw {
+    /// Parts of a JPEG were lost.
+    Damaged(Damage),
+    /// The 16-bit samples of a PNG use the lower `used` bits alone, and nothing says that these are all: the picture is
+    /// nearly black.
+    UnusedBits { used: u32 },
+}
 
 /// The parts of a picture that its file lacks. Lost parts are grey.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,8 +33,12 @@ impl fmt::Display for Damage {
         }
         match (lost > 0.0, coarse > 0.0) {
             (true, _) => {
-                let least = if uncertain { "at least " } else { "" };
-                write!(f, "{least}{} of the picture was lost", Percent(lost))?;
+                match lost {
+                    1.0.. => f.write_str("all of the picture was lost")?,
+                    0.001.. if uncertain => write!(f, "at least {} of the picture was lost", Percent(lost))?,
+                    _ if uncertain => f.write_str("a part of the picture was lost")?,
+                    _ => write!(f, "{} of the picture was lost", Percent(lost))?,
+                }
                 if coarse > 0.0 {
                     write!(f, " and {} lost its detail", Percent(coarse))?;
                 }
@@ -66,6 +80,11 @@ mod tests {
                 Damage { lost: 0.9999, uncertain: true, ..sound },
                 "at least 99.9 % of the picture was lost, and other parts may be wrong",
             ),
+            (
+                Damage { lost: 1e-9, uncertain: true, ..sound },
+                "a part of the picture was lost, and other parts may be wrong",
+            ),
+            (Damage { lost: 1.0, ..sound }, "all of the picture was lost"),
             (Damage { coarse: 1.0, ..sound }, "100 % of the picture lost its detail"),
             (Damage { uncertain: true, ..sound }, "an unknown part of the picture is wrong"),
         ] {

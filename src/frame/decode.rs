@@ -1,5 +1,6 @@
 //! From a payload to upright pixels.
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,7 +10,7 @@ use image::{ColorType, ImageDecoder};
 
 use super::jpeg::{Jpeg, JpegError, Samples};
 use super::raw::{RawRows, decode_raw};
-use super::{Channels, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
+use super::{Channels, Flaw, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
 use super::{content, exif, significant_bits};
 
 /// A decoded frame.
@@ -53,7 +54,8 @@ pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<u64, Fr
     }
 }
 
-/// Decodes a payload. Pixels are allocated after the header has passed `limits`.
+/// Decodes a payload. Pixels are allocated after the header has passed `limits`. `sample_bits`: the bits that 16-bit
+/// samples use where their file does not say.
 ///
 /// Pictures become 8-bit grey or RGB, upright: the EXIF orientation is applied. As in Pillow's `convert("RGB")`, alpha
 /// is dropped, palettes are looked up, and CMYK is converted without a colour profile. Of 16-bit samples the upper 8
@@ -63,10 +65,10 @@ pub(super) fn check_header(payload: &Payload, limits: &Limits) -> Result<u64, Fr
 ///
 /// # Errors
 /// [`FrameError`], which names the field.
-pub fn decode(payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError> {
+pub fn decode(payload: &Payload, limits: &Limits, sample_bits: Option<u32>) -> Result<Decoded, FrameError> {
     match payload {
         Payload::Encoded { data, format, allow_damaged } => {
-            decode_encoded(data, *format, *allow_damaged, limits).map(Decoded::Picture)
+            decode_encoded(data, *format, *allow_damaged, limits, sample_bits).map(Decoded::Picture)
         }
         Payload::Raw { data, width, height, pixel_format, stride_bytes } => {
             decode_raw(data, *width, *height, *pixel_format, *stride_bytes, limits).map(Decoded::Picture)
@@ -82,6 +84,7 @@ fn decode_encoded(
     declared: Option<ImageFormat>,
     allow_damaged: bool,
     limits: &Limits,
+    sample_bits: Option<u32>,
 ) -> Result<Pixels, FrameError> {
     let file = check_encoded(data, declared, limits)?;
     // A panic of a decoder must not end the thread. The decoders' state is local to the call and is dropped by the
@@ -89,7 +92,7 @@ fn decode_encoded(
     let format = file.format();
     catch_unwind(AssertUnwindSafe(|| match file {
         File::Jpeg(jpeg) => decode_jpeg(*jpeg, data, allow_damaged),
-        File::Png(size) => decode_png(data, size, limits),
+        File::Png(size) => decode_png(data, size, limits, sample_bits),
         File::WebP(size) => {
             let decoder = WebPDecoder::new(Cursor::new(data)).map_err(|error| refused(format, error))?;
             decode_with(decoder, format, size, None, limits)
@@ -171,11 +174,13 @@ fn png_size(data: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// Bits of a PNG's samples, 8 or 16, and how many of them are used, when its sBIT chunk says that these are fewer.
-fn png_scaling(data: &[u8]) -> Option<(u32, u32)> {
+/// Bits of a PNG's samples, 8 or 16, and how many of them are used, when its sBIT chunk says that these are fewer; for
+/// 16 bits and without such a chunk, `sample_bits`.
+fn png_scaling(data: &[u8], sample_bits: Option<u32>) -> Option<(u32, u32)> {
     // Fewer bits are scaled up by the decoder, and entries of a palette have been.
     let &[depth @ (8 | 16), 0 | 2 | 4 | 6] = data.get(24..26)? else { return None };
-    significant_bits::of_png(data).map(|significant| (depth.into(), significant))
+    let described = sample_bits.filter(|_| depth == 16);
+    significant_bits::of_png(data).or(described).map(|significant| (depth.into(), significant))
 }
 
 /// Width and height from a WebP's first chunk: the canvas of an extended file, the picture of a simple one (RFC 9649).
@@ -218,7 +223,10 @@ fn decode_jpeg(jpeg: Jpeg<'_>, data: &[u8], allow_damaged: bool) -> Result<Pixel
     let Samples { samples, damage } = jpeg.decode().map_err(|error| refused_jpeg(error, data))?;
     match damage {
         Some(damage) if !allow_damaged => Err(FrameError::Damaged { damage }),
-        _ => Ok(Pixels::from_stored(width, height, channels, samples, orientation).with_damage(damage)),
+        _ => {
+            let pixels = Pixels::from_stored(width, height, channels, samples, orientation);
+            Ok(pixels.with_flaw(damage.map(Flaw::Damaged)))
+        }
     }
 }
 
@@ -235,10 +243,38 @@ fn no_pixels(format: ImageFormat, width: u32, height: u32) -> FrameError {
     FrameError::Malformed { format, reason: format!("its header says {width}×{height} pixels") }
 }
 
-fn decode_png(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> Result<Pixels, FrameError> {
+fn decode_png(
+    data: &[u8],
+    announced: Option<(u32, u32)>,
+    limits: &Limits,
+    sample_bits: Option<u32>,
+) -> Result<Pixels, FrameError> {
+    let data = &*with_png_end(data);
     let decoder = PngDecoder::with_limits(Cursor::new(data), decoder_limits(limits))
         .map_err(|error| refused(ImageFormat::Png, error))?;
-    decode_with(decoder, ImageFormat::Png, announced, png_scaling(data), limits)
+    decode_with(decoder, ImageFormat::Png, announced, png_scaling(data, sample_bits), limits)
+}
+
+/// The file with the chunk that ends a PNG, if that alone is missing.
+fn with_png_end(data: &[u8]) -> Cow<'_, [u8]> {
+    const END: [u8; 12] = *b"\0\0\0\0IEND\xae\x42\x60\x82";
+    let mut rest = data.get(8..).unwrap_or_default();
+    let mut has_pixels = false;
+    // A length, a kind, as many bytes, and a checksum.
+    while let Some((head, after)) = rest.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let Some(following) = length.checked_add(4).and_then(|whole| after.get(whole..)) else { break };
+        if &head[4..] == b"IEND" {
+            return Cow::Borrowed(data);
+        }
+        has_pixels |= &head[4..] == b"IDAT";
+        rest = following;
+    }
+    let is_whole = rest.is_empty() || (rest.len() < END.len() && END.starts_with(rest));
+    if has_pixels && is_whole {
+        return Cow::Owned([&data[..data.len() - rest.len()], &END].concat());
+    }
+    Cow::Borrowed(data)
 }
 
 /// Memory for the largest picture allowed, as 16-bit RGBA, and for its metadata.
@@ -280,6 +316,8 @@ fn decode_with(
     let color = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
     decoder.read_image(&mut samples).map_err(|error| refused(format, error))?;
+    let is_wide = matches!(color, ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16);
+    let flaw = (is_wide && scaling.is_none()).then(|| unused_bits(&samples, color)).flatten();
     let (channels, stored) = match color {
         ColorType::L8 => (Channels::Gray, samples),
         ColorType::La8 => (Channels::Gray, keep(&samples, 2, [0])),
@@ -301,7 +339,20 @@ fn decode_with(
         }
         _ => stored,
     };
-    Ok(Pixels::from_stored(width, height, channels, stored, orientation))
+    Ok(Pixels::from_stored(width, height, channels, stored, orientation).with_flaw(flaw))
+}
+
+/// Whether native 16-bit samples use the bits alone that a camera of 12 bits or fewer has. Alpha does not count.
+fn unused_bits(samples: &[u8], color: ColorType) -> Option<Flaw> {
+    const CAMERA_BITS: u32 = 12;
+    let channels = usize::from(color.channel_count());
+    let colors = channels - usize::from(color.has_alpha());
+    let pixels = samples.chunks_exact(2 * channels);
+    let most = pixels
+        .flat_map(|pixel| pixel[..2 * colors].as_chunks::<2>().0)
+        .fold(0, |most, &sample| most | u16::from_ne_bytes(sample));
+    let used = u16::BITS - most.leading_zeros();
+    (1..=CAMERA_BITS).contains(&used).then_some(Flaw::UnusedBits { used })
 }
 
 /// Keeps the channels `kept` of native 16-bit samples, `channels` per pixel, and of those the upper bytes.
@@ -355,7 +406,7 @@ mod tests {
 
     fn read(data: Vec<u8>, format: Option<ImageFormat>) -> Result<Pixels, FrameError> {
         let payload = Payload::Encoded { data: Bytes::from(data), format, allow_damaged: false };
-        match decode(&payload, &Limits::default())? {
+        match decode(&payload, &Limits::default(), None)? {
             Decoded::Picture(pixels) => Ok(pixels),
             Decoded::Tensor(_) => panic!("a picture file gave a tensor"),
         }
@@ -380,11 +431,35 @@ mod tests {
     }
 
     #[test]
+    fn a_png_that_lacks_its_end_alone_is_read() {
+        let whole = encoded(&gradient(), image::ImageFormat::Png);
+        for missing in 1..=12 {
+            let pixels = read(whole[..whole.len() - missing].to_vec(), None).unwrap();
+            assert_eq!(pixels.data(), gradient().as_bytes(), "{missing} bytes are missing");
+        }
+        for missing in [13, 20, whole.len() / 2] {
+            assert!(read(whole[..whole.len() - missing].to_vec(), None).is_err(), "{missing} bytes are missing");
+        }
+    }
+
+    #[test]
     fn of_sixteen_bits_the_upper_eight_are_kept() {
         let gray: ImageBuffer<Luma<u16>, _> =
             ImageBuffer::from_fn(3, 1, |x, _| Luma([[0x00FF, 0x1234, 0xFFFF][x as usize]]));
         let pixels = read(encoded(&DynamicImage::ImageLuma16(gray), image::ImageFormat::Png), None).unwrap();
         assert_eq!((pixels.channels(), pixels.data()), (Channels::Gray, &[0x00, 0x12, 0xFF][..]));
+    }
+
+    #[test]
+    fn samples_of_few_bits_are_scaled_up_as_the_description_says_or_there_is_a_flaw() {
+        let gray: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_fn(3, 1, |x, _| Luma([[0, 2048, 4095][x as usize]]));
+        let file = Payload::encoded(encoded(&DynamicImage::ImageLuma16(gray), image::ImageFormat::Png));
+        let read = |bits| match decode(&file, &Limits::default(), bits).unwrap() {
+            Decoded::Picture(pixels) => (pixels.data().to_vec(), pixels.flaw()),
+            Decoded::Tensor(_) => panic!("a picture file gave a tensor"),
+        };
+        assert_eq!(read(None), (vec![0, 8, 15], Some(Flaw::UnusedBits { used: 12 })));
+        assert_eq!(read(Some(12)), (vec![0, 128, 255], None));
     }
 
     #[test]
@@ -432,7 +507,9 @@ mod tests {
         assert!(check(b"GIF89a".to_vec(), None).is_err_and(|error| error.contains("PNG and WebP are read")));
         assert!(check(Vec::new(), None).is_err_and(|error| error.contains("empty")));
         let tensor = Payload::Tensor { data: f32::NAN.to_le_bytes().to_vec().into(), shape: vec![1, 1, 1] };
-        assert!(check_header(&tensor, &Limits::default()).is_ok() && decode(&tensor, &Limits::default()).is_err());
+        assert!(
+            check_header(&tensor, &Limits::default()).is_ok() && decode(&tensor, &Limits::default(), None).is_err()
+        );
     }
 
     #[test]
@@ -460,7 +537,7 @@ mod tests {
     fn more_bytes_than_the_limit_are_refused() {
         let limits = Limits { max_encoded_bytes: 10, ..Limits::default() };
         let data = Bytes::from(encoded(&gradient(), image::ImageFormat::Png));
-        let error = decode(&Payload::encoded(data), &limits).unwrap_err();
+        let error = decode(&Payload::encoded(data), &limits, None).unwrap_err();
         assert_eq!((error.field(), error.kind()), ("frame.encoded.data", ErrorKind::ResourceExhausted));
     }
 
@@ -469,9 +546,9 @@ mod tests {
         for format in [image::ImageFormat::Jpeg, image::ImageFormat::Png, image::ImageFormat::WebP] {
             let whole = encoded(&gradient(), format);
             assert!(read(whole.clone(), None).is_ok());
-            // A PNG's pixels may be complete before its last, empty chunk, and a JPEG's before its end marker.
+            // A PNG's pixels are complete before its last, empty chunk, and a JPEG's before its end marker.
             let least = match format {
-                image::ImageFormat::Png => 12,
+                image::ImageFormat::Png => 13,
                 image::ImageFormat::Jpeg => 3,
                 _ => 1,
             };
@@ -490,17 +567,17 @@ mod tests {
     fn a_damaged_jpeg_is_refused_with_the_share_that_was_lost_or_read_when_that_is_allowed() {
         let whole = encoded(&gradient(), image::ImageFormat::Jpeg);
         let cut = Payload::encoded(whole[..whole.len() - 100].to_vec());
-        let error = decode(&cut, &Limits::default()).unwrap_err();
+        let error = decode(&cut, &Limits::default(), None).unwrap_err();
         assert_eq!((error.field(), error.kind()), ("frame.encoded.data", ErrorKind::InvalidArgument));
         let message = error.to_string();
         assert!(message.contains("is a damaged JPEG: it ends early, and ") && message.contains("% of the picture was"));
         assert!(message.contains("options.allow_damaged_frames"), "{message}");
-        let decoded = decode(&cut.allowing_damage(), &Limits::default()).unwrap();
+        let decoded = decode(&cut.allowing_damage(), &Limits::default(), None).unwrap();
         let pixels = decoded.picture().expect("a picture");
-        let damage = pixels.damage().expect("it is said");
+        let Some(Flaw::Damaged(damage)) = pixels.flaw() else { panic!("it is said") };
         assert!(damage.cut && (0.0..0.9).contains(&damage.lost), "{damage:?}");
         let sound = Payload::encoded(whole).allowing_damage();
-        assert_eq!(decode(&sound, &Limits::default()).unwrap().picture().expect("a picture").damage(), None);
+        assert_eq!(decode(&sound, &Limits::default(), None).unwrap().picture().expect("a picture").flaw(), None);
     }
 
     #[test]
@@ -512,7 +589,7 @@ mod tests {
                 Payload::encoded(whole[..length].to_vec()),
                 Payload::encoded(whole[..length].to_vec()).allowing_damage(),
             ] {
-                match (check_header(&payload, &Limits::default()), decode(&payload, &Limits::default())) {
+                match (check_header(&payload, &Limits::default()), decode(&payload, &Limits::default(), None)) {
                     (Err(_), Ok(_)) => panic!("{length} bytes are decoded, and refused by their header"),
                     (Err(_), Err(_)) => refused += 1,
                     (Ok(_), result) => read += usize::from(result.is_ok()),
@@ -530,7 +607,7 @@ mod tests {
             let magic: &[u8] = [&b""[..], b"\xFF\xD8\xFF", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBPVP8L"][start];
             let data = Bytes::from([magic, &rest].concat());
             let limits = Limits { max_pixels: 1 << 20, max_encoded_bytes: 1 << 20 };
-            if let Ok(Decoded::Picture(pixels)) = decode(&Payload::encoded(data), &limits) {
+            if let Ok(Decoded::Picture(pixels)) = decode(&Payload::encoded(data), &limits, None) {
                 prop_assert!(u64::from(pixels.width()) * u64::from(pixels.height()) <= limits.max_pixels);
             }
         }
@@ -548,7 +625,7 @@ mod tests {
             }
             let limits = Limits { max_pixels: 1 << 20, max_encoded_bytes: 1 << 20 };
             let payload = Payload::encoded(data);
-            if let Ok(Decoded::Picture(pixels)) = decode(&payload, &limits) {
+            if let Ok(Decoded::Picture(pixels)) = decode(&payload, &limits, None) {
                 prop_assert!(u64::from(pixels.width()) * u64::from(pixels.height()) <= limits.max_pixels);
             }
         }

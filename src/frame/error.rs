@@ -71,10 +71,14 @@ pub enum FrameError {
     NotFinite { index: u64, value: f32 },
     #[error("a picture cannot be made into this model's input of {channels} channels: send frame.tensor")]
     NoPictures { channels: u32 },
-    #[error(
-        "a frame of {width}×{height} becomes {made_width}×{made_height} by input.resize and input.crop of model.toml, \
-         but the model takes {allowed}"
-    )]
+    #[error("a frame of {width}×{height} {}", if (width, height) == (made_width, made_height) {
+        format!("does not fit: the model takes {allowed}; input.resize in model.toml fits frames of any size")
+    } else {
+        format!(
+            "becomes {made_width}×{made_height} by input.resize and input.crop of model.toml, but the model takes \
+             {allowed}"
+        )
+    })]
     DoesNotFit { width: u32, height: u32, made_width: u32, made_height: u32, allowed: String },
 }
 

@@ -23,7 +23,7 @@ mod tensor;
 mod transform;
 mod window;
 
-pub use damage::Damage;
+pub use damage::{Damage, Flaw};
 pub use decode::{Decoded, decode};
 pub use error::{ErrorKind, FrameError};
 pub use orientation::Orientation;

@@ -1,6 +1,6 @@
 //! An upright picture of 8-bit pixels.
 
-use super::{AffineTransform, Damage, Orientation};
+use super::{AffineTransform, Flaw, Orientation};
 
 /// The channels of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,7 +27,7 @@ pub struct Pixels {
     channels: Channels,
     data: Vec<u8>,
     orientation: Orientation,
-    damage: Option<Damage>,
+    flaw: Option<Flaw>,
 }
 
 impl Pixels {
@@ -49,7 +49,7 @@ impl Pixels {
         };
         let (width, height) =
             if orientation.swaps_sides() { (stored_height, stored_width) } else { (stored_width, stored_height) };
-        Pixels { width, height, channels, data, orientation, damage: None }
+        Pixels { width, height, channels, data, orientation, flaw: None }
     }
 
     /// A picture whose rows are upright already.
@@ -84,14 +84,14 @@ impl Pixels {
         self.orientation
     }
 
-    /// The same pixels, of a file that was damaged.
-    pub fn with_damage(self, damage: Option<Damage>) -> Self {
-        Pixels { damage, ..self }
+    /// The same pixels, of a file with a flaw.
+    pub fn with_flaw(self, flaw: Option<Flaw>) -> Self {
+        Pixels { flaw, ..self }
     }
 
-    /// What the file lacks. `None`: nothing, as far as is known.
-    pub fn damage(&self) -> Option<Damage> {
-        self.damage
+    /// What is wrong with the file. `None`: nothing, as far as is known.
+    pub fn flaw(&self) -> Option<Flaw> {
+        self.flaw
     }
 
     /// `(width, height)` of the frame as it was sent.

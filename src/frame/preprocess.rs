@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::decode::check_header;
+use super::decode::{check_header, decode};
 use super::resample::resample;
 use super::window::{Window, with_shorter_side};
 use super::{AffineTransform, Channels, Decoded, FrameError, InputTensor, Limits, ModelToFrame, Payload, Pixels};
@@ -101,6 +101,7 @@ pub struct Preparation {
     interpolation: Interpolation,
     planes: Vec<Plane>,
     max_pixels: u64,
+    sample_bits: Option<u32>,
 }
 
 /// One channel of the model's input.
@@ -142,6 +143,7 @@ impl Preparation {
             interpolation: description.interpolation,
             planes: planes(description, input.channels)?,
             max_pixels: limits.max_pixels,
+            sample_bits: description.sample_bits,
         };
         preparation.check_sizes()?;
         Ok(preparation)
@@ -150,6 +152,14 @@ impl Preparation {
     /// The model's input.
     pub fn input(&self) -> InputSize {
         self.input
+    }
+
+    /// Decodes a frame for this model.
+    ///
+    /// # Errors
+    /// Those of [`super::decode`].
+    pub fn decode(&self, payload: &Payload, limits: &Limits) -> Result<Decoded, FrameError> {
+        decode(payload, limits, self.sample_bits)
     }
 
     /// Checks a frame for this model without decoding it, and returns the bytes that the decoded frame will take.
@@ -255,6 +265,10 @@ impl Preparation {
 
     /// Checks for sizes that no frame could have.
     fn check_sizes(&self) -> Result<(), PreparationError> {
+        if let Some(bits) = self.sample_bits.filter(|bits| !(8..=16).contains(bits)) {
+            let allowed = "8 to 16 bits are allowed";
+            return Err(PreparationError::WrongValue { key: "sample_bits", value: bits.to_string(), allowed });
+        }
         let zero = |key, value: String| PreparationError::WrongValue { key, value, allowed: "sizes begin at 1" };
         match self.resize {
             Some(Resize::Shorter(0)) => return Err(zero("resize", "0".to_owned())),

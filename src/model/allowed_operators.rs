@@ -17,54 +17,97 @@ const IGNORED: [&str; 5] = [
 
 const NO_GRADIENT_ADVICE: &str = "export with gradients enabled, not under torch.no_grad()";
 
-/// Operators that access files, storages or other memory, or that change a tensor's type or layout.
-const FORBIDDEN: [&str; 25] = [
-    "from_file",
-    "set_",
-    "set",
-    "set_data",
-    "resize_",
-    "resize",
-    "resize_as_",
-    "resize_as",
-    "resize_as_sparse_",
-    "data",
-    "record_stream",
-    "retain_grad",
-    "requires_grad_",
-    "rename",
-    "rename_",
-    "pin_memory",
-    // These do not check their arguments.
-    "align_as",
-    "align_tensors",
-    "align_to",
-    "batch_norm_update_stats",
-    "choose_qparams_optimized",
-    "combinations",
-    "promote_types",
-    "range",
-    "segment_reduce",
+/// Why an operator of ATen is never run.
+#[derive(Debug, Clone, Copy)]
+enum Ban {
+    Memory,
+    Unchecked,
+    Sparse,
+    Quantized,
+    Internal,
+    Slow,
+}
+
+impl Ban {
+    fn why(self) -> &'static str {
+        match self {
+            Ban::Memory => "accesses files or memory beyond its arguments",
+            Ban::Unchecked => "does not check its arguments",
+            Ban::Sparse => "makes or reads tensors that are not dense",
+            Ban::Quantized => "computes with quantised numbers, which have no gradient",
+            Ban::Internal => "is one of those that decompositions, autograd and other devices call",
+            Ban::Slow => "takes any amount of time",
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Ban::Internal => {
+                "export the model in evaluation mode, on the CPU, and without run_decompositions(): the program then \
+                 calls public operators"
+            }
+            Ban::Quantized => "export the model in floating point",
+            Ban::Memory | Ban::Unchecked | Ban::Sparse | Ban::Slow => {
+                "write this step of forward() with other operators before exporting"
+            }
+        }
+    }
+}
+
+const FORBIDDEN: [(&str, Ban); 25] = [
+    ("from_file", Ban::Memory),
+    ("set_", Ban::Memory),
+    ("set", Ban::Memory),
+    ("set_data", Ban::Memory),
+    ("resize_", Ban::Memory),
+    ("resize", Ban::Memory),
+    ("resize_as_", Ban::Memory),
+    ("resize_as", Ban::Memory),
+    ("resize_as_sparse_", Ban::Memory),
+    ("data", Ban::Memory),
+    ("record_stream", Ban::Memory),
+    ("retain_grad", Ban::Memory),
+    ("requires_grad_", Ban::Memory),
+    ("rename", Ban::Memory),
+    ("rename_", Ban::Memory),
+    ("pin_memory", Ban::Memory),
+    ("align_as", Ban::Unchecked),
+    ("align_tensors", Ban::Unchecked),
+    ("align_to", Ban::Unchecked),
+    ("batch_norm_update_stats", Ban::Unchecked),
+    ("choose_qparams_optimized", Ban::Unchecked),
+    ("combinations", Ban::Unchecked),
+    ("promote_types", Ban::Unchecked),
+    ("range", Ban::Unchecked),
+    ("segment_reduce", Ban::Unchecked),
 ];
 
-/// Families of operators whose results are no dense tensors, that only other back ends, decompositions or autograd
-/// call, or that take their arguments unchecked (`slow_conv3d`) or any time (polynomials of any degree).
-const FORBIDDEN_PARTS: [&str; 14] = [
-    "sparse",
-    "mkldnn",
-    "quantize",
-    "fbgemm",
-    "nested",
-    "cudnn",
-    "miopen",
-    "mps",
-    "thnn",
-    "_backward",
-    "native_",
-    "fused_",
-    "slow_",
-    "polynomial",
+/// Families of operators.
+const FORBIDDEN_PARTS: [(&str, Ban); 14] = [
+    ("sparse", Ban::Sparse),
+    ("nested", Ban::Sparse),
+    ("mkldnn", Ban::Internal),
+    ("quantize", Ban::Quantized),
+    ("fbgemm", Ban::Quantized),
+    ("cudnn", Ban::Internal),
+    ("miopen", Ban::Internal),
+    ("mps", Ban::Internal),
+    ("thnn", Ban::Internal),
+    ("_backward", Ban::Internal),
+    ("native_", Ban::Internal),
+    ("fused_", Ban::Internal),
+    ("slow_", Ban::Unchecked),
+    // Of any degree.
+    ("polynomial", Ban::Slow),
 ];
+
+/// Why an operator is never run; none if it may be.
+fn ban(name: &str) -> Option<Ban> {
+    let named = FORBIDDEN.iter().find(|(known, _)| *known == name);
+    let family = || FORBIDDEN_PARTS.iter().find(|(part, _)| name.contains(part) && !name.starts_with("fake_quantize_"));
+    let internal = name.starts_with('_') && !name.starts_with("__") && !INTERNAL.contains(&name);
+    named.or_else(family).map(|(_, ban)| *ban).or(internal.then_some(Ban::Internal))
+}
 
 /// Names with a leading underscore are ATen's own, and their arguments are not checked as those of public operators
 /// are. These are the ones that torch.export writes into a program before it is decomposed.
@@ -142,12 +185,11 @@ pub fn find(target: &str, node: &str) -> Result<ProgramOperation, ModelError> {
     if space != "aten" {
         return Err(unknown("is not one of ATen's"));
     }
-    let family = FORBIDDEN_PARTS.iter().any(|part| name.contains(part)) && !name.starts_with("fake_quantize_");
-    let internal = name.starts_with('_') && !name.starts_with("__") && !INTERNAL.contains(&name);
     let random = || {
         ModelError::refused(
             format!("{target} (node {node}) is random"),
-            "explanations need a deterministic model: model.eval()",
+            "explanations need a deterministic model: call model.eval() before exporting, and take out of forward() \
+             what is random even then",
         )
     };
     if RANDOM.contains(&name) {
@@ -156,8 +198,9 @@ pub fn find(target: &str, node: &str) -> Result<ProgramOperation, ModelError> {
     if matches!(name, "_native_multi_head_attention" | "_transformer_encoder_layer_fwd") {
         return Err(ModelError::refused(format!("{target} (node {node}) has no derivative"), NO_GRADIENT_ADVICE));
     }
-    if FORBIDDEN.contains(&name) || family || internal {
-        return Err(unknown("reaches beyond its tensors, or is internal to ATen, and is never run"));
+    if let Some(ban) = ban(name) {
+        let problem = format!("operator {target} (node {node}) is never run: it {}", ban.why());
+        return Err(ModelError::refused(problem, ban.advice()));
     }
     let overload = parts.next().unwrap_or("default");
     let overload = if overload == "default" { "" } else { overload };

@@ -42,9 +42,11 @@ impl Assembly<'_> {
             && labels != 0
             && labels != classes as usize
         {
+            let is_one = matches!(graph.value(scores.logits).shape.as_deref(), Some([_] | [_, 1] | [_, 1, 1, 1]));
+            let which = if is_one { ": the one that the model's only logit speaks for, and its opposite" } else { "" };
             return Err(ModelError::Description {
                 path: loaded.path,
-                problem: format!("{labels} labels for {classes} classes"),
+                problem: format!("{labels} labels for {classes} classes{which}"),
             });
         }
         if description.explain.precision == Precision::Bfloat16 && graph.input.kind != Kind::Float {

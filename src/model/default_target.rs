@@ -95,13 +95,13 @@ impl<'a> Search<'a> {
         for source in sources {
             found.insert(self.map_of(source, logits)?);
         }
-        // Of several maps, the one that is computed from all others is the last.
+        // Of several maps, the one whose positions are computed from all others is the last.
         let is_last = |value: &&ValueId| {
-            let ancestors = self.graph.ancestors(**value);
+            let ancestors = self.map_ancestors(**value);
             found.iter().all(|other| ancestors.contains(other))
         };
-        match found.iter().find(is_last) {
-            Some(last) => Ok(*last),
+        match found.iter().find(is_last).copied().or_else(|| self.shared(&found)) {
+            Some(last) => Ok(self.named(last)),
             None if found.is_empty() => Err("no map of the picture leads to the logits".into()),
             None => {
                 let names: Vec<String> = found.iter().map(|&value| self.graph.layer_name(value)).collect();
@@ -111,6 +111,58 @@ impl<'a> Search<'a> {
                 ))
             }
         }
+    }
+
+    /// Every value that the positions of `value` are computed from, itself included. What holds no positions, such as
+    /// a class token, is not followed.
+    fn map_ancestors(&self, value: ValueId) -> BTreeSet<ValueId> {
+        let mut found = BTreeSet::from([value]);
+        let mut waiting = vec![value];
+        while let Some(node) = waiting.pop().map(|value| self.makers.get(&value)) {
+            let inputs = node.into_iter().flat_map(|node| self.inputs(node));
+            let maps: Vec<ValueId> = inputs.filter(|&input| self.axes.holds_map(input)).collect();
+            waiting.extend(maps.into_iter().filter(|&map| found.insert(map)));
+        }
+        found
+    }
+
+    /// The map from which several others differ in a normalisation, a shift, or the tokens beside the grid: class
+    /// tokens read the same map in several blocks.
+    fn shared(&self, found: &BTreeSet<ValueId>) -> Option<ValueId> {
+        let origins = |value: ValueId| -> Vec<ValueId> {
+            let before = |&value: &ValueId| self.makers.get(&value).and_then(|node| self.shifted(node));
+            std::iter::successors(Some(value), before).collect()
+        };
+        let mut origins = found.iter().map(|&value| origins(value));
+        let (first, others) = (origins.next()?, origins.collect::<Vec<_>>());
+        let is_shared = |value: &ValueId| others.iter().all(|origins| origins.contains(value));
+        first.into_iter().find(|value| is_shared(value) && self.layout(*value).is_ok())
+    }
+
+    /// The same map under a module's name: what a module returns may be the map with its axes in another order. Without
+    /// one, the named map from which it differs by a constant or by the tokens beside the grid.
+    fn named(&self, map: ValueId) -> ValueId {
+        let layers = self.graph.layers();
+        let length = |value: ValueId| {
+            let names = layers.iter().find(|(layer, _)| *layer == value).map(|(_, names)| names);
+            names.and_then(|names| names.iter().map(String::len).min())
+        };
+        // What has another reader is more than what the module returns.
+        let moved = |&value: &ValueId| {
+            let mut readers = self.graph.nodes.iter().filter(|node| node.uses().any(|used| used == value));
+            let (reader, None) = (readers.next()?, readers.next()) else { return None };
+            let is_moved = matches!(self.call(reader).name(), "permute" | "transpose");
+            reader.defines().next().filter(|&to| is_moved && self.layout(to).is_ok())
+        };
+        let before = |&value: &ValueId| {
+            let node = self.makers.get(&value)?;
+            self.shifted(node).filter(|_| !matches!(self.call(node).name(), "layer_norm" | "rms_norm"))
+        };
+        let has_name = |&value: &ValueId| length(value).is_some();
+        let is_map =
+            |&value: &ValueId| has_name(&value) && self.layout(value).is_ok() && value != self.graph.input.value;
+        let same = std::iter::successors(Some(map), moved).filter(has_name).min_by_key(|&value| length(value));
+        same.or_else(|| std::iter::successors(Some(map), before).find(is_map)).unwrap_or(map)
     }
 
     /// The maps that are read on the way to the logits.
@@ -185,7 +237,7 @@ impl<'a> Search<'a> {
 
     /// Whether a node puts tokens beside a grid.
     fn adds_tokens(&self, node: &Node) -> bool {
-        matches!(node.operator_name(), "cat" | "concat" | "concatenate")
+        matches!(node.operator_name(), "cat" | "concat" | "concatenate" | "hstack" | "pad" | "constant_pad_nd")
     }
 
     /// Whether a value is several flattened maps, one after the other.
@@ -285,7 +337,7 @@ impl<'a> Search<'a> {
                 let grid = |value: ValueId| self.axes.get(value)?.iter().find_map(Axis::tokens);
                 (is_worth && grid(first).is_some()).then_some(first)
             }
-            "cat" if self.layout(value).is_err() => self.only_map(node),
+            _ if self.adds_tokens(node) && self.layout(value).is_err() => self.only_map(node),
             _ => None,
         }
     }
@@ -306,7 +358,7 @@ impl<'a> Search<'a> {
         match self.call(node).name() {
             "add" | "sub" | "mul" | "div" if is_constant_beside => Some(first),
             "layer_norm" | "rms_norm" => Some(first),
-            "cat" => self.only_map(node),
+            _ if self.adds_tokens(node) => self.only_map(node),
             name if moves_elements(name) => Some(first),
             _ => None,
         }

@@ -33,6 +33,9 @@ pub struct Preprocessing {
     pub resize: Option<Resize>,
     /// `CenterCrop` to `[height, width]`, in pixels. Absent: no crop.
     pub crop: Option<[u32; 2]>,
+    /// The bits that the samples of 16-bit PNGs use, where the files do not say so themselves (sBIT): 12 for a camera
+    /// of 12 bits. Absent: 16.
+    pub sample_bits: Option<u32>,
     pub interpolation: Interpolation,
     pub color: ColorOrder,
     /// Subtracted per channel after the division by 255. One number holds for every channel. Empty: 0.
@@ -46,6 +49,7 @@ impl Default for Preprocessing {
         Preprocessing {
             resize: None,
             crop: None,
+            sample_bits: None,
             interpolation: Interpolation::Bilinear,
             color: ColorOrder::Rgb,
             mean: Vec::new(),

@@ -70,7 +70,7 @@ fn shortened(text: String) -> String {
 /// Why a name means no layer. Messages list the layers that exist.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LayerError {
-    #[error("there is no layer {name}{}; layers that are spatial: {candidates}", hint(suggestion.as_deref()))]
+    #[error("there is no layer {name:?}{}; layers that are spatial: {candidates}", hint(suggestion.as_deref()))]
     Unknown { name: String, suggestion: Option<String>, candidates: String },
     #[error(
         "layer {name} leaves nothing in the graph: it returns its input, or is never called; layers that are \
@@ -81,10 +81,14 @@ pub enum LayerError {
     NoSuchCall { name: String, calls: usize },
     #[error("layer {name} hands out several values: name one of its nodes instead: {}", nodes.join(", "))]
     Ambiguous { name: String, nodes: Vec<String> },
-    #[error(
-        "{problem}: name one as explain.target_layers in model.toml, or in the request; layers that are spatial: \
-         {candidates}"
-    )]
+    #[error("{problem}: {}", if candidates.is_empty() {
+        "no layer is proved to be a map of the picture, and only the guided gradient is possible".to_owned()
+    } else {
+        format!(
+            "name a layer as explain.target_layers in model.toml, or in the request; layers that are spatial: \
+             {candidates}"
+        )
+    })]
     NoDefault { problem: String, candidates: String },
 }
 

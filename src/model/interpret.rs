@@ -78,7 +78,7 @@ impl Trace {
         check_before(node, &arguments, guard)?;
         // Arguments that are tensors and depend on the input.
         let mut places = Vec::new();
-        if !node.no_grad {
+        if !node.no_grad && !has_zero_derivative(node) {
             for (i, argument) in node.arguments.iter().enumerate() {
                 match argument {
                     Argument::Use(id) if self.is_differentiable(*id) => places.push((i, None)),
@@ -124,6 +124,15 @@ impl Trace {
             tensors += usize::from(is_tensor);
         }
         Ok(())
+    }
+}
+
+/// Whether an operator's derivative is 0 wherever it has one: autograd computes with it, and nothing comes back.
+fn has_zero_derivative(node: &Node) -> bool {
+    match node.operator_name().trim_end_matches('_') {
+        "ceil" | "fix" | "floor" | "floor_divide" | "heaviside" | "round" | "sgn" | "sign" | "trunc" => true,
+        "div" | "divide" => matches!(node.literal("rounding_mode"), Some(Value::String(_))),
+        _ => false,
     }
 }
 

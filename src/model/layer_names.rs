@@ -13,7 +13,7 @@ enum Unclear {
 }
 
 /// Most layers that a message lists.
-const MAX_CANDIDATES: usize = 48;
+const MAX_CANDIDATES: usize = 16;
 
 /// `name@2` → (`name`, 2).
 fn split_call(name: &str) -> (&str, Option<usize>) {
@@ -143,11 +143,12 @@ impl Graph {
             .collect()
     }
 
+    /// The last layers that are spatial, the last one first: Grad-CAM is asked for at the end of the network.
     pub(super) fn candidates(&self) -> String {
         let layers = self.spatial_layers();
-        let shown = layers.iter().take(MAX_CANDIDATES).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let shown = layers.iter().rev().take(MAX_CANDIDATES).map(String::as_str).collect::<Vec<_>>().join(", ");
         match layers.len().checked_sub(MAX_CANDIDATES) {
-            Some(more @ 1..) => format!("{shown} and {more} more"),
+            Some(more @ 1..) => format!("{shown} and {more} earlier ones"),
             _ => shown,
         }
     }

@@ -169,6 +169,11 @@ impl Metadata {
         }
     }
 
+    /// The number of operators that guided backpropagation guides. With 0, the guided gradient is the plain one.
+    pub fn guided_operators(&self) -> u32 {
+        self.rectifiers + if self.guide_smooth_activations { self.smooth_activations } else { 0 }
+    }
+
     /// The names of the layers that are spatial, one for each value.
     pub fn spatial_layers(&self) -> Vec<&str> {
         self.layers

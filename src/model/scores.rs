@@ -134,13 +134,22 @@ fn no_gradient(graph: &Graph, axes: &Axes, value: ValueId, output: &str) -> Mode
             && node.defines().any(|made| ancestors.contains(&made) && axes.depends(made))
             && node.defines().all(|made| !graph.value(made).differentiable)
     };
-    let stopped = match graph.nodes.iter().rev().find(stops) {
-        Some(node) if node.no_grad => format!("node {} runs under torch.no_grad()", node.name),
-        Some(node) => format!("node {} ({}) has no derivative", node.name, node.operator_name()),
-        None => "it does not depend on the input".to_owned(),
+    let (stopped, advice) = match graph.nodes.iter().rev().find(stops) {
+        Some(node) if node.no_grad => {
+            (format!("node {} runs under torch.no_grad()", node.name), "export the model without torch.no_grad()")
+        }
+        Some(node) => (
+            format!("node {} ({}) has no derivative, or one of 0", node.name, node.operator_name()),
+            "export a model without this step: one that ends in the logits",
+        ),
+        None => ("it does not depend on the input".to_owned(), "export the part of the model that reads the picture"),
     };
-    ModelError::refused(
-        format!("no gradient comes back from output {output} to the picture: {stopped}"),
-        "export the model without detach() and torch.no_grad(), or name another output as output.logits in model.toml",
-    )
+    let other = graph.outputs.iter().filter_map(|output| output.value);
+    let has_other = other.filter(|&other| other != value).any(|other| graph.value(other).differentiable);
+    let advice = if has_other {
+        format!("{advice}, or name another output as output.logits in model.toml")
+    } else {
+        advice.to_owned()
+    };
+    ModelError::refused(format!("no gradient comes back from output {output} to the picture: {stopped}"), advice)
 }

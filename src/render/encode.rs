@@ -57,7 +57,7 @@ mod tests {
     }
 
     fn read(file: Vec<u8>) -> Pixels {
-        match decode(&Payload::encoded(file), &Limits::default()) {
+        match decode(&Payload::encoded(file), &Limits::default(), None) {
             Ok(Decoded::Picture(pixels)) => pixels,
             other => panic!("no picture: {other:?}"),
         }

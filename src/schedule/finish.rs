@@ -32,12 +32,12 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
         Ok((head.predictions(&maps.logits, about.outputs.top_predictions), targets))
     });
     about.progress.mark(Stage::Render, clock.now());
-    let RowInfo { model_to_frame, damage, progress, admission, ending, .. } = about;
+    let RowInfo { model_to_frame, flaw, progress, admission, ending, .. } = about;
     let outcome = rendered.map(|(predictions, targets)| Answer {
         predictions,
         targets,
         model_to_frame: model_to_frame.stored,
-        damage,
+        flaw,
         batch_size,
         timings: progress.timings(),
     });

@@ -10,7 +10,7 @@ use super::outputs::{Outputs, PictureKind, Resolution};
 use super::queue::ticket::Ticket;
 use crate::explain::MapKind;
 use crate::explain::{Method, Prediction, Target};
-use crate::frame::{AffineTransform, Damage, Payload};
+use crate::frame::{AffineTransform, Flaw, Payload};
 use crate::render::{PictureFormat, WireTensor};
 use crate::telemetry::{Progress, Timings};
 
@@ -115,8 +115,8 @@ pub struct Answer {
     pub targets: Vec<TargetAnswer>,
     /// From the model's input to the frame as it was sent.
     pub model_to_frame: AffineTransform,
-    /// What the frame's file lacked.
-    pub damage: Option<Damage>,
+    /// What is wrong with the frame's file.
+    pub flaw: Option<Flaw>,
     /// Rows that ran together.
     pub batch_size: u32,
     /// Up to and including the rendering.

@@ -13,7 +13,7 @@ use super::queue::next_batch::Prepared;
 use super::queue::turn::{Ready, Turn, Waiting};
 use super::served::Served;
 use crate::explain::{Method, Target};
-use crate::frame::{self, Damage, Decoded, ModelToFrame, Payload, Pixels};
+use crate::frame::{self, Decoded, Flaw, ModelToFrame, Payload, Pixels};
 use crate::telemetry::{Progress, Stage};
 
 /// A frame that was chosen for a batch.
@@ -91,8 +91,8 @@ pub(super) struct RowInfo {
     pub(super) model_to_frame: ModelToFrame,
     /// Width and height of the frame as it was sent; for a tensor, those of the input.
     pub(super) frame_size: (u32, u32),
-    /// What the frame's file lacks.
-    pub(super) damage: Option<Damage>,
+    /// What is wrong with the frame's file.
+    pub(super) flaw: Option<Flaw>,
     /// The decoded frame, when an overlay is drawn on it.
     pub(super) picture: Option<Pixels>,
     pub(super) progress: Progress,
@@ -121,7 +121,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
             return Prepared::Refused;
         }
     };
-    let damage = decoded.picture().and_then(Pixels::damage);
+    let flaw = decoded.picture().and_then(Pixels::flaw);
     let (frame_size, picture) = match decoded {
         Decoded::Picture(pixels) => (pixels.stored_size(), outputs.needs_picture().then_some(pixels)),
         Decoded::Tensor(_) => ((prepared.width, prepared.height), None),
@@ -133,7 +133,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
         outputs,
         model_to_frame: prepared.model_to_frame,
         frame_size,
-        damage,
+        flaw,
         picture,
         progress,
         admission,
@@ -152,7 +152,7 @@ fn read(
     input: &mut Vec<f32>,
 ) -> Result<(Decoded, frame::Prepared), JobError> {
     model.check_outputs(payload, outputs)?;
-    let decoded = frame::decode(payload, &model.limits.frame)?;
+    let decoded = model.preparation.decode(payload, &model.limits.frame)?;
     progress.mark(Stage::Decode, clock.now());
     let prepared = model.preparation.prepare(&decoded, input)?;
     progress.mark(Stage::Preprocess, clock.now());

@@ -235,7 +235,7 @@ mod tests {
                 pictures: Vec::new(),
             }],
             model_to_frame: AffineTransform::IDENTITY,
-            damage: None,
+            flaw: None,
             batch_size: 1,
             timings: Timings::start(std::time::Instant::now()),
         }

@@ -144,7 +144,7 @@ impl Frame {
 
     fn prepare(&self) -> usize {
         let mut input = Vec::new();
-        let decoded = decode(&self.payload, &Limits::default()).expect("a sound frame");
+        let decoded = decode(&self.payload, &Limits::default(), None).expect("a sound frame");
         self.preparation.prepare(&decoded, &mut input).expect("it fits");
         input.len()
     }

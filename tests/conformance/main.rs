@@ -407,7 +407,7 @@ fn bfloat16_is_near_float32_for_trained_weights_and_photographs() {
         let path = entry.unwrap().path();
         let payload = Payload::encoded(std::fs::read(&path).unwrap());
         let mut values: Vec<f32> = Vec::new();
-        preparation.prepare(&decode(&payload, &Limits::default()).unwrap(), &mut values).unwrap();
+        preparation.prepare(&decode(&payload, &Limits::default(), None).unwrap(), &mut values).unwrap();
         let input = Tensor::from_slice(&values).view([1, 3, 224, 224]);
         let method = |mode| method(&[], Convention::Captum, mode);
         let class = explainer.forward(&method(Mode::Default), &input, &Never).unwrap().logits().argmax(1, false);

@@ -74,3 +74,21 @@ async fn a_streams_option_holds_for_its_frames_until_one_says_otherwise() {
     stream.send(Request::Frame(images::encoded(3, images::jpeg()))).await;
     assert_eq!(damage(&stream.explanation().await), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_whose_samples_use_few_bits_is_explained_with_a_notice() {
+    let server = TestServer::start_with(|config| config.models.repository = identity::PLACE.into()).await;
+    let mut client = server.explain().await;
+    let mut notice = async |most: u16| {
+        let samples = image::ImageBuffer::from_fn(40, 30, |x, y| image::Luma([((x * y) as u16).min(most)]));
+        let mut file = std::io::Cursor::new(Vec::new());
+        image::DynamicImage::ImageLuma16(samples).write_to(&mut file, image::ImageFormat::Png).expect("a PNG");
+        let frame = Some(images::encoded(0, file.into_inner()));
+        let request = v1::ExplainRequest { frame, options: Some(input()), ..Default::default() };
+        let explanation = client.explain(request).await.expect("an answer").into_inner().explanation.expect("one");
+        explanation.notices.into_iter().find(|notice| notice.code() == Code::UnusedBits).map(|notice| notice.message)
+    };
+    let message = notice(1000).await.expect("a notice");
+    assert!(message.contains("the lower 10 bits alone") && message.contains("input.sample_bits"), "{message}");
+    assert_eq!(notice(0).await, None, "a lens cap is no camera of few bits");
+}

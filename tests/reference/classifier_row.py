@@ -5,6 +5,7 @@ needs the network; classifiers.py judges the numbers.
 """
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import json
@@ -179,12 +180,8 @@ def run(network, x, target, guided=False):
         return value.clone()
 
     x = x.detach().clone().requires_grad_()
-    with torch.enable_grad():
-        if guided:
-            with Guide():
-                output = network(x.clone(), tap)
-        else:
-            output = network(x.clone(), tap)
+    with torch.enable_grad(), oracle.RightStrides(), Guide() if guided else contextlib.nullcontext():
+        output = network(x.clone(), tap)
     logits = camlens_export.pick_logits(output)
     gradients = torch.autograd.grad(logits[0, target], [x, *kept], allow_unused=True)
     gradients = [torch.zeros_like(t) if g is None else g for t, g in zip([x, *kept], gradients)]
@@ -303,6 +300,8 @@ def last_map(calls, path):
         call = calls[index]
         if path is None or path in call.paths:
             maps = [which for which, found in enumerate(call.maps) if is_picture(found)]
+            # Class tokens beside a map may have the shape of tokens on a grid.
+            maps.sort(key=lambda which: call.values[which].dim())
             if maps:
                 return index, maps[-1]
             if path is not None:

@@ -209,6 +209,78 @@ class ClassToken(Net):
         return {"out": logits, "logits": logits, "value": value, "map": grid}
 
 
+class SharedTokens(Net):
+    """A class token that reads the same map in two blocks, as in CaiT and VOLO: neither of their norms has it all."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.norms = nn.ModuleList(nn.LayerNorm(16) for _ in range(2))
+        self.values = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def read(self, value):
+        tokens, token = value.flatten(2).transpose(1, 2), self.token.expand(value.shape[0], -1, -1)
+        for norm, values in zip(self.norms, self.values):
+            both = norm(torch.cat([token, tokens], 1))
+            token = token + F.scaled_dot_product_attention(both[:, :1], both, values(both))
+        return self.fc(token[:, 0])
+
+
+class MeanToken(Net):
+    """Attention pooling whose query is the mean of all tokens, as in CLIP's ResNets."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(65, 16))
+        self.q, self.k, self.v = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def read(self, value):
+        tokens = value.flatten(2).transpose(1, 2)
+        tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + self.place
+        q, k, v = self.q(tokens), self.k(tokens), self.v(tokens)
+        return self.fc(F.scaled_dot_product_attention(q, k, v)[:, 0])
+
+
+class Mixed(nn.Module):
+    """[N, h, w, 16] to [N, h/2, w/2, 16]: every second row and column, features by products of several kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = nn.ParameterList(torch.randn(16, 16) / 4 for _ in range(2))
+        self.register_buffer("order", torch.arange(15, -1, -1))
+
+    def forward(self, x):
+        x = torch.tensordot(x[:, ::2, ::2], self.weights[0], dims=([3], [0]))
+        return torch.einsum("...i,ij->...j", x, self.weights[1]).index_select(3, self.order)
+
+
+class Rearranged(Net):
+    """Tokens with an empty one before them and another one after them, which are cut off again."""
+
+    layer = "mixed"
+
+    def __init__(self):
+        super().__init__()
+        self.mixed = Mixed()
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+
+    def parts(self, x):
+        value = self.mixed(self.trunk(x).permute(0, 2, 3, 1))
+        tokens = F.pad(value.flatten(1, 2), (0, 0, 1, 0))
+        tokens = torch.hstack([tokens, self.token.expand(tokens.shape[0], -1, -1)])
+        logits = self.fc(tokens[:, 1:-1].mean(1))
+        return {"out": logits, "logits": logits, "value": value, "map": lambda t: t.permute(0, 3, 1, 2)}
+
+
+class UnevenlySampled(Net):
+    """Takes 5 of 8 columns: those that are left do not span the picture."""
+
+    layer = None
+
+    def read(self, value):
+        return self.fc(torch.relu(value[..., :5] * 2).mean((2, 3)))
+
+
 class SequenceFirst(Net):
     """Attention with tokens first: no value after it has the batch as its first axis."""
 
@@ -473,7 +545,8 @@ NETS = {
     "sum_divided": SumDivided, "einsum": Einsum, "maximum": Maximum, "pyramid": Pyramid, "two_pools": TwoPools,
     "gated": Gated, "attention_pool": AttentionPool, "channels_last": ChannelsLast,
     "channels_last_flat": ChannelsLastFlat, "scores_at_each_position": ScoresAtEachPosition, "token_mean": TokenMean,
-    "class_token": ClassToken, "sequence_first": SequenceFirst, "warped": Warped, "branches": Branches,
+    "class_token": ClassToken, "shared_tokens": SharedTokens, "mean_token": MeanToken, "rearranged": Rearranged,
+    "unevenly_sampled": UnevenlySampled, "sequence_first": SequenceFirst, "warped": Warped, "branches": Branches,
     "softmax": Softmax, "softmax_of_temperature": SoftmaxOfTemperature, "log_softmax": LogSoftmax,
     "sigmoids": Sigmoids, "one_logit": OneLogit, "one_sigmoid": OneSigmoid, "squeezed": Squeezed,
     "fully_convolutional": FullyConvolutional, "softmax_beside": SoftmaxBeside,

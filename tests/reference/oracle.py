@@ -74,6 +74,32 @@ def gate(func, args, kwargs):
     return None
 
 
+class RightStrides(TorchFunctionMode):
+    """Lets autograd (PyTorch 2.11) read the gradient of a normalisation rightly on the CPU.
+
+    `batch_norm`'s backward is silently wrong for one row and a gradient that is channels-last but for its batch stride:
+    LeViT's gradient for one picture is 140 % from that for the same picture twice. The same memory with the usual batch
+    stride is read rightly. `instance_norm`'s backward is wrong for one row and any channels-last gradient.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        value = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "").split(".")[0]
+        if name in ("batch_norm", "instance_norm") and torch.is_tensor(value) and value.requires_grad:
+            value.register_hook(torch.Tensor.contiguous if name == "instance_norm" else usual_strides)
+        return value
+
+
+def usual_strides(gradient):
+    """The same memory; a batch of one has the batch stride of a channels-last tensor."""
+    if gradient.dim() != 4 or len(gradient) != 1:
+        return gradient
+    _, channels, height, width = gradient.shape
+    strides = (channels * height * width, 1, width * channels, channels)
+    is_channels_last = all(n == 1 or own == s for n, own, s in zip(gradient.shape, gradient.stride(), strides))
+    return gradient.as_strided(gradient.shape, strides) if is_channels_last else gradient
+
+
 class Rectifiers(TorchFunctionMode):
     """Sees every rectifier of a forward run; with `guide`, guides those that a gradient passes through.
 

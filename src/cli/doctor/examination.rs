@@ -71,11 +71,18 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
 /// The checks that need no run.
 fn check_metadata(findings: &mut Findings, model: &Metadata) {
     match (model.class_count(), model.labels.len()) {
-        (None, _) => findings.bad(
-            "classes",
-            "the output is not [N, classes]",
-            "name the output that holds the logits as output.logits in model.toml",
-        ),
+        (None, _) => {
+            let fits = |shape: &[i64]| matches!(shape, [_] | [_, _] | [_, _, 1, 1]);
+            let fitting: Vec<&str> =
+                model.outputs.iter().filter(|output| fits(&output.shape)).map(|output| output.name.as_str()).collect();
+            let advice = if fitting.is_empty() {
+                "no output of the model is: camlens explains classifiers, so export a model that ends in logits"
+                    .to_owned()
+            } else {
+                format!("if another output holds the logits, name it as output.logits: {}", fitting.join(", "))
+            };
+            findings.bad("classes", format!("output {} is not [N, classes]", model.scores.output), advice);
+        }
         (Some(classes), 0) => findings.note(
             "labels",
             format!("none for {classes} classes"),
@@ -90,7 +97,7 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
     }
     match &model.default_target_problem {
         Some(problem) => {
-            let layers = model.spatial_layers();
+            let layers: Vec<&str> = model.spatial_layers().into_iter().rev().collect();
             let advice = if layers.is_empty() {
                 "no layer is proved to be a map of the picture: only the guided gradient is possible".to_owned()
             } else {
@@ -110,10 +117,14 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
         findings.good("probabilities", name);
     } else {
         let advice = "set output.activation in model.toml if they are others: \"softmax\", \"sigmoid\" or \"none\"";
-        findings.note("probabilities", format!("{name}, assumed: the model ends in logits"), advice);
+        findings.note(
+            "probabilities",
+            format!("{name}, assumed: the model ends in no activation that is recognised"),
+            advice,
+        );
     }
-    if model.rectifiers == 0 {
-        let advice = if model.smooth_activations > 0 && !model.guide_smooth_activations {
+    if model.guided_operators() == 0 {
+        let advice = if model.smooth_activations > 0 {
             "set explain.guide_smooth_activations = true in model.toml to guide its smooth activations"
         } else {
             ""

@@ -135,7 +135,7 @@ impl Findings {
                 "digest": model.digest,
                 "class_count": model.class_count(),
                 "label_count": model.labels.len(),
-                "rectifiers": model.rectifiers,
+                "rectifiers": model.guided_operators(),
                 "parameters": model.parameter_count,
                 "default_target_layers": model.default_target_layers,
                 "layers": layers,
@@ -157,7 +157,7 @@ fn describe(model: &Metadata, all_layers: bool, ink: Ink, lines: &mut Vec<String
         "  {} nodes, {:.1} million parameters, {} rectifiers, {} labels",
         model.node_count,
         model.parameter_count as f64 / 1e6,
-        model.rectifiers,
+        model.guided_operators(),
         model.labels.len()
     ));
     let shown: Vec<_> = shown(model, all_layers).collect();

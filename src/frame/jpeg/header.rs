@@ -217,6 +217,11 @@ impl<'a> Header<'a> {
             .ok_or_else(|| JpegError::malformed(format!("a scan uses Huffman table {id}, which is not there")))
     }
 
+    /// Whether a Huffman table is not in the file.
+    pub(super) fn lacks_table(&self, class: Class, id: usize) -> bool {
+        (if class == Class::Dc { &self.dc } else { &self.ac })[id].is_none()
+    }
+
     /// [`Header::definition`], ready to decode with.
     pub(super) fn table(&self, class: Class, id: usize) -> Result<Box<Table>, JpegError> {
         Table::new(self.definition(class, id)?)

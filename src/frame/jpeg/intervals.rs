@@ -96,40 +96,109 @@ fn may_follow(marker: u8, rest: &[u8]) -> bool {
     }
 }
 
-/// Finds which of the `expected` intervals each segment is, from the numbers of the restart markers. `None`: none, the
-/// segment is to be left out. Numbers return after eight, so the loss of eight intervals in a row does not show.
-pub(super) fn place(segments: &[Segment], expected: usize) -> Vec<Option<usize>> {
-    let mut places = Vec::with_capacity(segments.len());
-    // The interval that comes next, if nothing is lost.
-    let mut next = 0usize;
+/// The number of the marker before an interval.
+fn number(interval: usize) -> usize {
+    (interval + 7) & 7
+}
+
+/// Whether the numbers of the markers are those of segments that all follow each other: they count up from whatever
+/// number, or some camera writes the same one everywhere. One alone may be wrong, unless its segment is a copy of a
+/// neighbour's.
+pub(super) fn in_order(data: &[u8], segments: &[Segment]) -> bool {
+    let Some(markers) = segments.get(1..).filter(|markers| !markers.is_empty()) else { return true };
+    let number = |segment: &Segment| usize::from(segment.number);
+    if markers.len() > 1 && markers.iter().all(|segment| number(segment) == number(&markers[0])) {
+        return true;
+    }
+    let mut counts = [0usize; 8];
+    let start = |(index, segment): (usize, &Segment)| (number(segment) + 8 - index % 8) & 7;
+    markers.iter().enumerate().for_each(|marker| counts[start(marker)] += 1);
+    let most = (0..8).max_by_key(|&start| counts[start]).unwrap_or(0);
+    match markers.len() - counts[most] {
+        0 => true,
+        1 if markers.len() > 2 => {
+            let wrong = markers.iter().enumerate().position(|marker| start(marker) != most);
+            wrong.is_some_and(|index| !is_copy(data, segments, index + 1))
+        }
+        _ => false,
+    }
+}
+
+/// Whether a segment has the same data as the one before it or the one behind it.
+pub(super) fn is_copy(data: &[u8], segments: &[Segment], index: usize) -> bool {
+    let bytes = |segment: &Segment| &data[segment.start..segment.end];
+    let own = bytes(&segments[index]);
+    let before = index.checked_sub(1).and_then(|index| segments.get(index));
+    before.into_iter().chain(segments.get(index + 1)).any(|neighbour| bytes(neighbour) == own)
+}
+
+/// Finds which of the `expected` intervals each segment is, from the numbers of the restart markers: the alignment that
+/// needs the fewest losses, doublings and wrong numbers. `None`: none, the segment is to be left out. Numbers return
+/// after eight, so the loss of eight intervals in a row does not show. `cut`: the file ends early.
+pub(super) fn place(data: &[u8], segments: &[Segment], expected: usize, cut: bool) -> Vec<Option<usize>> {
+    /// What the loss of intervals, a segment too many, and a wrong number cost. One wrong number is cheaper than a loss
+    /// and a segment too many; of several, each is dearer: intervals that changed places have no wrong numbers.
+    const LOST: u32 = 30;
+    const TOO_MANY: u32 = 30;
+    const WRONG: u32 = 55;
+    const ONE_MORE_WRONG: u32 = 70;
+    /// Alignments that are followed at a time.
+    const MOST: usize = 12;
+
+    #[derive(Clone, Copy)]
+    struct State {
+        /// The interval that comes next.
+        next: usize,
+        cost: u32,
+        /// The state before the segment, and whether the segment is the interval before `next`.
+        from: usize,
+        is_placed: bool,
+        has_wrong: bool,
+    }
+    let mut states = vec![State { next: 0, cost: 0, from: 0, is_placed: false, has_wrong: false }];
+    let mut history: Vec<Vec<State>> = Vec::with_capacity(segments.len());
     for (index, segment) in segments.iter().enumerate() {
-        let room = expected.saturating_sub(next);
-        if room == 0 {
-            places.push(None);
-            continue;
+        let mut copy = None;
+        let mut following = Vec::with_capacity(3 * states.len());
+        for (from, state) in states.iter().enumerate() {
+            let State { next, cost, has_wrong, .. } = *state;
+            let mut add = |next: usize, more: u32, is_placed: bool, is_wrong: bool| {
+                let has_wrong = has_wrong || is_wrong;
+                following.push(State { next, cost: cost.saturating_add(more), from, is_placed, has_wrong });
+            };
+            add(next, TOO_MANY, false, false);
+            let skipped = (usize::from(segment.number) + 8 - number(next)) & 7;
+            if next < expected && skipped == 0 {
+                add(next + 1, 0, true, false);
+            } else if next < expected {
+                // A copy of its neighbour with a number that is not due is there twice.
+                let is_copy = *copy.get_or_insert_with(|| is_copy(data, segments, index));
+                let cost = if has_wrong || is_copy { ONE_MORE_WRONG } else { WRONG };
+                add(next + 1, cost, true, true);
+                if next + skipped < expected {
+                    add(next + skipped + 1, LOST + skipped as u32, true, false);
+                }
+            }
         }
-        // The marker before interval i has the number (i − 1) mod 8.
-        let number = |interval: usize| (interval + 7) & 7;
-        let skipped = (usize::from(segment.number) + 8 - number(next)) & 7;
-        let following = segments.get(index + 1).map(|segment| usize::from(segment.number));
-        let goes_on = following.is_none_or(|following| following == number(next + skipped + 1));
-        let place = if skipped == 0 {
-            Some(next)
-        } else if following == Some(number(next)) {
-            // The one that was expected is still to come: this marker is no marker.
-            None
-        } else if following == Some(number(next + 1)) && !goes_on {
-            // The marker's number is wrong.
-            Some(next)
-        } else if skipped < room && segments.len() - index <= room - skipped {
-            Some(next + skipped)
-        } else {
-            Some(next)
-        };
-        if let Some(place) = place {
-            next = place + 1;
-        }
-        places.push(place);
+        following.sort_by_key(|state| (state.next, state.cost));
+        following.dedup_by_key(|state| state.next);
+        following.sort_by_key(|state| state.cost);
+        following.truncate(MOST);
+        states.clone_from(&following);
+        history.push(following);
+    }
+    let ending = |state: &State| match expected - state.next {
+        0 => 0,
+        _ if cut => 0,
+        missing => LOST + missing.min(7) as u32,
+    };
+    let best = (0..states.len()).min_by_key(|&index| states[index].cost.saturating_add(ending(&states[index])));
+    let mut at = best.unwrap_or(0);
+    let mut places = vec![None; segments.len()];
+    for (place, states) in places.iter_mut().zip(&history).rev() {
+        let state = states[at];
+        *place = state.is_placed.then(|| state.next - 1);
+        at = state.from;
     }
     places
 }
@@ -139,9 +208,10 @@ mod tests {
     use super::*;
 
     fn placed(numbers: &[u8], expected: usize) -> Vec<Option<usize>> {
-        let segment = |&number: &u8| Segment { start: 0, end: 0, number, broken: false };
-        let segments: Vec<Segment> = [7].iter().chain(numbers).map(segment).collect();
-        place(&segments, expected)
+        let segment = |(at, &number): (usize, &u8)| Segment { start: at, end: at + 1, number, broken: false };
+        let segments: Vec<Segment> = [7].iter().chain(numbers).enumerate().map(segment).collect();
+        let data: Vec<u8> = (0..segments.len() as u8).collect();
+        place(&data, &segments, expected, false)
     }
 
     fn all(places: impl IntoIterator<Item = usize>) -> Vec<Option<usize>> {
@@ -162,6 +232,33 @@ mod tests {
     fn one_wrong_number_and_one_marker_too_many_move_nothing() {
         assert_eq!(placed(&[0, 6, 2, 3], 9), all([0, 1, 2, 3, 4]));
         assert_eq!(placed(&[0, 5, 1, 2, 3], 9), [Some(0), Some(1), None, Some(2), Some(3), Some(4)]);
+    }
+
+    #[test]
+    fn a_loss_and_a_doubling_in_one_file_are_both_found() {
+        // The marker of interval 6 comes where that of 5 is due; interval 20 is there twice.
+        let numbers: Vec<u8> =
+            (0..30).filter(|n| *n != 4).flat_map(|n| vec![n % 8; if n == 19 { 2 } else { 1 }]).collect();
+        let places = placed(&numbers, 31);
+        let kept: Vec<usize> = places.iter().flatten().copied().collect();
+        assert_eq!(kept, (0..31).filter(|interval| *interval != 5).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn segments_that_changed_places_are_out_of_order() {
+        let numbers = |numbers: &[u8]| {
+            let segment = |(at, &number): (usize, &u8)| Segment { start: at, end: at + 1, number, broken: false };
+            [7].iter().chain(numbers).enumerate().map(segment).collect::<Vec<_>>()
+        };
+        let data: Vec<u8> = (0..20).collect();
+        for sound in [&[0, 1, 2, 3, 4][..], &[3, 4, 5, 6, 7, 0], &[0, 0, 0, 0], &[0, 1, 6, 3, 4], &[5]] {
+            assert!(in_order(&data, &numbers(sound)), "{sound:?}");
+        }
+        for wrong in [&[0, 2, 1, 3, 4][..], &[4, 1, 2, 3, 0], &[0, 1, 2, 2, 3]] {
+            assert!(!in_order(&data, &numbers(wrong)), "{wrong:?}");
+        }
+        // One number is wrong, and its data is there twice.
+        assert!(!in_order(&[0, 1, 2, 3, 3, 5], &numbers(&[0, 1, 3, 3, 4])));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) struct Jpeg<'a> {
 }
 
 /// Decoded pixels.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Samples {
     /// Rows of grey or RGB pixels, as the file stores them.
     pub(super) samples: Vec<u8>,

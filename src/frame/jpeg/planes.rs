@@ -134,6 +134,9 @@ pub(super) struct Picture {
     losses: Vec<Loss>,
     /// Something that was read may be wrong, and it is not known what.
     pub(super) uncertain: bool,
+    /// Scans were read with the standard Huffman tables, since the file's own are not there: if data was lost, it may
+    /// have been these.
+    pub(super) has_borrowed_tables: bool,
 }
 
 impl Picture {
@@ -163,6 +166,7 @@ impl Picture {
             mcus,
             losses: Vec::new(),
             uncertain: false,
+            has_borrowed_tables: false,
         })
     }
 
@@ -215,7 +219,8 @@ impl Picture {
             }
         }
         let area = self.width as f64 * self.height as f64;
-        let damage = Damage { lost: lost as f64 / area, coarse: coarse as f64 / area, uncertain: self.uncertain, cut };
+        let uncertain = self.uncertain || self.has_borrowed_tables;
+        let damage = Damage { lost: lost as f64 / area, coarse: coarse as f64 / area, uncertain, cut };
         (lost > 0 || coarse > 0 || self.uncertain).then_some(damage)
     }
 }

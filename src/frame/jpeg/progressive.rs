@@ -22,14 +22,18 @@ impl Units {
     ) {
         let expected = self.count.div_ceil(length);
         let list = &segments.list;
-        let places: Vec<Option<usize>> =
-            if list.len() == expected { (0..expected).map(Some).collect() } else { intervals::place(list, expected) };
+        let places: Vec<Option<usize>> = if list.len() == expected && intervals::in_order(data, list) {
+            (0..expected).map(Some).collect()
+        } else {
+            intervals::place(data, list, expected, segments.cut)
+        };
         let mut read = vec![false; expected];
         let mut memory = Vec::new();
         let last = places.iter().rposition(Option::is_some);
         for (index, (segment, place)) in list.iter().zip(&places).enumerate() {
             let Some(place) = *place else {
-                picture.uncertain |= self.rest(&data[segment.start..segment.end]) != Rest::Padding;
+                let is_harmless = self.rest(&data[segment.start..segment.end]) == Rest::Padding;
+                picture.uncertain |= !is_harmless && !intervals::is_copy(data, list, index);
                 continue;
             };
             read[place] = true;

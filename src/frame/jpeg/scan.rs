@@ -37,6 +37,8 @@ pub(super) fn decode<S: Simd>(
         let table = |class, id, needed: bool| if needed { header.table(class, id).map(Some) } else { Ok(None) };
         let dc = table(Class::Dc, component.dc, matches!(kind, Kind::Sequential | Kind::DcFirst))?;
         let ac = table(Class::Ac, component.ac, !matches!(kind, Kind::DcFirst | Kind::DcRefine))?;
+        picture.has_borrowed_tables |= (dc.is_some() && header.lacks_table(Class::Dc, component.dc))
+            || (ac.is_some() && header.lacks_table(Class::Ac, component.ac));
         lanes.push(Lane { plane: component.index, wide, high, dc, ac, steps });
     }
     let (wide, high) = match &picture.planes[scan.components[0].index] {

@@ -45,8 +45,8 @@ impl Units {
         let expected = self.count.div_ceil(length);
         let list = segments.list.as_slice();
         let mut memory = Vec::new();
-        // As many segments as intervals: whatever their numbers are, they are all there.
-        if list.len() >= expected {
+        // As many segments as intervals, one after the other.
+        if list.len() >= expected && intervals::in_order(data, &list[..expected]) {
             let mut stray = 0;
             let complete = list[..expected].iter().enumerate().all(|(interval, segment)| {
                 let range = self.range(interval, length);
@@ -77,7 +77,7 @@ impl Units {
             }
         }
         self.blank(picture, 0..self.count);
-        let mut places = intervals::place(list, expected);
+        let mut places = intervals::place(data, list, expected, segments.cut);
         let mut sound = self.decode_placed(simd, picture, data, segments, length, &places);
         let missing = missing_eights(&places, segments, expected);
         // The last segment is the last interval, which may be shorter than the others.
@@ -120,9 +120,12 @@ impl Units {
             self.blank(picture, range.clone());
             self.lose(picture, range, Loss::Whole);
         }
-        if list.len() > expected && lost.iter().all(|lost| !lost) {
-            picture.uncertain = true;
-        }
+        // A segment too many is harmless when it is another one again.
+        let is_harmless = |index: usize| {
+            let bytes = &data[list[index].start..list[index].end];
+            intervals::is_copy(data, list, index) || self.rest(bytes) == Rest::Padding
+        };
+        picture.uncertain |= (0..places.len()).any(|index| places[index].is_none() && !is_harmless(index));
     }
 
     /// Decodes segments at their places, and returns which are sound.

@@ -108,6 +108,51 @@ fn a_restart_marker_that_is_lost_or_wrong_does_no_more_harm_than_it_must() {
     }
 }
 
+/// A file whose restart intervals after the first one, each with the marker before it, are those that `order` names.
+fn rearranged(file: &[u8], order: &[usize]) -> Vec<u8> {
+    let markers = restarts(file);
+    let end = intervals::split(file, scan_start(file), 1000).end;
+    let interval = |index: usize| &file[markers[index - 1]..markers.get(index).copied().unwrap_or(end)];
+    let rearranged: Vec<&[u8]> = order.iter().map(|&index| interval(index)).collect();
+    [&file[..markers[0]], &rearranged.concat(), &file[end..]].concat()
+}
+
+#[test]
+fn intervals_out_of_order_are_damage_and_move_no_other() {
+    for (file, side, units) in [(INTERVALS, 16, 3), (GRAY_INTERVALS, 8, 10)] {
+        let whole = decode(file);
+        assert_eq!(decode(&rearranged(file, &[1, 2, 3, 4, 5, 6])), whole);
+        for first in 1..6 {
+            for second in first + 1..=6 {
+                let mut order = [1, 2, 3, 4, 5, 6];
+                order.swap(first - 1, second - 1);
+                let part = decode(&rearranged(file, &order));
+                assert!(part.damage.is_some(), "{order:?}");
+                assert!(agrees(&whole, &part, side, |mcu| (first..=second).contains(&(mcu / units))), "{order:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interval_that_is_there_twice_is_read_once_and_hides_no_loss() {
+    for (file, side, units) in [(INTERVALS, 16, 3), (GRAY_INTERVALS, 8, 10)] {
+        let whole = decode(file);
+        for doubled in 1..=6 {
+            let order: Vec<usize> =
+                (1..=6).flat_map(|index| vec![index; if index == doubled { 2 } else { 1 }]).collect();
+            assert_eq!(decode(&rearranged(file, &order)), whole, "{order:?}");
+            for lost in (1..=6).filter(|lost| *lost != doubled) {
+                let order: Vec<usize> = order.iter().copied().filter(|index| *index != lost).collect();
+                let part = decode(&rearranged(file, &order));
+                let damage = part.damage.unwrap_or_else(|| panic!("{order:?}"));
+                assert!(damage.lost > 0.0, "{order:?}: {damage}");
+                assert!(agrees(&whole, &part, side, |mcu| mcu / units == lost), "{order:?}: {damage}");
+            }
+        }
+    }
+}
+
 #[test]
 fn eight_lost_intervals_are_missed_by_their_number_in_all() {
     let (file, markers) = (GRAY_INTERVALS, restarts(GRAY_INTERVALS));
@@ -328,6 +373,32 @@ fn tables_that_a_camera_leaves_out_are_the_standard_ones() {
     // The tables of the first component, behind the component's id.
     other[scan - 9 + 1] = 0x22;
     assert!(refused(&other).contains("Huffman table 2, which is not there"), "{}", refused(&other));
+}
+
+#[test]
+fn a_file_without_tables_that_is_damaged_may_have_lost_them() {
+    let tables = |file: &[u8]| file.windows(2).filter(|two| *two == [0xFF, 0xC4]).count();
+    let mut bare = INTERVALS.to_vec();
+    while let Some(at) = bare.windows(2).position(|two| two == [0xFF, 0xC4]) {
+        let length = 2 + usize::from(u16::from_be_bytes([bare[at + 2], bare[at + 3]]));
+        bare = without(&bare, at..at + length);
+    }
+    assert!(tables(INTERVALS) > 0 && tables(&bare) == 0);
+    let markers = restarts(&bare);
+    assert!(damage(&without(&bare, markers[1]..markers[2])).uncertain);
+    let markers = restarts(INTERVALS);
+    assert!(!damage(&without(INTERVALS, markers[1]..markers[2])).uncertain);
+}
+
+#[test]
+fn the_boundary_of_a_multipart_stream_is_no_data_that_is_left_over() {
+    for boundary in ["\r\n--frame\r\n", "\n--frame--", "--b\r\nContent-Type: image/jpeg\r\n\r\n"] {
+        for file in [INTERVALS, PLAIN, PROGRESSIVE] {
+            let without_end = &file[..file.len() - 2];
+            assert_eq!(decode(&[without_end, boundary.as_bytes()].concat()), decode(file), "{boundary:?}");
+        }
+    }
+    assert!(decode(&[&PLAIN[..PLAIN.len() - 2], b"some other text".as_slice()].concat()).damage.is_some());
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl Units {
     /// Judges the bytes behind the last block of an interval.
     pub(super) fn rest(&self, rest: &[u8]) -> Rest {
         let most = if self.webcam { WEBCAM_STRAY_BYTES } else { STRAY_BYTES };
-        if rest.len() <= most || [0, 0xFF].iter().any(|padding| rest.iter().all(|byte| byte == padding)) {
+        if rest.len() <= most || is_fill(rest) || is_multipart(rest) {
             Rest::Padding
         } else if rest.len() <= WEBCAM_STRAY_BYTES {
             Rest::Stray
@@ -87,6 +87,18 @@ impl Units {
             Rest::Data
         }
     }
+}
+
+fn is_fill(rest: &[u8]) -> bool {
+    [0, 0xFF].iter().any(|fill| rest.iter().all(|byte| byte == fill))
+}
+
+/// Whether this is the boundary of a multipart stream, whose picture lacks its end marker.
+fn is_multipart(rest: &[u8]) -> bool {
+    let text = rest.trim_ascii_start();
+    rest.len() - text.len() <= 4
+        && text.starts_with(b"--")
+        && text.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
 }
 
 /// What stands behind the last block of an interval.

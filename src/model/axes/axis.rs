@@ -242,8 +242,9 @@ impl Axis {
         for role in [Role::Row, Role::Column] {
             // What is left still spans the picture, but for a border such as a convolution without padding leaves out.
             let covered = size.saturating_mul(step);
-            if self.is_whole(role) && step > 0 && (self.size() - covered).unsigned_abs() <= self.size() as u64 / BORDER
-            {
+            let spans = || (self.size() - covered).unsigned_abs() <= self.size() as u64 / BORDER;
+            let every = || (0..step.min(self.size())).contains(&start) && (self.size() - 1 - start) / step + 1 == size;
+            if self.is_whole(role) && step > 0 && (spans() || every()) {
                 return Axis::whole(role, size);
             }
         }
@@ -262,6 +263,19 @@ impl Axis {
             }
             _ if size == 1 => Axis::default(),
             _ => Axis::unknown(size),
+        }
+    }
+
+    /// The axis with `before` and `after` new positions at its ends, which belong to no position of the picture.
+    pub fn padded(&self, before: i64, after: i64) -> Axis {
+        match self.tokens() {
+            Some(Factor::Tokens { before: own_before, rows, columns, after: own_after })
+                if before >= 0 && after >= 0 =>
+            {
+                let (before, after) = (own_before.saturating_add(before), own_after.saturating_add(after));
+                Axis(vec![Factor::Tokens { before, rows, columns, after }]).simplified()
+            }
+            _ => self.windowed(self.size().saturating_add(before).saturating_add(after), true),
         }
     }
 
@@ -464,6 +478,22 @@ mod tests {
         assert!(Axis::default().windowed(3, false).is_unknown());
         assert_eq!(rows.sliced(0, 2, 4), Axis::whole(Role::Row, 4));
         assert!(rows.sliced(0, 1, 4).is_unknown(), "half of the picture");
+        let odd = Axis::whole(Role::Row, 7);
+        assert_eq!(odd.sliced(0, 2, 4), Axis::whole(Role::Row, 4));
+        assert_eq!(odd.sliced(1, 2, 3), Axis::whole(Role::Row, 3));
+        assert!(odd.sliced(0, 2, 2).is_unknown() && odd.sliced(3, 2, 2).is_unknown());
+    }
+
+    #[test]
+    fn tokens_that_are_padded_belong_to_no_position() {
+        let [batch, channels, rows, columns] = map(2, 16, 4, 6).try_into().unwrap();
+        let tokens = Axis::new(rows.factors().iter().chain(columns.factors()).cloned());
+        let padded = tokens.padded(1, 2);
+        assert_eq!(padded.factors(), [Factor::Tokens { before: 1, rows: 4, columns: 6, after: 2 }]);
+        assert_eq!(padded.sliced(1, 1, 24), tokens);
+        assert_eq!(rows.padded(1, 1), Axis::whole(Role::Row, 6));
+        assert_eq!(channels.padded(0, 3), Axis::channel(19));
+        assert!(tokens.padded(-1, 0).is_unknown() && batch.padded(1, 0).is_unknown());
     }
 
     #[test]
@@ -471,6 +501,7 @@ mod tests {
         let rows = Axis::whole(Role::Row, 8);
         assert!(rows.sliced(0, i64::MAX, 1).size() == 1 && rows.sliced(i64::MAX, 1, 0).size() <= 1);
         assert_eq!(rows.rolled(i64::MIN).size(), 8);
+        assert!(rows.sliced(9, i64::MAX, 1).size() == 1 && rows.padded(i64::MAX, i64::MAX).size() > 8);
         let empty = [Axis::whole(Role::Batch, 2), Axis::unknown(0)];
         assert_eq!(reshaped(&empty, &[0, 7]).len(), 2);
         assert!(reshaped(&empty, &[3, 7]).iter().any(Axis::is_unknown));

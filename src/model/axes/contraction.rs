@@ -5,7 +5,7 @@ use crate::torch::Value;
 
 use super::Axis;
 use super::axis::{Factor, coarsened};
-use super::call::Call;
+use super::call::{Call, position};
 
 /// A sum of products over some axes of its operands. An axis is named by a label, as in Einstein's notation.
 pub struct Contraction {
@@ -47,36 +47,61 @@ impl Contraction {
                 (vec![("self", labels(left, [2, 0])), ("other", labels(right, [0, 1]))], labels(rank, [2, 1]))
             }
             "einsum" => return Self::einsum(call),
+            "tensordot" => return Self::tensordot(call),
             _ => return None,
         };
         let operands = operands.into_iter().map(|(name, labels)| Operand::new(call, call.value(name)?, labels));
         Some(Contraction { operands: operands.collect::<Option<_>>()?, result })
     }
 
-    /// `"bij,bjd->bid"`; without an ellipsis.
+    /// `"bij,bjd->bid"`. An ellipsis stands for the axes that have no letter, aligned at the last of them.
     fn einsum(call: &Call<'_>) -> Option<Self> {
         let Some(Value::String(equation)) = call.node.literal("equation") else { return None };
         let equation: String = equation.chars().filter(|letter| !letter.is_whitespace()).collect();
-        if equation.contains('.') {
-            return None;
-        }
         let (inputs, result) = match equation.split_once("->") {
             Some((inputs, result)) => (inputs.to_owned(), result.to_owned()),
             None => {
                 let mut letters: Vec<char> = equation.chars().filter(char::is_ascii_alphabetic).collect();
                 letters.sort_unstable();
                 let once = |letter: &char| letters.iter().filter(|other| *other == letter).count() == 1;
-                (equation.clone(), letters.iter().filter(|letter| once(letter)).collect())
+                let ellipsis = if equation.contains("...") { "..." } else { "" };
+                let letters: String = letters.iter().filter(|letter| once(letter)).collect();
+                (equation.clone(), format!("{ellipsis}{letters}"))
             }
         };
-        let labels = |text: &str| text.chars().map(|letter| letter as usize).collect::<Vec<_>>();
         let values = call.values("tensors")?;
         let texts: Vec<&str> = inputs.split(',').collect();
         if texts.len() != values.len() {
             return None;
         }
-        let operands = values.into_iter().zip(texts).map(|(value, text)| Operand::new(call, value, labels(text)));
-        Some(Contraction { operands: operands.collect::<Option<_>>()?, result: labels(&result) })
+        let mut widest = 0;
+        let mut operands = Vec::new();
+        for (value, text) in values.into_iter().zip(texts) {
+            let lettered = text.chars().filter(char::is_ascii_alphabetic).count();
+            let count = call.axes.get(value)?.len().checked_sub(lettered)?;
+            widest = widest.max(count);
+            operands.push(Operand::new(call, value, labels(text, count))?);
+        }
+        Some(Contraction { operands, result: labels(&result, widest) })
+    }
+
+    /// `tensordot(self, other, dims_self, dims_other)`: sums over pairs of axes.
+    fn tensordot(call: &Call<'_>) -> Option<Self> {
+        let rank = |name: &str| Some(call.input(name)?.len());
+        let (left, right) = (rank("self")?, rank("other")?);
+        let positions = |name: &str, rank: usize| {
+            let dims = call.ints(name)?.into_iter();
+            dims.map(|dim| position(dim, rank)).collect::<Option<Vec<usize>>>()
+        };
+        let (own, others) = (positions("dims_self", left)?, positions("dims_other", right)?);
+        if own.len() != others.len() {
+            return None;
+        }
+        let label = |dim: usize| others.iter().position(|&other| other == dim).map_or(left + dim, |pair| own[pair]);
+        let (first, second): (Vec<usize>, Vec<usize>) = ((0..left).collect(), (0..right).map(label).collect());
+        let kept = first.iter().chain(&second).copied().filter(|label| !own.contains(label)).collect();
+        let operand = |name: &str, labels: Vec<usize>| Operand::new(call, call.value(name)?, labels);
+        Some(Contraction { operands: vec![operand("self", first)?, operand("other", second)?], result: kept })
     }
 
     /// The axes of the result.
@@ -119,6 +144,20 @@ impl Contraction {
         let is_kept = |label: &usize| self.result.contains(label) && is_own(label);
         let is_feature = |axis: &Axis| axis.size() > 1 && axis.is_channel();
         operand.labels.iter().zip(&operand.axes).any(|(label, axis)| is_kept(label) && is_feature(axis))
+    }
+}
+
+/// The labels of a text, whose ellipsis stands for `count` axes.
+fn labels(text: &str, count: usize) -> Vec<usize> {
+    /// Beyond every letter: the last axis of an ellipsis, the one before it, ….
+    const ELLIPSIS: usize = 1 << 16;
+    let letters = |text: &str| text.chars().map(|letter| letter as usize).collect::<Vec<_>>();
+    match text.split_once("...") {
+        Some((before, after)) => {
+            let between = (0..count).rev().map(|from_last| ELLIPSIS + from_last);
+            letters(before).into_iter().chain(between).chain(letters(after)).collect()
+        }
+        None => letters(text),
     }
 }
 

@@ -67,19 +67,27 @@ pub fn outputs(call: &Call<'_>) -> Option<Vec<Vec<Axis>>> {
         "adaptive_avg_pool3d" | "avg_pool3d" | "adaptive_max_pool3d" | "max_pool3d" | "_adaptive_avg_pool3d" => {
             one(planes(call, 3)?)
         }
-        "glu" | "pad" | "constant_pad_nd" | "reflection_pad2d" | "replication_pad2d" => one(resized(call)?),
+        "glu" | "reflection_pad2d" | "replication_pad2d" => one(resized(call)?),
+        "pad" | "constant_pad_nd" => one(padded(call)?),
         "scaled_dot_product_attention" => one(attention(call)?),
         "permute" | "transpose" | "swapaxes" | "swapdims" | "movedim" | "moveaxis" | "t" | "numpy_T" | "mT" => {
             one(permuted(call)?)
         }
         "squeeze" => one(squeezed(call)?),
         "unsqueeze" => one(unsqueezed(call)?),
-        "expand" | "expand_as" | "repeat" | "broadcast_to" => one(expanded(call)?),
+        "expand" | "expand_as" | "repeat" | "tile" | "broadcast_to" => one(expanded(call)?),
         "slice" | "narrow" => one(sliced(call)?),
         "select" => one(without(call, call.axis("dim", call.first()?.len())?)?),
         "unbind" => one(without(call, call.axis("dim", call.first()?.len())?)?),
         "chunk" | "split" | "split_with_sizes" | "tensor_split" | "unsafe_chunk" | "unsafe_split" => parts(call),
-        "cat" | "concat" | "concatenate" => one(concatenated(call)?),
+        "cat" | "concat" | "concatenate" => {
+            let dim = if call.node.argument("dim").is_some() { call.int("dim")? } else { 0 };
+            one(concatenated(call, dim)?)
+        }
+        "hstack" => one(concatenated(call, 1)?),
+        "flip" | "gather" | "index_select" | "repeat_interleave" | "sort" | "take_along_dim" | "topk" => {
+            one(rearranged(call)?)
+        }
         "stack" => one(stacked(call)?),
         "roll" => one(rolled(call)?),
         "pixel_shuffle" | "pixel_unshuffle" => one(planes(call, 2)?),
@@ -163,6 +171,20 @@ fn convolution(call: &Call<'_>) -> Option<Vec<Axis>> {
     Some((0..axes.len()).map(axis).collect())
 }
 
+/// Two numbers per axis, before and after, from the last axis on.
+fn padded(call: &Call<'_>) -> Option<Vec<Axis>> {
+    let (axes, Some(pad)) = (call.first()?, call.ints("pad")) else { return resized(call) };
+    let of = |index: usize| {
+        let at = 2 * (axes.len() - 1 - index);
+        (pad.get(at).copied().unwrap_or(0), pad.get(at + 1).copied().unwrap_or(0))
+    };
+    let axis = |(index, axis): (usize, &Axis)| match of(index) {
+        (0, 0) => axis.clone(),
+        (before, after) => axis.padded(before, after),
+    };
+    Some(axes.iter().enumerate().map(axis).collect())
+}
+
 /// Axes that keep their meaning under a new size: padding.
 fn resized(call: &Call<'_>) -> Option<Vec<Axis>> {
     let (axes, shape) = (call.first()?, call.shape(0)?);
@@ -234,6 +256,7 @@ fn expanded(call: &Call<'_>) -> Option<Vec<Axis>> {
     let added = shape.len().checked_sub(axes.len())?;
     let axis = |(index, &size): (usize, &i64)| match index.checked_sub(added).map(|own| &axes[own]) {
         Some(axis) if axis.size() == size => axis.clone(),
+        Some(axis) if axis.size() != 1 && axis.is_channel() => Axis::channel(size),
         Some(axis) if axis.size() != 1 => Axis::unknown(size),
         _ => Axis::free(size),
     };
@@ -285,17 +308,37 @@ fn parts(call: &Call<'_>) -> Option<Vec<Vec<Axis>>> {
     Some(results)
 }
 
-fn concatenated(call: &Call<'_>) -> Option<Vec<Axis>> {
+/// What takes the elements along `dim` in another order or number. Features stay features; positions are mixed up.
+fn rearranged(call: &Call<'_>) -> Option<Vec<Axis>> {
+    let axes = call.first()?;
+    let shape = call.shape(call.node.outputs.iter().position(Option::is_some)?)?;
+    let dims = match call.ints("dim").or_else(|| call.ints("dims")) {
+        Some(dims) => dims.into_iter().map(|dim| position(dim, axes.len())).collect::<Option<Vec<_>>>()?,
+        // `sort` and `topk` take the last axis.
+        None if matches!(call.name(), "sort" | "topk") => vec![axes.len().checked_sub(1)?],
+        None => return None,
+    };
+    if axes.len() != shape.len() {
+        return None;
+    }
+    let axis = |index: usize| match (dims.contains(&index), axes[index].is_channel()) {
+        (false, _) if axes[index].size() == shape[index] => axes[index].clone(),
+        (true, true) if axes[index].size() > 1 => Axis::channel(shape[index]),
+        _ if shape[index] == 1 => Axis::default(),
+        _ => Axis::unknown(shape[index]),
+    };
+    Some((0..axes.len()).map(axis).collect())
+}
+
+/// Tensors one after the other along `dim`.
+fn concatenated(call: &Call<'_>, dim: i64) -> Option<Vec<Axis>> {
     let tensors: Vec<&[Axis]> =
         call.values("tensors")?.into_iter().map(|value| call.axes.get(value)).collect::<Option<_>>()?;
     let rank = tensors.first()?.len();
     if tensors.iter().any(|axes| axes.len() != rank) {
         return None;
     }
-    let dim = match call.node.argument("dim") {
-        Some(_) => call.axis("dim", rank)?,
-        None => 0,
-    };
+    let dim = position(dim, rank)?;
     let axis = |index: usize| {
         let own: Vec<Axis> = tensors.iter().map(|axes| axes[index].clone()).collect();
         if index == dim {

@@ -169,6 +169,10 @@ impl Call<'_> {
                 product(&shape[..shape.len().min(2)]) * second
             }
             "nonzero" | "argwhere" => first * shapes.first().map_or(1, |s| s.len().max(1)) as f64,
+            // Their weights and statistics lie along the channels, and are not broadcast along the last axis.
+            "prelu" | "_prelu_kernel" | "batch_norm" | "instance_norm" | "group_norm" => total,
+            // Means and deviations beside the result.
+            _ if name.contains("batch_norm") || name == "native_group_norm" => 3.0 * first + 2.0 * (total - first),
             _ if name.contains("conv") => self.convolution(&shapes),
             _ if name.contains("unpool") || name.contains("adaptive") || name.contains("upsample") => {
                 self.resampled(shapes.first().map_or(&[], Vec::as_slice))
@@ -415,6 +419,36 @@ mod tests {
                     ("padding", ints(&[1, 1])),
                 ],
             ),
+            (
+                "batch_norm",
+                "",
+                vec![
+                    ("input", zeros(&[2, 64, 4, 4])),
+                    ("weight", Value::None),
+                    ("bias", Value::None),
+                    ("running_mean", zeros(&[64])),
+                    ("running_var", zeros(&[64])),
+                    ("training", Value::Bool(false)),
+                    ("momentum", Value::Float(0.1)),
+                    ("eps", Value::Float(1e-5)),
+                    ("cudnn_enabled", Value::Bool(false)),
+                ],
+            ),
+            (
+                "native_group_norm",
+                "",
+                vec![
+                    ("input", zeros(&[2, 8, 3, 3])),
+                    ("weight", Value::None),
+                    ("bias", Value::None),
+                    ("N", Value::Int(2)),
+                    ("C", Value::Int(8)),
+                    ("HxW", Value::Int(9)),
+                    ("group", Value::Int(4)),
+                    ("eps", Value::Float(1e-5)),
+                ],
+            ),
+            ("prelu", "", vec![("self", zeros(&[2, 64, 3, 3])), ("weight", zeros(&[64]))]),
             ("cdist", "", vec![("x1", zeros(&[6, 2])), ("x2", zeros(&[7, 2]))]),
             ("outer", "", vec![("self", zeros(&[6])), ("vec2", zeros(&[7]))]),
             ("diag_embed", "", vec![("self", zeros(&[3, 6]))]),

@@ -98,6 +98,21 @@ fn operators_that_reach_beyond_their_tensors_are_refused() {
 }
 
 #[test]
+fn an_operator_that_is_never_run_is_refused_with_its_reason_and_with_what_helps() {
+    for (target, words) in [
+        ("aten.set_.source_Tensor", ["beyond its arguments", "other operators"]),
+        ("aten.range.step", ["does not check its arguments", "other operators"]),
+        ("aten.to_sparse.default", ["not dense", "other operators"]),
+        ("aten.quantize_per_tensor.default", ["quantised", "floating point"]),
+        ("aten.native_layer_norm.default", ["decompositions", "without run_decompositions()"]),
+        ("aten._native_batch_norm_legit_no_training.default", ["decompositions", "without run_decompositions()"]),
+        ("aten.special_legendre_polynomial_p.default", ["any amount of time", "other operators"]),
+    ] {
+        Forge::plain().node(target, json!({"self": tensor("conv2d")})).is_refused(&words);
+    }
+}
+
+#[test]
 fn checks_that_torch_made_at_export_are_left_out() {
     let graph =
         Forge::plain().node("aten._assert_tensor_metadata.default", json!({"a": tensor("nobody")})).load().unwrap();

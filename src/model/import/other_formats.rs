@@ -34,6 +34,17 @@ pub fn what_is(start: &[u8]) -> &'static str {
     }
 }
 
+/// What helps with such a file; none where the model must be exported.
+pub fn advice(start: &[u8]) -> Option<&'static str> {
+    if start.starts_with(b"version https://git-lfs") {
+        Some("fetch the model itself with `git lfs pull`")
+    } else if start.trim_ascii_start().starts_with(b"<") && what_is(start).contains("web page") {
+        Some("download the file itself, not the page that shows it")
+    } else {
+        None
+    }
+}
+
 /// A length of eight bytes and a JSON object.
 fn is_safetensors(start: &[u8]) -> bool {
     match start.split_first_chunk::<8>() {

@@ -77,7 +77,7 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
         default_target_problem: about.default_target_problem.as_ref().map_or_else(String::new, |problem| {
             format!("{problem}; layers that can be named: {}", about.spatial_layers().join(", "))
         }),
-        rectifier_count: about.rectifiers,
+        rectifier_count: about.guided_operators(),
         unguided_gates: about.unguided_gates.clone(),
         preprocessing: Some(preprocessing(&about.preprocessing)),
         limits: Some(v1::ModelLimits {
@@ -132,6 +132,7 @@ fn preprocessing(description: &Preprocessing) -> v1::Preprocessing {
             None => Vec::new(),
         },
         crop: description.crop.map_or_else(Vec::new, |size| size.to_vec()),
+        sample_bits: description.sample_bits,
         interpolation: match description.interpolation {
             Interpolation::Nearest => "nearest",
             Interpolation::Bilinear => "bilinear",

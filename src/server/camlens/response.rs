@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::explain::{Convention, Mode, Prediction};
-use crate::frame::AffineTransform;
+use crate::frame::{AffineTransform, Flaw};
 use crate::model::{Metadata, dtype};
 use crate::proto::v1;
 use crate::render::{ElementType, PictureFormat, WireTensor};
@@ -128,14 +128,23 @@ fn stage(stage: Stage) -> Option<v1::Stage> {
 
 fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1::Notice> {
     let mut notices = Vec::new();
-    if let Some(damage) = answer.damage {
-        notices.push(v1::Notice {
-            code: v1::notice::Code::DamagedFrame as i32,
-            message: format!("the frame is a damaged JPEG: {damage}; parts that were lost are grey"),
-            ..Default::default()
-        });
+    if let Some(flaw) = answer.flaw {
+        let (code, message) = match flaw {
+            Flaw::Damaged(damage) => {
+                let gray = if damage.lost > 0.0 { "; parts that were lost are grey" } else { "" };
+                (v1::notice::Code::DamagedFrame, format!("the frame is a damaged JPEG: {damage}{gray}"))
+            }
+            Flaw::UnusedBits { used } => (
+                v1::notice::Code::UnusedBits,
+                format!(
+                    "the frame is nearly black: its 16-bit samples use the lower {used} bits alone; if the camera has \
+                     so few, say so in the PNG's sBIT chunk, or as input.sample_bits in model.toml"
+                ),
+            ),
+        };
+        notices.push(v1::Notice { code: code as i32, message, ..Default::default() });
     }
-    if served.metadata.rectifiers == 0 && options.method.maps.needs_guided_gradient() {
+    if served.metadata.guided_operators() == 0 && options.method.maps.needs_guided_gradient() {
         notices.push(v1::Notice {
             code: v1::notice::Code::NoRectifier as i32,
             message: "the model has no rectifier: guided backpropagation is the plain gradient".to_owned(),

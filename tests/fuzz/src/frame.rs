@@ -68,9 +68,9 @@ pub fn run(data: &[u8]) {
 /// What is read although damage is not allowed is sound, and is read alike when damage is allowed.
 fn allowing_damage_changes_nothing(payload: &Payload) {
     if let Payload::Encoded { allow_damaged: false, .. } = payload {
-        let strict = decode(payload, &LIMITS).expect("it was decoded before");
+        let strict = decode(payload, &LIMITS, None).expect("it was decoded before");
         assert!(strict.picture().is_some_and(|pixels| pixels.damage().is_none()));
-        assert_eq!(decode(&payload.clone().allowing_damage(), &LIMITS), Ok(strict));
+        assert_eq!(decode(&payload.clone().allowing_damage(), &LIMITS, None), Ok(strict));
     }
 }
 
@@ -109,7 +109,7 @@ fn steps(size: u8, crop: u8, colors: u8, numbers: u8) -> (Preprocessing, InputSi
 }
 
 fn explainable(preparation: &Preparation, payload: &Payload) -> Result<u64, FrameError> {
-    let decoded = decode(payload, &LIMITS)?;
+    let decoded = decode(payload, &LIMITS, None)?;
     if let Decoded::Picture(pixels) = &decoded {
         if let Some(damage) = pixels.damage() {
             assert!(damage.lost >= 0.0 && damage.coarse >= 0.0 && damage.lost + damage.coarse <= 1.0 + 1e-9);

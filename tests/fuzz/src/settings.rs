@@ -39,7 +39,7 @@ fn description(text: &str) {
         let (width, height, pixel_format) = (5, 3, PixelFormat::Rgb8);
         let data = (0..45).map(|n| n * 5).collect::<Vec<u8>>().into();
         let payload = Payload::Raw { data, width, height, pixel_format, stride_bytes: None };
-        let decoded = decode(&payload, &limits).expect("a sound frame");
+        let decoded = decode(&payload, &limits, None).expect("a sound frame");
         let Decoded::Picture(_) = decoded else { panic!("a picture") };
         let mut out = Vec::new();
         match preparation.prepare(&decoded, &mut out) {

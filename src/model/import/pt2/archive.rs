@@ -65,7 +65,8 @@ impl Archive {
         (&mut file).take(other_formats::START_BYTES).read_to_end(&mut start).map_err(read)?;
         file.rewind().map_err(read)?;
         if start.len() < 4 || !start.starts_with(b"PK") {
-            return Err(format(other_formats::what_is(&start), EXPORT_ADVICE));
+            let advice = other_formats::advice(&start).unwrap_or(EXPORT_ADVICE);
+            return Err(format(other_formats::what_is(&start), advice));
         }
         Self::read(Box::new(io::BufReader::with_capacity(64 << 10, file)), limits)
     }
