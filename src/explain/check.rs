@@ -17,11 +17,7 @@ pub fn check_method(metadata: &Metadata, method: &Method) -> Result<(), ExplainE
     }
     let names = if method.target_layers.is_empty() { &metadata.default_target_layers } else { &method.target_layers };
     if let (true, Some(problem)) = (names.is_empty(), &metadata.default_target_problem) {
-        return Err(LayerError::NoDefault {
-            problem: problem.clone(),
-            candidates: metadata.spatial_layers().join(", "),
-        }
-        .into());
+        return Err(LayerError::NoDefault { problem: problem.clone(), candidates: metadata.candidates() }.into());
     }
     let size = metadata.example_size();
     let check = |name: &String| TargetLayer::new(metadata, name, &metadata.layer_value(name)?.shape, size).map(drop);

@@ -29,7 +29,7 @@ impl TargetLayer {
             layer: name.to_owned(),
             shape: shape.to_vec(),
             problem,
-            candidates: metadata.spatial_layers().join(", "),
+            candidates: metadata.candidates(),
         })?;
         Ok(TargetLayer { name: name.to_owned(), layout })
     }

@@ -35,6 +35,15 @@ pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -
         .map(|(_, k)| k.clone())
 }
 
+/// The last of `layers`, which are spatial, the last one first: Grad-CAM is asked for at the end of the network.
+pub(super) fn candidates<S: AsRef<str>>(layers: &[S]) -> String {
+    let shown = layers.iter().rev().take(MAX_CANDIDATES).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    match layers.len().checked_sub(MAX_CANDIDATES) {
+        Some(more @ 1..) => format!("{shown} and {more} earlier ones"),
+        _ => shown,
+    }
+}
+
 impl Graph {
     /// The value that a layer name means.
     ///
@@ -143,14 +152,8 @@ impl Graph {
             .collect()
     }
 
-    /// The last layers that are spatial, the last one first: Grad-CAM is asked for at the end of the network.
     pub(super) fn candidates(&self) -> String {
-        let layers = self.spatial_layers();
-        let shown = layers.iter().rev().take(MAX_CANDIDATES).map(String::as_str).collect::<Vec<_>>().join(", ");
-        match layers.len().checked_sub(MAX_CANDIDATES) {
-            Some(more @ 1..) => format!("{shown} and {more} earlier ones"),
-            _ => shown,
-        }
+        candidates(&self.spatial_layers())
     }
 
     /// The shortest name of a value.

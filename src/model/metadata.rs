@@ -7,6 +7,7 @@ use tch::Kind;
 use super::LayerError;
 use super::description::{ModelLimits, Precision, Preprocessing};
 use super::dimension::Dimension;
+use super::layer_names;
 use super::map_layout::{LayoutProblem, MapLayout};
 use super::scores::Scores;
 
@@ -160,11 +161,7 @@ impl Metadata {
             Some(Err(error)) => Err(error.clone()),
             None => {
                 let suggestion = super::layer_names::nearest(name, self.layer_values.keys());
-                Err(LayerError::Unknown {
-                    name: name.to_owned(),
-                    suggestion,
-                    candidates: self.spatial_layers().join(", "),
-                })
+                Err(LayerError::Unknown { name: name.to_owned(), suggestion, candidates: self.candidates() })
             }
         }
     }
@@ -172,6 +169,11 @@ impl Metadata {
     /// The number of operators that guided backpropagation guides. With 0, the guided gradient is the plain one.
     pub fn guided_operators(&self) -> u32 {
         self.rectifiers + if self.guide_smooth_activations { self.smooth_activations } else { 0 }
+    }
+
+    /// The last layers that are spatial, for a message.
+    pub fn candidates(&self) -> String {
+        layer_names::candidates(&self.spatial_layers())
     }
 
     /// The names of the layers that are spatial, one for each value.

@@ -71,7 +71,7 @@ fn prove(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpError> {
     let took = engine.clock().now().saturating_duration_since(began);
     tracing::info!(name, version, ms = took.as_millis() as u64, "explained a first frame");
     if let Some(problem) = &model.metadata.default_target_problem {
-        let candidates = model.metadata.spatial_layers().join(", ");
+        let candidates = model.metadata.candidates();
         tracing::warn!(name, version, problem, candidates, "fit only with a named layer: each request must name one");
     }
     Ok(())

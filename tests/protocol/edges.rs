@@ -208,7 +208,7 @@ async fn a_server_that_cannot_start_says_why() {
     std::fs::write(folder.path().join("nowhere/m/1/model.toml"), description).expect("a file");
     let error = start(config.clone()).await.to_string();
     assert!(error.starts_with("model m version 1: ") && error.contains("layer fc: it holds no positions"), "{error}");
-    assert!(error.contains("layers that are spatial: conv1, "), "{error}");
+    assert!(error.contains("layers that are spatial: layer4, "), "{error}");
     config.limits.max_batch = 0;
     assert!(matches!(start(config).await, StartError::Config(_)));
 }

@@ -97,11 +97,11 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
     }
     match &model.default_target_problem {
         Some(problem) => {
-            let layers: Vec<&str> = model.spatial_layers().into_iter().rev().collect();
+            let layers = model.candidates();
             let advice = if layers.is_empty() {
                 "no layer is proved to be a map of the picture: only the guided gradient is possible".to_owned()
             } else {
-                format!("name one as explain.target_layers in model.toml, or in each request: {}", layers.join(", "))
+                format!("name one as explain.target_layers in model.toml, or in each request: {layers}")
             };
             findings.note("target layer", format!("fit only with a named layer: {problem}"), &advice)
         }

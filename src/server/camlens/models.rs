@@ -74,9 +74,10 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             })
             .collect(),
         default_target_layers: about.default_target_layers.clone(),
-        default_target_problem: about.default_target_problem.as_ref().map_or_else(String::new, |problem| {
-            format!("{problem}; layers that can be named: {}", about.spatial_layers().join(", "))
-        }),
+        default_target_problem: about
+            .default_target_problem
+            .as_ref()
+            .map_or_else(String::new, |problem| format!("{problem}; layers that can be named: {}", about.candidates())),
         rectifier_count: about.guided_operators(),
         unguided_gates: about.unguided_gates.clone(),
         preprocessing: Some(preprocessing(&about.preprocessing)),

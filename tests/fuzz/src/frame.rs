@@ -1,7 +1,9 @@
 //! Target for a frame's payload: header check, decoding, preprocessing.
 
 use bytes::Bytes;
-use camlens::frame::{Decoded, FrameError, ImageFormat, InputSize, Limits, Payload, PixelFormat, Preparation, decode};
+use camlens::frame::{
+    Decoded, Flaw, FrameError, ImageFormat, InputSize, Limits, Payload, PixelFormat, Preparation, decode,
+};
 use camlens::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
 
 /// Small, so that many pictures exceed it.
@@ -69,7 +71,7 @@ pub fn run(data: &[u8]) {
 fn allowing_damage_changes_nothing(payload: &Payload) {
     if let Payload::Encoded { allow_damaged: false, .. } = payload {
         let strict = decode(payload, &LIMITS, None).expect("it was decoded before");
-        assert!(strict.picture().is_some_and(|pixels| pixels.damage().is_none()));
+        assert!(strict.picture().is_some_and(|pixels| !matches!(pixels.flaw(), Some(Flaw::Damaged(_)))));
         assert_eq!(decode(&payload.clone().allowing_damage(), &LIMITS, None), Ok(strict));
     }
 }
@@ -105,13 +107,14 @@ fn steps(size: u8, crop: u8, colors: u8, numbers: u8) -> (Preprocessing, InputSi
     });
     let fixed = made.filter(|_| numbers & 0x80 != 0);
     let input = InputSize::new(channels as u32, fixed.map(|[height, _]| height), fixed.map(|[_, width]| width));
-    (Preprocessing { resize, crop, interpolation, color, mean, std }, input)
+    let sample_bits = (numbers & 0x40 != 0).then(|| 8 + u32::from(numbers & 7));
+    (Preprocessing { resize, crop, sample_bits, interpolation, color, mean, std }, input)
 }
 
 fn explainable(preparation: &Preparation, payload: &Payload) -> Result<u64, FrameError> {
-    let decoded = decode(payload, &LIMITS, None)?;
+    let decoded = preparation.decode(payload, &LIMITS)?;
     if let Decoded::Picture(pixels) = &decoded {
-        if let Some(damage) = pixels.damage() {
+        if let Some(Flaw::Damaged(damage)) = pixels.flaw() {
             assert!(damage.lost >= 0.0 && damage.coarse >= 0.0 && damage.lost + damage.coarse <= 1.0 + 1e-9);
             assert!(damage.uncertain || damage.lost + damage.coarse > 0.0);
         }
