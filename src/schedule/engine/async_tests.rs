@@ -359,7 +359,8 @@ fn every_frame_is_answered_while_its_model_is_replaced_again_and_again() {
             let (bench, is_over) = (&scene.bench, &is_over);
             scope.spawn(move || {
                 let mut count = 0;
-                while !is_over.load(Ordering::Relaxed) {
+                // At least one frame, however late the thread begins.
+                while count == 0 || !is_over.load(Ordering::Relaxed) {
                     if bench.engine.in_work().iter().all(|(_, in_work)| in_work.frames < 50) {
                         // As a call does it: a lane for the model that is served now.
                         bench.submit(&bench.lane(&bench.engine.served()[0]), number);
