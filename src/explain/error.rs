@@ -24,7 +24,7 @@ pub enum ExplainError {
          them, name it as output.logits in model.toml"
     )]
     Output { shape: Vec<i64> },
-    #[error("the model gave a logit that is not a number or infinite; are the pixels and weights in range?")]
+    #[error("the model gave a logit that is infinite or not a number; are the pixels and weights in range?")]
     NotFinite,
     #[error(transparent)]
     Plan(#[from] PlanError),

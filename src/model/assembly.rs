@@ -11,7 +11,7 @@ use super::graph::Graph;
 use super::loaded::Model;
 use super::metadata::{InputInfo, LayerInfo, LayerValue, Metadata, OutputInfo};
 use super::node::Node;
-use super::scores::Scores;
+use super::scores::{Scores, logits_in};
 use super::unguided::unguided;
 use super::{LayerError, ModelError};
 
@@ -42,7 +42,7 @@ impl Assembly<'_> {
             && labels != 0
             && labels != classes as usize
         {
-            let is_one = matches!(graph.value(scores.logits).shape.as_deref(), Some([_] | [_, 1] | [_, 1, 1, 1]));
+            let is_one = graph.value(scores.logits).shape.as_deref().and_then(logits_in) == Some(1);
             let which = if is_one { ": the one that the model's only logit speaks for, and its opposite" } else { "" };
             return Err(ModelError::Description {
                 path: loaded.path,

@@ -49,4 +49,4 @@ pub use loaded::Model;
 pub use map_layout::{LayoutProblem, MapLayout};
 pub use metadata::{InputInfo, LabelError, LayerInfo, LayerValue, Metadata, OutputInfo};
 pub use repository::{Entry, Repository};
-pub use scores::{Final, Scores};
+pub use scores::{Final, Scores, logits_in};

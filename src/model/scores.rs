@@ -32,6 +32,15 @@ pub struct Scores {
     pub class_count: Option<u32>,
 }
 
+/// The number of logits of a frame in a value of this shape: `[N, classes]`, `[N, classes, 1, 1]` or `[N]`.
+pub fn logits_in(shape: &[i64]) -> Option<u32> {
+    match *shape {
+        [_] => Some(1),
+        [_, classes] | [_, classes, 1, 1] => u32::try_from(classes).ok(),
+        _ => None,
+    }
+}
+
 impl Scores {
     /// The scores of the output called `name`; without a name, of the first one that can be explained.
     ///
@@ -59,11 +68,7 @@ impl Scores {
             _ => before_activation(graph, axes, value),
         };
         let shape = graph.value(logits).shape.as_deref().unwrap_or_default();
-        let values = match *shape {
-            [_] => Some(1),
-            [_, classes] | [_, classes, 1, 1] => u32::try_from(classes).ok(),
-            _ => None,
-        };
+        let values = logits_in(shape);
         let own = match last {
             Final::Logits => None,
             Final::Softmax | Final::LogSoftmax => Some(Activation::Softmax),

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::findings::Findings;
 use crate::explain::{ExplainError, Explainer, Head, MapKind, MapSet, Method, Mode, Target, TargetMaps};
 use crate::model::description::Precision;
-use crate::model::{Activation, LoadLimits, Metadata, Model, Scores};
+use crate::model::{Activation, LoadLimits, Metadata, Model, Scores, logits_in};
 use crate::plan::{KernelChoice, Never};
 use crate::render::npy;
 use crate::schedule::ReducedPrecision;
@@ -72,9 +72,8 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
 fn check_metadata(findings: &mut Findings, model: &Metadata) {
     match (model.class_count(), model.labels.len()) {
         (None, _) => {
-            let fits = |shape: &[i64]| matches!(shape, [_] | [_, _] | [_, _, 1, 1]);
-            let fitting: Vec<&str> =
-                model.outputs.iter().filter(|output| fits(&output.shape)).map(|output| output.name.as_str()).collect();
+            let fitting = model.outputs.iter().filter(|output| logits_in(&output.shape).is_some());
+            let fitting: Vec<&str> = fitting.map(|output| output.name.as_str()).collect();
             let advice = if fitting.is_empty() {
                 "no output of the model is: camlens explains classifiers, so export a model that ends in logits"
                     .to_owned()
