@@ -1,15 +1,22 @@
-//! The process's allocator and its exit.
+//! The process's allocator, its threads' class, and its exit.
 //!
 //! mimalloc replaces `malloc` for Rust and libtorch alike. Frames, answers and spans are freed on other threads than
 //! those that allocated them; oneDNN allocates and frees dozens of small objects per convolution; and a run's large
 //! tensors reuse the memory of the previous run, where glibc would merge and split it again.
-#![allow(unsafe_code, reason = "the allocator and `_exit` are C functions")]
+#![allow(unsafe_code, reason = "the allocator, `sched_setscheduler` and `_exit` are C functions")]
 
 use std::ffi::c_int;
-use std::io::{Write, stdout};
+use std::io::{self, Write, stdout};
 
 unsafe extern "C" {
     fn _exit(status: c_int) -> !;
+    fn sched_setscheduler(thread: c_int, policy: c_int, parameters: *const SchedParam) -> c_int;
+}
+
+/// sched.h
+#[repr(C)]
+struct SchedParam {
+    priority: c_int,
 }
 
 /// Ends the process with an exit code without running exit handlers. These destroy libtorch's statics, and a thread
@@ -22,8 +29,26 @@ pub fn quick_exit(code: u8) -> ! {
 }
 
 /// Returns free memory to the system now. mimalloc does so by itself a second after the memory was freed, and only when
-/// the thread that freed it allocates again. Takes milliseconds.
+/// the thread that freed it allocates again. Takes milliseconds. Does nothing without the feature `mimalloc`.
 pub fn release_memory() {
+    #[cfg(feature = "mimalloc")]
     // SAFETY: `mi_collect` may be called at any time from any thread, and moves nothing that is in use.
-    unsafe { libmimalloc_sys::mi_collect(true) }
+    unsafe {
+        libmimalloc_sys::mi_collect(true)
+    }
+}
+
+/// Puts the calling thread into the scheduler's idle class: it runs when no thread of another class wants the
+/// processor. It cannot leave the class again without a privilege. Threads that it starts are in the class too.
+///
+/// # Errors
+/// When the system refuses.
+pub fn enter_idle_class() -> io::Result<()> {
+    const CALLING_THREAD: c_int = 0;
+    const SCHED_IDLE: c_int = 5;
+    // SAFETY: the parameters are read during the call only.
+    match unsafe { sched_setscheduler(CALLING_THREAD, SCHED_IDLE, &SchedParam { priority: 0 }) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -44,8 +44,8 @@ pub struct ExplainArgs {
     pub opacity: f32,
 
     /// Explain JPEGs that were damaged on their way as far as they can be read, instead of refusing them
-    #[arg(long, env = "CAMLENS_ALLOW_DAMAGED")]
-    pub allow_damaged: bool,
+    #[arg(long, env = "CAMLENS_ALLOW_DAMAGED_FRAMES")]
+    pub allow_damaged_frames: bool,
 }
 
 /// `NAME` or `NAME@VERSION`.
@@ -250,7 +250,7 @@ impl ExplainArgs {
                 Some(PrecisionName::Bfloat16) => v1::Precision::Bfloat16,
             } as i32,
             predictions_only: (pictures.is_empty() && maps.is_empty()).then_some(true),
-            allow_damaged_frames: self.allow_damaged.then_some(true),
+            allow_damaged_frames: self.allow_damaged_frames.then_some(true),
             ..Default::default()
         }
     }

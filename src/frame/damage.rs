@@ -32,9 +32,10 @@ impl fmt::Display for Damage {
             f.write_str("it ends early, and ")?;
         }
         match (lost > 0.0, coarse > 0.0) {
+            // Nothing is left that could be wrong.
+            (true, _) if lost >= 1.0 => f.write_str("all of the picture was lost"),
             (true, _) => {
                 match lost {
-                    1.0.. => f.write_str("all of the picture was lost")?,
                     0.001.. if uncertain => write!(f, "at least {} of the picture was lost", Percent(lost))?,
                     _ if uncertain => f.write_str("a part of the picture was lost")?,
                     _ => write!(f, "{} of the picture was lost", Percent(lost))?,
@@ -85,6 +86,10 @@ mod tests {
                 "a part of the picture was lost, and other parts may be wrong",
             ),
             (Damage { lost: 1.0, ..sound }, "all of the picture was lost"),
+            (
+                Damage { lost: 1.0, uncertain: true, cut: true, ..sound },
+                "it ends early, and all of the picture was lost",
+            ),
             (Damage { coarse: 1.0, ..sound }, "100 % of the picture lost its detail"),
             (Damage { uncertain: true, ..sound }, "an unknown part of the picture is wrong"),
         ] {

@@ -1,17 +1,16 @@
 //! From a payload to upright pixels.
 
-use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use image::codecs::{png::PngDecoder, webp::WebPDecoder};
+use image::codecs::webp::WebPDecoder;
 use image::error::ImageError;
 use image::{ColorType, ImageDecoder};
 
 use super::jpeg::{Jpeg, JpegError, Samples};
 use super::raw::{RawRows, decode_raw};
 use super::{Channels, Flaw, FrameError, ImageFormat, InputTensor, Limits, Orientation, Payload, Pixels};
-use super::{content, exif, significant_bits};
+use super::{content, exif, png, significant_bits};
 
 /// A decoded frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,10 +92,7 @@ fn decode_encoded(
     catch_unwind(AssertUnwindSafe(|| match file {
         File::Jpeg(jpeg) => decode_jpeg(*jpeg, data, allow_damaged),
         File::Png(size) => decode_png(data, size, limits, sample_bits),
-        File::WebP(size) => {
-            let decoder = WebPDecoder::new(Cursor::new(data)).map_err(|error| refused(format, error))?;
-            decode_with(decoder, format, size, None, limits)
-        }
+        File::WebP(size) => decode_webp(data, size, limits),
     }))
     .unwrap_or_else(|_| Err(FrameError::Malformed { format, reason: "its decoder gave up".to_owned() }))
 }
@@ -133,7 +129,7 @@ impl File<'_> {
             && !allow_damaged
             && jpeg.is_too_short().map_err(|error| refused_jpeg(error, data))?
         {
-            return Err(FrameError::TruncatedJpeg { bytes: data.len() as u64 });
+            return Err(FrameError::TruncatedJpeg { bytes: data.len() as u64, in_header: false });
         }
         Ok((self.format(), self.size()))
     }
@@ -150,7 +146,7 @@ fn check_encoded<'a>(data: &'a [u8], declared: Option<ImageFormat>, limits: &Lim
     }
     let file = match agreed_format(data, declared)? {
         ImageFormat::Jpeg => File::Jpeg(Box::new(Jpeg::read(data).map_err(|error| refused_jpeg(error, data))?)),
-        ImageFormat::Png => File::Png(png_size(data)),
+        ImageFormat::Png => File::Png(png::size(data)),
         ImageFormat::WebP => File::WebP(webp_size(data)),
     };
     if let Some((width, height)) = file.size() {
@@ -162,25 +158,6 @@ fn check_encoded<'a>(data: &'a [u8], declared: Option<ImageFormat>, limits: &Lim
         return Err(no_pixels(ImageFormat::Jpeg, width, height));
     }
     Ok(file)
-}
-
-/// Width and height from a PNG's header. The decoder's constructor would read up to the first pixel data.
-fn png_size(data: &[u8]) -> Option<(u32, u32)> {
-    match (data.get(12..16), data.get(16..24)) {
-        (Some(b"IHDR"), Some(&[a, b, c, d, e, f, g, h])) => {
-            Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])))
-        }
-        _ => None,
-    }
-}
-
-/// Bits of a PNG's samples, 8 or 16, and how many of them are used, when its sBIT chunk says that these are fewer; for
-/// 16 bits and without such a chunk, `sample_bits`.
-fn png_scaling(data: &[u8], sample_bits: Option<u32>) -> Option<(u32, u32)> {
-    // Fewer bits are scaled up by the decoder, and entries of a palette have been.
-    let &[depth @ (8 | 16), 0 | 2 | 4 | 6] = data.get(24..26)? else { return None };
-    let described = sample_bits.filter(|_| depth == 16);
-    significant_bits::of_png(data).or(described).map(|significant| (depth.into(), significant))
 }
 
 /// Width and height from a WebP's first chunk: the canvas of an extended file, the picture of a simple one (RFC 9649).
@@ -233,7 +210,7 @@ fn decode_jpeg(jpeg: Jpeg<'_>, data: &[u8], allow_damaged: bool) -> Result<Pixel
 fn refused_jpeg(error: JpegError, data: &[u8]) -> FrameError {
     let format = ImageFormat::Jpeg;
     match error {
-        JpegError::Truncated => FrameError::TruncatedJpeg { bytes: data.len() as u64 },
+        JpegError::Truncated => FrameError::TruncatedJpeg { bytes: data.len() as u64, in_header: true },
         JpegError::Malformed(reason) => FrameError::Malformed { format, reason },
         error @ JpegError::Unsupported(_) => FrameError::UnsupportedVariant { format, reason: error.to_string() },
     }
@@ -249,39 +226,20 @@ fn decode_png(
     limits: &Limits,
     sample_bits: Option<u32>,
 ) -> Result<Pixels, FrameError> {
-    let data = &*with_png_end(data);
-    let decoder = PngDecoder::with_limits(Cursor::new(data), decoder_limits(limits))
-        .map_err(|error| refused(ImageFormat::Png, error))?;
-    decode_with(decoder, ImageFormat::Png, announced, png_scaling(data, sample_bits), limits)
+    let format = ImageFormat::Png;
+    let malformed = |reason| FrameError::Malformed { format, reason };
+    check_size(announced.ok_or_else(|| malformed("it does not begin with its header".to_owned()))?, format, limits)?;
+    let picture = png::decode(data, limits).map_err(malformed)?;
+    let scaling = png::depth(data).and_then(|depth| {
+        let described = sample_bits.filter(|_| depth == 16);
+        Some((depth, png::significant_bits(data).or(described)?))
+    });
+    pixels(picture.size, picture.color, picture.samples, picture.exif, scaling)
 }
 
-/// The file with the chunk that ends a PNG, if that alone is missing.
-fn with_png_end(data: &[u8]) -> Cow<'_, [u8]> {
-    const END: [u8; 12] = *b"\0\0\0\0IEND\xae\x42\x60\x82";
-    let mut rest = data.get(8..).unwrap_or_default();
-    let mut has_pixels = false;
-    // A length, a kind, as many bytes, and a checksum.
-    while let Some((head, after)) = rest.split_first_chunk::<8>() {
-        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let Some(following) = length.checked_add(4).and_then(|whole| after.get(whole..)) else { break };
-        if &head[4..] == b"IEND" {
-            return Cow::Borrowed(data);
-        }
-        has_pixels |= &head[4..] == b"IDAT";
-        rest = following;
-    }
-    let is_whole = rest.is_empty() || (rest.len() < END.len() && END.starts_with(rest));
-    if has_pixels && is_whole {
-        return Cow::Owned([&data[..data.len() - rest.len()], &END].concat());
-    }
-    Cow::Borrowed(data)
-}
-
-/// Memory for the largest picture allowed, as 16-bit RGBA, and for its metadata.
-fn decoder_limits(limits: &Limits) -> image::Limits {
-    let mut bounds = image::Limits::no_limits();
-    bounds.max_alloc = Some(limits.max_pixels.saturating_mul(8).saturating_add(16 << 20));
-    bounds
+/// The most memory that a decoder may take: the largest picture allowed as 16-bit RGBA, and its metadata.
+pub(super) fn most_bytes(limits: &Limits) -> u64 {
+    limits.max_pixels.saturating_mul(8).saturating_add(16 << 20)
 }
 
 fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<(), FrameError> {
@@ -291,32 +249,45 @@ fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<(), FrameErr
     Ok(())
 }
 
-fn decode_with(
-    mut decoder: impl ImageDecoder,
-    format: ImageFormat,
-    announced: Option<(u32, u32)>,
-    scaling: Option<(u32, u32)>,
-    limits: &Limits,
-) -> Result<Pixels, FrameError> {
-    let (width, height) = decoder.dimensions();
+fn check_size((width, height): (u32, u32), format: ImageFormat, limits: &Limits) -> Result<(), FrameError> {
     check_pixels(width, height, limits)?;
-    if width == 0 || height == 0 {
-        return Err(no_pixels(format, width, height));
-    }
+    if width == 0 || height == 0 { Err(no_pixels(format, width, height)) } else { Ok(()) }
+}
+
+fn decode_webp(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> Result<Pixels, FrameError> {
+    let format = ImageFormat::WebP;
+    let refused = |error: ImageError| match error {
+        ImageError::Unsupported(error) => FrameError::UnsupportedVariant { format, reason: error.to_string() },
+        error => FrameError::Malformed { format, reason: error.to_string() },
+    };
+    let mut decoder = WebPDecoder::new(Cursor::new(data)).map_err(refused)?;
+    let (width, height) = decoder.dimensions();
+    check_size((width, height), format, limits)?;
     if announced.is_some_and(|size| size != (width, height)) {
         let reason = format!("its first header says another size than {width}×{height} pixels");
         return Err(FrameError::Malformed { format, reason });
     }
-    decoder.set_limits(decoder_limits(limits)).map_err(|error| refused(format, error))?;
+    let mut bounds = image::Limits::no_limits();
+    bounds.max_alloc = Some(most_bytes(limits));
+    decoder.set_limits(bounds).map_err(refused)?;
     // Unreadable metadata does not make the pixels wrong.
-    let orientation = match decoder.exif_metadata() {
-        Ok(Some(block)) => exif::orientation(&block),
-        _ => Orientation::Upright,
-    };
+    let exif = decoder.exif_metadata().ok().flatten();
     let color = decoder.color_type();
     let mut samples = vec![0; decoder.total_bytes() as usize];
-    decoder.read_image(&mut samples).map_err(|error| refused(format, error))?;
-    let is_wide = matches!(color, ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16);
+    decoder.read_image(&mut samples).map_err(refused)?;
+    pixels((width, height), color, samples, exif, None)
+}
+
+/// Decoded samples without alpha, in 8 bits. `scaling`: bits of the samples, and how many of them are used.
+fn pixels(
+    (width, height): (u32, u32),
+    color: ColorType,
+    samples: Vec<u8>,
+    exif: Option<Vec<u8>>,
+    scaling: Option<(u32, u32)>,
+) -> Result<Pixels, FrameError> {
+    let orientation = exif.map_or(Orientation::Upright, |block| exif::orientation(&block));
+    let is_wide = color.bytes_per_pixel() > color.channel_count();
     let flaw = (is_wide && scaling.is_none()).then(|| unused_bits(&samples, color)).flatten();
     let (channels, stored) = match color {
         ColorType::L8 => (Channels::Gray, samples),
@@ -328,6 +299,7 @@ fn decode_with(
         ColorType::Rgb16 => (Channels::Rgb, keep_upper(&samples, 3, [0, 1, 2], scaling)),
         ColorType::Rgba16 => (Channels::Rgb, keep_upper(&samples, 4, [0, 1, 2], scaling)),
         other => {
+            let format = ImageFormat::WebP;
             return Err(FrameError::UnsupportedVariant { format, reason: format!("pixels of {other:?}") });
         }
     };
@@ -377,13 +349,6 @@ fn keep_upper<const N: usize>(
 /// Keeps the bytes `kept` of each pixel of `pixel_bytes` bytes.
 fn keep<const N: usize>(samples: &[u8], pixel_bytes: usize, kept: [usize; N]) -> Vec<u8> {
     samples.chunks_exact(pixel_bytes).flat_map(|pixel| kept.map(|at| pixel[at])).collect()
-}
-
-fn refused(format: ImageFormat, error: ImageError) -> FrameError {
-    match error {
-        ImageError::Unsupported(error) => FrameError::UnsupportedVariant { format, reason: error.to_string() },
-        error => FrameError::Malformed { format, reason: error.to_string() },
-    }
 }
 
 #[cfg(test)]
@@ -501,7 +466,11 @@ mod tests {
         assert_eq!(check(png[..200].to_vec(), None), Ok(40 * 30 * 3), "only decoding can tell");
         let jpeg = encoded(&gradient(), image::ImageFormat::Jpeg);
         assert_eq!(check(jpeg[..jpeg.len() - 9].to_vec(), None), Ok(40 * 30 * 3), "only decoding can tell");
-        assert!(check(jpeg[..300].to_vec(), None).is_err_and(|error| error.contains("a truncated JPEG")));
+        let scan = jpeg.windows(2).position(|marker| marker == b"\xFF\xDA").expect("a scan");
+        assert!(check(jpeg[..scan + 20].to_vec(), None).is_err_and(|error| error.contains("allow_damaged_frames")));
+        assert!(
+            check(jpeg[..30].to_vec(), None).is_err_and(|error| error.ends_with("before the data of its pixels does"))
+        );
         assert!(check(png, Some(ImageFormat::Jpeg)).is_err_and(|error| error.contains("says JPEG")));
         assert!(check(png_header(50_000, 50_000), None).is_err_and(|error| error.contains("2500000000 pixels")));
         assert!(check(b"GIF89a".to_vec(), None).is_err_and(|error| error.contains("PNG and WebP are read")));

@@ -33,8 +33,11 @@ pub enum FrameError {
     FormatContradicted { declared: ImageFormat, found: String },
     #[error("frame.encoded.data is {found}: JPEG, PNG and WebP are read")]
     UnknownFormat { found: String },
-    #[error("frame.encoded.data is a truncated JPEG: it ends after {bytes} bytes, before the data of its pixels does")]
-    TruncatedJpeg { bytes: u64 },
+    #[error(
+        "frame.encoded.data is a truncated JPEG: it ends after {bytes} bytes, before the data of its pixels does{}",
+        if *in_header { "" } else { "; with options.allow_damaged_frames what is left is explained, with a notice" }
+    )]
+    TruncatedJpeg { bytes: u64, in_header: bool },
     #[error(
         "frame.encoded.data is a damaged JPEG: {damage}; with options.allow_damaged_frames such a frame is explained, \
          with a notice"

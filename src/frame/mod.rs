@@ -15,6 +15,7 @@ mod jpeg;
 mod orientation;
 mod payload;
 mod pixels;
+mod png;
 mod preprocess;
 mod raw;
 mod resample;

@@ -1,22 +1,4 @@
-//! Samples that use fewer bits than they are stored in: PNG's sBIT chunk.
-
-/// The most significant bits that the sBIT chunk of a PNG names for a colour channel. `None`: there is no such chunk.
-pub(super) fn of_png(data: &[u8]) -> Option<u32> {
-    let mut rest = data.get(8..)?;
-    loop {
-        let (length, after) = rest.split_first_chunk::<4>()?;
-        let (kind, after) = after.split_first_chunk::<4>()?;
-        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-        match kind {
-            // One number for grey, three for colours; then one for alpha.
-            b"sBIT" => {
-                return after.get(..length)?.iter().take(if length < 3 { 1 } else { 3 }).copied().max().map(u32::from);
-            }
-            b"IDAT" | b"IEND" => return None,
-            _ => rest = after.get(length.checked_add(4)?..)?,
-        }
-    }
-}
+//! Samples that use fewer bits than they are stored in.
 
 /// Scales samples of `depth` bits whose lower `significant` bits alone are used, so that they use all.
 ///
@@ -77,19 +59,5 @@ mod tests {
         for significant in [0, 12, 16, 40] {
             assert_eq!(scaled(&[7, 4097], 16, significant), [7, 4097]);
         }
-    }
-
-    #[test]
-    fn the_chunk_is_found_before_the_pixels_only() {
-        let chunk =
-            |kind: &[u8], content: &[u8]| [&(content.len() as u32).to_be_bytes()[..], kind, content, &[0; 4]].concat();
-        let signature = b"\x89PNG\r\n\x1a\n".to_vec();
-        let file = |chunks: &[Vec<u8>]| [&signature[..], &chunks.concat()].concat();
-        let (text, pixels) = (chunk(b"tEXt", b"sBIT"), chunk(b"IDAT", b""));
-        assert_eq!(of_png(&file(&[text.clone(), chunk(b"sBIT", &[12]), pixels.clone()])), Some(12));
-        assert_eq!(of_png(&file(&[chunk(b"sBIT", &[5, 6, 5, 8])])), Some(6));
-        assert_eq!(of_png(&file(&[chunk(b"sBIT", &[5, 8])])), Some(5));
-        assert_eq!(of_png(&file(&[text, pixels, chunk(b"sBIT", &[12])])), None);
-        assert_eq!(of_png(&[&signature[..], &[0xFF; 12]].concat()), None);
     }
 }

@@ -196,7 +196,7 @@ mod tests {
     fn a_frames_limits_are_exhausted_and_its_content_is_invalid() {
         let large = FrameError::TooManyPixels { field: "frame.encoded.data", width: 50_000, height: 50_000, limit: 1 };
         assert_eq!(Refusal::from(large).code, Code::ResourceExhausted);
-        let torn = FrameError::TruncatedJpeg { bytes: 10 };
+        let torn = FrameError::TruncatedJpeg { bytes: 10, in_header: true };
         let refusal = Refusal::from(torn);
         assert_eq!((refusal.code, refusal.field.as_str()), (Code::InvalidArgument, "frame.encoded.data"));
     }
