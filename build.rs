@@ -46,16 +46,17 @@ fn libtorch(root: &Path) -> PathBuf {
     libtorch
 }
 
-/// The C++ of src/torch, by folder: the bridge and the kernels' drivers once, the micro-kernels once per instruction
-/// set.
+/// The C++ of src/torch, by folder: the bridge, the kernels' drivers and the threads once, the micro-kernels once per
+/// instruction set.
 fn bridge(libtorch: &Path) {
     let include = libtorch.join("include");
-    for folder in ["src/torch", "src/torch/kernels", "src/torch/kernels/micro"] {
+    for folder in ["src/torch", "src/torch/kernels", "src/torch/kernels/micro", "src/torch/threads"] {
         files(folder, &["cpp", "h"]).iter().for_each(|file| println!("cargo:rerun-if-changed={}", file.display()));
     }
     // A new C++ file comes with a declaration there.
     println!("cargo:rerun-if-changed=src/torch/ffi.rs");
     println!("cargo:rerun-if-changed=src/torch/kernels/ffi.rs");
+    println!("cargo:rerun-if-changed=src/torch/threads/mod.rs");
     let with_libtorch = || {
         let mut build = cpp();
         for folder in [include.clone(), include.join("torch/csrc/api/include")] {
@@ -66,6 +67,8 @@ fn bridge(libtorch: &Path) {
     // The bridge only forwards calls: more optimisation than this takes time and saves none.
     with_libtorch().opt_level(1).files(files("src/torch", &["cpp"])).compile("camlens_bridge");
     with_libtorch().opt_level(3).files(files("src/torch/kernels", &["cpp"])).compile("camlens_kernels");
+    // After the kernels, which call it: the linker searches archives in this order.
+    cpp().opt_level(3).files(files("src/torch/threads", &["cpp"])).compile("camlens_threads");
     micro_kernels("default", [4, 4, 6], &[]);
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         micro_kernels("avx2", [8, 2, 6], &["-mavx2", "-mfma", "-mprfchw"]);

@@ -16,6 +16,7 @@
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
 //! - [`config`]: `camlens.toml` as one type.
 //! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.
+//! - [`resources`]: the processors and the memory that the process may use.
 //! - [`process`]: the allocator and the exit of the whole process; any room may call it.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only the server's face, [`client`] and [`cli`] use them.
 //! - [`explain`], [`plan`], [`model`], [`stream`], [`frame`] and [`render`] are pure: no async, no transport, no
@@ -34,6 +35,7 @@ pub mod plan;
 pub mod process;
 pub mod proto;
 pub mod render;
+pub mod resources;
 pub mod schedule;
 pub mod server;
 pub mod stream;

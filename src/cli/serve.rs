@@ -8,6 +8,7 @@ use clap::Args;
 use super::failure::{Exit, Failure};
 use super::no_models;
 use crate::config::{Config, ListenAddress, Performance};
+use crate::resources::Machine;
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
 
@@ -78,6 +79,10 @@ pub struct ServeCommand {
     #[arg(long, env = "CAMLENS_THREADS", value_name = "N")]
     threads: Option<usize>,
 
+    /// Explain with the processor time that other programs leave, as a neighbour of a model server should
+    #[arg(long, env = "CAMLENS_BACKGROUND", value_parser = clap::builder::FalseyValueParser::new())]
+    background: bool,
+
     /// Number of threads that decode and preprocess frames and render answers; 0: one per core [default: 0]
     #[arg(long, env = "CAMLENS_FRAME_THREADS", value_name = "N")]
     frame_threads: Option<usize>,
@@ -137,7 +142,7 @@ impl ServeCommand {
         // Exporters are built before the runtime and flushed after it: they can hang inside a busy runtime.
         let telemetry = Telemetry::start(&config.telemetry, config.admin.listen.is_some())
             .map_err(|error| Failure::usage(error.to_string()))?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = Machine::this().resources().threads();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.device.connection_threads_of(cores))
             .enable_all()
@@ -171,6 +176,7 @@ impl ServeCommand {
             drain_timeout,
             performance,
             threads,
+            background,
             frame_threads,
             connection_threads,
             max_batch,
@@ -202,6 +208,7 @@ impl ServeCommand {
         set(&mut out.server.drain_timeout_s, drain_timeout);
         set(&mut out.device.performance, performance);
         set(&mut out.device.threads, threads);
+        set(&mut out.device.background, background.then_some(true));
         set(&mut out.device.frame_threads, frame_threads);
         set(&mut out.device.connection_threads, connection_threads);
         set(&mut out.limits.max_batch, max_batch);

@@ -12,6 +12,8 @@ pub struct DeviceConfig {
     pub performance: Performance,
     /// Threads that run models. 0: one per core.
     pub threads: usize,
+    /// Whether frames are explained in the scheduler's idle class, with the processor time that nobody else wants.
+    pub background: bool,
     /// Threads that decode and preprocess frames and render answers. 0: one per core.
     pub frame_threads: usize,
     /// Threads that serve connections. 0: one per four cores, which leaves the cores to the frames.
@@ -24,7 +26,7 @@ impl DeviceConfig {
         let threads = if self.threads == 0 { cores } else { self.threads };
         match self.performance {
             Performance::Latency => Workers { count: 1, threads },
-            Performance::Throughput => Workers { count: threads, threads: 1 },
+            Performance::Throughput => Workers { count: threads, threads },
         }
     }
 
@@ -40,6 +42,7 @@ impl Default for DeviceConfig {
             name: "cpu".to_owned(),
             performance: Performance::default(),
             threads: 0,
+            background: false,
             frame_threads: 0,
             connection_threads: 0,
         }
@@ -62,6 +65,6 @@ pub enum Performance {
 pub struct Workers {
     /// Number of workers: batches that run at the same time.
     pub count: usize,
-    /// Threads of each worker.
+    /// Threads that run models, shared by the workers: an operator is split among those that have nothing else to do.
     pub threads: usize,
 }

@@ -83,7 +83,8 @@ impl Config {
         if device.name != "cpu" {
             return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
         }
-        let &DeviceConfig { name: _, performance: _, threads, frame_threads, connection_threads } = device;
+        let &DeviceConfig { name: _, performance: _, threads, background: _, frame_threads, connection_threads } =
+            device;
         for (key, threads) in [
             ("device.threads", threads),
             ("device.frame_threads", frame_threads),
@@ -157,8 +158,8 @@ mod tests {
         let workers = |text: &str| parse(text).expect("it is sound").device.workers(8);
         assert_eq!(workers(""), Workers { count: 1, threads: 8 });
         assert_eq!(workers("[device]\nthreads = 3"), Workers { count: 1, threads: 3 });
-        assert_eq!(workers("[device]\nperformance = \"throughput\""), Workers { count: 8, threads: 1 });
-        assert_eq!(workers("[device]\nperformance = \"throughput\"\nthreads = 3"), Workers { count: 3, threads: 1 });
+        assert_eq!(workers("[device]\nperformance = \"throughput\""), Workers { count: 8, threads: 8 });
+        assert_eq!(workers("[device]\nperformance = \"throughput\"\nthreads = 3"), Workers { count: 3, threads: 3 });
         assert!(parse("[device]\nperformance = \"speed\"").expect_err("unknown").contains("throughput"));
     }
 

@@ -48,6 +48,25 @@ pub trait Device {
     ) -> Result<Vec<RowResult>, ExplainError>;
 }
 
+impl<D: Device + ?Sized> Device for Box<D> {
+    fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
+        (**self).load(model)
+    }
+
+    fn unload(&mut self, model: ModelKey) {
+        (**self).unload(model);
+    }
+
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        interrupt: &dyn Interrupt,
+        ended: &mut dyn FnMut(Stage),
+    ) -> Result<Vec<RowResult>, ExplainError> {
+        (**self).run(batch, interrupt, ended)
+    }
+}
+
 /// Runs several batches at once while its thread does something else. One thread owns it.
 ///
 /// A call that panics must leave the device able to run other batches: the worker goes on with it.

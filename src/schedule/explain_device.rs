@@ -14,7 +14,7 @@ use crate::model::ModelError;
 use crate::model::dimension::Dimension;
 use crate::plan::{Interrupt, Never};
 use crate::telemetry::Stage;
-use crate::torch;
+use crate::torch::{self, threads::ModelRun};
 
 /// Models on one libtorch device.
 pub struct ExplainDevice {
@@ -34,6 +34,7 @@ impl ExplainDevice {
 
 impl Device for ExplainDevice {
     fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
+        let _run = ModelRun::begin();
         let mut explainer = self.source.share(model.key()).ok_or_else(not_loaded)?;
         if self.warms
             && let Err(error) = warm(&mut explainer, model)
@@ -56,6 +57,7 @@ impl Device for ExplainDevice {
         interrupt: &dyn Interrupt,
         ended: &mut dyn FnMut(Stage),
     ) -> Result<Vec<RowResult>, ExplainError> {
+        let _run = ModelRun::begin();
         let explainer = self.explainers.get_mut(&batch.model).ok_or_else(not_loaded)?;
         let input = input(batch, explainer.metadata().input.kind, self.device)?;
         ended(Stage::CopyIn);

@@ -136,6 +136,7 @@ impl Bench {
             max_batch_delay: Duration::ZERO,
             priority_ageing: Duration::from_secs(1),
             frame_threads: 1,
+            background: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! From a row of the device to an answer: wire tensors and pictures.
 
+use super::background::Compute;
 use super::clock::Clock;
 use super::error::JobError;
 use super::job::{Answer, PictureFile, TargetAnswer};
@@ -21,15 +22,18 @@ pub(super) struct DoneRow {
 }
 
 /// Renders the requested outputs and ends the frame.
-pub(super) fn finish(row: DoneRow, clock: &dyn Clock) {
+pub(super) fn finish(row: DoneRow, clock: &dyn Clock, compute: &Compute) {
     let DoneRow { about, input, result, batch_size } = row;
     if about.ending.ticket.is_over() {
         return;
     }
-    let rendered = result.and_then(|maps| {
-        let targets = maps.targets.iter().map(|target| render(&about, &input, target)).collect::<Result<_, _>>()?;
-        let head = Head::of(&about.model.metadata);
-        Ok((head.predictions(&maps.logits, about.outputs.top_predictions), targets))
+    let (about, rendered) = compute.run(move || {
+        let rendered = result.and_then(|maps| {
+            let targets = maps.targets.iter().map(|target| render(&about, &input, target)).collect::<Result<_, _>>()?;
+            let head = Head::of(&about.model.metadata);
+            Ok((head.predictions(&maps.logits, about.outputs.top_predictions), targets))
+        });
+        (about, rendered)
     });
     about.progress.mark(Stage::Render, clock.now());
     let RowInfo { model_to_frame, flaw, progress, admission, ending, .. } = about;

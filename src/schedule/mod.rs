@@ -11,9 +11,10 @@
 //! atomic value, so each frame ends once. Models are known by their [`ModelKey`] and come and go while frames run
 //! (`registry`). Before the first frame of a client, [`warm_up`] explains one frame with each model. [`Admission`]
 //! bounds memory: frames and bytes of a stream, of a model, and of the process. Inputs are kept in `buffers` that
-//! frames reuse.
+//! frames reuse. In the `background`, everything that takes long runs on threads of the scheduler's idle class.
 
 mod admission;
+mod background;
 mod batching;
 mod buffers;
 mod clock;
@@ -41,6 +42,7 @@ mod worker;
 
 pub use crate::explain::{HostMap, MapKind, RowMaps};
 pub use admission::{Admission, AdmissionError, InWork};
+pub use background::BackgroundDevice;
 pub use clock::{Clock, SystemClock};
 pub use device::{AsyncDevice, Batch, Device, RowResult};
 pub use engine::{Engine, EngineConfig, EngineError, Handle};

@@ -81,12 +81,20 @@ impl Line {
 
 impl Pool {
     pub(super) fn start(threads: usize) -> io::Result<Self> {
+        Self::start_with("camlens-frame", threads, || {})
+    }
+
+    /// A pool whose threads have this name, and call `begin` before their first task.
+    pub(super) fn start_with(name: &str, threads: usize, begin: fn()) -> io::Result<Self> {
         let line = Arc::<Line>::default();
         let tasks = Tasks(Arc::new(Sender(Arc::clone(&line))));
         let threads = (0..threads.max(1))
             .map(|number| {
                 let line = Arc::clone(&line);
-                thread::Builder::new().name(format!("camlens-frame-{number}")).spawn(move || work(&line))
+                thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+                    begin();
+                    work(&line);
+                })
             })
             .collect::<io::Result<_>>()?;
         Ok(Pool { tasks, threads })

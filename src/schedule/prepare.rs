@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::background::Compute;
 use super::buffers::Buffer;
 use super::clock::Clock;
 use super::error::JobError;
@@ -103,7 +104,7 @@ pub(super) struct RowInfo {
 
 /// Decodes a frame and prepares its input. A frame that is refused ends with its error; one that has expired ends as
 /// expired; one that has already ended is left alone.
-pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow> {
+pub(super) fn prepare(chosen: Chosen, clock: &Arc<dyn Clock>, compute: &Compute) -> Prepared<PreparedRow> {
     let now = clock.now();
     if !chosen.turn.is_alive(now) {
         // This has no effect on a frame that has already ended.
@@ -112,7 +113,14 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
     }
     chosen.progress.mark(Stage::Queue, now);
     let mut input = chosen.model.inputs.take();
-    let result = read(&chosen.model, &chosen.payload, &chosen.outputs, &chosen.progress, clock, &mut input.values);
+    let reads_at = Arc::clone(clock);
+    let (chosen, input, ended, result) = compute.run(move || {
+        let mut ended = Vec::new();
+        let mark = |stage| ended.push((stage, reads_at.now()));
+        let result = read(&chosen.model, &chosen.payload, &chosen.outputs, mark, &mut input.values);
+        (chosen, input, ended, result)
+    });
+    ended.into_iter().for_each(|(stage, at)| chosen.progress.mark(stage, at));
     let Chosen { turn, model, method, targets, outputs, progress, admission, ending, payload: _ } = chosen;
     let (decoded, prepared) = match result {
         Ok(read) => read,
@@ -142,19 +150,18 @@ pub(super) fn prepare(chosen: Chosen, clock: &dyn Clock) -> Prepared<PreparedRow
     Prepared::Row(PreparedRow { about, method, targets, shape, input })
 }
 
-/// Decodes a payload and writes the model's input to `input`.
+/// Decodes a payload and writes the model's input to `input`. Calls `ended` at the end of a stage.
 fn read(
     model: &Served,
     payload: &Payload,
     outputs: &Outputs,
-    progress: &Progress,
-    clock: &dyn Clock,
+    mut ended: impl FnMut(Stage),
     input: &mut Vec<f32>,
 ) -> Result<(Decoded, frame::Prepared), JobError> {
     model.check_outputs(payload, outputs)?;
     let decoded = model.preparation.decode(payload, &model.limits.frame)?;
-    progress.mark(Stage::Decode, clock.now());
+    ended(Stage::Decode);
     let prepared = model.preparation.prepare(&decoded, input)?;
-    progress.mark(Stage::Preprocess, clock.now());
+    ended(Stage::Preprocess);
     Ok((decoded, prepared))
 }

@@ -1,28 +1,42 @@
 //! From a configuration to an engine that explains with every model.
 
+use std::fs;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::start_error::StartError;
+use super::start_error::{Bytes, StartError};
 use crate::config::{Config, LimitsConfig, Workers};
 use crate::frame;
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model, Repository, dtype};
 use crate::plan::Mode;
 use crate::process;
-use crate::schedule::{Engine, EngineConfig, ExplainDevice, Explainers, Served, ServedLimits, SystemClock, warm_up};
+use crate::resources::{Machine, Resources};
+use crate::schedule::{
+    BackgroundDevice, Device, Engine, EngineConfig, EngineError, ExplainDevice, Explainers, Served, ServedLimits,
+    SystemClock, warm_up,
+};
+use crate::torch::threads;
 
 /// Loads every version of every model, starts the engine and proves that it explains with each of them.
 pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
-    let explainers = Explainers::default();
-    let served = models(config, &explainers)?;
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let background = config.device.background;
+    let resources = Machine::this().resources();
+    let Resources { processors, quota, .. } = resources;
+    let (cores, memory) = (resources.threads(), resources.memory());
+    tracing::info!(processors, quota, memory, "the process may use");
     let workers = config.device.workers(cores);
+    threads::set_model_threads(workers.threads);
+    threads::set_helpers_in_background(background);
+    let explainers = Explainers::default();
+    let served = if background { in_background(|| models(config, &explainers)) } else { models(config, &explainers) }?;
     let frame_threads = if config.device.frame_threads == 0 { cores } else { config.device.frame_threads };
-    let engine_config = engine_config(&config.limits, frame_threads);
-    let engine = Engine::start(engine_config, served, devices(&explainers, workers), Arc::new(SystemClock))?;
+    let engine_config = EngineConfig { background, ..engine_config(&config.limits, frame_threads) };
+    let devices = devices(&explainers, workers, background)?;
+    let engine = Engine::start(engine_config, served, devices, Arc::new(SystemClock))?;
     if let Err(error) = warm_up(&engine) {
         engine.stop();
         return Err(error.into());
@@ -56,6 +70,7 @@ fn model(
     limits: ServedLimits,
 ) -> Result<(Served, Model), StartError> {
     tracing::info!(name, version, "loading");
+    check_memory(name, version, path)?;
     let model = Model::load(name, version, path, load_limits).map_err(|source| StartError::Model {
         name: name.to_owned(),
         version,
@@ -89,6 +104,20 @@ fn model(
     Ok((served, model))
 }
 
+/// A model that surely does not fit is refused with the figures: the system would kill the process without a word.
+fn check_memory(name: &str, version: i64, path: &Path) -> Result<(), StartError> {
+    // What cannot be read is told when the model is loaded.
+    let file = if path.is_dir() { path.join("model.pt2") } else { path.to_owned() };
+    let weights = fs::metadata(file).map_or(0, |file| file.len());
+    let machine = Machine::this();
+    let (taken, granted) = (machine.resident(), machine.resources().memory());
+    if taken.saturating_add(weights.saturating_mul(2)) <= granted {
+        return Ok(());
+    }
+    let [weights, taken, granted] = [weights, taken, granted].map(Bytes);
+    Err(StartError::Memory { name: name.to_owned(), version, weights, taken, granted })
+}
+
 fn served_limits(limits: &LimitsConfig) -> ServedLimits {
     ServedLimits {
         max_batch: limits.max_batch,
@@ -107,18 +136,35 @@ fn engine_config(limits: &LimitsConfig, frame_threads: usize) -> EngineConfig {
         max_batch_delay: Duration::from_millis(limits.max_batch_delay_ms.into()),
         priority_ageing: Duration::from_millis(limits.priority_ageing_ms.into()),
         frame_threads,
+        background: false,
     }
 }
 
-/// One device for each worker, made on the worker's thread.
-fn devices(explainers: &Explainers, workers: Workers) -> Vec<impl FnOnce() -> ExplainDevice + Send + use<>> {
-    let device = |_| {
+/// Makes a device on the thread that it is called on.
+type MakeDevice = Box<dyn FnOnce() -> Box<dyn Device> + Send>;
+
+/// One device for each worker, made on the worker's thread, or on a thread of the idle class for it.
+fn devices(explainers: &Explainers, workers: Workers, background: bool) -> Result<Vec<MakeDevice>, StartError> {
+    let device = |_| -> Result<MakeDevice, StartError> {
         let explainers = explainers.clone();
-        move || {
-            tch::set_num_threads(i32::try_from(workers.threads).unwrap_or(i32::MAX));
-            // A single worker is warmed by the first frame, which passes through every stage.
-            ExplainDevice::new(explainers, workers.count > 1, tch::Device::Cpu)
+        // A single worker is warmed by the first frame, which passes through every stage.
+        let make = move || ExplainDevice::new(explainers, workers.count > 1, tch::Device::Cpu);
+        if background {
+            let device = BackgroundDevice::start(make).map_err(EngineError::from)?;
+            return Ok(Box::new(move || Box::new(device)));
         }
+        Ok(Box::new(move || Box::new(make())))
     };
     (0..workers.count).map(device).collect()
+}
+
+/// Runs `work` on a thread of the scheduler's idle class.
+fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let work = || {
+        if let Err(error) = process::enter_idle_class() {
+            tracing::warn!(%error, "models are loaded at normal priority");
+        }
+        work()
+    };
+    thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -9,7 +9,7 @@
 //! - `transport` has sockets, TLS, tokens, deadlines, compression and the metering of calls; `quota` bounds
 //!   connections, streams and unread answers. Both serve any face.
 //! - `service` is the state that the services share, `routes` lists what can be called, `health` says what can be used.
-//! - `start`, `load`, `shutdown`, `reclaim` and `readings` run the server; `admin` is the port for operators.
+//! - `start`, `load`, `shutdown`, `reclaim`, `resize` and `readings` run the server; `admin` is the port for operators.
 
 mod admin;
 mod camlens;
@@ -20,6 +20,7 @@ mod quota;
 mod readings;
 mod reclaim;
 mod refusal;
+mod resize;
 mod routes;
 mod service;
 mod shutdown;

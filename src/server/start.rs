@@ -14,6 +14,7 @@ use super::camlens;
 use super::health::{HealthService, ReadinessSwitch};
 use super::load::load;
 use super::readings;
+use super::resize;
 use super::routes::{method_name, routes, unknown_method};
 use super::service::Service;
 use super::shutdown::Shutdown;
@@ -28,6 +29,7 @@ use super::transport::serve::{Transport, max_message_bytes};
 use crate::config::Config;
 use crate::config::ListenAddress;
 use crate::config::ServerConfig;
+use crate::resources::Machine;
 use crate::schedule::Engine;
 use crate::telemetry::Telemetry;
 
@@ -67,6 +69,7 @@ impl Server {
     /// A fault of the configuration, an address or a model, in words for the operator.
     pub async fn start(config: &Config, telemetry: Telemetry, shutdown: Shutdown) -> Result<Self, StartError> {
         config.check()?;
+        let config = &within_memory(config);
         let doors = Doors::open(config, &telemetry).await?;
         Self::load_and_serve(config, doors, telemetry, shutdown).await
     }
@@ -81,6 +84,7 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<(Self, InProcess), StartError> {
         config.check()?;
+        let config = &within_memory(config);
         let (listener, in_process) = InProcess::pair();
         let doors = Doors { in_process: Some(listener), ..Doors::behind(config, &telemetry).await? };
         Ok((Self::load_and_serve(config, doors, telemetry, shutdown).await?, in_process))
@@ -94,6 +98,7 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         config.check()?;
+        let config = &within_memory(config);
         let doors = Doors::open(config, &telemetry).await?;
         Self::serve(config, engine, doors, telemetry, shutdown)
     }
@@ -126,7 +131,7 @@ impl Server {
         }
         let routes = routes(service, health.clone(), config.limits.max_frame_bytes)?;
         let close = CancellationToken::new();
-        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let cores = Machine::this().resources().threads();
         let transport = Transport {
             config: config.server.clone(),
             max_frame_bytes: config.limits.max_frame_bytes,
@@ -154,6 +159,9 @@ impl Server {
         }
         if let Some(listener) = in_process {
             transports.spawn(transport.serve(listener));
+        }
+        if config.device.threads == 0 {
+            transports.spawn(resize::follow(Machine::this(), close.clone()));
         }
         Ok(Server {
             addresses,
@@ -217,9 +225,13 @@ impl Server {
     }
 }
 
-/// Runs `work` on a thread that ends with it. A thread of tokio's blocking pool would stay for ten seconds, and so
-/// would the OpenMP threads that libtorch started for it: more threads than cores make OpenMP put them to sleep at
-/// every operator.
+/// The configuration with budgets for this machine's memory.
+fn within_memory(config: &Config) -> Config {
+    Config { limits: config.limits.within(Machine::this().resources().memory()), ..config.clone() }
+}
+
+/// Runs `work` on a thread that ends with it. A thread of tokio's blocking pool would stay for ten seconds, with all
+/// that libtorch and the kernels keep for a thread.
 async fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (alive, ended) = tokio::sync::oneshot::channel::<()>();
     let thread = thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! Why a server cannot start.
 
-use std::io;
+use std::{fmt, io};
 
 use super::transport::listen::ListenError;
 use crate::config::ConfigError;
@@ -8,6 +8,16 @@ use crate::credentials::CredentialError;
 use crate::frame::PreparationError;
 use crate::model::ModelError;
 use crate::schedule::{EngineError, WarmUpError};
+
+/// A number of bytes, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB", self.0.div_ceil(1 << 20))
+    }
+}
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +32,12 @@ pub enum StartError {
     Security(#[from] CredentialError),
     #[error("model {name} version {version}: {source}")]
     Model { name: String, version: i64, source: Box<ModelError> },
+    #[error(
+        "model {name} version {version} does not fit into the memory: its weights take {weights}, and twice as much \
+         once they are laid out for the forward and for the reverse run; the process takes {taken} already, and it may \
+         use {granted}, as its cgroup or the machine says"
+    )]
+    Memory { name: String, version: i64, weights: Bytes, taken: Bytes, granted: Bytes },
     #[error("model {name} version {version}: {source}")]
     Preparation { name: String, version: i64, source: PreparationError },
     #[error(transparent)]

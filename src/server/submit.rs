@@ -201,7 +201,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Config, ModelsConfig};
+    use crate::config::{Config, LimitsConfig, ModelsConfig};
     use crate::explain::Mode;
     use crate::schedule::MAX_PRIORITY;
     use crate::server::load::load;
@@ -211,7 +211,8 @@ mod tests {
 
     fn service(change: impl FnOnce(&mut Config)) -> Service {
         let models = ModelsConfig { repository: "builtin:identity".into(), ..ModelsConfig::default() };
-        let mut config = Config { models, ..Config::default() };
+        let limits = LimitsConfig::default().within(1 << 30);
+        let mut config = Config { models, limits, ..Config::default() };
         change(&mut config);
         let engine = load(&config).expect("the built-in model");
         Service::new(&config, engine, Telemetry::disabled(), Shutdown::new())

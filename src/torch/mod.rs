@@ -3,7 +3,7 @@
 //! tch provides tensors. This module adds what a model's graph needs beyond them: operators found by name in ATen's
 //! dispatcher ([`Operator`]), their schemas ([`Schema`]), calls with values of any kind ([`Value`]), calls whose
 //! arguments are prepared once ([`Call`]), the gradient of a single call ([`Tape`]), and camlens's own kernels for the
-//! CPU (`kernels/`). A C++ exception becomes an [`OperatorError`].
+//! CPU (`kernels/`). [`threads`] runs all of them. A C++ exception becomes an [`OperatorError`].
 #![allow(unsafe_code, reason = "libtorch and the kernels are C++, called through a C interface")]
 
 mod call;
@@ -19,6 +19,7 @@ mod schema;
 mod stack;
 mod storage;
 mod tape;
+pub mod threads;
 mod value;
 
 pub use call::Call;

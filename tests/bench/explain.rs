@@ -20,6 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use camlens::torch::threads;
 use clap::Parser;
 use serde_json::json;
 
@@ -128,6 +129,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<bool> {
     tch::set_num_threads(arguments.threads.into());
+    threads::set_model_threads(arguments.threads.into());
     println!("{} rounds, {} threads, {}", arguments.rounds, arguments.threads, processor());
     let names: Vec<&str> = match (&arguments.model, arguments.models.iter().any(|name| name == "all")) {
         (Some(_), _) => vec!["model"],

@@ -5,13 +5,13 @@ its row. A row for a folder (`server/camlens`) holds for that folder in place of
 """
 
 ROOMS = {
-    "cli": "client config server explain frame model plan render schedule telemetry torch process proto",
+    "cli": "client config server explain frame model plan render schedule telemetry torch process resources proto",
     "client": "credentials frame telemetry proto",
-    "server": "config credentials stream schedule render frame explain plan model torch process telemetry",
+    "server": "config credentials stream schedule render frame explain plan model torch process resources telemetry",
     "config": "schedule model telemetry",
     "credentials": "",
     "stream": "",
-    "schedule": "render frame explain plan model torch telemetry",
+    "schedule": "render frame explain plan model torch process telemetry",
     "render": "frame model",
     "frame": "model",
     "explain": "plan model torch",
@@ -19,6 +19,7 @@ ROOMS = {
     "model": "torch",
     "torch": "",
     "process": "",
+    "resources": "",
     "telemetry": "",
     "proto": "",
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Load and fault campaigns against the real binary on a Unix socket. Each prints one line of JSON with its figures, with
 # the share of the cores that client and server used, and "pass". Those from added_latency on measure speed and memory,
-# with ResNet-50 but for identity_rate; a machine that has something else to do falsifies them.
+# most with ResNet-50; a machine that has something else to do falsifies them.
 #
 #   tests/load/run.sh [--binary PATH] NAME… [-- OPTIONS]     e.g. tests/load/run.sh fairness sigterm
 #   tests/load/run.sh --list
@@ -12,6 +12,7 @@ set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 campaigns=(fairness stuck_reader killed_clients sigterm batching overload telemetry)
 campaigns+=(added_latency jpeg_throughput many_streams performance identity_rate memory)
+campaigns+=(neighbours quota background before)
 
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 

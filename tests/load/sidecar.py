@@ -49,9 +49,9 @@ def environment():
 
 
 class Sidecar:
-    """A running server. As a context manager, it is stopped at the end."""
+    """A running server. As a context manager, it is stopped at the end. `enter` is called in its process first."""
 
-    def __init__(self, options, *flags, config=""):
+    def __init__(self, options, *flags, config="", enter=None):
         self.binary = options.binary
         self.folder = tempfile.TemporaryDirectory(prefix="camlens-load-")
         folder = pathlib.Path(self.folder.name)
@@ -61,7 +61,7 @@ class Sidecar:
         command = [self.binary, "serve", "--config", folder / "camlens.toml", "--models", options.models]
         command += ["--listen", self.address, "--threads", str(options.threads), "--log", "warn", *flags]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=environment()
+            command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=environment(), preexec_fn=enter
         )
         self.began = time.monotonic()
         health = [self.binary, "health", "--server", self.address, "--wait", str(PATIENCE_S)]
@@ -140,11 +140,16 @@ class Sidecar:
 class Bench:
     """`camlens bench` as a process."""
 
-    def __init__(self, binary, address, *flags):
+    def __init__(self, binary, address, *flags, enter=None):
         self.output = tempfile.TemporaryFile()
         command = [binary, "bench", "--server", address, "--json", *map(str, flags)]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.PIPE, env=environment()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            preexec_fn=enter,
         )
         self.began = time.monotonic()
 
@@ -194,6 +199,127 @@ def measure(sidecar, *flags, address=None):
     if result["exit_code"] or not frames["accounted_for"] or frames["answered"] != frames["sent"]:
         raise RuntimeError(f"not every frame was answered: {frames} {result['said']}")
     return result
+
+
+class Peer:
+    """A peer's forward run (peer.py), started with the Python of `deploy/python-env bench`."""
+
+    def __init__(self, kind, model, threads, enter=None):
+        python = subprocess.run([ROOT / "deploy/python-env", "bench"], check=True, capture_output=True, text=True)
+        command = [python.stdout.strip(), "-W", "ignore", ROOT / "tests/load/peer.py", kind, model, str(threads)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=enter,
+        )
+        self._answer()
+
+    def ask(self, *command):
+        print(*command, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self):
+        # Libraries print there too.
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"the peer ended: {self.process.args}")
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait(PATIENCE_S)
+
+
+class Group:
+    """A cgroup of its own for processor time, version 1 or 2.
+
+    Raises OSError where none can be made."""
+
+    PERIOD_US = 100_000
+
+    def __init__(self, name):
+        unified, separate = pathlib.Path("/sys/fs/cgroup"), pathlib.Path("/sys/fs/cgroup/cpu")
+        self.is_unified = (unified / "cgroup.controllers").exists()
+        self.folder = (unified if self.is_unified else separate) / f"camlens-{name}-{os.getpid()}"
+        if self.is_unified:
+            (unified / "cgroup.subtree_control").write_text("+cpu")
+        self.folder.mkdir()
+
+    def limit(self, processors):
+        """Sets the quota, in processors; None lifts it."""
+        quota = None if processors is None else round(processors * self.PERIOD_US)
+        if self.is_unified:
+            (self.folder / "cpu.max").write_text(f"{quota or 'max'} {self.PERIOD_US}")
+        else:
+            (self.folder / "cpu.cfs_period_us").write_text(str(self.PERIOD_US))
+            (self.folder / "cpu.cfs_quota_us").write_text(str(quota or -1))
+
+    def share(self, shares, weight):
+        """Sets the share of a busy machine, as versions 1 and 2 count it."""
+        name, value = ("cpu.weight", weight) if self.is_unified else ("cpu.shares", shares)
+        (self.folder / name).write_text(str(value))
+
+    def enter(self):
+        """Moves the calling process into the group."""
+        (self.folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def remove(self):
+        self.folder.rmdir()
+
+
+class BusyLoops:
+    """Processes that compute and do nothing else, while it is open."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __enter__(self):
+        command = [sys.executable, "-S", "-c", "while True: pass"]
+        self.processes = [subprocess.Popen(command) for _ in range(self.count)]
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def exported(name):
+    """The folder of a network as camlens serves it. EfficientNet-Lite0 is in the tree; others are exported once."""
+    bundled = ROOT / "deploy/models" / name
+    if bundled.is_dir():
+        return bundled
+    folder = ROOT / "target/tmp/load" / name
+    if not (folder / "1/model.pt2").exists():
+        say(f"exporting {name}")
+        python = subprocess.run([ROOT / "deploy/python-env", "bench"], check=True, capture_output=True, text=True)
+        script = (
+            "import sys, torch, torchvision; torch.manual_seed(0)\n"
+            "m = torchvision.models.get_model(sys.argv[1], weights=None).eval()\n"
+            "d = ({0: torch.export.Dim.AUTO},)\n"
+            "torch.export.save(torch.export.export(m, (torch.randn(2, 3, 224, 224),), dynamic_shapes=d), sys.argv[2])"
+        )
+        (folder / "1").mkdir(parents=True, exist_ok=True)
+        part = folder / "1/model.pt2.part"
+        subprocess.run([python.stdout.strip(), "-W", "ignore", "-c", script, name, part], check=True)
+        part.rename(folder / "1/model.pt2")
+    return folder
+
+
+def processor():
+    """The processor's name."""
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else "unknown"
+
+
+def spread(values):
+    """The median and the quartiles, rounded."""
+    low, middle, high = quartiles(values)
+    return {"median": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
 
 
 def shares(result):

@@ -88,6 +88,7 @@ impl TestServer {
             max_batch_delay: Duration::from_millis(config.limits.max_batch_delay_ms.into()),
             priority_ageing: Duration::from_millis(config.limits.priority_ageing_ms.into()),
             frame_threads: 2,
+            background: false,
         };
         let device = move || GatedDevice { wait, began };
         let engine =

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use camlens::config::Config;
+use camlens::resources::Machine;
 use camlens::telemetry::{Telemetry, TelemetryConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,7 +77,8 @@ async fn the_effective_configuration_can_be_read_back() {
     assert_eq!(status, 200);
     let config = Config::parse(&text, "the page".as_ref()).expect("it is a configuration");
     assert_eq!(config.device.frame_threads, 2);
-    assert_eq!(config.limits, Config::default().limits);
+    let memory = Machine::this().resources().memory();
+    assert_eq!(config.limits, Config::default().limits.within(memory), "budgets are the real ones");
 }
 
 #[tokio::test(flavor = "multi_thread")]

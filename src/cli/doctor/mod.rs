@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::failure::{Exit, Failure};
 use super::terminal::{self, Ink};
 use crate::model::Repository;
+use crate::torch::threads;
 use examination::examine;
 use findings::Findings;
 
@@ -61,6 +62,7 @@ impl DoctorCommand {
     pub fn run(self) -> Result<(), Failure> {
         if let Some(threads) = self.threads {
             tch::set_num_threads(threads);
+            threads::set_model_threads(usize::try_from(threads).unwrap_or(1));
         }
         let repository = Repository::open(&self.model).map_err(|error| Failure::usage(error.to_string()))?;
         let mut all: Vec<Findings> = Vec::new();

@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::admission::{Budget, Budgets, InWork, Limit};
+use super::background::Compute;
 use super::clock::Clock;
 use super::device::AsyncDevice;
 use super::error::JobError;
@@ -48,6 +49,10 @@ pub struct EngineConfig {
     pub priority_ageing: Duration,
     /// Threads that decode, prepare and render.
     pub frame_threads: usize,
+    /// Whether they compute in the scheduler's idle class. Devices decide for themselves: [`BackgroundDevice`].
+    ///
+    /// [`BackgroundDevice`]: super::BackgroundDevice
+    pub background: bool,
 }
 
 impl EngineConfig {
@@ -97,6 +102,8 @@ struct Shared {
     device: Condvar,
     config: EngineConfig,
     clock: Arc<dyn Clock>,
+    /// Where frames are read and rendered.
+    compute: Compute,
     registry: Registry,
     /// Nanoseconds that all workers together have spent on batches.
     busy: AtomicU64,
@@ -160,11 +167,13 @@ impl Engine {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, EngineError> {
         let pool = Pool::start(config.frame_threads)?;
+        let compute = if config.background { Compute::in_background(config.frame_threads)? } else { Compute::Here };
         let count = devices.len();
         let state = State { tasks: Some(pool.tasks()), ..State::empty(&config, count) };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             config,
+            compute,
             device: Condvar::new(),
             clock,
             registry: Registry::new(),
@@ -361,7 +370,8 @@ impl Shared {
     fn prepare(self: &Arc<Self>, chosen: Chosen) {
         let turn = chosen.turn.clone();
         // The batch must not wait for it, whatever happens. A frame whose preparation panics replies as it is dropped.
-        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(chosen, &*self.clock))).unwrap_or_else(|_| {
+        let prepare = || prepare(chosen, &self.clock, &self.compute);
+        let prepared = catch_unwind(AssertUnwindSafe(prepare)).unwrap_or_else(|_| {
             tracing::error!("a frame broke while it was prepared");
             Prepared::Refused
         });
@@ -478,8 +488,8 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
         let Some((done, took)) = worker.collect() else { continue };
         shared.busy.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         for row in done {
-            let clock = Arc::clone(&shared.clock);
-            tasks.run(move || finish(row, &*clock));
+            let shared = Arc::clone(shared);
+            tasks.run(move || finish(row, &*shared.clock, &shared.compute));
         }
     }
 }

@@ -1,25 +1,49 @@
 #include "parallel.h"
 
-#include <ATen/Parallel.h>
+#include <ATen/Tensor.h>
 #include <ATen/TensorIterator.h>
-#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+
+#include "../threads/pool.h"
 
 namespace camlens {
+namespace {
 
-int64_t thread_count() { return at::get_num_threads(); }
+// Parts for each thread. With more parts than threads, a thread that is taken away holds up less.
+constexpr int64_t PARTS_PER_THREAD = 2;
 
-// `at::parallel_for` is inline and serial in a program that is compiled without OpenMP; TensorIterator's loop is
-// compiled in libtorch.
-void parallel_for(int64_t jobs, void (*work)(const void* context, int64_t begin, int64_t end), const void* context) {
-  const at::Tensor places = at::empty({jobs}, at::kByte);
-  const char* const first = static_cast<const char*>(places.const_data_ptr());
-  at::TensorIterator iterator =
-      at::TensorIteratorConfig().check_all_same_dtype(false).resize_outputs(false).add_output(places).build();
-  const auto part = [&](char** data, const int64_t*, int64_t inner, int64_t outer) {
-    const int64_t begin = data[0] - first;
-    work(context, begin, begin + inner * outer);
-  };
-  iterator.for_each(part, /*grain_size=*/1);
+struct Jobs {
+  int64_t count;
+  void (*work)(const void* context, int64_t begin, int64_t end);
+  const void* context;
+  std::mutex mutex;
+  std::exception_ptr error;
+};
+
+void run_part(void* data) {
+  Jobs& jobs = *static_cast<Jobs*>(data);
+  const int64_t part = position().part, parts = position().region->parts();
+  try {
+    jobs.work(jobs.context, jobs.count * part / parts, jobs.count * (part + 1) / parts);
+  } catch (...) {
+    const std::lock_guard lock(jobs.mutex);
+    if (!jobs.error) jobs.error = std::current_exception();
+  }
+}
+
+}  // namespace
+
+int64_t thread_count() { return team_width(); }
+
+void parallel_for(int64_t count, void (*work)(const void* context, int64_t begin, int64_t end), const void* context) {
+  if (count <= 0) return;
+  Jobs jobs{count, work, context, {}, nullptr};
+  const int64_t parts = team_width() == 1 ? 1 : PARTS_PER_THREAD * team_width();
+  run_region(static_cast<int>(std::min(parts, count)), run_part, &jobs);
+  if (jobs.error) std::rethrow_exception(jobs.error);
 }
 
 void for_each_element(const at::Tensor* const* tensors, size_t count, ElementLoop loop, const void* context) {

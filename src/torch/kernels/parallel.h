@@ -1,4 +1,4 @@
-// Work on libtorch's threads.
+// Work on the threads that run models.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,8 @@ namespace camlens {
 
 int64_t thread_count();
 
-// Calls `work(context, begin, end)` for disjoint ranges that cover 0..jobs, on libtorch's threads.
+// Calls `work(context, begin, end)` for disjoint ranges that cover 0..jobs. An exception of `work` is thrown again
+// here, when all threads are done.
 void parallel_for(int64_t jobs, void (*work)(const void* context, int64_t begin, int64_t end), const void* context);
 
 // The same for a function object: `work(begin, end)`.
@@ -27,7 +28,7 @@ void in_parallel(int64_t jobs, const Work& work) {
 // `strides`, in bytes, has each operand's stride within a row, then each operand's stride between rows.
 using ElementLoop = void (*)(const void* context, char** data, const int64_t* strides, int64_t inner, int64_t outer);
 
-// Calls `loop` for all elements of tensors that have one shape and type, on libtorch's threads. The first tensor is
+// Calls `loop` for all elements of tensors that have one shape and type, in parallel. The first tensor is
 // written.
 void for_each_element(const at::Tensor* const* tensors, size_t count, ElementLoop loop, const void* context);
 

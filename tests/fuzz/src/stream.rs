@@ -332,6 +332,7 @@ impl World {
             max_batch_delay: Duration::ZERO,
             priority_ageing: Duration::from_millis(5),
             frame_threads: 1,
+            background: false,
         };
         let engine = Engine::start(config, vec![Arc::clone(&served)], vec![|| Instant], Arc::new(SystemClock))
             .expect("threads start");
