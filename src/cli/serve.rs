@@ -71,7 +71,7 @@ pub struct ServeCommand {
     #[arg(long, env = "CAMLENS_DRAIN_TIMEOUT", value_name = "SECONDS")]
     drain_timeout: Option<u32>,
 
-    /// Whether to optimise for the latency of one frame or for frames per second [default: latency]
+    /// Whether batches run one at a time or several, which share the threads [default: throughput]
     #[arg(long, env = "CAMLENS_PERFORMANCE", value_enum)]
     performance: Option<Performance>,
 

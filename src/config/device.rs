@@ -26,7 +26,8 @@ impl DeviceConfig {
         let threads = if self.threads == 0 { cores } else { self.threads };
         match self.performance {
             Performance::Latency => Workers { count: 1, threads },
-            Performance::Throughput => Workers { count: threads, threads },
+            // A batch gains little from the fourth thread on, while there are others to run.
+            Performance::Throughput => Workers { count: threads.div_ceil(4).max(2).min(threads), threads },
         }
     }
 
@@ -53,10 +54,10 @@ impl Default for DeviceConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Performance {
-    /// Batches run one at a time, each on all threads: the lowest latency
-    #[default]
+    /// Batches run one at a time, each on all threads
     Latency,
-    /// Each thread runs batches of its own: more frames per second on many cores, with a higher latency
+    /// Several batches run at a time and share the threads; one that is alone has them all
+    #[default]
     Throughput,
 }
 

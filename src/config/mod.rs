@@ -154,12 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn threads_work_together_or_each_for_itself() {
+    fn batches_run_one_at_a_time_or_several_that_share_the_threads() {
         let workers = |text: &str| parse(text).expect("it is sound").device.workers(8);
-        assert_eq!(workers(""), Workers { count: 1, threads: 8 });
-        assert_eq!(workers("[device]\nthreads = 3"), Workers { count: 1, threads: 3 });
-        assert_eq!(workers("[device]\nperformance = \"throughput\""), Workers { count: 8, threads: 8 });
-        assert_eq!(workers("[device]\nperformance = \"throughput\"\nthreads = 3"), Workers { count: 3, threads: 3 });
+        for (threads, count) in [(1, 1), (2, 2), (3, 2), (8, 2), (9, 3), (32, 8)] {
+            assert_eq!(workers(&format!("[device]\nthreads = {threads}")), Workers { count, threads });
+        }
+        assert_eq!(workers(""), Workers { count: 2, threads: 8 });
+        assert_eq!(workers("[device]\nperformance = \"latency\""), Workers { count: 1, threads: 8 });
         assert!(parse("[device]\nperformance = \"speed\"").expect_err("unknown").contains("throughput"));
     }
 

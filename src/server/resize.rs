@@ -12,14 +12,12 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Keeps the number of threads that run models at what the machine grants, until the server closes.
 pub(super) async fn follow(machine: Machine, close: CancellationToken) {
-    let mut known = machine.resources();
     while close.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
         let now = machine.resources();
-        if now.threads() != known.threads() {
+        if now.threads() != threads::model_threads() {
             let Resources { processors, quota, .. } = now;
             tracing::info!(processors, quota, threads = now.threads(), "the processors that may be used have changed");
             threads::set_model_threads(now.threads());
         }
-        known = now;
     }
 }

@@ -303,7 +303,7 @@ def exported(name):
             "torch.export.save(torch.export.export(m, (torch.randn(2, 3, 224, 224),), dynamic_shapes=d), sys.argv[2])"
         )
         (folder / "1").mkdir(parents=True, exist_ok=True)
-        part = folder / "1/model.pt2.part"
+        part = folder / "1/part.pt2"
         subprocess.run([python.stdout.strip(), "-W", "ignore", "-c", script, name, part], check=True)
         part.rename(folder / "1/model.pt2")
     return folder

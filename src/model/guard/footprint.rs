@@ -108,6 +108,14 @@ impl Call<'_> {
                 let size = self.ints("size");
                 magnitude(&size) * if size.contains(&-1) { first } else { 1.0 }
             }
+            "new_zeros" | "new_ones" | "new_full" | "new_empty" => magnitude(&self.ints("size")),
+            "_unsafe_view" | "_reshape_copy" | "view_copy" => first,
+            "im2col" => self.patches(shapes.first().map_or(&[], Vec::as_slice)),
+            // [N, C · kernel, patches] becomes [N, C, rows, columns].
+            "col2im" => {
+                let patches = shapes.first().and_then(|shape| shape.last().copied()).unwrap_or(1.0).max(1.0);
+                first / patches / magnitude(&self.ints("kernel_size")) * magnitude(&self.ints("output_size"))
+            }
             "unfold" => first * magnitude(&self.ints("size")),
             _ if self.is_view() => first,
             "arange" => {
@@ -343,6 +351,18 @@ impl Call<'_> {
         product(input) * scales * single
     }
 
+    /// A patch of the kernel's size at each pixel of the padded picture, at most.
+    fn patches(&self, input: &[f64]) -> f64 {
+        let padding = self.ints("padding");
+        let axes = input.len().saturating_sub(2);
+        let pixels: f64 = input[axes..]
+            .iter()
+            .enumerate()
+            .map(|(axis, size)| size + 2.0 * padding.get(axis).or(padding.first()).map_or(0.0, |&p| p.max(0) as f64))
+            .product();
+        product(&input[..axes]) * pixels * magnitude(&self.ints("kernel_size"))
+    }
+
     /// Two numbers per axis, from the last axis on.
     fn padded(&self, input: &[f64], pad: &[i64]) -> f64 {
         input
@@ -405,6 +425,31 @@ mod tests {
                 "conv_transpose2d",
                 "input",
                 vec![("input", zeros(&[2, 3, 4, 4])), ("weight", zeros(&[3, 5, 3, 3])), ("stride", ints(&[3, 3]))],
+            ),
+            ("new_zeros", "", vec![("self", zeros(&[50, 60])), ("size", ints(&[7, 8]))]),
+            ("_unsafe_view", "", vec![("self", zeros(&[6, 4])), ("size", ints(&[2, 12]))]),
+            (
+                "im2col",
+                "",
+                vec![
+                    ("self", zeros(&[2, 3, 8, 9])),
+                    ("kernel_size", ints(&[3, 3])),
+                    ("dilation", ints(&[1, 1])),
+                    ("padding", ints(&[1, 1])),
+                    ("stride", ints(&[2, 2])),
+                ],
+            ),
+            (
+                "col2im",
+                "",
+                vec![
+                    ("self", zeros(&[2, 27, 20])),
+                    ("output_size", ints(&[8, 9])),
+                    ("kernel_size", ints(&[3, 3])),
+                    ("dilation", ints(&[1, 1])),
+                    ("padding", ints(&[1, 1])),
+                    ("stride", ints(&[2, 2])),
+                ],
             ),
             ("constant_pad_nd", "", vec![("self", zeros(&[2, 3, 4])), ("pad", ints(&[1, 2, 3, 4]))]),
             ("upsample_nearest2d", "", vec![("self", zeros(&[1, 2, 3, 3])), ("output_size", ints(&[10, 11]))]),

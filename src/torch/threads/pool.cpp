@@ -52,11 +52,13 @@ int processors() {
 }
 
 constexpr int64_t MICROSECOND = 1000, MILLISECOND = 1000000;
-// The longest that a thread spins for the next region, or for another thread's part.
-constexpr int64_t LONGEST_SPIN = 50 * MICROSECOND;
-// How often a thread asks how long it had to wait for a processor, the share of that time from which on the processors
-// count as crowded, and for how long they do.
-constexpr int64_t DELAY_CHECK = 5 * MILLISECOND, CROWDED_SHARE = 8, CROWDED = 20 * MILLISECOND;
+// How long a thread spins for the next region, or for another thread's part, before it sleeps. It is longer than most
+// gaps between two operators of a network; a sleep and a wake take about as long.
+constexpr int64_t SPIN = 100 * MICROSECOND;
+// How often a thread asks how long it had to wait for a processor; the share of the time, one part in so many, from
+// which on the processors count as crowded; and for how long they do. Clients on the same processors make threads wait
+// for a millisecond now and then, programs that compute for several at a time.
+constexpr int64_t DELAY_CHECK = 5 * MILLISECOND, CROWDED_SHARE = 3, CROWDED = 100 * MILLISECOND;
 // How often the watch looks for parts that nobody begins.
 constexpr int64_t WATCH = 20 * MILLISECOND;
 
@@ -66,19 +68,14 @@ std::atomic<int64_t> crowded_until{0};
 // Whether helpers are to run in the scheduler's idle class.
 std::atomic<bool> helpers_in_background{false};
 
-// How long a thread spins before it sleeps: as long as it lately had to wait, and not at all while processors are
-// crowded.
+// How long a thread spins before it sleeps: not at all while processors are crowded. A thread that spins there keeps
+// away the one that it waits for.
 class Patience {
  public:
   // The longest time to spin from now on.
   int64_t limit(int64_t time) {
     check(time);
-    return time < crowded_until.load(std::memory_order_relaxed) ? 0 : limit_;
-  }
-  // Waiting took so long.
-  void waited(int64_t took) {
-    limit_ = took <= LONGEST_SPIN ? std::max(limit_ - limit_ / 8, std::min(4 * MICROSECOND + 2 * took, LONGEST_SPIN))
-                                  : limit_ / 2;
+    return time < crowded_until.load(std::memory_order_relaxed) ? 0 : SPIN;
   }
 
  private:
@@ -103,7 +100,7 @@ class Patience {
     return sscanf(text, "%lld %lld", &ran, &delay) == 2 ? delay : 0;
   }
 
-  int64_t limit_ = LONGEST_SPIN, checked_ = 0, delay_ = 0;
+  int64_t checked_ = 0, delay_ = 0;
   int file_ = -1;
 };
 
@@ -135,7 +132,6 @@ class Helper {
     const uint32_t number = offers_;
     region_ = region;
     begin_ = begin;
-    offered_ = now();
     state_.store(number | OFFERED, std::memory_order_release);
     if (is_asleep) futex_wake(state_);
     return number;
@@ -156,7 +152,6 @@ class Helper {
         futex_wait(state_, number | AWAITED);
       }
     }
-    thread.patience.waited(now() - begun);
   }
 
  private:
@@ -171,7 +166,6 @@ class Helper {
       if (state == (number | OFFERED)) {
         if (!state_.compare_exchange_strong(state, number | RUNNING, std::memory_order_acquire)) continue;
         enter_class();
-        thread.patience.waited(offered_ - since);
         region_->work(begin_);
         if (state_.exchange(AWAKE, std::memory_order_acq_rel) == (number | AWAITED)) futex_wake(state_);
         since = now();
@@ -200,7 +194,6 @@ class Helper {
   uint32_t offers_ = 0;
   Region* region_ = nullptr;
   int begin_ = 0;
-  int64_t offered_ = 0;
 };
 
 // A thread that starts regions, and the one that it is in.
