@@ -237,11 +237,6 @@ fn decode_png(
     pixels(picture.size, picture.color, picture.samples, picture.exif, scaling)
 }
 
-/// The most memory that a decoder may take: the largest picture allowed as 16-bit RGBA, and its metadata.
-pub(super) fn most_bytes(limits: &Limits) -> u64 {
-    limits.max_pixels.saturating_mul(8).saturating_add(16 << 20)
-}
-
 fn check_pixels(width: u32, height: u32, limits: &Limits) -> Result<(), FrameError> {
     if u64::from(width) * u64::from(height) > limits.max_pixels {
         return Err(FrameError::TooManyPixels { field: FIELD, width, height, limit: limits.max_pixels });
@@ -268,7 +263,7 @@ fn decode_webp(data: &[u8], announced: Option<(u32, u32)>, limits: &Limits) -> R
         return Err(FrameError::Malformed { format, reason });
     }
     let mut bounds = image::Limits::no_limits();
-    bounds.max_alloc = Some(most_bytes(limits));
+    bounds.max_alloc = Some(limits.decoder_bytes());
     decoder.set_limits(bounds).map_err(refused)?;
     // Unreadable metadata does not make the pixels wrong.
     let exif = decoder.exif_metadata().ok().flatten();

@@ -111,6 +111,13 @@ pub struct Limits {
     pub max_encoded_bytes: u64,
 }
 
+impl Limits {
+    /// The most memory that a decoder may take: the largest picture allowed as 16-bit RGBA, and its metadata.
+    pub(super) fn decoder_bytes(&self) -> u64 {
+        self.max_pixels.saturating_mul(8).saturating_add(16 << 20)
+    }
+}
+
 impl Default for Limits {
     /// 64 megapixels and 32 MiB, which is more than the JPEG of a 60-megapixel camera takes.
     fn default() -> Self {

@@ -33,7 +33,7 @@ pub(super) fn decode(data: &[u8], limits: &Limits) -> Result<Picture, String> {
     options.set_ignore_text_chunk(true);
     options.set_ignore_iccp_chunk(true);
     let mut decoder = Decoder::new_with_options(Cursor::new(&*whole), options);
-    decoder.set_limits(png::Limits { bytes: usize::try_from(super::decode::most_bytes(limits)).unwrap_or(usize::MAX) });
+    decoder.set_limits(png::Limits { bytes: usize::try_from(limits.decoder_bytes()).unwrap_or(usize::MAX) });
     decoder.set_transformations(Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(sentence)?;
     let color = color(reader.output_color_type())?;

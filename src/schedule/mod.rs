@@ -3,9 +3,9 @@
 //! A frame is [`Engine::submit`]ted as a [`Job`] on its stream's [`Lane`]. It waits in the queue's `line` until its
 //! `turn` comes and it is chosen for the `next_batch`; then a thread of the `pool` decodes and prepares it (`prepare`).
 //! When the device is free, its `worker` takes the prepared rows, runs them, and posts each row to the pool, which
-//! renders it (`finish`) and calls the job's reply. While the device works, exactly one batch is prepared ahead. There are
-//! several workers, whose operators share the threads that run models; every worker has a batch ahead. A
-//! device that works asynchronously ([`AsyncDevice`]) has several batches in flight, and as many ahead.
+//! renders it (`finish`) and calls the job's reply. While the device works, exactly one batch is prepared ahead.
+//! Several workers' operators share the threads that run models, and every worker has a batch ahead. A device that
+//! works asynchronously ([`AsyncDevice`]) has several batches in flight, and as many ahead.
 //!
 //! A frame's [`Ticket`] says who ends it: the answer, a newer frame, its age, a cancel, the stream's end. It is one
 //! atomic value, so each frame ends once. Models are known by their [`ModelKey`] and come and go while frames run

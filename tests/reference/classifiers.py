@@ -221,9 +221,9 @@ block. Errors are relative distances (L2) of maps from autograd's in float32 on 
 largest distance from float64 of three such runs: of the picture, and of the picture one unit in the last place away in
 both directions, since a gate near zero flips in some roundings and not in others. PyTorch 2.11 computes LeViT's
 gradient wrongly for one picture, by 140 % (`RightStrides` in `tests/reference/oracle.py`); the reference is mended
-there. Allowed are {exact:g} beyond one run's distance in exact mode; in default mode {fast:g}, or {factor} times float32's own
-distance from float64. The time is that of one explanation (Grad-CAM and guided gradient), one thread on both sides, on
-a shared machine: it is no measurement of speed.
+there. Allowed are {exact:g} beyond one run's distance in exact mode; in default mode {fast:g}, or {factor} times
+float32's own distance from float64. The time is that of one explanation (Grad-CAM and guided gradient), one thread on
+both sides, on a shared machine: it is no measurement of speed.
 
 """
 
