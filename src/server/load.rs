@@ -34,7 +34,7 @@ pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
     let explainers = Explainers::default();
     let served = if background { in_background(|| models(config, &explainers)) } else { models(config, &explainers) }?;
     let frame_threads = if config.device.frame_threads == 0 { cores } else { config.device.frame_threads };
-    let engine_config = EngineConfig { background, ..engine_config(&config.limits, frame_threads) };
+    let engine_config = engine_config(&config.limits, frame_threads, background);
     let devices = devices(&explainers, workers, background)?;
     let engine = Engine::start(engine_config, served, devices, Arc::new(SystemClock))?;
     if let Err(error) = warm_up(&engine) {
@@ -126,7 +126,7 @@ fn served_limits(limits: &LimitsConfig) -> ServedLimits {
     }
 }
 
-fn engine_config(limits: &LimitsConfig, frame_threads: usize) -> EngineConfig {
+fn engine_config(limits: &LimitsConfig, frame_threads: usize, background: bool) -> EngineConfig {
     EngineConfig {
         queued_frames: limits.queued_frames as usize,
         queued_bytes: limits.queued_bytes,
@@ -136,7 +136,7 @@ fn engine_config(limits: &LimitsConfig, frame_threads: usize) -> EngineConfig {
         max_batch_delay: Duration::from_millis(limits.max_batch_delay_ms.into()),
         priority_ageing: Duration::from_millis(limits.priority_ageing_ms.into()),
         frame_threads,
-        background: false,
+        background,
     }
 }
 

@@ -35,7 +35,7 @@ pub enum StartError {
     #[error(
         "model {name} version {version} does not fit into the memory: its weights take {weights}, and twice as much \
          once they are laid out for the forward and for the reverse run; the process takes {taken} already, and it may \
-         use {granted}, as its cgroup or the machine says"
+         use {granted} (the limit of its cgroup, or the machine's memory)"
     )]
     Memory { name: String, version: i64, weights: Bytes, taken: Bytes, granted: Bytes },
     #[error("model {name} version {version}: {source}")]

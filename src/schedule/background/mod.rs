@@ -11,11 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 
-use parking_lot::Mutex;
-
 pub use device::BackgroundDevice;
 
-use super::pool::{Pool, Tasks};
+use super::pool::Pool;
 use crate::process;
 
 /// Where a thread's long computations run. Cheap to clone.
@@ -23,15 +21,8 @@ use crate::process;
 pub(super) enum Compute {
     /// On the thread itself.
     Here,
-    /// On threads of the idle class.
-    InBackground(Arc<Crew>),
-}
-
-/// Threads of the idle class.
-pub(super) struct Crew {
-    tasks: Tasks,
-    /// Ended by dropping `tasks`.
-    _pool: Mutex<Pool>,
+    /// On threads of the idle class. They end when the last clone is dropped.
+    InBackground(Arc<Pool>),
 }
 
 impl Compute {
@@ -40,15 +31,14 @@ impl Compute {
     /// # Errors
     /// A thread that cannot be started.
     pub(super) fn in_background(threads: usize) -> io::Result<Self> {
-        let pool = Pool::start_with("camlens-idle", threads, enter_idle_class)?;
-        Ok(Compute::InBackground(Arc::new(Crew { tasks: pool.tasks(), _pool: Mutex::new(pool) })))
+        Ok(Compute::InBackground(Arc::new(Pool::start_with("camlens-idle", threads, enter_idle_class)?)))
     }
 
     /// Runs `work` and waits for its result. A panic of `work` goes on here.
     pub(super) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let Compute::InBackground(crew) = self else { return work() };
+        let Compute::InBackground(pool) = self else { return work() };
         let (done, result) = mpsc::sync_channel(1);
-        crew.tasks.run(move || {
+        pool.tasks().run(move || {
             // The receiver waits until it has the result.
             let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
         });

@@ -55,9 +55,9 @@ constexpr int64_t MICROSECOND = 1000, MILLISECOND = 1000000;
 // How long a thread spins for the next region, or for another thread's part, before it sleeps. It is longer than most
 // gaps between two operators of a network; a sleep and a wake take about as long.
 constexpr int64_t SPIN = 100 * MICROSECOND;
-// How often a thread asks how long it had to wait for a processor; the share of the time, one part in so many, from
-// which on the processors count as crowded; and for how long they do. Clients on the same processors make threads wait
-// for a millisecond now and then, programs that compute for several at a time.
+// A thread reads its run delay every DELAY_CHECK. Processors count as crowded for CROWDED once the delay exceeds
+// 1/CROWDED_SHARE of the time between two readings. Clients on the same processors make threads wait for a millisecond
+// now and then, programs that compute for several at a time.
 constexpr int64_t DELAY_CHECK = 5 * MILLISECOND, CROWDED_SHARE = 3, CROWDED = 100 * MILLISECOND;
 // How often the watch looks for parts that nobody begins.
 constexpr int64_t WATCH = 20 * MILLISECOND;
