@@ -361,8 +361,9 @@ def judge_layer(source, name, model, traced, x, target, network, plain):
     if speaks(wanted, wanted_map) and not has_class_token:
         said = "a gradient passes beside it" if is_after else f"it comes before {facts['expected']}"
         return facts | {"verdict": said}
+    # A block may return other values beside its map.
     blocks = [i for i, c in enumerate(calls) if any(BLOCK.fullmatch(p) for p in c.paths)
-              and c.maps and is_picture(c.maps[0]) and c.maps[0].size == found.size and speaks(c.values[0], c.maps[0])]
+              and any(is_picture(m) and m.size == found.size and speaks(v, m) for v, m in zip(c.values, c.maps))]
     if value is None:
         return facts | {"verdict": "a node inside a block that ends in a class token: judge it by hand"}
     if found.to_nchw(value).shape[1] != wanted_map.to_nchw(wanted).shape[1]:
