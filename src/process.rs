@@ -6,7 +6,9 @@
 #![allow(unsafe_code, reason = "the allocator, `sched_setscheduler` and `_exit` are C functions")]
 
 use std::ffi::c_int;
+use std::fs;
 use std::io::{self, Write, stdout};
+use std::time::Duration;
 
 unsafe extern "C" {
     fn _exit(status: c_int) -> !;
@@ -51,4 +53,12 @@ pub fn enter_idle_class() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// How long the calling thread has been ready to run and waited for a processor, since it started. Zero where the
+/// kernel does not tell.
+pub fn waited_for_processor() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split_whitespace().nth(1).and_then(|waited| waited.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::failure::{Exit, Failure};
 use super::no_models;
-use crate::config::{Config, ListenAddress, Performance};
+use crate::config::{Config, KernelTiming, ListenAddress, Performance};
 use crate::resources::Machine;
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
@@ -82,6 +82,14 @@ pub struct ServeCommand {
     /// Explain with the processor time that other programs leave, as a neighbour of a model server should
     #[arg(long, env = "CAMLENS_BACKGROUND", value_parser = clap::builder::FalseyValueParser::new())]
     background: bool,
+
+    /// When the kernels of a model's operations are timed, to find the fastest [default: while-serving]
+    #[arg(long, env = "CAMLENS_KERNEL_TIMING", value_enum)]
+    kernel_timing: Option<KernelTiming>,
+
+    /// Folder where what was measured of kernels is kept, so that the next start measures nothing [default: none]
+    #[arg(long, env = "CAMLENS_CACHE", value_name = "DIR")]
+    cache: Option<PathBuf>,
 
     /// Number of threads that decode and preprocess frames and render answers; 0: one per core [default: 0]
     #[arg(long, env = "CAMLENS_FRAME_THREADS", value_name = "N")]
@@ -177,6 +185,8 @@ impl ServeCommand {
             performance,
             threads,
             background,
+            kernel_timing,
+            cache,
             frame_threads,
             connection_threads,
             max_batch,
@@ -209,6 +219,8 @@ impl ServeCommand {
         set(&mut out.device.performance, performance);
         set(&mut out.device.threads, threads);
         set(&mut out.device.background, background.then_some(true));
+        set(&mut out.device.kernel_timing, kernel_timing);
+        set(&mut out.device.cache, cache.map(Some));
         set(&mut out.device.frame_threads, frame_threads);
         set(&mut out.device.connection_threads, connection_threads);
         set(&mut out.limits.max_batch, max_batch);

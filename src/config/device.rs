@@ -1,5 +1,7 @@
 //! `[device]` of `camlens.toml`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// `[device]`.
@@ -14,6 +16,10 @@ pub struct DeviceConfig {
     pub threads: usize,
     /// Whether frames are explained in the scheduler's idle class, with the processor time that nobody else wants.
     pub background: bool,
+    /// When the kernels of a model's operations are timed, to find the fastest.
+    pub kernel_timing: KernelTiming,
+    /// A folder where what was measured of kernels is kept for the next start.
+    pub cache: Option<PathBuf>,
     /// Threads that decode and preprocess frames and render answers. 0: one per core.
     pub frame_threads: usize,
     /// Threads that serve connections. 0: one per four cores, which leaves the cores to the frames.
@@ -44,6 +50,8 @@ impl Default for DeviceConfig {
             performance: Performance::default(),
             threads: 0,
             background: false,
+            kernel_timing: KernelTiming::default(),
+            cache: None,
             frame_threads: 0,
             connection_threads: 0,
         }
@@ -59,6 +67,19 @@ pub enum Performance {
     /// Several batches run at a time and share the threads; one that is alone has them all
     #[default]
     Throughput,
+}
+
+/// When [`DeviceConfig::kernel_timing`] happens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelTiming {
+    /// While no frame waits, and now and then between frames; the first frames take longer
+    #[default]
+    WhileServing,
+    /// Before the first frame; the start takes seconds longer
+    AtStart,
+    /// Never: frames take longer, and give the same bits at every start
+    Never,
 }
 
 /// How a device's threads are divided among workers.

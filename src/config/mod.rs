@@ -18,7 +18,7 @@ use crate::telemetry::TelemetryConfig;
 use error::{at_least_one, value};
 
 pub use address::ListenAddress;
-pub use device::{DeviceConfig, Performance, Workers};
+pub use device::{DeviceConfig, KernelTiming, Performance, Workers};
 pub use error::ConfigError;
 pub use limits::LimitsConfig;
 pub use server::{AdminConfig, ServerConfig, TlsConfig};
@@ -83,12 +83,10 @@ impl Config {
         if device.name != "cpu" {
             return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
         }
-        let &DeviceConfig { name: _, performance: _, threads, background: _, frame_threads, connection_threads } =
-            device;
         for (key, threads) in [
-            ("device.threads", threads),
-            ("device.frame_threads", frame_threads),
-            ("device.connection_threads", connection_threads),
+            ("device.threads", device.threads),
+            ("device.frame_threads", device.frame_threads),
+            ("device.connection_threads", device.connection_threads),
         ] {
             if threads > MAX_THREADS {
                 return Err(value(key, threads, &format!("at most {MAX_THREADS}")));

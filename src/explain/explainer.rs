@@ -27,12 +27,12 @@ pub struct Explainer {
 impl Explainer {
     /// Takes a model. Nothing is compiled before the first frame.
     pub fn new(model: Model, device: Device) -> Self {
-        Self::choosing(model, device, KernelChoice::Timed)
+        Self::choosing(model, device, KernelChoice::default())
     }
 
     /// As [`Explainer::new`], with another way to choose kernels.
-    pub fn choosing(model: Model, device: Device, choice: KernelChoice) -> Self {
-        let plans = PlanCache::choosing(PLANS_KEPT, choice);
+    pub fn choosing(model: Model, device: Device, choice: impl Into<KernelChoice>) -> Self {
+        let plans = PlanCache::choosing(PLANS_KEPT, choice.into());
         Explainer { head: Head::of(&model.metadata), model, device, plans }
     }
 

@@ -6,9 +6,9 @@
 //!
 //! A `Backend` brings a device's kernels: it rewrites the graph, packs weights, and makes the rules of the nodes that
 //! it claims. All other nodes run by the device-independent [`rules`]. Runs depend on their arguments alone, with one
-//! exception: the CPU backend times the kernels of an operation at its first runs (`cpu::autotune`,
-//! `cpu::convolution::batch_split`) and keeps the fastest, so the last bits of a result may depend on the machine. The
-//! exact mode times nothing.
+//! exception: the CPU backend times the kernels of an operation (`tuning`, `cpu::autotune`,
+//! `cpu::convolution::batch_split`) and keeps the fastest, so the last bits of a result may depend on the machine and
+//! change while it tunes. The exact mode times nothing.
 
 mod backend;
 mod cache;
@@ -30,6 +30,8 @@ pub mod rules;
 mod spec;
 #[cfg(test)]
 mod test_graphs;
+mod timing_cache;
+mod tuning;
 mod weights;
 
 pub use cache::PlanCache;
@@ -38,5 +40,7 @@ pub use error::PlanError;
 pub use interrupt::{Interrupt, Never};
 pub use pass::Pass;
 pub use reverse::{Gradients, Until};
-pub use spec::{KernelChoice, Mode, PlanSpec};
+pub use spec::{Mode, PlanSpec};
+pub use timing_cache::TimingCache;
+pub use tuning::{KernelChoice, Timing, take_untuned, tuning};
 pub use weights::Weights;

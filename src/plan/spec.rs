@@ -16,16 +16,6 @@ pub enum Mode {
     Bfloat16,
 }
 
-/// How a device that has several kernels for an operation chooses one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum KernelChoice {
-    /// The fastest, timed at the first run. Results of different choices differ by rounding.
-    #[default]
-    Timed,
-    /// The first that suits, without timing: the same at every start, and a fast first run.
-    First,
-}
-
 /// The key of a plan, together with the model that its graph belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PlanSpec {

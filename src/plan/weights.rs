@@ -53,8 +53,8 @@ impl Weights {
 
     /// The backend of a device, and the tensors that it reads.
     pub(super) fn backend(&mut self, device: Device) -> (&mut dyn Backend, &mut DeviceTensors) {
-        let choice = self.choice;
-        let backend = self.backends.entry(device).or_insert_with(|| backend_of(device, choice));
+        let choice = &self.choice;
+        let backend = self.backends.entry(device).or_insert_with(|| backend_of(device, choice.clone()));
         (backend.as_mut(), &mut self.tensors)
     }
 

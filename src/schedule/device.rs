@@ -1,7 +1,7 @@
 //! What runs batches, as the worker sees it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::model_key::ModelKey;
 use super::served::Served;
@@ -35,6 +35,14 @@ pub trait Device {
     /// As [`AsyncDevice::unload`].
     fn unload(&mut self, _model: ModelKey) {}
 
+    /// As [`AsyncDevice::is_untuned`]. By default a device has nothing to tune.
+    fn is_untuned(&self) -> bool {
+        false
+    }
+
+    /// As [`AsyncDevice::tune`].
+    fn tune(&mut self, _time: Duration, _interrupt: &dyn Interrupt) {}
+
     /// Runs a batch and returns one result for each row, in order. Calls `ended` when a stage of the whole batch has
     /// ended.
     ///
@@ -55,6 +63,14 @@ impl<D: Device + ?Sized> Device for Box<D> {
 
     fn unload(&mut self, model: ModelKey) {
         (**self).unload(model);
+    }
+
+    fn is_untuned(&self) -> bool {
+        (**self).is_untuned()
+    }
+
+    fn tune(&mut self, time: Duration, interrupt: &dyn Interrupt) {
+        (**self).tune(time, interrupt);
     }
 
     fn run(
@@ -85,6 +101,16 @@ pub trait AsyncDevice {
 
     /// Frees a model. No batch of it is in flight, and none will be submitted.
     fn unload(&mut self, model: ModelKey);
+
+    /// Whether batches may run faster once the device was [tuned](AsyncDevice::tune).
+    fn is_untuned(&self) -> bool {
+        false
+    }
+
+    /// Makes later batches faster, for example measures which kernel is the fastest: for about `time`, or until it is
+    /// interrupted. The worker calls it again while the device [is untuned](AsyncDevice::is_untuned). No batch is in
+    /// flight.
+    fn tune(&mut self, _time: Duration, _interrupt: &dyn Interrupt) {}
 
     /// Starts a batch. The device copies what it needs later of the inputs.
     ///
@@ -124,6 +150,14 @@ impl<D: Device> AsyncDevice for D {
 
     fn unload(&mut self, model: ModelKey) {
         Device::unload(self, model);
+    }
+
+    fn is_untuned(&self) -> bool {
+        Device::is_untuned(self)
+    }
+
+    fn tune(&mut self, time: Duration, interrupt: &dyn Interrupt) {
+        Device::tune(self, time, interrupt);
     }
 
     fn submit(&mut self, _: &Batch<'_>) -> Result<(), ExplainError> {

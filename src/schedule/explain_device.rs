@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
 
@@ -12,7 +13,7 @@ use super::served::Served;
 use crate::explain::{ExplainError, Explainer, HostMap, MapKind, MapSet, Method, RowMaps};
 use crate::model::ModelError;
 use crate::model::dimension::Dimension;
-use crate::plan::{Interrupt, Never};
+use crate::plan::{Interrupt, Never, take_untuned, tuning};
 use crate::telemetry::Stage;
 use crate::torch::{self, threads::ModelRun};
 
@@ -20,15 +21,31 @@ use crate::torch::{self, threads::ModelRun};
 pub struct ExplainDevice {
     source: Explainers,
     explainers: HashMap<ModelKey, Explainer>,
+    /// Of each model whose kernels may not be the fastest, the batch that ran last on such kernels.
+    untuned: HashMap<ModelKey, Untuned>,
     warms: bool,
     device: tch::Device,
+}
+
+struct Untuned {
+    method: Method,
+    shape: [i64; 3],
+    since: Instant,
 }
 
 impl ExplainDevice {
     /// Loads its models from `source`. With `warms` it explains a made-up input with each model that it loads, so that
     /// no frame waits for this worker to compile a plan.
     pub fn new(source: Explainers, warms: bool, device: tch::Device) -> Self {
-        ExplainDevice { source, explainers: HashMap::new(), warms, device }
+        ExplainDevice { source, explainers: HashMap::new(), untuned: HashMap::new(), warms, device }
+    }
+
+    /// Notes whether what ran last on this thread ran on kernels that may not be the fastest.
+    fn note_untuned(&mut self, model: ModelKey, method: &Method, shape: [i64; 3]) {
+        if take_untuned() {
+            let since = self.untuned.get(&model).map_or_else(Instant::now, |known| known.since);
+            self.untuned.insert(model, Untuned { method: method.clone(), shape, since });
+        }
     }
 }
 
@@ -36,22 +53,67 @@ impl Device for ExplainDevice {
     fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
         let _run = ModelRun::begin();
         let mut explainer = self.source.share(model.key()).ok_or_else(not_loaded)?;
-        if self.warms
-            && let Err(error) = warm(&mut explainer, model)
-        {
-            // A frame that fails for the same reason gets the error.
-            tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
+        if self.warms {
+            let (method, shape) = default_batch(model);
+            if let Err(error) = explain_made_up(&mut explainer, &method, shape, &Never) {
+                // A frame that fails for the same reason gets the error.
+                tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
+            }
+            self.note_untuned(model.key(), &method, shape);
         }
         self.explainers.insert(model.key(), explainer);
         Ok(())
     }
 
     fn unload(&mut self, model: ModelKey) {
+        self.untuned.remove(&model);
         self.explainers.remove(&model);
         self.source.remove(model);
     }
 
+    fn is_untuned(&self) -> bool {
+        !self.untuned.is_empty()
+    }
+
+    fn tune(&mut self, time: Duration, interrupt: &dyn Interrupt) {
+        let Some((&model, Untuned { method, shape, since })) = self.untuned.iter().next() else { return };
+        let Some(explainer) = self.explainers.get_mut(&model) else {
+            self.untuned.remove(&model);
+            return;
+        };
+        let _run = ModelRun::begin();
+        take_untuned();
+        let tuned = tuning(time, || explain_made_up(explainer, method, *shape, interrupt));
+        let is_untuned = take_untuned();
+        if tuned.as_ref().map_or_else(ExplainError::is_interrupted, |()| is_untuned) {
+            return;
+        }
+        let (name, ms) = (&explainer.metadata().name, since.elapsed().as_millis() as u64);
+        match tuned {
+            Ok(()) => tracing::info!(model = name, ms, "the fastest kernels are known"),
+            Err(error) => tracing::debug!(model = name, %error, "kernels could not be timed"),
+        }
+        self.untuned.remove(&model);
+        if self.untuned.is_empty() {
+            self.source.save_timings();
+        }
+    }
+
     fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        interrupt: &dyn Interrupt,
+        ended: &mut dyn FnMut(Stage),
+    ) -> Result<Vec<RowResult>, ExplainError> {
+        take_untuned();
+        let rows = self.run_batch(batch, interrupt, ended)?;
+        self.note_untuned(batch.model, batch.method, batch.shape.map(i64::from));
+        Ok(rows)
+    }
+}
+
+impl ExplainDevice {
+    fn run_batch(
         &mut self,
         batch: &Batch<'_>,
         interrupt: &dyn Interrupt,
@@ -91,22 +153,38 @@ impl Device for ExplainDevice {
     }
 }
 
+impl Drop for ExplainDevice {
+    fn drop(&mut self) {
+        self.source.save_timings();
+    }
+}
+
 fn not_loaded() -> ExplainError {
     let what = "the model is not loaded on this device".to_owned();
     ExplainError::Model(ModelError::Refused { what, advice: "it has to be offered to the device first".to_owned() })
 }
 
-/// Explains a made-up input with a request's defaults.
-fn warm(explainer: &mut Explainer, model: &Served) -> Result<(), ExplainError> {
+/// A request's defaults, and the shape `[C, H, W]` of an input.
+fn default_batch(model: &Served) -> (Method, [i64; 3]) {
     let [_, channels, height, width] = model.metadata.input.shape.map(Dimension::example);
-    let shape = [1, channels, height, width];
-    let count: i64 = shape.iter().product();
-    let input = Tensor::f_arange(count, (Kind::Float, tch::Device::Cpu))?.f_sin()?.f_view(shape)?;
-    let input = input.f_to_kind(model.metadata.input.kind)?;
     let has_layer = !model.metadata.default_target_layers.is_empty();
     let maps = MapSet::of(&[if has_layer { MapKind::GuidedGradCam } else { MapKind::GuidedBackprop }]);
-    let forward = explainer.forward(&Method { maps, mode: model.mode, ..Method::default() }, &input, &Never)?;
-    forward.reverse(&[vec![0]], &Never)?.fuse()?;
+    (Method { maps, mode: model.mode, ..Method::default() }, [channels, height, width])
+}
+
+/// Explains a made-up input.
+fn explain_made_up(
+    explainer: &mut Explainer,
+    method: &Method,
+    shape: [i64; 3],
+    interrupt: &dyn Interrupt,
+) -> Result<(), ExplainError> {
+    let [channels, height, width] = shape;
+    let count = channels * height * width;
+    let input = Tensor::f_arange(count, (Kind::Float, tch::Device::Cpu))?.f_sin()?;
+    let input = input.f_view([1, channels, height, width])?.f_to_kind(explainer.metadata().input.kind)?;
+    let forward = explainer.forward(method, &input, interrupt)?;
+    forward.reverse(&[vec![0]], interrupt)?.fuse()?;
     Ok(())
 }
 

@@ -8,25 +8,42 @@ use parking_lot::Mutex;
 use super::model_key::ModelKey;
 use crate::explain::Explainer;
 use crate::model::Model;
+use crate::plan::KernelChoice;
 
-/// One explainer for each model; devices share its weights. Cheap to clone.
+/// One explainer for each model; devices share its weights, and all models what was measured of kernels. Cheap to
+/// clone.
 #[derive(Clone, Default)]
-pub struct Explainers(Arc<Mutex<HashMap<ModelKey, Explainer>>>);
+pub struct Explainers {
+    of: Arc<Mutex<HashMap<ModelKey, Explainer>>>,
+    kernels: KernelChoice,
+}
 
 impl Explainers {
+    /// Explainers whose devices choose kernels so.
+    pub fn choosing(kernels: KernelChoice) -> Self {
+        Explainers { kernels, ..Explainers::default() }
+    }
+
     /// Offers a model to devices of one kind. `key` is that of the [`super::Served`] made from the model's metadata.
     pub fn insert(&self, key: ModelKey, model: Model, device: tch::Device) {
-        self.0.lock().insert(key, Explainer::new(model, device));
+        self.of.lock().insert(key, Explainer::choosing(model, device, self.kernels.clone()));
     }
 
     /// An explainer for another thread: weights are shared, plans are its own.
     pub(super) fn share(&self, key: ModelKey) -> Option<Explainer> {
-        self.0.lock().get(&key).map(Explainer::share)
+        self.of.lock().get(&key).map(Explainer::share)
     }
 
     pub(super) fn remove(&self, key: ModelKey) {
         // Dropped without the lock.
-        let removed = self.0.lock().remove(&key);
+        let removed = self.of.lock().remove(&key);
         drop(removed);
+    }
+
+    /// Keeps what was measured of kernels for the next start.
+    pub fn save_timings(&self) {
+        if let Err(error) = self.kernels.known.save() {
+            tracing::warn!(%error, "what was measured of kernels cannot be kept: the next start measures it again");
+        }
     }
 }

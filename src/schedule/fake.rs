@@ -83,6 +83,12 @@ pub(super) struct FakeDevice {
     behaviour: Behaviour,
 }
 
+impl FakeDevice {
+    pub(super) fn new(go: Receiver<()>, began: Sender<Vec<f32>>, behaviour: Behaviour) -> Self {
+        FakeDevice { go: Arc::new(Mutex::new(go)), began, behaviour }
+    }
+}
+
 impl Device for FakeDevice {
     fn run(
         &mut self,

@@ -15,6 +15,7 @@ use super::model_key::ModelKey;
 use super::prepare::PreparedRow;
 use super::served::Served;
 use crate::explain::{ExplainError, HostMap, MapKind, RowMaps};
+use crate::plan::{Interrupt, Never};
 use crate::telemetry::{BatchOutcome, BatchRecord, Stage};
 
 /// A device, its batches in flight, and its models.
@@ -26,7 +27,15 @@ pub(super) struct Worker<D: AsyncDevice> {
     /// The moment at which the last batch was collected.
     free_since: Instant,
     models: Vec<(ModelKey, Weak<Served>)>,
+    /// Batches since the device was tuned.
+    untuned_batches: u32,
 }
+
+/// A device that always has a batch at hand is tuned after so many, for that time.
+const BATCHES_BEFORE_TUNING: u32 = 16;
+const TUNING_BETWEEN_BATCHES: Duration = Duration::from_millis(50);
+/// The longest time that a device which has nothing to do is tuned for at once.
+const TUNING: Duration = Duration::from_secs(1);
 
 /// A batch that was submitted.
 struct Flight<F> {
@@ -62,7 +71,7 @@ enum Fate {
 impl<D: AsyncDevice> Worker<D> {
     pub(super) fn new(device: D, clock: Arc<dyn Clock>) -> Self {
         let free_since = clock.now();
-        Worker { device, clock, flights: VecDeque::new(), free_since, models: Vec::new() }
+        Worker { device, clock, flights: VecDeque::new(), free_since, models: Vec::new(), untuned_batches: 0 }
     }
 
     /// Batches that may be in flight.
@@ -103,6 +112,32 @@ impl<D: AsyncDevice> Worker<D> {
         }
     }
 
+    /// Whether the device may get faster by [`Worker::tune`].
+    pub(super) fn is_untuned(&self) -> bool {
+        self.device.is_untuned()
+    }
+
+    /// Tunes a device that has nothing to do, until it is interrupted.
+    pub(super) fn tune(&mut self, interrupt: &dyn Interrupt) {
+        self.untuned_batches = 0;
+        self.tune_for(TUNING, interrupt);
+    }
+
+    /// Tunes the device for a moment, if it always has batches to run.
+    pub(super) fn tune_between_batches(&mut self) {
+        if self.untuned_batches >= BATCHES_BEFORE_TUNING && self.is_idle() && self.is_untuned() {
+            self.untuned_batches = 0;
+            self.tune_for(TUNING_BETWEEN_BATCHES, &Never);
+        }
+    }
+
+    fn tune_for(&mut self, time: Duration, interrupt: &dyn Interrupt) {
+        let _: Result<(), Failure> = caught(|| {
+            self.device.tune(time, interrupt);
+            Ok(())
+        });
+    }
+
     /// Whether the device has a model that is not among those for which `is_current` holds.
     pub(super) fn has_retired(&self, is_current: impl Fn(ModelKey) -> bool) -> bool {
         self.models.iter().any(|(key, _)| !is_current(*key))
@@ -125,6 +160,7 @@ impl<D: AsyncDevice> Worker<D> {
         let Flight { rows, attempt, .. } = self.flights.pop_front()?;
         let began = attempt.began.max(self.free_since);
         let results = self.finish(&rows, attempt);
+        self.untuned_batches = self.untuned_batches.saturating_add(1);
         self.free_since = self.clock.now();
         let took = self.free_since.saturating_duration_since(began);
         Some((rows.into_iter().zip(results).filter_map(|(row, ran)| Some(done(row, ran?))).collect(), took))

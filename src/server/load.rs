@@ -8,11 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::start_error::{Bytes, StartError};
-use crate::config::{Config, LimitsConfig, Workers};
+use crate::config::{Config, DeviceConfig, KernelTiming, LimitsConfig, Workers};
 use crate::frame;
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model, Repository, dtype};
-use crate::plan::Mode;
+use crate::plan::{KernelChoice, Mode, Timing, TimingCache};
 use crate::process;
 use crate::resources::{Machine, Resources};
 use crate::schedule::{
@@ -31,7 +31,7 @@ pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
     let workers = config.device.workers(cores);
     threads::set_model_threads(workers.threads);
     threads::set_helpers_in_background(background);
-    let explainers = Explainers::default();
+    let explainers = Explainers::choosing(kernels(&config.device));
     let served = if background { in_background(|| models(config, &explainers)) } else { models(config, &explainers) }?;
     let frame_threads = if config.device.frame_threads == 0 { cores } else { config.device.frame_threads };
     let engine_config = engine_config(&config.limits, frame_threads, background);
@@ -41,7 +41,28 @@ pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
         engine.stop();
         return Err(error.into());
     }
+    explainers.save_timings();
+    engine.tune();
     Ok(engine)
+}
+
+/// How devices choose kernels. A cache that cannot be used costs time at the start, and nothing else.
+fn kernels(config: &DeviceConfig) -> KernelChoice {
+    let timing = match config.kernel_timing {
+        KernelTiming::WhileServing => Timing::WhenTuning,
+        KernelTiming::AtStart => Timing::AtFirstRun,
+        KernelTiming::Never => Timing::Never,
+    };
+    let known = config.cache.as_deref().map_or_else(TimingCache::default, |folder| {
+        TimingCache::in_folder(folder).unwrap_or_else(|error| {
+            tracing::warn!(folder = %folder.display(), %error, "device.cache cannot be used");
+            TimingCache::default()
+        })
+    });
+    if config.cache.is_some() {
+        tracing::info!(operations = known.len(), "fastest kernels known from earlier starts");
+    }
+    KernelChoice { timing, known: Arc::new(known) }
 }
 
 /// Loads the models of the repository and offers them to devices.

@@ -11,7 +11,7 @@ use super::findings::Findings;
 use crate::explain::{ExplainError, Explainer, Head, MapKind, MapSet, Method, Mode, Target, TargetMaps};
 use crate::model::description::Precision;
 use crate::model::{Activation, LoadLimits, Metadata, Model, Scores, logits_in};
-use crate::plan::{KernelChoice, Never};
+use crate::plan::{Never, Timing};
 use crate::render::npy;
 use crate::schedule::ReducedPrecision;
 use crate::torch::{computes_in, has_bfloat16};
@@ -56,7 +56,7 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
     findings.describe(metadata.clone());
     check_metadata(&mut findings, &metadata);
     check_narrow_types(&mut findings, &metadata);
-    let choice = if runs == 0 { KernelChoice::First } else { KernelChoice::Timed };
+    let choice = if runs == 0 { Timing::Never } else { Timing::AtFirstRun };
     let mut subject = Subject { explainer: Explainer::choosing(model, Device::Cpu, choice), maps: ALL_MAPS, metadata };
     if subject.metadata.default_target_layers.is_empty() {
         // Without a target layer, only guided backpropagation is possible.

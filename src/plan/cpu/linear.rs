@@ -19,7 +19,7 @@ use crate::torch::{
     linear_input_gradient, linear_weight,
 };
 
-use super::autotune::{Candidate, autotune, bytes, float_bias, is_finite, releasing_memory};
+use super::autotune::{Candidate, Chosen, Task, autotune, bytes, float_bias, is_finite};
 use crate::plan::rules::arguments::first;
 use crate::plan::rules::tape::TapeRule;
 
@@ -34,8 +34,8 @@ const FEW_ROWS: i64 = 16;
 pub(in crate::plan) struct PackedLinear {
     weight: Tensor,
     choice: KernelChoice,
-    forward: Option<LinearKernel>,
-    backward: Option<LinearKernel>,
+    forward: Option<Chosen<LinearKernel>>,
+    backward: Option<Chosen<LinearKernel>>,
 }
 
 impl PackedLinear {
@@ -51,25 +51,30 @@ impl PackedLinear {
     }
 
     /// The forward kernel for `input`. It is kept for inputs of any size, except that the unpacked weight is kept for
-    /// inputs of at most [`FEW_ROWS`] rows.
-    fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&LinearKernel, OperatorError> {
-        let suits = |packed: &LinearKernel| !matches!(packed, LinearKernel::Unpacked(_)) || rows(input) <= FEW_ROWS;
+    /// inputs of at most [`FEW_ROWS`] rows, and that one that [is due](Chosen::is_due) is chosen again.
+    fn forward(&mut self, input: &Tensor, operators: &Operators) -> Result<&Chosen<LinearKernel>, OperatorError> {
+        let suits = |packed: &Chosen<LinearKernel>| {
+            !matches!(packed.kernel(), LinearKernel::Unpacked(_)) || rows(input) <= FEW_ROWS
+        };
         let packed = match self.forward.take().filter(suits) {
-            Some(packed) => packed,
-            None => releasing_memory(|| {
-                LinearKernel::choose_forward(&self.weight.f_contiguous()?, input, operators, self.choice)
-            })?,
+            Some(packed) if !packed.is_due() => packed,
+            before => {
+                LinearKernel::choose_forward(&self.weight.f_contiguous()?, input, operators, &self.choice, before)?
+            }
         };
         Ok(self.forward.insert(packed))
     }
 
-    /// The kernel for the gradient to the input, chosen on the first `grad_output` and kept for all others.
-    fn backward(&mut self, grad_output: &Tensor, operators: &Operators) -> Result<&LinearKernel, OperatorError> {
+    /// The kernel for the gradient to the input, chosen on the first `grad_output` and kept for all others, unless it
+    /// is due.
+    fn backward(
+        &mut self,
+        grad_output: &Tensor,
+        operators: &Operators,
+    ) -> Result<&Chosen<LinearKernel>, OperatorError> {
         let packed = match self.backward.take() {
-            Some(packed) => packed,
-            None => {
-                releasing_memory(|| LinearKernel::choose_backward(&self.weight, grad_output, operators, self.choice))?
-            }
+            Some(packed) if !packed.is_due() => packed,
+            before => LinearKernel::choose_backward(&self.weight, grad_output, operators, &self.choice, before)?,
         };
         Ok(self.backward.insert(packed))
     }
@@ -105,14 +110,17 @@ enum LinearKernel {
 }
 
 impl LinearKernel {
-    /// The faster of oneDNN's and camlens's kernel for `weight`, timed on `input`.
+    /// oneDNN's or camlens's kernel for `weight`, timed on `input`; `before` as for [`autotune`].
     fn choose(
         weight: &Tensor,
         input: &Tensor,
         operators: &Operators,
-        choice: KernelChoice,
-    ) -> Result<Self, OperatorError> {
-        autotune("linear", choice, Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
+        choice: &KernelChoice,
+        before: Option<Chosen<Self>>,
+    ) -> Result<Chosen<Self>, OperatorError> {
+        let shapes = format_args!("{:?} {:?} {} rows", input.f_kind()?, weight.size(), rows(input));
+        let task = Task { operator: "linear", shapes, choice };
+        autotune(&task, before, Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
             let call = kernel.call(&Value::None, operators)?;
             Ok(move || call.run(input))
         })
@@ -123,12 +131,13 @@ impl LinearKernel {
         weight: &Tensor,
         input: &Tensor,
         operators: &Operators,
-        choice: KernelChoice,
-    ) -> Result<Self, OperatorError> {
+        choice: &KernelChoice,
+        before: Option<Chosen<Self>>,
+    ) -> Result<Chosen<Self>, OperatorError> {
         if rows(input) <= FEW_ROWS && has_gemm_kernels(weight.f_kind()?) {
-            return Ok(LinearKernel::Unpacked(weight.shallow_clone()));
+            return Ok(Chosen::sole(LinearKernel::Unpacked(weight.shallow_clone())));
         }
-        Self::choose(weight, input, operators, choice)
+        Self::choose(weight, input, operators, choice, before)
     }
 
     /// The backward kernel: sums of rows of the unpacked weight for a small, sparse gradient, otherwise the faster of
@@ -137,15 +146,16 @@ impl LinearKernel {
         weight: &Tensor,
         grad_output: &Tensor,
         operators: &Operators,
-        choice: KernelChoice,
-    ) -> Result<Self, OperatorError> {
+        choice: &KernelChoice,
+        before: Option<Chosen<Self>>,
+    ) -> Result<Chosen<Self>, OperatorError> {
         let count = grad_output.f_count_nonzero(None)?.f_int64_value(&[])?;
         let is_sparse = rows(grad_output) <= FEW_ROWS && 2 * count as usize <= grad_output.numel();
         // An infinite or NaN weight times zero is NaN, which a sum without zeros would miss.
         if is_sparse && has_gemm_kernels(weight.f_kind()?) && is_finite(weight)? {
-            return Ok(LinearKernel::SparseGradient(weight.f_contiguous()?));
+            return Ok(Chosen::sole(LinearKernel::SparseGradient(weight.f_contiguous()?)));
         }
-        Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, grad_output, operators, choice)
+        Self::choose(&weight.f_transpose(0, 1)?.f_contiguous()?, grad_output, operators, choice, before)
     }
 
     fn candidates<'a>(weight: &'a Tensor, rows: i64, operators: &'a Operators) -> Vec<Candidate<'a, Self>> {
@@ -224,8 +234,8 @@ struct Linear {
     /// `[outputs, inputs]`.
     size: [i64; 2],
     kind: Kind,
-    forward: Mutex<Option<LinearCall>>,
-    backward: Mutex<Option<LinearCall>>,
+    forward: Mutex<Option<Chosen<LinearCall>>>,
+    backward: Mutex<Option<Chosen<LinearCall>>>,
 }
 
 impl LinearRule {
@@ -325,21 +335,30 @@ impl Linear {
     /// Keeps the kernel with the bias of the first run.
     fn run(&self, input: &Tensor, bias: &Value) -> Result<Tensor, OperatorError> {
         let mut forward = lock(&self.forward);
-        let suits = |call: &LinearCall| !matches!(call, LinearCall::Unpacked { .. }) || rows(input) <= FEW_ROWS;
-        let call = match forward.take().filter(suits) {
-            Some(call) => call,
-            None => lock(&self.weight).forward(input, &self.operators)?.call(bias, &self.operators)?,
+        let suits = |call: &Chosen<LinearCall>| {
+            !matches!(call.kernel(), LinearCall::Unpacked { .. }) || rows(input) <= FEW_ROWS
         };
-        forward.insert(call).run(input)
+        let call = match forward.take().filter(suits) {
+            Some(call) if !call.is_due() => call,
+            _ => {
+                let mut weight = lock(&self.weight);
+                weight.forward(input, &self.operators)?.try_map(|kernel| kernel.call(bias, &self.operators))?
+            }
+        };
+        forward.insert(call).used().run(input)
     }
 
     fn input_gradient(&self, grad_output: &Tensor) -> Result<Tensor, OperatorError> {
         let mut backward = lock(&self.backward);
         let call = match backward.take() {
-            Some(call) => call,
-            None => lock(&self.weight).backward(grad_output, &self.operators)?.call(&Value::None, &self.operators)?,
+            Some(call) if !call.is_due() => call,
+            _ => {
+                let mut weight = lock(&self.weight);
+                let kernel = weight.backward(grad_output, &self.operators)?;
+                kernel.try_map(|kernel| kernel.call(&Value::None, &self.operators))?
+            }
         };
-        backward.insert(call).run(grad_output)
+        backward.insert(call).used().run(grad_output)
     }
 }
 
@@ -375,7 +394,7 @@ mod tests {
         let mut tensors = DeviceTensors::default();
         let mut constants = Constants::new(&constants, &mut tensors, Device::Cpu);
         let (weight, bias) = LinearRule::read(&test.node, &mut constants).unwrap().unwrap();
-        let weight = Arc::new(Mutex::new(PackedLinear::new(&weight, KernelChoice::Timed)));
+        let weight = Arc::new(Mutex::new(PackedLinear::new(&weight, KernelChoice::default())));
         (LinearRule::new(&test.node, weight, bias).unwrap(), test.values)
     }
 
@@ -458,7 +477,9 @@ mod tests {
         let random = |shape: &[i64]| Layout::Contiguous.random(shape, Kind::Float);
         let (weight, bias) = (random(&[40, 70]), random(&[40]));
         let (rule, values) = packed(random(&[1, 70]), weight.shallow_clone(), Value::Tensor(bias.shallow_clone()));
-        let unpacked = || matches!(*lock(&rule.linear.forward), Some(LinearCall::Unpacked { .. }));
+        let unpacked = || {
+            lock(&rule.linear.forward).as_ref().is_some_and(|call| matches!(call.kernel(), LinearCall::Unpacked { .. }))
+        };
         for (rows, is_as_it_is) in [(1, true), (FEW_ROWS, true), (FEW_ROWS + 1, false), (1, false)] {
             let input = random(&[rows, 70]);
             let expected = input.linear(&weight, Some(&bias));
@@ -489,7 +510,10 @@ mod tests {
             let expected = grad_output.matmul(&weight);
             assert!(found.nan_to_num(7.0, None, None).equal(&expected.nan_to_num(7.0, None, None)));
             assert_eq!(found.isnan().any().int64_value(&[]) == 0, is_finite);
-            let unpacked = matches!(*lock(&rule.linear.backward), Some(LinearCall::SparseGradient(_)));
+            let unpacked = {
+                let backward = lock(&rule.linear.backward);
+                backward.as_ref().is_some_and(|call| matches!(call.kernel(), LinearCall::SparseGradient(_)))
+            };
             assert_eq!(unpacked, is_finite && has_gemm_kernels(Kind::Float));
         }
     }

@@ -52,7 +52,8 @@ impl Backend for CpuBackend {
             return Ok(Some(Box::new(rule)));
         }
         let Some((weight, bias)) = LinearRule::read(node, constants)? else { return Ok(None) };
-        let packed = self.linears.find_or(|known| known.is_of(&weight), || PackedLinear::new(&weight, self.choice));
+        let packed =
+            self.linears.find_or(|known| known.is_of(&weight), || PackedLinear::new(&weight, self.choice.clone()));
         Ok(Some(Box::new(LinearRule::new(node, packed, bias)?)))
     }
 
@@ -75,7 +76,8 @@ impl CpuBackend {
         node.arguments[position] = Argument::Literal(Value::None);
         let identity = weight.identity();
         let is_same = |known: &PackedConvolution| known.are_of(&identity, &geometry);
-        let packed = self.convolutions.find_or(is_same, || PackedConvolution::new(weight, geometry, self.choice));
+        let packed =
+            self.convolutions.find_or(is_same, || PackedConvolution::new(weight, geometry, self.choice.clone()));
         ConvolutionRule::new(node, geometry, packed).map(Some)
     }
 }

@@ -28,6 +28,9 @@ pub enum Within {
     Equal,
     /// In relative L2.
     Relative(f64),
+    /// In L2, relative to what the same sums give for absolute values: where terms cancel, another order of additions
+    /// gives a result that is far off in relation to itself.
+    OfTerms(f64),
 }
 
 /// The memory layout of a random tensor.
@@ -126,41 +129,69 @@ impl TestNode {
 
     /// Compares the explicit rule with the tape: results, then plain and guided gradients of the wanted slots.
     pub fn agrees(&self, exact: bool, wanted: &[Slot], layout: Layout, within: Within) {
-        let (expected, tape) = self.tape().forward(&self.values, wanted).unwrap();
-        let (found, hand) = self.explicit(exact).forward(&self.values, wanted).unwrap();
-        assert_eq!(found.len(), expected.len(), "{} results", self.node.name);
-        let mut grad_output = Vec::new();
-        for (found, expected) in found.iter().zip(&expected) {
-            let (found, expected) = (found.tensor().unwrap(), expected.tensor().unwrap());
-            assert!(!found.requires_grad());
-            self.compare("result", found, expected, within);
-            grad_output.push((expected.is_floating_point()).then(|| layout.random(&expected.size(), expected.kind())));
-        }
-        let (tape, hand) = (tape.unwrap(), hand.unwrap());
-        for kind in [Gradient::Plain, Gradient::Guided] {
-            let expected = tape.reverse(&grad_output, kind).unwrap();
-            let found = hand.reverse(&grad_output, kind).unwrap();
-            assert_eq!((found.len(), expected.len()), (wanted.len(), wanted.len()));
-            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                match (found, expected) {
-                    (Some(found), Some(expected)) => {
-                        self.compare(&format!("{kind:?} gradient {i}"), found, expected, within);
-                    }
-                    (found, expected) => assert_eq!(found.is_some(), expected.is_some(), "gradient {i}"),
-                }
+        let results = self.tape().forward(&self.values, wanted).unwrap().0;
+        let random = |result: &Tensor| result.is_floating_point().then(|| layout.random(&result.size(), result.kind()));
+        let grad_output: Vec<_> = results.iter().map(|result| random(result.tensor().unwrap())).collect();
+        let expected = walk(&self.tape(), &self.values, wanted, &grad_output);
+        let found = walk(&*self.explicit(exact), &self.values, wanted, &grad_output);
+        let of_absolute = || {
+            let values: Vec<Value> = self.values.iter().map(absolute).collect();
+            let grad_output: Vec<_> = grad_output.iter().map(|gradient| gradient.as_ref().map(Tensor::abs)).collect();
+            walk(&self.tape(), &values, wanted, &grad_output)
+        };
+        let scale = matches!(within, Within::OfTerms(_)).then(of_absolute);
+        assert_eq!(found.len(), expected.len(), "{}: tensors", self.node.name);
+        for (i, ((what, found), (_, expected))) in found.iter().zip(&expected).enumerate() {
+            let scale = scale.as_ref().map_or(expected, |scale| &scale[i].1);
+            match (found, expected, scale) {
+                (Some(found), Some(expected), Some(scale)) => self.compare(what, found, expected, scale, within),
+                (found, expected, _) => assert_eq!(found.is_some(), expected.is_some(), "{what}"),
             }
         }
     }
 
-    fn compare(&self, what: &str, found: &Tensor, expected: &Tensor, within: Within) {
+    /// `scale` is what the error is relative to.
+    fn compare(&self, what: &str, found: &Tensor, expected: &Tensor, scale: &Tensor, within: Within) {
         let name = &self.node.name;
         assert_eq!(found.size(), expected.size(), "{name}: shape of the {what}");
         assert_eq!(found.kind(), expected.kind(), "{name}: dtype of the {what}");
-        let error = relative_error(found, expected);
-        match within {
-            Within::Equal => assert!(found.equal(expected), "{name}: the {what} differs by {error}"),
-            Within::Relative(limit) => assert!(error <= limit, "{name}: the {what} differs by {error} > {limit}"),
-        }
+        let (error, limit) = match within {
+            Within::Equal => return assert!(found.equal(expected), "{name}: the {what} differs"),
+            Within::Relative(limit) => (relative_error(found, expected), limit),
+            Within::OfTerms(limit) => (relative_error(&(scale + (found - expected)), scale), limit),
+        };
+        assert!(error <= limit, "{name}: the {what} differs by {error} > {limit}");
+    }
+}
+
+/// The results of a node, and its plain and guided gradients, each with what it is.
+fn walk(
+    rule: &dyn Rule,
+    values: &[Value],
+    wanted: &[Slot],
+    grad_output: &[Option<Tensor>],
+) -> Vec<(String, Option<Tensor>)> {
+    let (results, saved) = rule.forward(values, wanted).unwrap();
+    let saved = saved.unwrap();
+    let mut all = Vec::new();
+    for result in results {
+        let result = result.tensor().unwrap();
+        assert!(!result.requires_grad());
+        all.push(("result".to_owned(), Some(result.shallow_clone())));
+    }
+    for kind in [Gradient::Plain, Gradient::Guided] {
+        let gradients = saved.reverse(grad_output, kind).unwrap();
+        assert_eq!(gradients.len(), wanted.len());
+        all.extend(gradients.into_iter().enumerate().map(|(i, found)| (format!("{kind:?} gradient {i}"), found)));
+    }
+    all
+}
+
+/// A value with the absolute values of its numbers.
+fn absolute(value: &Value) -> Value {
+    match value {
+        Value::Tensor(tensor) if tensor.is_floating_point() => Value::Tensor(tensor.abs()),
+        other => other.clone(),
     }
 }
 

@@ -44,7 +44,7 @@ mod tests {
                 ("weight", weight.random(&[classes, features], kind).into()),
                 ("bias", bias),
             ];
-            TestNode::new("aten::linear", "", named).agrees(false, &[slot(0)], grad_output, Within::Relative(1e-6));
+            TestNode::new("aten::linear", "", named).agrees(false, &[slot(0)], grad_output, Within::OfTerms(1e-6));
         }
     }
 }

@@ -222,7 +222,7 @@ mod tests {
         ) {
             let shape = if batched { shape } else { shape[1..].to_vec() };
             let named = vec![("self", input.random(&shape, kind).into()), ("output_size", pair(height, width))];
-            let within = if kind == Kind::Float { Within::Relative(1e-6) } else { Within::Equal };
+            let within = if kind == Kind::Float { Within::OfTerms(1e-6) } else { Within::Equal };
             TestNode::new("aten::adaptive_avg_pool2d", "", named).agrees(false, &[slot(0)], grad_output, within);
         }
 

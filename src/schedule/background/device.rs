@@ -22,11 +22,13 @@ const INTERRUPT_INTERVAL: Duration = Duration::from_millis(10);
 /// Runs another device's batches on a thread of the idle class, while the worker's thread waits.
 pub struct BackgroundDevice {
     jobs: Sender<Job>,
+    is_untuned: Arc<AtomicBool>,
 }
 
 enum Job {
     Load(Arc<Served>, Sender<thread::Result<Result<(), ExplainError>>>),
     Unload(ModelKey),
+    Tune(Duration, Arc<AtomicBool>, Sender<thread::Result<()>>),
     Run(OwnedBatch, Arc<AtomicBool>, Sender<Event>),
 }
 
@@ -73,11 +75,13 @@ impl BackgroundDevice {
     /// When the thread cannot be started.
     pub fn start<D: Device>(device: impl FnOnce() -> D + Send + 'static) -> io::Result<Self> {
         let (jobs, received) = mpsc::channel();
+        let is_untuned = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_untuned);
         thread::Builder::new().name("camlens-idle-device".to_owned()).spawn(move || {
             enter_idle_class();
-            work(device(), &received);
+            work(device(), &received, &told);
         })?;
-        Ok(BackgroundDevice { jobs })
+        Ok(BackgroundDevice { jobs, is_untuned })
     }
 
     /// Hands a job to the thread. It lives as long as `jobs` does: it catches panics.
@@ -88,15 +92,26 @@ impl BackgroundDevice {
     }
 }
 
-fn work(mut device: impl Device, jobs: &Receiver<Job>) {
+fn work(mut device: impl Device, jobs: &Receiver<Job>, is_untuned: &AtomicBool) {
+    // Before a reply: the worker asks after it.
+    let tell = |device: &dyn Device| is_untuned.store(device.is_untuned(), Ordering::Release);
     // A receiver that is gone does not wait for a result.
     for job in jobs {
         match job {
             Job::Load(model, reply) => {
-                let _ = reply.send(catch_unwind(AssertUnwindSafe(|| device.load(&model))));
+                let loaded = catch_unwind(AssertUnwindSafe(|| device.load(&model)));
+                tell(&device);
+                let _ = reply.send(loaded);
             }
             Job::Unload(model) => {
                 let _ = catch_unwind(AssertUnwindSafe(|| device.unload(model)));
+                tell(&device);
+            }
+            Job::Tune(time, is_interrupted, reply) => {
+                let interrupt = || is_interrupted.load(Ordering::Relaxed);
+                let tuned = catch_unwind(AssertUnwindSafe(|| device.tune(time, &interrupt)));
+                tell(&device);
+                let _ = reply.send(tuned);
             }
             Job::Run(batch, is_unwanted, events) => {
                 let interrupt = || is_unwanted.load(Ordering::Relaxed);
@@ -105,6 +120,7 @@ fn work(mut device: impl Device, jobs: &Receiver<Job>) {
                 };
                 let result = catch_unwind(AssertUnwindSafe(|| device.run(&batch.borrowed(), &interrupt, &mut ended)));
                 drop(batch);
+                tell(&device);
                 let _ = events.send(Event::Done(result));
             }
         }
@@ -120,6 +136,23 @@ impl Device for BackgroundDevice {
 
     fn unload(&mut self, model: ModelKey) {
         self.send(Job::Unload(model));
+    }
+
+    fn is_untuned(&self) -> bool {
+        self.is_untuned.load(Ordering::Acquire)
+    }
+
+    fn tune(&mut self, time: Duration, interrupt: &dyn Interrupt) {
+        let (reply, result) = mpsc::channel();
+        let is_interrupted = Arc::new(AtomicBool::new(interrupt.stop()));
+        self.send(Job::Tune(time, Arc::clone(&is_interrupted), reply));
+        loop {
+            match result.recv_timeout(INTERRUPT_INTERVAL) {
+                Ok(tuned) => return tuned.unwrap_or_else(|panic| resume_unwind(panic)),
+                Err(RecvTimeoutError::Timeout) => is_interrupted.store(interrupt.stop(), Ordering::Relaxed),
+                Err(lost @ RecvTimeoutError::Disconnected) => resume_unwind(Box::new(lost)),
+            }
+        }
     }
 
     fn run(

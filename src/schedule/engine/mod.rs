@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -107,6 +107,8 @@ struct Shared {
     registry: Registry,
     /// Nanoseconds that all workers together have spent on batches.
     busy: AtomicU64,
+    /// Whether workers may tune their devices.
+    tunes: AtomicBool,
     workers: usize,
 }
 
@@ -134,12 +136,16 @@ enum Work {
     Load(Load),
     /// Nothing for now.
     Nothing,
+    /// Nothing, for long enough to tune the device.
+    Tune,
     /// The engine has been closed.
     End,
 }
 
 /// How often a worker with nothing to do looks whether a model that was removed or replaced can be unloaded.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(200);
+/// All workers wait for so long before one tunes its device: the next frame of a video may be about to come.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// What follows from a change of the state. It is carried out without the lock, which the threads that it wakes need.
 struct Consequences {
@@ -178,6 +184,7 @@ impl Engine {
             clock,
             registry: Registry::new(),
             busy: AtomicU64::new(0),
+            tunes: AtomicBool::new(false),
             workers: count,
         });
         for model in &served {
@@ -325,6 +332,12 @@ impl Engine {
         won
     }
 
+    /// Lets workers tune their devices from now on: while no frame waits, and now and then between batches.
+    pub fn tune(&self) {
+        self.shared.tunes.store(true, Ordering::Relaxed);
+        self.shared.wake_workers();
+    }
+
     /// Stops the engine: frames that wait end with [`super::JobError::Stopped`], batches on the devices are finished.
     /// Blocks until the threads have ended.
     pub fn stop(&self) {
@@ -421,6 +434,14 @@ impl State {
         wakes
     }
 
+    /// Whether one of the workers has something to do, seen from one that tunes its device.
+    fn has_work(&self, workers: usize) -> bool {
+        self.idle + 1 < workers
+            || self.dispatch.has_rows()
+            || self.tasks.is_none()
+            || self.loads.iter().any(|loads| !loads.is_empty())
+    }
+
     fn choose(&mut self, now: Instant) -> Consequences {
         let chosen = std::iter::from_fn(|| self.dispatch.choose(now)).collect();
         Consequences { chosen, expired: self.dispatch.take_expired() }
@@ -482,6 +503,10 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
                 let _ = loaded.send(result);
                 continue;
             }
+            Work::Tune => {
+                worker.tune(&|| shared.state.lock().has_work(shared.workers));
+                continue;
+            }
             Work::End if worker.is_idle() => return,
             Work::End | Work::Nothing => {}
         }
@@ -491,11 +516,14 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
             let shared = Arc::clone(shared);
             tasks.run(move || finish(row, &*shared.clock, &shared.compute));
         }
+        if shared.tunes.load(Ordering::Relaxed) {
+            worker.tune_between_batches();
+        }
     }
 }
 
 /// What a worker does whose device has nothing in flight: waits for rows or a model to load. [`Work::Nothing`] when it
-/// is time to look for models to unload.
+/// is time to look for models to unload, [`Work::Tune`] when all workers have waited for a while.
 fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<Shared>, tasks: &Tasks) -> Work {
     let mut state = shared.state.lock();
     loop {
@@ -525,15 +553,23 @@ fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<
         // A test's clock does not drive the system's timers: it is read again soon.
         let wait = until.map(|until| until.saturating_duration_since(now).max(Duration::from_micros(50)));
         let has_retired = worker.has_retired(|key| shared.registry.holds(key));
-        let wait =
-            if has_retired { Some(wait.map_or(UNLOAD_INTERVAL, |wait| wait.min(UNLOAD_INTERVAL))) } else { wait };
+        let tunes = worker.is_untuned() && shared.tunes.load(Ordering::Relaxed);
+        let bounds = [has_retired.then_some(UNLOAD_INTERVAL), tunes.then_some(QUIET)];
+        let wait = wait.into_iter().chain(bounds.into_iter().flatten()).min();
         state.idle += 1;
-        match wait {
-            Some(wait) => drop(shared.device.wait_for(&mut state, wait)),
-            None => shared.device.wait(&mut state),
-        }
+        let is_over = match wait {
+            Some(wait) => shared.device.wait_for(&mut state, wait).timed_out(),
+            None => {
+                shared.device.wait(&mut state);
+                false
+            }
+        };
+        let all_wait = state.idle == shared.workers;
         state.idle = state.idle.saturating_sub(1);
         state.woken = state.woken.saturating_sub(1);
+        if tunes && is_over && all_wait && until.is_none() && state.tasks.is_some() {
+            return Work::Tune;
+        }
         if has_retired {
             return if state.tasks.is_none() { Work::End } else { Work::Nothing };
         }

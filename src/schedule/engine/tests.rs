@@ -2,9 +2,10 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::explain::{ExplainError, MapKind, MapSet, Method};
-use crate::plan::PlanError;
+use crate::plan::{Interrupt, PlanError};
+use crate::schedule::device::{Batch, Device, RowResult};
 use crate::schedule::error::JobError;
-use crate::schedule::fake::{Bench, out_of_memory, pixels, served};
+use crate::schedule::fake::{Bench, FakeDevice, out_of_memory, pixels, served};
 
 /// Waits until every frame that was chosen is prepared.
 fn settle(bench: &Bench) {
@@ -337,5 +338,97 @@ fn an_answer_tells_every_stage_in_order_and_gives_its_room_back() {
     let lane = bench.lane(&model);
     let _all_of_it: Vec<_> = (0..100).map(|_| lane.try_admit(4).expect("there is room")).collect();
     assert!(lane.try_admit(1).is_err());
+    bench.engine.stop();
+}
+
+/// Runs as [`FakeDevice`] does, and tunes until the test has had enough: each time until it is interrupted.
+struct Tunable {
+    device: FakeDevice,
+    tunes: mpsc::Receiver<()>,
+    tuned: mpsc::Sender<bool>,
+    is_untuned: Arc<AtomicBool>,
+}
+
+impl Device for Tunable {
+    fn is_untuned(&self) -> bool {
+        self.is_untuned.load(Ordering::Relaxed)
+    }
+
+    fn tune(&mut self, _: Duration, interrupt: &dyn Interrupt) {
+        if self.tunes.recv().is_err() {
+            self.is_untuned.store(false, Ordering::Relaxed);
+            return;
+        }
+        let since = Instant::now();
+        while !interrupt.stop() && since.elapsed() < Duration::from_secs(60) {
+            thread::yield_now();
+        }
+        self.tuned.send(interrupt.stop()).expect("the test listens");
+    }
+
+    fn run(
+        &mut self,
+        batch: &Batch<'_>,
+        interrupt: &dyn Interrupt,
+        ended: &mut dyn FnMut(Stage),
+    ) -> Result<Vec<RowResult>, ExplainError> {
+        self.device.run(batch, interrupt, ended)
+    }
+}
+
+/// An engine with such a device; when to tune, whether each time was interrupted, and whether it is untuned.
+fn tunable(model: &Arc<Served>) -> (Bench, mpsc::Sender<()>, mpsc::Receiver<bool>, Arc<AtomicBool>) {
+    let ((go, wait), (began_sender, began)) = (mpsc::channel(), mpsc::channel());
+    let ((tune, tunes), (tuned_sender, tuned)) = (mpsc::channel(), mpsc::channel());
+    let is_untuned = Arc::new(AtomicBool::new(true));
+    let device = FakeDevice::new(wait, began_sender, Box::new(|_, _| Ok(())));
+    let device = Tunable { device, tunes, tuned: tuned_sender, is_untuned: Arc::clone(&is_untuned) };
+    (Bench::over(&[Arc::clone(model)], vec![move || device], go, began), tune, tuned, is_untuned)
+}
+
+#[test]
+fn a_device_is_tuned_while_no_frame_waits_and_a_frame_interrupts_it() {
+    let model = served("m", 1);
+    let (bench, tune, tuned, _) = tunable(&model);
+    let lane = bench.lane(&model);
+    // Not before the engine may.
+    tune.send(()).unwrap();
+    thread::sleep(3 * QUIET);
+    bench.submit(&lane, 1);
+    assert_eq!(bench.began(), [1]);
+    bench.go();
+    assert_eq!(bench.ended().0, 1);
+    bench.engine.tune();
+    thread::sleep(3 * QUIET);
+    assert!(tuned.try_recv().is_err(), "nothing interrupts it while there is nothing to do");
+    bench.submit(&lane, 2);
+    assert_eq!(tuned.recv(), Ok(true));
+    assert_eq!(bench.began(), [2]);
+    bench.go();
+    assert_eq!(bench.ended().0, 2);
+    // So does the engine's end.
+    tune.send(()).unwrap();
+    thread::sleep(3 * QUIET);
+    drop(tune);
+    bench.engine.stop();
+    assert!(tuned.try_iter().all(|is_interrupted| is_interrupted));
+}
+
+#[test]
+fn a_device_that_always_has_frames_is_tuned_between_them() {
+    let model = served("m", 1);
+    let (bench, tune, _tuned, is_untuned) = tunable(&model);
+    // It tunes in no time.
+    drop(tune);
+    let lane = bench.lane(&model);
+    (0..40).for_each(|number| drop(bench.submit(&lane, number)));
+    bench.began();
+    bench.engine.tune();
+    assert!(is_untuned.load(Ordering::Relaxed));
+    (0..39).for_each(|_| bench.go());
+    (0..39).for_each(|_| drop(bench.began()));
+    assert!(!is_untuned.load(Ordering::Relaxed));
+    bench.go();
+    (0..40).for_each(|_| drop(bench.ended()));
     bench.engine.stop();
 }

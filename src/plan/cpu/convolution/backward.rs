@@ -14,7 +14,7 @@ use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_GUIDED_GRADIENTS, SparseBackward, SparseBackwardCall, with_typical_zeros};
 use crate::plan::KernelChoice;
-use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
+use crate::plan::cpu::autotune::{Candidate, Chosen, Task, autotune, bytes};
 
 /// A weight packed for one kernel.
 #[derive(Debug)]
@@ -31,9 +31,10 @@ pub(in crate::plan) enum InputGradientKernel {
 }
 
 impl InputGradientKernel {
-    /// The fastest kernel for a convolution with `weight`, timed on `grad_output`, the gradient of the result for an
-    /// input of shape `size`. `forward_weight` is the [weight packed for the forward kernel](ForwardKernel::panels), if
-    /// this one can share it.
+    /// The kernel for a convolution with `weight`, timed on `grad_output`, the gradient of the result for an input of
+    /// shape `size`. `forward_weight` is the [weight packed for the forward kernel](ForwardKernel::panels), if this one
+    /// can share it; `before` as for [`autotune`].
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the operation")]
     pub fn choose(
         weight: &Tensor,
         forward_weight: Option<&Tensor>,
@@ -41,14 +42,18 @@ impl InputGradientKernel {
         grad_output: &Tensor,
         size: &[i64],
         operators: &Operators,
-        choice: KernelChoice,
-    ) -> Result<Self, OperatorError> {
+        choice: &KernelChoice,
+        before: Option<Chosen<Self>>,
+    ) -> Result<Chosen<Self>, OperatorError> {
         let (shape, grad_shape) = (weight.size(), grad_output.size());
         let flipped = flipped(weight, geometry, &grad_shape)?;
         let kernels =
             Self::candidates(weight, forward_weight, flipped.as_ref(), geometry, &grad_shape, size, operators);
+        let (kind, shares) = (grad_output.f_kind()?, forward_weight.is_some());
+        let shapes = format_args!("{kind:?} {shape:?} {size:?} {grad_shape:?} {geometry:?} {shares}");
+        let task = Task { operator: "a convolution's input gradient", shapes, choice };
         let grad_output = &channels_last(&with_typical_zeros(grad_output, DENSITY_OF_GUIDED_GRADIENTS)?)?;
-        autotune("a convolution's input gradient", choice, kernels, Self::size, |kernel| {
+        autotune(&task, before, kernels, Self::size, |kernel| {
             let call = kernel.call(&shape, geometry, &grad_output.size(), size, operators)?;
             Ok(move || call.input_gradient(grad_output))
         })

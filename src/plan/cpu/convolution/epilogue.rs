@@ -1,5 +1,7 @@
 //! The epilogue of a convolution: another tensor is added, and an activation bounds the sum.
 
+use std::fmt;
+
 use tch::Tensor;
 
 use crate::torch::{Bounds, OperatorError, add, add_clamped};
@@ -14,6 +16,14 @@ pub(in crate::plan) struct Epilogue<'a> {
     /// Whether to return the mask of elements where the activation passes gradients.
     pub wants_gate: bool,
     pub guided: bool,
+}
+
+/// All that a kernel's time depends on.
+impl fmt::Display for Epilogue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Epilogue { other, activation, wants_gate, guided } = self;
+        write!(f, "{activation:?} {} {wants_gate} {guided}", other.is_some())
+    }
 }
 
 impl Epilogue<'_> {

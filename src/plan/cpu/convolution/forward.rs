@@ -12,7 +12,7 @@ use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_ACTIVATIONS, SparseForward, SparseForwardCall, with_typical_zeros};
 use super::winograd::{Winograd, WinogradCall};
 use crate::plan::KernelChoice;
-use crate::plan::cpu::autotune::{Candidate, autotune, bytes};
+use crate::plan::cpu::autotune::{Candidate, Chosen, Task, autotune, bytes};
 use crate::plan::rules::rectifiers::Gate;
 
 /// A weight packed for one kernel.
@@ -25,19 +25,22 @@ pub(in crate::plan) enum ForwardKernel {
 }
 
 impl ForwardKernel {
-    /// The fastest kernel for a convolution with `weight` and its epilogue, timed on `input`.
+    /// The kernel for a convolution with `weight` and its epilogue, timed on `input`; `before` as for [`autotune`].
     pub fn choose(
         weight: &Tensor,
         geometry: &Geometry,
         input: &Tensor,
         epilogue: &Epilogue<'_>,
         operators: &Operators,
-        choice: KernelChoice,
-    ) -> Result<Self, OperatorError> {
+        choice: &KernelChoice,
+        before: Option<Chosen<Self>>,
+    ) -> Result<Chosen<Self>, OperatorError> {
         let size = input.size();
         let kernels = Self::candidates(weight, geometry, &size, operators);
+        let shapes = format_args!("{:?} {:?} {size:?} {geometry:?} {epilogue}", input.f_kind()?, weight.size());
+        let task = Task { operator: "a convolution", shapes, choice };
         let input = &channels_last(&with_typical_zeros(input, DENSITY_OF_ACTIVATIONS)?)?;
-        autotune("a convolution", choice, kernels, Self::size, |kernel| {
+        autotune(&task, before, kernels, Self::size, |kernel| {
             let call = kernel.call(&Value::None, geometry, epilogue.fused_activation(), operators)?;
             Ok(move || Ok(call.run_with(input, epilogue)?.0))
         })

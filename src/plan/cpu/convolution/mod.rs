@@ -15,6 +15,7 @@ use crate::model::node::{Argument, Node};
 use crate::plan::rule::{Gradient, Parts, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{OperatorError, PendingMask, Value, channels_last};
 
+use super::autotune::Chosen;
 use crate::plan::rules::arguments::{first, unfit};
 use crate::plan::rules::rectifiers::Gate;
 use backward::InputGradientCall;
@@ -41,9 +42,9 @@ struct Convolution {
     weights: Arc<Mutex<PackedConvolution>>,
     weight_size: Vec<i64>,
     geometry: Geometry,
-    forward: Mutex<Option<ForwardCall>>,
+    forward: Mutex<Option<Chosen<ForwardCall>>>,
     /// With the height and width of the input that the kernel was prepared for.
-    backward: Mutex<Option<([i64; 2], InputGradientCall)>>,
+    backward: Mutex<Option<([i64; 2], Chosen<InputGradientCall>)>>,
     forward_split: BatchSplit,
     backward_split: BatchSplit,
     classes_split: BatchSplit,
@@ -86,7 +87,10 @@ impl ConvolutionRule {
             argument: "attr".into(),
             problem: "takes none, relu or hardtanh".into(),
         })?;
-        let weight_size = lock(&weights).size();
+        let (weight_size, timing) = {
+            let weights = lock(&weights);
+            (weights.size(), weights.timing())
+        };
         let convolution = Convolution {
             operators: Operators::find()?,
             weights,
@@ -94,9 +98,9 @@ impl ConvolutionRule {
             geometry,
             forward: Mutex::new(None),
             backward: Mutex::new(None),
-            forward_split: BatchSplit::default(),
-            backward_split: BatchSplit::default(),
-            classes_split: BatchSplit::default(),
+            forward_split: BatchSplit::new(timing),
+            backward_split: BatchSplit::new(timing),
+            classes_split: BatchSplit::new(timing),
         };
         Ok(ConvolutionRule { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
     }
@@ -148,14 +152,15 @@ impl Convolution {
         }
         let mut forward = lock(&self.forward);
         let call = match forward.take() {
-            Some(call) => call,
-            None => {
+            Some(call) if !call.is_due() => call,
+            _ => {
                 let mut weights = lock(&self.weights);
                 let kernel = weights.forward(input, epilogue, &self.operators)?;
-                kernel.call(bias, &self.geometry, epilogue.fused_activation(), &self.operators)?
+                let activation = epilogue.fused_activation();
+                kernel.try_map(|kernel| kernel.call(bias, &self.geometry, activation, &self.operators))?
             }
         };
-        let call = forward.insert(call);
+        let call = forward.insert(call).used();
         if input.size()[0] == 1 {
             return call.run_with(input, epilogue);
         }
@@ -169,19 +174,22 @@ impl Convolution {
         let of_size = [size[2], size[3]];
         let mut backward = lock(&self.backward);
         let call = match backward.take().filter(|(known, _)| *known == of_size) {
-            Some((_, call)) => call,
-            None => {
+            Some((_, call)) if !call.is_due() => call,
+            _ => {
                 let mut weights = lock(&self.weights);
                 let kernel = weights.backward(&grad_output, size, &self.operators)?;
-                kernel.call(&self.weight_size, &self.geometry, &grad_output.size(), size, &self.operators)?
+                let shape = grad_output.size();
+                kernel
+                    .try_map(|kernel| kernel.call(&self.weight_size, &self.geometry, &shape, size, &self.operators))?
             }
         };
         let (_, call) = backward.insert((of_size, call));
+        let call = call.used();
         self.backward_split.run(&grad_output, |grad_output| call.input_gradient(grad_output))
     }
 
     /// [`Convolution::input_gradient`] of a gradient that has not passed the activation's mask yet: the kernel applies
-    /// it. `None` where the kernel cannot, for several rows, and before a kernel was chosen for inputs of this size.
+    /// it. `None` where the kernel cannot, for several rows, and while a kernel is to be chosen for inputs of this size.
     fn input_gradient_masked(
         &self,
         grad_output: &Tensor,
@@ -192,8 +200,8 @@ impl Convolution {
         let backward = lock(&self.backward);
         match &*backward {
             // Several rows may be split into single ones.
-            Some((of_size, call)) if *of_size == [size[2], size[3]] && size[0] == 1 => {
-                call.input_gradient_masked(grad_output, mask)
+            Some((of_size, call)) if *of_size == [size[2], size[3]] && size[0] == 1 && !call.is_due() => {
+                call.used().input_gradient_masked(grad_output, mask)
             }
             _ => Ok(None),
         }

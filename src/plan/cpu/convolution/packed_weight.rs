@@ -2,8 +2,8 @@
 
 use tch::Tensor;
 
-use crate::plan::KernelChoice;
 use crate::plan::constant::{Constant, Identity};
+use crate::plan::{KernelChoice, Timing};
 use crate::torch::OperatorError;
 
 use super::backward::InputGradientKernel;
@@ -11,7 +11,7 @@ use super::epilogue::Epilogue;
 use super::forward::ForwardKernel;
 use super::geometry::Geometry;
 use super::onednn::Operators;
-use crate::plan::cpu::autotune::releasing_memory;
+use crate::plan::cpu::autotune::Chosen;
 
 /// A convolution's weight, packed at its first use and shared by the plans of one model.
 ///
@@ -22,8 +22,8 @@ pub(in crate::plan) struct PackedConvolution {
     weight: Constant,
     geometry: Geometry,
     choice: KernelChoice,
-    forward: Option<ForwardKernel>,
-    backward: Option<InputGradientKernel>,
+    forward: Option<Chosen<ForwardKernel>>,
+    backward: Option<Chosen<InputGradientKernel>>,
 }
 
 impl PackedConvolution {
@@ -41,37 +41,45 @@ impl PackedConvolution {
         self.weight.size()
     }
 
-    /// The forward kernel, chosen on the first `input` with its epilogue and kept for all others.
+    /// When its kernels are timed.
+    pub(in crate::plan) fn timing(&self) -> Timing {
+        self.choice.timing
+    }
+
+    /// The forward kernel, chosen on the first `input` with its epilogue and kept for all others, unless it
+    /// [is due](Chosen::is_due).
     pub(in crate::plan) fn forward(
         &mut self,
         input: &Tensor,
         epilogue: &Epilogue<'_>,
         operators: &Operators,
-    ) -> Result<&ForwardKernel, OperatorError> {
+    ) -> Result<&Chosen<ForwardKernel>, OperatorError> {
         let kernel = match self.forward.take() {
-            Some(kernel) => kernel,
-            None => releasing_memory(|| {
-                ForwardKernel::choose(&self.weight.tensor()?, &self.geometry, input, epilogue, operators, self.choice)
-            })?,
+            Some(kernel) if !kernel.is_due() => kernel,
+            before => {
+                let (weight, choice) = (self.weight.tensor()?, &self.choice);
+                ForwardKernel::choose(&weight, &self.geometry, input, epilogue, operators, choice, before)?
+            }
         };
         self.weight.release();
         Ok(self.forward.insert(kernel))
     }
 
     /// The input gradient's kernel for `grad_output`, the gradient of the result for an input of shape `size`. It is
-    /// kept while it suits.
+    /// kept while it suits and is not due.
     pub(in crate::plan) fn backward(
         &mut self,
         grad_output: &Tensor,
         size: &[i64],
         operators: &Operators,
-    ) -> Result<&InputGradientKernel, OperatorError> {
-        let suits =
-            |kernel: &InputGradientKernel| kernel.suits(&self.weight.size(), &self.geometry, &grad_output.size());
+    ) -> Result<&Chosen<InputGradientKernel>, OperatorError> {
+        let suits = |kernel: &Chosen<InputGradientKernel>| {
+            kernel.kernel().suits(&self.weight.size(), &self.geometry, &grad_output.size())
+        };
         let kernel = match self.backward.take().filter(suits) {
-            Some(kernel) => kernel,
-            None => releasing_memory(|| {
-                let forward = self.forward.as_ref().map_or(Ok(None), ForwardKernel::panels)?;
+            Some(kernel) if !kernel.is_due() => kernel,
+            before => {
+                let forward = self.forward.as_ref().map_or(Ok(None), |forward| forward.kernel().panels())?;
                 InputGradientKernel::choose(
                     &self.weight.tensor()?,
                     forward.as_ref(),
@@ -79,9 +87,10 @@ impl PackedConvolution {
                     grad_output,
                     size,
                     operators,
-                    self.choice,
-                )
-            })?,
+                    &self.choice,
+                    before,
+                )?
+            }
         };
         self.weight.release();
         Ok(self.backward.insert(kernel))

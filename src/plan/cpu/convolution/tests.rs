@@ -124,7 +124,7 @@ fn rule(node: &Node, values: &[Value]) -> ConvolutionRule {
         Arc::new(Mutex::new(PackedConvolution::new(
             Constant::Whole(weight.shallow_clone()),
             geometry,
-            KernelChoice::Timed,
+            KernelChoice::default(),
         ))),
     )
     .unwrap()
@@ -252,7 +252,7 @@ proptest! {
         let (weight, operators) = (values[1].tensor().unwrap(), Operators::find().unwrap());
         for kernel in backward_kernels(weight, &case.geometry, &shape, &case.input, &operators) {
             let call = kernel.call(&weight.size(), &case.geometry, &shape, &case.input, &operators).unwrap();
-            *lock(&rule.convolution.backward) = Some(([case.input[2], case.input[3]], call));
+            *lock(&rule.convolution.backward) = Some(([case.input[2], case.input[3]], Chosen::sole(call)));
             let saved = saved.as_ref().unwrap();
             let found = saved.reverse(&[Some(grad_output.shallow_clone())], Gradient::Guided).unwrap();
             let error = relative_error(found[0].as_ref().unwrap(), &expected.gradients[0]);
@@ -442,11 +442,11 @@ fn a_kernel_that_does_not_suit_another_size_is_chosen_again() {
     let weight = Layout::Contiguous.random(&[4, 1, 3, 3], Kind::Float);
     let scale = Layout::Contiguous.random(&[4, 1, 1, 1], Kind::Double);
     let scaled = Constant::Scaled { weight: Box::new(Constant::Whole(weight.shallow_clone())), scale };
-    let mut packed = PackedConvolution::new(scaled.clone(), geometry, KernelChoice::Timed);
+    let mut packed = PackedConvolution::new(scaled.clone(), geometry, KernelChoice::default());
     let operators = Operators::find().unwrap();
     for size in [9, 3, 9] {
         let grad_output = channels_last(&Layout::Contiguous.random(&[1, 4, size - 2, size - 2], Kind::Float)).unwrap();
-        let kernel = packed.backward(&grad_output, &[1, 4, size, size], &operators).unwrap();
+        let kernel = packed.backward(&grad_output, &[1, 4, size, size], &operators).unwrap().kernel();
         assert!(kernel.suits(&weight.size(), &geometry, &grad_output.size()));
         let call =
             kernel.call(&weight.size(), &geometry, &grad_output.size(), &[1, 4, size, size], &operators).unwrap();
@@ -467,7 +467,7 @@ fn a_kernel_that_does_not_suit_another_size_is_chosen_again() {
 fn a_weight_that_could_not_be_packed_is_packed_later() {
     let geometry = Geometry { padding: [0, 0], stride: [1, 1], dilation: [1, 1], groups: 1 };
     let weight = Layout::Contiguous.random(&[6, 4, 3, 3], Kind::Float);
-    let mut packed = PackedConvolution::new(Constant::Whole(weight), geometry, KernelChoice::Timed);
+    let mut packed = PackedConvolution::new(Constant::Whole(weight), geometry, KernelChoice::default());
     let operators = Operators::find().unwrap();
     let input = |channels| channels_last(&Layout::Contiguous.random(&[1, channels, 9, 9], Kind::Float)).unwrap();
     let epilogue = Epilogue { other: None, activation: Activation::Relu, wants_gate: true, guided: true };
@@ -537,7 +537,7 @@ fn an_activation_that_it_does_not_know_is_refused() {
     let weights = PackedConvolution::new(
         Constant::Whole(values[1].tensor().unwrap().shallow_clone()),
         geometry,
-        KernelChoice::Timed,
+        KernelChoice::default(),
     );
     let error = ConvolutionRule::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
     assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
