@@ -10,7 +10,7 @@ use super::no_models;
 use super::serve::start_failure;
 use crate::client;
 use crate::client::{Address, Bearer, Link};
-use crate::config::Config;
+use crate::config::{Config, KernelTiming};
 use crate::model::import::identity;
 use crate::server::{InProcess, Server, Shutdown};
 use crate::telemetry::Telemetry;
@@ -74,6 +74,15 @@ impl ServerInUse {
 impl Connection {
     /// Connects to the server that `args` names, or starts a temporary one in this process.
     pub async fn open(args: &ConnectArgs) -> Result<Self, Failure> {
+        Self::open_timing(args, KernelTiming::WhileServing).await
+    }
+
+    /// As [`Connection::open`], for a command that measures: a temporary server has timed its kernels before.
+    pub async fn open_to_measure(args: &ConnectArgs) -> Result<Self, Failure> {
+        Self::open_timing(args, KernelTiming::AtStart).await
+    }
+
+    async fn open_timing(args: &ConnectArgs, timing: KernelTiming) -> Result<Self, Failure> {
         match &args.server {
             Some(address) => Self::to(address, &args.tls, args.token.bearer(address)?).await,
             None => {
@@ -83,7 +92,7 @@ impl Connection {
                     return Err(Failure::usage(sentence)
                         .hint(format!("--server names a running server; {}", no_models::advice())));
                 }
-                Self::over(ServerInUse::Own(OwnServer::start(repository).await?)).await
+                Self::over(ServerInUse::Own(OwnServer::start(repository, timing).await?)).await
             }
         }
     }
@@ -121,10 +130,11 @@ impl Drop for OwnServer {
 }
 
 impl OwnServer {
-    async fn start(repository: PathBuf) -> Result<Self, Failure> {
+    async fn start(repository: PathBuf, timing: KernelTiming) -> Result<Self, Failure> {
         let mut config = Config::default();
         config.models.repository = repository;
         config.server.drain_timeout_s = 1;
+        config.device.kernel_timing = timing;
         let shutdown = Shutdown::new();
         let (server, in_process) =
             Server::start_in_process(&config, Telemetry::disabled(), shutdown.clone()).await.map_err(start_failure)?;

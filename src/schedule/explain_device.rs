@@ -21,7 +21,7 @@ use crate::torch::{self, threads::ModelRun};
 pub struct ExplainDevice {
     source: Explainers,
     explainers: HashMap<ModelKey, Explainer>,
-    /// Of each model whose kernels may not be the fastest, the batch that ran last on such kernels.
+    /// Models that may get faster: what is to be explained for it.
     untuned: HashMap<ModelKey, Untuned>,
     warms: bool,
     device: tch::Device,
@@ -29,13 +29,15 @@ pub struct ExplainDevice {
 
 struct Untuned {
     method: Method,
+    /// `[C, H, W]` of the input.
     shape: [i64; 3],
-    since: Instant,
+    /// Since when it is known that kernels may not be the fastest; `None` for a plan that has to be compiled.
+    since: Option<Instant>,
 }
 
 impl ExplainDevice {
-    /// Loads its models from `source`. With `warms` it explains a made-up input with each model that it loads, so that
-    /// no frame waits for this worker to compile a plan.
+    /// Loads its models from `source`. So that no frame waits for this worker to compile a plan, it explains a made-up
+    /// input with each model: with `warms` when it loads it, otherwise when it has nothing else to do.
     pub fn new(source: Explainers, warms: bool, device: tch::Device) -> Self {
         ExplainDevice { source, explainers: HashMap::new(), untuned: HashMap::new(), warms, device }
     }
@@ -43,7 +45,7 @@ impl ExplainDevice {
     /// Notes whether what ran last on this thread ran on kernels that may not be the fastest.
     fn note_untuned(&mut self, model: ModelKey, method: &Method, shape: [i64; 3]) {
         if take_untuned() {
-            let since = self.untuned.get(&model).map_or_else(Instant::now, |known| known.since);
+            let since = self.untuned.get(&model).and_then(|known| known.since).or_else(|| Some(Instant::now()));
             self.untuned.insert(model, Untuned { method: method.clone(), shape, since });
         }
     }
@@ -53,13 +55,15 @@ impl Device for ExplainDevice {
     fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
         let _run = ModelRun::begin();
         let mut explainer = self.source.share(model.key()).ok_or_else(not_loaded)?;
+        let (method, shape) = default_batch(model);
         if self.warms {
-            let (method, shape) = default_batch(model);
             if let Err(error) = explain_made_up(&mut explainer, &method, shape, &Never) {
                 // A frame that fails for the same reason gets the error.
                 tracing::debug!(model = model.metadata.name, %error, "a worker could not be warmed");
             }
             self.note_untuned(model.key(), &method, shape);
+        } else {
+            self.untuned.insert(model.key(), Untuned { method, shape, since: None });
         }
         self.explainers.insert(model.key(), explainer);
         Ok(())
@@ -76,7 +80,7 @@ impl Device for ExplainDevice {
     }
 
     fn tune(&mut self, time: Duration, interrupt: &dyn Interrupt) {
-        let Some((&model, Untuned { method, shape, since })) = self.untuned.iter().next() else { return };
+        let Some((&model, Untuned { method, shape, since })) = self.untuned.iter_mut().next() else { return };
         let Some(explainer) = self.explainers.get_mut(&model) else {
             self.untuned.remove(&model);
             return;
@@ -85,13 +89,19 @@ impl Device for ExplainDevice {
         take_untuned();
         let tuned = tuning(time, || explain_made_up(explainer, method, *shape, interrupt));
         let is_untuned = take_untuned();
+        if is_untuned {
+            since.get_or_insert_with(Instant::now);
+        }
         if tuned.as_ref().map_or_else(ExplainError::is_interrupted, |()| is_untuned) {
             return;
         }
-        let (name, ms) = (&explainer.metadata().name, since.elapsed().as_millis() as u64);
-        match tuned {
-            Ok(()) => tracing::info!(model = name, ms, "the fastest kernels are known"),
-            Err(error) => tracing::debug!(model = name, %error, "kernels could not be timed"),
+        let name = &explainer.metadata().name;
+        match (tuned, since) {
+            (Ok(()), Some(since)) => {
+                tracing::info!(model = name, ms = since.elapsed().as_millis() as u64, "the fastest kernels are known");
+            }
+            (Ok(()), None) => {}
+            (Err(error), _) => tracing::debug!(model = name, %error, "a made-up input could not be explained"),
         }
         self.untuned.remove(&model);
         if self.untuned.is_empty() {

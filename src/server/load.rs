@@ -35,7 +35,7 @@ pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
     let served = if background { in_background(|| models(config, &explainers)) } else { models(config, &explainers) }?;
     let frame_threads = if config.device.frame_threads == 0 { cores } else { config.device.frame_threads };
     let engine_config = engine_config(&config.limits, frame_threads, background);
-    let devices = devices(&explainers, workers, background)?;
+    let devices = devices(&explainers, workers, &config.device)?;
     let engine = Engine::start(engine_config, served, devices, Arc::new(SystemClock))?;
     if let Err(error) = warm_up(&engine) {
         engine.stop();
@@ -165,11 +165,14 @@ fn engine_config(limits: &LimitsConfig, frame_threads: usize, background: bool) 
 type MakeDevice = Box<dyn FnOnce() -> Box<dyn Device> + Send>;
 
 /// One device for each worker, made on the worker's thread, or on a thread of the idle class for it.
-fn devices(explainers: &Explainers, workers: Workers, background: bool) -> Result<Vec<MakeDevice>, StartError> {
+fn devices(explainers: &Explainers, workers: Workers, config: &DeviceConfig) -> Result<Vec<MakeDevice>, StartError> {
+    let background = config.background;
+    let is_timed_at_start = config.kernel_timing == KernelTiming::AtStart;
     let device = |_| -> Result<MakeDevice, StartError> {
         let explainers = explainers.clone();
         // A single worker is warmed by the first frame, which passes through every stage.
-        let make = move || ExplainDevice::new(explainers, workers.count > 1, tch::Device::Cpu);
+        let warms = workers.count > 1 && is_timed_at_start;
+        let make = move || ExplainDevice::new(explainers, warms, tch::Device::Cpu);
         if background {
             let device = BackgroundDevice::start(make).map_err(EngineError::from)?;
             return Ok(Box::new(move || Box::new(device)));

@@ -4,6 +4,7 @@ mod bench;
 mod cgroups;
 mod fake_server;
 mod in_process;
+mod kernels;
 mod readme;
 mod trace;
 

@@ -44,7 +44,7 @@ def resnet50(options):
 
 
 def environment():
-    """The environment, without variables that configure camlens. Kernels are timed before the first frame, not in it."""
+    """The environment, without variables that configure camlens. Kernels are timed before the first frame."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("CAMLENS_", "OTEL_"))}
     return {**kept, "CAMLENS_KERNEL_TIMING": "at-start"}
 

@@ -162,7 +162,7 @@ impl BenchCommand {
     async fn bench(self) -> Result<(), Failure> {
         // Payloads are prepared before the connection opens, except tensors, whose size the server gives.
         let ready = self.ready_payloads()?;
-        let connection = Connection::open(&self.connect).await?;
+        let connection = Connection::open_to_measure(&self.connect).await?;
         let payloads = match ready {
             Some(payloads) => payloads,
             None => self.tensors(&connection).await?,

@@ -179,7 +179,7 @@ impl TraceCommand {
     }
 
     async fn trace(self, source: Source) -> Result<(), Failure> {
-        let connection = Connection::open(&self.connect).await?;
+        let connection = Connection::open_to_measure(&self.connect).await?;
         let stop = CancellationToken::new();
         terminal::stop_when_interrupted(stop.clone());
         let mut received = Received::new(terminal::progress(Some(self.frames), self.json));
