@@ -4,6 +4,7 @@ mod bench;
 mod cgroups;
 mod fake_server;
 mod in_process;
+mod processor_time;
 mod readme;
 mod trace;
 
