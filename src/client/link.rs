@@ -10,20 +10,25 @@ use tonic::transport::{self, Channel};
 use tower::Service;
 
 use super::credentials::Bearer;
-use super::dial::ConnectionError;
+use super::dial::{Ends, NewestConnection};
 
 /// A channel that adds the bearer token to each call, and the connection's error to a call that failed with it.
 #[derive(Debug, Clone)]
 pub struct Link {
     channel: Channel,
     bearer: Bearer,
-    connection_error: ConnectionError,
+    connection: NewestConnection,
 }
 
 impl Link {
-    /// `connection_error` is the one that the channel's sockets write to.
-    pub fn new(channel: Channel, bearer: Bearer, connection_error: ConnectionError) -> Self {
-        Link { channel, bearer, connection_error }
+    /// `connection` is the one that the channel's sockets write to.
+    pub fn new(channel: Channel, bearer: Bearer, connection: NewestConnection) -> Self {
+        Link { channel, bearer, connection }
+    }
+
+    /// The ends of the newest connection. `None` if the system does not tell.
+    pub fn ends(&self) -> Option<Ends> {
+        self.connection.ends()
     }
 }
 
@@ -36,9 +41,9 @@ struct BrokenConnection {
     source: transport::Error,
 }
 
-impl ConnectionError {
+impl NewestConnection {
     fn explain(&self, error: transport::Error) -> StdError {
-        match self.get() {
+        match self.error() {
             Some(connection_error) => Box::new(BrokenConnection { connection_error, source: error }),
             None => Box::new(error),
         }
@@ -51,12 +56,12 @@ impl Service<Request<Body>> for Link {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, StdError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        self.channel.poll_ready(context).map_err(|error| self.connection_error.explain(error))
+        self.channel.poll_ready(context).map_err(|error| self.connection.explain(error))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         self.bearer.join(request.headers_mut());
-        let (answer, connection_error) = (self.channel.call(request), self.connection_error.clone());
-        Box::pin(async move { answer.await.map_err(|error| connection_error.explain(error)) })
+        let (answer, connection) = (self.channel.call(request), self.connection.clone());
+        Box::pin(async move { answer.await.map_err(|error| connection.explain(error)) })
     }
 }

@@ -43,7 +43,8 @@ use tonic::transport::{Endpoint, Uri};
 pub use self::address::Address;
 use self::address::host_and_port;
 pub use self::credentials::{Bearer, TlsSettings};
-use self::dial::{ConnectionError, Socket};
+pub use self::dial::Ends;
+use self::dial::{NewestConnection, Socket};
 pub use self::error::ClientError;
 pub use self::frame::{OutgoingFrame, Payload};
 pub use self::link::Link;
@@ -78,12 +79,12 @@ pub async fn connect(address: &Address, tls: &TlsSettings, bearer: Bearer) -> Re
     let endpoint = Endpoint::from_shared(url.replacen("https://", "http://", 1)).map_err(|error| refuse(&error))?;
     let endpoint = sized(endpoint.origin(origin));
     let target = address.clone();
-    let dial = move |uri: Uri, error| {
+    let dial = move |uri: Uri, connection| {
         let (target, tls) = (target.clone(), tls.clone());
         async move {
             match (target, host_and_port(&uri)) {
-                (Address::Unix(path), _) => Socket::unix(&path, error).await,
-                (Address::Tcp(_), Some((host, port))) => Socket::tcp(host, port, tls, error).await,
+                (Address::Unix(path), _) => Socket::unix(&path, connection).await,
+                (Address::Tcp(_), Some((host, port))) => Socket::tcp(host, port, tls, connection).await,
                 (Address::Tcp(_), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
             }
         }
@@ -106,9 +107,9 @@ where
     F: Future<Output = io::Result<UnixStream>> + Send + 'static,
 {
     let endpoint = sized(Endpoint::from_static("http://localhost"));
-    let dial = move |_: Uri, error| {
+    let dial = move |_: Uri, connection| {
         let socket = dial();
-        async move { Ok(Socket::connected(socket.await?, error)) }
+        async move { Ok(Socket::connected(socket.await?, connection)) }
     };
     let cannot = |error| ClientError::setting(format!("cannot connect within this process: {}", innermost(&error)));
     dialled(endpoint, dial, Bearer::default()).await.map_err(cannot)
@@ -125,20 +126,20 @@ fn sized(endpoint: Endpoint) -> Endpoint {
 
 async fn dialled<F>(
     endpoint: Endpoint,
-    dial: impl Fn(Uri, ConnectionError) -> F + Clone + Send + 'static,
+    dial: impl Fn(Uri, NewestConnection) -> F + Clone + Send + 'static,
     bearer: Bearer,
 ) -> Result<Link, tonic::transport::Error>
 where
     F: Future<Output = io::Result<Socket>> + Send + 'static,
 {
-    let connection_error = ConnectionError::default();
-    let error = connection_error.clone();
+    let connection = NewestConnection::default();
+    let newest = connection.clone();
     let dial = move |uri: Uri| {
-        let socket = dial(uri, error.clone());
+        let socket = dial(uri, newest.clone());
         async move { socket.await.map(TokioIo::new) }
     };
     let channel = endpoint.connect_with_connector(tower::service_fn(dial)).await?;
-    Ok(Link::new(channel, bearer, connection_error))
+    Ok(Link::new(channel, bearer, connection))
 }
 
 /// A client of `ExplainService` over `link`.

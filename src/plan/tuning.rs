@@ -43,8 +43,8 @@ thread_local! {
     static UNTUNED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `run`. Its operations on this thread may time their kernels ([`Timing::WhenTuning`]) until that has taken `time`
-/// in all; the operation that is timed then is finished.
+/// Runs `run`. Its operations on this thread may time their kernels ([`Timing::WhenTuning`]) until that has taken
+/// `time` in all; the operation that is timed then is finished.
 pub fn tuning<T>(time: Duration, run: impl FnOnce() -> T) -> T {
     struct Ends;
     impl Drop for Ends {

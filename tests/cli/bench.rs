@@ -35,6 +35,7 @@ fn an_open_loop_sends_what_is_due_on_every_stream_and_accounts_for_it() {
     assert!((1..=200).contains(&measured), "{measured} of the 200 frames after the warm-up");
     assert!(number(&result, "/stages_ms/forward/p50") > 39.9, "the fake says 40 ms");
     assert_eq!(count(&result, "/fairness/streams"), 4);
+    assert_eq!(result["processor"], Value::Null, "the fake server's process is this test");
     let seen = server.seen.lock().expect("the server lives");
     assert_eq!((seen.opens.len(), seen.frames.len() as u64), (4, count(&result, "/frames/sent")));
     assert!(seen.frames.iter().any(|frame| frame.tag != seen.frames[0].tag));
@@ -127,6 +128,7 @@ fn the_real_server_with_identity_answers_every_frame_of_every_kind() {
         assert_eq!(count(&result, "/frames/answered"), count(&result, "/frames/sent"));
         assert!(number(&result, "/answered_hz") > 1.0, "{result}");
         assert!(number(&result, "/stages_ms/backward/max") > 0.0, "{result}");
+        assert_eq!(result["processor"], Value::Null, "server and client are one process");
     }
 }
 

@@ -5,6 +5,7 @@ mod cgroups;
 mod fake_server;
 mod in_process;
 mod kernels;
+mod processor_time;
 mod readme;
 mod trace;
 

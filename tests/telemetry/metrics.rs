@@ -79,6 +79,9 @@ async fn the_page_has_the_tables_metrics_and_counts_the_frames() {
     assert_eq!(value(&forward), "3");
     assert_eq!(value("camlens_stream_active"), "1");
     assert_eq!(value("camlens_connection_active"), "1");
+    let processor_s = |mode| value(&format!(r#"process_cpu_time_seconds_total{{cpu_mode="{mode}"}}"#));
+    let seconds = ["user", "system"].map(|mode| processor_s(mode).parse::<f64>().expect("a number"));
+    assert!(seconds.iter().sum::<f64>() > 0.0, "{seconds:?}");
     drop(stream);
 }
 

@@ -61,9 +61,17 @@ impl Run {
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The planned end of the measured time, from the start of the run. `None`: it ends with the last frame.
+    pub fn end(&self) -> Option<Duration> {
+        match self.length {
+            Length::For(length) => Some(length),
+            Length::Frames(_) => None,
+        }
+    }
+
     /// Whether `time`, from the start of the run, lies in the measured time.
     pub fn measures(&self, time: Duration) -> bool {
-        time >= self.warm_up && !matches!(self.length, Length::For(length) if time >= length)
+        time >= self.warm_up && self.end().is_none_or(|end| time < end)
     }
 
     pub fn schedule(&self, rate_hz: f64, stream: usize) -> Schedule {

@@ -1,13 +1,15 @@
 //! `camlens bench`: measures a server's throughput and latency.
 //!
 //! All payloads are ready and all streams are open ([`stream`]) before the clock starts. [`schedule`] computes the due
-//! times of an open loop from the frames' numbers. [`outcome`] sums the results of the streams.
+//! times of an open loop from the frames' numbers. [`server_process`] measures the processor time of a server on this
+//! machine. [`outcome`] sums the results of the streams.
 
 mod load;
 mod outcome;
 pub(super) mod payloads;
 pub(super) mod request;
 mod schedule;
+mod server_process;
 mod stream;
 
 use std::io::{self, Write};
@@ -33,6 +35,7 @@ use outcome::{FIELDS, Outcome, measured_time};
 use payloads::{DEFAULT_SIZE, PayloadKind, Size};
 use request::{AnswerArgs, PolicyArgs};
 use schedule::Length;
+use server_process::{ProcessorTime, ServerProcess};
 use stream::{OpenStream, StreamOutcome};
 
 const EXAMPLES: &str = "\
@@ -167,7 +170,9 @@ impl BenchCommand {
             Some(payloads) => payloads,
             None => self.tensors(&connection).await?,
         };
-        let (readers, slow) = self.open_streams(&connection).await?;
+        let links = self.links(&connection).await?;
+        let (readers, slow) = self.open_streams(&connection, &links).await?;
+        let server = ServerProcess::of(&links);
         let opened = readers[0].opened.clone();
         let stop = CancellationToken::new();
         terminal::stop_when_interrupted(stop.clone());
@@ -181,19 +186,16 @@ impl BenchCommand {
             stop: stop.clone(),
             meter: Default::default(),
         });
-        let (streams, slow_readers) = run_all(&run, readers, slow).await?;
+        let (streams, slow_readers, processor) = run_all(&run, readers, slow, server).await?;
         let meter: Meter = std::mem::take(&mut *run.meter());
-        let length = match run.length {
-            Length::For(length) => Some(length),
-            Length::Frames(_) => None,
-        };
         let outcome = Outcome {
             load: self.load_json(&run),
             model: opened.model.as_ref().map_or(Value::Null, identity_json),
-            seconds: measured_time(&streams, &meter, run.warm_up, length).as_secs_f64(),
+            seconds: measured_time(&streams, &meter, run.warm_up, run.end()).as_secs_f64(),
             streams,
             slow_readers,
             meter,
+            processor,
             interrupted: stop.is_cancelled(),
             unordered: self.policy.unordered,
             may_refuse: self.policy.overflow == Overflow::Reject,
@@ -249,14 +251,23 @@ impl BenchCommand {
         }
     }
 
-    /// Opens the streams that read, spread over the connections, and the slow readers.
-    async fn open_streams(&self, connection: &Connection) -> Result<(Vec<OpenStream>, Vec<OpenStream>), Failure> {
+    /// The connections of the streams that read.
+    async fn links(&self, connection: &Connection) -> Result<Vec<Link>, Failure> {
         let mut links = vec![connection.channel()];
         while links.len() < usize::from(self.connections) {
             links.push(connection.another().await?);
         }
+        Ok(links)
+    }
+
+    /// Opens the streams that read, spread over `links`, and the slow readers.
+    async fn open_streams(
+        &self,
+        connection: &Connection,
+        links: &[Link],
+    ) -> Result<(Vec<OpenStream>, Vec<OpenStream>), Failure> {
         let reading = usize::from(self.streams - self.slow_readers);
-        let readers = self.open_on(&links, reading, 0).await?;
+        let readers = self.open_on(links, reading, 0).await?;
         if self.slow_readers == 0 {
             return Ok((readers, Vec::new()));
         }
@@ -317,12 +328,13 @@ fn value_name(value: impl ValueEnum) -> Option<String> {
 }
 
 /// Runs every stream to its end. Slow readers end when the last other stream has ended; their results are the numbers
-/// of frames that they sent.
+/// of frames that they sent. The third result is the server's processor time in the measured time, if it is known.
 async fn run_all(
     run: &Arc<Run>,
     readers: Vec<OpenStream>,
     slow: Vec<OpenStream>,
-) -> Result<(Vec<StreamOutcome>, Vec<u64>), Failure> {
+    server: Option<ServerProcess>,
+) -> Result<(Vec<StreamOutcome>, Vec<u64>, Option<ProcessorTime>), Failure> {
     let begin = Instant::now();
     let end = run.stop.child_token();
     let first_slow = readers.len();
@@ -336,16 +348,27 @@ async fn run_all(
         unreading.spawn(async move { stream.run_without_reading(&run, first_slow + number, begin, &end).await });
     }
     let panicked = |_| Failure::failed("a stream's task panicked");
-    let mut streams = Vec::new();
-    while let Some(stream) = reading.join_next().await {
-        streams.push(stream.map_err(panicked)?);
-    }
+    let all_ended = CancellationToken::new();
+    let ending = async {
+        let mut streams = Vec::new();
+        while let Some(stream) = reading.join_next().await {
+            streams.push(stream.map_err(panicked));
+        }
+        all_ended.cancel();
+        streams.into_iter().collect::<Result<Vec<_>, _>>()
+    };
+    let measuring = async {
+        let end = run.end().map(|end| begin + end);
+        server?.measure(begin + run.warm_up, end, &all_ended).await
+    };
+    let (streams, processor) = tokio::join!(ending, measuring);
+    let streams = streams?;
     end.cancel();
     let mut sent = Vec::new();
     while let Some(stream) = unreading.join_next().await {
         sent.push(stream.map_err(panicked)?);
     }
-    Ok((streams, sent))
+    Ok((streams, sent, processor))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::load::Meter;
+use super::server_process::ProcessorTime;
 use super::stream::StreamOutcome;
 use crate::cli::failure::{Exit, Failure};
 use crate::telemetry::status_name;
@@ -36,6 +37,12 @@ The result of --json is one object. Times end in _ms, rates in _hz (per second):
   send_delay_ms  from a frame's due time to its acceptance by the transport:
                  large if the server holds frames back or the client is slow
   stages_ms      the server's own timings of each stage
+  processor      the server's processor time in the measured time; null unless
+                 the server is another camlens process on this machine and, over
+                 TCP, of the same user:
+    time_ms        in user and kernel mode, of all threads
+    per_frame_ms   time_ms per explanation received; null without any
+    used           number of processors used, on average
   batch_size     mean and max over the answers
   fairness       the fewest and the most answers of a stream in the measured
                  time, and most / fewest
@@ -51,6 +58,8 @@ pub struct Outcome {
     /// For each slow reader, the number of frames that it sent.
     pub slow_readers: Vec<u64>,
     pub meter: Meter,
+    /// Of the server's process in the measured time, if it is known.
+    pub processor: Option<ProcessorTime>,
     pub seconds: f64,
     pub interrupted: bool,
     /// The streams are unordered: endings may come in any order.
@@ -96,6 +105,23 @@ impl Outcome {
     fn fairness(&self) -> (u64, u64) {
         let answers = || self.streams.iter().map(|stream| stream.answered);
         (answers().min().unwrap_or(0), answers().max().unwrap_or(0))
+    }
+
+    fn processor_json(&self, answered: u64) -> Value {
+        let Some(time) = self.processor else { return Value::Null };
+        json!({
+            "time_ms": 1e3 * time.taken.as_secs_f64(),
+            "per_frame_ms": time.per_frame_ms(answered),
+            "used": time.processors(),
+        })
+    }
+
+    /// `processor  11.52 ms per answered frame; the server used 1.94 processors`.
+    fn processor_line(&self, answered: u64) -> Option<String> {
+        let time = self.processor?;
+        let per_frame = time.per_frame_ms(answered).map(|ms| format!("{ms:.2} ms per answered frame; "));
+        let used = time.processors();
+        Some(format!("processor  {}the server used {used:.2} processors", per_frame.unwrap_or_default()))
     }
 
     fn missing(&self) -> u64 {
@@ -152,6 +178,7 @@ impl Outcome {
             "latency_ms": meter.latency.json_ms(),
             "send_delay_ms": meter.send_delay.json_ms(),
             "stages_ms": meter.stages.json_ms(),
+            "processor": self.processor_json(answered),
             "batch_size": { "mean": mean_batch, "max": meter.max_batch_size },
             "fairness": {
                 "streams": self.streams.len(),
@@ -192,6 +219,7 @@ impl Outcome {
                 latency.max_ms()
             ),
         ];
+        lines.extend(self.processor_line(self.sum(|stream| stream.answered)));
         if self.streams.len() > 1 {
             lines.push(format!("fairness   {fewest} to {most} answers per stream"));
         }
@@ -305,6 +333,7 @@ mod tests {
             streams,
             slow_readers: Vec::new(),
             meter: Meter::default(),
+            processor: None,
             seconds: 2.0,
             interrupted: false,
             unordered: false,
@@ -365,6 +394,20 @@ mod tests {
     fn the_fairness_ratio_is_null_when_a_stream_has_no_answer() {
         let json = outcome(vec![stream(1, 1, |_| {}), stream(1, 0, |tally| tally.dropped(1, 1, 1, "replaced"))]).json();
         assert_eq!(json["fairness"]["most_over_fewest"], Value::Null);
+    }
+
+    #[test]
+    fn processor_time_is_divided_by_the_answers_in_the_measured_time_and_absent_if_it_is_not_known() {
+        let time = ProcessorTime { taken: Duration::from_millis(300), span: Duration::from_secs(2) };
+        let known = Outcome { processor: Some(time), ..outcome(vec![stream(7, 6, |_| {}), stream(4, 4, |_| {})]) };
+        assert_eq!(known.json()["processor"], json!({"time_ms": 300.0, "per_frame_ms": 30.0, "used": 0.15}));
+        assert!(known.text().contains("processor  30.00 ms per answered frame; the server used 0.15 processors\n"));
+        let idle = Outcome { processor: Some(time), ..outcome(vec![stream(1, 0, |_| {})]) };
+        assert_eq!(idle.json()["processor"]["per_frame_ms"], Value::Null);
+        assert!(idle.text().contains("processor  the server used 0.15 processors\n"), "{}", idle.text());
+        let unknown = outcome(vec![stream(1, 1, |_| {})]);
+        assert_eq!(unknown.json()["processor"], Value::Null);
+        assert!(!unknown.text().contains("processor"));
     }
 
     #[test]

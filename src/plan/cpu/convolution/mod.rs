@@ -189,7 +189,7 @@ impl Convolution {
     }
 
     /// [`Convolution::input_gradient`] of a gradient that has not passed the activation's mask yet: the kernel applies
-    /// it. `None` where the kernel cannot, for several rows, and while a kernel is to be chosen for inputs of this size.
+    /// it. `None` where the kernel cannot, for several rows, and while a kernel has to be chosen for this size.
     fn input_gradient_masked(
         &self,
         grad_output: &Tensor,
