@@ -30,7 +30,8 @@ pub struct Prediction {
 }
 
 /// A classifier's head: the logits `[N, classes]`, where the score of a class is its logit. One logit `z` is two
-/// classes: 0 with the score `z`, and 1 with the score `-z`.
+/// classes: 0 with the score `z`, and 1 with the score `-z`; the other way round in a model that puts the probabilities
+/// of both side by side in that order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     logits: ValueId,
@@ -57,7 +58,20 @@ impl Head {
     pub(super) fn logits(&self, value: &Tensor) -> Result<Tensor, ExplainError> {
         let (rows, count) = Self::shape(value)?;
         let logits = value.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([rows, count])?;
-        Ok(if count == 1 { Tensor::f_cat(&[&logits, &logits.f_neg()?], 1)? } else { logits })
+        if count != 1 {
+            return Ok(logits);
+        }
+        let against = logits.f_neg()?;
+        let classes = if self.spoken_for() == 0 { [&logits, &against] } else { [&against, &logits] };
+        Ok(Tensor::f_cat(&classes, 1)?)
+    }
+
+    /// The class that a single logit speaks for.
+    fn spoken_for(&self) -> u32 {
+        match self.last {
+            Final::SigmoidAndRest { class } => class,
+            Final::Logits | Final::Softmax | Final::LogSoftmax | Final::Sigmoid => 0,
+        }
     }
 
     /// Rows, and logits of each.
@@ -79,7 +93,7 @@ impl Head {
             Final::Logits => logits,
             Final::Softmax => logits.f_softmax(1, None::<Kind>)?,
             Final::LogSoftmax => logits.f_log_softmax(1, None::<Kind>)?,
-            Final::Sigmoid => logits.f_sigmoid()?,
+            Final::Sigmoid | Final::SigmoidAndRest { .. } => logits.f_sigmoid()?,
         })
     }
 
@@ -96,7 +110,7 @@ impl Head {
         let mut seed = vec![0f32; (rows * count) as usize];
         for (row, class) in classes.iter().enumerate() {
             match *class {
-                Some(class) if count == 1 => seed[row] = if class == 0 { 1.0 } else { -1.0 },
+                Some(class) if count == 1 => seed[row] = if class == self.spoken_for() { 1.0 } else { -1.0 },
                 Some(class) => seed[row * count as usize + class as usize] = 1.0,
                 None => {}
             }
@@ -175,6 +189,19 @@ mod tests {
         let top = head.predictions(&[-1.0, 1.0], 2);
         assert_eq!((top[0].class_index, top[1].class_index), (1, 0));
         assert!((top[0].probability - 0.731_058_6).abs() < 1e-6 && (top[1].probability - 0.268_941_4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn one_logit_speaks_for_the_class_whose_probability_is_its_sigmoid() {
+        let head = Head { activation: Activation::Sigmoid, last: Final::SigmoidAndRest { class: 1 }, ..head() };
+        let value = Tensor::from_slice(&[2.0f32, -1.0]).view([2, 1]);
+        let logits = head.logits(&value).unwrap();
+        assert_eq!(Vec::<f32>::try_from(logits.flatten(0, -1)).unwrap(), [-2.0, 2.0, 1.0, -1.0]);
+        let seed = head.seed(&value, &[Some(0), Some(1)]).unwrap();
+        assert_eq!(Vec::<f32>::try_from(seed.view(-1)).unwrap(), [-1.0, 1.0]);
+        let probability = value.sigmoid();
+        let output = Tensor::cat(&[1.0 - &probability, probability], 1);
+        assert!(head.output(&logits, 2).unwrap().allclose(&output, 1e-6, 0.0, false));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl fmt::Display for Damage {
                 write!(f, "{} of the picture lost its detail", Percent(coarse))?;
                 if uncertain { f.write_str(", and other parts may be wrong") } else { Ok(()) }
             }
-            (false, false) => f.write_str("an unknown part of the picture is wrong"),
+            (false, false) => f.write_str("its data does not add up, so that a part of the picture may be wrong"),
         }
     }
 }
@@ -91,7 +91,10 @@ mod tests {
                 "it ends early, and all of the picture was lost",
             ),
             (Damage { coarse: 1.0, ..sound }, "100 % of the picture lost its detail"),
-            (Damage { uncertain: true, ..sound }, "an unknown part of the picture is wrong"),
+            (
+                Damage { uncertain: true, ..sound },
+                "its data does not add up, so that a part of the picture may be wrong",
+            ),
         ] {
             assert_eq!(damage.to_string(), sentence);
         }

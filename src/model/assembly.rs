@@ -8,6 +8,7 @@ use tch::Kind;
 use super::axes::Axes;
 use super::description::{Loaded, Precision};
 use super::graph::Graph;
+use super::last_activation::Final;
 use super::loaded::Model;
 use super::metadata::{InputInfo, LayerInfo, LayerValue, Metadata, OutputInfo};
 use super::node::Node;
@@ -42,7 +43,8 @@ impl Assembly<'_> {
             && labels != 0
             && labels != classes as usize
         {
-            let is_one = graph.value(scores.logits).shape.as_deref().and_then(logits_in) == Some(1);
+            let values = graph.value(scores.logits).shape.as_deref().and_then(logits_in);
+            let is_one = values == Some(1) && !matches!(scores.last, Final::SigmoidAndRest { .. });
             let which = if is_one { ": the one that the model's only logit speaks for, and its opposite" } else { "" };
             return Err(ModelError::Description {
                 path: loaded.path,

@@ -93,10 +93,12 @@ pub enum ColorOrder {
 #[serde(default, deny_unknown_fields)]
 pub struct OutputDescription {
     /// The name of the output that is explained, when the model has several: `[N, classes]` of logits, or of what a
-    /// last softmax or sigmoid makes of them. Absent: the first output that has a gradient.
+    /// last softmax or sigmoid makes of them, `[1 − p, p]` of one sigmoid included. Absent: the first output that has a
+    /// gradient.
     pub logits: Option<String>,
     /// How logits become probabilities. Absent: as the model's last operator says; a model that ends in logits is taken
-    /// for one of exclusive classes (softmax), or, with one logit, for a yes or no (sigmoid).
+    /// for one of exclusive classes (softmax), or, with one logit, for a yes or no (sigmoid, always). What a model puts
+    /// together from probabilities in another way has none.
     pub activation: Option<Activation>,
     /// A text file beside `model.toml` with one label a line, in class order.
     pub labels_file: Option<String>,

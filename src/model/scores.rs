@@ -1,20 +1,11 @@
 //! What the output that is explained means: where the logits are in the graph, and how they become probabilities.
 
 use super::ModelError;
-use super::axes::{Axes, Axis};
+use super::axes::Axes;
 use super::description::Activation;
 use super::graph::Graph;
+use super::last_activation::{Final, before_activation, is_of_probabilities};
 use super::node::{Node, ValueId};
-use crate::torch::Value;
-
-/// What the model itself computes from the logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Final {
-    Logits,
-    Softmax,
-    LogSoftmax,
-    Sigmoid,
-}
 
 /// The output that is explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +19,8 @@ pub struct Scores {
     /// Whether the activation follows from the graph or from the description, and is not assumed.
     pub activation_is_known: bool,
     /// None when the value is not `[N, classes]`, `[N, classes, 1, 1]` or `[N]`. A value of one logit has two classes:
-    /// 0, which it speaks for, and 1, which it speaks against.
+    /// 0, which it speaks for, and 1, which it speaks against; the other way round where [`Final::SigmoidAndRest`] says
+    /// so.
     pub class_count: Option<u32>,
 }
 
@@ -72,62 +64,29 @@ impl Scores {
         let own = match last {
             Final::Logits => None,
             Final::Softmax | Final::LogSoftmax => Some(Activation::Softmax),
-            Final::Sigmoid => Some(Activation::Sigmoid),
+            Final::Sigmoid | Final::SigmoidAndRest { .. } => Some(Activation::Sigmoid),
         };
-        let assumed = if values == Some(1) { Activation::Sigmoid } else { Activation::Softmax };
+        let assumed = || match values {
+            // A softmax of probabilities would be neither.
+            _ if is_of_probabilities(graph, axes, value) => Activation::None,
+            Some(1) => Activation::Sigmoid,
+            _ => Activation::Softmax,
+        };
+        let chosen = match activation {
+            // Over the scores z and −z, a softmax would be the sigmoid of 2 z.
+            Some(Activation::Softmax) if values == Some(1) => Activation::Sigmoid,
+            Some(named) => named,
+            None => own.unwrap_or_else(assumed),
+        };
         Ok(Scores {
             output,
             logits,
             last,
-            activation: activation.or(own).unwrap_or(assumed),
+            activation: chosen,
             activation_is_known: activation.or(own).is_some(),
             class_count: values.map(|values| values.max(2)),
         })
     }
-}
-
-/// The value that enters the last activation, and which one it is.
-fn before_activation(graph: &Graph, axes: &Axes, output: ValueId) -> (ValueId, Final) {
-    let maker = |value: ValueId| graph.nodes.iter().find(|node| node.defines().any(|made| made == value));
-    let input = |node: &Node| node.uses().find(|value| axes.depends(*value));
-    let (mut value, mut takes_logarithm) = (output, false);
-    while let Some(node) = maker(value) {
-        let Some(before) = input(node) else { break };
-        match node.operator_name() {
-            "softmax" | "_softmax" | "special_softmax" if is_over_classes(node, graph, before) => {
-                return (before, if takes_logarithm { Final::LogSoftmax } else { Final::Softmax });
-            }
-            "log_softmax" | "_log_softmax" | "special_log_softmax"
-                if !takes_logarithm && is_over_classes(node, graph, before) =>
-            {
-                return (before, Final::LogSoftmax);
-            }
-            "sigmoid" | "special_expit" if !takes_logarithm && is_class_values(axes, before) => {
-                return (before, Final::Sigmoid);
-            }
-            "log" if !takes_logarithm => takes_logarithm = true,
-            "view" | "_unsafe_view" | "reshape" | "flatten" | "squeeze" | "unsqueeze" | "contiguous" | "clone"
-            | "to" | "_to_copy" | "alias" => {}
-            _ => break,
-        }
-        value = before;
-    }
-    (output, Final::Logits)
-}
-
-/// Whether a softmax runs over the classes, axis 1 of what it reads, for each frame by itself.
-fn is_over_classes(node: &Node, graph: &Graph, input: ValueId) -> bool {
-    let rank = graph.value(input).shape.as_ref().map_or(0, Vec::len) as i64;
-    match node.literal("dim") {
-        Some(Value::Int(dim)) => *dim == 1 || dim + rank == 1,
-        _ => false,
-    }
-}
-
-/// Whether the value holds nothing but classes for each frame.
-fn is_class_values(axes: &Axes, value: ValueId) -> bool {
-    let own = axes.get(value).unwrap_or_default();
-    own.len() <= 2 || own[2..].iter().all(|axis| Axis::size(axis) == 1)
 }
 
 /// Names the node that stops the gradient.

@@ -89,6 +89,8 @@ impl TraceFlags {
 pub enum TraceContextError {
     #[error("traceparent must be VERSION-TRACE_ID-PARENT_ID-FLAGS in lowercase hexadecimal digits, 2-32-16-2 of them")]
     Layout,
+    #[error("traceparent is there more than once")]
+    Several,
     #[error("traceparent version ff is forbidden")]
     Version,
     #[error("traceparent names the trace id 0, which is forbidden")]
@@ -114,8 +116,12 @@ pub struct TraceParent {
 }
 
 impl TraceParent {
-    /// Reads a `traceparent`. Versions above 00 are read as far as version 00 goes, as the specification asks.
+    /// Reads a `traceparent`. Versions above 00 are read as far as version 00 goes, as the specification asks. Several
+    /// headers are joined by commas before: they are malformed, since none of them is known to be the right one.
     pub fn parse(text: &str) -> Result<Self, TraceContextError> {
+        if text.contains(',') {
+            return Err(TraceContextError::Several);
+        }
         let bytes = text.as_bytes();
         let dashes = [2, 35, 52];
         if bytes.len() < 55 || dashes.iter().any(|&at| bytes[at] != b'-') {
@@ -255,6 +261,14 @@ mod tests {
         assert!(TraceParent::parse(&later).is_ok());
         assert!(TraceParent::parse(&format!("{later}-what-the-future-will-be-like")).is_ok());
         assert_eq!(TraceParent::parse(&format!("{later}.what")), Err(TraceContextError::Layout));
+    }
+
+    #[test]
+    fn several_traceparents_are_none() {
+        let later = format!("{}-more", EXAMPLE.replacen("00", "cc", 1));
+        for text in [format!("{EXAMPLE},{EXAMPLE}"), format!("{later},{EXAMPLE}"), format!(",{EXAMPLE}")] {
+            assert_eq!(TraceParent::parse(&text), Err(TraceContextError::Several), "{text:?}");
+        }
     }
 
     #[test]

@@ -2,13 +2,18 @@
 //! right was computed by autograd alone (`tests/reference/heads.py`).
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use camlens::explain::{ExplainError, Explainer, Head, MapKind, MapSet, Method, Mode, Target};
-use camlens::model::{LoadLimits, Model};
+use camlens::model::{Activation, Final, LoadLimits, Model};
 use camlens::plan::Never;
 use serde::Deserialize;
+use serde_json::{Value as Json, json};
 use tch::{Device, Kind, Tensor};
+use zip::write::SimpleFileOptions;
+use zip::{ZipArchive, ZipWriter};
 
 /// What a net gives for [`picture`].
 #[derive(Deserialize)]
@@ -35,10 +40,14 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/heads")
 }
 
+fn all() -> BTreeMap<String, Wanted> {
+    let text = std::fs::read_to_string(folder().join("wanted.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
 fn each(check: impl Fn(&str, &Wanted, Model)) {
     super::settle();
-    let text = std::fs::read_to_string(folder().join("wanted.json")).unwrap();
-    let wanted: BTreeMap<String, Wanted> = serde_json::from_str(&text).unwrap();
+    let wanted = all();
     assert!(wanted.len() > 20, "the list is not empty");
     for (name, wanted) in &wanted {
         let model = Model::load(name, 1, &folder().join(name).join("1"), &LoadLimits::default());
@@ -170,4 +179,140 @@ fn probabilities_are_the_models_own() {
             assert!(difference < 1e-5 * right.max(0.01), "{name}: {prediction:?}, and {right} is right");
         }
     });
+}
+
+/// A node as `torch.export` writes it: its result, its operator, its arguments.
+fn node(result: &str, target: &str, arguments: &[(&str, Json)]) -> Json {
+    let inputs: Vec<Json> =
+        arguments.iter().map(|(name, argument)| json!({"name": name, "arg": argument, "kind": 1})).collect();
+    json!({
+        "target": format!("torch.ops.aten.{target}"),
+        "name": result,
+        "inputs": inputs,
+        "outputs": [{"as_tensor": {"name": result}}],
+        "metadata": {},
+    })
+}
+
+fn tensor(name: &str) -> Json {
+    json!({"as_tensor": {"name": name}})
+}
+
+fn int(number: i64) -> Json {
+    json!({"as_int": number})
+}
+
+/// A node that puts values side by side: `cat` or `stack`.
+fn joined(target: &str, values: &[&str], dim: i64) -> Json {
+    let names: Vec<Json> = values.iter().map(|name| json!({"name": name})).collect();
+    node("out", target, &[("tensors", json!({"as_tensors": names})), ("dim", int(dim))])
+}
+
+/// The net `one_sigmoid`, whose last nodes are `linear`, its logit, and `sigmoid`, with more nodes behind them, whose
+/// output is `out`.
+fn continued(nodes: &[Json]) -> Model {
+    let mut archive = ZipArchive::new(File::open(folder().join("one_sigmoid/1/model.pt2")).unwrap()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut changed = ZipWriter::new(File::create(directory.path().join("model.pt2")).unwrap());
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        if entry.name().unwrap().ends_with("models/model.json") {
+            let mut program: Json = serde_json::from_slice(&bytes).unwrap();
+            let module = &mut program["graph_module"];
+            module["graph"]["nodes"].as_array_mut().unwrap().extend_from_slice(nodes);
+            module["graph"]["outputs"] = json!([tensor("out")]);
+            module["signature"]["output_specs"] = json!([{"user_output": {"arg": tensor("out")}}]);
+            bytes = serde_json::to_vec(&program).unwrap();
+        }
+        changed.start_file(entry.name().unwrap(), SimpleFileOptions::default()).unwrap();
+        changed.write_all(&bytes).unwrap();
+    }
+    changed.finish().unwrap();
+    Model::load("continued", 1, directory.path(), &LoadLimits::default()).unwrap()
+}
+
+/// The logits and the model's predictions for [`picture`], class by class.
+fn predicted(explainer: &mut Explainer, head: &Head) -> Vec<(f32, f32)> {
+    let method = Method { maps: MapSet::of(&[]), mode: Mode::Exact, ..Method::default() };
+    let logits = explainer.forward(&method, &picture(), &Never).unwrap().row(0).unwrap();
+    let mut predictions = head.predictions(&logits, logits.len());
+    predictions.sort_by_key(|prediction| prediction.class_index);
+    predictions.into_iter().map(|prediction| (prediction.logit, prediction.probability)).collect()
+}
+
+#[test]
+fn both_probabilities_of_one_logit_are_two_classes_with_opposite_scores() {
+    super::settle();
+    let wanted = &all()["one_sigmoid"];
+    let rest = node("rest", "rsub.Scalar", &[("self", tensor("sigmoid")), ("other", int(1))]);
+    let minus = |of: &str| node("minus", "neg.default", &[("self", tensor(of))]);
+    let squeezed = node("flat", "squeeze.dim", &[("self", tensor("sigmoid")), ("dim", int(1))]);
+    let flat_rest = node("rest", "rsub.Scalar", &[("self", tensor("flat")), ("other", int(1))]);
+    let minus_plus_one = node("rest", "add.Tensor", &[("self", tensor("minus")), ("other", int(1))]);
+    let of_minus = node("rest", "sigmoid.default", &[("self", tensor("minus"))]);
+    for (positive, nodes) in [
+        (1, vec![rest.clone(), joined("cat.default", &["rest", "sigmoid"], 1)]),
+        (0, vec![rest, joined("cat.default", &["sigmoid", "rest"], -1)]),
+        (1, vec![squeezed, flat_rest, joined("stack.default", &["rest", "flat"], 1)]),
+        (1, vec![minus("sigmoid"), minus_plus_one, joined("cat.default", &["rest", "sigmoid"], 1)]),
+        (1, vec![minus("linear"), of_minus, joined("concat.default", &["rest", "sigmoid"], 1)]),
+    ] {
+        let model = continued(&nodes);
+        let written = nodes.iter().map(|node| node["target"].to_string()).collect::<Vec<_>>().join(", ");
+        let scores = &model.metadata.scores;
+        assert_eq!(scores.last, Final::SigmoidAndRest { class: positive }, "{written}");
+        assert_eq!((scores.activation, scores.activation_is_known), (Activation::Sigmoid, true), "{written}");
+        assert_eq!(model.metadata.class_count(), Some(2));
+        let head = Head::of(&model.metadata);
+        let mut explainer = Explainer::new(model, Device::Cpu);
+        let predicted = predicted(&mut explainer, &head);
+        let negative = 1 - positive;
+        for (class, right) in [(positive, wanted.probabilities[0]), (negative, wanted.probabilities[1])] {
+            let (logit, probability) = predicted[class as usize];
+            assert!((probability - right).abs() < 1e-5, "{written}: {probability}, and {right} is right");
+            assert!((f64::from(logit) - f64::from(right / (1.0 - right)).ln()).abs() < 1e-4, "{written}: {logit}");
+        }
+        // The fixture's map is that of the class that the logit speaks against.
+        assert_eq!(wanted.class_index, 1);
+        let method = Method { maps: MapSet::of(&[MapKind::GradCam]), mode: Mode::Exact, ..Method::default() };
+        let forward = explainer.forward(&method, &picture(), &Never).unwrap();
+        let rows = forward.reverse(&[vec![negative]], &Never).unwrap().fuse().unwrap();
+        let found = rows[0][0].layer_map.as_ref().unwrap().view(-1);
+        let error = distance(&found, &Tensor::from_slice(&wanted.grad_cam));
+        assert!(error < 1e-5, "{written}: {error}");
+    }
+}
+
+#[test]
+fn no_softmax_is_taken_of_what_is_made_of_probabilities() {
+    super::settle();
+    let probability = all()["one_sigmoid"].probabilities[0];
+    let half = node("half", "mul.Tensor", &[("self", tensor("sigmoid")), ("other", json!({"as_float": 0.5}))]);
+    let rest = node("rest", "rsub.Scalar", &[("self", tensor("half")), ("other", int(1))]);
+    let three = ["half", "sigmoid", "rest"];
+    let model = continued(&[half, rest, joined("cat.default", &three, 1)]);
+    let scores = &model.metadata.scores;
+    assert_eq!((scores.last, scores.activation, scores.activation_is_known), (Final::Logits, Activation::None, false));
+    let head = Head::of(&model.metadata);
+    let predicted = predicted(&mut Explainer::new(model, Device::Cpu), &head);
+    for ((value, own), right) in predicted.into_iter().zip([probability / 2.0, probability, 1.0 - probability / 2.0]) {
+        assert!((value - right).abs() < 1e-6 && own == 0.0, "{value} with the probability {own}, and {right} is right");
+    }
+}
+
+#[test]
+fn one_logit_is_a_yes_or_no_though_its_description_says_softmax() {
+    super::settle();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::copy(folder().join("one_logit/1/model.pt2"), directory.path().join("model.pt2")).unwrap();
+    std::fs::write(directory.path().join("model.toml"), "[output]\nactivation = \"softmax\"\n").unwrap();
+    let model = Model::load("one_logit", 1, directory.path(), &LoadLimits::default()).unwrap();
+    assert_eq!(model.metadata.scores.activation, Activation::Sigmoid);
+    let head = Head::of(&model.metadata);
+    let found = predicted(&mut Explainer::new(model, Device::Cpu), &head);
+    for ((_, probability), right) in found.into_iter().zip(&all()["one_logit"].probabilities) {
+        assert!((probability - right).abs() < 1e-5, "{probability}, and {right} is right");
+    }
 }

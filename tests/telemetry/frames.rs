@@ -351,3 +351,40 @@ async fn a_unary_calls_frame_joins_the_trace_of_the_call_unless_it_names_one_its
         assert_eq!(tree.text("camlens.stream.id"), None);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_traceparents_of_a_call_are_none_and_several_tracestates_are_one_list() {
+    let collector = Collector::start();
+    let telemetry = telemetry(&to(collector.endpoint()));
+    let server = TestServer::start_with_telemetry(telemetry.clone(), |_| {}).await;
+    let mut client = server.explain().await;
+    let other = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let joined = format!("{PARENT},{other}");
+    let mut trace_ids = Vec::new();
+    // The second is what a proxy sends that appends one of its own, the third what one sends that joins them.
+    for (sequence, traceparents) in [(1, &[PARENT][..]), (2, &[PARENT, other]), (3, &[&joined])] {
+        let frame = Some(images::frame(sequence));
+        let asked = v1::ExplainRequest { options: Some(predictions()), frame, ..Default::default() };
+        let mut call = tonic::Request::new(asked);
+        let traceparents = traceparents.iter().map(|parent| ("traceparent", *parent));
+        let tracestates = [("tracestate", "rojo=1,tall=2"), ("tracestate", "congo=t61rcWkgMzE")];
+        for (name, value) in traceparents.chain(tracestates) {
+            call.metadata_mut().append(name, value.parse().expect("ASCII"));
+        }
+        let explanation = client.explain(call).await.expect("an answer").into_inner().explanation.expect("one");
+        trace_ids.push(explanation.trace_id);
+    }
+    drop((client, server));
+    flush(&telemetry).await;
+
+    assert_eq!(trace_ids[0], PARENT[3..35]);
+    let spans = collector.spans();
+    let frame = |sequence| Tree::of(&spans, sequence).frame;
+    assert_eq!(frame(1).trace_state, "rojo=1,tall=2,congo=t61rcWkgMzE");
+    for (sequence, trace_id) in [(2, &trace_ids[1]), (3, &trace_ids[2])] {
+        assert!(![&PARENT[3..35], &other[3..35]].contains(&trace_id.as_str()), "{trace_id} is a new trace");
+        let frame = frame(sequence);
+        assert_eq!((&hex(&frame.trace_id), frame.parent_span_id.len()), (trace_id, 0));
+        assert_eq!(frame.trace_state, "", "it belongs to the traceparent");
+    }
+}

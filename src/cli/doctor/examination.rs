@@ -114,6 +114,12 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
     };
     if activation_is_known {
         findings.good("probabilities", name);
+    } else if activation == Activation::None {
+        let advice = "export the part of the model that ends in logits, or say output.activation = \"none\" in \
+                      model.toml if its output is to be explained as it is";
+        let seen = "none: the output is made of probabilities in a way that is not recognised, and the gradient begins \
+                    there";
+        findings.note("probabilities", seen, advice);
     } else {
         let advice = "set output.activation in model.toml if they are others: \"softmax\", \"sigmoid\" or \"none\"";
         findings.note(
@@ -467,6 +473,29 @@ mod tests {
             let notes = json["checks"].as_array().expect("a list").iter();
             let count = notes.filter(|note| note["check"] == name && note["verdict"] == "note").count();
             assert_eq!(count, usize::from(!computes_in(kind)), "{json}");
+        }
+    }
+
+    #[test]
+    fn an_output_made_of_probabilities_is_named() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/heads/one_sigmoid/1");
+        let mut model =
+            Model::load("net", 1, &folder, &LoadLimits::default()).expect("a model").metadata.as_ref().clone();
+        for (activation, is_known, seen) in [
+            (Activation::Sigmoid, true, "sigmoid of each logit"),
+            (Activation::Softmax, false, "softmax over all classes, assumed"),
+            (Activation::None, true, "none"),
+            (Activation::None, false, "none: the output is made of probabilities in a way that is not recognised"),
+        ] {
+            (model.scores.activation, model.scores.activation_is_known) = (activation, is_known);
+            let mut findings = Findings::new("net@1".to_owned());
+            check_metadata(&mut findings, &model);
+            let json = findings.json(false);
+            let check =
+                json["checks"].as_array().and_then(|list| list.iter().find(|one| one["check"] == "probabilities"));
+            let check = check.expect("it is checked");
+            assert!(check["seen"].as_str().is_some_and(|text| text.starts_with(seen)), "{check}");
+            assert_eq!(check["verdict"] == "note", !is_known, "{check}");
         }
     }
 

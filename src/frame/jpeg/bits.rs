@@ -100,6 +100,12 @@ impl<'a> Bits<'a> {
         self.at.wrapping_mul(8).wrapping_sub(self.count as usize) > self.data.len().wrapping_mul(8)
     }
 
+    /// How many of the last bytes that were touched are zeros.
+    pub(super) fn zeros_taken(&self) -> usize {
+        let taken = self.data.get(..self.taken().div_ceil(8)).unwrap_or(self.data);
+        taken.iter().rev().take_while(|&&byte| byte == 0).count()
+    }
+
     /// The whole bytes that were not touched.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.data.get(self.taken().div_ceil(8)..).unwrap_or_default()
@@ -126,6 +132,18 @@ mod tests {
             assert_eq!(bits.rest(), &data[at.div_ceil(8).min(data.len())..]);
         }
         assert!(at > data.len() * 8);
+    }
+
+    #[test]
+    fn zeros_that_were_taken_are_counted_from_where_reading_stands() {
+        let data = [0, 0, 1, 0, 0, 0, 0, 1, 0, 0];
+        for (taken, zeros) in [(0, 0), (1, 1), (16, 2), (17, 0), (24, 0), (25, 1), (56, 4), (64, 0), (80, 2), (96, 2)] {
+            let mut bits = Bits::new(&data);
+            for _ in 0..taken {
+                bits.bit();
+            }
+            assert_eq!(bits.zeros_taken(), zeros, "{taken} bits");
+        }
     }
 
     #[test]

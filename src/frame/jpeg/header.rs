@@ -258,6 +258,28 @@ fn segment<'a>(data: &'a [u8], at: &mut usize) -> Option<&'a [u8]> {
     Some(segment)
 }
 
+/// Whether the content of a segment is whole tables, or the number, that its marker announces, and nothing else. Only
+/// of these segments can it be said.
+pub(super) fn is_whole(marker: u8, mut content: &[u8]) -> bool {
+    let table = |content: &[u8]| match (marker, content) {
+        (HUFFMAN, [0..=3 | 0x10..=0x13, rest @ ..]) => {
+            let counts = rest.first_chunk::<16>()?;
+            Some(17 + counts.iter().map(|&count| usize::from(count)).sum::<usize>())
+        }
+        (QUANTIZATION, [0..=3, ..]) => Some(65),
+        (QUANTIZATION, [0x10..=0x13, ..]) => Some(129),
+        _ => None,
+    };
+    if matches!(marker, RESTART_INTERVAL | NUMBER_OF_LINES) {
+        return content.len() == 2;
+    }
+    let mut tables = 0;
+    while let Some(rest) = table(content).and_then(|length| content.get(length..)) {
+        (content, tables) = (rest, tables + 1);
+    }
+    tables > 0 && content.is_empty()
+}
+
 /// Reads a frame header. `rest` follows it.
 fn frame(marker: u8, segment: &[u8], rest: &[u8]) -> Result<Frame, JpegError> {
     let process = match marker {

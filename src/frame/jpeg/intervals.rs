@@ -1,6 +1,6 @@
 //! The restart intervals of a scan: where their data is, and which of them it is when some are lost.
 
-use super::header::{END_OF_IMAGE, START_OF_IMAGE};
+use super::header::{self, END_OF_IMAGE, START_OF_IMAGE};
 
 /// The data between two restart markers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,8 @@ pub(super) fn split(data: &[u8], start: usize, expected: usize) -> Segments {
 }
 
 /// Whether a marker with `rest` behind it may stand behind the data of a scan. A stuffed zero that is lost makes a
-/// marker of what is none: a segment has a length, and another marker follows it.
+/// marker of what is none: a segment has a length, and another marker follows it, at once where its content proves
+/// nothing.
 fn may_follow(marker: u8, rest: &[u8]) -> bool {
     let length = rest.first_chunk::<2>().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
     match marker {
@@ -90,7 +91,8 @@ fn may_follow(marker: u8, rest: &[u8]) -> bool {
         0xDA => rest.get(2).is_some_and(|&count| (1..=4).contains(&count) && length == 6 + 2 * usize::from(count)),
         0xC4 | 0xDB..=0xDD | 0xE0..=0xEF | 0xFE => {
             // Where the data ends within the segment, a length that headers have.
-            length >= 2 && rest.get(length).map_or(length < 1000, |&byte| byte == 0xFF)
+            let is_followed = rest.get(length).map_or(length < 1000, |&byte| byte == 0xFF);
+            length >= 2 && (is_followed || rest.get(2..length).is_some_and(|content| header::is_whole(marker, content)))
         }
         _ => false,
     }

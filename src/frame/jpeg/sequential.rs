@@ -13,6 +13,9 @@ use super::{blocks, idct};
 /// Zeros of this number of bytes in a scan that does not add up are data that was lost.
 const LOST_ZEROS: usize = 32;
 
+/// Zeros of this number of bytes before zeros that are left over are no end of a block: a buffer was not filled.
+const UNFILLED_ZEROS: usize = 4;
+
 /// How far an interval was decoded.
 struct Decoded {
     /// The first unit that was not decoded.
@@ -21,6 +24,8 @@ struct Decoded {
     overrun: bool,
     /// What follows when all units were decoded.
     rest: Option<Rest>,
+    /// How many bytes these are.
+    rest_bytes: usize,
 }
 
 impl Decoded {
@@ -29,7 +34,7 @@ impl Decoded {
     }
 }
 
-/// Intervals with stray bytes that show that the camera leaves them there.
+/// Intervals with stray bytes that show that the camera leaves them there: a few, or the same ones each time.
 const STRAY_INTERVALS: usize = 3;
 
 impl Units {
@@ -47,16 +52,31 @@ impl Units {
         let mut memory = Vec::new();
         // As many segments as intervals, one after the other.
         if list.len() >= expected && intervals::in_order(data, &list[..expected]) {
-            let mut stray = 0;
+            let (mut stray, mut repeated, mut repeats) = (0, Vec::new(), 0);
             let complete = list[..expected].iter().enumerate().all(|(interval, segment)| {
                 let range = self.range(interval, length);
-                let rest = self.try_segment(simd, picture, data, segment, range, &mut memory).rest;
-                stray += usize::from(rest == Some(Rest::Stray));
-                matches!(rest, Some(Rest::Padding | Rest::Stray))
+                let decoded = self.try_segment(simd, picture, data, segment, range, &mut memory);
+                match decoded.rest {
+                    Some(Rest::Padding) => true,
+                    Some(Rest::Stray) => {
+                        stray += 1;
+                        true
+                    }
+                    Some(Rest::Data) => {
+                        let rest = &memory[memory.len() - decoded.rest_bytes..];
+                        if repeats == 0 {
+                            repeated.extend_from_slice(rest);
+                        }
+                        repeats += 1;
+                        rest == repeated
+                    }
+                    None => false,
+                }
             });
+            let is_habit = |count: usize| count == 0 || count >= STRAY_INTERVALS;
             let nothing_follows =
                 list[expected..].iter().all(|segment| self.rest(&data[segment.start..segment.end]) == Rest::Padding);
-            if complete && nothing_follows && (stray == 0 || stray >= STRAY_INTERVALS) {
+            if complete && nothing_follows && is_habit(stray) && is_habit(repeats) {
                 return;
             }
         }
@@ -165,8 +185,27 @@ impl Units {
             #[inline(always)]
             || self.decode_blocks(simd, &mut picture.planes, range, &mut bits),
         );
-        let rest = (until == end && !segment.is_broken()).then(|| self.rest(bits.rest()));
-        Decoded { until, overrun, rest }
+        let judge = || if self.is_unfilled(&bits) { Rest::Data } else { self.rest(bits.rest()) };
+        let rest = (until == end && !segment.is_broken()).then(judge);
+        Decoded { until, overrun, rest, rest_bytes: bits.rest().len() }
+    }
+
+    /// Whether zeros are left over and the last blocks were read from more of them.
+    fn is_unfilled(&self, bits: &Bits<'_>) -> bool {
+        let rest = bits.rest();
+        !rest.is_empty()
+            && rest.iter().all(|&byte| byte == 0)
+            && bits.zeros_taken() >= UNFILLED_ZEROS
+            && !self.flat_is_zero()
+    }
+
+    /// Whether zeros are what an encoder writes for blocks of one colour.
+    fn flat_is_zero(&self) -> bool {
+        self.lanes.iter().all(|lane| {
+            let mut bits = Bits::new(&[]);
+            bits.refill();
+            lane.ac.as_ref().and_then(|ac| ac.decode(&mut bits)).is_some_and(|entry| entry.size() == 0)
+        })
     }
 
     /// Decodes units until one is invalid. Returns the first unit that is not decoded, and whether that is because the
@@ -221,18 +260,13 @@ impl Units {
         until: usize,
         memory: &[u8],
     ) -> usize {
-        let flat_is_zero = self.lanes.iter().all(|lane| {
-            let mut bits = Bits::new(&[]);
-            bits.refill();
-            lane.ac.as_ref().and_then(|ac| ac.decode(&mut bits)).is_some_and(|entry| entry.size() == 0)
-        });
         let run = memory.chunk_by(|a, b| *a == 0 && *b == 0).scan(0, |at, run| {
             let start = *at;
             *at += run.len();
             Some((start, run.len()))
         });
         let Some((start, _)) = run.into_iter().find(|&(_, length)| length >= LOST_ZEROS) else { return until };
-        if flat_is_zero {
+        if self.flat_is_zero() {
             return until;
         }
         let mut bits = Bits::new(&memory[..start]);

@@ -340,6 +340,116 @@ fn stray_bytes_of_cameras_and_padding_are_no_damage() {
     }
 }
 
+/// Where markers are behind a segment, and where behind the data of a scan; restart markers are among the latter.
+fn places(file: &[u8]) -> [Vec<usize>; 2] {
+    let (mut behind_segments, mut behind_data) = (Vec::new(), Vec::new());
+    let mut at = 2;
+    while file[at + 1] != 0xD9 {
+        let marker = file[at + 1];
+        let length = usize::from(u16::from_be_bytes([file[at + 2], file[at + 3]]));
+        at += if (0xD0..=0xD7).contains(&marker) { 2 } else { 2 + length };
+        if marker != 0xDA && !(0xD0..=0xD7).contains(&marker) {
+            behind_segments.push(at);
+            continue;
+        }
+        at += file[at..].windows(2).position(|two| two[0] == 0xFF && two[1] != 0).expect("an end marker");
+        behind_data.push(at);
+    }
+    [behind_segments, behind_data]
+}
+
+/// Bytes that no decoder takes for a marker.
+fn stray(count: usize) -> Vec<u8> {
+    (0..count).map(|index| ((index * 37 + 11) % 251) as u8).collect()
+}
+
+fn with(file: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    [&file[..at], bytes, &file[at..]].concat()
+}
+
+#[test]
+fn stray_bytes_between_segments_are_passed_over() {
+    let separate = fixture!("camera_separate_411.jpg");
+    for file in [INTERVALS, GRAY_INTERVALS, PLAIN, PROGRESSIVE, PROGRESSIVE_INTERVALS, separate] {
+        let (whole, [behind_segments, _]) = (decode(file), places(file));
+        assert!(whole.damage.is_none() && behind_segments.len() >= 4, "{}", behind_segments.len());
+        for at in behind_segments {
+            for count in [1, 2, 3, 100] {
+                assert!(decode(&with(file, at, &stray(count))) == whole, "{count} bytes at {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn stray_bytes_behind_data_shift_nothing_and_many_are_damage() {
+    for file in [PLAIN, fixture!("420.jpg"), PROGRESSIVE, INTERVALS, GRAY_INTERVALS, PROGRESSIVE_INTERVALS] {
+        let (whole, [_, behind_data]) = (decode(file), places(file));
+        for at in behind_data {
+            for bytes in [stray(1), stray(2), vec![0; 3], vec![0; 100], vec![0xFF; 100]] {
+                assert!(decode(&with(file, at, &bytes)) == whole, "{} bytes of {} at {at}", bytes.len(), bytes[0]);
+            }
+            for count in [3, 100] {
+                let part = decode(&with(file, at, &stray(count)));
+                assert!(part.damage.is_some(), "{count} bytes at {at}");
+                if restarts(file).is_empty() {
+                    assert!(part.samples == whole.samples, "{count} bytes at {at}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_the_interval_before_stray_bytes_is_lost() {
+    for (file, side, units) in [(INTERVALS, 16, 3), (GRAY_INTERVALS, 8, 10)] {
+        let (whole, [_, behind_data]) = (decode(file), places(file));
+        assert_eq!(behind_data.len(), 7);
+        for (interval, at) in behind_data.into_iter().enumerate() {
+            for count in [3, 100] {
+                let part = decode(&with(file, at, &stray(count)));
+                let lost = |mcu: usize| mcu / units == interval;
+                assert!(agrees(&whole, &part, side, lost), "{count} bytes behind interval {interval}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_camera_leaves_behind_every_interval_is_no_damage() {
+    for file in [INTERVALS, GRAY_INTERVALS] {
+        let (whole, [_, places]) = (decode(file), places(file));
+        let padded = |bytes: &dyn Fn(usize) -> Vec<u8>| {
+            let mut file = file.to_vec();
+            for (index, &at) in places.iter().enumerate().rev() {
+                file = with(&file, at, &bytes(index));
+            }
+            decode(&file)
+        };
+        assert!(padded(&|_| stray(100)) == whole, "the same bytes behind all");
+        assert!(padded(&|index| if index % 2 == 0 { stray(100) } else { Vec::new() }) == whole, "behind every other");
+        assert!(padded(&|index| if index < 2 { stray(100) } else { Vec::new() }).damage.is_some(), "behind two alone");
+        assert!(padded(&|index| stray(100 + index)).damage.is_some(), "other bytes behind each");
+    }
+}
+
+#[test]
+fn zeros_of_a_buffer_that_was_not_filled_are_no_end_of_a_picture() {
+    for file in [PLAIN, fixture!("420.jpg"), INTERVALS] {
+        let (start, end) = (scan_start(file), file.len() - 2);
+        let whole = decode(file);
+        for tenths in [3, 6, 9] {
+            let cut = start + (end - start) * tenths / 10;
+            for end in [&[][..], &[0xFF, 0xD9]] {
+                let part = decode(&[&file[..cut], &vec![0; 100_000], end].concat());
+                let damage = part.damage.unwrap_or_else(|| panic!("{tenths} tenths of the data"));
+                assert!(damage.lost > 0.0, "{tenths} tenths of the data: {damage}");
+            }
+        }
+        assert!(decode(&[&file[..end], &vec![0; 100_000], &file[end..]].concat()) == whole, "all of it is there");
+    }
+}
+
 #[test]
 fn a_restart_interval_that_is_not_declared_or_not_used_is_found() {
     let whole = decode(INTERVALS);

@@ -12,7 +12,8 @@ use tonic::codegen::{Bytes, Service, StdError, http};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::status_name;
 
-/// The two headers of W3C Trace Context, unchecked. Empty: they were not sent.
+/// The two headers of W3C Trace Context, unchecked. Empty: they were not sent. A header that was sent several times is
+/// its values in their order, separated by commas (RFC 9110, 5.2): one list in `tracestate`, an error in `traceparent`.
 #[derive(Debug, Clone, Default)]
 pub(in crate::server) struct TraceHeaders {
     pub(in crate::server) traceparent: String,
@@ -21,7 +22,10 @@ pub(in crate::server) struct TraceHeaders {
 
 impl TraceHeaders {
     pub(in crate::server) fn of<T>(request: &tonic::Request<T>) -> Self {
-        let header = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
+        let header = |name| {
+            let values = request.metadata().get_all(name).iter().map(|value| value.to_str());
+            values.collect::<Result<Vec<_>, _>>().map(|values| values.join(",")).unwrap_or_default()
+        };
         TraceHeaders { traceparent: header("traceparent"), tracestate: header("tracestate") }
     }
 
@@ -163,5 +167,22 @@ impl<R> Watched<R> {
         if let Some(on_sent) = self.on_sent.take() {
             on_sent.call();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_was_sent_several_times_is_all_of_its_values_in_their_order() {
+        let mut request = tonic::Request::new(());
+        for (name, value) in [("tracestate", "rojo=1"), ("traceparent", "00-a"), ("tracestate", "congo=2, rojo2=3")] {
+            request.metadata_mut().append(name, value.parse().expect("ASCII"));
+        }
+        let trace = TraceHeaders::of(&request);
+        assert_eq!((trace.traceparent.as_str(), trace.tracestate.as_str()), ("00-a", "rojo=1,congo=2, rojo2=3"));
+        request.metadata_mut().append("traceparent", "00-b".parse().expect("ASCII"));
+        assert_eq!(TraceHeaders::of(&request).traceparent, "00-a,00-b");
     }
 }

@@ -83,8 +83,8 @@ pub(in crate::server) fn method_is_known<B>(
     let headers = request.headers_mut();
     let mut kept = http::HeaderMap::new();
     for name in READ_BY_SERVICES {
-        if let Some(value) = headers.remove(name) {
-            kept.insert(name, value);
+        for value in headers.get_all(name) {
+            kept.append(name, value.clone());
         }
     }
     *headers = kept;
@@ -115,10 +115,12 @@ mod tests {
 
     #[test]
     fn services_see_the_metadata_that_they_read_and_no_other() {
-        let mut request = request(&[("x-large", 1000), ("tracestate", 5), ("traceparent", 3), ("te", 8)]);
+        let sent = [("x-large", 1000), ("tracestate", 5), ("traceparent", 3), ("te", 8), ("tracestate", 2)];
+        let mut request = request(&sent);
         method_is_known(|_| None, &mut request).expect("it is known");
-        let names: Vec<&str> = request.headers().keys().map(http::HeaderName::as_str).collect();
-        assert_eq!(names, ["traceparent", "tracestate"]);
+        let kept: Vec<(&str, usize)> =
+            request.headers().iter().map(|(name, value)| (name.as_str(), value.len())).collect();
+        assert_eq!(kept, [("traceparent", 3), ("tracestate", 5), ("tracestate", 2)], "each value of each header");
         let unknown = method_is_known(|path| Some(Status::unimplemented(path)), &mut request);
         assert_eq!(unknown.expect_err("it is unknown").message(), "/a/b");
     }
