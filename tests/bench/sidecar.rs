@@ -44,7 +44,8 @@ impl Sidecar {
         let address = format!("unix:{}", socket.display());
         let server = Server(
             Command::new(BINARY)
-                .args(["serve", "--log", "warn", "--listen", &address, "--threads", &threads.to_string(), "--models"])
+                .args(["serve", "--log", "warn", "--kernel-timing", "at-start", "--listen", &address])
+                .args(["--threads", &threads.to_string(), "--models"])
                 .arg(folder.path().join("models"))
                 .stdin(Stdio::null())
                 .spawn()?,

@@ -36,6 +36,8 @@ impl Server {
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/models");
         let arguments = ["serve", "--models", models, "--listen", &unix, "--listen", "127.0.0.1:0", "--log", "info"];
         let mut command = camlens(&arguments);
+        // Kernels are not timed while the server is idle.
+        command.args(["--kernel-timing", "at-start"]);
         let process = command.stderr(fs::File::create(&log).expect("a file")).spawn().expect("the program starts");
         let mut server = Server { process, _folder: folder, unix, tcp: String::new() };
         let (code, _, _) = run(&mut camlens(&["health", "--server", &server.unix, "--wait", "60"]));
