@@ -8,11 +8,11 @@ use tch::Kind;
 use super::axes::Axes;
 use super::description::{Loaded, Precision};
 use super::graph::Graph;
-use super::last_activation::Final;
+use super::last_activation::{Final, logits_in};
 use super::loaded::Model;
 use super::metadata::{InputInfo, LayerInfo, LayerValue, Metadata, OutputInfo};
 use super::node::Node;
-use super::scores::{Scores, logits_in};
+use super::scores::Scores;
 use super::unguided::unguided;
 use super::{LayerError, ModelError};
 

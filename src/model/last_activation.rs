@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::axes::{Axes, Axis};
 use super::graph::Graph;
 use super::node::{Argument, Node, ValueId};
-use super::scores::logits_in;
 use crate::torch::Value;
 
 /// What the model itself computes from the logits.
@@ -20,6 +19,15 @@ pub enum Final {
         /// The class whose probability is `sigmoid(z)`: 0 or 1.
         class: u32,
     },
+}
+
+/// The number of logits of a frame in a value of this shape: `[N, classes]`, `[N, classes, 1, 1]` or `[N]`.
+pub fn logits_in(shape: &[i64]) -> Option<u32> {
+    match *shape {
+        [_] => Some(1),
+        [_, classes] | [_, classes, 1, 1] => u32::try_from(classes).ok(),
+        _ => None,
+    }
 }
 
 /// The value that enters the last activation, and which one it is.

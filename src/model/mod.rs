@@ -45,10 +45,10 @@ mod unguided;
 
 pub use description::Activation;
 pub use error::{LayerError, ModelError};
-pub use last_activation::Final;
+pub use last_activation::{Final, logits_in};
 pub use limits::LoadLimits;
 pub use loaded::Model;
 pub use map_layout::{LayoutProblem, MapLayout};
 pub use metadata::{InputInfo, LabelError, LayerInfo, LayerValue, Metadata, OutputInfo};
 pub use repository::{Entry, Repository};
-pub use scores::{Scores, logits_in};
+pub use scores::Scores;

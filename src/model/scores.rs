@@ -4,7 +4,7 @@ use super::ModelError;
 use super::axes::Axes;
 use super::description::Activation;
 use super::graph::Graph;
-use super::last_activation::{Final, before_activation, is_of_probabilities};
+use super::last_activation::{Final, before_activation, is_of_probabilities, logits_in};
 use super::node::{Node, ValueId};
 
 /// The output that is explained.
@@ -22,15 +22,6 @@ pub struct Scores {
     /// 0, which it speaks for, and 1, which it speaks against; the other way round where [`Final::SigmoidAndRest`] says
     /// so.
     pub class_count: Option<u32>,
-}
-
-/// The number of logits of a frame in a value of this shape: `[N, classes]`, `[N, classes, 1, 1]` or `[N]`.
-pub fn logits_in(shape: &[i64]) -> Option<u32> {
-    match *shape {
-        [_] => Some(1),
-        [_, classes] | [_, classes, 1, 1] => u32::try_from(classes).ok(),
-        _ => None,
-    }
 }
 
 impl Scores {
