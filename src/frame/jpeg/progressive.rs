@@ -44,7 +44,7 @@ impl Units {
                 #[inline(always)]
                 || self.decode_coefficients(&mut picture.planes, range.clone(), &mut bits),
             );
-            if until == range.end && !overrun && !segment.is_broken() && self.rest(bits.rest()) == Rest::Padding {
+            if until == range.end && !overrun && !segment.is_broken() && self.behind(&bits) == Rest::Padding {
                 continue;
             }
             let cut = Some(index) == last && segments.cut && !segment.is_broken() && overrun;

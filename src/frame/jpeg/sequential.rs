@@ -13,9 +13,6 @@ use super::{blocks, idct};
 /// Zeros of this number of bytes in a scan that does not add up are data that was lost.
 const LOST_ZEROS: usize = 32;
 
-/// Zeros of this number of bytes before zeros that are left over are no end of a block: a buffer was not filled.
-const UNFILLED_ZEROS: usize = 4;
-
 /// How far an interval was decoded.
 struct Decoded {
     /// The first unit that was not decoded.
@@ -185,27 +182,8 @@ impl Units {
             #[inline(always)]
             || self.decode_blocks(simd, &mut picture.planes, range, &mut bits),
         );
-        let judge = || if self.is_unfilled(&bits) { Rest::Data } else { self.rest(bits.rest()) };
-        let rest = (until == end && !segment.is_broken()).then(judge);
+        let rest = (until == end && !segment.is_broken()).then(|| self.behind(&bits));
         Decoded { until, overrun, rest, rest_bytes: bits.rest().len() }
-    }
-
-    /// Whether zeros are left over and the last blocks were read from more of them.
-    fn is_unfilled(&self, bits: &Bits<'_>) -> bool {
-        let rest = bits.rest();
-        !rest.is_empty()
-            && rest.iter().all(|&byte| byte == 0)
-            && bits.zeros_taken() >= UNFILLED_ZEROS
-            && !self.flat_is_zero()
-    }
-
-    /// Whether zeros are what an encoder writes for blocks of one colour.
-    fn flat_is_zero(&self) -> bool {
-        self.lanes.iter().all(|lane| {
-            let mut bits = Bits::new(&[]);
-            bits.refill();
-            lane.ac.as_ref().and_then(|ac| ac.decode(&mut bits)).is_some_and(|entry| entry.size() == 0)
-        })
     }
 
     /// Decodes units until one is invalid. Returns the first unit that is not decoded, and whether that is because the

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::bits::Bits;
 use super::blocks::{Band, Means};
 use super::huffman::Table;
 use super::planes::{Loss, Picture};
@@ -11,6 +12,9 @@ const STRAY_BYTES: usize = 2;
 
 /// The same in what webcams send: they write up to nine.
 const WEBCAM_STRAY_BYTES: usize = 10;
+
+/// Zeros of this number of bytes before zeros that are left over are no end of a block: a buffer was not filled.
+const UNFILLED_ZEROS: usize = 3;
 
 /// What a scan brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +78,25 @@ impl Units {
         for unit in range {
             picture.lose(unit % self.wide * wide, unit / self.wide * high, wide, high, loss);
         }
+    }
+
+    /// Judges what stands behind the last block of an interval, to which `bits` was read.
+    pub(super) fn behind(&self, bits: &Bits<'_>) -> Rest {
+        let rest = bits.rest();
+        let is_unfilled = !rest.is_empty()
+            && rest.iter().all(|&byte| byte == 0)
+            && bits.zeros_taken() >= UNFILLED_ZEROS
+            && !self.flat_is_zero();
+        if is_unfilled { Rest::Data } else { self.rest(rest) }
+    }
+
+    /// Whether zeros are what an encoder writes for blocks of one colour.
+    pub(super) fn flat_is_zero(&self) -> bool {
+        self.lanes.iter().all(|lane| {
+            let mut bits = Bits::new(&[]);
+            bits.refill();
+            lane.ac.as_ref().and_then(|ac| ac.decode(&mut bits)).is_some_and(|entry| entry.size() == 0)
+        })
     }
 
     /// Judges the bytes behind the last block of an interval.
