@@ -56,7 +56,9 @@ class Server:
     ):
         self.address = f"unix:{directory / 'camlens.sock'}"
         self.log = open(directory / "server.log", "w+b")
-        command = [str(BINARY), "serve", "--models", str(models), "--listen", self.address, *arguments]
+        # Answers to equal frames are compared, so that kernels are chosen before the first.
+        serve = ["serve", "--kernel-timing", "at-start", "--models", str(models), "--listen", self.address]
+        command = [str(BINARY), *serve, *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAMLENS_", "OTEL_"))}
         environment |= variables or {}
         self.process = subprocess.Popen(command, stderr=self.log, stdout=self.log, env=environment)
