@@ -17,7 +17,8 @@
 //! - [`config`]: `camlens.toml` as one type.
 //! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.
 //! - [`resources`]: the processors and the memory that the process may use.
-//! - [`process`]: the allocator, the scheduler's class of threads, and the exit of the process; any room may call it.
+//! - [`process`]: the allocator, the scheduler's class of threads and how long they wait for a processor, and the exit
+//!   of the process; any room may call it.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only the server's face, [`client`] and [`cli`] use them.
 //! - [`explain`], [`plan`], [`model`], [`stream`], [`frame`] and [`render`] are pure: no async, no transport, no
 //!   telemetry.

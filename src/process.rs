@@ -1,4 +1,4 @@
-//! The process's allocator, its threads' class, and its exit.
+//! The process's allocator, its threads' class and waiting, and its exit.
 //!
 //! mimalloc replaces `malloc` for Rust and libtorch alike. Frames, answers and spans are freed on other threads than
 //! those that allocated them; oneDNN allocates and frees dozens of small objects per convolution; and a run's large

@@ -83,10 +83,20 @@ impl Config {
         if device.name != "cpu" {
             return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
         }
+        let &DeviceConfig {
+            name: _,
+            performance: _,
+            threads,
+            background: _,
+            kernel_timing: _,
+            cache: _,
+            frame_threads,
+            connection_threads,
+        } = device;
         for (key, threads) in [
-            ("device.threads", device.threads),
-            ("device.frame_threads", device.frame_threads),
-            ("device.connection_threads", device.connection_threads),
+            ("device.threads", threads),
+            ("device.frame_threads", frame_threads),
+            ("device.connection_threads", connection_threads),
         ] {
             if threads > MAX_THREADS {
                 return Err(value(key, threads, &format!("at most {MAX_THREADS}")));

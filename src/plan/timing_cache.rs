@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::sync::LazyLock;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -49,7 +50,7 @@ impl TimingCache {
     /// not an error: it counts as empty.
     pub fn in_folder(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let digest = Sha256::digest(format!("{} {}", version(), processor()));
+        let digest = Sha256::digest(format!("{} {}", version(), *PROCESSOR));
         let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let file = folder.join(format!("kernels-{name}.json"));
         let fastest = read(&file)?;
@@ -110,14 +111,14 @@ fn read(file: &Path) -> io::Result<HashMap<String, usize>> {
         return Ok(HashMap::new());
     }
     let stored = serde_json::from_slice::<Stored>(&text).ok();
-    let stored = stored.filter(|stored| stored.camlens == version() && stored.processor == processor());
+    let stored = stored.filter(|stored| stored.camlens == version() && stored.processor == *PROCESSOR);
     Ok(stored.map(|stored| stored.fastest).filter(|fastest| fastest.len() <= MAX_OPERATIONS).unwrap_or_default())
 }
 
 fn write(file: &Path, fastest: HashMap<String, usize>) -> io::Result<()> {
     let mut all = read(file)?;
     all.extend(fastest);
-    let stored = Stored { camlens: version().to_owned(), processor: processor(), fastest: all };
+    let stored = Stored { camlens: version().to_owned(), processor: PROCESSOR.clone(), fastest: all };
     let text = serde_json::to_vec(&stored)?;
     let beside = file.with_extension(format!("{}.tmp", process::id()));
     let replaced = (|| {
@@ -137,7 +138,7 @@ fn version() -> &'static str {
 }
 
 /// The processor's model and instructions, and the environment variables that limit them.
-fn processor() -> String {
+static PROCESSOR: LazyLock<String> = LazyLock::new(|| {
     const TELLING: [&str; 7] =
         ["model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant", "cache size"];
     const LIMITS: [&str; 3] = ["ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "CAMLENS_MAX_CPU_ISA"];
@@ -147,7 +148,7 @@ fn processor() -> String {
     let told = lines.filter(|(key, _)| TELLING.contains(&key.trim())).map(|(_, value)| value.trim().to_owned());
     let limits = LIMITS.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
     told.chain(limits).collect::<Vec<_>>().join("; ")
-}
+});
 
 #[cfg(test)]
 mod tests {

@@ -43,7 +43,7 @@ impl Explainers {
     /// Keeps what was measured of kernels for the next start.
     pub fn save_timings(&self) {
         if let Err(error) = self.kernels.known.save() {
-            tracing::warn!(%error, "what was measured of kernels cannot be kept: the next start measures it again");
+            tracing::warn!(%error, "device.cache cannot be written: the next start times kernels again");
         }
     }
 }

@@ -9,9 +9,10 @@
 //!
 //! A frame's [`Ticket`] says who ends it: the answer, a newer frame, its age, a cancel, the stream's end. It is one
 //! atomic value, so each frame ends once. Models are known by their [`ModelKey`] and come and go while frames run
-//! (`registry`). Before the first frame of a client, [`warm_up`] explains one frame with each model. [`Admission`]
-//! bounds memory: frames and bytes of a stream, of a model, and of the process. Inputs are kept in `buffers` that
-//! frames reuse. In the `background`, everything that takes long runs on threads of the scheduler's idle class.
+//! (`registry`). Before the first frame of a client, [`warm_up`] explains one frame with each model; afterwards workers
+//! tune their devices while no frame waits ([`AsyncDevice::tune`]). [`Admission`] bounds memory: frames and bytes of a
+//! stream, of a model, and of the process. Inputs are kept in `buffers` that frames reuse. In the `background`,
+//! everything that takes long runs on threads of the scheduler's idle class.
 
 mod admission;
 mod background;

@@ -31,7 +31,7 @@ pub(super) struct Worker<D: AsyncDevice> {
     untuned_batches: u32,
 }
 
-/// A device that always has a batch at hand is tuned after so many, for that time.
+/// Batches after which a device that is never idle is tuned, and for how long.
 const BATCHES_BEFORE_TUNING: u32 = 16;
 const TUNING_BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 /// The longest time that a device which has nothing to do is tuned for at once.

@@ -55,7 +55,7 @@ fn kernels(config: &DeviceConfig) -> KernelChoice {
     };
     let known = config.cache.as_deref().map_or_else(TimingCache::default, |folder| {
         TimingCache::in_folder(folder).unwrap_or_else(|error| {
-            tracing::warn!(folder = %folder.display(), %error, "device.cache cannot be used");
+            tracing::warn!(folder = %folder.display(), %error, "device.cache cannot be used: kernels are timed again");
             TimingCache::default()
         })
     });

@@ -4,11 +4,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use super::{camlens, run, text};
+use super::{camlens, killed_after, run, text};
 
 /// Longer than a change of a limit takes to be seen.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -82,14 +81,7 @@ fn threads_follow_the_quota_of_a_cgroup_while_the_server_runs() {
     let socket = format!("unix:{}", text(&folder.path().join("camlens.sock")));
     let arguments = ["serve", "--models", "builtin:identity", "--listen", &socket, "--log", "info"];
     let mut server = group.with(&camlens(&arguments)).stderr(Stdio::piped()).spawn().expect("the program starts");
-    // A line that never comes must not hold up the tests.
-    let (_alive, is_over) = mpsc::channel::<()>();
-    let pid = server.id().to_string();
-    thread::spawn(move || {
-        if is_over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            let _ = Command::new("kill").args(["-9", &pid]).status();
-        }
-    });
+    let _alive = killed_after(PATIENCE, &server);
     let mut log = BufReader::new(server.stderr.take().expect("its log")).lines().map_while(Result::ok);
     let granted = log.find(|line| line.contains("the process may use")).expect("what it may use");
     assert!(granted.contains("quota=1.5"), "{granted}");

@@ -4,11 +4,10 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use super::{camlens, run, text};
+use super::{camlens, killed_after, run, text};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/models/efficientnet-lite0");
 /// Longer than all kernels of the model take, beside other programs too.
@@ -18,7 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 struct Server {
     process: Child,
     log: Box<dyn Iterator<Item = String>>,
-    /// A log line that never comes must not hold up the tests.
     _alive: Sender<()>,
 }
 
@@ -26,13 +24,7 @@ impl Server {
     fn start(socket: &str, cache: &Path) -> Self {
         let arguments = ["serve", "--models", MODEL, "--listen", socket, "--cache", text(cache), "--log", "info"];
         let mut process = camlens(&arguments).stderr(Stdio::piped()).spawn().expect("the program starts");
-        let (alive, is_over) = mpsc::channel::<()>();
-        let pid = process.id().to_string();
-        thread::spawn(move || {
-            if is_over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                let _ = Command::new("kill").args(["-9", &pid]).status();
-            }
-        });
+        let alive = killed_after(PATIENCE, &process);
         let log = BufReader::new(process.stderr.take().expect("its log")).lines().map_while(Result::ok);
         Server { process, log: Box::new(log), _alive: alive }
     }

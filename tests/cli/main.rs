@@ -11,7 +11,10 @@ mod trace;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
 
 use camlens::proto::v1;
 use fake_server::FakeServer;
@@ -39,6 +42,19 @@ fn pictures(names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     names.iter().for_each(|name| fs::write(folder.path().join(name), b"pixels").expect("a small file"));
     folder
+}
+
+/// Kills a process that is there after `patience`, unless what is returned was dropped before: a log line that never
+/// comes must not hold up the tests.
+fn killed_after(patience: Duration, process: &Child) -> Sender<()> {
+    let (alive, is_over) = mpsc::channel();
+    let id = process.id().to_string();
+    thread::spawn(move || {
+        if is_over.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-9", &id]).status();
+        }
+    });
+    alive
 }
 
 fn text(path: &Path) -> &str {

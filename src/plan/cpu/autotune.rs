@@ -19,7 +19,7 @@ const CLEARLY: f64 = 1.15;
 const BYTES_PER_SECOND: f64 = 30e9;
 /// Times were disturbed if this thread waited for a processor for more than this part of them.
 const DISTURBANCE: f64 = 0.05;
-/// A choice that was disturbed so often is kept: it is the fastest for a machine that is never quiet.
+/// Disturbed choices of one operation; the last of them is kept, since the machine may never be quiet.
 const MAX_DISTURBED: u8 = 3;
 
 /// A kernel that may be chosen. Its weights are packed when its turn comes.
@@ -61,7 +61,7 @@ pub(in crate::plan) struct Chosen<T> {
 enum Standing {
     /// It is kept.
     Final,
-    /// It may be timed again. It was timed so often while other programs held the processor.
+    /// It may be timed again. `disturbed`: how often it was timed while other programs held the processor.
     Open { disturbed: u8 },
 }
 

@@ -144,7 +144,7 @@ enum Work {
 
 /// How often a worker with nothing to do looks whether a model that was removed or replaced can be unloaded.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(200);
-/// All workers wait for so long before one tunes its device: the next frame of a video may be about to come.
+/// Time without work for any worker before one tunes its device: the next frame of a video may be about to come.
 const QUIET: Duration = Duration::from_millis(20);
 
 /// What follows from a change of the state. It is carried out without the lock, which the threads that it wakes need.

@@ -182,7 +182,7 @@ mod tests {
 
     const SLOW: Duration = Duration::from_millis(50);
     const FAST: Duration = Duration::ZERO;
-    /// Both ways have been measured after so many batches.
+    /// Batches after which both ways have been measured.
     const MEASURED: u32 = 2 * MAX_TRIALS;
 
     #[test]
