@@ -22,6 +22,17 @@ impl Rounds {
         Quartiles::of(self.of(over).into_iter().zip(self.of(under)).map(|(over, under)| over / under).collect())
     }
 
+    /// Round by round, `of` less the sum of `less`, in milliseconds; `None` when one of them did not run.
+    pub fn difference(&self, of: &str, less: &[&str]) -> Option<Quartiles> {
+        let mut milliseconds: Vec<f64> = self.of(of).into_iter().map(|seconds| seconds * 1e3).collect();
+        for name in less {
+            let other = self.of(name);
+            milliseconds.truncate(other.len());
+            milliseconds.iter_mut().zip(other).for_each(|(left, seconds)| *left -= seconds * 1e3);
+        }
+        Quartiles::of(milliseconds)
+    }
+
     pub fn print(&self) {
         println!("{:<34}{:>9}{:>9}{:>9}", "milliseconds", "quarter", "median", "three q.");
         for name in self.names() {

@@ -14,9 +14,11 @@ use crate::torch::{OperatorError, threads};
 const TRIALS: usize = 3;
 const EXTRA_TRIALS: usize = 5;
 const CLEARLY: f64 = 1.15;
-/// Assumed memory bandwidth for weights. During a trial a kernel's weights are in the caches; in a whole network they
-/// are not. A kernel that reads weights packed for another one pays nothing, because it takes no memory of its own.
+/// Assumed memory bandwidth for weights.
 const BYTES_PER_SECOND: f64 = 30e9;
+/// What a call of oneDNN takes longer in a network than in a trial: the code around its kernels, in ATen and in oneDNN,
+/// is large and runs on one thread.
+const ONEDNN_SECONDS: f64 = 40e-6;
 /// Times were disturbed if this thread waited for a processor for more than this part of them.
 const DISTURBANCE: f64 = 0.05;
 /// Disturbed choices of one operation; the last of them is kept, since the machine may never be quiet.
@@ -48,6 +50,26 @@ impl<'a, T: 'a> Candidate<'a, T> {
     pub fn map<U: 'a>(self, into: impl FnOnce(T) -> U + 'a) -> Candidate<'a, U> {
         Candidate::of_bytes(self.min_bytes, move || Ok((self.pack)()?.map(into)))
     }
+}
+
+/// What a kernel finds in the caches in a trial and has to fetch from memory in a whole network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::plan) struct Fetched {
+    /// Of weights packed for this kernel alone. A kernel that reads weights packed for another one pays nothing,
+    /// because it takes no memory of its own.
+    pub bytes: usize,
+    /// Whether it is one of oneDNN's.
+    pub is_onednn: bool,
+}
+
+impl Fetched {
+    fn seconds(self) -> f64 {
+        of_memory(self.bytes) + if self.is_onednn { ONEDNN_SECONDS } else { 0.0 }
+    }
+}
+
+fn of_memory(bytes: usize) -> f64 {
+    bytes as f64 / BYTES_PER_SECOND
 }
 
 /// A kernel, and how sure it is the fastest.
@@ -107,9 +129,9 @@ pub(in crate::plan) struct Task<'a> {
     pub choice: &'a KernelChoice,
 }
 
-/// The fastest of `candidates`. `size` is the bytes of weights packed for a kernel alone; `prepared` returns a closure
-/// that runs it. At most two kernels are packed at once: the fastest so far and the one that is timed against it.
-/// `before` is what was chosen before and [is due](Chosen::is_due).
+/// The fastest of `candidates`. `fetched` is what a kernel has to fetch; `prepared` returns a closure that runs it. At
+/// most two kernels are packed at once: the fastest so far and the one that is timed against it. `before` is what was
+/// chosen before and [is due](Chosen::is_due).
 ///
 /// What is known is not timed, and without the [time](Timing) for it the first kernel that suits is returned. What was
 /// found while other programs held the processor is not remembered, and stays due for a few more times.
@@ -120,7 +142,7 @@ pub(in crate::plan) fn autotune<T, R>(
     task: &Task<'_>,
     before: Option<Chosen<T>>,
     candidates: Vec<Candidate<T>>,
-    size: impl Fn(&T) -> usize,
+    fetched: impl Fn(&T) -> Fetched,
     prepared: impl Fn(&T) -> Result<R, OperatorError>,
 ) -> Result<Chosen<T>, OperatorError>
 where
@@ -148,7 +170,7 @@ where
         let standing = if *timing == Timing::Never { Standing::Final } else { Standing::Open { disturbed } };
         return kernel.map(|kernel| Chosen { kernel, standing }).ok_or_else(|| task.suits_no_kernel());
     }
-    let (fastest, is_undisturbed) = undisturbed(|| spending(|| fastest(candidates, size, prepared)));
+    let (fastest, is_undisturbed) = undisturbed(|| spending(|| fastest(candidates, fetched, prepared)));
     // Of rejected kernels: later weights seldom fit into it.
     process::release_memory();
     let (index, kernel) = fastest?.ok_or_else(|| task.suits_no_kernel())?;
@@ -173,14 +195,13 @@ impl Task<'_> {
 /// The fastest candidate and its index, by time.
 fn fastest<'a, T: 'a, R>(
     candidates: impl Iterator<Item = (usize, Candidate<'a, T>)>,
-    size: impl Fn(&T) -> usize,
+    fetched: impl Fn(&T) -> Fetched,
     prepared: impl Fn(&T) -> Result<R, OperatorError>,
 ) -> Result<Option<(usize, T)>, OperatorError>
 where
     R: Fn() -> Result<Tensor, OperatorError>,
 {
-    let of_memory = |bytes: usize| bytes as f64 / BYTES_PER_SECOND;
-    let cost = |kernel: &T, time: Duration| time.as_secs_f64() + of_memory(size(kernel));
+    let cost = |kernel: &T, time: Duration| time.as_secs_f64() + fetched(kernel).seconds();
     // With its shortest time, once it was timed against another kernel.
     let mut best: Option<(usize, T, Option<Duration>)> = None;
     for (index, candidate) in candidates {
@@ -267,6 +288,10 @@ mod tests {
         Task { operator: "linear", shapes: format_args!("1x2"), choice }
     }
 
+    fn bytes_alone(bytes: usize) -> Fetched {
+        Fetched { bytes, is_onednn: false }
+    }
+
     /// Kernels with these milliseconds and bytes.
     struct Kernels<'a> {
         of: &'a [(u64, usize)],
@@ -294,7 +319,7 @@ mod tests {
                     Ok(Tensor::new())
                 })
             };
-            autotune(&task(choice), before, candidates, |&index| self.of[index].1, run).unwrap()
+            autotune(&task(choice), before, candidates, |&index| bytes_alone(self.of[index].1), run).unwrap()
         }
 
         /// The indices of those that were packed since the last call.
@@ -384,7 +409,7 @@ mod tests {
         };
         for timing in [Timing::AtFirstRun, Timing::WhenTuning, Timing::Never] {
             let choice = timing.into();
-            assert_eq!(*autotune(&task(&choice), None, candidates(), |_| 1, never).unwrap().used(), 8);
+            assert_eq!(*autotune(&task(&choice), None, candidates(), |_| bytes_alone(1), never).unwrap().used(), 8);
         }
         take_untuned();
     }
@@ -393,8 +418,9 @@ mod tests {
     fn no_kernel_at_all_is_an_error() {
         for timing in [Timing::AtFirstRun, Timing::Never] {
             let choice = timing.into();
-            let none = autotune(&task(&choice), None, Vec::new(), |_: &i32| 1, |_| Ok(|| Ok(Tensor::new())))
-                .map(|c| *c.used());
+            let none =
+                autotune(&task(&choice), None, Vec::new(), |_: &i32| bytes_alone(1), |_| Ok(|| Ok(Tensor::new())))
+                    .map(|c| *c.used());
             assert!(none.unwrap_err().to_string().contains("suits no kernel"));
         }
     }

@@ -19,7 +19,7 @@ use crate::torch::{
     linear_input_gradient, linear_weight,
 };
 
-use super::autotune::{Candidate, Chosen, Task, autotune, bytes, float_bias, is_finite};
+use super::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes, float_bias, is_finite};
 use crate::plan::rules::arguments::first;
 use crate::plan::rules::tape::TapeRule;
 
@@ -120,7 +120,7 @@ impl LinearKernel {
     ) -> Result<Chosen<Self>, OperatorError> {
         let shapes = format_args!("{:?} {:?} {} rows", input.f_kind()?, weight.size(), rows(input));
         let task = Task { operator: "linear", shapes, choice };
-        autotune(&task, before, Self::candidates(weight, rows(input), operators), Self::size, |kernel| {
+        autotune(&task, before, Self::candidates(weight, rows(input), operators), Self::fetched, |kernel| {
             let call = kernel.call(&Value::None, operators)?;
             Ok(move || call.run(input))
         })
@@ -171,12 +171,13 @@ impl LinearKernel {
         vec![Candidate::new(one_dnn), Candidate::new(panels)]
     }
 
-    /// Bytes of the weight.
-    fn size(&self) -> usize {
-        match self {
-            LinearKernel::OneDnn(weight) | LinearKernel::Panels { weight, .. } => bytes(weight),
-            LinearKernel::Unpacked(weight) | LinearKernel::SparseGradient(weight) => bytes(weight),
-        }
+    /// What a run fetches.
+    fn fetched(&self) -> Fetched {
+        let (LinearKernel::OneDnn(weight)
+        | LinearKernel::Panels { weight, .. }
+        | LinearKernel::Unpacked(weight)
+        | LinearKernel::SparseGradient(weight)) = self;
+        Fetched { bytes: bytes(weight), is_onednn: matches!(self, LinearKernel::OneDnn(_)) }
     }
 
     fn call(&self, bias: &Value, operators: &Operators) -> Result<LinearCall, OperatorError> {

@@ -7,13 +7,14 @@ namespace camlens {
 namespace {
 
 const MicroKernels portable = {&camlens_gemm_default, &camlens_sparse_default, &camlens_gates_default,
-                               &camlens_winograd_default};
+                               &camlens_depthwise_default, &camlens_winograd_default};
 #if defined(__x86_64__)
-const MicroKernels avx2 = {&camlens_gemm_avx2, &camlens_sparse_avx2, &camlens_gates_avx2, &camlens_winograd_avx2};
+const MicroKernels avx2 = {&camlens_gemm_avx2, &camlens_sparse_avx2, &camlens_gates_avx2, &camlens_depthwise_avx2,
+                           &camlens_winograd_avx2};
 const MicroKernels avx512 = {&camlens_gemm_avx512, &camlens_sparse_avx512, &camlens_gates_avx512,
-                             &camlens_winograd_avx512};
+                             &camlens_depthwise_avx512, &camlens_winograd_avx512};
 const MicroKernels avx512_bf16 = {&camlens_gemm_avx512_bf16, &camlens_sparse_avx512_bf16, &camlens_gates_avx512_bf16,
-                                  nullptr};
+                                  &camlens_depthwise_avx512_bf16, nullptr};
 #endif
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The micro-kernels for this processor.
 #pragma once
+#include "micro/depthwise.h"
 #include "micro/gates.h"
 #include "micro/gemm.h"
 #include "micro/sparse.h"
@@ -19,6 +20,7 @@ struct MicroKernels {
   const GemmKernels* gemm;
   const SparseKernels* sparse;
   const GateKernels* gates;
+  const DepthwiseKernels* depthwise;
   // Null for bfloat16: the transforms' values are float32.
   const WinogradKernels* winograd;
 };

@@ -107,6 +107,30 @@ pub(super) struct Col2imGradient {
     pub width: i64,
 }
 
+/// depthwise.h
+#[repr(C)]
+pub(super) struct DepthwiseConvolution {
+    pub element: i32,
+    pub is_gradient: bool,
+    pub source: *const c_void,
+    pub batch: i64,
+    pub source_height: i64,
+    pub source_width: i64,
+    pub channels: i64,
+    pub weight: *const f32,
+    pub kernel: [i64; 2],
+    pub parameters: ConvolutionParameters,
+    pub bias: *const f32,
+    pub low: f32,
+    pub high: f32,
+    pub target: *mut c_void,
+    pub target_height: i64,
+    pub target_width: i64,
+    pub gates: *mut u64,
+    pub gate_low: f32,
+    pub gate_high: f32,
+}
+
 /// winograd.h
 #[repr(C)]
 pub(super) struct WinogradConvolution {
@@ -235,6 +259,9 @@ unsafe extern "C" {
 
     // col2im.h
     pub(super) fn camlens_col2im(gradient: *const Col2imGradient, error: *mut *mut c_char) -> c_int;
+
+    // depthwise.h
+    pub(super) fn camlens_depthwise(convolution: *const DepthwiseConvolution, error: *mut *mut c_char) -> c_int;
 
     // winograd.h
     pub(super) fn camlens_winograd(convolution: *const WinogradConvolution, error: *mut *mut c_char) -> c_int;

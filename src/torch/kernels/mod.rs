@@ -2,6 +2,7 @@
 //!
 //! - Matrix products: [`gemm`](gemm()) for convolutions, [`linear`](linear()) for linear layers,
 //!   [`winograd`](winograd()) for 3 × 3 kernels.
+//! - [`depthwise`](depthwise()) for convolutions that treat each channel alone.
 //! - Where many elements are zero: [`sparse_convolution`], [`sparse_input_gradient`], and [`col2im_input_gradient`] for
 //!   few channels.
 //! - Rectifiers in a reverse run: [`gate`](gate()), [`Gates`]. Pooling: [`max_pool`], [`global_average_pool`].
@@ -13,6 +14,7 @@ mod bounds;
 mod call;
 mod col2im;
 mod convolution;
+mod depthwise;
 mod element;
 mod elementwise;
 mod features;
@@ -29,6 +31,7 @@ mod winograd;
 
 pub use bounds::Bounds;
 pub use col2im::{col2im_input_gradient, col2im_weight};
+pub use depthwise::{depthwise, depthwise_input_gradient, depthwise_weight};
 pub use elementwise::{add, add_clamped, channels_last, gate};
 pub use features::{MAX_CPU_ISA, check_max_cpu_isa, computes_in, has_bfloat16, has_gemm_kernels, has_onednn_kernels};
 pub use gates::{Gates, PendingMask};

@@ -8,13 +8,14 @@ use tch::{Kind, Tensor};
 use crate::torch::{Call, OperatorError, PendingMask, Value, channels_last, window_may_miss};
 
 use super::col2im::{Col2im, Col2imCall};
+use super::depthwise::{Depthwise, DepthwiseGradientCall};
 use super::epilogue::Activation;
 use super::forward::{ForwardCall, ForwardKernel};
 use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_GUIDED_GRADIENTS, SparseBackward, SparseBackwardCall, with_typical_zeros};
 use crate::plan::KernelChoice;
-use crate::plan::cpu::autotune::{Candidate, Chosen, Task, autotune, bytes};
+use crate::plan::cpu::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes};
 
 /// A weight packed for one kernel.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(in crate::plan) enum InputGradientKernel {
     FlippedKernel(ForwardKernel),
     Col2im(Col2im),
     Sparse(SparseBackward),
+    Depthwise(Depthwise),
 }
 
 impl InputGradientKernel {
@@ -53,19 +55,23 @@ impl InputGradientKernel {
         let shapes = format_args!("{kind:?} {shape:?} {size:?} {grad_shape:?} {geometry:?} {shares}");
         let task = Task { operator: "a convolution's input gradient", shapes, choice };
         let grad_output = &channels_last(&with_typical_zeros(grad_output, DENSITY_OF_GUIDED_GRADIENTS)?)?;
-        autotune(&task, before, kernels, Self::size, |kernel| {
+        autotune(&task, before, kernels, Self::fetched, |kernel| {
             let call = kernel.call(&shape, geometry, &grad_output.size(), size, operators)?;
             Ok(move || call.input_gradient(grad_output))
         })
     }
 
-    /// Bytes of the weights packed for this kernel alone.
-    fn size(&self) -> usize {
+    /// What a run fetches.
+    fn fetched(&self) -> Fetched {
+        let own = |bytes| Fetched { bytes, is_onednn: false };
         match self {
-            InputGradientKernel::Transposed(weight) | InputGradientKernel::Float32(weight) => bytes(weight),
-            InputGradientKernel::FlippedKernel(kernel) => kernel.size(),
-            InputGradientKernel::Col2im(col2im) => col2im.size(),
-            InputGradientKernel::Sparse(sparse) => sparse.size(),
+            InputGradientKernel::Transposed(weight) | InputGradientKernel::Float32(weight) => {
+                Fetched { bytes: bytes(weight), is_onednn: true }
+            }
+            InputGradientKernel::FlippedKernel(kernel) => kernel.fetched(),
+            InputGradientKernel::Col2im(col2im) => own(col2im.size()),
+            InputGradientKernel::Sparse(sparse) => own(sparse.size()),
+            InputGradientKernel::Depthwise(depthwise) => own(depthwise.size()),
         }
     }
 
@@ -89,7 +95,8 @@ impl InputGradientKernel {
                 grad_output,
             )?)))
         };
-        let mut kernels = vec![Candidate::new(transposed)];
+        let depthwise = move || Ok(Depthwise::new(weight, geometry)?.map(InputGradientKernel::Depthwise));
+        let mut kernels = vec![Candidate::new(depthwise), Candidate::new(transposed)];
         if geometry.groups > 1 && weight.f_kind().is_ok_and(|kind| kind != Kind::Float) {
             kernels.push(Candidate::new(move || {
                 let wide = weight.f_to_kind(Kind::Float)?;
@@ -155,6 +162,9 @@ impl InputGradientKernel {
             }
             InputGradientKernel::Col2im(col2im) => InputGradientCall::Col2im(col2im.call(geometry, size)),
             InputGradientKernel::Sparse(sparse) => InputGradientCall::Sparse(sparse.call(geometry, size)),
+            InputGradientKernel::Depthwise(depthwise) => {
+                InputGradientCall::Depthwise(depthwise.gradient_call(geometry, size))
+            }
         })
     }
 }
@@ -196,6 +206,7 @@ pub(in crate::plan) enum InputGradientCall {
     FlippedKernel(ForwardCall),
     Col2im(Col2imCall),
     Sparse(SparseBackwardCall),
+    Depthwise(DepthwiseGradientCall),
 }
 
 impl InputGradientCall {
@@ -210,6 +221,7 @@ impl InputGradientCall {
             InputGradientCall::FlippedKernel(call) => call.run(grad_output),
             InputGradientCall::Col2im(call) => call.input_gradient(grad_output, None),
             InputGradientCall::Sparse(call) => call.input_gradient(grad_output, None),
+            InputGradientCall::Depthwise(call) => call.input_gradient(grad_output),
         }
     }
 
@@ -222,9 +234,10 @@ impl InputGradientCall {
         match self {
             InputGradientCall::Col2im(call) => call.input_gradient(grad_output, Some(mask)).map(Some),
             InputGradientCall::Sparse(call) => call.input_gradient(grad_output, Some(mask)).map(Some),
-            InputGradientCall::Transposed(_) | InputGradientCall::Float32(_) | InputGradientCall::FlippedKernel(_) => {
-                Ok(None)
-            }
+            InputGradientCall::Transposed(_)
+            | InputGradientCall::Float32(_)
+            | InputGradientCall::FlippedKernel(_)
+            | InputGradientCall::Depthwise(_) => Ok(None),
         }
     }
 }

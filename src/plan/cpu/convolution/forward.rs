@@ -1,10 +1,11 @@
-//! Forward kernels of a convolution: oneDNN, a matrix product, Winograd's algorithm, or products that skip the input's
-//! zeros.
+//! Forward kernels of a convolution: oneDNN, a matrix product, Winograd's algorithm, products that skip the input's
+//! zeros, or sums in each channel alone.
 
 use tch::Tensor;
 
 use crate::torch::{Call, OperatorError, Value, channels_last};
 
+use super::depthwise::{Depthwise, DepthwiseCall};
 use super::epilogue::{Activation, Epilogue};
 use super::gemm::{Gemm, GemmCall};
 use super::geometry::Geometry;
@@ -12,7 +13,7 @@ use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_ACTIVATIONS, SparseForward, SparseForwardCall, with_typical_zeros};
 use super::winograd::{Winograd, WinogradCall};
 use crate::plan::KernelChoice;
-use crate::plan::cpu::autotune::{Candidate, Chosen, Task, autotune, bytes};
+use crate::plan::cpu::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes};
 use crate::plan::rules::rectifiers::Gate;
 
 /// A weight packed for one kernel.
@@ -22,6 +23,7 @@ pub(in crate::plan) enum ForwardKernel {
     Gemm(Gemm),
     Winograd(Winograd),
     Sparse(SparseForward),
+    Depthwise(Depthwise),
 }
 
 impl ForwardKernel {
@@ -40,20 +42,22 @@ impl ForwardKernel {
         let shapes = format_args!("{:?} {:?} {size:?} {geometry:?} {epilogue}", input.f_kind()?, weight.size());
         let task = Task { operator: "a convolution", shapes, choice };
         let input = &channels_last(&with_typical_zeros(input, DENSITY_OF_ACTIVATIONS)?)?;
-        autotune(&task, before, kernels, Self::size, |kernel| {
+        autotune(&task, before, kernels, Self::fetched, |kernel| {
             let call = kernel.call(&Value::None, geometry, epilogue.fused_activation(), operators)?;
             Ok(move || Ok(call.run_with(input, epilogue)?.0))
         })
     }
 
-    /// Bytes of the packed weight.
-    pub fn size(&self) -> usize {
-        match self {
+    /// What a run fetches.
+    pub fn fetched(&self) -> Fetched {
+        let bytes = match self {
             ForwardKernel::Direct(weight) => bytes(weight),
             ForwardKernel::Gemm(gemm) => gemm.size(),
             ForwardKernel::Winograd(winograd) => winograd.size(),
             ForwardKernel::Sparse(sparse) => sparse.size(),
-        }
+            ForwardKernel::Depthwise(depthwise) => depthwise.size(),
+        };
+        Fetched { bytes, is_onednn: matches!(self, ForwardKernel::Direct(_)) }
     }
 
     /// The packed weight, where the sparse backward kernel can read it too.
@@ -61,7 +65,7 @@ impl ForwardKernel {
         match self {
             ForwardKernel::Sparse(sparse) => Ok(Some(sparse.panels())),
             ForwardKernel::Gemm(gemm) => gemm.panels(),
-            ForwardKernel::Direct(_) | ForwardKernel::Winograd(_) => Ok(None),
+            ForwardKernel::Direct(_) | ForwardKernel::Winograd(_) | ForwardKernel::Depthwise(_) => Ok(None),
         }
     }
 
@@ -72,7 +76,9 @@ impl ForwardKernel {
         input: &'a [i64],
         operators: &'a Operators,
     ) -> Vec<Candidate<'a, Self>> {
-        let mut kernels = Self::dense(weight, geometry, input, operators);
+        let mut kernels =
+            vec![Candidate::new(move || Ok(Depthwise::new(weight, geometry)?.map(ForwardKernel::Depthwise)))];
+        kernels.extend(Self::dense(weight, geometry, input, operators));
         kernels.push(Candidate::new(move || Ok(SparseForward::new(weight, geometry)?.map(ForwardKernel::Sparse))));
         kernels
     }
@@ -108,6 +114,9 @@ impl ForwardKernel {
                 ForwardCall::Winograd(winograd.call(bias.tensor(), geometry, activation)?)
             }
             ForwardKernel::Sparse(sparse) => ForwardCall::Sparse(sparse.call(bias.tensor(), geometry, activation)?),
+            ForwardKernel::Depthwise(depthwise) => {
+                ForwardCall::Depthwise(depthwise.call(bias.tensor(), geometry, activation)?)
+            }
         })
     }
 }
@@ -119,6 +128,7 @@ pub(in crate::plan) enum ForwardCall {
     Gemm(GemmCall),
     Winograd(WinogradCall),
     Sparse(SparseForwardCall),
+    Depthwise(DepthwiseCall),
 }
 
 impl ForwardCall {
@@ -130,6 +140,7 @@ impl ForwardCall {
             ForwardCall::Gemm(call) => call.run(input),
             ForwardCall::Winograd(call) => call.run(input),
             ForwardCall::Sparse(call) => call.run(input),
+            ForwardCall::Depthwise(call) => call.run(input),
         }
     }
 
@@ -137,6 +148,7 @@ impl ForwardCall {
     pub fn run_with(&self, input: &Tensor, epilogue: &Epilogue<'_>) -> Result<(Tensor, Option<Gate>), OperatorError> {
         match self {
             ForwardCall::Gemm(call) => call.run_with(input, epilogue),
+            ForwardCall::Depthwise(call) => call.run_with(input, epilogue),
             _ => epilogue.apply(self.run(input)?),
         }
     }

@@ -3,8 +3,8 @@
 //! The nodes are oneDNN's operators, as ATen has them: `mkldnn::_convolution_pointwise` is a convolution and an
 //! activation, and its overload `binary` adds another tensor before the activation. The pass `fuse_convolutions` makes
 //! them. Each runs on the fastest of several kernels ([`forward`]): oneDNN, a matrix product (`gemm`), Winograd's
-//! algorithm for 3 × 3 kernels, or products that skip the zeros that rectifiers leave. The operators have no derivative
-//! in ATen; [`backward`] computes the gradient to the input.
+//! algorithm for 3 × 3 kernels, products that skip the zeros that rectifiers leave, or sums in each channel alone
+//! (`depthwise`). The operators have no derivative in ATen; [`backward`] computes the gradient to the input.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -321,6 +321,7 @@ fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
 pub mod backward;
 pub mod batch_split;
 pub mod col2im;
+pub mod depthwise;
 pub mod epilogue;
 pub mod forward;
 pub mod gemm;

@@ -286,6 +286,35 @@ fn backward_kernels(
     kernels(None).into_iter().chain(shared).collect()
 }
 
+#[test]
+fn a_kernel_for_each_channel_alone_suits_depthwise_convolutions() {
+    if !has_gemm_kernels(Kind::Float) {
+        return;
+    }
+    let operators = Operators::find().unwrap();
+    let suits = |weight: &Tensor, groups: i64, padding: i64| {
+        let geometry = Geometry { padding: [padding; 2], stride: [1, 1], dilation: [1, 1], groups };
+        let input = [1, groups * weight.size()[1], 9, 9];
+        let result = geometry.output_shape(&input, &weight.size());
+        let forward = forward_kernels(weight, &geometry, &input, &operators);
+        let backward = backward_kernels(weight, &geometry, &result, &input, &operators);
+        (
+            forward.iter().any(|kernel| matches!(kernel, ForwardKernel::Depthwise(_))),
+            backward.iter().any(|kernel| matches!(kernel, InputGradientKernel::Depthwise(_))),
+        )
+    };
+    let weight = |shape: [i64; 4]| Layout::Contiguous.random(&shape, Kind::Float);
+    assert_eq!(suits(&weight([8, 1, 3, 3]), 8, 1), (true, true));
+    // Two results for each channel; four groups of two channels.
+    assert_eq!(suits(&weight([16, 1, 3, 3]), 8, 1), (false, false));
+    assert_eq!(suits(&weight([8, 2, 3, 3]), 4, 1), (false, false));
+    // Padding times infinity is NaN, and is not multiplied.
+    let infinite = weight([8, 1, 3, 3]);
+    let _ = infinite.get(5).get(0).get(1).get(1).fill_(f64::INFINITY);
+    assert_eq!(suits(&infinite, 8, 1), (false, false));
+    assert_eq!(suits(&infinite, 8, 0), (true, true));
+}
+
 /// Convolutions that suit Winograd's algorithm.
 fn case_of_3_by_3() -> impl Strategy<Value = Case> {
     let channels = || prop_oneof![Just(16i64), Just(32)];
