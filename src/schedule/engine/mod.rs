@@ -98,8 +98,9 @@ type Threads = (Vec<JoinHandle<()>>, Pool);
 
 struct Shared {
     state: Mutex<State>,
-    /// Notified when a row is prepared, a model is to be loaded, the models change, or the engine is closed.
-    device: Condvar,
+    /// For each worker, notified when a row is prepared, a model is to be loaded, the models change, or the engine is
+    /// closed.
+    signals: Vec<Condvar>,
     config: EngineConfig,
     clock: Arc<dyn Clock>,
     /// Where frames are read and rendered.
@@ -120,8 +121,9 @@ struct State {
     loads: Vec<VecDeque<Load>>,
     /// Workers that wait.
     idle: usize,
-    /// Those of them that were notified and do not have the lock yet.
-    woken: usize,
+    /// Those of them that were not notified, the one that began to wait last at the end. It is notified first: what it
+    /// worked with is still in the caches.
+    waiting: Vec<usize>,
 }
 
 /// A model that a worker is to load on its device.
@@ -180,7 +182,7 @@ impl Engine {
             state: Mutex::new(state),
             config,
             compute,
-            device: Condvar::new(),
+            signals: (0..count).map(|_| Condvar::new()).collect(),
             clock,
             registry: Registry::new(),
             busy: AtomicU64::new(0),
@@ -233,7 +235,7 @@ impl Engine {
         }
         drop(state);
         drop(loaded);
-        self.shared.device.notify_all();
+        self.shared.notify_all();
         (0..self.shared.workers).try_for_each(|_| results.recv().unwrap_or(Err(JobError::Stopped)))
     }
 
@@ -399,16 +401,26 @@ impl Shared {
         state.dispatch.prepared(&turn, prepared, now);
         let wakes = state.wakes();
         self.choose(state, now);
-        if wakes {
-            self.device.notify_one();
-        }
+        self.notify(wakes);
     }
 
     /// Wakes all workers that wait.
     fn wake_workers(&self) {
         // A worker that has looked already waits on the condition by the time the lock is free.
         drop(self.state.lock());
-        self.device.notify_all();
+        self.notify_all();
+    }
+
+    fn notify(&self, worker: Option<usize>) {
+        if let Some(signal) = worker.and_then(|worker| self.signals.get(worker)) {
+            signal.notify_one();
+        }
+    }
+
+    fn notify_all(&self) {
+        for signal in &self.signals {
+            signal.notify_one();
+        }
     }
 
     /// Ends everything that waits.
@@ -416,7 +428,7 @@ impl Shared {
         let left = std::mem::replace(&mut *self.state.lock(), State::empty(&self.config, self.workers));
         // Replies are called as these go, without the lock.
         drop(left);
-        self.device.notify_all();
+        self.notify_all();
     }
 }
 
@@ -424,14 +436,12 @@ impl State {
     fn empty(config: &EngineConfig, workers: usize) -> Self {
         let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay, workers);
         let loads = (0..workers).map(|_| VecDeque::new()).collect();
-        State { dispatch, tasks: None, loads, idle: 0, woken: 0 }
+        State { dispatch, tasks: None, loads, idle: 0, waiting: Vec::new() }
     }
 
-    /// Whether to notify a worker: one waits that has not been notified.
-    fn wakes(&mut self) -> bool {
-        let wakes = self.woken < self.idle;
-        self.woken += usize::from(wakes);
-        wakes
+    /// The worker to notify, if one waits that has not been notified.
+    fn wakes(&mut self) -> Option<usize> {
+        self.waiting.pop()
     }
 
     /// Whether one of the workers has something to do, seen from one that tunes its device.
@@ -557,16 +567,17 @@ fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<
         let bounds = [has_retired.then_some(UNLOAD_INTERVAL), tunes.then_some(QUIET)];
         let wait = wait.into_iter().chain(bounds.into_iter().flatten()).min();
         state.idle += 1;
+        state.waiting.push(index);
         let is_over = match wait {
-            Some(wait) => shared.device.wait_for(&mut state, wait).timed_out(),
+            Some(wait) => shared.signals[index].wait_for(&mut state, wait).timed_out(),
             None => {
-                shared.device.wait(&mut state);
+                shared.signals[index].wait(&mut state);
                 false
             }
         };
         let all_wait = state.idle == shared.workers;
         state.idle = state.idle.saturating_sub(1);
-        state.woken = state.woken.saturating_sub(1);
+        state.waiting.retain(|&waiting| waiting != index);
         if tunes && is_over && all_wait && until.is_none() && state.tasks.is_some() {
             return Work::Tune;
         }
@@ -601,11 +612,9 @@ fn work_at_hand(index: usize, shared: &Arc<Shared>) -> Work {
 
 /// A worker has taken rows: the next batch is prepared while they run, and what is left is another worker's.
 fn rows_taken(mut state: MutexGuard<'_, State>, shared: &Arc<Shared>, now: Instant) {
-    let wakes = state.dispatch.has_rows() && state.wakes();
+    let wakes = if state.dispatch.has_rows() { state.wakes() } else { None };
     shared.choose(state, now);
-    if wakes {
-        shared.device.notify_one();
-    }
+    shared.notify(wakes);
 }
 
 #[cfg(test)]
