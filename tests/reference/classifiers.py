@@ -43,7 +43,7 @@ ROW_SECONDS = 4 * 3600
 EXACT = 1e-5
 # Default mode: near the reference, or no further from float64 than three times float32 is.
 FAST = {"relative": 1e-3, "largest": 5e-3, "cosine": 0.99999}
-FAST_TO_FLOAT64, FAST_COSINE = 3, 0.9999
+FAST_TO_FLOAT64, FAST_COSINE = classifier_row.FLIPPED, 0.9999
 MAPS = {"grad_cam": "Grad-CAM", "guided_backprop": "guided"}
 
 

@@ -83,7 +83,7 @@ constexpr int64_t WEIGHT_BYTES = 32 << 10;
 
 class Depthwise {
  public:
-  Depthwise(const DepthwiseConvolution& of, const DepthwiseKernels& kernels)
+  Depthwise(const DepthwiseConvolution& of, const MicroKernels& kernels)
       : of_(of),
         kernels_(kernels),
         bytes_(size_of(static_cast<ElementType>(of.element))),
@@ -139,16 +139,18 @@ class Depthwise {
       tile.result_step = columns_.phases() * all;
       tile.pixels = columns.end - columns.begin;
       tile.channels = channels;
-      kernels_.compute(&tile);
+      kernels_.depthwise->compute(&tile);
     }
     if (of_.gates == nullptr) return;
     const int64_t words = mask_words(all);
-    kernels_.find_gates(to, of_.target_width, all, channels, of_.gate_low, of_.gate_high,
-                        of_.gates + row * of_.target_width * words + channel / MASK_BITS, words);
+    for (int64_t x = 0; x < of_.target_width; ++x) {
+      kernels_.gates->find(to + x * all * bytes_, PixelRange{1, channels}, of_.gate_low, of_.gate_high,
+                           of_.gates + (row * of_.target_width + x) * words + channel / MASK_BITS);
+    }
   }
 
   const DepthwiseConvolution& of_;
-  const DepthwiseKernels& kernels_;
+  const MicroKernels& kernels_;
   int64_t bytes_;
   RowParts blocks_;
   Axis rows_, columns_;
@@ -163,7 +165,7 @@ extern "C" {
 int camlens_depthwise(const camlens::DepthwiseConvolution* convolution, char** error) {
   using namespace camlens;
   return guarded(error, [&]() -> int {
-    Depthwise(*convolution, *micro_kernels(static_cast<ElementType>(convolution->element))->depthwise).run();
+    Depthwise(*convolution, *micro_kernels(static_cast<ElementType>(convolution->element))).run();
     return CAMLENS_OK;
   });
 }

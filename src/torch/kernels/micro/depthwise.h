@@ -32,10 +32,6 @@ struct DepthwiseTile {
 
 struct DepthwiseKernels {
   void (*compute)(const DepthwiseTile* tile);
-  // The gates of the results of `pixels` pixels, `step` elements apart, as gate_layout.h says, with `gate_step` words
-  // from pixel to pixel. Open where low < result < high; see gates.h for NaN.
-  void (*find_gates)(const void* results, int64_t pixels, int64_t step, int64_t channels, float low, float high,
-                     uint64_t* gates, int64_t gate_step);
 };
 
 extern "C" {

@@ -33,9 +33,10 @@ inline Vector multiply_add(Vector sum, Step left, Step right) { return sum + lef
 #endif
 
 // Loads the first `count` elements, at most a vector; the other lanes are 0. `count` may be 0 or negative.
-inline Vector load_first(const Element* from, int64_t count) {
+template <typename T>
+inline Vector load_first(const T* from, int64_t count) {
   if (count >= WIDTH) return load(from);
-  Element elements[WIDTH] = {};
+  T elements[WIDTH] = {};
   for (int64_t i = 0; i < count; ++i) elements[i] = from[i];
   return load(elements);
 }
