@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::failure::{Exit, Failure};
 use super::no_models;
-use crate::config::{Config, KernelTiming, ListenAddress, Performance};
+use crate::config::{Config, KernelTiming, ListenAddress};
 use crate::resources::Machine;
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
@@ -70,10 +70,6 @@ pub struct ServeCommand {
     /// Time that accepted frames have to finish after the first signal, in seconds [default: 20]
     #[arg(long, env = "CAMLENS_DRAIN_TIMEOUT", value_name = "SECONDS")]
     drain_timeout: Option<u32>,
-
-    /// Whether batches run one at a time or several, which share the threads [default: throughput]
-    #[arg(long, env = "CAMLENS_PERFORMANCE", value_enum)]
-    performance: Option<Performance>,
 
     /// Number of threads that run models; 0: one per core [default: 0]
     #[arg(long, env = "CAMLENS_THREADS", value_name = "N")]
@@ -182,7 +178,6 @@ impl ServeCommand {
             token_file,
             insecure,
             drain_timeout,
-            performance,
             threads,
             background,
             kernel_timing,
@@ -216,7 +211,6 @@ impl ServeCommand {
         set(&mut out.server.token_file, token_file.map(Some));
         set(&mut out.server.insecure, insecure.then_some(true));
         set(&mut out.server.drain_timeout_s, drain_timeout);
-        set(&mut out.device.performance, performance);
         set(&mut out.device.threads, threads);
         set(&mut out.device.background, background.then_some(true));
         set(&mut out.device.kernel_timing, kernel_timing);

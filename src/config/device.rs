@@ -10,8 +10,6 @@ use serde::{Deserialize, Serialize};
 pub struct DeviceConfig {
     /// `cpu`.
     pub name: String,
-    /// Whether to optimise for latency or for throughput.
-    pub performance: Performance,
     /// Threads that run models. 0: one per core.
     pub threads: usize,
     /// Whether frames are explained in the scheduler's idle class, with the processor time that nobody else wants.
@@ -27,14 +25,11 @@ pub struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// The workers on a machine with `cores` cores.
+    /// The workers on a machine with `cores` cores. Their batches share the threads, and one that is alone has them all.
     pub fn workers(&self, cores: usize) -> Workers {
         let threads = if self.threads == 0 { cores } else { self.threads };
-        match self.performance {
-            Performance::Latency => Workers { count: 1, threads },
-            // A batch gains little from the fourth thread on, while there are others to run.
-            Performance::Throughput => Workers { count: threads.div_ceil(4).max(2).min(threads), threads },
-        }
+        // A batch gains little from the fourth thread on, while there are others to run.
+        Workers { count: threads.div_ceil(4).max(2).min(threads), threads }
     }
 
     /// [`DeviceConfig::connection_threads`] on a machine with `cores` cores.
@@ -47,7 +42,6 @@ impl Default for DeviceConfig {
     fn default() -> Self {
         DeviceConfig {
             name: "cpu".to_owned(),
-            performance: Performance::default(),
             threads: 0,
             background: false,
             kernel_timing: KernelTiming::default(),
@@ -56,17 +50,6 @@ impl Default for DeviceConfig {
             connection_threads: 0,
         }
     }
-}
-
-/// How [`DeviceConfig::threads`] are used. OpenVINO has hints of the same names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Performance {
-    /// Batches run one at a time, each on all threads
-    Latency,
-    /// Several batches run at a time and share the threads; one that is alone has them all
-    #[default]
-    Throughput,
 }
 
 /// When [`DeviceConfig::kernel_timing`] happens.

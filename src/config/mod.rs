@@ -18,7 +18,7 @@ use crate::telemetry::TelemetryConfig;
 use error::{at_least_one, value};
 
 pub use address::ListenAddress;
-pub use device::{DeviceConfig, KernelTiming, Performance, Workers};
+pub use device::{DeviceConfig, KernelTiming, Workers};
 pub use error::ConfigError;
 pub use limits::LimitsConfig;
 pub use server::{AdminConfig, ServerConfig, TlsConfig};
@@ -85,7 +85,6 @@ impl Config {
         }
         let &DeviceConfig {
             name: _,
-            performance: _,
             threads,
             background: _,
             kernel_timing: _,
@@ -162,14 +161,12 @@ mod tests {
     }
 
     #[test]
-    fn batches_run_one_at_a_time_or_several_that_share_the_threads() {
+    fn several_batches_share_the_threads_unless_there_is_one() {
         let workers = |text: &str| parse(text).expect("it is sound").device.workers(8);
         for (threads, count) in [(1, 1), (2, 2), (3, 2), (8, 2), (9, 3), (32, 8)] {
             assert_eq!(workers(&format!("[device]\nthreads = {threads}")), Workers { count, threads });
         }
         assert_eq!(workers(""), Workers { count: 2, threads: 8 });
-        assert_eq!(workers("[device]\nperformance = \"latency\""), Workers { count: 1, threads: 8 });
-        assert!(parse("[device]\nperformance = \"speed\"").expect_err("unknown").contains("throughput"));
     }
 
     #[test]

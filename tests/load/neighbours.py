@@ -19,18 +19,16 @@ options = sidecar.arguments(
     ("seconds", 3.0, "of one measurement"),
     ("networks", "resnet18,efficientnet-lite0", "that are served"),
     ("peers", 1, "0: camlens alone"),
-    ("performance", "", "the server's --performance; default: its own"),
     threads=0,
 )
 measured = ["--duration", 0.5 + options.seconds, "--warm-up", 0.5, "--overflow", "block", "--size", "224x224"]
-flags = ["--performance", options.performance] if options.performance else []
 
 
 def network(name):
     """The figures of one network."""
     options.models = str(sidecar.exported(name))
     peers = {kind: sidecar.Peer(kind, name, sidecar.CORES) for kind in ("onnxruntime", "openvino") if options.peers}
-    server = sidecar.Sidecar(options, *flags)
+    server = sidecar.Sidecar(options)
     kinds = {f"camlens, {count} in flight": count for count in BOUNDS} | {kind: peer for kind, peer in peers.items()}
     rates = {kind: {loops: [] for loops in LOOPS} for kind in kinds}
     p99 = {kind: {loops: [] for loops in LOOPS} for kind in kinds}
@@ -81,7 +79,7 @@ def identity():
     options.models = "builtin:identity"
     load = ["--streams", 4, "--connections", 2, "--in-flight", 8, "--predictions-only", *measured]
     shares = []
-    with sidecar.Sidecar(options, *flags) as server:
+    with sidecar.Sidecar(options) as server:
         sidecar.measure(server, *load)
         for _ in range(options.rounds):
             quiet = sidecar.measure(server, *load)["answered_hz"]

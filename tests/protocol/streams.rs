@@ -1,6 +1,5 @@
 //! What a stream guarantees: one ending for each frame, in order, according to its policy.
 
-use camlens::config::Performance;
 use camlens::proto::v1;
 use camlens::proto::v1::dropped::Reason;
 use camlens::proto::v1::explain_stream_request::Message as Request;
@@ -54,10 +53,10 @@ async fn a_blocking_stream_answers_every_frame_in_order_and_echoes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_on_several_threads_give_what_one_thread_gives_in_order() {
-    let answers = async |performance: Performance| {
+async fn batches_on_several_workers_give_what_one_worker_gives_in_order() {
+    let answers = async |threads: usize| {
         let server = TestServer::start_with(|config| {
-            (config.device.performance, config.device.threads, config.limits.max_batch) = (performance, 3, 1);
+            (config.device.threads, config.limits.max_batch) = (threads, 1);
         })
         .await;
         let mut streams = Vec::new();
@@ -84,7 +83,7 @@ async fn batches_on_several_threads_give_what_one_thread_gives_in_order() {
         }
         answers
     };
-    let (one, many) = (answers(Performance::Latency).await, answers(Performance::Throughput).await);
+    let (one, many) = (answers(1).await, answers(3).await);
     for ((class, logit), (wanted_class, wanted_logit)) in many.into_iter().zip(one) {
         assert_eq!(class, wanted_class);
         assert!((logit - wanted_logit).abs() < 1e-4 * wanted_logit.abs(), "{logit} {wanted_logit}");

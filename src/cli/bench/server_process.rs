@@ -150,16 +150,37 @@ mod tests {
 
     #[tokio::test]
     async fn processor_time_is_measured_from_the_begin_to_the_end() {
+        const WORK: Duration = Duration::from_millis(50);
         let (_, server) = own();
         let (begin, is_over) = (Instant::now(), CancellationToken::new());
-        let busy = std::thread::spawn(move || while begin.elapsed() < Duration::from_millis(300) {});
-        let end = begin + Duration::from_millis(200);
-        let measured = server.measure(begin, Some(end), &is_over).await.expect("it lives");
-        assert!(measured.span >= Duration::from_millis(199), "{measured:?}");
-        assert!(measured.taken > Duration::ZERO && measured.processors() > 0.0, "{measured:?}");
-        busy.join().expect("it ends");
-        is_over.cancel();
+        let work_until_it_is_over = std::thread::spawn({
+            let is_over = is_over.clone();
+            move || while !is_over.is_cancelled() {}
+        });
+        let end_after_work = async {
+            // A later timer on the same thread: `measure` has read the processor time before this one fires.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let before = server.taken().expect("it lives");
+            while server.taken().expect("it lives") < before + WORK {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            is_over.cancel();
+        };
+        let (measured, ()) = tokio::join!(server.measure(begin, None, &is_over), end_after_work);
+        let measured = measured.expect("it lives");
+        assert!(measured.taken >= WORK && measured.processors() > 0.0, "{measured:?}");
+        assert!(measured.span <= begin.elapsed(), "{measured:?}");
+        work_until_it_is_over.join().expect("it ends");
         assert_eq!(server.measure(begin, None, &is_over).await, None);
+    }
+
+    #[tokio::test]
+    async fn processor_time_is_measured_until_an_end_that_was_given() {
+        let (_, server) = own();
+        let begin = Instant::now();
+        let end = begin + Duration::from_millis(20);
+        let measured = server.measure(begin, Some(end), &CancellationToken::new()).await.expect("it lives");
+        assert!(Instant::now() >= end && measured.span <= begin.elapsed(), "{measured:?}");
     }
 
     #[test]

@@ -65,6 +65,36 @@ fn workers_run_batches_at_once_and_each_has_one_ahead() {
 }
 
 #[test]
+fn of_idle_workers_the_one_that_worked_last_works_next() {
+    let model = served("m", 1);
+    let (works, worker) = mpsc::channel();
+    let records = |index: usize| -> super::super::fake::Behaviour {
+        let works = works.clone();
+        Box::new(move |_, _| {
+            works.send(index).expect("the test listens");
+            Ok(())
+        })
+    };
+    let bench = Bench::of_workers(&[Arc::clone(&model)], (0..3).map(records).collect());
+    let lane = bench.lane(&model);
+    for number in 0..6 {
+        let waiting = loop {
+            let waiting = bench.engine.shared.state.lock().waiting.clone();
+            if waiting.len() == 3 {
+                break waiting;
+            }
+            thread::yield_now();
+        };
+        bench.submit(&lane, number);
+        assert_eq!(bench.began(), [number]);
+        bench.go();
+        assert_eq!(endings(&bench, 1), [(number, true)]);
+        assert_eq!(worker.recv(), Ok(waiting[2]), "frame {number} of workers that wait in the order {waiting:?}");
+    }
+    bench.engine.stop();
+}
+
+#[test]
 fn frames_of_two_sizes_run_on_two_workers_at_once() {
     let model = served("m", 4);
     let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };

@@ -139,6 +139,11 @@ impl BatchSplit {
         Ok(result)
     }
 
+    /// Measures both ways again: batches run on another kernel from now on.
+    pub fn forget(&self) {
+        self.lock().clear();
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Shape, Tried>> {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -201,6 +206,15 @@ mod tests {
         calls(&split, MEASURED, 2, SLOW, FAST);
         // The slow way is not taken while the fast one is known.
         calls(&split, MIN_PAUSE, 2, FAST, FAST);
+        calls(&split, MEASURED, 2, FAST, SLOW);
+        assert_eq!(calls(&split, 2, 2, FAST, SLOW), [[2], [2]]);
+    }
+
+    #[test]
+    fn the_ways_are_measured_again_for_another_kernel() {
+        let split = BatchSplit::new(Timing::WhenTuning);
+        calls(&split, MEASURED, 2, SLOW, FAST);
+        split.forget();
         calls(&split, MEASURED, 2, FAST, SLOW);
         assert_eq!(calls(&split, 2, 2, FAST, SLOW), [[2], [2]]);
     }

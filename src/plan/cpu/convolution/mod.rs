@@ -153,7 +153,10 @@ impl Convolution {
         let mut forward = lock(&self.forward);
         let call = match forward.take() {
             Some(call) if !call.is_due() => call,
-            _ => {
+            before => {
+                if before.is_some() {
+                    self.forward_split.forget();
+                }
                 let mut weights = lock(&self.weights);
                 let kernel = weights.forward(input, epilogue, &self.operators)?;
                 let activation = epilogue.fused_activation();
@@ -175,7 +178,11 @@ impl Convolution {
         let mut backward = lock(&self.backward);
         let call = match backward.take().filter(|(known, _)| *known == of_size) {
             Some((_, call)) if !call.is_due() => call,
-            _ => {
+            before => {
+                if before.is_some() {
+                    self.backward_split.forget();
+                    self.classes_split.forget();
+                }
                 let mut weights = lock(&self.weights);
                 let kernel = weights.backward(&grad_output, size, &self.operators)?;
                 let shape = grad_output.size();
