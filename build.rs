@@ -15,6 +15,7 @@ fn main() {
     protocol(&root);
     let libtorch = libtorch(&root);
     bridge(&libtorch);
+    cuda_bridge(&root, &libtorch);
     run_path(&libtorch);
 }
 
@@ -77,6 +78,48 @@ fn bridge(libtorch: &Path) {
     }
 }
 
+/// `libcamlens_cuda.so`, beside the program: what camlens asks of CUDA. It is loaded when a CUDA device is asked for,
+/// after `libtorch_cuda.so`, whose symbols it uses; so neither a CUDA library nor a driver is needed here, only the
+/// headers that deploy/libtorch fetches. Without them it is not built.
+fn cuda_bridge(root: &Path, libtorch: &Path) {
+    let sources = ["src/torch/cuda", "src/torch/cuda/kernels"];
+    for folder in sources {
+        let extensions = ["cpp", "cuh", "h"];
+        files(folder, &extensions).iter().for_each(|file| println!("cargo:rerun-if-changed={}", file.display()));
+    }
+    let headers = libtorch.join("cuda/include");
+    println!("cargo:rerun-if-changed={}", headers.display());
+    if !headers.join("cuda_runtime_api.h").exists() {
+        println!("cargo:warning=no CUDA headers in {}: libcamlens_cuda.so is not built", headers.display());
+        return;
+    }
+    let kernels = root.join("src/torch/cuda/kernels");
+    let mut build = cpp();
+    for folder in [libtorch.join("include"), libtorch.join("include/torch/csrc/api/include"), headers] {
+        build.flag("-isystem").flag(folder.to_str().expect("a path in UTF-8"));
+    }
+    let is_twin = |file: &PathBuf| file.file_name().is_some_and(|name| name == "twin.cpp");
+    let objects = build
+        .opt_level(1)
+        .pic(true)
+        .flag("-fvisibility=hidden")
+        .define("CAMLENS_CUDA_KERNELS", format!("\"{}\"", kernels.display()).as_str())
+        .files(sources.iter().flat_map(|folder| files(folder, &["cpp"])).filter(|file| !is_twin(file)))
+        .compile_intermediates();
+    // OUT_DIR is target/PROFILE/build/camlens-HASH/out.
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let beside = out.ancestors().nth(3).expect("OUT_DIR lies in the target folder").join("libcamlens_cuda.so");
+    let linked = build
+        .get_compiler()
+        .to_command()
+        .args(["-shared", "-Wl,-soname,libcamlens_cuda.so", "-o"])
+        .arg(&beside)
+        .args(objects)
+        .arg("-ldl")
+        .status();
+    assert!(linked.is_ok_and(|status| status.success()), "{} cannot be linked", beside.display());
+}
+
 /// Compiles the micro-kernels for one instruction set. `width` is the number of floats in a vector register; the
 /// accumulators of a matrix product are `rows` rows of `parts` vectors.
 fn micro_kernels(instruction_set: &str, [width, parts, rows]: [usize; 3], flags: &[&str]) {
@@ -114,9 +157,9 @@ fn cpp() -> cc::Build {
     build
 }
 
-/// Where the dynamic linker looks for libtorch: beside an installed binary (`bin/camlens`, `lib/*.so`), then where it
-/// was built.
+/// Where the dynamic linker looks for libtorch and `libcamlens_cuda.so`: beside an installed binary (`bin/camlens`,
+/// `lib/*.so`), then where they were built.
 fn run_path(libtorch: &Path) {
-    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib:$ORIGIN");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
 }

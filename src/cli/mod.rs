@@ -127,6 +127,7 @@ pub fn main() -> ! {
         Err(failure) => failure.report(terminal::colours_on_stderr()),
     };
     // Threads may still run in libtorch: after a second signal, or a signal while the models load.
+    crate::torch::cuda::close();
     process::quick_exit(code)
 }
 

@@ -4,12 +4,21 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::device_name::DeviceName;
+use super::memory_limit::MemoryLimit;
+
 /// `[device]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceConfig {
-    /// `cpu`.
-    pub name: String,
+    /// The devices that run models.
+    pub name: DeviceName,
+    /// Folders of `libtorch_cuda.so` and `libcamlens_cuda.so`, before those where the dynamic linker looks.
+    pub libraries: Vec<PathBuf>,
+    /// The most memory of each CUDA device. Default: without limit.
+    pub memory_limit: Option<MemoryLimit>,
+    /// Whether cuDNN and cuBLAS may round float32 operands to TF32.
+    pub allow_tf32: bool,
     /// Threads that run models. 0: one per core.
     pub threads: usize,
     /// Whether frames are explained in the scheduler's idle class, with the processor time that nobody else wants.
@@ -25,7 +34,8 @@ pub struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// The workers on a machine with `cores` cores. Their batches share the threads, and one that is alone has them all.
+    /// The workers on a machine with `cores` cores. Their batches share the threads, and one that is alone has all of
+    /// them.
     pub fn workers(&self, cores: usize) -> Workers {
         let threads = if self.threads == 0 { cores } else { self.threads };
         // A batch gains little from the fourth thread on, while there are others to run.
@@ -41,7 +51,10 @@ impl DeviceConfig {
 impl Default for DeviceConfig {
     fn default() -> Self {
         DeviceConfig {
-            name: "cpu".to_owned(),
+            name: DeviceName::default(),
+            libraries: Vec::new(),
+            memory_limit: None,
+            allow_tf32: false,
             threads: 0,
             background: false,
             kernel_timing: KernelTiming::default(),

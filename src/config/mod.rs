@@ -5,8 +5,10 @@
 
 mod address;
 mod device;
+mod device_name;
 mod error;
 mod limits;
+mod memory_limit;
 mod server;
 
 use std::path::{Path, PathBuf};
@@ -19,8 +21,10 @@ use error::{at_least_one, value};
 
 pub use address::ListenAddress;
 pub use device::{DeviceConfig, KernelTiming, Workers};
+pub use device_name::DeviceName;
 pub use error::ConfigError;
 pub use limits::LimitsConfig;
+pub use memory_limit::MemoryLimit;
 pub use server::{AdminConfig, ServerConfig, TlsConfig};
 
 /// The whole of `camlens.toml`.
@@ -80,11 +84,11 @@ impl Config {
         let Config { server, models, device, limits, telemetry, admin: _ } = self;
         server.check()?;
         at_least_one("models.max_weight_bytes", models.max_weight_bytes)?;
-        if device.name != "cpu" {
-            return Err(value("device.name", format!("{:?}", device.name), "\"cpu\" is the only device built yet"));
-        }
         let &DeviceConfig {
             name: _,
+            libraries: _,
+            memory_limit: _,
+            allow_tf32: _,
             threads,
             background: _,
             kernel_timing: _,
@@ -182,7 +186,6 @@ mod tests {
         for (text, key) in [
             ("[limits]\nmax_batch = 0", "limits.max_batch = 0"),
             ("[limits]\nmax_frame_bytes = 5000000000", "limits.max_frame_bytes = 5000000000"),
-            ("[device]\nname = \"cuda\"", "device.name = \"cuda\""),
             ("[telemetry]\ntrace_ratio = 2.0", "telemetry.trace_ratio = 2"),
             ("[server]\nlisten = []", "server.listen = []"),
             ("[server]\nunix_socket_mode = 511000", "server.unix_socket_mode"),

@@ -3,6 +3,7 @@
 use crate::model::{LayerError, LayoutProblem, ModelError};
 use crate::plan::PlanError;
 use crate::torch::OperatorError;
+use crate::torch::cuda::CudaError;
 
 /// Why a frame could not be explained.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,17 @@ pub enum ExplainError {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    #[error(transparent)]
+    Cuda(CudaError),
+}
+
+impl From<CudaError> for ExplainError {
+    fn from(error: CudaError) -> Self {
+        match error {
+            CudaError::Failed(error) => ExplainError::Operator(error),
+            other => ExplainError::Cuda(other),
+        }
+    }
 }
 
 impl From<tch::TchError> for ExplainError {
@@ -46,6 +58,11 @@ impl ExplainError {
             ExplainError::Plan(error) => error.is_out_of_memory(),
             _ => false,
         }
+    }
+
+    /// Whether the device fails until the process ends.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, ExplainError::Cuda(CudaError::Lost(_)))
     }
 
     /// Whether the run was stopped by its interrupt, which is not a failure.

@@ -9,6 +9,7 @@ use crate::model::{Metadata, Model};
 use crate::plan::{Interrupt, KernelChoice, PlanCache, PlanError, PlanSpec};
 
 use super::check::check_method;
+use super::enqueued::Enqueued;
 use super::forward::Forward;
 use super::target_layer::TargetLayer;
 use super::{ExplainError, Head, Method, Mode};
@@ -38,12 +39,12 @@ impl Explainer {
 
     /// An explainer of the same model for another thread. It shares the weights and compiles its own plans.
     pub fn share(&self) -> Self {
-        Explainer {
-            model: self.model.share(),
-            head: self.head.clone(),
-            device: self.device,
-            plans: self.plans.sharing_weights(),
-        }
+        self.share_on(self.device)
+    }
+
+    /// As [`Explainer::share`], on another device. Weights on a device are shared by its explainers alone.
+    pub fn share_on(&self, device: Device) -> Self {
+        Explainer { model: self.model.share(), head: self.head.clone(), device, plans: self.plans.sharing_weights() }
     }
 
     pub fn metadata(&self) -> &Arc<Metadata> {
@@ -61,6 +62,19 @@ impl Explainer {
         input: &Tensor,
         interrupt: &dyn Interrupt,
     ) -> Result<Forward<'_>, ExplainError> {
+        self.enqueue(method, input, interrupt)?.wait()
+    }
+
+    /// As [`Explainer::forward`], on a device that works asynchronously: nothing is read from it.
+    ///
+    /// # Errors
+    /// As [`Explainer::forward`], except for what only the output shows.
+    pub fn enqueue(
+        &mut self,
+        method: &Method,
+        input: &Tensor,
+        interrupt: &dyn Interrupt,
+    ) -> Result<Enqueued<'_>, ExplainError> {
         let size = input.size();
         let [_, _, height, width] = *size.as_slice() else {
             return Err(ExplainError::Plan(PlanError::InputShape {
@@ -76,8 +90,7 @@ impl Explainer {
             TargetLayer::new(&self.model.metadata, name, &pass.activations(index).size(), [height, width])
         };
         let layers = names.iter().enumerate().map(layer).collect::<Result<Vec<_>, _>>()?;
-        Ok(Forward {
-            logits: self.head.logits(pass.logits())?,
+        Ok(Enqueued {
             head: self.head.clone(),
             layers,
             needs_plain_reverse: plan.needs_plain_reverse(),

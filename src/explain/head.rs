@@ -56,8 +56,13 @@ impl Head {
     /// # Errors
     /// [`ExplainError::Output`] when the value is not `[N, classes]`, `[N, classes, 1, 1]` or `[N]`.
     pub(super) fn logits(&self, value: &Tensor) -> Result<Tensor, ExplainError> {
+        self.logits_there(&value.f_to_device(Device::Cpu)?)
+    }
+
+    /// As [`Head::logits`], on the device of the value.
+    pub(super) fn logits_there(&self, value: &Tensor) -> Result<Tensor, ExplainError> {
         let (rows, count) = Self::shape(value)?;
-        let logits = value.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([rows, count])?;
+        let logits = value.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([rows, count])?;
         if count != 1 {
             return Ok(logits);
         }
@@ -119,6 +124,20 @@ impl Head {
             .f_view(value.size().as_slice())?
             .f_to_device(value.device())?
             .f_to_kind(value.f_kind()?)?)
+    }
+
+    /// As [`Head::seed`], for classes in a tensor `[N]` of i64 on the device of the value; a negative one is none.
+    pub(super) fn seed_there(&self, value: &Tensor, classes: &Tensor) -> Result<Tensor, ExplainError> {
+        let (rows, count) = Self::shape(value)?;
+        let takes_part = classes.f_ge(0i64)?.f_unsqueeze(1)?.f_to_kind(Kind::Float)?;
+        let seed = if count == 1 {
+            let is_for = classes.f_eq(i64::from(self.spoken_for()))?.f_unsqueeze(1)?.f_to_kind(Kind::Float)?;
+            is_for.f_mul_scalar(2.0)?.f_sub_scalar(1.0)?.f_mul(&takes_part)?
+        } else {
+            let zeros = Tensor::f_zeros([rows, count], (Kind::Float, value.device()))?;
+            zeros.f_scatter(1, &classes.f_clamp_min(0)?.f_unsqueeze(1)?, &takes_part)?
+        };
+        Ok(seed.f_view(value.size().as_slice())?.f_to_kind(value.f_kind()?)?)
     }
 
     /// The `count` highest classes of one row of logits, the highest first; of equal ones, the lower index first.
@@ -202,6 +221,19 @@ mod tests {
         let probability = value.sigmoid();
         let output = Tensor::cat(&[1.0 - &probability, probability], 1);
         assert!(head.output(&logits, 2).unwrap().allclose(&output, 1e-6, 0.0, false));
+    }
+
+    #[test]
+    fn seeds_made_on_the_device_are_those_made_on_the_host() {
+        let heads = [head(), Head { last: Final::SigmoidAndRest { class: 1 }, ..head() }];
+        for (head, shape) in heads.iter().flat_map(|head| [(head, vec![3, 4]), (head, vec![3, 1]), (head, vec![3])]) {
+            let value = Tensor::zeros(&shape, (Kind::Float, Device::Cpu));
+            for classes in [[Some(0), Some(1), None], [Some(1), None, Some(0)]] {
+                let codes: Vec<i64> = classes.iter().map(|class| class.map_or(-1, i64::from)).collect();
+                let there = head.seed_there(&value, &Tensor::from_slice(&codes)).unwrap();
+                assert_eq!(there, head.seed(&value, &classes).unwrap(), "{shape:?} {classes:?}");
+            }
+        }
     }
 
     #[test]

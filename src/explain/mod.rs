@@ -12,17 +12,22 @@
 //! Maps are normalised only where the [`Convention`] says so.
 //!
 //! An [`Explainer`] runs a batch forward. The [`Forward`] chooses the classes and runs in reverse. [`Reversed::fuse`]
-//! makes the maps. [`Head`] knows what the model's output means. To add a kind of map, add a [`MapKind`] and the line
-//! of `reversed.rs` that makes it; to add a CAM method, add a [`CamMethod`] and its file in `cam/`.
+//! makes the maps. On a device that works asynchronously, [`Enqueued`] does all of it without reading anything, and
+//! [`PackedMaps`] makes one tensor of the results. [`Head`] knows what the model's output means. To add a kind of map,
+//! add a [`MapKind`] and the line of `batch_maps.rs` that makes it; to add a CAM method, add a [`CamMethod`] and its
+//! file in `cam/`.
 
+mod batch_maps;
 mod cam;
 mod check;
 mod cost;
+mod enqueued;
 mod error;
 mod explainer;
 mod forward;
 mod head;
 mod maps;
+mod packed;
 mod ranking;
 mod request;
 mod reversed;
@@ -33,11 +38,13 @@ mod targets;
 pub use cam::CamMethod;
 pub use check::check_method;
 pub use cost::Cost;
+pub use enqueued::{ChosenThere, Enqueued, NO_TARGET, ranked};
 pub use error::ExplainError;
 pub use explainer::Explainer;
 pub use forward::Forward;
 pub use head::{Head, Prediction};
 pub use maps::{MapKind, MapSet, PerMap};
+pub use packed::PackedMaps;
 pub use request::{Convention, Method, Mode, Target};
 pub use reversed::Reversed;
 pub use row_maps::{HostMap, RowMaps, TargetMaps};

@@ -1,37 +1,26 @@
 //! A batch after its reverse runs: it makes the maps.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::plan::Gradients;
 
-use super::cam::{Cam, scale};
-use super::target_layer::TargetLayer;
-use super::{Convention, ExplainError, Head, MapKind, Method, PerMap, TargetMaps};
+use super::batch_maps::{BatchMaps, LayerValue, batch_maps};
+use super::cam::Cam;
+use super::{ExplainError, Head, Method, TargetMaps};
 
 /// A batch after its reverse runs.
 pub struct Reversed {
     /// Row by row.
     pub(super) logits: Vec<Vec<f32>>,
     pub(super) head: Head,
-    pub(super) layers: Vec<TargetLayer>,
+    pub(super) layers: Vec<LayerValue>,
     pub(super) method: Method,
     /// Height and width of the input.
     pub(super) size: [i64; 2],
     /// The classes of each row.
     pub(super) classes: Vec<Vec<u32>>,
-    /// The value of each target layer.
-    pub(super) activations: Vec<Tensor>,
     /// One per round: the rows' first classes, their second ones, and so on. Empty when no map is computed.
     pub(super) gradients: Vec<Gradients>,
-}
-
-/// The CAMs of the whole batch for one round, at one target layer or averaged over several.
-struct BatchCam {
-    target_layer: String,
-    /// `[N, h, w]`; absent when layers of several sizes were averaged.
-    layer_map: Option<Tensor>,
-    /// `[N, H, W]`.
-    map: Tensor,
 }
 
 impl Reversed {
@@ -45,22 +34,28 @@ impl Reversed {
         self.fuse_with(cam)
     }
 
-    fn fuse_with(self, method: &dyn Cam) -> Result<Vec<Vec<TargetMaps<Tensor>>>, ExplainError> {
+    fn fuse_with(self, cam: &dyn Cam) -> Result<Vec<Vec<TargetMaps<Tensor>>>, ExplainError> {
         let mut rows: Vec<Vec<TargetMaps<Tensor>>> = self.classes.iter().map(|_| Vec::new()).collect();
         if self.method.maps.is_empty() {
-            let rounds = self.classes.iter().map(Vec::len).max().unwrap_or(0);
-            (0..rounds).try_for_each(|round| self.distribute(round, None, None, &mut rows))?;
+            for ((row, classes), logits) in rows.iter_mut().zip(&self.classes).zip(&self.logits) {
+                row.extend(classes.iter().map(|&class_index| TargetMaps {
+                    class_index,
+                    score: self.head.score(logits, class_index),
+                    ..TargetMaps::default()
+                }));
+            }
         }
         for (round, gradients) in self.gradients.iter().enumerate() {
-            let guided = gradients.input.as_ref().map(|g| g.f_to_kind(Kind::Float)).transpose()?;
-            let cams = self.cams(method, round, gradients)?;
-            let cams: Vec<Option<BatchCam>> =
-                if cams.is_empty() { vec![None] } else { cams.into_iter().map(Some).collect() };
-            for cam in cams {
-                self.distribute(round, guided.as_ref(), cam.as_ref(), &mut rows)?;
+            let scores = || Ok(Tensor::f_from_slice(&self.scores(round))?.f_to_device(self.device())?);
+            for maps in batch_maps(&self.method, cam, &self.layers, self.size, gradients, &scores)? {
+                self.distribute(round, &maps, &mut rows)?;
             }
         }
         Ok(rows)
+    }
+
+    fn device(&self) -> Device {
+        self.layers.first().map_or(Device::Cpu, |value| value.activations.device())
     }
 
     /// The score of each row's class of a round; 0 for a row that takes no part.
@@ -71,99 +66,42 @@ impl Reversed {
         self.classes.iter().zip(&self.logits).map(score).collect()
     }
 
-    /// The CAMs of a round: one per target layer, or their average; none when no map needs one.
-    fn cams(&self, method: &dyn Cam, round: usize, gradients: &Gradients) -> Result<Vec<BatchCam>, ExplainError> {
-        if self.layers.is_empty() {
-            return Ok(Vec::new());
-        }
-        let scores = self.scores(round);
-        let layers = self.layers.iter().zip(&self.activations).zip(&gradients.targets);
-        let layer_maps = layers
-            .map(|((layer, activations), gradient)| {
-                method.map(&layer.read(activations)?, &layer.read(gradient)?, &scores)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        match self.method.convention {
-            Convention::Captum => self
-                .layers
-                .iter()
-                .zip(layer_maps)
-                .map(|(layer, layer_map)| {
-                    let map = scale::upsample(&layer_map, self.size)?;
-                    Ok(BatchCam { target_layer: layer.name.clone(), layer_map: Some(layer_map), map })
-                })
-                .collect(),
-            Convention::PytorchGradCam => {
-                let scaled = layer_maps.iter().map(scale::min_max_scale).collect::<Result<Vec<_>, _>>()?;
-                let resized =
-                    scaled.iter().map(|map| scale::upsample(map, self.size)).collect::<Result<Vec<_>, _>>()?;
-                let mean = Tensor::f_stack(&resized, 0)?.f_mean_dim([0i64].as_slice(), false, None::<Kind>)?;
-                let names: Vec<_> = self.layers.iter().map(|layer| layer.name.as_str()).collect();
-                let is_single = scaled.len() == 1;
-                Ok(vec![BatchCam {
-                    target_layer: names.join("+"),
-                    layer_map: if is_single { scaled.into_iter().next() } else { None },
-                    map: scale::min_max_scale(&mean)?,
-                }])
-            }
-        }
-    }
-
-    /// Makes the maps of a round from the guided gradient `[N, C, H, W]` and a CAM, and appends them to their rows.
+    /// Appends the maps of a round to their rows.
     fn distribute(
         &self,
         round: usize,
-        guided: Option<&Tensor>,
-        cam: Option<&BatchCam>,
+        batch: &BatchMaps,
         rows: &mut [Vec<TargetMaps<Tensor>>],
     ) -> Result<(), ExplainError> {
-        let mut batch = PerMap::default();
-        for kind in self.method.maps.iter() {
-            if let Some(map) = map(kind, guided, cam.map(|cam| &cam.map))? {
-                batch.insert(kind, map);
-            }
-        }
-        let highest: Vec<f32> = match cam {
-            Some(cam) => Vec::try_from(cam.map.f_amax([1i64, 2].as_slice(), false)?.f_to_device(Device::Cpu)?)?,
+        let highest: Vec<f32> = match &batch.highest {
+            Some(highest) => Vec::try_from(highest.f_to_device(Device::Cpu)?)?,
             None => Vec::new(),
         };
-        let wants_layer_map = self.method.maps.iter().any(MapKind::has_layer_resolution);
-        let layer_map = cam.filter(|_| wants_layer_map).and_then(|cam| cam.layer_map.as_ref());
         for (row, chosen) in self.classes.iter().enumerate() {
             let Some(&class_index) = chosen.get(round) else { continue };
             let of_row = |tensor: &Tensor| tensor.f_get(row as i64);
             rows[row].push(TargetMaps {
                 class_index,
                 score: self.head.score(&self.logits[row], class_index),
-                target_layer: cam.map(|cam| cam.target_layer.clone()).unwrap_or_default(),
+                target_layer: batch.target_layer.clone(),
                 no_positive_evidence: highest.get(row).is_some_and(|&value| value == 0.0),
-                layer_map: layer_map.map(of_row).transpose()?,
-                maps: batch.try_map(of_row)?,
+                layer_map: batch.layer_map.as_ref().map(of_row).transpose()?,
+                maps: batch.maps.try_map(of_row)?,
             });
         }
         Ok(())
     }
 }
 
-/// The map of one kind, `[N, …]`: `None` when the gradient or the CAM that it is made from was not computed.
-fn map(kind: MapKind, guided: Option<&Tensor>, cam: Option<&Tensor>) -> Result<Option<Tensor>, ExplainError> {
-    Ok(match kind {
-        MapKind::GuidedGradCam => match (guided, cam) {
-            (Some(guided), Some(cam)) => Some(scale::fuse(guided, cam)?),
-            _ => None,
-        },
-        MapKind::GradCam => cam.map(Tensor::shallow_clone),
-        MapKind::GuidedBackprop => guided.map(Tensor::shallow_clone),
-        MapKind::Input => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use tch::Kind;
+
     use super::*;
-    use crate::explain::{Cost, Explainer, MapSet, Target};
+    use crate::explain::cam::Scores;
+    use crate::explain::{Cost, Explainer, MapKind, MapSet, Target};
     use crate::model::import::identity;
     use crate::model::{LoadLimits, Model};
     use crate::plan::Never;
@@ -191,9 +129,9 @@ mod tests {
     struct FirstChannel;
 
     impl Cam for FirstChannel {
-        fn map(&self, activations: &Tensor, gradients: &Tensor, scores: &[f32]) -> Result<Tensor, ExplainError> {
+        fn map(&self, activations: &Tensor, gradients: &Tensor, scores: &Scores<'_>) -> Result<Tensor, ExplainError> {
             assert_eq!(activations.size(), gradients.size());
-            let scores = Tensor::f_from_slice(scores)?.f_view([-1, 1, 1])?;
+            let scores = scores()?.f_view([-1, 1, 1])?;
             Ok(activations.f_select(1, 0)?.f_mul(&scores)?)
         }
 

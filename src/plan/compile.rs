@@ -111,10 +111,11 @@ fn guide_smooth_activations(draft: &mut Draft) {
     }
 }
 
-/// Runs the passes, then those of the device's backend. The exact mode runs the nodes as they are.
+/// Runs the passes, then those of the device's backend. The exact mode runs the nodes as they are; on another device
+/// than the one that the program was traced on, results may have other strides.
 fn rewrite(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<(), PlanError> {
     if spec.mode == Mode::Exact {
-        return Ok(());
+        return if spec.device == Device::Cpu { Ok(()) } else { passes::relax_views(draft) };
     }
     passes::run(draft, spec, weights)?;
     weights.backend(spec.device).0.rewrite(draft)

@@ -6,15 +6,18 @@
 //!
 //! A `Backend` brings a device's kernels: it rewrites the graph, packs weights, and makes the rules of the nodes that
 //! it claims. All other nodes run by the device-independent [`rules`]. Runs depend on their arguments alone, with one
-//! exception: the CPU backend times the kernels of an operation (`tuning`, `cpu::autotune`,
+//! exception: the CPU backend times the kernels of an operation (`tuning`, `autotune`,
 //! `cpu::convolution::batch_split`) and keeps the fastest, so the last bits of a result may depend on the machine and
 //! change while it tunes. The exact mode times nothing.
 
+mod autotune;
 mod backend;
 mod cache;
 mod compile;
 mod constant;
+mod convolution;
 mod cpu;
+mod cuda;
 mod device_tensors;
 mod devices;
 mod draft;
@@ -36,6 +39,7 @@ mod weights;
 
 pub use cache::PlanCache;
 pub use compile::Plan;
+pub use devices::computes_in;
 pub use error::PlanError;
 pub use interrupt::{Interrupt, Never};
 pub use pass::Pass;

@@ -54,7 +54,7 @@ impl ExplainDevice {
 impl Device for ExplainDevice {
     fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
         let _run = ModelRun::begin();
-        let mut explainer = self.source.share(model.key()).ok_or_else(not_loaded)?;
+        let mut explainer = self.source.share(model.key(), self.device).ok_or_else(not_loaded)?;
         let (method, shape) = default_batch(model);
         if self.warms {
             if let Err(error) = explain_made_up(&mut explainer, &method, shape, &Never) {
@@ -131,36 +131,46 @@ impl ExplainDevice {
     ) -> Result<Vec<RowResult>, ExplainError> {
         let _run = ModelRun::begin();
         let explainer = self.explainers.get_mut(&batch.model).ok_or_else(not_loaded)?;
-        let input = input(batch, explainer.metadata().input.kind, self.device)?;
-        ended(Stage::CopyIn);
-
-        let forward = explainer.forward(batch.method, &input, interrupt)?;
-        let targets: Vec<_> = batch.targets.iter().map(|targets| targets.to_vec()).collect();
-        let chosen = forward.classes(&targets);
-        let logits = (0..chosen.len()).map(|row| forward.row(row)).collect::<Result<Vec<_>, _>>()?;
-        ended(Stage::Forward);
-
-        // A row whose targets are refused takes no part in the reverse run.
-        let classes: Vec<Vec<u32>> =
-            chosen.iter().map(|classes| classes.as_ref().cloned().unwrap_or_default()).collect();
-        let reversed = forward.reverse(&classes, interrupt)?;
-        ended(Stage::Backward);
-        let maps = reversed.fuse()?;
-        ended(Stage::Fuse);
-
-        let rows = maps
-            .into_iter()
-            .zip(logits)
-            .zip(chosen)
-            .map(|((maps, logits), chosen)| {
-                chosen?;
-                let targets = maps.into_iter().map(|maps| maps.try_map(host)).collect::<Result<_, _>>()?;
-                Ok(RowMaps { logits, targets })
-            })
-            .collect();
-        ended(Stage::CopyOut);
-        Ok(rows)
+        explain(explainer, batch, self.device, interrupt, ended)
     }
+}
+
+/// Explains a batch; the host follows every stage.
+pub(super) fn explain(
+    explainer: &mut Explainer,
+    batch: &Batch<'_>,
+    device: tch::Device,
+    interrupt: &dyn Interrupt,
+    ended: &mut dyn FnMut(Stage),
+) -> Result<Vec<RowResult>, ExplainError> {
+    let input = input(batch, explainer.metadata().input.kind, device)?;
+    ended(Stage::CopyIn);
+
+    let forward = explainer.forward(batch.method, &input, interrupt)?;
+    let targets: Vec<_> = batch.targets.iter().map(|targets| targets.to_vec()).collect();
+    let chosen = forward.classes(&targets);
+    let logits = (0..chosen.len()).map(|row| forward.row(row)).collect::<Result<Vec<_>, _>>()?;
+    ended(Stage::Forward);
+
+    // A row whose targets are refused takes no part in the reverse run.
+    let classes: Vec<Vec<u32>> = chosen.iter().map(|classes| classes.as_ref().cloned().unwrap_or_default()).collect();
+    let reversed = forward.reverse(&classes, interrupt)?;
+    ended(Stage::Backward);
+    let maps = reversed.fuse()?;
+    ended(Stage::Fuse);
+
+    let rows = maps
+        .into_iter()
+        .zip(logits)
+        .zip(chosen)
+        .map(|((maps, logits), chosen)| {
+            chosen?;
+            let targets = maps.into_iter().map(|maps| maps.try_map(host)).collect::<Result<_, _>>()?;
+            Ok(RowMaps { logits, targets })
+        })
+        .collect();
+    ended(Stage::CopyOut);
+    Ok(rows)
 }
 
 impl Drop for ExplainDevice {
@@ -169,13 +179,13 @@ impl Drop for ExplainDevice {
     }
 }
 
-fn not_loaded() -> ExplainError {
+pub(super) fn not_loaded() -> ExplainError {
     let what = "the model is not loaded on this device".to_owned();
     ExplainError::Model(ModelError::Refused { what, advice: "it has to be offered to the device first".to_owned() })
 }
 
 /// A request's defaults, and the shape `[C, H, W]` of an input.
-fn default_batch(model: &Served) -> (Method, [i64; 3]) {
+pub(super) fn default_batch(model: &Served) -> (Method, [i64; 3]) {
     let [_, channels, height, width] = model.metadata.input.shape.map(Dimension::example);
     let has_layer = !model.metadata.default_target_layers.is_empty();
     let maps = MapSet::of(&[if has_layer { MapKind::GuidedGradCam } else { MapKind::GuidedBackprop }]);

@@ -24,14 +24,14 @@ impl Explainers {
         Explainers { kernels, ..Explainers::default() }
     }
 
-    /// Offers a model to devices of one kind. `key` is that of the [`super::Served`] made from the model's metadata.
-    pub fn insert(&self, key: ModelKey, model: Model, device: tch::Device) {
-        self.of.lock().insert(key, Explainer::choosing(model, device, self.kernels.clone()));
+    /// Offers a model to devices. `key` is that of the [`super::Served`] made from the model's metadata.
+    pub fn insert(&self, key: ModelKey, model: Model) {
+        self.of.lock().insert(key, Explainer::choosing(model, tch::Device::Cpu, self.kernels.clone()));
     }
 
-    /// An explainer for another thread: weights are shared, plans are its own.
-    pub(super) fn share(&self, key: ModelKey) -> Option<Explainer> {
-        self.of.lock().get(&key).map(Explainer::share)
+    /// An explainer for a worker of `device`: weights in the host's memory are shared, plans are its own.
+    pub(super) fn share(&self, key: ModelKey, device: tch::Device) -> Option<Explainer> {
+        self.of.lock().get(&key).map(|explainer| explainer.share_on(device))
     }
 
     pub(super) fn remove(&self, key: ModelKey) {

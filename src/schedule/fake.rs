@@ -70,7 +70,7 @@ pub(super) fn metadata(name: &str) -> Metadata {
 
 pub(crate) fn served(name: &str, max_batch: u32) -> Arc<Served> {
     let limits = ServedLimits { max_batch, max_targets: 4, frame: Limits::default() };
-    Arc::new(Served::new(Arc::new(metadata(name)), limits).expect("a model that takes tensors"))
+    Arc::new(Served::new(Arc::new(metadata(name)), limits, tch::Device::Cpu).expect("a model that takes tensors"))
 }
 
 /// What a batch does: given the first value of each of its rows.

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::batching::Batching;
 use super::buffers::Buffers;
@@ -13,7 +13,7 @@ use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
 use crate::model::description::Precision;
-use crate::torch::{computes_in, has_bfloat16};
+use crate::plan::computes_in;
 
 /// The server's limits for each model; a model's own can only tighten them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,15 +53,19 @@ pub struct Served {
     pub(super) preparation: Preparation,
     pub(super) batching: Batching,
     pub(super) inputs: Buffers,
+    device: Device,
+    allows_tf32: bool,
     key: ModelKey,
     /// Set when the model is registered with an engine.
     pub(super) slot: OnceLock<Arc<Slot>>,
 }
 
 impl Served {
+    /// A model that devices like `device` run.
+    ///
     /// # Errors
     /// When the model's description asks for a preparation that no frame could get.
-    pub fn new(metadata: Arc<Metadata>, server: ServedLimits) -> Result<Self, PreparationError> {
+    pub fn new(metadata: Arc<Metadata>, server: ServedLimits, device: Device) -> Result<Self, PreparationError> {
         let [_, channels, height, width] = metadata.input.shape;
         let input = InputSize { channels: u32::try_from(channels.example()).unwrap_or(0), height, width };
         let preparation = Preparation::new(&metadata.preprocessing, input, &server.frame)?;
@@ -73,7 +77,7 @@ impl Served {
         };
         let mode = match metadata.precision {
             Precision::Exact => Mode::Exact,
-            Precision::Bfloat16 if has_bfloat16() => Mode::Bfloat16,
+            Precision::Bfloat16 if computes_in(device, Kind::BFloat16) => Mode::Bfloat16,
             Precision::Bfloat16 | Precision::Float32 => Mode::Default,
         };
         Ok(Served {
@@ -84,9 +88,22 @@ impl Served {
             preparation,
             batching: Batching::at_most(limits.max_batch),
             inputs: Buffers::default(),
+            device,
+            allows_tf32: false,
             key: ModelKey::new(),
             slot: OnceLock::new(),
         })
+    }
+
+    /// The same model on a CUDA device that may round float32 operands to TF32.
+    #[must_use]
+    pub fn allowing_tf32(self, allows: bool) -> Self {
+        Served { allows_tf32: allows && matches!(self.device, Device::Cuda(_)), ..self }
+    }
+
+    /// Whether products of float32 may have the precision of TF32, in exact mode too.
+    pub fn allows_tf32(&self) -> bool {
+        self.allows_tf32
     }
 
     /// Identifies this model among all that the process loads.
@@ -128,7 +145,7 @@ impl Served {
     /// The dtype, float16 or bfloat16, that the model was saved in and that it does not run in on this processor: it
     /// runs in float32 instead, except in exact mode.
     pub fn widened_from(&self) -> Option<Kind> {
-        self.metadata.narrow_kinds.iter().copied().find(|&kind| !computes_in(kind))
+        self.metadata.narrow_kinds.iter().copied().find(|&kind| !computes_in(self.device, kind))
     }
 
     /// Whether frames may be pictures. If not, they must be tensors.

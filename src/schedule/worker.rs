@@ -29,6 +29,8 @@ pub(super) struct Worker<D: AsyncDevice> {
     models: Vec<(ModelKey, Weak<Served>)>,
     /// Batches since the device was tuned.
     untuned_batches: u32,
+    /// Why the device fails until the process ends.
+    lost: Option<String>,
 }
 
 /// Batches after which a device that is never idle is tuned, and for how long.
@@ -71,7 +73,15 @@ enum Fate {
 impl<D: AsyncDevice> Worker<D> {
     pub(super) fn new(device: D, clock: Arc<dyn Clock>) -> Self {
         let free_since = clock.now();
-        Worker { device, clock, flights: VecDeque::new(), free_since, models: Vec::new(), untuned_batches: 0 }
+        Worker {
+            device,
+            clock,
+            flights: VecDeque::new(),
+            free_since,
+            models: Vec::new(),
+            untuned_batches: 0,
+            lost: None,
+        }
     }
 
     /// Batches that may be in flight.
@@ -110,6 +120,11 @@ impl<D: AsyncDevice> Worker<D> {
                 Ok(())
             });
         }
+    }
+
+    /// Why the device fails until the process ends, if it does.
+    pub(super) fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
     }
 
     /// Whether the device may get faster by [`Worker::tune`].
@@ -180,11 +195,14 @@ impl<D: AsyncDevice> Worker<D> {
         }
     }
 
-    /// Ends the first attempt. A batch that is out of memory runs once more in halves; one that panics runs once more
-    /// row by row, so that only the row that causes the panic fails.
+    /// Ends the first attempt. A batch that is out of memory runs once more in halves; a single row that found no
+    /// memory beside the batches before it runs once more without them. A batch that panics runs once more row by row,
+    /// so that only the row that causes the panic fails.
     fn finish(&mut self, rows: &[PreparedRow], attempt: Attempt<D::InFlight>) -> Vec<Ran> {
+        let has_not_begun = attempt.submitted.is_err();
         match self.end(rows, attempt) {
             Fate::Done(results) => results,
+            Fate::OutOfMemory if rows.len() == 1 && has_not_begun => self.run_last(rows),
             Fate::OutOfMemory if rows.len() > 1 => {
                 tracing::warn!(rows = rows.len(), "out of memory: the batch runs again in halves");
                 let (first, second) = rows.split_at(rows.len() / 2);
@@ -224,6 +242,11 @@ impl<D: AsyncDevice> Worker<D> {
             .and_then(|in_flight| caught(|| device.collect(in_flight, &batch(rows), &|| is_unwanted(rows), ended)));
         let now = clock.now();
         record.ends(now, outcome(&result));
+        if let Err(Failure::Explain(error)) = &result
+            && error.is_lost()
+        {
+            self.lost = Some(error.to_string());
+        }
         let count = rows.len();
         match result {
             Ok(results) if results.len() == count => {

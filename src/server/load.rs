@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::devices::Devices;
 use super::start_error::{Bytes, StartError};
-use crate::config::{Config, DeviceConfig, KernelTiming, LimitsConfig, Workers};
+use crate::config::{Config, DeviceConfig, KernelTiming, LimitsConfig};
 use crate::frame;
 use crate::model::description::Precision;
 use crate::model::{LoadLimits, Metadata, Model, Repository, dtype};
@@ -16,34 +17,46 @@ use crate::plan::{KernelChoice, Mode, Timing, TimingCache};
 use crate::process;
 use crate::resources::{Machine, Resources};
 use crate::schedule::{
-    BackgroundDevice, Device, Engine, EngineConfig, EngineError, ExplainDevice, Explainers, Served, ServedLimits,
-    SystemClock, warm_up,
+    BackgroundDevice, CudaDevice, Device, Engine, EngineConfig, EngineError, ExplainDevice, Explainers, Served,
+    ServedLimits, SystemClock, warm_up,
 };
+use crate::torch::cuda::{Cuda, CudaError};
 use crate::torch::threads;
 
-/// Loads every version of every model, starts the engine and proves that it explains with each of them.
-pub(super) fn load(config: &Config) -> Result<Engine, StartError> {
+/// Finds the devices, loads every version of every model, starts the engine and proves that it explains with each of
+/// them.
+pub(super) fn load(config: &Config) -> Result<(Engine, Devices), StartError> {
     let background = config.device.background;
     let resources = Machine::this().resources();
     let Resources { processors, quota, .. } = resources;
     let (cores, memory) = (resources.threads(), resources.memory());
     tracing::info!(processors, quota, memory, "the process may use");
-    let workers = config.device.workers(cores);
-    threads::set_model_threads(workers.threads);
+    let found = Devices::find(&config.device, cores)?;
+    threads::set_model_threads(config.device.workers(cores).threads);
     threads::set_helpers_in_background(background);
     let explainers = Explainers::choosing(kernels(&config.device));
-    let served = if background { in_background(|| models(config, &explainers)) } else { models(config, &explainers) }?;
+    let models = || models(config, &explainers, &found);
+    let served = if background { in_background(models) } else { models() }?;
     let frame_threads = if config.device.frame_threads == 0 { cores } else { config.device.frame_threads };
     let engine_config = engine_config(&config.limits, frame_threads, background);
-    let devices = devices(&explainers, workers, &config.device)?;
-    let engine = Engine::start(engine_config, served, devices, Arc::new(SystemClock))?;
+    let engine = match found.cuda {
+        None => {
+            let devices = devices(&explainers, &found, &config.device)?;
+            Engine::start(engine_config, served, devices, Arc::new(SystemClock))?
+        }
+        Some(cuda) => {
+            let devices = cuda_devices(cuda, &explainers, &found)
+                .map_err(|source| StartError::Device { name: config.device.name.clone(), source })?;
+            Engine::start(engine_config, served, devices, Arc::new(SystemClock))?
+        }
+    };
     if let Err(error) = warm_up(&engine) {
         engine.stop();
         return Err(error.into());
     }
     explainers.save_timings();
     engine.tune();
-    Ok(engine)
+    Ok((engine, found))
 }
 
 /// How devices choose kernels. A cache that cannot be used costs time at the start, and nothing else.
@@ -66,7 +79,7 @@ fn kernels(config: &DeviceConfig) -> KernelChoice {
 }
 
 /// Loads the models of the repository and offers them to devices.
-fn models(config: &Config, explainers: &Explainers) -> Result<Vec<Arc<Served>>, StartError> {
+fn models(config: &Config, explainers: &Explainers, devices: &Devices) -> Result<Vec<Arc<Served>>, StartError> {
     let limits = served_limits(&config.limits);
     let load_limits = LoadLimits { max_weight_bytes: config.models.max_weight_bytes, ..LoadLimits::default() };
     let repository =
@@ -74,8 +87,9 @@ fn models(config: &Config, explainers: &Explainers) -> Result<Vec<Arc<Served>>, 
     let mut served = Vec::new();
     for entry in repository.entries() {
         for (version, path) in &entry.versions {
-            let (one, model) = model(&entry.name, *version, path, &load_limits, limits)?;
-            explainers.insert(one.key(), model, tch::Device::Cpu);
+            let (one, model) = model(&entry.name, *version, path, &load_limits, limits, devices.workers[0])?;
+            let one = one.allowing_tf32(config.device.allow_tf32);
+            explainers.insert(one.key(), model);
             served.push(Arc::new(one));
         }
     }
@@ -89,6 +103,7 @@ fn model(
     path: &Path,
     load_limits: &LoadLimits,
     limits: ServedLimits,
+    device: tch::Device,
 ) -> Result<(Served, Model), StartError> {
     tracing::info!(name, version, "loading");
     check_memory(name, version, path)?;
@@ -99,11 +114,8 @@ fn model(
     })?;
     // Gives back what the model's run at load took: plans would only take it in part.
     process::release_memory();
-    let served = Served::new(Arc::clone(&model.metadata), limits).map_err(|source| StartError::Preparation {
-        name: name.to_owned(),
-        version,
-        source,
-    })?;
+    let served = Served::new(Arc::clone(&model.metadata), limits, device)
+        .map_err(|source| StartError::Preparation { name: name.to_owned(), version, source })?;
     if served.metadata.precision == Precision::Bfloat16 && served.mode != Mode::Bfloat16 {
         let Metadata { name, version, .. } = &*served.metadata;
         tracing::warn!(
@@ -161,25 +173,38 @@ fn engine_config(limits: &LimitsConfig, frame_threads: usize, background: bool) 
     }
 }
 
+/// One device for each CUDA device, made here: what is wrong is known before a thread starts.
+fn cuda_devices(
+    cuda: Cuda,
+    explainers: &Explainers,
+    found: &Devices,
+) -> Result<Vec<impl FnOnce() -> CudaDevice + Send + 'static>, CudaError> {
+    let indices = found.workers.iter().filter_map(|device| match device {
+        tch::Device::Cuda(index) => Some(*index as u32),
+        _ => None,
+    });
+    indices.map(|index| CudaDevice::new(cuda, index, explainers.clone()).map(|device| move || device)).collect()
+}
+
 /// Makes a device on the thread that it is called on.
 type MakeDevice = Box<dyn FnOnce() -> Box<dyn Device> + Send>;
 
 /// One device for each worker, made on the worker's thread, or on a thread of the idle class for it.
-fn devices(explainers: &Explainers, workers: Workers, config: &DeviceConfig) -> Result<Vec<MakeDevice>, StartError> {
+fn devices(explainers: &Explainers, found: &Devices, config: &DeviceConfig) -> Result<Vec<MakeDevice>, StartError> {
     let background = config.background;
     let is_timed_at_start = config.kernel_timing == KernelTiming::AtStart;
-    let device = |_| -> Result<MakeDevice, StartError> {
+    let device = |&device: &tch::Device| -> Result<MakeDevice, StartError> {
         let explainers = explainers.clone();
         // A single worker is warmed by the first frame, which passes through every stage.
-        let warms = workers.count > 1 && is_timed_at_start;
-        let make = move || ExplainDevice::new(explainers, warms, tch::Device::Cpu);
+        let warms = found.workers.len() > 1 && is_timed_at_start;
+        let make = move || ExplainDevice::new(explainers, warms, device);
         if background {
             let device = BackgroundDevice::start(make).map_err(EngineError::from)?;
             return Ok(Box::new(move || Box::new(device)));
         }
         Ok(Box::new(move || Box::new(make())))
     };
-    (0..workers.count).map(device).collect()
+    found.workers.iter().map(device).collect()
 }
 
 /// Runs `work` on a thread of the scheduler's idle class.

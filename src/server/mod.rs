@@ -13,6 +13,7 @@
 
 mod admin;
 mod camlens;
+pub mod devices;
 mod frame_account;
 mod health;
 mod load;

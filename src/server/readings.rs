@@ -20,13 +20,15 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
         &catalogue::QUEUE_SIZE,
         Box::new(move |tell| in_work(&engine, &mut |_, bytes, model| tell(bytes as f64, model))),
     );
-    let engine = service.engine.clone();
+    let (engine, kind) = (service.engine.clone(), service.devices.kind());
     metrics.observe(
         &catalogue::DEVICE_BUSY,
         Box::new(move |tell| {
-            tell(engine.device_busy().as_secs_f64(), &[KeyValue::new("camlens.device.name", "cpu")]);
+            tell(engine.device_busy().as_secs_f64(), &[KeyValue::new("camlens.device.name", kind)]);
         }),
     );
+    let fallback = if service.devices.fallback.is_some() { 1.0 } else { 0.0 };
+    metrics.observe(&catalogue::DEVICE_FALLBACK, Box::new(move |tell| tell(fallback, &[])));
     let unsent = service.unsent.clone();
     metrics.observe(&catalogue::UNSENT_SIZE, Box::new(move |tell| tell(unsent.bytes() as f64, &[])));
     let streams = service.stream_slots.clone();

@@ -118,7 +118,9 @@ impl From<&ExplainError> for Refusal {
             ExplainError::NotFinite => Refusal::new(Code::FailedPrecondition, "", message),
             ExplainError::Output { .. } => Refusal::new(Code::FailedPrecondition, "", message),
             error if error.is_out_of_memory() => Refusal::from(&JobError::OutOfMemory),
-            ExplainError::Model(_) | ExplainError::Plan(_) | ExplainError::Operator(_) => {
+            // Another server can take the frame.
+            error if error.is_lost() => Refusal::new(Code::Unavailable, "", message),
+            ExplainError::Model(_) | ExplainError::Plan(_) | ExplainError::Operator(_) | ExplainError::Cuda(_) => {
                 Refusal::new(Code::Internal, "", message)
             }
         }

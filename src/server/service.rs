@@ -1,6 +1,7 @@
 //! What the services of every face share.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
@@ -10,6 +11,7 @@ use crate::config::{Config, LimitsConfig};
 use crate::schedule::Engine;
 use crate::telemetry::Telemetry;
 
+use super::devices::Devices;
 use super::quota::credit::Credit;
 use super::quota::slots::{Full, Slot, Slots};
 use super::quota::unsent::Unsent;
@@ -21,6 +23,8 @@ use super::shutdown::Shutdown;
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) engine: Engine,
+    /// What runs the models.
+    pub(super) devices: Arc<Devices>,
     pub(super) telemetry: Telemetry,
     pub(super) limits: LimitsConfig,
     pub(super) drain_timeout: Duration,
@@ -37,10 +41,16 @@ pub(super) struct Service {
 }
 
 impl Service {
-    pub(super) fn new(config: &Config, engine: Engine, telemetry: Telemetry, shutdown: Shutdown) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        (engine, devices): (Engine, Devices),
+        telemetry: Telemetry,
+        shutdown: Shutdown,
+    ) -> Self {
         let Config { server, limits, .. } = config;
         Service {
             engine,
+            devices: Arc::new(devices),
             telemetry,
             limits: *limits,
             drain_timeout: Duration::from_secs(server.drain_timeout_s.into()),

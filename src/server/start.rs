@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::admin::Admin;
 use super::camlens;
+use super::devices::Devices;
 use super::health::{HealthService, ReadinessSwitch};
 use super::load::load;
 use super::readings;
@@ -27,6 +28,7 @@ use super::transport::receiving::ReceiveBudget;
 use super::transport::security::Security;
 use super::transport::serve::{Transport, max_message_bytes};
 use crate::config::Config;
+use crate::config::DeviceConfig;
 use crate::config::ListenAddress;
 use crate::config::ServerConfig;
 use crate::resources::Machine;
@@ -43,6 +45,8 @@ pub enum Ended {
     Drained,
     /// A second signal ended it before that.
     Forced,
+    /// A device failed in a way that lasts until the process ends.
+    DeviceLost,
 }
 
 /// A server that serves.
@@ -100,7 +104,8 @@ impl Server {
         config.check()?;
         let config = &within_memory(config);
         let doors = Doors::open(config, &telemetry).await?;
-        Self::serve(config, engine, doors, telemetry, shutdown)
+        let devices = Devices::find(&DeviceConfig::default(), 1)?;
+        Self::serve(config, (engine, devices), doors, telemetry, shutdown)
     }
 
     async fn load_and_serve(
@@ -110,19 +115,19 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         let loading = config.clone();
-        let engine = on_a_thread_of_its_own(move || load(&loading)).await?;
-        Self::serve(config, engine, doors, telemetry, shutdown)
+        let loaded = on_a_thread_of_its_own(move || load(&loading)).await?;
+        Self::serve(config, loaded, doors, telemetry, shutdown)
     }
 
     fn serve(
         config: &Config,
-        engine: Engine,
+        (engine, devices): (Engine, Devices),
         doors: Doors,
         telemetry: Telemetry,
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         let Doors { security, listeners, in_process, readiness, admin_address, admin } = doors;
-        let service = Service::new(config, engine.clone(), telemetry.clone(), shutdown.clone());
+        let service = Service::new(config, (engine.clone(), devices), telemetry.clone(), shutdown.clone());
         let (calls, drain_timeout) = (service.calls.clone(), service.drain_timeout);
         let health = HealthService::serving(camlens::SERVICES, engine.watch_models(), readiness);
         let connections = Connections::new(&config.server);
@@ -191,14 +196,23 @@ impl Server {
     /// each stream gets `GoingAway`, accepted frames are finished, then connections close.
     pub async fn run(mut self) -> Ended {
         let shutdown = self.shutdown.clone();
-        shutdown.drain().await;
+        let mut lost = self.engine.watch_lost();
+        let is_lost = tokio::select! {
+            () = shutdown.drain() => false,
+            lost = lost.wait_for(Option::is_some) => {
+                let why = lost.ok().and_then(|lost| lost.clone());
+                tracing::error!(why, "a device fails until the process ends: the server stops");
+                shutdown.request();
+                true
+            }
+        };
         let ended = tokio::select! {
-            () = self.drain() => Ended::Drained,
+            () = self.drain() => if is_lost { Ended::DeviceLost } else { Ended::Drained },
             () = shutdown.force() => Ended::Forced,
         };
         let engine = self.engine.clone();
         // The task is cancelled if the process ends first: nothing is left to stop.
-        if ended == Ended::Drained
+        if ended != Ended::Forced
             && let Err(error) = tokio::task::spawn_blocking(move || engine.stop()).await
             && error.is_panic()
         {

@@ -3,11 +3,12 @@
 use std::{fmt, io};
 
 use super::transport::listen::ListenError;
-use crate::config::ConfigError;
+use crate::config::{ConfigError, DeviceName};
 use crate::credentials::CredentialError;
 use crate::frame::PreparationError;
 use crate::model::ModelError;
 use crate::schedule::{EngineError, WarmUpError};
+use crate::torch::cuda::CudaError;
 
 /// A number of bytes, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub enum StartError {
     Preparation { name: String, version: i64, source: PreparationError },
     #[error(transparent)]
     Repository(Box<ModelError>),
+    #[error("device.name = \"{name}\": {source}")]
+    Device { name: DeviceName, source: CudaError },
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

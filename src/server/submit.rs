@@ -214,8 +214,8 @@ mod tests {
         let limits = LimitsConfig::default().within(1 << 30);
         let mut config = Config { models, limits, ..Config::default() };
         change(&mut config);
-        let engine = load(&config).expect("the built-in model");
-        Service::new(&config, engine, Telemetry::disabled(), Shutdown::new())
+        let loaded = load(&config).expect("the built-in model");
+        Service::new(&config, loaded, Telemetry::disabled(), Shutdown::new())
     }
 
     /// A face whose protocol is a grey picture and the number of classes wanted.

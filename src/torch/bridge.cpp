@@ -270,6 +270,16 @@ void camlens_tensor_view(const at::Tensor* tensor, camlens_view* view) {
   if (view->is_on_cpu) view->data = tensor->const_data_ptr();
 }
 
+int camlens_cuda_options(bool allow_tf32, bool time_algorithms, char** error) {
+  return guarded(error, [&]() -> int {
+    at::Context& context = at::globalContext();
+    context.setAllowTF32CuDNN(allow_tf32);
+    context.setFloat32MatmulPrecision(allow_tf32 ? "high" : "highest");
+    context.setBenchmarkCuDNN(time_algorithms);
+    return CAMLENS_OK;
+  });
+}
+
 int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* gradients, size_t output_count,
                      const at::Tensor* const* inputs, size_t input_count, at::Tensor** results, char** error) {
   for (size_t i = 0; i < input_count; ++i) results[i] = nullptr;

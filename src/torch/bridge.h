@@ -120,6 +120,10 @@ struct camlens_view {
 };
 void camlens_tensor_view(const at::Tensor* tensor, camlens_view* view);
 
+// Whether cuDNN and cuBLAS may round float32 operands to TF32, and whether cuDNN times its algorithms and keeps the
+// fastest. They hold for the whole process.
+int camlens_cuda_options(bool allow_tf32, bool time_algorithms, char** error);
+
 // The gradients of `inputs` from the `gradients` of `outputs`; an output whose gradient is null is left out. `results`
 // gets one tensor per input, null if no output depends on it. The graph is retained.
 int camlens_gradient(const at::Tensor* const* outputs, const at::Tensor* const* gradients, size_t output_count,

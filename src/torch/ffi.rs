@@ -113,6 +113,8 @@ unsafe extern "C" {
 
     pub(super) fn camlens_tensor_view(tensor: *const C_tensor, view: *mut TensorView);
 
+    pub(super) fn camlens_cuda_options(allow_tf32: bool, time_algorithms: bool, error: *mut *mut c_char) -> c_int;
+
     pub(super) fn camlens_gradient(
         outputs: *const *const C_tensor,
         gradients: *const *const C_tensor,

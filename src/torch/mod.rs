@@ -3,10 +3,12 @@
 //! tch provides tensors. This module adds what a model's graph needs beyond them: operators found by name in ATen's
 //! dispatcher ([`Operator`]), their schemas ([`Schema`]), calls with values of any kind ([`Value`]), calls whose
 //! arguments are prepared once ([`Call`]), the gradient of a single call ([`Tape`]), and camlens's own kernels for the
-//! CPU (`kernels/`). [`threads`] runs all of them. A C++ exception becomes an [`OperatorError`].
+//! CPU (`kernels/`), which [`threads`] runs. [`cuda`] is loaded when it is asked for. A C++ exception becomes an
+//! [`OperatorError`].
 #![allow(unsafe_code, reason = "libtorch and the kernels are C++, called through a C interface")]
 
 mod call;
+pub mod cuda;
 mod error;
 mod ffi;
 mod host;

@@ -8,11 +8,13 @@ mod npy;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use camlens::explain::{Convention, Explainer, MapKind, MapSet, Method, Mode, Target};
 use camlens::frame::{InputSize, Limits, Payload, Preparation, decode};
 use camlens::model::{LoadLimits, Model};
 use camlens::plan::Never;
+use camlens::torch::cuda;
 use tch::{Device, Kind, Tensor};
 
 use case::{Case, Layer, Reference, cosine, largest_relative_to_largest, relative_l2, spearman};
@@ -29,15 +31,30 @@ fn full_size() -> Option<PathBuf> {
     std::env::var_os("CAMLENS_REFERENCES").map(PathBuf::from)
 }
 
-/// One thread for each test: tests run in parallel, and sums must not depend on the number of threads.
+/// The device that the cases run on: the processor, or the CUDA device whose libraries lie in the folder that
+/// `CAMLENS_TEST_CUDA` names.
+fn device() -> Device {
+    static DEVICE: LazyLock<Device> = LazyLock::new(|| {
+        let Some(folder) = std::env::var_os("CAMLENS_TEST_CUDA") else { return Device::Cpu };
+        let cuda = cuda::load(&[PathBuf::from(folder)]).unwrap();
+        cuda.configure(false, false).unwrap();
+        cuda.prepare_kernels(&[0], None).unwrap();
+        Device::Cuda(0)
+    });
+    *DEVICE
+}
+
+/// One thread for each test: tests run in parallel, and sums must not depend on the number of threads. CUDA is loaded
+/// before a model is, whose load computes gradients.
 fn settle() {
+    device();
     tch::set_num_threads(1);
 }
 
 fn explainer(root: &Path, name: &str) -> Explainer {
     let model = Model::load(name, 1, &root.join(name).join("1"), &LoadLimits::default())
         .unwrap_or_else(|error| panic!("{name}: {error}"));
-    Explainer::new(model, Device::Cpu)
+    Explainer::new(model, device())
 }
 
 fn method(layers: &[&str], convention: Convention, mode: Mode) -> Method {
@@ -51,7 +68,14 @@ fn explain(explainer: &mut Explainer, method: &Method, input: &Tensor, targets: 
     let logits = forward.logits().shallow_clone();
     let classes: Vec<Vec<u32>> = targets.iter().map(|&class| vec![class]).collect();
     let rows = forward.reverse(&classes, &Never).unwrap().fuse().unwrap();
-    (logits, rows.into_iter().map(|mut row| row.remove(0)).collect())
+    (logits, rows.into_iter().map(|mut row| on_host(row.remove(0))).collect())
+}
+
+/// The maps in host memory.
+fn on_host(maps: TargetMaps) -> TargetMaps {
+    let copy = |map: &Tensor| map.f_to_device(Device::Cpu);
+    let (layer_map, copies) = (maps.layer_map.as_ref().map(copy), maps.maps.try_map(copy));
+    TargetMaps { layer_map: layer_map.transpose().unwrap(), maps: copies.unwrap(), ..maps }
 }
 
 /// One kind of map of every row, `[N, …]`.
@@ -401,7 +425,7 @@ fn bfloat16_is_near_float32_for_trained_weights_and_photographs() {
     let model = Model::load("lite0", 1, &root.join("models/efficientnet-lite0/1"), &LoadLimits::default()).unwrap();
     let size = InputSize::new(3, Some(224), Some(224));
     let preparation = Preparation::new(&model.description.input, size, &Limits::default()).unwrap();
-    let mut explainer = Explainer::new(model, Device::Cpu);
+    let mut explainer = Explainer::new(model, device());
     let mut count = 0;
     for entry in std::fs::read_dir(root.join("demo-assets/photographs")).unwrap() {
         let path = entry.unwrap().path();
@@ -446,10 +470,10 @@ fn several_targets_of_a_frame_equal_separate_requests_bit_for_bit() {
         let classes: Vec<u32> = (0..case.classes.min(3)).rev().collect();
         let forward = explainer.forward(&method, &input, &Never).unwrap();
         let mut rows = forward.reverse(std::slice::from_ref(&classes), &Never).unwrap().fuse().unwrap();
-        for (together, &class) in rows.remove(0).iter().zip(&classes) {
+        for (together, &class) in rows.remove(0).into_iter().map(on_host).zip(&classes) {
             assert_eq!(together.class_index, class);
             let (_, alone) = explain(explainer, &method, &input, &[class]);
-            for (a, b) in [(fused(together), fused(&alone[0])), (layer_map(together), layer_map(&alone[0]))] {
+            for (a, b) in [(fused(&together), fused(&alone[0])), (layer_map(&together), layer_map(&alone[0]))] {
                 assert_eq!(a, b, "{} class {class}", case.name);
             }
         }

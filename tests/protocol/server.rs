@@ -1,4 +1,5 @@
-//! A server in this process, with the real device or one that the test controls.
+//! A server in this process, with the real device or one that the test controls. The real device is the processor, or
+//! the CUDA device whose libraries lie in the folder that `CAMLENS_TEST_CUDA` names.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use camlens::config::ListenAddress;
-use camlens::config::{Config, KernelTiming};
+use camlens::config::{Config, DeviceName, KernelTiming};
 use camlens::explain::ExplainError;
 use camlens::frame;
 use camlens::model::{LoadLimits, Model};
@@ -76,7 +77,7 @@ impl TestServer {
             frame: frame::Limits { max_pixels: 1_000_000, max_encoded_bytes: 1_000_000 },
         };
         let metadata = Arc::clone(&model.expect("the small network loads").metadata);
-        let served = Arc::new(Served::new(metadata, limits).expect("it can be served"));
+        let served = Arc::new(Served::new(metadata, limits, tch::Device::Cpu).expect("it can be served"));
         let (go, wait) = mpsc::channel();
         let (began, begins) = mpsc::channel();
         let engine_config = EngineConfig {
@@ -156,6 +157,10 @@ fn configuration(change: impl FnOnce(&mut Config)) -> (TempDir, Config) {
     config.device.frame_threads = 2;
     // Answers to equal frames are compared bit for bit.
     config.device.kernel_timing = KernelTiming::Never;
+    if let Some(libraries) = std::env::var_os("CAMLENS_TEST_CUDA") {
+        config.device.name = DeviceName::Cuda(Vec::new());
+        config.device.libraries = vec![libraries.into()];
+    }
     change(&mut config);
     (folder, config)
 }

@@ -1,5 +1,6 @@
-//! `camlens doctor`: checks whether a model file is fit to be served.
+//! `camlens doctor`: checks whether a model file is fit to be served, and which devices there are.
 
+mod devices;
 mod examination;
 mod findings;
 
@@ -13,10 +14,11 @@ use super::failure::{Exit, Failure};
 use super::terminal::{self, Ink};
 use crate::model::Repository;
 use crate::torch::threads;
+use devices::DeviceReport;
 use examination::examine;
 use findings::Findings;
 
-/// Examine a model: load it, list its layers, run it forward and in reverse, and report problems
+/// Examine a model: load it, list its layers, run it forward and in reverse, and report problems. Or list the devices
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -24,6 +26,7 @@ Examples:
   camlens doctor models/lite0/1 --layers
   camlens doctor models --json
   camlens doctor models/lite0 --runs 10
+  camlens doctor --devices
 
 Checks: the model loads; it runs forward and in reverse; its logits and maps are finite; rows of a batch do not
 influence each other; the folded plan agrees with the exact plan; and its logits agree with PyTorch's, if deploy/export
@@ -31,8 +34,22 @@ wrote check/input.npy and check/logits.npy beside the model.")]
 pub struct DoctorCommand {
     /// A .pt2 file, the folder of a version (model.pt2), of a model (VERSION/model.pt2) or of models, or
     /// builtin:identity
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    #[arg(value_name = "MODEL", required_unless_present = "devices")]
+    model: Option<PathBuf>,
+
+    /// List the devices that could run models, and why others cannot, instead of examining a model
+    #[arg(
+        long,
+        env = "CAMLENS_DEVICES",
+        conflicts_with = "model",
+        value_parser = clap::builder::FalseyValueParser::new()
+    )]
+    devices: bool,
+
+    /// Folders of libtorch_cuda.so and libcamlens_cuda.so, separated by colons, before those where the dynamic linker
+    /// looks
+    #[arg(long, env = "CAMLENS_DEVICE_LIBRARIES", value_name = "DIRS", value_delimiter = ':')]
+    device_libraries: Vec<PathBuf>,
 
     /// List every layer, not only the target layers that Grad-CAM accepts
     #[arg(long, env = "CAMLENS_LAYERS", value_parser = clap::builder::FalseyValueParser::new())]
@@ -60,11 +77,12 @@ pub struct DoctorCommand {
 
 impl DoctorCommand {
     pub fn run(self) -> Result<(), Failure> {
+        let Some(model) = &self.model else { return self.list_devices() };
         if let Some(threads) = self.threads {
             tch::set_num_threads(threads);
             threads::set_model_threads(usize::try_from(threads).unwrap_or(1));
         }
-        let repository = Repository::open(&self.model).map_err(|error| Failure::usage(error.to_string()))?;
+        let repository = Repository::open(model).map_err(|error| Failure::usage(error.to_string()))?;
         let mut all: Vec<Findings> = Vec::new();
         for entry in repository.entries() {
             let (version, path) = entry.newest();
@@ -86,5 +104,11 @@ impl DoctorCommand {
             0 => Ok(()),
             _ => Err(Failure::new(Exit::Partly, format!("not fit to be served: {}", unfit.join(", ")))),
         }
+    }
+
+    fn list_devices(&self) -> Result<(), Failure> {
+        let report = DeviceReport::find(&self.device_libraries);
+        let text = if self.json { format!("{:#}\n", report.json()) } else { report.text(Ink::for_stdout()) };
+        Ok(io::stdout().lock().write_all(text.as_bytes())?)
     }
 }

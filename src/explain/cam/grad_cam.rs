@@ -2,15 +2,19 @@
 
 use tch::{Kind, Tensor};
 
-use super::Cam;
+use super::{Cam, Scores};
 use crate::explain::{Cost, ExplainError};
+use crate::torch::cuda;
 
 /// `L[n] = relu(Σ_k α[n,k] · A[n,k])` with `α[n,k] = mean_{i,j} G[n,k,i,j]`, where `A` are the activations and `G` the
 /// gradients. The scores are unused.
 pub(super) struct GradCam;
 
 impl Cam for GradCam {
-    fn map(&self, activations: &Tensor, gradients: &Tensor, _scores: &[f32]) -> Result<Tensor, ExplainError> {
+    fn map(&self, activations: &Tensor, gradients: &Tensor, _: &Scores<'_>) -> Result<Tensor, ExplainError> {
+        if let Some(map) = cuda::grad_cam(activations, gradients) {
+            return Ok(map?);
+        }
         let weights = gradients.f_mean_dim([2i64, 3].as_slice(), true, None::<Kind>)?;
         let weighted = weights.f_mul(activations)?.f_sum_dim_intlist([1i64].as_slice(), false, None::<Kind>)?;
         Ok(weighted.f_relu()?)
@@ -28,7 +32,8 @@ mod tests {
 
     fn grad_cam(shape: &[i64], activations: &[f32], gradients: &[f32]) -> Tensor {
         let tensor = |values: &[f32]| Tensor::from_slice(values).view(shape);
-        GradCam.map(&tensor(activations), &tensor(gradients), &[0.0]).unwrap()
+        let no_scores = || panic!("Grad-CAM reads none");
+        GradCam.map(&tensor(activations), &tensor(gradients), &no_scores).unwrap()
     }
 
     fn floats(tensor: &Tensor) -> Vec<f32> {

@@ -29,16 +29,20 @@ impl CamMethod {
     }
 }
 
+/// Computes the scores when a method asks for them.
+pub(super) type Scores<'a> = dyn Fn() -> Result<Tensor, ExplainError> + 'a;
+
 /// A CAM method: the map of one class per row, at one target layer.
 pub(super) trait Cam {
     /// The map, `[N, h, w]` of f32.
     ///
     /// `activations` is the target layer's value and `gradients` the plain gradient of the scores with respect to it,
-    /// both `[N, K, h, w]` of f32. `scores` are the `N` scores; 0 for a row that takes no part.
+    /// both `[N, K, h, w]` of f32. `scores` gives the scores, `[N]` of f32 on their device; 0 for a row that takes no
+    /// part.
     ///
     /// # Errors
     /// Those of the operators, such as out of memory.
-    fn map(&self, activations: &Tensor, gradients: &Tensor, scores: &[f32]) -> Result<Tensor, ExplainError>;
+    fn map(&self, activations: &Tensor, gradients: &Tensor, scores: &Scores<'_>) -> Result<Tensor, ExplainError>;
 
     /// Runs beyond the forward run of a row and the reverse run of a target that every method has.
     fn extra_cost(&self) -> Cost;

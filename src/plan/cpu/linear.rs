@@ -19,7 +19,7 @@ use crate::torch::{
     linear_input_gradient, linear_weight,
 };
 
-use super::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes, float_bias, is_finite};
+use crate::plan::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes, float_bias, is_finite};
 use crate::plan::rules::arguments::first;
 use crate::plan::rules::tape::TapeRule;
 

@@ -1,8 +1,6 @@
 //! The CPU backend: fused convolutions, packed weights, and kernels that are chosen by timing them.
 
-pub mod autotune;
 pub mod convolution;
-pub mod fuse_convolutions;
 pub mod linear;
 mod shared;
 
@@ -10,11 +8,12 @@ use tch::Kind;
 
 use crate::model::node::{Argument, Node};
 use crate::plan::backend::Backend;
+use crate::plan::convolution::{Candidate, FusedNode, fuse_convolutions};
 use crate::plan::device_tensors::Constants;
 use crate::plan::draft::Draft;
 use crate::plan::rule::Rule;
 use crate::plan::{KernelChoice, PlanError};
-use crate::torch::{OperatorError, Value, computes_in};
+use crate::torch::{OperatorError, Value, computes_in, has_onednn_kernels, window_may_miss};
 
 use convolution::{ConvolutionRule, PackedConvolution};
 use linear::{LinearRule, PackedLinear};
@@ -40,7 +39,11 @@ impl Backend for CpuBackend {
     }
 
     fn rewrite(&self, draft: &mut Draft) -> Result<(), PlanError> {
-        fuse_convolutions::fuse_convolutions(draft)
+        // oneDNN's operators (PyTorch 2.11) access memory out of bounds where a window can lie in the padding alone,
+        // and are silently wrong for one input channel, a stride above 1 and a result of width 1.
+        fuse_convolutions(draft, |&Candidate { kind, input, weight, padding, dilation }| {
+            has_onednn_kernels(kind) && input[1] > 1 && !window_may_miss(&input[2..], &weight[2..], &padding, &dilation)
+        })
     }
 
     fn claim(
@@ -70,15 +73,14 @@ impl CpuBackend {
         node: &mut Node,
         constants: &Constants<'_>,
     ) -> Result<Option<ConvolutionRule>, OperatorError> {
-        let Some((position, geometry)) = ConvolutionRule::read(node) else { return Ok(None) };
-        let Argument::Use(id) = node.arguments[position] else { return Ok(None) };
-        let Some(weight) = constants.constant(id).cloned() else { return Ok(None) };
-        node.arguments[position] = Argument::Literal(Value::None);
-        let identity = weight.identity();
+        let Some(fused) = FusedNode::read(node)? else { return Ok(None) };
+        let Some(weight) = constants.constant(fused.weight).cloned() else { return Ok(None) };
+        node.arguments[fused.weight_position] = Argument::Literal(Value::None);
+        let (identity, geometry) = (weight.identity(), fused.geometry);
         let is_same = |known: &PackedConvolution| known.are_of(&identity, &geometry);
         let packed =
             self.convolutions.find_or(is_same, || PackedConvolution::new(weight, geometry, self.choice.clone()));
-        ConvolutionRule::new(node, geometry, packed).map(Some)
+        ConvolutionRule::new(&fused, packed).map(Some)
     }
 }
 

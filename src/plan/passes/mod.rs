@@ -10,6 +10,8 @@ mod use_float32;
 
 use tch::Kind;
 
+pub use relax_views::relax_views;
+
 use super::draft::Draft;
 use super::{Mode, PlanError, PlanSpec, Weights};
 
@@ -20,7 +22,7 @@ pub fn run(draft: &mut Draft, spec: &PlanSpec, weights: &mut Weights) -> Result<
             use_float32::use_float32(draft, kind);
         }
     }
-    relax_views::relax_views(draft)?;
+    relax_views(draft)?;
     fold_batch_norm::fold_batch_norm(draft, weights)?;
     fold_padding::fold_padding(draft)?;
     if spec.mode == Mode::Bfloat16 {

@@ -9,7 +9,7 @@ use crate::torch::OperatorError;
 /// Many of ATen's backward operators take the forward's input only for its size, its strides and the choice of a
 /// kernel. [`MetaTensor::tensor`] stands in for it, so that no memory is held between forward and reverse.
 #[derive(Debug)]
-pub(super) struct MetaTensor {
+pub(in crate::plan) struct MetaTensor {
     shape: Vec<i64>,
     strides: Vec<i64>,
     kind: Kind,
@@ -17,7 +17,7 @@ pub(super) struct MetaTensor {
 }
 
 impl MetaTensor {
-    pub(super) fn of(tensor: &Tensor) -> Result<Self, OperatorError> {
+    pub(in crate::plan) fn of(tensor: &Tensor) -> Result<Self, OperatorError> {
         Ok(MetaTensor {
             shape: tensor.size(),
             strides: tensor.stride(),
@@ -26,23 +26,23 @@ impl MetaTensor {
         })
     }
 
-    pub(super) fn shape(&self) -> &[i64] {
+    pub(in crate::plan) fn shape(&self) -> &[i64] {
         &self.shape
     }
 
     /// A tensor with the original's strides and uninitialised values.
-    pub(super) fn tensor(&self) -> Result<Tensor, OperatorError> {
+    pub(in crate::plan) fn tensor(&self) -> Result<Tensor, OperatorError> {
         Ok(Tensor::f_empty_strided(&self.shape, &self.strides, (self.kind, self.device))?)
     }
 
     /// Zeros of the shape.
-    pub(super) fn zeros(&self) -> Result<Tensor, OperatorError> {
+    pub(in crate::plan) fn zeros(&self) -> Result<Tensor, OperatorError> {
         Ok(Tensor::f_zeros(&self.shape, (self.kind, self.device))?)
     }
 
     /// Turns the gradient of a broadcast result into the original's: summed over broadcast axes, in the original's
     /// dtype.
-    pub(super) fn fit(&self, gradient: Tensor) -> Result<Tensor, OperatorError> {
+    pub(in crate::plan) fn fit(&self, gradient: Tensor) -> Result<Tensor, OperatorError> {
         let summed = if gradient.size() == self.shape { gradient } else { gradient.f_sum_to_size(&self.shape)? };
         Ok(if summed.f_kind()? == self.kind { summed } else { summed.f_to_kind(self.kind)? })
     }

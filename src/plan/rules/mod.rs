@@ -11,7 +11,7 @@ mod concat;
 mod convolution;
 mod explicit;
 mod linear;
-mod meta;
+pub(in crate::plan) mod meta;
 mod normalization;
 mod padding;
 mod pooling;

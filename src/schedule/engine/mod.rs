@@ -110,6 +110,8 @@ struct Shared {
     busy: AtomicU64,
     /// Whether workers may tune their devices.
     tunes: AtomicBool,
+    /// Why a device fails until the process ends.
+    lost: watch::Sender<Option<String>>,
     workers: usize,
 }
 
@@ -187,6 +189,7 @@ impl Engine {
             registry: Registry::new(),
             busy: AtomicU64::new(0),
             tunes: AtomicBool::new(false),
+            lost: watch::Sender::new(None),
             workers: count,
         });
         for model in &served {
@@ -332,6 +335,12 @@ impl Engine {
             self.shared.forget(handle.stream);
         }
         won
+    }
+
+    /// Why a device fails until the process ends, once one does: the engine has then closed, and frames end with
+    /// [`JobError::Stopped`].
+    pub fn watch_lost(&self) -> watch::Receiver<Option<String>> {
+        self.shared.lost.subscribe()
     }
 
     /// Lets workers tune their devices from now on: while no frame waits, and now and then between batches.
@@ -525,6 +534,10 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
         for row in done {
             let shared = Arc::clone(shared);
             tasks.run(move || finish(row, &*shared.clock, &shared.compute));
+        }
+        if let Some(why) = worker.lost() {
+            shared.lost.send_replace(Some(why.to_owned()));
+            return;
         }
         if shared.tunes.load(Ordering::Relaxed) {
             worker.tune_between_batches();

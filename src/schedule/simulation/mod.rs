@@ -3,6 +3,7 @@
 //!
 //! `PROPTEST_CASES` says how many sequences of events are tried; a test run tries a few thousand, a campaign more.
 
+mod card;
 mod events;
 mod fairness;
 mod item;

@@ -13,6 +13,7 @@ use crate::schedule::Served;
 
 use super::request::selector::select;
 use super::response::identity;
+use crate::server::devices::Devices;
 use crate::server::service::Service;
 
 #[tonic::async_trait]
@@ -27,7 +28,7 @@ impl ModelService for Service {
         let selector = request.into_inner().model;
         let served = self.engine.served();
         let model = select(&served, selector.as_ref()).map_err(|refusal| refusal.into_status())?;
-        let metadata = metadata(model, self.limits.max_frame_bytes);
+        let metadata = metadata(model, self.limits.max_frame_bytes, &self.devices);
         Ok(Response::new(v1::GetModelResponse { metadata: Some(metadata) }))
     }
 }
@@ -43,7 +44,7 @@ fn summary(model: &Arc<Served>) -> v1::ModelSummary {
     }
 }
 
-fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
+fn metadata(model: &Served, max_frame_bytes: u64, devices: &Devices) -> v1::ModelMetadata {
     let about = &model.metadata;
     v1::ModelMetadata {
         identity: Some(identity(about, model.mode)),
@@ -80,6 +81,8 @@ fn metadata(model: &Served, max_frame_bytes: u64) -> v1::ModelMetadata {
             .map_or_else(String::new, |problem| format!("{problem}; layers that can be named: {}", about.candidates())),
         rectifier_count: about.guided_operators(),
         unguided_gates: about.unguided_gates.clone(),
+        devices: devices.names.clone(),
+        device_fallback: devices.fallback.clone().unwrap_or_default(),
         preprocessing: Some(preprocessing(&about.preprocessing)),
         limits: Some(v1::ModelLimits {
             max_batch: model.limits.max_batch,

@@ -162,6 +162,13 @@ fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1
             ..Default::default()
         });
     }
+    if served.allows_tf32() {
+        notices.push(v1::Notice {
+            code: v1::notice::Code::ReducedPrecision as i32,
+            message: "products of float32 may be computed in TF32: device.allow_tf32 is set".to_owned(),
+            ..Default::default()
+        });
+    }
     if let (Mode::Default, Some(kind)) = (options.method.mode, served.widened_from()) {
         let saved_in = dtype::name(kind);
         notices.push(v1::Notice {

@@ -147,6 +147,13 @@ pub const DEVICE_BUSY: Metric = Metric {
     attributes: &["camlens.device.name"],
     description: "Time that the device has spent on batches; its rate is the device's utilisation",
 };
+pub const DEVICE_FALLBACK: Metric = Metric {
+    name: "camlens.device.fallback",
+    kind: Kind::UpDownCounter,
+    unit: "1",
+    attributes: &[],
+    description: "1 if the processor runs the models because CUDA cannot be used (device.name is auto), else 0",
+};
 pub const TELEMETRY_LOST: Metric = Metric {
     name: "camlens.telemetry.lost",
     kind: Kind::Counter,
@@ -191,7 +198,7 @@ pub const FILE_DESCRIPTORS: Metric = Metric {
 };
 
 /// The whole table.
-pub const METRICS: [&Metric; 20] = [
+pub const METRICS: [&Metric; 21] = [
     &FRAME_ENDED,
     &FRAME_DROPPED,
     &FRAME_DURATION,
@@ -206,6 +213,7 @@ pub const METRICS: [&Metric; 20] = [
     &CONNECTIONS,
     &CONNECTIONS_REFUSED,
     &DEVICE_BUSY,
+    &DEVICE_FALLBACK,
     &TELEMETRY_LOST,
     &CALL_DURATION,
     &CPU_TIME,

@@ -12,7 +12,7 @@ impl Bounds {
     pub const RELU: Bounds = Bounds { low: 0.0, high: None };
 
     /// The lower and the upper bound; infinite if absent.
-    pub(super) fn limits(bounds: Option<Self>) -> [f64; 2] {
+    pub(in crate::torch) fn limits(bounds: Option<Self>) -> [f64; 2] {
         let low = bounds.map_or(f64::NEG_INFINITY, |bounds| bounds.low);
         [low, bounds.and_then(|bounds| bounds.high).unwrap_or(f64::INFINITY)]
     }

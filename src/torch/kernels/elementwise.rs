@@ -10,7 +10,7 @@ use super::call::{Parts, run};
 use super::element::ElementType;
 use super::tensor::{self, Operand, View, data_mut, empty_channels_last, expect};
 use super::{Bounds, ffi};
-use crate::torch::OperatorError;
+use crate::torch::{OperatorError, cuda};
 
 /// Passes a gradient through a rectifier, in one pass over memory: the sum of `parts` where the rectifier's `result`
 /// lies strictly between its bounds, 0 elsewhere; if `guided`, `max(sum, 0)` there. Parts and result have one shape.
@@ -19,6 +19,9 @@ use crate::torch::OperatorError;
 /// # Errors
 /// No part at all, shapes that differ, out of memory.
 pub fn gate(parts: &[Tensor], result: &Tensor, bounds: Bounds, guided: bool) -> Result<Tensor, OperatorError> {
+    if let Some(gradient) = cuda::gate(parts, result, bounds, guided) {
+        return gradient;
+    }
     let parts = Parts::of(parts)?;
     let view = View::of(result);
     let mut element = view.element_type().filter(|_| !bounds.low.is_nan());
@@ -98,6 +101,11 @@ pub fn add_clamped(sum: Tensor, other: &Tensor, bounds: Bounds) -> Result<Tensor
         format!("the sum has shape {:?}, the addend {:?}", left.size(), right.size())
     })?;
     let [low, high] = Bounds::limits(Some(bounds));
+    if left.is_overwritable()
+        && let Some(result) = cuda::add_clamped(&sum, other, bounds)
+    {
+        return result;
+    }
     let Some(element) = left.element_type().filter(|_| left.is_alike(&right)) else {
         let _guard = tch::no_grad_guard();
         return Ok(sum.f_add(other)?.f_clamp_(low, high)?);

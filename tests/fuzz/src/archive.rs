@@ -414,7 +414,7 @@ pub fn run(data: &[u8]) {
 fn explain(model: Model, mode: Mode) {
     let metadata = model.metadata.clone();
     let limits = ServedLimits { max_batch: 2, max_targets: 2, frame: Limits::default() };
-    let Ok(served) = Served::new(metadata, limits).map(Arc::new) else { return };
+    let Ok(served) = Served::new(metadata, limits, tch::Device::Cpu).map(Arc::new) else { return };
     let [_, channels, height, width] = served.metadata.input.shape.map(|dimension| dimension.example());
     let Ok(shape) = <[u32; 3]>::try_from(
         [channels, height, width].iter().filter_map(|size| u32::try_from(*size).ok()).collect::<Vec<_>>(),

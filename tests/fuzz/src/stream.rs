@@ -322,7 +322,7 @@ impl World {
             max_targets: 4,
             frame: Limits { max_pixels: 1 << 12, max_encoded_bytes: 1 << 14 },
         };
-        let served = Arc::new(Served::new(Arc::new(metadata), limits).expect("it can be served"));
+        let served = Arc::new(Served::new(Arc::new(metadata), limits, tch::Device::Cpu).expect("it can be served"));
         let config = EngineConfig {
             queued_frames: 6,
             queued_bytes: BUDGET_BYTES,

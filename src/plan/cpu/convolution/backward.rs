@@ -9,13 +9,13 @@ use crate::torch::{Call, OperatorError, PendingMask, Value, channels_last, windo
 
 use super::col2im::{Col2im, Col2imCall};
 use super::depthwise::{Depthwise, DepthwiseGradientCall};
-use super::epilogue::Activation;
 use super::forward::{ForwardCall, ForwardKernel};
-use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_GUIDED_GRADIENTS, SparseBackward, SparseBackwardCall, with_typical_zeros};
 use crate::plan::KernelChoice;
-use crate::plan::cpu::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes};
+use crate::plan::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes};
+use crate::plan::convolution::Activation;
+use crate::plan::convolution::Geometry;
 
 /// A weight packed for one kernel.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tch::Tensor;
 
 use crate::plan::Timing;
-use crate::plan::cpu::autotune::undisturbed;
+use crate::plan::autotune::undisturbed;
 use crate::torch::{OperatorError, channels_last};
 
 /// Batches that are timed each way before the faster is kept, without those in which other programs held the processor.

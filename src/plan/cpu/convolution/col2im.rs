@@ -4,9 +4,9 @@ use tch::Tensor;
 
 use crate::torch::{ConvolutionParameters, OperatorError, PendingMask, col2im_input_gradient, col2im_weight};
 
-use super::geometry::Geometry;
 use super::sparse::can_skip_zeros;
-use crate::plan::cpu::autotune::bytes;
+use crate::plan::autotune::bytes;
+use crate::plan::convolution::Geometry;
 
 /// Input channels up to which this kernel can be faster than others.
 const MAX_CHANNELS: i64 = 4;

@@ -7,9 +7,10 @@ use crate::torch::{
     has_gemm_kernels,
 };
 
-use super::epilogue::{Activation, Epilogue};
-use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
+use super::epilogue::Epilogue;
+use crate::plan::autotune::{bytes, float_bias, is_finite};
+use crate::plan::convolution::Activation;
+use crate::plan::convolution::Geometry;
 use crate::plan::rules::rectifiers::Gate;
 
 /// A convolution's weight, one kernel for each channel.

@@ -4,9 +4,9 @@ use std::fmt;
 
 use tch::Tensor;
 
-use crate::torch::{Bounds, OperatorError, add, add_clamped};
-
+use crate::plan::convolution::Activation;
 use crate::plan::rules::rectifiers::Gate;
+use crate::torch::{OperatorError, add, add_clamped};
 
 #[derive(Debug, Clone, Copy)]
 pub(in crate::plan) struct Epilogue<'a> {
@@ -47,29 +47,6 @@ impl Epilogue<'_> {
                 Ok((result, Some(gate)))
             }
             (Some(other), Some(bounds)) => Ok((add_clamped(result, other, bounds)?, None)),
-        }
-    }
-}
-
-/// An activation whose derivative its result gives.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::plan) enum Activation {
-    None,
-    Relu,
-    /// `min(max(·, low), high)`.
-    Clamp {
-        low: f64,
-        high: f64,
-    },
-}
-
-impl Activation {
-    /// The bounds of the activation's results.
-    pub fn bounds(self) -> Option<Bounds> {
-        match self {
-            Activation::None => None,
-            Activation::Relu => Some(Bounds::RELU),
-            Activation::Clamp { low, high } => Some(Bounds { low, high: Some(high) }),
         }
     }
 }

@@ -6,14 +6,15 @@ use tch::Tensor;
 use crate::torch::{Call, OperatorError, Value, channels_last};
 
 use super::depthwise::{Depthwise, DepthwiseCall};
-use super::epilogue::{Activation, Epilogue};
+use super::epilogue::Epilogue;
 use super::gemm::{Gemm, GemmCall};
-use super::geometry::Geometry;
 use super::onednn::{INPUT, Operators};
 use super::sparse::{DENSITY_OF_ACTIVATIONS, SparseForward, SparseForwardCall, with_typical_zeros};
 use super::winograd::{Winograd, WinogradCall};
 use crate::plan::KernelChoice;
-use crate::plan::cpu::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes};
+use crate::plan::autotune::{Candidate, Chosen, Fetched, Task, autotune, bytes};
+use crate::plan::convolution::Activation;
+use crate::plan::convolution::Geometry;
 use crate::plan::rules::rectifiers::Gate;
 
 /// A weight packed for one kernel.

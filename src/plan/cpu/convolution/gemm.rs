@@ -6,9 +6,10 @@ use crate::torch::{
     ConvolutionParameters, Epilogue as FusedEpilogue, Gates, GemmWeight, OperatorError, can_pack, gemm,
 };
 
-use super::epilogue::{Activation, Epilogue};
-use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
+use super::epilogue::Epilogue;
+use crate::plan::autotune::{bytes, float_bias, is_finite};
+use crate::plan::convolution::Activation;
+use crate::plan::convolution::Geometry;
 use crate::plan::rules::rectifiers::Gate;
 
 /// With fewer input channels, a line of the kernel is one inner product: the channels of a single tap are too few.

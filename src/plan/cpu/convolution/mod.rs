@@ -1,21 +1,19 @@
 //! Fused convolutions with packed weights.
 //!
-//! The nodes are oneDNN's operators, as ATen has them: `mkldnn::_convolution_pointwise` is a convolution and an
-//! activation, and its overload `binary` adds another tensor before the activation. The pass `fuse_convolutions` makes
-//! them. Each runs on the fastest of several kernels ([`forward`]): oneDNN, a matrix product (`gemm`), Winograd's
-//! algorithm for 3 × 3 kernels, products that skip the zeros that rectifiers leave, or sums in each channel alone
-//! (`depthwise`). The operators have no derivative in ATen; [`backward`] computes the gradient to the input.
+//! The nodes are those of [`plan::convolution`](crate::plan::convolution). Each runs on the fastest of several kernels
+//! ([`forward`]): oneDNN, a matrix product (`gemm`), Winograd's algorithm for 3 × 3 kernels, products that skip the
+//! zeros that rectifiers leave, or sums in each channel alone (`depthwise`). oneDNN's operators have no derivative in
+//! ATen; [`backward`] computes the gradient to the input.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tch::Tensor;
 
-use self::epilogue::Activation;
-use crate::model::node::{Argument, Node};
+use crate::plan::convolution::{Activation, FusedNode, Geometry};
 use crate::plan::rule::{Gradient, Parts, Rule, RuleOutput, Saved, Slot};
 use crate::torch::{OperatorError, PendingMask, Value, channels_last};
 
-use super::autotune::Chosen;
+use crate::plan::autotune::Chosen;
 use crate::plan::rules::arguments::{first, unfit};
 use crate::plan::rules::rectifiers::Gate;
 use backward::InputGradientCall;
@@ -24,10 +22,9 @@ use epilogue::Epilogue;
 use forward::ForwardCall;
 use onednn::Operators;
 
-pub(in crate::plan) use geometry::Geometry;
 pub(in crate::plan) use packed_weight::PackedConvolution;
 
-/// The rule of both operators. The weight is the packed one that it was made with, not an argument of a run.
+/// The rule of a fused node. The weight is the packed one that it was made with, not an argument of a run.
 pub(in crate::plan) struct ConvolutionRule {
     convolution: Arc<Convolution>,
     /// Whether the node adds another tensor: the overload `binary`.
@@ -51,42 +48,8 @@ struct Convolution {
 }
 
 impl ConvolutionRule {
-    /// The position of the weight among the node's arguments, and the convolution's parameters; `None` for other nodes.
-    pub fn read(node: &Node) -> Option<(usize, Geometry)> {
-        let operator = node.operation.aten().filter(|o| o.name() == "mkldnn::_convolution_pointwise")?;
-        let position = |name| operator.schema().position(name).filter(|&at| at < node.arguments.len());
-        let at = |name| Some(&node.arguments[position(name)?]);
-        let pair = |name| match at(name)? {
-            Argument::Literal(Value::Ints(pair)) => <[i64; 2]>::try_from(pair.as_slice()).ok(),
-            _ => None,
-        };
-        let Argument::Literal(Value::Int(groups)) = at("groups")? else { return None };
-        let (padding, stride, dilation) = (pair("padding")?, pair("stride")?, pair("dilation")?);
-        if stride.iter().any(|&stride| stride < 1) {
-            return None;
-        }
-        Some((position("W")?, Geometry { padding, stride, dilation, groups: *groups }))
-    }
-
-    /// The rule of a node that [`ConvolutionRule::read`] accepts.
-    pub fn new(node: &Node, geometry: Geometry, weights: Arc<Mutex<PackedConvolution>>) -> Result<Self, OperatorError> {
-        let adds = node.operation.aten().is_some_and(|operator| operator.overload() == "binary");
-        let (activation, scalars) = if adds { ("unary_attr", "unary_scalars") } else { ("attr", "scalars") };
-        let activation = match (node.literal(activation), node.literal(scalars)) {
-            (Some(Value::String(name)), Some(Value::Floats(scalars))) => match (name.as_str(), scalars.as_slice()) {
-                ("none", []) => Some(Activation::None),
-                ("relu", []) => Some(Activation::Relu),
-                ("hardtanh", &[low, high]) => Some(Activation::Clamp { low, high }),
-                _ => None,
-            },
-            (Some(Value::None), _) => Some(Activation::None),
-            _ => None,
-        };
-        let activation = activation.ok_or_else(|| OperatorError::Argument {
-            operator: node.name.clone(),
-            argument: "attr".into(),
-            problem: "takes none, relu or hardtanh".into(),
-        })?;
+    pub fn new(node: &FusedNode, weights: Arc<Mutex<PackedConvolution>>) -> Result<Self, OperatorError> {
+        let FusedNode { geometry, adds, activation, guided, .. } = *node;
         let (weight_size, timing) = {
             let weights = lock(&weights);
             (weights.size(), weights.timing())
@@ -102,7 +65,7 @@ impl ConvolutionRule {
             backward_split: BatchSplit::new(timing),
             classes_split: BatchSplit::new(timing),
         };
-        Ok(ConvolutionRule { convolution: Arc::new(convolution), adds, activation, guided: node.rectifier.is_some() })
+        Ok(ConvolutionRule { convolution: Arc::new(convolution), adds, activation, guided })
     }
 }
 
@@ -332,7 +295,6 @@ pub mod depthwise;
 pub mod epilogue;
 pub mod forward;
 pub mod gemm;
-pub mod geometry;
 pub mod onednn;
 pub mod packed_weight;
 pub mod sparse;

@@ -4,8 +4,8 @@ use tch::Tensor;
 
 use crate::torch::{Call, Operator, OperatorError, Value};
 
-use super::epilogue::Activation;
-use super::geometry::Geometry;
+use crate::plan::convolution::Activation;
+use crate::plan::convolution::Geometry;
 
 /// Position of the input among a [`Call`]'s arguments.
 pub(in crate::plan) const INPUT: usize = 0;

@@ -9,9 +9,9 @@ use crate::torch::OperatorError;
 use super::backward::InputGradientKernel;
 use super::epilogue::Epilogue;
 use super::forward::ForwardKernel;
-use super::geometry::Geometry;
 use super::onednn::Operators;
-use crate::plan::cpu::autotune::Chosen;
+use crate::plan::autotune::Chosen;
+use crate::plan::convolution::Geometry;
 
 /// A convolution's weight, packed at its first use and shared by the plans of one model.
 ///

@@ -12,9 +12,9 @@ use crate::torch::{
     sparse_forward_weight, sparse_input_gradient,
 };
 
-use super::epilogue::Activation;
-use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{bytes, float_bias, is_finite};
+use crate::plan::autotune::{bytes, float_bias, is_finite};
+use crate::plan::convolution::Activation;
+use crate::plan::convolution::Geometry;
 
 /// Shares of non-zero elements: of a rectifier's results, and of gradients behind a rectifier in guided
 /// backpropagation. Typical of ResNets, where sums of several gradients have more.

@@ -6,7 +6,7 @@ use super::forward::ForwardKernel;
 use super::gemm::Gemm;
 use super::winograd::Winograd;
 use super::*;
-use crate::model::node::{Rectifier, ValueId};
+use crate::model::node::{Argument, Node, Rectifier, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::KernelChoice;
 use crate::plan::constant::Constant;
@@ -116,18 +116,10 @@ fn node(case: &Case) -> (Node, Vec<Value>) {
 }
 
 fn rule(node: &Node, values: &[Value]) -> ConvolutionRule {
-    let (position, geometry) = ConvolutionRule::read(node).unwrap();
-    let weight = values[position].tensor().unwrap();
-    ConvolutionRule::new(
-        node,
-        geometry,
-        Arc::new(Mutex::new(PackedConvolution::new(
-            Constant::Whole(weight.shallow_clone()),
-            geometry,
-            KernelChoice::default(),
-        ))),
-    )
-    .unwrap()
+    let fused = FusedNode::read(node).unwrap().unwrap();
+    let weight = Constant::Whole(values[fused.weight_position].tensor().unwrap().shallow_clone());
+    let packed = PackedConvolution::new(weight, fused.geometry, KernelChoice::default());
+    ConvolutionRule::new(&fused, Arc::new(Mutex::new(packed))).unwrap()
 }
 
 /// Results of PyTorch's ordinary operators.
@@ -550,7 +542,7 @@ fn a_run_without_gradients_saves_nothing() {
 
 #[test]
 fn an_activation_that_it_does_not_know_is_refused() {
-    let (mut node, values) = node(&Case {
+    let (mut node, _) = node(&Case {
         input: [1, 1, 2, 2],
         outputs: 1,
         kernel: [1, 1],
@@ -562,13 +554,7 @@ fn an_activation_that_it_does_not_know_is_refused() {
         grad_output: Layout::Contiguous,
     });
     node.arguments[7] = Argument::Literal(Value::String("gelu".into()));
-    let (_, geometry) = ConvolutionRule::read(&node).unwrap();
-    let weights = PackedConvolution::new(
-        Constant::Whole(values[1].tensor().unwrap().shallow_clone()),
-        geometry,
-        KernelChoice::default(),
-    );
-    let error = ConvolutionRule::new(&node, geometry, Arc::new(Mutex::new(weights))).err().unwrap();
+    let error = FusedNode::read(&node).err().unwrap();
     assert!(error.to_string().contains("takes none, relu or hardtanh"), "{error}");
 }
 

@@ -6,9 +6,9 @@ use crate::torch::{
     OperatorError, WINOGRAD_CHANNELS, WinogradStep, has_gemm_kernels, has_onednn_kernels, winograd, winograd_weight,
 };
 
-use super::epilogue::Activation;
-use super::geometry::Geometry;
-use crate::plan::cpu::autotune::{Candidate, bytes, float_bias};
+use crate::plan::autotune::{Candidate, bytes, float_bias};
+use crate::plan::convolution::Activation;
+use crate::plan::convolution::Geometry;
 
 /// A convolution's transformed weight.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use crate::torch::{ConvolutionParameters, Value};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::plan) struct Geometry {
+pub struct Geometry {
     pub padding: [i64; 2],
     pub stride: [i64; 2],
     pub dilation: [i64; 2],
@@ -12,14 +12,14 @@ pub(in crate::plan) struct Geometry {
 
 impl Geometry {
     /// The result's shape `[N, C, H, W]` for an input `[N, C, H, W]` and a weight `[outputs, inputs / groups, h, w]`.
-    pub(in crate::plan) fn output_shape(&self, input: &[i64], weight: &[i64]) -> [i64; 4] {
+    pub fn output_shape(&self, input: &[i64], weight: &[i64]) -> [i64; 4] {
         let [height, width] = [0, 1].map(|axis| self.slack(axis, input, weight).div_euclid(self.stride[axis]) + 1);
         [input[0], weight[0], height, width]
     }
 
     /// Rows and columns at the input's lower and right edge that no window reaches: the `output_padding` of the
     /// transposed convolution that computes the input gradient.
-    pub(in crate::plan) fn output_padding(&self, input: &[i64], weight: &[i64]) -> [i64; 2] {
+    pub fn output_padding(&self, input: &[i64], weight: &[i64]) -> [i64; 2] {
         [0, 1].map(|axis| self.slack(axis, input, weight).rem_euclid(self.stride[axis]))
     }
 
@@ -29,12 +29,12 @@ impl Geometry {
     }
 
     /// As camlens's own kernels take them.
-    pub(in crate::plan) fn parameters(&self) -> ConvolutionParameters {
+    pub fn parameters(&self) -> ConvolutionParameters {
         ConvolutionParameters { stride: self.stride, padding: self.padding, dilation: self.dilation }
     }
 
     /// As the arguments `padding, stride, dilation, groups` of oneDNN's operators.
-    pub(in crate::plan) fn values(&self) -> [Value; 4] {
+    pub fn values(&self) -> [Value; 4] {
         [
             Value::Ints(self.padding.to_vec()),
             Value::Ints(self.stride.to_vec()),

@@ -2,21 +2,34 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tch::Kind;
+
 use crate::model::node::{Argument, Node, ValueId};
 use crate::model::operation::Operation;
 use crate::plan::PlanError;
-use crate::torch::{Operator, Value, has_onednn_kernels, window_may_miss};
+use crate::torch::{Operator, Value};
 
 use crate::plan::draft::Draft;
 use crate::plan::draft::Readers;
 
-/// Rewrites two-dimensional convolutions with constant weights, in a dtype that the processor has kernels for, to
-/// `mkldnn::_convolution_pointwise`, whose rule packs the weight. Each takes in, where no other node reads the value
-/// between:
+/// A two-dimensional convolution with a constant weight.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    pub kind: Kind,
+    /// The input's shape `[N, C, H, W]`, with the example's sizes.
+    pub input: &'a [i64],
+    /// The weight's shape.
+    pub weight: &'a [i64],
+    pub padding: [i64; 2],
+    pub dilation: [i64; 2],
+}
+
+/// Rewrites the convolutions that `suits` accepts to `mkldnn::_convolution_pointwise`. Each takes in, where no other
+/// node reads the value between:
 ///
 /// - the addition of another value of the same shape,
 /// - then ReLU, ReLU6 or hardtanh.
-pub fn fuse_convolutions(draft: &mut Draft) -> Result<(), PlanError> {
+pub fn fuse_convolutions(draft: &mut Draft, suits: impl Fn(&Candidate<'_>) -> bool) -> Result<(), PlanError> {
     let operators = (
         Operator::find("mkldnn::_convolution_pointwise", "")?,
         Operator::find("mkldnn::_convolution_pointwise", "binary")?,
@@ -27,7 +40,7 @@ pub fn fuse_convolutions(draft: &mut Draft) -> Result<(), PlanError> {
     let mut gone = HashSet::new();
     // In reverse order, so that of two convolutions whose results are added the later one takes in the addition.
     for index in (0..draft.nodes.len()).rev() {
-        let Some(convolution) = Convolution::read(draft, &draft.nodes[index]) else { continue };
+        let Some(convolution) = Convolution::read(draft, &draft.nodes[index], &suits) else { continue };
         let chain = Chain::follow(draft, &readers, &gone, &positions, index);
         let last = chain.last(index);
         let node = chain.fused(draft, index, &convolution, &operators);
@@ -54,7 +67,7 @@ struct Convolution {
 }
 
 impl Convolution {
-    fn read(draft: &Draft, node: &Node) -> Option<Self> {
+    fn read(draft: &Draft, node: &Node, suits: &impl Fn(&Candidate<'_>) -> bool) -> Option<Self> {
         match node.operator_name() {
             "conv2d" => {}
             "convolution" if matches!(node.literal("transposed"), Some(Value::Bool(false))) => {}
@@ -63,8 +76,9 @@ impl Convolution {
         let weight = draft.constant(&node.arguments[1])?;
         let Argument::Use(input) = node.arguments[0] else { return None };
         let size = weight.size();
+        let kind = weight.kind().ok()?;
         let fits = size.len() == 4
-            && weight.kind().is_ok_and(|kind| has_onednn_kernels(kind) && draft.kind(input) == Some(kind))
+            && draft.kind(input) == Some(kind)
             && draft.shape(input).is_some_and(|shape| shape.len() == 4)
             && draft.is_constant_or_none(&node.arguments[2]);
         if !fits {
@@ -75,10 +89,7 @@ impl Convolution {
             Value::String(words) => padding_of(words, [size[2], size[3]], dilation)?,
             numbers => pair(numbers)?,
         };
-        // oneDNN's operators (PyTorch 2.11) access memory out of bounds where a window can lie in the padding alone,
-        // and are silently wrong for one input channel, a stride above 1 and a result of width 1.
-        let shape = draft.shape(input)?;
-        if shape[1] == 1 || window_may_miss(&shape[2..], &size[2..], &padding, &dilation) {
+        if !suits(&Candidate { kind, input: draft.shape(input)?, weight: &size, padding, dilation }) {
             return None;
         }
         Some(Convolution {
@@ -238,7 +249,7 @@ mod tests {
 
     fn names(graph: &Graph, targets: &[ValueId]) -> Vec<String> {
         let mut draft = Draft::new(graph, &spec(graph, targets, Mode::Default));
-        fuse_convolutions(&mut draft).unwrap();
+        fuse_convolutions(&mut draft, |_| true).unwrap();
         draft.nodes.into_iter().map(|node| node.name).collect()
     }
 
@@ -264,6 +275,15 @@ mod tests {
     #[test]
     fn an_addition_and_an_activation_are_fused_into_the_convolution_before() {
         assert_eq!(names(&block().graph, &[]), ["conv2d_0+relu_1", "conv2d_2+add_3+relu_4", "mean_5"]);
+    }
+
+    #[test]
+    fn a_convolution_that_does_not_suit_is_left_alone() {
+        let block = block();
+        let mut draft = Draft::new(&block.graph, &spec(&block.graph, &[], Mode::Default));
+        fuse_convolutions(&mut draft, |candidate| candidate.input[1] == 3).unwrap();
+        let names: Vec<&str> = draft.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["conv2d_0+relu_1", "conv2d_2", "add_3", "relu_4", "mean_5"]);
     }
 
     #[test]
