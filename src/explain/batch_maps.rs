@@ -14,8 +14,8 @@ pub struct LayerValue {
     pub activations: Tensor,
 }
 
-/// The maps of one class of each row, at one target layer or averaged over several. All tensors are of f32, and each has
-/// the rows in dimension 0.
+/// The maps of one class of each row, at one target layer or averaged over several. All tensors are of f32, and each
+/// has the rows in dimension 0.
 pub struct BatchMaps {
     /// As in [`TargetMaps`](super::TargetMaps).
     pub target_layer: String,

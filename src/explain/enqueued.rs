@@ -7,7 +7,6 @@ use crate::plan::rule::Gradient;
 use crate::plan::{Gradients, Interrupt, Pass, Until};
 
 use super::batch_maps::{BatchMaps, LayerValue, batch_maps};
-use super::forward::Forward;
 use super::target_layer::TargetLayer;
 use super::{ExplainError, Head, Method};
 
@@ -38,15 +37,7 @@ pub const fn ranked(rank: u32) -> i64 {
     -1 - rank as i64
 }
 
-impl<'e> Enqueued<'e> {
-    /// Waits for the logits.
-    ///
-    /// # Errors
-    /// [`ExplainError::Output`] when the output is not `[N, classes]`, and what the run failed with.
-    pub fn wait(self) -> Result<Forward<'e>, ExplainError> {
-        Ok(Forward { logits: self.head.logits(self.pass.logits())?, enqueued: self })
-    }
-
+impl Enqueued<'_> {
     /// The classes that `codes` name, `[N, rounds]` of i64 on the device: a class by its index, the highest logits by
     /// [`ranked`], none by [`NO_TARGET`]. Nothing is read by the host. Of equal logits the lower class comes first.
     ///

@@ -62,7 +62,7 @@ impl Explainer {
         input: &Tensor,
         interrupt: &dyn Interrupt,
     ) -> Result<Forward<'_>, ExplainError> {
-        self.enqueue(method, input, interrupt)?.wait()
+        Forward::wait_for(self.enqueue(method, input, interrupt)?)
     }
 
     /// As [`Explainer::forward`], on a device that works asynchronously: nothing is read from it.

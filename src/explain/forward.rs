@@ -16,6 +16,16 @@ pub struct Forward<'e> {
     pub(super) enqueued: Enqueued<'e>,
 }
 
+impl<'e> Forward<'e> {
+    /// Waits for the logits.
+    ///
+    /// # Errors
+    /// [`ExplainError::Output`] when the output is not `[N, classes]`, and what the run failed with.
+    pub(super) fn wait_for(enqueued: Enqueued<'e>) -> Result<Self, ExplainError> {
+        Ok(Forward { logits: enqueued.head.logits(enqueued.pass.logits())?, enqueued })
+    }
+}
+
 impl Forward<'_> {
     /// `[N, classes]` of f32 in host memory, before softmax.
     pub fn logits(&self) -> &Tensor {

@@ -7,6 +7,9 @@ libtorch=$(realpath "$1")
 mkdir -p "$2"
 out=$(realpath "$2")
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# One build at a time.
+exec {lock}>"$out/lock"
+flock "$lock"
 
 kernels=../../src/torch/cuda/kernels
 flags=(-std=c++17 -O1 -fPIC -fvisibility=hidden -Wall -Wextra -MMD
@@ -45,5 +48,5 @@ done
 library=$out/libcamlens_cuda.so
 if ! is_newer "$library" "${objects[@]}"; then
   "${CXX:-g++}" -shared "${objects[@]}" -o "$library" -L"$libtorch/lib" -Wl,-rpath,"$libtorch/lib" \
-    -Wl,--no-as-needed -ltorch_cpu -lc10 -l:libgomp.so.1 -Wl,--allow-shlib-undefined
+    -Wl,--no-as-needed -ltorch_cpu -lc10 -l:libgomp.so.1 -Wl,--allow-shlib-undefined -Wl,-z,now
 fi

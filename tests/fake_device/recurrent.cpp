@@ -1,5 +1,5 @@
-// The cells of recurrent layers, which CUDA has kernels of its own for and the CPU has not: written with the operators of
-// both.
+// The cells of recurrent layers, which CUDA has kernels of its own for and the CPU has not: written with the operators
+// of both.
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
@@ -20,7 +20,8 @@ Tensors lstm_cell(const at::Tensor& input_gates, const at::Tensor& hidden_gates,
                   const Optional& input_bias, const Optional& hidden_bias) {
   const at::Tensor gates = with_bias(input_gates, input_bias) + with_bias(hidden_gates, hidden_bias);
   const auto parts = gates.chunk(4, 1);
-  const at::Tensor in = parts[0].sigmoid(), forget = parts[1].sigmoid(), now = parts[2].tanh(), out = parts[3].sigmoid();
+  const at::Tensor in = parts[0].sigmoid(), forget = parts[1].sigmoid();
+  const at::Tensor now = parts[2].tanh(), out = parts[3].sigmoid();
   const at::Tensor after = forget * before + in * now;
   return {out * after.tanh(), after, at::cat({in, forget, now, out}, 1)};
 }
@@ -42,8 +43,8 @@ Tensors lstm_cell_backward(const Optional& grad_hidden, const Optional& grad_sta
   return {of_gates, of_state * forget, has_bias ? of_gates.sum(0) : at::Tensor()};
 }
 
-// The hidden state, and what its gradient needs: reset, update and new gate, the state before, the hidden part of the new
-// gate.
+// The hidden state, and what its gradient needs: reset, update and new gate, the state before, the hidden part of the
+// new gate.
 std::tuple<at::Tensor, at::Tensor> gru_cell(const at::Tensor& input_gates, const at::Tensor& hidden_gates,
                                             const at::Tensor& before, const Optional& input_bias,
                                             const Optional& hidden_bias) {

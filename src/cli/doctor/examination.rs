@@ -1,6 +1,6 @@
 //! Runs the checks on a model, until one of them cannot run.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::Path;
 use std::time::Instant;
@@ -9,6 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::findings::Findings;
 use crate::explain::{ExplainError, Explainer, Head, MapKind, MapSet, Method, Mode, Target, TargetMaps};
+use crate::frame::{InputSize, Limits, Payload, Preparation, Prepared, decode};
 use crate::model::description::Precision;
 use crate::model::{Activation, LoadLimits, Metadata, Model, Scores, logits_in};
 use crate::plan::{Never, Timing};
@@ -335,24 +336,30 @@ impl Subject {
 
     /// Compares the logits in exact mode with those that PyTorch wrote when the model was exported.
     fn check_against_pytorch(&mut self, findings: &mut Findings, folder: &Path) -> Result<(), ExplainError> {
-        let (input, expected) = (folder.join("input.npy"), folder.join("logits.npy"));
-        if !input.is_file() || !expected.is_file() {
+        let expected = folder.join("logits.npy");
+        let inputs = ["input.npy", "frame.jpg", "frame.png", "frame.webp"].map(|name| folder.join(name));
+        let Some(input) = inputs.into_iter().find(|path| path.is_file() && expected.is_file()) else {
             findings.note(
                 "PyTorch's logits",
-                "there is no check/input.npy with check/logits.npy to compare with",
+                "there is no check/input.npy (or a picture, check/frame.jpg) with check/logits.npy to compare with",
                 "deploy/export writes them",
             );
             return Ok(());
-        }
-        let (input, expected) = match (read_tensor(&input)?, read_tensor(&expected)?) {
+        };
+        let is_tensor = input.extension().is_some_and(|extension| extension == "npy");
+        let read = if is_tensor { read_tensor(&input)? } else { self.prepared(&input)? };
+        let (input, expected) = match (read, read_tensor(&expected)?) {
             (Ok(input), Ok(expected)) => (input, expected),
             (Err(problem), _) | (_, Err(problem)) => {
                 findings.bad("PyTorch's logits", problem, "export the model again");
                 return Ok(());
             }
         };
-        let input =
-            if self.metadata.input.channels_last && input.dim() == 4 { input.f_permute([0, 3, 1, 2])? } else { input };
+        let input = if is_tensor && self.metadata.input.channels_last && input.dim() == 4 {
+            input.f_permute([0, 3, 1, 2])?
+        } else {
+            input
+        };
         let method = self.method(Mode::Exact, NO_MAPS);
         let logits = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
         let explained = self.metadata.outputs.iter().find(|output| output.name == self.metadata.scores.output);
@@ -373,6 +380,29 @@ impl Subject {
         let advice = "the logits differ from PyTorch's: export the model again, and report it if that does not help";
         findings.compare("PyTorch's logits", relative(&actual, &expected)?, self.allowed(PYTORCH_ALLOWED), advice);
         Ok(())
+    }
+
+    /// A picture prepared as frames are, `[1, C, H, W]`; or what is wrong with it.
+    fn prepared(&self, path: &Path) -> Result<Result<Tensor, String>, ExplainError> {
+        let [_, channels, height, width] = self.metadata.input.shape;
+        let size = InputSize { channels: u32::try_from(channels.example()).unwrap_or(0), height, width };
+        let prepared = || -> Result<(Vec<f32>, [u32; 2]), String> {
+            let limits = Limits::default();
+            let data = fs::read(path).map_err(|error| error.to_string())?;
+            let preparation = Preparation::new(&self.metadata.preprocessing, size, &limits);
+            let picture = decode(&Payload::encoded(data), &limits, None).map_err(|error| error.to_string())?;
+            let mut values = Vec::new();
+            let prepared = preparation.map_err(|error| error.to_string())?.prepare(&picture, &mut values);
+            let Prepared { height, width, .. } = prepared.map_err(|error| error.to_string())?;
+            Ok((values, [height, width]))
+        };
+        match prepared() {
+            Ok((values, size)) => {
+                let [height, width] = size.map(i64::from);
+                Ok(Ok(Tensor::f_from_slice(&values)?.f_view([1, channels.example(), height, width])?))
+            }
+            Err(problem) => Ok(Err(format!("{}: {problem}", path.display()))),
+        }
     }
 
     /// Times the forward run alone and with all maps.

@@ -29,8 +29,8 @@ Examples:
   camlens doctor --devices
 
 Checks: the model loads; it runs forward and in reverse; its logits and maps are finite; rows of a batch do not
-influence each other; the folded plan agrees with the exact plan; and its logits agree with PyTorch's, if deploy/export
-wrote check/input.npy and check/logits.npy beside the model.")]
+influence each other; the folded plan agrees with the exact plan; and its logits agree with PyTorch's, if there are
+check/logits.npy and check/input.npy, which deploy/export writes, or a picture, check/frame.jpg, beside the model.")]
 pub struct DoctorCommand {
     /// A .pt2 file, the folder of a version (model.pt2), of a model (VERSION/model.pt2) or of models, or
     /// builtin:identity

@@ -7,6 +7,7 @@
 
 mod recording;
 mod slot;
+mod staging;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -122,8 +123,8 @@ impl CudaDevice {
             Err(error) if error.is_out_of_memory() || error.is_lost() => Err(error),
             Err(error) => {
                 self.cuda.check(self.index)?;
-                let model = self.explainers.get(&key.model).map(|explainer| explainer.metadata().name.clone());
-                tracing::warn!(model, rows = key.rows, %error, "a batch cannot be recorded: it runs operator by operator");
+                let model = self.explainers.get(&key.model).map(|explainer| &explainer.metadata().name);
+                tracing::warn!(model, rows = key.rows, %error, "a batch is not recorded: it runs operator by operator");
                 self.unrecordable.insert(key.clone());
                 Ok(false)
             }

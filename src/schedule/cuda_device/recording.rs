@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
-use super::slot::Staging;
+use super::staging::Staging;
 use crate::explain::{ExplainError, Explainer, Method, NO_TARGET, PackedMaps, Target, ranked};
 use crate::plan::{Never, tuning};
 use crate::schedule::device::Batch;

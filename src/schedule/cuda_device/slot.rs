@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tch::Tensor;
-
 use super::recording::{Key, Recording};
-use crate::explain::ExplainError;
+use super::staging::Staging;
 use crate::schedule::model_key::ModelKey;
-use crate::torch::cuda::{Cuda, CudaError, Event, GraphPool, Pinned, Timing};
+use crate::torch::cuda::{Cuda, CudaError, Event, GraphPool, Timing};
 
 /// Recordings of a slot; the one that was used least recently goes first.
 const RECORDINGS_KEPT: usize = 16;
@@ -36,21 +34,14 @@ pub struct Events {
     pub copied_out: Event,
 }
 
-/// Page-locked memory that grows with the batches.
-pub struct Staging {
-    cuda: Cuda,
-    memory: Option<Pinned>,
-}
-
 impl Slot {
     pub fn new(cuda: Cuda, device: u32) -> Result<Self, CudaError> {
         let event = || Event::new(cuda, device, Timing::Measured);
-        let staging = || Staging { cuda, memory: None };
         Ok(Slot {
             pool: GraphPool::new(cuda, device)?,
             recordings: Vec::new(),
-            input: staging(),
-            output: staging(),
+            input: Staging::new(cuda),
+            output: Staging::new(cuda),
             events: Events {
                 begun: event()?,
                 copied_in: event()?,
@@ -92,33 +83,5 @@ impl Events {
     pub fn moment(&self, submitted: Instant, event: &Event) -> Option<Instant> {
         let ms = event.since(&self.begun).ok()?;
         Some(submitted + Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
-    }
-}
-
-impl Staging {
-    /// Memory of at least `bytes` bytes; `used` is the event behind the last copy from it or to it, which is over
-    /// before the memory is replaced or written.
-    pub fn at_least(&mut self, bytes: usize, used: Option<&Event>) -> Result<&mut [u8], ExplainError> {
-        if let Some(event) = used.filter(|_| self.memory.is_some()) {
-            event.synchronize()?;
-        }
-        if self.memory.as_ref().is_none_or(|memory| memory.len() < bytes) {
-            self.memory = None;
-            self.memory = Some(Pinned::new(self.cuda, bytes.next_power_of_two())?);
-        }
-        match &mut self.memory {
-            Some(memory) => Ok(memory.write_after(None)?),
-            None => Ok(&mut []),
-        }
-    }
-
-    /// The first bytes as a tensor of u8.
-    pub fn first(&self, bytes: usize) -> Result<Tensor, ExplainError> {
-        Ok(self.memory.as_ref().map_or_else(|| Ok(Tensor::new()), |memory| memory.first(bytes))?)
-    }
-
-    /// The first values, once `copied` is over.
-    pub fn read_after(&self, copied: &Event, count: usize) -> Result<&[f32], ExplainError> {
-        Ok(self.memory.as_ref().map_or(Ok(&[][..]), |memory| memory.read_after(copied, count))?)
     }
 }

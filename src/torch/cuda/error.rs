@@ -19,7 +19,11 @@ pub enum CudaError {
     OtherVersion { path: PathBuf },
     #[error("there is no NVIDIA driver, or this process cannot reach it (libcuda.so.1, /dev/nvidia*)")]
     NoDriver,
-    #[error("the NVIDIA driver (CUDA {}.{}) finds no device that this process may use", driver / 1000, driver % 1000 / 10)]
+    #[error(
+        "the NVIDIA driver (CUDA {}.{}) finds no device that this process may use",
+        driver / 1000,
+        driver % 1000 / 10
+    )]
     NoDevice { driver: u32 },
     #[error("there is no device cuda:{index}: the devices are {}", known(*count))]
     NoSuchDevice { index: u32, count: u32 },

@@ -1,10 +1,10 @@
-// What camlens asks of a CUDA device beyond libtorch's operators: a table of functions that a library exports and camlens
-// loads at run time. `libcamlens_cuda.so` implements it over libtorch_cuda.so; the fake device of the tests implements it
-// over host memory. camlens itself links neither.
+// What camlens asks of a CUDA device beyond libtorch's operators: a table of functions that a library exports and
+// camlens loads at run time. `libcamlens_cuda.so` implements it over libtorch_cuda.so; the fake device of the tests
+// implements it over host memory. camlens itself links neither.
 //
 // Conventions: those of bridge.h. No C++ exception leaves a function; `*error` is freed with `text_free`. Tensors are
-// `at::Tensor*`. A device is an index, as in `cuda:0`. Functions may be called from any thread unless they say otherwise;
-// "the current stream" is that of the calling thread.
+// `at::Tensor*`. A device is an index, as in `cuda:0`. Functions may be called from any thread unless they say
+// otherwise; "the current stream" is that of the calling thread.
 #pragma once
 #include "../status.h"
 
@@ -84,7 +84,8 @@ struct camlens_cuda_bridge {
   int (*memory_release)(int32_t device, char** error);
   void (*counts)(camlens_cuda_counts* counts);
 
-  // Streams. A higher priority is a lower number, as in CUDA; 0 is the lowest. A stream that is current must not be freed.
+  // Streams. A higher priority is a lower number, as in CUDA; 0 is the lowest. A stream that is current must not be
+  // freed.
   int (*stream_new)(int32_t device, int32_t priority, camlens_cuda_stream** stream, char** error);
   void (*stream_free)(camlens_cuda_stream* stream);
   // Makes it the current one; null makes the device's default stream current.
@@ -132,13 +133,14 @@ struct camlens_cuda_bridge {
   int (*grad_cam)(const at::Tensor* activations, const at::Tensor* gradients, at::Tensor** result, char** error);
   // Guided Grad-CAM: `guided`, `[N, C, H, W]`, times the map `[N, h, w]`, resized bilinearly with half-pixel centres.
   // `*upsampled`, unless null, becomes the resized map, `[N, H, W]`. Float32 results.
-  int (*fuse)(const at::Tensor* guided, const at::Tensor* map, at::Tensor** fused, at::Tensor** upsampled, char** error);
-  // Pictures of bytes `[N, H, W, C]` to `(bytes / 255 - mean[c]) / deviation[c]`, `[N, C, H, W]` of `kind`, contiguous or
-  // channels-last.
+  int (*fuse)(const at::Tensor* guided, const at::Tensor* map, at::Tensor** fused, at::Tensor** upsampled,
+              char** error);
+  // Pictures of bytes `[N, H, W, C]` to `(bytes / 255 - mean[c]) / deviation[c]`, `[N, C, H, W]` of `kind`, contiguous
+  // or channels-last.
   int (*normalize)(const at::Tensor* bytes, const float* mean, const float* deviation, int32_t kind, bool channels_last,
                    at::Tensor** result, char** error);
-  // Compiles the kernels for the device, or reads what an earlier process has compiled from `folder` and keeps it there;
-  // null: nothing is kept. The kernels are called only after it.
+  // Compiles the kernels for the device, or reads what an earlier process has compiled from `folder` and keeps it
+  // there; null: nothing is kept. The kernels are called only after it.
   int (*kernels_prepare)(int32_t device, const char* folder, char** error);
 
   // The process ends, without exit handlers.

@@ -77,8 +77,8 @@ fn open(folders: &[PathBuf]) -> Result<Cuda, CudaError> {
     bridge.map(|bridge| Cuda { bridge }).ok_or(CudaError::OtherVersion { path })
 }
 
-/// A library of the first folder that has it, or else of where the dynamic linker looks. Its symbols serve libraries that
-/// are loaded later.
+/// A library of the first folder that has it, or else of where the dynamic linker looks. Its symbols serve libraries
+/// that are loaded later.
 fn open_library(name: &'static str, folders: &[PathBuf]) -> Result<(PathBuf, Library), CudaError> {
     let of_folder = folders.iter().map(|folder| folder.join(name)).find(|path| path.exists());
     let path = of_folder.unwrap_or_else(|| PathBuf::from(name));

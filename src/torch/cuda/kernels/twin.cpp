@@ -1,4 +1,4 @@
-// Its longjmp allows jumps up the same stack alone.
+// The fortified longjmp refuses to jump to another stack.
 #undef _FORTIFY_SOURCE
 
 #include "twin.h"

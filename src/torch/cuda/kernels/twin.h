@@ -1,5 +1,5 @@
 // The twin of the device: the kernels' source compiled for the host. It proves geometry, bounds and arithmetic without
-// a card. This header needs nothing of libtorch.
+// a card. twin.cpp is compiled with -ffp-contract=off. This header needs nothing of libtorch.
 #pragma once
 #include "kernel.h"
 

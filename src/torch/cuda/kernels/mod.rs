@@ -7,8 +7,8 @@ use std::{ptr, slice};
 use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
-use super::error::{CudaError, checked};
-use super::library::{Cuda, with_kernels};
+use crate::torch::cuda::error::{CudaError, checked};
+use crate::torch::cuda::library::{Cuda, with_kernels};
 use crate::torch::ffi::TensorView;
 use crate::torch::storage::view_of;
 use crate::torch::{Bounds, OperatorError};
