@@ -33,6 +33,8 @@ struct BatchCam {
     layer_map: Option<Tensor>,
     /// `[N, H, W]`.
     map: Tensor,
+    /// The guided gradient times the map, `[N, C, H, W]`, if it is wanted.
+    fused: Option<Tensor>,
 }
 
 /// The maps that `method` asks for, layer by layer, from the gradients of one class of each row; `size` is the input's
@@ -49,7 +51,8 @@ pub fn batch_maps(
     scores: &Scores<'_>,
 ) -> Result<Vec<BatchMaps>, ExplainError> {
     let guided = gradients.input.as_ref().map(|gradient| gradient.f_to_kind(Kind::Float)).transpose()?;
-    let cams = cams(method, cam, layers, size, gradients, scores)?;
+    let fuses_with = guided.as_ref().filter(|_| method.maps.contains(MapKind::GuidedGradCam));
+    let cams = cams(method, cam, layers, size, gradients, (scores, fuses_with))?;
     if cams.is_empty() {
         return Ok(vec![maps(method, guided.as_ref(), None)?]);
     }
@@ -63,7 +66,7 @@ fn cams(
     layers: &[LayerValue],
     size: [i64; 2],
     gradients: &Gradients,
-    scores: &Scores<'_>,
+    (scores, fuses_with): (&Scores<'_>, Option<&Tensor>),
 ) -> Result<Vec<BatchCam>, ExplainError> {
     let map = |(LayerValue { layer, activations }, gradient): (&LayerValue, &Tensor)| {
         cam.map(&layer.read(activations)?, &layer.read(gradient)?, scores)
@@ -75,8 +78,14 @@ fn cams(
         Convention::Captum => names()
             .zip(layer_maps)
             .map(|(name, layer_map)| {
-                let map = scale::upsample(&layer_map, size)?;
-                Ok(BatchCam { target_layer: name.to_owned(), layer_map: Some(layer_map), map })
+                let (map, fused) = match fuses_with {
+                    None => (scale::upsample(&layer_map, size)?, None),
+                    Some(guided) => {
+                        let [map, fused] = scale::upsample_and_fuse(&layer_map, guided)?;
+                        (map, Some(fused))
+                    }
+                };
+                Ok(BatchCam { target_layer: name.to_owned(), layer_map: Some(layer_map), map, fused })
             })
             .collect(),
         Convention::PytorchGradCam => {
@@ -84,38 +93,34 @@ fn cams(
             let resized = scaled.iter().map(|map| scale::upsample(map, size)).collect::<Result<Vec<_>, _>>()?;
             let mean = Tensor::f_stack(&resized, 0)?.f_mean_dim([0i64].as_slice(), false, None::<Kind>)?;
             let is_single = scaled.len() == 1;
+            let map = scale::min_max_scale(&mean)?;
             Ok(vec![BatchCam {
                 target_layer: names().collect::<Vec<_>>().join("+"),
                 layer_map: if is_single { scaled.into_iter().next() } else { None },
-                map: scale::min_max_scale(&mean)?,
+                fused: fuses_with.map(|guided| scale::fuse(guided, &map)).transpose()?,
+                map,
             }])
         }
     }
 }
 
-/// The maps from the guided gradient `[N, C, H, W]` and a CAM.
+/// The maps from the guided gradient `[N, C, H, W]` and a CAM. A map is absent when the gradient or the CAM that it is
+/// made from was not computed.
 fn maps(method: &Method, guided: Option<&Tensor>, cam: Option<BatchCam>) -> Result<BatchMaps, ExplainError> {
     let mut maps = PerMap::default();
     for kind in method.maps.iter() {
-        if let Some(map) = map(kind, guided, cam.as_ref().map(|cam| &cam.map))? {
-            maps.insert(kind, map);
+        let map = match kind {
+            MapKind::GuidedGradCam => cam.as_ref().and_then(|cam| cam.fused.as_ref()),
+            MapKind::GradCam => cam.as_ref().map(|cam| &cam.map),
+            MapKind::GuidedBackprop => guided,
+            MapKind::Input => None,
+        };
+        if let Some(map) = map {
+            maps.insert(kind, map.shallow_clone());
         }
     }
     let highest = cam.as_ref().map(|cam| cam.map.f_amax([1i64, 2].as_slice(), false)).transpose()?;
     let wants_layer_map = method.maps.iter().any(MapKind::has_layer_resolution);
     let (target_layer, layer_map) = cam.map_or_else(Default::default, |cam| (cam.target_layer, cam.layer_map));
     Ok(BatchMaps { target_layer, highest, layer_map: layer_map.filter(|_| wants_layer_map), maps })
-}
-
-/// The map of one kind, `[N, …]`: `None` when the gradient or the CAM that it is made from was not computed.
-fn map(kind: MapKind, guided: Option<&Tensor>, cam: Option<&Tensor>) -> Result<Option<Tensor>, ExplainError> {
-    Ok(match kind {
-        MapKind::GuidedGradCam => match (guided, cam) {
-            (Some(guided), Some(cam)) => Some(scale::fuse(guided, cam)?),
-            _ => None,
-        },
-        MapKind::GradCam => cam.map(Tensor::shallow_clone),
-        MapKind::GuidedBackprop => guided.map(Tensor::shallow_clone),
-        MapKind::Input => None,
-    })
 }

@@ -3,6 +3,7 @@
 use tch::Tensor;
 
 use crate::explain::ExplainError;
+use crate::torch::cuda;
 
 /// Bilinear interpolation with half-pixel centres, without antialiasing (`align_corners=false`): `[N, h, w]` to
 /// `[N, height, width]`.
@@ -22,6 +23,18 @@ pub fn min_max_scale(map: &Tensor) -> Result<Tensor, ExplainError> {
 /// `F = R ⊙ U(L)`: the guided gradient `[N, C, H, W]` times the upsampled CAM `[N, H, W]`, elementwise in each channel.
 pub fn fuse(guided: &Tensor, map: &Tensor) -> Result<Tensor, ExplainError> {
     Ok(guided.f_mul(&map.f_unsqueeze(1)?)?)
+}
+
+/// [`upsample`]d to the size of the guided gradient, and [`fuse`]d with it: the upsampled map and `F`.
+pub fn upsample_and_fuse(map: &Tensor, guided: &Tensor) -> Result<[Tensor; 2], ExplainError> {
+    if let Some(computed) = cuda::fuse(guided, map) {
+        let (fused, upsampled) = computed?;
+        return Ok([upsampled, fused]);
+    }
+    let size = guided.size();
+    let upsampled = upsample(map, [size[2], size[3]])?;
+    let fused = fuse(guided, &upsampled)?;
+    Ok([upsampled, fused])
 }
 
 #[cfg(test)]

@@ -111,6 +111,20 @@ pub fn grad_cam(activations: &Tensor, gradients: &Tensor) -> Answer {
     Some(ran.map(|()| unsafe { Tensor::from_ptr(result) }).map_err(operator_error))
 }
 
+/// Guided Grad-CAM: the guided gradient `[N, C, H, W]` times the map `[N, h, w]` of f32, resized bilinearly with
+/// half-pixel centres; and the resized map, `[N, H, W]`. Both contiguous, of f32.
+pub fn fuse(guided: &Tensor, map: &Tensor) -> Option<Result<(Tensor, Tensor), OperatorError>> {
+    let cuda = on_cuda(guided).filter(|_| map.device() == guided.device())?;
+    let bridge = cuda.bridge();
+    let (mut fused, mut upsampled) = (ptr::null_mut(), ptr::null_mut());
+    let ran = checked(bridge, "fuse", |error| {
+        // SAFETY: both tensors are live; all out-pointers are valid.
+        unsafe { (bridge.fuse)(guided.as_ptr(), map.as_ptr(), &raw mut fused, &raw mut upsampled, error) }
+    });
+    // SAFETY: a kernel that ran returns two new tensors.
+    Some(ran.map(|()| unsafe { (Tensor::from_ptr(fused), Tensor::from_ptr(upsampled)) }).map_err(operator_error))
+}
+
 /// The device's bridge, if a kernel covers `first` and `others`: dense tensors of one device, shape, layout and dtype.
 fn covering(first: &Tensor, others: &[&Tensor]) -> Option<Cuda> {
     let cuda = on_cuda(first)?;
