@@ -8,7 +8,7 @@ use super::device_name::DeviceName;
 use super::memory_limit::MemoryLimit;
 
 /// `[device]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceConfig {
     /// The devices that run models.
@@ -45,23 +45,6 @@ impl DeviceConfig {
     /// [`DeviceConfig::connection_threads`] on a machine with `cores` cores.
     pub fn connection_threads_of(&self, cores: usize) -> usize {
         if self.connection_threads == 0 { (cores / 4).max(1) } else { self.connection_threads }
-    }
-}
-
-impl Default for DeviceConfig {
-    fn default() -> Self {
-        DeviceConfig {
-            name: DeviceName::default(),
-            libraries: Vec::new(),
-            memory_limit: None,
-            allow_tf32: false,
-            threads: 0,
-            background: false,
-            kernel_timing: KernelTiming::default(),
-            cache: None,
-            frame_threads: 0,
-            connection_threads: 0,
-        }
     }
 }
 

@@ -437,7 +437,7 @@ fn explain(model: Model, mode: Mode) {
     let until = Instant::now() + MAX_EXPLAINING;
     let late = || Instant::now() > until;
     let models = Explainers::default();
-    models.insert(served.key(), model, tch::Device::Cpu);
+    models.insert(served.key(), model);
     let mut device = ExplainDevice::new(models, false, tch::Device::Cpu);
     device.load(&served).expect("it was offered");
     match device.run(&batch, &late, &mut |_| {}) {
