@@ -35,6 +35,8 @@ struct Learned {
     measured: Vec<Option<f64>>,
     /// Index of the size in use.
     best: usize,
+    /// Index of the largest size that the device has memory for.
+    most: usize,
     /// The size on trial: another one, or the first one before it is judged.
     trial: Option<Trial>,
     /// Full batches since the last trial.
@@ -68,6 +70,7 @@ impl Batching {
         let learned = Learned {
             measured: vec![None; sizes.len()],
             best,
+            most: best,
             trial: Some(Trial::of(best)),
             since_trial: MIN_PAUSE,
             pause: MIN_PAUSE,
@@ -81,6 +84,22 @@ impl Batching {
         let learned = self.learned.lock();
         let size = learned.trial.as_ref().map_or(learned.best, |trial| trial.size);
         self.sizes[size] as usize
+    }
+
+    /// The device has no memory for more than `rows` rows, at least 1, at a time.
+    pub(super) fn fits(&self, rows: usize) {
+        let most = self.sizes.iter().rposition(|size| *size as usize <= rows).unwrap_or(0);
+        let mut learned = self.learned.lock();
+        if most < learned.most {
+            learned.most = most;
+            if learned.trial.as_ref().is_some_and(|trial| trial.size > most) {
+                learned.rest(1);
+            }
+            if learned.best > most {
+                learned.best = most;
+                learned.trial = Some(Trial::of(most));
+            }
+        }
     }
 
     /// A batch of `rows` rows and `units` units of work has run for `took`.
@@ -133,7 +152,7 @@ impl Learned {
         } else {
             self.rest(if was_known { 2 } else { 1 });
         }
-        if self.measured.iter().any(Option::is_none) {
+        if self.measured[..=self.most].iter().any(Option::is_none) {
             // Whatever is not known yet comes next.
             self.since_trial = self.pause;
             self.try_another();
@@ -151,7 +170,7 @@ impl Learned {
         if self.since_trial < self.pause {
             return;
         }
-        let sizes = self.measured.len();
+        let sizes = self.most + 1;
         let others = || (1..=sizes).map(|step| (self.tried + step) % sizes).filter(|size| *size != self.best);
         if let Some(size) = others().find(|size| self.measured[*size].is_none()).or_else(|| others().next()) {
             (self.trial, self.tried) = (Some(Trial::of(size)), size);
@@ -162,6 +181,18 @@ impl Learned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_that_the_device_has_no_memory_for_are_not_tried_again() {
+        let batching = Batching::at_most(16);
+        batching.fits(5);
+        let sizes = run(&batching, 2000, |rows| 1.0 / rows as f64);
+        assert_eq!(sizes.iter().max(), Some(&4), "4 is the largest size that fits into 5");
+        batching.fits(8);
+        assert!(run(&batching, 500, |_| 1.0).iter().all(|rows| *rows <= 4), "a limit is not lifted");
+        batching.fits(0);
+        assert_eq!(run(&batching, 100, |_| 1.0), [1; 100]);
+    }
 
     /// Runs batches under a load that always fills them; gives the sizes that ran.
     fn run(batching: &Batching, batches: usize, mut seconds: impl FnMut(usize) -> f64) -> Vec<usize> {

@@ -262,3 +262,12 @@ fn two_devices_share_the_frames() {
     let report = server.stop();
     assert_eq!(report["violations"], serde_json::json!([]));
 }
+
+#[test]
+fn batches_are_no_larger_than_the_memory_allows() {
+    let mut server = Server::start(MODEL, &["--max-batch", "8"], &[("FAKE_CUDA_MEMORY", "500000000")]);
+    server.says("the device has memory for no more");
+    server.says("serving");
+    server.answers(4, &["--streams", "4"]);
+    server.stop();
+}

@@ -334,6 +334,7 @@ void text_free(char* text) { std::free(text); }
 struct camlens_cuda_bridge table() {
   struct camlens_cuda_bridge table = {};
   table.version = CAMLENS_CUDA_VERSION;
+  table.bytes = sizeof(table);
   table.kind = "fake";
   table.text_free = text_free;
   table.device_count = device_count;

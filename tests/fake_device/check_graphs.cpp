@@ -73,6 +73,18 @@ void a_launch_computes_from_what_memory_holds_then() {
   that(y.const_data_ptr() == place, "the result has moved");
 }
 
+void a_launch_has_the_numbers_of_the_capture() {
+  const Stream stream;
+  const Pool pool;
+  const at::Tensor x = filled(stream, 1), number = at::full({}, 2, at::TensorOptions(at::kFloat));
+  const Graph graph(pool, stream);
+  const at::Tensor y = stream.within([&] { return x + number; });
+  graph.end();
+  number.fill_(5);
+  graph.launch(stream);
+  is_on_host(stream, y, 3);
+}
+
 void results_are_nothing_before_a_launch() {
   const Stream stream;
   const Pool pool;
@@ -404,6 +416,7 @@ void the_memory_of_a_pool_comes_back() {
 
 void graphs() {
   run("a launch computes from what memory holds then", a_launch_computes_from_what_memory_holds_then);
+  run("a launch has the numbers of the capture", a_launch_has_the_numbers_of_the_capture);
   run("results are nothing before a launch", results_are_nothing_before_a_launch);
   run("a capture changes nothing", a_capture_changes_nothing);
   run("whatever waits is refused", whatever_waits_is_refused);

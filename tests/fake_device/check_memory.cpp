@@ -113,6 +113,11 @@ void libtorch_s_own_streams_are_these() {
     const c10::StreamGuard hold(stream);
     that(guard.getStream(FAKE) == stream, "the stream is not current");
     violates("(read-after-write)", [&] { at::relu(x); });
+    that(stream.query(), "a stream without work is not over");
+    for (int round = 0; round < 2; ++round) {
+      ones();
+      that(!stream.query() && !stream.query() && stream.query(), "the stream is not over at the third query");
+    }
   }
   that(guard.getStream(FAKE) == guard.getDefaultStream(FAKE), "the default stream is not current");
 }
@@ -122,9 +127,14 @@ void libtorch_s_own_streams_are_these() {
 void memory_that_nothing_has_written_is_not_read() {
   violates("which nothing has written", [] { at::relu(at::empty({FLOATS}, ON_DEVICE)); });
   violates("which nothing has written", [] { at::empty({FLOATS}, ON_DEVICE).cpu(); });
-  const at::Tensor half = at::empty({2, FLOATS}, ON_DEVICE);
-  half[0].zero_();
-  that(half.isnan().sum().item<int64_t>() == FLOATS, "the rest is not poisoned");
+  // Fresh memory, and memory that was used.
+  call(table().memory_release, 0);
+  for (int time = 0; time < 2; ++time) {
+    const at::Tensor half = at::empty({2, FLOATS}, ON_DEVICE);
+    half[0].zero_();
+    that(half.isnan().sum().item<int64_t>() == FLOATS, "the rest is not poisoned");
+    half.zero_();
+  }
 }
 
 // ---- lifetimes ----
@@ -165,6 +175,27 @@ void a_stream_that_is_not_recorded_is_found() {
   const Stream first, second;
   const void* dropped = nullptr;
   violates("aten::fill_ writes", [&] { next_memory(first, second, false, &dropped); });
+  second.synchronize();
+  // The same if the next tenant is an operator's result.
+  const at::Tensor x = first.within(ones);
+  at::Tensor y = first.within([&] { return x + 1; });
+  order(first, second);
+  second.within([&] { return at::relu(y); });
+  y.reset();
+  violates("aten::relu writes", [&] { first.within([&] { return at::relu(x); }); });
+}
+
+void memory_that_other_streams_are_busy_with_is_waited_for_if_there_is_no_other() {
+  const Stream first, second;
+  call(table().memory_release, 0);
+  at::Tensor x = first.within(ones);
+  order(first, second);
+  const at::Tensor y = second.within([&] { return at::relu(x); });
+  second.uses(x);
+  call(table().memory_limit, 0, memory().reserved_bytes);
+  x.reset();
+  first.within(ones);
+  call(table().memory_limit, 0, uint64_t{0});
 }
 
 void libtorch_s_record_stream_counts() {
@@ -330,6 +361,7 @@ void lifetimes() {
   run("a stream uses its own memory again at once", a_stream_uses_its_own_memory_again_at_once);
   run("memory that another stream uses waits for it", memory_that_another_stream_uses_waits_for_it);
   run("a stream that is not recorded is found", a_stream_that_is_not_recorded_is_found);
+  run("busy memory is waited for", memory_that_other_streams_are_busy_with_is_waited_for_if_there_is_no_other);
   run("libtorch's record_stream counts", libtorch_s_record_stream_counts);
   run("a stream outlives its being current", a_stream_outlives_its_being_current);
 }

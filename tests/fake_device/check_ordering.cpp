@@ -226,15 +226,20 @@ void time_goes_on_and_events_measure_it() {
 }
 
 void a_slow_device_is_waited_for() {
-  const Stream stream;
-  const Event begin(true), end(true);
+  const Stream stream, other;
+  const Event begin(true), end(true), after;
   fake_cuda_slow(20'000'000);
   begin.record(stream);
   const auto queued = std::chrono::steady_clock::now();
   stream.within([] { return at::ones({10}, ON_DEVICE) + 1; });
   end.record(stream);
   fake_cuda_slow(0);
-  for (int query = 0; query < 5; ++query) that(!end.is_over(), "the event is over too early");
+  end.block(other);
+  after.record(other);
+  for (int query = 0; query < 5; ++query) {
+    that(!end.is_over(), "the event is over too early");
+    that(!after.is_over(), "the event of the stream that waits is over too early");
+  }
   end.synchronize();
   const std::chrono::duration<double, std::milli> waited = std::chrono::steady_clock::now() - queued;
   float ms = 0;

@@ -88,19 +88,6 @@ BlockPointer take(size_t room, int device, size_t stream, uint64_t pool) {
   return block;
 }
 
-void trim_shelves(int device) {
-  auto& free = memory().free;
-  for (auto shelf = free.begin(); shelf != free.end();) {
-    const auto& [of_device, pool, stream, room] = shelf->first;
-    if (of_device != device || pool != 0) {
-      ++shelf;
-      continue;
-    }
-    for (const BlockPointer& block : shelf->second) unmap_device_block(block);
-    shelf = free.erase(shelf);
-  }
-}
-
 bool fits(int device, size_t room) { return room <= free_bytes(device); }
 
 [[noreturn]] void out_of_memory(size_t bytes, int device) {
@@ -189,7 +176,6 @@ void* allocate(size_t bytes, int device, size_t stream, uint64_t pool, bool may_
   collect(host_clock());
   BlockPointer block = take(room, device, stream, pool);
   if (block == nullptr) {
-    if (!fits(device, room) && may_wait) trim_shelves(device);
     if (!fits(device, room) && may_wait) trim(device);
     if (!fits(device, room)) out_of_memory(bytes, device);
     block = map_block(bytes);
@@ -239,7 +225,16 @@ void trim(int device) {
   for (const BlockPointer& block : memory().busy)
     if (block->device == device) host_clock().join(block->busy);
   collect(host_clock());
-  trim_shelves(device);
+  auto& free = memory().free;
+  for (auto shelf = free.begin(); shelf != free.end();) {
+    const auto& [of_device, pool, stream, room] = shelf->first;
+    if (of_device != device || pool != 0) {
+      ++shelf;
+      continue;
+    }
+    for (const BlockPointer& block : shelf->second) unmap_device_block(block);
+    shelf = free.erase(shelf);
+  }
 }
 
 void close_pool(uint64_t pool) {

@@ -56,8 +56,9 @@ std::tuple<at::Tensor, at::Tensor> gru_cell(const at::Tensor& input_gates, const
 }
 
 // The gradients of the input's gates, of the hidden gates, of the state before, and of both biases.
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> gru_cell_backward(
-    const at::Tensor& grad_hidden, const at::Tensor& saved, bool has_bias) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> gru_cell_backward(const at::Tensor& grad_hidden,
+                                                                                         const at::Tensor& saved,
+                                                                                         bool has_bias) {
   const auto parts = saved.chunk(5, 1);
   const at::Tensor &reset = parts[0], &update = parts[1], &now = parts[2], &before = parts[3], &hidden = parts[4];
   const at::Tensor of_now = grad_hidden * (1 - update) * (1 - now * now);

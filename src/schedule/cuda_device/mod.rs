@@ -205,13 +205,32 @@ impl AsyncDevice for CudaDevice {
         DEPTH
     }
 
-    /// Records a request's defaults, for one row, so that the first frames do not wait for it.
+    /// Records a request's defaults for one row, so that the first frames do not wait for it, and for as many rows as
+    /// the model allows and the device has memory for.
     fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
         let explainer = self.source.share(model.key(), self.device()).ok_or_else(not_loaded)?;
         self.explainers.insert(model.key(), explainer);
         let (method, shape) = default_batch(model);
-        let key = Key { model: model.key(), method, shape: shape.map(|side| side as u32), rows: 1, rounds: 1 };
-        (0..DEPTH).try_for_each(|slot| self.prepare(slot, &key).map(drop))
+        let of_rows = |rows: usize| Key {
+            model: model.key(),
+            method: method.clone(),
+            shape: shape.map(|side| side as u32),
+            rows,
+            rounds: 1,
+        };
+        let most = model.limits.max_batch as usize;
+        for rows in std::iter::successors(Some(1), |rows| (*rows < most).then(|| (rows * 2).min(most))) {
+            let key = of_rows(rows);
+            match (0..DEPTH).try_for_each(|slot| self.prepare(slot, &key).map(drop)) {
+                Err(error) if error.is_out_of_memory() && rows > 1 => {
+                    tracing::warn!(model = model.metadata.name, rows = rows / 2, "the device has memory for no more");
+                    model.batching.fits(rows / 2);
+                    break;
+                }
+                recorded => recorded?,
+            }
+        }
+        Ok(())
     }
 
     fn unload(&mut self, model: ModelKey) {

@@ -150,7 +150,7 @@ pub const DEVICE_BUSY: Metric = Metric {
 pub const DEVICE_FALLBACK: Metric = Metric {
     name: "camlens.device.fallback",
     kind: Kind::UpDownCounter,
-    unit: "1",
+    unit: "{fallback}",
     attributes: &[],
     description: "1 if the processor runs the models because CUDA cannot be used (device.name is auto), else 0",
 };

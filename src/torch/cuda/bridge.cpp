@@ -111,11 +111,13 @@ void text_free(char* text) { std::free(text); }
 
 int device_count(int32_t* count, int32_t* driver, char** error) {
   return on_device(error, [&] {
-    *count = c10::cuda::device_count();
     int version = 0;
     // Without a driver the version is 0, and that is no error.
-    C10_CUDA_CHECK(cudaDriverGetVersion(&version));
+    if (cudaDriverGetVersion(&version) != cudaSuccess) version = 0;
     *driver = version;
+    *count = version == 0 ? 0 : c10::cuda::device_count();
+    // What was found is said by the numbers, not by the next call.
+    cudaGetLastError();
   });
 }
 
@@ -379,12 +381,43 @@ int normalize(const at::Tensor* bytes, const float* mean, const float* deviation
 void closing() {}
 
 constexpr struct camlens_cuda_bridge TABLE = {
-    CAMLENS_CUDA_VERSION, "cuda",        text_free,     device_count,       device_describe,   device_check,
-    device_synchronize,   memory_limit,  memory_read,   memory_release,     counts,            stream_new,
-    stream_free,          stream_enter,  stream_synchronize, stream_uses,   event_new,         event_free,
-    event_record,         event_block,   event_query,   event_synchronize,  event_elapsed,     pinned_new,
-    pool_new,             pool_free,     graph_begin,   graph_end,          graph_launch,      graph_free,
-    gate,                 epilogue,      grad_cam,      fuse,               normalize,         kernels_prepare,
+    CAMLENS_CUDA_VERSION,
+    sizeof(struct camlens_cuda_bridge),
+    "cuda",
+    text_free,
+    device_count,
+    device_describe,
+    device_check,
+    device_synchronize,
+    memory_limit,
+    memory_read,
+    memory_release,
+    counts,
+    stream_new,
+    stream_free,
+    stream_enter,
+    stream_synchronize,
+    stream_uses,
+    event_new,
+    event_free,
+    event_record,
+    event_block,
+    event_query,
+    event_synchronize,
+    event_elapsed,
+    pinned_new,
+    pool_new,
+    pool_free,
+    graph_begin,
+    graph_end,
+    graph_launch,
+    graph_free,
+    gate,
+    epilogue,
+    grad_cam,
+    fuse,
+    normalize,
+    kernels_prepare,
     closing,
 };
 

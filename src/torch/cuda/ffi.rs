@@ -61,6 +61,8 @@ type NewTensor = *mut *mut C_tensor;
 #[repr(C)]
 pub struct Bridge {
     pub version: u32,
+    /// The size of the table.
+    pub bytes: u32,
     pub kind: *const c_char,
     pub text_free: unsafe extern "C" fn(*mut c_char),
 

@@ -66,6 +66,8 @@ enum camlens_cuda_status {
 
 struct camlens_cuda_bridge {
   uint32_t version;
+  // The size of this table.
+  uint32_t bytes;
   // "cuda", or "fake".
   const char* kind;
   void (*text_free)(char* text);

@@ -72,7 +72,8 @@ fn open(folders: &[PathBuf]) -> Result<Cuda, CudaError> {
     };
     let table = table.map_err(|error| CudaError::Unloadable { path: path.clone(), problem: error.to_string() })?;
     // SAFETY: null, or a table of this version that lives as long as the library, which is never closed.
-    let bridge = unsafe { table.as_ref() }.filter(|bridge| bridge.version == ffi::VERSION);
+    let bridge = unsafe { table.as_ref() }
+        .filter(|bridge| bridge.version == ffi::VERSION && bridge.bytes as usize == size_of::<Bridge>());
     std::mem::forget(library);
     bridge.map(|bridge| Cuda { bridge }).ok_or(CudaError::OtherVersion { path })
 }
