@@ -120,8 +120,8 @@ class Depthwise {
       taps.clear();
       for (const Axis::Tap& down : lines.taps) {
         for (const Axis::Tap& across : columns.taps) {
-          taps.push_back({(down.offset * of_.source_width + across.offset) * all,
-                          (down.k * of_.kernel[1] + across.k) * all});
+          taps.push_back(
+              {(down.offset * of_.source_width + across.offset) * all, (down.k * of_.kernel[1] + across.k) * all});
         }
       }
       const int64_t pixel = line * of_.source_width + columns.begin * columns_.step();
