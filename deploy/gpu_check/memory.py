@@ -18,7 +18,7 @@ def check(found, setting):
 
 
 def used(setting, shelf, models, streams):
-    """Bytes in use on the card once so many streams have been answered, in a server of its own."""
+    """Bytes in use on the card once `streams` streams have been answered, in a server of its own."""
     flags = ["--kernel-timing", "never", *setting.on_device()]
     before = 0 if setting.fake else setting.card.used_bytes()
     with Server(setting, shelf, *flags, config=f"[limits]\nmax_batch = {min(8, setting.pace.batch)}\n") as server:

@@ -1,4 +1,4 @@
-"""ResNet-50 on the card: beside Captum and pytorch-grad-cam, in bfloat16, and the way back beside the way there."""
+"""ResNet-50 on the card: beside Captum and pytorch-grad-cam, in bfloat16, and a whole pass beside its forward run."""
 
 import contextlib
 import json

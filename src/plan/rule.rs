@@ -70,6 +70,11 @@ pub trait Rule: Send {
 pub struct Parts(Vec<Tensor>);
 
 impl Parts {
+    /// One term for each of several gradients, none where a gradient is absent.
+    pub fn of_each(gradients: &[Option<Tensor>]) -> Vec<Self> {
+        gradients.iter().map(|gradient| gradient.as_ref().map(Tensor::shallow_clone).into()).collect()
+    }
+
     /// Adds a term. At most two terms are kept, so that no more memory is held than a sum needs.
     pub fn push(&mut self, part: Tensor) -> Result<(), OperatorError> {
         if self.0.len() == 2 {

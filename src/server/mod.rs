@@ -9,7 +9,8 @@
 //! - `transport` has sockets, TLS, tokens, deadlines, compression and the metering of calls; `quota` bounds
 //!   connections, streams and unread answers. Both serve any face.
 //! - `service` is the state that the services share, `routes` lists what can be called, `health` says what can be used.
-//! - `start`, `load`, `shutdown`, `reclaim`, `resize` and `readings` run the server; `admin` is the port for operators.
+//! - `devices` finds what runs the models. `start`, `load`, `shutdown`, `reclaim`, `resize` and `readings` run the
+//!   server; `admin` is the port for operators.
 
 mod admin;
 mod camlens;

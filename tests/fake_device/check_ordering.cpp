@@ -18,7 +18,7 @@ const at::TensorOptions ON_DEVICE = at::TensorOptions(FAKE);
 
 at::Tensor host(double value, int64_t floats) { return at::full({floats}, value, at::TensorOptions(at::kFloat)); }
 
-void events_order_a_copy_its_use_and_the_way_back() {
+void events_order_a_copy_its_use_and_the_copy_to_the_host() {
   const Stream copies, work;
   const at::Tensor source = pinned(5000), result = pinned(5000);
   source.fill_(-2);
@@ -250,7 +250,7 @@ void a_slow_device_is_waited_for() {
 }  // namespace
 
 void ordering() {
-  run("events order a copy, its use and the way back", events_order_a_copy_its_use_and_the_way_back);
+  run("events order a copy, its use and the copy to the host", events_order_a_copy_its_use_and_the_copy_to_the_host);
   run("a missing event: copy, use", a_missing_event_between_a_copy_and_its_use_is_found);
   run("a missing event: use, next copy", a_missing_event_between_a_use_and_the_next_copy_is_found);
   run("a missing event: two writes", two_writes_without_order_are_found);

@@ -4,7 +4,7 @@
 //   FAKE_CUDA_DEVICES=N           number of devices; 1
 //   FAKE_CUDA_MEMORY=BYTES        memory of each device; 8 GiB
 //   FAKE_CUDA_FAIL_ALLOCATION=N   the N-th allocation from the beginning fails
-//   FAKE_CUDA_BREAK_AFTER=N       the devices break for ever when N kernels have run
+//   FAKE_CUDA_BREAK_AFTER=N       the devices fail every call once N kernels have run
 //   FAKE_CUDA_SLOW_NS=N           each kernel and copy takes at least N nanoseconds of the device's time
 //   FAKE_CUDA_POLLS=N             work that nobody waits for is over at the N-th query; 3
 //   FAKE_CUDA_POISON=0            memory that is freed keeps its bytes
@@ -23,7 +23,7 @@ void fake_cuda_memory(uint64_t bytes);
 void fake_cuda_fail_allocation(uint64_t nth);
 // With true, everything that is asked of a device fails, until false.
 void fake_cuda_break(bool is_broken);
-// The devices break when so many more kernels have run; 0: never.
+// The devices fail every call once `kernels` more kernels have run; 0: never.
 void fake_cuda_break_after(uint64_t kernels);
 // At least so much of the device's time passes in each kernel and copy.
 void fake_cuda_slow(uint64_t ns);

@@ -7,7 +7,7 @@
 namespace fake {
 namespace {
 
-// So many accesses to parts of a block are kept before those are dropped that no access can race with any more.
+// The number of accesses kept for each block. Beyond it, accesses that no later one can race with are dropped.
 constexpr size_t MANY = 32;
 
 bool contains(const Access& outer, const Access& inner) { return outer.begin <= inner.begin && inner.end <= outer.end; }

@@ -18,7 +18,7 @@ namespace {
 
 // Tensors begin at multiples of this.
 constexpr size_t ALIGNMENT = 64;
-// libtorch's allocator counts in units of so many bytes.
+// The unit in which libtorch's allocator counts, in bytes.
 constexpr size_t UNIT = 512;
 // As a float of any size, NaN; as an integer, -1.
 constexpr int POISON = 0xff;

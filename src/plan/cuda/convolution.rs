@@ -107,8 +107,8 @@ impl Convolution {
         let size = input.size();
         let of_size = [size[2], size[3]];
         let mut known = self.kernel.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match known.take().filter(|(timed, _)| *timed == of_size) {
-            Some((_, chosen)) if !chosen.is_due() => Some(chosen),
+        let chosen = match known.take().filter(|(timed, _)| *timed == of_size) {
+            Some((_, chosen)) if !chosen.is_due() => chosen,
             before => {
                 let shapes = format_args!(
                     "{:?} {:?} {size:?} {:?} {} {}",
@@ -122,20 +122,16 @@ impl Convolution {
                 let candidates =
                     [Kernel::Epilogue, Kernel::Cudnn].map(|kernel| Candidate::new(move || Ok(Some(kernel))));
                 let nothing = |_: &Kernel| Fetched { bytes: 0, is_onednn: false };
-                let chosen =
-                    autotune(&task, before.map(|(_, chosen)| chosen), candidates.into(), nothing, |&kernel| {
-                        Ok(move || {
-                            let result = self.run_with(kernel, input, bias, other)?;
-                            synchronize(input.device())?;
-                            Ok(result)
-                        })
-                    })?;
-                Some(chosen)
+                autotune(&task, before.map(|(_, chosen)| chosen), candidates.into(), nothing, |&kernel| {
+                    Ok(move || {
+                        let result = self.run_with(kernel, input, bias, other)?;
+                        synchronize(input.device())?;
+                        Ok(result)
+                    })
+                })?
             }
         };
-        let kernel = before.as_ref().map_or(Kernel::Epilogue, |chosen| *chosen.used());
-        *known = before.map(|chosen| (of_size, chosen));
-        Ok(kernel)
+        Ok(*known.insert((of_size, chosen)).1.used())
     }
 
     fn run_with(
@@ -228,9 +224,7 @@ struct SavedConvolution {
 
 impl Saved for SavedConvolution {
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let grad_output =
-            results.iter().map(|grad_output| grad_output.as_ref().map(Tensor::shallow_clone).into()).collect();
-        self.reverse_parts(grad_output, gradient)
+        self.reverse_parts(Parts::of_each(results), gradient)
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {

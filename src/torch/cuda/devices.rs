@@ -109,7 +109,7 @@ impl Cuda {
         checked(bridge, "device_check", |error| unsafe { (bridge.device_check)(device as i32, error) })
     }
 
-    /// Waits for everything that is queued on the device.
+    /// Waits for all work that is queued on the device.
     ///
     /// # Errors
     /// What the queued work failed with.

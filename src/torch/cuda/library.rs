@@ -90,7 +90,7 @@ fn open_library(name: &'static str, folders: &[PathBuf]) -> Result<(PathBuf, Lib
             let problem = error.to_string();
             let is_missing = problem.starts_with(&format!("{name}: cannot open shared object file"));
             Err(if is_missing {
-                let given = folders.iter().map(|folder| format!("{}, ", folder.display())).collect::<String>();
+                let given = folders.iter().map(|folder| format!("{}, nor in ", folder.display())).collect::<String>();
                 let searched = format!("{given}the folders that the dynamic linker searches");
                 CudaError::Missing { library: name, searched }
             } else {

@@ -220,9 +220,7 @@ struct SavedConvolution {
 
 impl Saved for SavedConvolution {
     fn reverse(&self, results: &[Option<Tensor>], gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {
-        let grad_output =
-            results.iter().map(|grad_output| grad_output.as_ref().map(Tensor::shallow_clone).into()).collect();
-        self.reverse_parts(grad_output, gradient)
+        self.reverse_parts(Parts::of_each(results), gradient)
     }
 
     fn reverse_parts(&self, results: Vec<Parts>, gradient: Gradient) -> Result<Vec<Option<Tensor>>, OperatorError> {

@@ -22,6 +22,8 @@ type Answer = Option<Result<Tensor, OperatorError>>;
 
 /// As [`gate`](crate::torch::gate()).
 pub fn gate(gradients: &[Tensor], source: &Tensor, bounds: Bounds, guided: bool) -> Answer {
+    // On the processor nothing else is looked at.
+    on_cuda(source)?;
     let gradients: Vec<&Tensor> = gradients.iter().collect();
     let cuda = covering(source, &gradients).filter(|_| !gradients.is_empty() && !bounds.low.is_nan())?;
     let [low, high] = [bounds.low, bounds.high.unwrap_or(f64::NAN)];
@@ -138,7 +140,7 @@ fn covering(first: &Tensor, others: &[&Tensor]) -> Option<Cuda> {
 }
 
 fn on_cuda(tensor: &Tensor) -> Option<Cuda> {
-    matches!(tensor.device(), Device::Cuda(_)).then(with_kernels).flatten()
+    with_kernels().filter(|_| matches!(tensor.device(), Device::Cuda(_)))
 }
 
 /// Sizes and strides.
