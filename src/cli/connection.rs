@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::credential_args::{TlsArgs, TokenArgs};
+use super::device_args::DeviceArgs;
 use super::failure::Failure;
 use super::no_models;
 use super::serve::start_failure;
@@ -26,6 +27,10 @@ pub struct ConnectArgs {
     /// Models of the temporary server: a directory, a .pt2 file, or builtin:identity [default: models]
     #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH", help_heading = "Server")]
     pub models: Option<PathBuf>,
+
+    /// The devices of the temporary server.
+    #[command(flatten, next_help_heading = "Server")]
+    pub device: DeviceArgs,
 
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -92,7 +97,7 @@ impl Connection {
                     return Err(Failure::usage(sentence)
                         .hint(format!("--server names a running server; {}", no_models::advice())));
                 }
-                Self::over(ServerInUse::Own(OwnServer::start(repository, timing).await?)).await
+                Self::over(ServerInUse::Own(OwnServer::start(repository, args.device.clone(), timing).await?)).await
             }
         }
     }
@@ -130,10 +135,11 @@ impl Drop for OwnServer {
 }
 
 impl OwnServer {
-    async fn start(repository: PathBuf, timing: KernelTiming) -> Result<Self, Failure> {
+    async fn start(repository: PathBuf, device: DeviceArgs, timing: KernelTiming) -> Result<Self, Failure> {
         let mut config = Config::default();
         config.models.repository = repository;
         config.server.drain_timeout_s = 1;
+        device.set(&mut config.device);
         config.device.kernel_timing = timing;
         let shutdown = Shutdown::new();
         let (server, in_process) =

@@ -7,6 +7,7 @@ mod answer;
 mod bench;
 mod connection;
 mod credential_args;
+mod device_args;
 mod doctor;
 mod explain;
 mod failure;

@@ -151,6 +151,11 @@ fn model_text(model: &v1::ModelMetadata, all_layers: bool, ink: Ink) -> String {
             _ => precision,
         },
     );
+    match (model.devices.is_empty(), model.device_fallback.as_str()) {
+        (true, _) => {}
+        (false, "") => fact("devices", model.devices.join(", ")),
+        (false, why) => fact("devices", format!("{}, since CUDA cannot be used: {why}", model.devices.join(", "))),
+    }
     let shown: Vec<_> = model.layers.iter().filter(|layer| all_layers || layer.spatial).collect();
     lines.push(format!("  layers ({} of {})", shown.len(), model.layers.len()));
     for layer in shown {
@@ -183,6 +188,8 @@ fn model_json(model: &v1::ModelMetadata, all_layers: bool) -> Value {
         "default_target_problem": model.default_target_problem,
         "rectifier_count": model.rectifier_count,
         "unguided_gates": model.unguided_gates,
+        "devices": model.devices,
+        "device_fallback": model.device_fallback,
         "widened_precision": model.widened_precision.as_ref().map(|widened| json!({"saved_in": widened.saved_in})),
         "reduced_precision": model.reduced_precision.as_ref().map(|found| {
             json!({"map_cosine": found.map_cosine, "logit_difference": found.logit_difference})
@@ -278,9 +285,13 @@ mod tests {
         let mut model = model();
         model.default_target_layers.clear();
         model.default_target_problem = "tokens have no spatial axes".to_owned();
+        model.devices = vec!["cpu".to_owned()];
+        model.device_fallback = "no driver".to_owned();
         let text = model_text(&model, false, Ink::plain());
         assert!(text.contains("none by default: tokens have no spatial axes"), "{text}");
         assert!(text.contains("rectifiers     none"), "{text}");
+        assert!(text.contains("devices        cpu, since CUDA cannot be used: no driver"), "{text}");
+        assert_eq!(model_json(&model, false)["devices"], json!(["cpu"]));
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::device_args::DeviceArgs;
 use super::failure::{Exit, Failure};
 use super::no_models;
-use crate::config::{Config, DeviceName, KernelTiming, ListenAddress, MemoryLimit};
+use crate::config::{Config, KernelTiming, ListenAddress};
 use crate::resources::Machine;
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
@@ -71,19 +72,8 @@ pub struct ServeCommand {
     #[arg(long, env = "CAMLENS_DRAIN_TIMEOUT", value_name = "SECONDS")]
     drain_timeout: Option<u32>,
 
-    /// Devices that run models: cpu, cuda (all CUDA devices), cuda:0,1 (some) or auto (cuda if it can be used)
-    /// [default: cpu]
-    #[arg(long, env = "CAMLENS_DEVICE", value_name = "DEVICE")]
-    device: Option<DeviceName>,
-
-    /// Folders of libtorch_cuda.so and libcamlens_cuda.so, separated by colons, before those where the dynamic linker
-    /// looks
-    #[arg(long, env = "CAMLENS_DEVICE_LIBRARIES", value_name = "DIRS", value_delimiter = ':')]
-    device_libraries: Vec<PathBuf>,
-
-    /// Most memory that camlens takes from each CUDA device, such as 6GiB or 25% [default: without limit]
-    #[arg(long, env = "CAMLENS_DEVICE_MEMORY_LIMIT", value_name = "LIMIT")]
-    device_memory_limit: Option<MemoryLimit>,
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// Number of threads that run models on the processor; 0: one per core [default: 0]
     #[arg(long, env = "CAMLENS_THREADS", value_name = "N")]
@@ -196,8 +186,6 @@ impl ServeCommand {
             insecure,
             drain_timeout,
             device,
-            device_libraries,
-            device_memory_limit,
             threads,
             background,
             kernel_timing,
@@ -231,9 +219,7 @@ impl ServeCommand {
         set(&mut out.server.token_file, token_file.map(Some));
         set(&mut out.server.insecure, insecure.then_some(true));
         set(&mut out.server.drain_timeout_s, drain_timeout);
-        set(&mut out.device.name, device);
-        set(&mut out.device.libraries, (!device_libraries.is_empty()).then_some(device_libraries));
-        set(&mut out.device.memory_limit, device_memory_limit.map(Some));
+        device.set(&mut out.device);
         set(&mut out.device.threads, threads);
         set(&mut out.device.background, background.then_some(true));
         set(&mut out.device.kernel_timing, kernel_timing);

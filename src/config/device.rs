@@ -1,5 +1,6 @@
 //! `[device]` of `camlens.toml`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct DeviceConfig {
     pub frame_threads: usize,
     /// Threads that serve connections. 0: one per four cores, which leaves the cores to the frames.
     pub connection_threads: usize,
+    /// The CUDA devices of models that run on some of the devices only. Others run on all.
+    pub models: BTreeMap<String, DeviceName>,
 }
 
 impl DeviceConfig {

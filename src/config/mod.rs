@@ -84,7 +84,7 @@ impl Config {
         let Config { server, models, device, limits, telemetry, admin: _ } = self;
         server.check()?;
         at_least_one("models.max_weight_bytes", models.max_weight_bytes)?;
-        let &DeviceConfig {
+        let DeviceConfig {
             name: _,
             libraries: _,
             memory_limit: _,
@@ -95,11 +95,12 @@ impl Config {
             cache: _,
             frame_threads,
             connection_threads,
+            models: _,
         } = device;
         for (key, threads) in [
-            ("device.threads", threads),
-            ("device.frame_threads", frame_threads),
-            ("device.connection_threads", connection_threads),
+            ("device.threads", *threads),
+            ("device.frame_threads", *frame_threads),
+            ("device.connection_threads", *connection_threads),
         ] {
             if threads > MAX_THREADS {
                 return Err(value(key, threads, &format!("at most {MAX_THREADS}")));

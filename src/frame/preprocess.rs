@@ -100,6 +100,9 @@ pub struct Preparation {
     crop: Option<[u32; 2]>,
     interpolation: Interpolation,
     planes: Vec<Plane>,
+    /// One number for each plane.
+    mean: Vec<f32>,
+    std: Vec<f32>,
     max_pixels: u64,
     sample_bits: Option<u32>,
 }
@@ -136,12 +139,15 @@ impl Preparation {
     /// # Errors
     /// [`PreparationError`] when the description does not fit the input.
     pub fn new(description: &Preprocessing, input: InputSize, limits: &Limits) -> Result<Self, PreparationError> {
+        let (planes, mean, std) = planes(description, input.channels)?;
         let preparation = Preparation {
             input,
             resize: description.resize,
             crop: description.crop,
             interpolation: description.interpolation,
-            planes: planes(description, input.channels)?,
+            planes,
+            mean,
+            std,
             max_pixels: limits.max_pixels,
             sample_bits: description.sample_bits,
         };
@@ -204,11 +210,60 @@ impl Preparation {
         }
     }
 
-    fn prepare_picture(&self, pixels: &Pixels, out: &mut Vec<f32>) -> Result<Prepared, FrameError> {
+    /// Replaces `out` with the picture's bytes before normalisation, `[H, W, C]`, in the order of the model's channels.
+    /// [`Preparation::values`] makes the model's input of them.
+    ///
+    /// # Errors
+    /// Those of [`Preparation::prepare`].
+    pub fn prepare_bytes(&self, pixels: &Pixels, out: &mut Vec<u8>) -> Result<Prepared, FrameError> {
+        let (columns, rows) = self.visible_windows(pixels)?;
+        let visible = resample(pixels, columns, rows, self.interpolation);
+        let count = self.planes.len();
+        // The part of a crop that is beyond the picture is black.
+        out.clear();
+        out.resize(rows.made as usize * columns.made as usize * count, 0);
+        let (made, shown) = (columns.made as usize * count, columns.visible as usize);
+        let lines = out.chunks_exact_mut(made).skip(rows.before as usize);
+        let is_bgr = self.planes[0].source == Source::Channel(2);
+        for (line, pixels) in lines.zip(visible.chunks_exact(shown * pixels.channels().count())) {
+            let line = &mut line[columns.before as usize * count..][..shown * count];
+            match (line.len() / shown, pixels.len() / shown) {
+                (3, 3) if is_bgr => {
+                    let (to, from) = (line.as_chunks_mut::<3>().0, pixels.as_chunks::<3>().0);
+                    to.iter_mut().zip(from).for_each(|(to, &[red, green, blue])| *to = [blue, green, red]);
+                }
+                (1, 3) => line.iter_mut().zip(pixels.as_chunks::<3>().0).for_each(|(to, from)| *to = luma(*from)),
+                (3, 1) => line.as_chunks_mut::<3>().0.iter_mut().zip(pixels).for_each(|(to, from)| *to = [*from; 3]),
+                _ => line.copy_from_slice(pixels),
+            }
+        }
+        Ok(prepared(pixels, columns, rows))
+    }
+
+    /// The model's input, `[C, H, W]`, from the bytes of [`Preparation::prepare_bytes`], `[H, W, C]`.
+    pub fn values(&self, bytes: &[u8]) -> Vec<f32> {
+        let count = self.planes.len();
+        let of_plane = |(channel, plane): (usize, &Plane)| -> Vec<f32> {
+            bytes.iter().skip(channel).step_by(count).map(|byte| plane.values[usize::from(*byte)]).collect()
+        };
+        self.planes.iter().enumerate().flat_map(of_plane).collect()
+    }
+
+    /// Mean and standard deviation of each channel: a byte becomes `(byte / 255 - mean) / std`, in f32 and in this
+    /// order. Empty for a model whose frames must be tensors.
+    pub fn normalization(&self) -> (&[f32], &[f32]) {
+        (&self.mean, &self.std)
+    }
+
+    fn visible_windows(&self, pixels: &Pixels) -> Result<(Window, Window), FrameError> {
         if self.planes.is_empty() {
             return Err(FrameError::NoPictures { channels: self.input.channels });
         }
-        let (columns, rows) = self.windows(pixels)?;
+        self.windows(pixels)
+    }
+
+    fn prepare_picture(&self, pixels: &Pixels, out: &mut Vec<f32>) -> Result<Prepared, FrameError> {
+        let (columns, rows) = self.visible_windows(pixels)?;
         let visible = resample(pixels, columns, rows, self.interpolation);
         let area = rows.made as usize * columns.made as usize;
         // Every element is overwritten below.
@@ -227,11 +282,7 @@ impl Preparation {
                 }
             }
         }
-        let (scale_x, shift_x) = columns.to_source();
-        let (scale_y, shift_y) = rows.to_source();
-        let upright = AffineTransform::scale_shift(scale_x, shift_x, scale_y, shift_y);
-        let stored = upright.then(&pixels.upright_to_stored());
-        Ok(Prepared { height: rows.made, width: columns.made, model_to_frame: ModelToFrame { upright, stored } })
+        Ok(prepared(pixels, columns, rows))
     }
 
     /// The windows of columns and rows that the input takes from the picture.
@@ -299,7 +350,18 @@ impl Preparation {
     }
 }
 
-fn planes(description: &Preprocessing, channels: u32) -> Result<Vec<Plane>, PreparationError> {
+/// The size of the windows, and their transform to the frame.
+fn prepared(pixels: &Pixels, columns: Window, rows: Window) -> Prepared {
+    let (scale_x, shift_x) = columns.to_source();
+    let (scale_y, shift_y) = rows.to_source();
+    let upright = AffineTransform::scale_shift(scale_x, shift_x, scale_y, shift_y);
+    let stored = upright.then(&pixels.upright_to_stored());
+    Prepared { height: rows.made, width: columns.made, model_to_frame: ModelToFrame { upright, stored } }
+}
+
+/// The planes of the model's input, and each one's mean and standard deviation.
+#[expect(clippy::type_complexity, reason = "three lists of one length")]
+fn planes(description: &Preprocessing, channels: u32) -> Result<(Vec<Plane>, Vec<f32>, Vec<f32>), PreparationError> {
     let sources: &[Source] = match (channels, description.color) {
         (1, _) => &[Source::Luma],
         (3, ColorOrder::Rgb) => &[Source::Channel(0), Source::Channel(1), Source::Channel(2)],
@@ -313,7 +375,7 @@ fn planes(description: &Preprocessing, channels: u32) -> Result<Vec<Plane>, Prep
         let allowed = "a standard deviation is not 0";
         return Err(PreparationError::WrongValue { key: "std", value: value.to_string(), allowed });
     }
-    let plane = |((source, mean), std): ((&Source, f32), f32)| {
+    let plane = |((source, &mean), &std): ((&Source, &f32), &f32)| {
         let values: [f32; 256] = std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
         if values.iter().all(|value| value.is_finite()) {
             return Ok(Plane { source: *source, values: Box::new(values) });
@@ -321,7 +383,8 @@ fn planes(description: &Preprocessing, channels: u32) -> Result<Vec<Plane>, Prep
         let allowed = "a number so small, with that mean, that pixels become infinite is not allowed";
         Err(PreparationError::WrongValue { key: "std", value: std.to_string(), allowed })
     };
-    sources.iter().zip(mean).zip(std).map(plane).collect()
+    let planes: Vec<Plane> = sources.iter().zip(&mean).zip(&std).map(plane).collect::<Result<_, _>>()?;
+    if planes.is_empty() { Ok(Default::default()) } else { Ok((planes, mean, std)) }
 }
 
 fn per_channel(key: &'static str, numbers: &[f32], default: f32, channels: u32) -> Result<Vec<f32>, PreparationError> {
@@ -494,6 +557,32 @@ mod tests {
         let white = Pixels::upright(1, 1, Channels::Gray, vec![255]);
         let (_, out) = prepare(&steps, free(1), white).unwrap();
         assert_eq!(out, [-0.5, 0.5, -0.5, -0.5, -0.5, -0.5]);
+    }
+
+    #[test]
+    fn the_bytes_before_normalisation_make_the_same_input() {
+        let color =
+            |color| Preprocessing { color, mean: vec![0.4], std: vec![0.2, 0.3, 0.4], ..Preprocessing::default() };
+        let one = Preprocessing { mean: vec![0.4], std: vec![0.2], ..Preprocessing::default() };
+        let grey = Pixels::upright(7, 5, Channels::Gray, (0..35).map(|i| i * 7).collect());
+        let crops =
+            [(None, None), (Some(Resize::Shorter(6)), Some([9, 4])), (Some(Resize::Exact([3, 3])), Some([5, 5]))];
+        for (resize, crop) in crops {
+            for (steps, channels) in [(color(ColorOrder::Rgb), 3), (color(ColorOrder::Bgr), 3), (one.clone(), 1)] {
+                let steps = Preprocessing { resize, crop, ..steps };
+                let preparation = Preparation::new(&steps, free(channels), &Limits::default()).unwrap();
+                for pixels in [picture(7, 5), grey.clone()] {
+                    let (wanted, values) = prepare(&steps, free(channels), pixels.clone()).unwrap();
+                    let mut bytes = vec![9; 3];
+                    assert_eq!(preparation.prepare_bytes(&pixels, &mut bytes), Ok(wanted));
+                    assert_eq!(preparation.values(&bytes), values, "{steps:?}");
+                    assert_eq!(preparation.normalization().0.len(), channels as usize);
+                }
+            }
+        }
+        let mut bytes = Vec::new();
+        let tensors = Preparation::new(&Preprocessing::default(), free(4), &Limits::default()).unwrap();
+        assert_eq!(tensors.prepare_bytes(&grey, &mut bytes), Err(FrameError::NoPictures { channels: 4 }));
     }
 
     #[test]

@@ -7,26 +7,38 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The most memory that a model keeps in unused buffers, in bytes.
 const KEPT_BYTES: usize = 32 << 20;
 
-/// The unused buffers of one model. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Buffers(Arc<Mutex<Idle>>);
+/// The unused buffers of one model, of elements `T`. Cheap to clone.
+#[derive(Debug)]
+pub(super) struct Buffers<T>(Arc<Mutex<Idle<T>>>);
 
-#[derive(Debug, Default)]
-struct Idle {
-    buffers: Vec<Vec<f32>>,
+impl<T> Clone for Buffers<T> {
+    fn clone(&self) -> Self {
+        Buffers(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Buffers<T> {
+    fn default() -> Self {
+        Buffers(Arc::new(Mutex::new(Idle { buffers: Vec::new(), bytes: 0 })))
+    }
+}
+
+#[derive(Debug)]
+struct Idle<T> {
+    buffers: Vec<Vec<T>>,
     bytes: usize,
 }
 
 /// The input of a row. Dropping it returns the memory.
 #[derive(Debug)]
-pub(super) struct Buffer {
-    pub(super) values: Vec<f32>,
-    home: Buffers,
+pub(super) struct Buffer<T> {
+    pub(super) values: Vec<T>,
+    home: Buffers<T>,
 }
 
-impl Buffers {
+impl<T> Buffers<T> {
     /// A buffer with arbitrary content.
-    pub(super) fn take(&self) -> Buffer {
+    pub(super) fn take(&self) -> Buffer<T> {
         let values = self.change(|idle| {
             let values = idle.buffers.pop().unwrap_or_default();
             idle.bytes -= bytes(&values);
@@ -35,7 +47,7 @@ impl Buffers {
         Buffer { values, home: self.clone() }
     }
 
-    fn put(&self, values: Vec<f32>) {
+    fn put(&self, values: Vec<T>) {
         let surplus = self.change(|idle| {
             if bytes(&values) == 0 || idle.bytes + bytes(&values) > KEPT_BYTES {
                 return Some(values);
@@ -48,20 +60,27 @@ impl Buffers {
         drop(surplus);
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Idle) -> T) -> T {
+    fn change<R>(&self, change: impl FnOnce(&mut Idle<T>) -> R) -> R {
         // A panic under the lock loses at most one buffer.
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Drop for Buffer {
+impl<T> Buffer<T> {
+    /// A buffer that no other row reuses.
+    pub(super) fn of(values: Vec<T>) -> Self {
+        Buffer { values, home: Buffers::default() }
+    }
+}
+
+impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         self.home.put(mem::take(&mut self.values));
     }
 }
 
-fn bytes(values: &Vec<f32>) -> usize {
-    values.capacity() * size_of::<f32>()
+fn bytes<T>(values: &Vec<T>) -> usize {
+    values.capacity() * size_of::<T>()
 }
 
 #[cfg(test)]
@@ -70,7 +89,7 @@ mod tests {
 
     #[test]
     fn memory_is_reused() {
-        let buffers = Buffers::default();
+        let buffers = Buffers::<f32>::default();
         let mut first = buffers.take();
         first.values.resize(1_000, 1.0);
         let address = first.values.as_ptr();
@@ -82,8 +101,8 @@ mod tests {
 
     #[test]
     fn the_unused_memory_is_bounded() {
-        let buffers = Buffers::default();
-        let rows: Vec<Buffer> = (0..5)
+        let buffers = Buffers::<f32>::default();
+        let rows: Vec<Buffer<f32>> = (0..5)
             .map(|_| {
                 let mut row = buffers.take();
                 row.values.reserve_exact((10 << 20) / size_of::<f32>());
@@ -97,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_buffer_whose_values_were_taken_is_not_kept() {
-        let buffers = Buffers::default();
+        let buffers = Buffers::<f32>::default();
         let mut row = buffers.take();
         row.values.resize(10, 0.0);
         assert_eq!(mem::take(&mut row.values).len(), 10);

@@ -1,11 +1,14 @@
 //! What runs batches, as the worker sees it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::model_key::ModelKey;
+use super::row_input::RowInput;
 use super::served::Served;
 use crate::explain::{ExplainError, Method, RowMaps, Target};
+use crate::frame::Preparation;
 use crate::plan::Interrupt;
 use crate::telemetry::Stage;
 
@@ -15,10 +18,23 @@ pub struct Batch<'a> {
     pub method: &'a Method,
     /// `[C, H, W]` of each row.
     pub shape: [u32; 3],
-    /// Each row's input, `C · H · W` numbers.
-    pub inputs: Vec<&'a [f32]>,
+    pub inputs: Vec<RowInput<'a>>,
+    /// How the bytes of pictures become the model's input.
+    pub preparation: Option<&'a Preparation>,
     /// Each row's targets.
     pub targets: Vec<&'a [Target]>,
+}
+
+impl<'a> Batch<'a> {
+    /// Each row's input, `[C, H, W]`.
+    pub fn values(&self) -> Vec<Cow<'a, [f32]>> {
+        let values = |input: &RowInput<'a>| match (*input, self.preparation) {
+            (RowInput::Values(values), _) => Cow::Borrowed(values),
+            (RowInput::Bytes(bytes), Some(preparation)) => Cow::Owned(preparation.values(bytes)),
+            (RowInput::Bytes(_), None) => Cow::Borrowed(&[][..]),
+        };
+        self.inputs.iter().map(values).collect()
+    }
 }
 
 /// Runs one batch at a time on the thread that calls it, as a CPU does. Every `Device` is an [`AsyncDevice`] of depth

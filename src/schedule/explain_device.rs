@@ -210,7 +210,9 @@ fn explain_made_up(
 
 /// `[N, C, H, W]` on the device.
 fn input(batch: &Batch<'_>, kind: Kind, device: tch::Device) -> Result<Tensor, ExplainError> {
-    Ok(torch::stack(&batch.inputs, &batch.shape.map(i64::from))?.f_to_device(device)?.f_to_kind(kind)?)
+    let rows = batch.values();
+    let rows: Vec<&[f32]> = rows.iter().map(AsRef::as_ref).collect();
+    Ok(torch::stack(&rows, &batch.shape.map(i64::from))?.f_to_device(device)?.f_to_kind(kind)?)
 }
 
 fn host(tensor: &Tensor) -> Result<HostMap, ExplainError> {

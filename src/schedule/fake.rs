@@ -69,8 +69,17 @@ pub(super) fn metadata(name: &str) -> Metadata {
 }
 
 pub(crate) fn served(name: &str, max_batch: u32) -> Arc<Served> {
+    Arc::new(unregistered(name, max_batch))
+}
+
+/// A model that some workers run.
+pub(super) fn bound(name: &str, max_batch: u32, workers: &[usize]) -> Arc<Served> {
+    Arc::new(unregistered(name, max_batch).on_workers(workers.to_vec()))
+}
+
+fn unregistered(name: &str, max_batch: u32) -> Served {
     let limits = ServedLimits { max_batch, max_targets: 4, frame: Limits::default() };
-    Arc::new(Served::new(Arc::new(metadata(name)), limits, tch::Device::Cpu).expect("a model that takes tensors"))
+    Served::new(Arc::new(metadata(name)), limits, tch::Device::Cpu).expect("a model that takes tensors")
 }
 
 /// What a batch does: given the first value of each of its rows.
@@ -96,7 +105,7 @@ impl Device for FakeDevice {
         interrupt: &dyn Interrupt,
         ended: &mut dyn FnMut(Stage),
     ) -> Result<Vec<RowResult>, ExplainError> {
-        let first: Vec<f32> = batch.inputs.iter().map(|row| row[0]).collect();
+        let first: Vec<f32> = batch.values().iter().map(|row| row[0]).collect();
         self.began.send(first.clone()).expect("the test listens");
         self.go.lock().expect("a test that goes on").recv().expect("the test says when");
         ended(Stage::Forward);
@@ -141,6 +150,7 @@ impl Bench {
             stream_queued_bytes: 1 << 20,
             max_batch_delay: Duration::ZERO,
             priority_ageing: Duration::from_secs(1),
+            binds_models: false,
             frame_threads: 1,
             background: false,
         }
@@ -165,8 +175,9 @@ impl Bench {
         go: Sender<()>,
         began: Receiver<Vec<f32>>,
     ) -> Self {
-        let engine =
-            Engine::start(Self::config(), models.to_vec(), devices, Arc::new(SystemClock)).expect("threads start");
+        let binds_models = models.iter().any(|model| !(0..devices.len()).all(|worker| model.runs_on(worker)));
+        let config = EngineConfig { binds_models, ..Self::config() };
+        let engine = Engine::start(config, models.to_vec(), devices, Arc::new(SystemClock)).expect("threads start");
         let (outcomes, ended) = channel();
         Bench { engine, go, began: Mutex::new(began), outcomes, ended: Mutex::new(ended) }
     }

@@ -36,6 +36,7 @@ mod pool;
 mod prepare;
 mod queue;
 mod registry;
+mod row_input;
 mod served;
 #[cfg(test)]
 mod simulation;

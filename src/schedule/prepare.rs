@@ -12,6 +12,7 @@ use super::model_key::ModelKey;
 use super::outputs::Outputs;
 use super::queue::next_batch::Prepared;
 use super::queue::turn::{Ready, Turn, Waiting};
+use super::row_input::PreparedInput;
 use super::served::Served;
 use crate::explain::{Method, Target};
 use crate::frame::{self, Decoded, Flaw, ModelToFrame, Payload, Pixels};
@@ -60,6 +61,10 @@ impl Waiting for Chosen {
     fn max_batch(&self) -> usize {
         self.model.batching.rows()
     }
+
+    fn runs_on(&self, worker: usize) -> bool {
+        self.model.runs_on(worker)
+    }
 }
 
 /// A frame that waits for the device.
@@ -70,7 +75,7 @@ pub(super) struct PreparedRow {
     pub(super) targets: Vec<Target>,
     /// `[C, H, W]`.
     pub(super) shape: [u32; 3],
-    pub(super) input: Buffer,
+    pub(super) input: PreparedInput,
 }
 
 impl Ready for PreparedRow {
@@ -80,6 +85,10 @@ impl Ready for PreparedRow {
 
     fn shape(&self) -> [u32; 3] {
         self.shape
+    }
+
+    fn runs_on(&self, worker: usize) -> bool {
+        self.about.model.runs_on(worker)
     }
 }
 
@@ -112,12 +121,12 @@ pub(super) fn prepare(chosen: Chosen, clock: &Arc<dyn Clock>, compute: &Compute)
         return Prepared::Ended;
     }
     chosen.progress.mark(Stage::Queue, now);
-    let mut input = chosen.model.inputs.take();
+    let mut input = chosen.model.input_for(&chosen.payload);
     let reads_at = Arc::clone(clock);
     let (chosen, input, ended, result) = compute.run(move || {
         let mut ended = Vec::new();
         let mark = |stage| ended.push((stage, reads_at.now()));
-        let result = read(&chosen.model, &chosen.payload, &chosen.outputs, mark, &mut input.values);
+        let result = read(&chosen.model, &chosen.payload, &chosen.outputs, mark, &mut input);
         (chosen, input, ended, result)
     });
     ended.into_iter().for_each(|(stage, at)| chosen.progress.mark(stage, at));
@@ -156,12 +165,23 @@ fn read(
     payload: &Payload,
     outputs: &Outputs,
     mut ended: impl FnMut(Stage),
-    input: &mut Vec<f32>,
+    input: &mut PreparedInput,
 ) -> Result<(Decoded, frame::Prepared), JobError> {
     model.check_outputs(payload, outputs)?;
     let decoded = model.preparation.decode(payload, &model.limits.frame)?;
     ended(Stage::Decode);
-    let prepared = model.preparation.prepare(&decoded, input)?;
+    let prepared = match (input, &decoded) {
+        (PreparedInput::Values(buffer), decoded) => model.preparation.prepare(decoded, &mut buffer.values)?,
+        (PreparedInput::Bytes(buffer), Decoded::Picture(pixels)) => {
+            model.preparation.prepare_bytes(pixels, &mut buffer.values)?
+        }
+        (input @ PreparedInput::Bytes(_), Decoded::Tensor(_)) => {
+            let mut values = Vec::new();
+            let prepared = model.preparation.prepare(&decoded, &mut values)?;
+            *input = PreparedInput::Values(Buffer::of(values));
+            prepared
+        }
+    };
     ended(Stage::Preprocess);
     Ok((decoded, prepared))
 }

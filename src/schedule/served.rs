@@ -9,6 +9,7 @@ use super::buffers::Buffers;
 use super::error::JobError;
 use super::model_key::{ModelKey, Slot};
 use super::outputs::Outputs;
+use super::row_input::PreparedInput;
 use crate::explain::Mode;
 use crate::frame::{InputSize, Limits, Payload, Preparation, PreparationError};
 use crate::model::Metadata;
@@ -52,8 +53,11 @@ pub struct Served {
     pub(super) reduced: OnceLock<ReducedPrecision>,
     pub(super) preparation: Preparation,
     pub(super) batching: Batching,
-    pub(super) inputs: Buffers,
+    inputs: Buffers<f32>,
+    pictures: Buffers<u8>,
     device: Device,
+    /// The workers that run it; `None`: all.
+    workers: Option<Vec<usize>>,
     allows_tf32: bool,
     key: ModelKey,
     /// Set when the model is registered with an engine.
@@ -88,11 +92,24 @@ impl Served {
             preparation,
             batching: Batching::at_most(limits.max_batch),
             inputs: Buffers::default(),
+            pictures: Buffers::default(),
             device,
+            workers: None,
             allows_tf32: false,
             key: ModelKey::new(),
             slot: OnceLock::new(),
         })
+    }
+
+    /// The same model, run by these workers alone.
+    #[must_use]
+    pub fn on_workers(self, workers: Vec<usize>) -> Self {
+        Served { workers: Some(workers), ..self }
+    }
+
+    /// Whether a worker runs the model. Workers are numbered in the order of the engine's devices.
+    pub fn runs_on(&self, worker: usize) -> bool {
+        self.workers.as_ref().is_none_or(|workers| workers.contains(&worker))
     }
 
     /// The same model on a CUDA device that may round float32 operands to TF32.
@@ -135,6 +152,16 @@ impl Served {
             return Err(JobError::NoPicture);
         }
         Ok(())
+    }
+
+    /// Memory for a frame's input: a picture's bytes where the device normalises them, else numbers.
+    pub(super) fn input_for(&self, payload: &Payload) -> PreparedInput {
+        match (self.device, payload) {
+            (Device::Cuda(_), Payload::Encoded { .. } | Payload::Raw { .. }) => {
+                PreparedInput::Bytes(self.pictures.take())
+            }
+            _ => PreparedInput::Values(self.inputs.take()),
+        }
     }
 
     /// The difference of bfloat16 from float32, measured with the first frame. `None` for a model that runs in float32.

@@ -285,7 +285,8 @@ fn batch(rows: &[PreparedRow]) -> Batch<'_> {
         model: first.about.model.key(),
         method: &first.method,
         shape: first.shape,
-        inputs: rows.iter().map(|row| row.input.values.as_slice()).collect(),
+        inputs: rows.iter().map(|row| row.input.as_row()).collect(),
+        preparation: Some(&first.about.model.preparation),
         targets: rows.iter().map(|row| row.targets.as_slice()).collect(),
     }
 }
@@ -306,10 +307,10 @@ fn caught<T>(call: impl FnOnce() -> Result<T, ExplainError>) -> Result<T, Failur
     }
 }
 
-fn done(mut row: PreparedRow, (result, batch_size): (Result<RowMaps, JobError>, u32)) -> DoneRow {
+fn done(row: PreparedRow, (result, batch_size): (Result<RowMaps, JobError>, u32)) -> DoneRow {
     let wants_input = row.about.outputs.tensors.iter().any(|tensor| tensor.map == MapKind::Input);
     let input = if wants_input {
-        HostMap { values: mem::take(&mut row.input.values), shape: row.shape.to_vec() }
+        HostMap { values: row.input.into_values(&row.about.model.preparation), shape: row.shape.to_vec() }
     } else {
         HostMap::default()
     };

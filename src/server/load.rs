@@ -38,7 +38,7 @@ pub(super) fn load(config: &Config) -> Result<(Engine, Devices), StartError> {
     let models = || models(config, &explainers, &found);
     let served = if background { in_background(models) } else { models() }?;
     let frame_threads = if config.device.frame_threads == 0 { cores } else { config.device.frame_threads };
-    let engine_config = engine_config(&config.limits, frame_threads, background);
+    let engine_config = engine_config(config, frame_threads);
     let engine = match found.cuda {
         None => {
             let devices = devices(&explainers, &found, &config.device)?;
@@ -84,11 +84,20 @@ fn models(config: &Config, explainers: &Explainers, devices: &Devices) -> Result
     let load_limits = LoadLimits { max_weight_bytes: config.models.max_weight_bytes, ..LoadLimits::default() };
     let repository =
         Repository::open(&config.models.repository).map_err(|error| StartError::Repository(Box::new(error)))?;
+    let names: Vec<&str> = repository.entries().iter().map(|entry| entry.name.as_str()).collect();
+    if let Some(name) = config.device.models.keys().find(|name| !names.contains(&name.as_str())) {
+        let problem = format!("there is no such model; the models are {}", names.join(", "));
+        return Err(StartError::Binding { name: name.clone(), problem });
+    }
     let mut served = Vec::new();
     for entry in repository.entries() {
         for (version, path) in &entry.versions {
             let (one, model) = model(&entry.name, *version, path, &load_limits, limits, devices.workers[0])?;
             let one = one.allowing_tf32(config.device.allow_tf32);
+            let one = match devices.bound_to(&config.device, &entry.name)? {
+                Some(workers) => one.on_workers(workers),
+                None => one,
+            };
             explainers.insert(one.key(), model);
             served.push(Arc::new(one));
         }
@@ -159,7 +168,9 @@ fn served_limits(limits: &LimitsConfig) -> ServedLimits {
     }
 }
 
-fn engine_config(limits: &LimitsConfig, frame_threads: usize, background: bool) -> EngineConfig {
+fn engine_config(config: &Config, frame_threads: usize) -> EngineConfig {
+    let Config { limits, device, .. } = config;
+    let (binds_models, background) = (!device.models.is_empty(), device.background);
     EngineConfig {
         queued_frames: limits.queued_frames as usize,
         queued_bytes: limits.queued_bytes,
@@ -168,6 +179,7 @@ fn engine_config(limits: &LimitsConfig, frame_threads: usize, background: bool) 
         stream_queued_bytes: limits.stream_queued_bytes,
         max_batch_delay: Duration::from_millis(limits.max_batch_delay_ms.into()),
         priority_ageing: Duration::from_millis(limits.priority_ageing_ms.into()),
+        binds_models,
         frame_threads,
         background,
     }

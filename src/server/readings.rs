@@ -4,9 +4,13 @@ use opentelemetry::KeyValue;
 
 use crate::schedule::Engine;
 use crate::telemetry::metrics::{Metrics, catalogue};
+use crate::torch::cuda::Cuda;
 
+use super::devices::Devices;
 use super::service::Service;
 use super::transport::connections::Connections;
+
+const DEVICE_NAME: &str = "camlens.device.name";
 
 /// Readings of the queues, the streams, the connections and the device.
 pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connections) {
@@ -24,11 +28,14 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     metrics.observe(
         &catalogue::DEVICE_BUSY,
         Box::new(move |tell| {
-            tell(engine.device_busy().as_secs_f64(), &[KeyValue::new("camlens.device.name", kind)]);
+            tell(engine.device_busy().as_secs_f64(), &[KeyValue::new(DEVICE_NAME, kind)]);
         }),
     );
     let fallback = if service.devices.fallback.is_some() { 1.0 } else { 0.0 };
     metrics.observe(&catalogue::DEVICE_FALLBACK, Box::new(move |tell| tell(fallback, &[])));
+    if let Some(cuda) = service.devices.cuda {
+        device_memory(metrics, cuda, &service.devices);
+    }
     let unsent = service.unsent.clone();
     metrics.observe(&catalogue::UNSENT_SIZE, Box::new(move |tell| tell(unsent.bytes() as f64, &[])));
     let streams = service.stream_slots.clone();
@@ -39,6 +46,30 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     metrics.observe(&catalogue::CONNECTIONS, Box::new(move |tell| tell(open.open().into(), &[])));
     let refused = connections.clone();
     metrics.observe(&catalogue::CONNECTIONS_REFUSED, Box::new(move |tell| tell(refused.refused() as f64, &[])));
+}
+
+/// Readings of the memory of CUDA devices.
+fn device_memory(metrics: &Metrics, cuda: Cuda, devices: &Devices) {
+    let named = |index: u32| KeyValue::new(DEVICE_NAME, format!("cuda:{index}"));
+    let limits = devices.memory.clone();
+    metrics.observe(
+        &catalogue::DEVICE_MEMORY_LIMIT,
+        Box::new(move |tell| limits.iter().for_each(|&(index, limit)| tell(limit as f64, &[named(index)]))),
+    );
+    let indices: Vec<u32> = devices.memory.iter().map(|(index, _)| *index).collect();
+    metrics.observe(
+        &catalogue::DEVICE_MEMORY_USAGE,
+        Box::new(move |tell| {
+            for &index in &indices {
+                // A device that was lost has no figures.
+                let Ok(memory) = cuda.memory(index) else { continue };
+                let cached = memory.reserved_bytes.saturating_sub(memory.allocated_bytes);
+                for (state, bytes) in [("used", memory.allocated_bytes), ("cached", cached)] {
+                    tell(bytes as f64, &[named(index), KeyValue::new("camlens.memory.state", state)]);
+                }
+            }
+        }),
+    );
 }
 
 /// Reports frames and bytes in work of each model.

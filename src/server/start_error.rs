@@ -45,6 +45,8 @@ pub enum StartError {
     Repository(Box<ModelError>),
     #[error("device.name = \"{name}\": {source}")]
     Device { name: DeviceName, source: CudaError },
+    #[error("device.models: {name}: {problem}")]
+    Binding { name: String, problem: String },
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

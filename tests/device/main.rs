@@ -111,6 +111,22 @@ impl Server {
         (code, serde_json::from_str(&report).expect("JSON"))
     }
 
+    /// The bytes of each device that the process holds, from the admin port.
+    fn device_memory(&self) -> std::collections::BTreeMap<String, f64> {
+        let (_, from) = self.seen.split_once("admin port").expect("the log names the admin port");
+        let address =
+            from.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("its address");
+        let page = Command::new("curl").args(["-sf", &format!("http://{address}/metrics")]).output().expect("curl");
+        let page = String::from_utf8(page.stdout).expect("UTF-8");
+        let mut held = std::collections::BTreeMap::new();
+        for line in page.lines().filter(|line| line.starts_with("camlens_device_memory_usage_bytes{")) {
+            let device = line.split("camlens_device_name=\"").nth(1).and_then(|rest| rest.split('"').next());
+            let value: f64 = line.rsplit(' ').next().and_then(|value| value.parse().ok()).expect("a number");
+            *held.entry(device.expect("a device").to_owned()).or_default() += value;
+        }
+        held
+    }
+
     /// Ends it by SIGTERM.
     fn stop(self) -> Value {
         let id = self.process.id().to_string();
@@ -261,6 +277,52 @@ fn two_devices_share_the_frames() {
     server.answers(30, &["--streams", "4", "--in-flight", "2"]);
     let report = server.stop();
     assert_eq!(report["violations"], serde_json::json!([]));
+}
+
+#[test]
+fn a_model_is_loaded_on_the_devices_that_it_is_bound_to() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = folder.path().join("camlens.toml");
+    let bound = |name: &str, device: &str| {
+        fs::write(&config, format!("[device.models]\n{name} = \"{device}\"\n")).expect("a file");
+    };
+    let two = [("FAKE_CUDA_DEVICES", "2")];
+    bound("resnet_basic", "cuda:1");
+    let server = Server::serving(SMALL, &["--config", text(&config), "--admin-listen", "127.0.0.1:0"], &two);
+    server.answers(10, &["--streams", "3"]);
+    let (code, stdout, _) = server.client(&["models", "resnet_basic", "--json"]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("cuda:1 (") && !stdout.contains("cuda:0 ("), "{stdout}");
+    let held = server.device_memory();
+    assert_eq!(held.get("cuda:0"), Some(&0.0), "{held:?}");
+    assert!(held.get("cuda:1").is_some_and(|bytes| *bytes > 0.0), "{held:?}");
+    server.stop();
+
+    for (name, device, problem) in [
+        ("other", "cuda:1", "there is no such model; the models are resnet_basic"),
+        ("resnet_basic", "cuda:2", "cuda:1 ("),
+    ] {
+        bound(name, device);
+        let mut server = Server::start(SMALL, &["--config", text(&config)], &two);
+        let line = server.says("device.models: ");
+        assert!(line.contains(name) && line.contains(problem), "{line}");
+        assert_eq!(server.process.wait().expect("it ends").code(), Some(1));
+    }
+}
+
+#[test]
+fn commands_without_a_server_run_on_a_device() {
+    let device = ["--device", "cuda", "--device-libraries", text(libraries())];
+    let load = ["bench", "--json", "--models", SMALL, "--frames", "3", "--warm-up", "0"];
+    let (code, stdout, stderr) = run(camlens(&load).args(device));
+    assert_eq!(code, 0, "{stderr}");
+    let result: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(result["frames"]["answered"], 3, "{result}");
+    let (code, stdout, stderr) = run(camlens(&["doctor", SMALL, "--json", "--runs", "1"]).args(device));
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    let (code, _, stderr) = run(&mut camlens(&["doctor", SMALL, "--device", "cuda"]));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("device.name = \"cuda\": libtorch_cuda.so is not in"), "{stderr}");
 }
 
 #[test]

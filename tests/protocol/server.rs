@@ -81,6 +81,7 @@ impl TestServer {
         let (go, wait) = mpsc::channel();
         let (began, begins) = mpsc::channel();
         let engine_config = EngineConfig {
+            binds_models: false,
             queued_frames: 64,
             queued_bytes: 4 << 20,
             model_queued_frames: 64,

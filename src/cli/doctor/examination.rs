@@ -12,10 +12,10 @@ use crate::explain::{ExplainError, Explainer, Head, MapKind, MapSet, Method, Mod
 use crate::frame::{InputSize, Limits, Payload, Preparation, Prepared, decode};
 use crate::model::description::Precision;
 use crate::model::{Activation, LoadLimits, Metadata, Model, Scores, logits_in};
-use crate::plan::{Never, Timing};
+use crate::plan::{Never, Timing, computes_in};
 use crate::render::npy;
 use crate::schedule::ReducedPrecision;
-use crate::torch::{computes_in, has_bfloat16};
+use crate::torch::has_bfloat16;
 
 /// Relative difference allowed between a row in a batch and the row alone: the order of additions may differ.
 const ROWS_ALLOWED: f64 = 1e-4;
@@ -34,9 +34,9 @@ const ALL_MAPS: MapSet = MapSet::of(&MapKind::ALL);
 const GUIDED: MapSet = MapSet::of(&[MapKind::GuidedBackprop]);
 const NO_MAPS: MapSet = MapSet::of(&[]);
 
-/// Examines a model: `path` is a version's folder `NAME/VERSION/` or a `.pt2` file. Problems are findings, not errors.
-/// Choosing kernels by timing takes most of an examination, so it is done only if `runs` are timed.
-pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
+/// Examines a model on a device: `path` is a version's folder `NAME/VERSION/` or a `.pt2` file. Problems are findings,
+/// not errors. Choosing kernels by timing takes most of an examination, so it is done only if `runs` are timed.
+pub fn examine(name: &str, version: i64, path: &Path, device: Device, runs: u32) -> Findings {
     let mut findings = Findings::new(format!("{name}@{version}"));
     let began = Instant::now();
     let model = match Model::load(name, version, path, &LoadLimits::default()) {
@@ -56,9 +56,10 @@ pub fn examine(name: &str, version: i64, path: &Path, runs: u32) -> Findings {
     let metadata = model.metadata.as_ref().clone();
     findings.describe(metadata.clone());
     check_metadata(&mut findings, &metadata);
-    check_narrow_types(&mut findings, &metadata);
+    check_narrow_types(&mut findings, &metadata, device);
     let choice = if runs == 0 { Timing::Never } else { Timing::AtFirstRun };
-    let mut subject = Subject { explainer: Explainer::choosing(model, Device::Cpu, choice), maps: ALL_MAPS, metadata };
+    let explainer = Explainer::choosing(model, device, choice);
+    let mut subject = Subject { explainer, device, maps: ALL_MAPS, metadata };
     if subject.metadata.default_target_layers.is_empty() {
         // Without a target layer, only guided backpropagation is possible.
         subject.maps = GUIDED;
@@ -154,10 +155,10 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
     }
 }
 
-/// Notes float16 and bfloat16 models on a processor without instructions for the type.
-fn check_narrow_types(findings: &mut Findings, model: &Metadata) {
+/// Notes float16 and bfloat16 models on a device without instructions for the type.
+fn check_narrow_types(findings: &mut Findings, model: &Metadata, device: Device) {
     for (kind, name) in [(Kind::Half, "float16"), (Kind::BFloat16, "bfloat16")] {
-        if !model.narrow_kinds.contains(&kind) || computes_in(kind) {
+        if !model.narrow_kinds.contains(&kind) || computes_in(device, kind) {
             continue;
         }
         if model.precision == Precision::Exact {
@@ -172,6 +173,8 @@ fn check_narrow_types(findings: &mut Findings, model: &Metadata) {
 /// The model under examination.
 struct Subject {
     explainer: Explainer,
+    /// Where it runs. Inputs and results are in the host's memory.
+    device: Device,
     maps: MapSet,
     metadata: Metadata,
 }
@@ -231,12 +234,16 @@ impl Subject {
     /// The logits `[N, classes]`, and the maps of each row's top class.
     fn explain(&mut self, mode: Mode, input: &Tensor) -> Result<(Tensor, Vec<TargetMaps<Tensor>>), ExplainError> {
         let method = self.method(mode, self.maps);
-        let forward = self.explainer.forward(&method, input, &Never)?;
+        let forward = self.explainer.forward(&method, &input.f_to_device(self.device)?, &Never)?;
         let logits = forward.logits().shallow_clone();
         let rows = vec![vec![Target::Top(1)]; logits.size()[0] as usize];
         let classes = forward.classes(&rows).into_iter().collect::<Result<Vec<_>, _>>()?;
-        let maps = forward.reverse(&classes, &Never)?.fuse()?;
-        Ok((logits, maps.into_iter().flatten().collect()))
+        let mut maps: Vec<TargetMaps<Tensor>> =
+            forward.reverse(&classes, &Never)?.fuse()?.into_iter().flatten().collect();
+        for map in &mut maps {
+            map.maps = map.maps.try_map(|tensor| tensor.f_to_device(Device::Cpu))?;
+        }
+        Ok((logits, maps))
     }
 
     fn check_finite(
@@ -289,7 +296,7 @@ impl Subject {
         if self.metadata.input.kind != Kind::Float {
             return Ok(());
         }
-        if !has_bfloat16() {
+        if self.device == Device::Cpu && !has_bfloat16() {
             if self.metadata.precision == Precision::Bfloat16 {
                 findings.note(NAME, "this processor has no instructions for it: the model runs in float32", "");
             }
@@ -361,6 +368,7 @@ impl Subject {
             input
         };
         let method = self.method(Mode::Exact, NO_MAPS);
+        let input = input.f_to_device(self.device)?;
         let logits = self.explainer.forward(&method, &input, &Never)?.logits().shallow_clone();
         let explained = self.metadata.outputs.iter().find(|output| output.name == self.metadata.scores.output);
         // The example input may have another number of frames.
@@ -412,7 +420,7 @@ impl Subject {
         // The first round is the warm-up. The two measurements alternate, so that other load affects both.
         for round in 0..=runs {
             let began = Instant::now();
-            self.explainer.forward(&method, input, &Never)?;
+            self.explainer.forward(&method, &input.f_to_device(self.device)?, &Never)?;
             let between = Instant::now();
             let explanation = self.explain(Mode::Default, input)?;
             let ended = Instant::now();
@@ -487,7 +495,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("model.pt2");
         std::fs::write(&path, b"not a zip").expect("a small file");
-        let findings = examine("net", 1, &path, 1);
+        let findings = examine("net", 1, &path, Device::Cpu, 1);
         assert!(!findings.fit());
         let json = findings.json(false);
         assert_eq!((&json["checks"][0]["check"], &json["model"]), (&"load".into(), &serde_json::Value::Null));
@@ -497,12 +505,12 @@ mod tests {
     fn a_model_in_half_precision_is_fit_with_a_note_where_it_runs_in_float32() {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance");
         for (fixture, kind, name) in [("half", Kind::Half, "float16"), ("bfloat16", Kind::BFloat16, "bfloat16")] {
-            let findings = examine(fixture, 1, &fixtures.join(fixture).join("1"), 1);
+            let findings = examine(fixture, 1, &fixtures.join(fixture).join("1"), Device::Cpu, 1);
             assert!(findings.fit(), "{}", findings.json(false));
             let json = findings.json(false);
             let notes = json["checks"].as_array().expect("a list").iter();
             let count = notes.filter(|note| note["check"] == name && note["verdict"] == "note").count();
-            assert_eq!(count, usize::from(!computes_in(kind)), "{json}");
+            assert_eq!(count, usize::from(!computes_in(Device::Cpu, kind)), "{json}");
         }
     }
 

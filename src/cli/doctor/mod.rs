@@ -10,9 +10,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::Value;
 
+use super::device_args::DeviceArgs;
 use super::failure::{Exit, Failure};
+use super::serve::start_failure;
 use super::terminal::{self, Ink};
+use crate::config::DeviceConfig;
 use crate::model::Repository;
+use crate::resources::Machine;
+use crate::server::devices::Devices;
 use crate::torch::threads;
 use devices::DeviceReport;
 use examination::examine;
@@ -25,7 +30,7 @@ Examples:
   camlens doctor model.pt2
   camlens doctor models/lite0/1 --layers
   camlens doctor models --json
-  camlens doctor models/lite0 --runs 10
+  camlens doctor models/lite0 --runs 10 --device cuda:0
   camlens doctor --devices
 
 Checks: the model loads; it runs forward and in reverse; its logits and maps are finite; rows of a batch do not
@@ -46,10 +51,8 @@ pub struct DoctorCommand {
     )]
     devices: bool,
 
-    /// Folders of libtorch_cuda.so and libcamlens_cuda.so, separated by colons, before those where the dynamic linker
-    /// looks
-    #[arg(long, env = "CAMLENS_DEVICE_LIBRARIES", value_name = "DIRS", value_delimiter = ':')]
-    device_libraries: Vec<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
 
     /// List every layer, not only the target layers that Grad-CAM accepts
     #[arg(long, env = "CAMLENS_LAYERS", value_parser = clap::builder::FalseyValueParser::new())]
@@ -83,12 +86,15 @@ impl DoctorCommand {
             threads::set_model_threads(usize::try_from(threads).unwrap_or(1));
         }
         let repository = Repository::open(model).map_err(|error| Failure::usage(error.to_string()))?;
+        let mut device = DeviceConfig::default();
+        self.device.clone().set(&mut device);
+        let devices = Devices::find(&device, Machine::this().resources().threads()).map_err(start_failure)?;
         let mut all: Vec<Findings> = Vec::new();
         for entry in repository.entries() {
             let (version, path) = entry.newest();
             let progress = terminal::progress(None, self.json);
             progress.set_message(format!("examining {}@{version}", entry.name));
-            let findings = examine(&entry.name, version, path, self.runs);
+            let findings = examine(&entry.name, version, path, devices.workers[0], self.runs);
             progress.finish_and_clear();
             if !self.json {
                 io::stdout().lock().write_all(findings.text(self.layers, Ink::for_stdout()).as_bytes())?;
@@ -107,7 +113,7 @@ impl DoctorCommand {
     }
 
     fn list_devices(&self) -> Result<(), Failure> {
-        let report = DeviceReport::find(&self.device_libraries);
+        let report = DeviceReport::find(&self.device.device_libraries);
         let text = if self.json { format!("{:#}\n", report.json()) } else { report.text(Ink::for_stdout()) };
         Ok(io::stdout().lock().write_all(text.as_bytes())?)
     }

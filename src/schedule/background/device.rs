@@ -1,5 +1,6 @@
 //! A device on a thread of the idle class.
 
+use std::borrow::Cow;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use crate::explain::{ExplainError, Method, Target};
 use crate::plan::Interrupt;
 use crate::schedule::device::{Batch, Device, RowResult};
 use crate::schedule::model_key::ModelKey;
+use crate::schedule::row_input::RowInput;
 use crate::schedule::served::Served;
 use crate::telemetry::Stage;
 
@@ -52,7 +54,7 @@ impl OwnedBatch {
             model: batch.model,
             method: batch.method.clone(),
             shape: batch.shape,
-            inputs: batch.inputs.iter().map(|input| input.to_vec()).collect(),
+            inputs: batch.values().into_iter().map(Cow::into_owned).collect(),
             targets: batch.targets.iter().map(|targets| targets.to_vec()).collect(),
         }
     }
@@ -62,7 +64,8 @@ impl OwnedBatch {
             model: self.model,
             method: &self.method,
             shape: self.shape,
-            inputs: self.inputs.iter().map(Vec::as_slice).collect(),
+            inputs: self.inputs.iter().map(|values| RowInput::Values(values)).collect(),
+            preparation: None,
             targets: self.targets.iter().map(Vec::as_slice).collect(),
         }
     }
@@ -201,7 +204,7 @@ mod tests {
         ) -> Result<Vec<RowResult>, ExplainError> {
             assert_eq!(policy(), IDLE);
             ended(Stage::Forward);
-            match batch.inputs[0][0] {
+            match batch.values()[0][0] {
                 PANIC => panic!("expected by the test"),
                 WAIT_FOR_INTERRUPT => {
                     while !interrupt.stop() {
@@ -225,7 +228,8 @@ mod tests {
             model: model.key(),
             method: &method,
             shape: [1, 1, 2],
-            inputs: vec![&input, &input],
+            inputs: vec![RowInput::Values(&input); 2],
+            preparation: None,
             targets: vec![&[], &[]],
         };
         let mut stages = Vec::new();

@@ -1,9 +1,9 @@
 //! Explainers on one CUDA device: two batches in flight, copies beside computation, and recorded graphs.
 //!
 //! Each batch in flight has a [`Slot`]: page-locked memory for what goes in and what comes out, and the recordings that
-//! it runs. A batch goes up in one copy, runs forward and in reverse as two graphs, and comes back in one copy; three
-//! streams do so for several batches at a time, ordered by events alone. Between the two graphs the host may stop a
-//! batch that nobody waits for. What cannot be recorded runs operator by operator.
+//! it runs. A batch goes up in one copy, pictures as bytes, runs forward and in reverse as two graphs, and comes back
+//! in one copy; three streams do so for several batches at a time, ordered by events alone. Between the two graphs the
+//! host may stop a batch that nobody waits for. What cannot be recorded runs operator by operator.
 
 mod recording;
 mod slot;
@@ -20,6 +20,7 @@ use super::explainers::Explainers;
 use super::model_key::ModelKey;
 use super::served::Served;
 use crate::explain::{ExplainError, Explainer};
+use crate::frame::Preparation;
 use crate::plan::{Interrupt, PlanError};
 use crate::telemetry::Stage;
 use crate::torch::cuda::{Cuda, CudaError, Stream};
@@ -100,20 +101,20 @@ impl CudaDevice {
     }
 
     /// Records a batch for a slot, unless it has the recording. `false`: it cannot be recorded.
-    fn prepare(&mut self, slot: usize, key: &Key) -> Result<bool, ExplainError> {
+    fn prepare(&mut self, slot: usize, key: &Key, preparation: &Preparation) -> Result<bool, ExplainError> {
         if self.slots[slot].recording(key).is_some() {
             return Ok(true);
         }
         if self.unrecordable.contains(key) {
             return Ok(false);
         }
-        let mut made = self.record(slot, key);
+        let mut made = self.record(slot, key, preparation);
         if made.as_ref().is_err_and(ExplainError::is_out_of_memory) {
             // Recordings of other batches, which may not come again, hold memory.
             self.slots.iter_mut().filter(|slot| slot.is_free.load(Ordering::Relaxed)).for_each(Slot::forget_all);
             self.slots[slot].forget_all();
             self.cuda.release_memory(self.index)?;
-            made = self.record(slot, key);
+            made = self.record(slot, key, preparation);
         }
         match made {
             Ok(recording) => {
@@ -131,9 +132,9 @@ impl CudaDevice {
         }
     }
 
-    fn record(&mut self, slot: usize, key: &Key) -> Result<Recording, ExplainError> {
+    fn record(&mut self, slot: usize, key: &Key, preparation: &Preparation) -> Result<Recording, ExplainError> {
         let explainer = self.explainers.get_mut(&key.model).ok_or_else(not_loaded)?;
-        Recording::new(explainer, key, &self.slots[slot].pool, &self.streams.compute, self.index)
+        Recording::new((explainer, preparation), key, &self.slots[slot].pool, &self.streams.compute, self.index)
     }
 
     /// Queues the copy of a batch to the device and its forward run.
@@ -217,11 +218,12 @@ impl AsyncDevice for CudaDevice {
             shape: shape.map(|side| side as u32),
             rows,
             rounds: 1,
+            normalizes: model.takes_pictures(),
         };
         let most = model.limits.max_batch as usize;
         for rows in std::iter::successors(Some(1), |rows| (*rows < most).then(|| (rows * 2).min(most))) {
             let key = of_rows(rows);
-            match (0..DEPTH).try_for_each(|slot| self.prepare(slot, &key).map(drop)) {
+            match (0..DEPTH).try_for_each(|slot| self.prepare(slot, &key, &model.preparation).map(drop)) {
                 Err(error) if error.is_out_of_memory() && rows > 1 => {
                     tracing::warn!(model = model.metadata.name, rows = rows / 2, "the device has memory for no more");
                     model.batching.fits(rows / 2);
@@ -247,7 +249,8 @@ impl AsyncDevice for CudaDevice {
         let slot = self.take_slot()?;
         let max_rows = self.explainers.get(&batch.model).ok_or_else(not_loaded)?.metadata().max_rows;
         let Some(key) = Key::of(batch, max_rows) else { return Ok(InFlight { slot, work: Work::Eager }) };
-        if !self.prepare(slot.index, &key)? {
+        let Some(preparation) = batch.preparation else { return Ok(InFlight { slot, work: Work::Eager }) };
+        if !self.prepare(slot.index, &key, preparation)? {
             return Ok(InFlight { slot, work: Work::Eager });
         }
         let submitted = self.queue(slot.index, batch, &key)?;

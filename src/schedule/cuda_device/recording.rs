@@ -6,10 +6,12 @@ use tch::{Device, Kind, Tensor};
 
 use super::staging::Staging;
 use crate::explain::{ExplainError, Explainer, Method, NO_TARGET, PackedMaps, Target, ranked};
-use crate::plan::{Never, tuning};
+use crate::frame::Preparation;
+use crate::plan::{Mode, Never, tuning};
 use crate::schedule::device::Batch;
 use crate::schedule::model_key::ModelKey;
-use crate::torch::cuda::{Graph, GraphPool, Stream};
+use crate::schedule::row_input::RowInput;
+use crate::torch::cuda::{Graph, GraphPool, Stream, normalize};
 
 /// What recordings differ in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -22,6 +24,8 @@ pub struct Key {
     pub rows: usize,
     /// Classes of each row.
     pub rounds: usize,
+    /// Whether rows are pictures' bytes, `[H, W, C]`, that the device normalises; else numbers, `[C, H, W]`.
+    pub normalizes: bool,
 }
 
 /// Kernels are timed for no longer before a batch is recorded.
@@ -41,6 +45,7 @@ impl Key {
             shape: batch.shape,
             rows,
             rounds,
+            normalizes: batch.inputs.iter().all(|input| matches!(input, RowInput::Bytes(_))),
         })
     }
 
@@ -52,8 +57,12 @@ impl Key {
         self.shape.iter().map(|&side| side as usize).product()
     }
 
+    fn row_bytes(&self) -> usize {
+        self.row_values() * if self.normalizes { 1 } else { size_of::<f32>() }
+    }
+
     fn input_bytes(&self) -> usize {
-        self.codes_bytes() + self.rows * self.row_values() * size_of::<f32>()
+        self.codes_bytes() + self.rows * self.row_bytes()
     }
 }
 
@@ -90,7 +99,7 @@ impl Recording {
     /// # Errors
     /// What the explainer says, and work that cannot be recorded.
     pub fn new(
-        explainer: &mut Explainer,
+        (explainer, preparation): (&mut Explainer, &Preparation),
         key: &Key,
         pool: &GraphPool,
         stream: &Stream,
@@ -99,8 +108,16 @@ impl Recording {
         let options = (Kind::Uint8, Device::Cuda(device as usize));
         let input = stream.within(|| Tensor::f_zeros([key.input_bytes() as i64], options))??;
         let (codes, rows) = stream.within(|| views(&input, key))??;
+        let values = || -> Result<Tensor, ExplainError> {
+            if !key.normalizes {
+                return Ok(rows.shallow_clone());
+            }
+            let (mean, std) = preparation.normalization();
+            // Operators of exact mode read contiguous memory, as on the processor.
+            Ok(normalize(&rows, mean, std, key.method.mode != Mode::Exact)?)
+        };
         let run = || -> Result<(), ExplainError> {
-            let enqueued = explainer.enqueue(&key.method, &rows, &Never)?;
+            let enqueued = explainer.enqueue(&key.method, &values()?, &Never)?;
             let chosen = enqueued.choose(&codes)?;
             PackedMaps::new(&chosen, &enqueued.maps(&chosen, &Never)?)?;
             Ok(())
@@ -108,7 +125,7 @@ impl Recording {
         stream.within(|| tuning(TUNING, run))??;
         stream.synchronize()?;
         let (forward, (enqueued, chosen)) = pool.record(stream, || -> Result<_, ExplainError> {
-            let enqueued = explainer.enqueue(&key.method, &rows, &Never)?;
+            let enqueued = explainer.enqueue(&key.method, &values()?, &Never)?;
             let chosen = enqueued.choose(&codes)?;
             Ok((enqueued, chosen))
         })?;
@@ -145,26 +162,37 @@ impl Recording {
             let codes = codes(targets).into_iter().chain(std::iter::repeat(NO_TARGET));
             numbers.iter_mut().zip(codes).for_each(|(number, code)| *number = code.to_ne_bytes());
         }
-        let row_bytes = self.key.row_values() * size_of::<f32>();
-        for (to, row) in rows.chunks_exact_mut(row_bytes.max(1)).zip(&batch.inputs) {
-            for (to, value) in to.as_chunks_mut::<4>().0.iter_mut().zip(*row) {
-                *to = value.to_ne_bytes();
+        let row_bytes = self.key.row_bytes();
+        let chunks = rows.chunks_exact_mut(row_bytes.max(1));
+        if self.key.normalizes {
+            for (to, row) in chunks.zip(&batch.inputs) {
+                if let RowInput::Bytes(bytes) = row {
+                    to.iter_mut().zip(*bytes).for_each(|(to, byte)| *to = *byte);
+                }
+            }
+        } else {
+            for (to, row) in chunks.zip(&batch.values()) {
+                let (to, _) = to.as_chunks_mut::<4>();
+                to.iter_mut().zip(row.iter()).for_each(|(to, value)| *to = value.to_ne_bytes());
             }
         }
         self.key.codes_bytes() + batch.inputs.len() * row_bytes
     }
 }
 
-/// The targets' codes `[N, rounds]` and the rows `[N, C, H, W]` in the input's memory.
+/// The targets' codes `[N, rounds]` and the rows in the input's memory: `[N, H, W, C]` of u8 for the device to
+/// normalise, else `[N, C, H, W]` of f32.
 fn views(input: &Tensor, key: &Key) -> Result<(Tensor, Tensor), ExplainError> {
     let (codes, all) = (key.codes_bytes() as i64, key.input_bytes() as i64);
     let [channels, height, width] = key.shape.map(i64::from);
     let numbers = input.f_narrow(0, 0, codes)?.f_view_dtype(Kind::Int64)?;
-    let rows = input.f_narrow(0, codes, all - codes)?.f_view_dtype(Kind::Float)?;
-    Ok((
-        numbers.f_view([key.rows as i64, key.rounds as i64])?,
-        rows.f_view([key.rows as i64, channels, height, width])?,
-    ))
+    let rows = input.f_narrow(0, codes, all - codes)?;
+    let rows = if key.normalizes {
+        rows.f_view([key.rows as i64, height, width, channels])?
+    } else {
+        rows.f_view_dtype(Kind::Float)?.f_view([key.rows as i64, channels, height, width])?
+    };
+    Ok((numbers.f_view([key.rows as i64, key.rounds as i64])?, rows))
 }
 
 #[cfg(test)]
@@ -185,7 +213,8 @@ mod tests {
                 model: ModelKey::new(),
                 method: &method,
                 shape: [1, 1, 1],
-                inputs: vec![&[0.0f32][..]; rows],
+                inputs: vec![RowInput::Values(&[0.0]); rows],
+                preparation: None,
                 targets: vec![targets; rows],
             };
             Key::of(&batch, max_rows).map(|key| (key.rows, key.rounds))

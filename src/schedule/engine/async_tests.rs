@@ -59,7 +59,7 @@ impl AsyncDevice for Pipelined {
     }
 
     fn submit(&mut self, batch: &Batch<'_>) -> Result<InFlight, ExplainError> {
-        let numbers: Vec<u32> = batch.inputs.iter().map(|row| row[0] as u32).collect();
+        let numbers: Vec<u32> = batch.values().iter().map(|row| row[0] as u32).collect();
         self.events.send(Event::Submitted(batch.model, numbers.clone())).expect("the test listens");
         assert!(!numbers.contains(&PANICS_AT_SUBMIT), "expected by the test");
         match numbers.as_slice() {
@@ -82,7 +82,7 @@ impl AsyncDevice for Pipelined {
         ended: &mut dyn FnMut(Stage, Option<Instant>),
     ) -> Result<Vec<RowResult>, ExplainError> {
         let InFlight { numbers, is_interrupted } = in_flight;
-        assert_eq!(numbers, batch.inputs.iter().map(|row| row[0] as u32).collect::<Vec<_>>());
+        assert_eq!(numbers, batch.values().iter().map(|row| row[0] as u32).collect::<Vec<_>>());
         if let Some(go) = self.go.as_ref().filter(|_| !is_interrupted) {
             go.recv().expect("the test says when");
         }

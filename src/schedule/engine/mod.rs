@@ -26,7 +26,7 @@ use super::queue::next_batch::{Prepared, Taken};
 use super::queue::ticket::StreamKey;
 use super::queue::ticket::Ticket;
 use super::queue::turn::Turn;
-use super::queue::{Dispatch, Expired};
+use super::queue::{Dispatch, Expired, Workers};
 use super::registry::{Models, Registry};
 use super::served::Served;
 use super::worker::Worker;
@@ -47,6 +47,9 @@ pub struct EngineConfig {
     pub max_batch_delay: Duration,
     /// A stream that waits rises by one priority class each time that this has passed.
     pub priority_ageing: Duration,
+    /// Whether models may be bound to some of the workers ([`Served::on_workers`]). Each worker then has batches
+    /// prepared for itself.
+    pub binds_models: bool,
     /// Threads that decode, prepare and render.
     pub frame_threads: usize,
     /// Whether they compute in the scheduler's idle class. Devices decide for themselves: [`BackgroundDevice`].
@@ -221,8 +224,8 @@ impl Engine {
         self.shared.registry.watch()
     }
 
-    /// Loads a model on each worker's device; blocks until all have loaded it. Lanes can then be opened for it, but
-    /// [`Engine::served`] does not list it until it is published.
+    /// Loads a model on the device of each worker that runs it; blocks until all have loaded it. Lanes can then be
+    /// opened for it, but [`Engine::served`] does not list it until it is published.
     ///
     /// # Errors
     /// The device's error, or [`JobError::Stopped`]. Devices that have loaded the model unload it when it is dropped.
@@ -233,13 +236,14 @@ impl Engine {
         if state.tasks.is_none() {
             return Err(JobError::Stopped);
         }
-        for worker in &mut state.loads {
-            worker.push_back(Load { model: Arc::clone(model), loaded: loaded.clone() });
-        }
+        let workers = state.loads.iter_mut().enumerate().filter(|(index, _)| model.runs_on(*index));
+        let count = workers
+            .map(|(_, worker)| worker.push_back(Load { model: Arc::clone(model), loaded: loaded.clone() }))
+            .count();
         drop(state);
         drop(loaded);
         self.shared.notify_all();
-        (0..self.shared.workers).try_for_each(|_| results.recv().unwrap_or(Err(JobError::Stopped)))
+        (0..count).try_for_each(|_| results.recv().unwrap_or(Err(JobError::Stopped)))
     }
 
     /// New streams get this model, which has been loaded. A model of the same name and version is replaced: frames and
@@ -443,14 +447,17 @@ impl Shared {
 
 impl State {
     fn empty(config: &EngineConfig, workers: usize) -> Self {
-        let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay, workers);
+        let of = if config.binds_models { Workers::Bound(workers) } else { Workers::Alike(workers) };
+        let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay, of);
         let loads = (0..workers).map(|_| VecDeque::new()).collect();
         State { dispatch, tasks: None, loads, idle: 0, waiting: Vec::new() }
     }
 
     /// The worker to notify, if one waits that has not been notified.
     fn wakes(&mut self) -> Option<usize> {
-        self.waiting.pop()
+        let State { waiting, dispatch, .. } = self;
+        let index = waiting.iter().rposition(|&worker| dispatch.has_rows_for(worker));
+        index.map(|index| waiting.remove(index)).or_else(|| waiting.pop())
     }
 
     /// Whether one of the workers has something to do, seen from one that tunes its device.
@@ -490,14 +497,14 @@ impl Drop for CloseAtEnd {
 /// The life of a worker.
 fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
     let mut worker = Worker::new(device, Arc::clone(&shared.clock));
-    for model in shared.registry.models().served.iter() {
+    for model in shared.registry.models().served.iter().filter(|model| model.runs_on(index)) {
         if let Err(error) = worker.load(model) {
             tracing::error!(model = model.metadata.name, %error, "a device could not load a model");
             return;
         }
     }
     let mut state = shared.state.lock();
-    state.dispatch.prepare_more(worker.depth() - 1);
+    state.dispatch.prepare_more(index, worker.depth() - 1);
     let Some(tasks) = state.tasks.clone() else { return };
     drop(state);
     loop {
@@ -558,7 +565,7 @@ fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<
         }
         let now = shared.clock.now();
         let idle = state.idle;
-        let until = match state.dispatch.take(idle, now) {
+        let until = match state.dispatch.take(index, idle, now) {
             Taken::Rows(rows) => {
                 rows_taken(state, shared, now);
                 return Work::Run(rows);
@@ -610,7 +617,7 @@ fn work_at_hand(index: usize, shared: &Arc<Shared>) -> Work {
         return Work::Load(load);
     }
     let now = shared.clock.now();
-    let rows = state.dispatch.take_full(now);
+    let rows = state.dispatch.take_full(index, now);
     match rows {
         Some(rows) => {
             rows_taken(state, shared, now);

@@ -5,7 +5,7 @@ use crate::explain::{ExplainError, MapKind, MapSet, Method};
 use crate::plan::{Interrupt, PlanError};
 use crate::schedule::device::{Batch, Device, RowResult};
 use crate::schedule::error::JobError;
-use crate::schedule::fake::{Bench, FakeDevice, out_of_memory, pixels, served};
+use crate::schedule::fake::{Behaviour, Bench, FakeDevice, bound, out_of_memory, pixels, served};
 
 /// Waits until every frame that was chosen is prepared.
 fn settle(bench: &Bench) {
@@ -62,6 +62,66 @@ fn workers_run_batches_at_once_and_each_has_one_ahead() {
     assert_eq!(began, [2, 3, 4, 5]);
     assert!(endings(&bench, 6).iter().all(|(_, is_answered)| *is_answered));
     bench.engine.stop();
+}
+
+/// A worker that notes which frames it runs.
+fn noting(worker: u32, seen: &mpsc::Sender<(u32, u32)>) -> Behaviour {
+    let seen = seen.clone();
+    Box::new(move |rows, _| {
+        rows.iter().for_each(|&row| seen.send((worker, row as u32)).expect("the test listens"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_model_runs_on_the_workers_that_it_is_bound_to() {
+    let (free, second) = (served("free", 1), bound("second", 1, &[1]));
+    let (seen, ran) = mpsc::channel();
+    let bench = Bench::of_workers(&[Arc::clone(&free), Arc::clone(&second)], vec![noting(0, &seen), noting(1, &seen)]);
+    let streams: Vec<_> = (0..12).map(|number| bench.lane(if number % 2 == 0 { &free } else { &second })).collect();
+    for (number, stream) in (0..).zip(&streams) {
+        bench.submit(stream, number);
+    }
+    for _ in 0..12 {
+        bench.began();
+        bench.go();
+    }
+    assert!(endings(&bench, 12).iter().all(|(_, answered)| *answered));
+    let ran: Vec<(u32, u32)> = ran.try_iter().collect();
+    assert!(ran.iter().all(|(worker, number)| number % 2 == 0 || *worker == 1), "{ran:?}");
+    bench.engine.stop();
+}
+
+#[test]
+fn an_idle_worker_takes_what_was_prepared_for_a_busy_one_if_it_has_the_model() {
+    let (free, first) = (served("free", 1), bound("first", 1, &[0]));
+    let bench = Bench::of_workers(&[Arc::clone(&free), Arc::clone(&first)], (0..2).map(|_| sound_worker()).collect());
+    let streams: Vec<_> = (0..6).map(|_| bench.lane(&free)).collect();
+    // Two batches run, and one is prepared for each worker.
+    for (number, stream) in (0..4).zip(&streams) {
+        bench.submit(stream, number);
+    }
+    bench.began();
+    bench.began();
+    settle(&bench);
+    assert_eq!(bench.engine.shared.state.lock().dispatch.ready(), 2);
+    // The frames end in whichever order the workers take them; none waits for a worker that is busy.
+    for _ in 0..4 {
+        bench.go();
+    }
+    assert!(endings(&bench, 4).iter().all(|(_, answered)| *answered));
+    let own = bench.lane(&first);
+    bench.began();
+    bench.began();
+    bench.submit(&own, 5);
+    assert_eq!(bench.began(), [5]);
+    bench.go();
+    assert_eq!(endings(&bench, 1), [(5, true)]);
+    bench.engine.stop();
+}
+
+fn sound_worker() -> Behaviour {
+    Box::new(|_, _| Ok(()))
 }
 
 #[test]

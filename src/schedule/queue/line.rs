@@ -147,10 +147,10 @@ impl<J: Waiting> Line<J> {
         Some(job)
     }
 
-    /// The first frame of the stream whose turn it is.
-    pub(in crate::schedule) fn first(&mut self, now: Instant) -> Option<&J> {
+    /// The frame that [`Line::next`] would return.
+    pub(in crate::schedule) fn first(&mut self, now: Instant, fits: impl Fn(&J) -> bool) -> Option<&J> {
         self.clean(now);
-        let Next { chosen, .. } = self.whose_turn(now, |_| true)?;
+        let Next { chosen, .. } = self.whose_turn(now, fits)?;
         self.streams.get(chosen)?.jobs.front()
     }
 
@@ -215,6 +215,10 @@ mod tests {
 
         fn max_batch(&self) -> usize {
             1
+        }
+
+        fn runs_on(&self, _: usize) -> bool {
+            true
         }
     }
 

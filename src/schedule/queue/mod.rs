@@ -11,7 +11,17 @@ use self::turn::{Ready, Turn, Waiting};
 #[derive(Debug)]
 pub(super) struct Dispatch<J: Waiting, R> {
     line: Line<J>,
-    next: NextBatch<J, R>,
+    /// One for all workers; or one for each, where models run on some of them only.
+    next: Vec<NextBatch<J, R>>,
+}
+
+/// Which workers run which models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Workers {
+    /// Each of this number of workers runs all models.
+    Alike(usize),
+    /// Of this number of workers, [`Waiting::runs_on`] says which run a frame.
+    Bound(usize),
 }
 
 /// Frames whose time to live has run out. They have left the queue, and their clients have not been told.
@@ -29,9 +39,22 @@ impl<J, R> Expired<J, R> {
 
 impl<J: Waiting, R: Ready> Dispatch<J, R> {
     /// A stream that waits rises by one class each `ageing`; a batch that is not full may wait `max_delay` for more
-    /// rows. A batch is prepared ahead for each of `workers`.
-    pub(super) fn new(ageing: Duration, max_delay: Duration, workers: usize) -> Self {
-        Dispatch { line: Line::new(ageing), next: NextBatch::new(max_delay, workers) }
+    /// rows. A batch is prepared ahead for each worker.
+    pub(super) fn new(ageing: Duration, max_delay: Duration, workers: Workers) -> Self {
+        let next = match workers {
+            Workers::Alike(count) => vec![NextBatch::new(max_delay, count)],
+            Workers::Bound(count) => (0..count.max(1)).map(|_| NextBatch::new(max_delay, 1)).collect(),
+        };
+        Dispatch { line: Line::new(ageing), next }
+    }
+
+    /// The index of the batch that is prepared for a worker.
+    fn of(&self, worker: usize) -> usize {
+        worker.min(self.next.len() - 1)
+    }
+
+    fn is_bound(&self) -> bool {
+        self.next.len() > 1
     }
 
     /// Appends a frame to its stream's part of the line.
@@ -42,12 +65,19 @@ impl<J: Waiting, R: Ready> Dispatch<J, R> {
     /// The next frame to decode and prepare, if there is room for one. Call it after each change until it returns
     /// `None`.
     pub(super) fn choose(&mut self, now: Instant) -> Option<J> {
-        self.next.choose(&mut self.line, now)
+        let Dispatch { line, next } = self;
+        if let [only] = &mut next[..] {
+            return only.choose(line, |_| true, now);
+        }
+        let mut order: Vec<usize> = (0..next.len()).collect();
+        order.sort_by_key(|&worker| next[worker].need());
+        order.into_iter().find_map(|worker| next[worker].choose(line, |job| job.runs_on(worker), now))
     }
 
     /// Takes back a chosen frame, prepared or not.
     pub(super) fn prepared(&mut self, turn: &Turn, prepared: Prepared<R>, now: Instant) {
-        self.next.prepared(turn, prepared, &mut self.line, now);
+        let index = self.next.iter().position(|next| next.is_preparing(turn)).unwrap_or(0);
+        self.next[index].prepared(turn, prepared, &mut self.line, now);
     }
 
     /// Removes a stream's frames that were ended while they waited.
@@ -55,44 +85,68 @@ impl<J: Waiting, R: Ready> Dispatch<J, R> {
         self.line.sweep(stream);
     }
 
-    /// The rows that a free worker runs now. When there are none it waits, as do `others`; frames in preparation can
-    /// then no longer be replaced.
-    pub(super) fn take(&mut self, others: usize, now: Instant) -> Taken<R> {
-        let taken = self.next.take(&mut self.line, now);
+    /// The rows that a free worker runs now, those that were prepared for another worker included. When there are none
+    /// it waits, as do `others`; frames in preparation can then no longer be replaced.
+    pub(super) fn take(&mut self, worker: usize, others: usize, now: Instant) -> Taken<R> {
+        let own = self.of(worker);
+        let mut taken = self.next[own].take(&mut self.line, now);
+        let others = if self.is_bound() { 0 } else { others };
         if others > 0 || !matches!(taken, Taken::Rows(_)) {
-            self.next.device_waits();
+            self.next[own].device_waits();
+        }
+        let other = self.others(worker).next();
+        if let (Taken::Nothing, Some(other)) = (&taken, other) {
+            taken = self.next[other].take(&mut self.line, now);
+            if let Taken::Rows(_) = taken {
+                self.next[own].device_works();
+            }
         }
         taken
     }
 
     /// Rows for a device that has another batch in flight: a full batch or none, since more rows may come while it
     /// works.
-    pub(super) fn take_full(&mut self, now: Instant) -> Option<Vec<R>> {
-        self.next.take_full(&mut self.line, now)
+    pub(super) fn take_full(&mut self, worker: usize, now: Instant) -> Option<Vec<R>> {
+        let own = self.of(worker);
+        self.next[own].take_full(&mut self.line, now)
+    }
+
+    /// The batches that are prepared for other workers and that this one could run.
+    fn others(&self, worker: usize) -> impl Iterator<Item = usize> {
+        let own = self.of(worker);
+        let runs = move |next: &NextBatch<J, R>| next.first().is_some_and(|row| row.runs_on(worker));
+        self.next.iter().enumerate().filter(move |(index, next)| *index != own && runs(next)).map(|(index, _)| index)
     }
 
     /// Prepares `batches` more batches ahead from now on, for a device with several in flight.
-    pub(super) fn prepare_more(&mut self, batches: usize) {
-        self.next.prepare_more(batches);
+    pub(super) fn prepare_more(&mut self, worker: usize, batches: usize) {
+        let own = self.of(worker);
+        self.next[own].prepare_more(batches);
     }
 
-    /// Whether a row is ready for another worker.
+    /// Whether a row is ready.
     pub(super) fn has_rows(&self) -> bool {
-        self.next.has_rows()
+        self.next.iter().any(NextBatch::has_rows)
+    }
+
+    /// Whether a row is ready that a worker could run.
+    pub(super) fn has_rows_for(&self, worker: usize) -> bool {
+        self.next[self.of(worker)].has_rows() || self.others(worker).next().is_some()
     }
 
     pub(super) fn take_expired(&mut self) -> Expired<J, R> {
-        Expired { waiting: self.line.take_expired(), ready: self.next.take_expired() }
+        let ready = self.next.iter_mut().flat_map(NextBatch::take_expired).collect();
+        Expired { waiting: self.line.take_expired(), ready }
     }
 
     #[cfg(test)]
     pub(super) fn ready(&self) -> usize {
-        self.next.ready()
+        self.next.iter().map(NextBatch::ready).sum()
     }
 
     #[cfg(test)]
     pub(super) fn is_preparing(&self) -> bool {
-        self.next.is_preparing()
+        self.next.iter().any(NextBatch::is_preparing_any)
     }
 }
 pub mod line;

@@ -69,19 +69,25 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         }
     }
 
-    /// Chooses another frame for the batch, if there is room and a frame that fits. Frames that have ended make room.
-    pub(in crate::schedule) fn choose(&mut self, line: &mut Line<J>, now: Instant) -> Option<J> {
+    /// Chooses another frame for the batch, if there is room and a frame that `fits` the workers. Frames that have
+    /// ended make room.
+    pub(in crate::schedule) fn choose(
+        &mut self,
+        line: &mut Line<J>,
+        fits: impl Fn(&J) -> bool,
+        now: Instant,
+    ) -> Option<J> {
         self.forget(line, now);
         if self.rows.is_empty() && self.preparing.is_empty() {
             self.kind = None;
             self.is_begun = false;
         }
         let job = match &self.kind {
-            None => line.next(now, |_| true)?,
+            None => line.next(now, &fits)?,
             Some((_, most)) if self.rows.len() + self.preparing.len() >= *most * self.batches_ahead => return None,
             // Once rows of this kind have begun to run and another kind has its turn, no more rows join. An endless
             // supply of one kind would otherwise keep all others waiting.
-            Some((key, _)) if self.is_begun && !line.first(now)?.belongs_to(key) => return None,
+            Some((key, _)) if self.is_begun && !line.first(now, &fits)?.belongs_to(key) => return None,
             Some((key, _)) => line.next(now, |job| job.belongs_to(key))?,
         };
         self.kind.get_or_insert_with(|| (job.key(), job.max_batch()));
@@ -154,8 +160,28 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
     }
 
     #[cfg(test)]
-    pub(in crate::schedule) fn is_preparing(&self) -> bool {
+    pub(in crate::schedule) fn is_preparing_any(&self) -> bool {
         !self.preparing.is_empty()
+    }
+
+    /// Whether the frame was chosen for this batch and is being decoded.
+    pub(in crate::schedule) fn is_preparing(&self, turn: &Turn) -> bool {
+        self.preparing.iter().any(|other| other.turn.ticket.is_same(&turn.ticket))
+    }
+
+    /// Less for a batch that needs frames more: a worker waits for it, or it has few rows.
+    pub(in crate::schedule) fn need(&self) -> (bool, usize) {
+        (!self.device_waits, self.rows.len() + self.preparing.len())
+    }
+
+    /// A row of the batch: all have the same model.
+    pub(in crate::schedule) fn first(&self) -> Option<&R> {
+        self.rows.first()
+    }
+
+    /// The workers have something else to do.
+    pub(in crate::schedule) fn device_works(&mut self) {
+        self.device_waits = false;
     }
 
     /// Takes the rows that can run together now: those of the first row's input size, up to the largest batch. They can

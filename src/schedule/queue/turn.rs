@@ -58,6 +58,8 @@ pub(in crate::schedule) trait Waiting {
     fn belongs_to(&self, key: &Self::Key) -> bool;
     /// The most frames of its key that may run together. At least 1.
     fn max_batch(&self) -> usize;
+    /// Whether a worker has the frame's model. Frames of one key agree.
+    fn runs_on(&self, worker: usize) -> bool;
 }
 
 /// A frame that only waits for the device.
@@ -65,4 +67,6 @@ pub(in crate::schedule) trait Ready {
     fn turn(&self) -> &Turn;
     /// `[C, H, W]`; rows of one batch share it.
     fn shape(&self) -> [u32; 3];
+    /// Whether a worker has the frame's model.
+    fn runs_on(&self, worker: usize) -> bool;
 }

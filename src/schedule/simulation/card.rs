@@ -284,7 +284,7 @@ impl AsyncDevice for Card {
             let target = TargetMaps { score: *value, ..TargetMaps::default() };
             Ok(RowMaps { logits: vec![*value, 0.0, 0.0], targets: vec![target] })
         };
-        Ok(batch.inputs.iter().map(|input| row(&input[0])).collect())
+        Ok(batch.values().iter().map(|input| row(&input[0])).collect())
     }
 }
 

@@ -10,12 +10,12 @@ use proptest::prelude::*;
 use super::cases;
 use super::item::{AGEING, Held, Item, MAX_BATCH, MAX_COST, MAX_WORKERS, budget};
 use crate::schedule::admission::Budgets;
-use crate::schedule::queue::Dispatch;
 use crate::schedule::queue::line::MAX_PRIORITY;
 use crate::schedule::queue::next_batch::{Prepared, Taken};
 use crate::schedule::queue::ticket::StreamKey;
 use crate::schedule::queue::ticket::Ticket;
 use crate::schedule::queue::turn::Turn;
+use crate::schedule::queue::{Dispatch, Workers};
 
 /// Streams that always have a frame waiting, on a device that is always busy.
 struct Crowd {
@@ -46,7 +46,9 @@ impl Crowd {
         let turn = Turn::new(StreamKey(stream as u64), ticket.clone(), priority, cost, None, self.now);
         let admission = self.budgets.try_admit(0).expect("there is room");
         let held = Rc::clone(&self.held);
-        self.dispatch.push(Item { turn, sequence: 0, model, shape: 0, kib: 0, held, _admission: admission }, self.now);
+        let workers = [true; MAX_WORKERS];
+        let item = Item { turn, sequence: 0, model, workers, shape: 0, kib: 0, held, _admission: admission };
+        self.dispatch.push(item, self.now);
         ticket
     }
 }
@@ -68,7 +70,7 @@ proptest! {
         let large = (1_000_000, 1 << 20);
         let mut crowd = Crowd {
             now,
-            dispatch: Dispatch::new(AGEING, Duration::ZERO, workers),
+            dispatch: Dispatch::new(AGEING, Duration::ZERO, Workers::Alike(workers)),
             members: members.iter().map(|&(cost, priority, model, replaces)| Member {
                 cost, priority, model, replaces, served: 0, overtaken: 0, since: now,
             }).collect(),
@@ -97,7 +99,7 @@ proptest! {
                     }
                 }
             }
-            let Taken::Rows(rows) = crowd.dispatch.take(0, crowd.now) else { continue };
+            let Taken::Rows(rows) = crowd.dispatch.take(0, 0, crowd.now) else { continue };
             crowd.now += Duration::from_millis(batch_ms);
             let now = crowd.now;
             for row in rows {
@@ -135,7 +137,7 @@ proptest! {
         };
         let mut crowd = Crowd {
             now,
-            dispatch: Dispatch::new(AGEING, Duration::ZERO, 1),
+            dispatch: Dispatch::new(AGEING, Duration::ZERO, Workers::Alike(1)),
             members: costs.iter().map(member).collect(),
             budgets: Budgets([budget(large), budget(large), budget(large)]),
             held: Rc::default(),
@@ -148,7 +150,7 @@ proptest! {
                 let turn = item.turn.clone();
                 crowd.dispatch.prepared(&turn, Prepared::Row(item), now);
             }
-            let Taken::Rows(rows) = crowd.dispatch.take(0, now) else { continue };
+            let Taken::Rows(rows) = crowd.dispatch.take(0, 0, now) else { continue };
             for row in rows {
                 crowd.members[row.stream()].served += u64::from(row.turn.cost);
                 crowd.push(row.stream());

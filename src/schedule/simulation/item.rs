@@ -42,12 +42,17 @@ impl Held {
     }
 }
 
+/// For each worker, whether it has a model.
+pub(super) type Runs = [bool; MAX_WORKERS];
+
 /// A frame in work. Dropping it gives its room back.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) turn: Turn,
     pub(super) sequence: u64,
     pub(super) model: usize,
+    /// The workers that have the model.
+    pub(super) workers: Runs,
     pub(super) shape: u32,
     pub(super) kib: u64,
     pub(super) held: Rc<RefCell<Held>>,
@@ -92,6 +97,10 @@ impl Waiting for Item {
     fn max_batch(&self) -> usize {
         MAX_BATCH
     }
+
+    fn runs_on(&self, worker: usize) -> bool {
+        self.workers[worker]
+    }
 }
 
 impl Ready for Item {
@@ -101,6 +110,10 @@ impl Ready for Item {
 
     fn shape(&self) -> [u32; 3] {
         [1, 1, self.shape]
+    }
+
+    fn runs_on(&self, worker: usize) -> bool {
+        self.workers[worker]
     }
 }
 

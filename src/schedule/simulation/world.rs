@@ -9,13 +9,13 @@ use proptest::prelude::*;
 
 use super::cases;
 use super::events::{Event, STREAMS, event, policy};
-use super::item::{AGEING, Held, Item, MAX_BATCH, MAX_WORKERS, MODEL, PROCESS, STREAM, budget};
+use super::item::{AGEING, Held, Item, MAX_BATCH, MAX_WORKERS, MODEL, PROCESS, Runs, STREAM, budget};
 use crate::schedule::admission::{Admission, Budgets};
-use crate::schedule::queue::Dispatch;
 use crate::schedule::queue::next_batch::{Prepared, Taken};
 use crate::schedule::queue::ticket::StreamKey;
 use crate::schedule::queue::ticket::Ticket;
 use crate::schedule::queue::turn::Turn;
+use crate::schedule::queue::{Dispatch, Workers};
 use crate::stream::{Accepted, Action, Bounds, DropReason, Message, Overflow, Policy, Session};
 
 const BOUNDS: Bounds = Bounds { max_in_flight: 4, max_unsent_bytes: 100 };
@@ -71,6 +71,8 @@ struct World {
     clients: Vec<Client>,
     dispatch: Dispatch<Item, Item>,
     decoding: Vec<Item>,
+    /// The workers that have each of the two models; `None`: all.
+    bound: Option<[Runs; 2]>,
     /// What each worker runs.
     workers: Vec<Option<Running>>,
     /// Those that have found nothing.
@@ -79,7 +81,7 @@ struct World {
 }
 
 impl World {
-    fn new(policies: &[(Policy, bool)], max_delay: Duration, workers: usize) -> Self {
+    fn new(policies: &[(Policy, bool)], max_delay: Duration, workers: usize, bound: Option<[Runs; 2]>) -> Self {
         let (models, process) = ([budget(MODEL), budget(MODEL)], budget(PROCESS));
         let clients = policies.iter().enumerate().map(|(index, (policy, unordered))| {
             let model = index % 2;
@@ -101,8 +103,13 @@ impl World {
         World {
             now: Instant::now(),
             clients: clients.collect(),
-            dispatch: Dispatch::new(AGEING, max_delay, workers),
+            dispatch: Dispatch::new(
+                AGEING,
+                max_delay,
+                if bound.is_some() { Workers::Bound(workers) } else { Workers::Alike(workers) },
+            ),
             decoding: Vec::new(),
+            bound,
             workers: (0..workers).map(|_| None).collect(),
             idle: BTreeSet::new(),
             held: Rc::default(),
@@ -198,7 +205,8 @@ impl World {
         let turn = Turn::new(key, ticket, priority, cost, expires_at, self.now);
         let held = Rc::clone(&self.held);
         let model = client.model;
-        let item = Item { turn, sequence, model, shape, kib, held, _admission: admission };
+        let workers = self.bound.map_or([true; MAX_WORKERS], |bound| bound[model]);
+        let item = Item { turn, sequence, model, workers, shape, kib, held, _admission: admission };
         self.held.borrow_mut().change(item.places(), 1, kib as i64);
         self.dispatch.push(item, self.now);
     }
@@ -232,7 +240,7 @@ impl World {
         match self.workers[worker].take() {
             None => {
                 self.idle.remove(&worker);
-                let taken = self.dispatch.take(self.idle.len(), self.now);
+                let taken = self.dispatch.take(worker, self.idle.len(), self.now);
                 if !matches!(taken, Taken::Rows(_)) {
                     self.idle.insert(worker);
                 }
@@ -241,6 +249,7 @@ impl World {
                     for row in &rows {
                         assert!(row.turn.is_alive(self.now), "a frame that has ended or expired reaches the device");
                         assert_eq!((row.model, row.shape), (rows[0].model, rows[0].shape));
+                        assert!(row.workers[worker], "worker {worker} does not have model {}", row.model);
                         assert!(!row.turn.ticket.withdraw(), "a frame on the device cannot be replaced");
                     }
                     self.workers[worker] = Some(Running { rows, is_half_done: false });
@@ -386,9 +395,17 @@ proptest! {
         policies in prop::collection::vec((policy(), any::<bool>()), STREAMS),
         max_delay in prop_oneof![3 => Just(0u64), 1 => 1u64..40],
         workers in 1..=MAX_WORKERS,
+        bound in prop::option::of(any::<[Runs; 2]>()),
         events in prop::collection::vec(event(), 0..140),
     ) {
-        let mut world = World::new(&policies, Duration::from_millis(max_delay), workers);
+        // Each model has a worker at least.
+        let bound = bound.map(|mut runs| {
+            for (model, runs) in runs.iter_mut().enumerate() {
+                runs[model % workers] |= !runs[..workers].contains(&true);
+            }
+            runs
+        });
+        let mut world = World::new(&policies, Duration::from_millis(max_delay), workers, bound);
         for event in &events {
             world.apply(event);
         }

@@ -81,7 +81,7 @@ fn metadata(model: &Served, max_frame_bytes: u64, devices: &Devices) -> v1::Mode
             .map_or_else(String::new, |problem| format!("{problem}; layers that can be named: {}", about.candidates())),
         rectifier_count: about.guided_operators(),
         unguided_gates: about.unguided_gates.clone(),
-        devices: devices.names.clone(),
+        devices: devices.names_of(model),
         device_fallback: devices.fallback.clone().unwrap_or_default(),
         preprocessing: Some(preprocessing(&about.preprocessing)),
         limits: Some(v1::ModelLimits {

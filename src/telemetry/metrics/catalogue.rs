@@ -154,6 +154,20 @@ pub const DEVICE_FALLBACK: Metric = Metric {
     attributes: &[],
     description: "1 if the processor runs the models because CUDA cannot be used (device.name is auto), else 0",
 };
+pub const DEVICE_MEMORY_USAGE: Metric = Metric {
+    name: "camlens.device.memory.usage",
+    kind: Kind::UpDownCounter,
+    unit: "By",
+    attributes: &["camlens.device.name", "camlens.memory.state"],
+    description: "Memory of a CUDA device that the process holds: used by tensors, or cached for the next ones",
+};
+pub const DEVICE_MEMORY_LIMIT: Metric = Metric {
+    name: "camlens.device.memory.limit",
+    kind: Kind::UpDownCounter,
+    unit: "By",
+    attributes: &["camlens.device.name"],
+    description: "The most memory of a CUDA device that the process may hold: device.memory_limit, or all",
+};
 pub const TELEMETRY_LOST: Metric = Metric {
     name: "camlens.telemetry.lost",
     kind: Kind::Counter,
@@ -198,7 +212,7 @@ pub const FILE_DESCRIPTORS: Metric = Metric {
 };
 
 /// The whole table.
-pub const METRICS: [&Metric; 21] = [
+pub const METRICS: [&Metric; 23] = [
     &FRAME_ENDED,
     &FRAME_DROPPED,
     &FRAME_DURATION,
@@ -214,6 +228,8 @@ pub const METRICS: [&Metric; 21] = [
     &CONNECTIONS_REFUSED,
     &DEVICE_BUSY,
     &DEVICE_FALLBACK,
+    &DEVICE_MEMORY_USAGE,
+    &DEVICE_MEMORY_LIMIT,
     &TELEMETRY_LOST,
     &CALL_DURATION,
     &CPU_TIME,

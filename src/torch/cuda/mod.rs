@@ -16,6 +16,6 @@ pub use error::CudaError;
 pub use ffi::{Counts, DeviceMemory};
 pub use graphs::{Graph, GraphPool};
 pub(in crate::torch) use kernels::{add_clamped, gate};
-pub use kernels::{epilogue, fuse, grad_cam};
+pub use kernels::{epilogue, fuse, grad_cam, normalize};
 pub use library::{Cuda, close, load, loaded};
 pub use streams::{Event, Pinned, Stream, Timing};

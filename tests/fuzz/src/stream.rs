@@ -324,6 +324,7 @@ impl World {
         };
         let served = Arc::new(Served::new(Arc::new(metadata), limits, tch::Device::Cpu).expect("it can be served"));
         let config = EngineConfig {
+            binds_models: false,
             queued_frames: 6,
             queued_bytes: BUDGET_BYTES,
             model_queued_frames: 5,

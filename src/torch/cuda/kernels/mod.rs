@@ -4,7 +4,7 @@
 use std::ffi::c_int;
 use std::{ptr, slice};
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 use torch_sys::C_tensor;
 
 use crate::torch::cuda::error::{CudaError, checked};
@@ -16,7 +16,10 @@ use crate::torch::{Bounds, OperatorError};
 /// The most tensors that a kernel adds.
 const MAX_TERMS: usize = 4;
 /// ATen's numbers for float16, float32 and bfloat16, c10/core/ScalarType.h.
-const KINDS: [c_int; 3] = [5, 6, 15];
+const KINDS: [c_int; 3] = [5, FLOAT, 15];
+const FLOAT: c_int = 6;
+/// The most channels of a picture, NORMALIZE_CHANNELS of geometry.cuh.
+const MAX_CHANNELS: i64 = 4;
 
 type Answer = Option<Result<Tensor, OperatorError>>;
 
@@ -125,6 +128,42 @@ pub fn fuse(guided: &Tensor, map: &Tensor) -> Option<Result<(Tensor, Tensor), Op
     });
     // SAFETY: a kernel that ran returns two new tensors.
     Some(ran.map(|()| unsafe { (Tensor::from_ptr(fused), Tensor::from_ptr(upsampled)) }).map_err(operator_error))
+}
+
+/// Pictures `[N, H, W, C]` of u8 as a model's input, `(byte / 255 - mean[c]) / std[c]` in f32 and in this order:
+/// `[N, C, H, W]` of f32, channels-last or contiguous.
+///
+/// # Errors
+/// Another number of channels than of means or of standard deviations.
+pub fn normalize(bytes: &Tensor, mean: &[f32], std: &[f32], channels_last: bool) -> Result<Tensor, OperatorError> {
+    let channels = bytes.size().last().copied().unwrap_or(0);
+    if [mean.len(), std.len()].iter().any(|&count| count as i64 != channels) {
+        let message = format!("{channels} channels, {} means, {} standard deviations", mean.len(), std.len());
+        return Err(OperatorError::Failed { operator: "normalize".into(), message });
+    }
+    if let Some(cuda) = on_cuda(bytes).filter(|_| channels <= MAX_CHANNELS) {
+        let bridge = cuda.bridge();
+        let mut result = ptr::null_mut();
+        checked(bridge, "normalize", |error| {
+            // SAFETY: the tensor is live, there is a number for each channel, and both out-pointers are valid.
+            unsafe {
+                let (mean, std) = (mean.as_ptr(), std.as_ptr());
+                (bridge.normalize)(bytes.as_ptr(), mean, std, FLOAT, channels_last, &raw mut result, error)
+            }
+        })
+        .map_err(operator_error)?;
+        // SAFETY: a kernel that ran returns a new tensor.
+        return Ok(unsafe { Tensor::from_ptr(result) });
+    }
+    let _guard = tch::no_grad_guard();
+    // Tensors are filled on the device, which a recording allows, and divided by: by a scalar, ATen multiplies.
+    let numbers = |numbers: &[f32]| {
+        let number = |&number: &f32| Tensor::f_full([1], f64::from(number), (Kind::Float, bytes.device()));
+        Tensor::f_cat(&numbers.iter().map(number).collect::<Result<Vec<_>, _>>()?, 0)
+    };
+    let values = bytes.f_to_kind(Kind::Float)?.f_div(&numbers(&[255.0])?)?;
+    let values = values.f_sub(&numbers(mean)?)?.f_div(&numbers(std)?)?.f_permute([0, 3, 1, 2])?;
+    Ok(if channels_last { values } else { values.f_contiguous()? })
 }
 
 /// The device's bridge, if a kernel covers `first` and `others`: dense tensors of one device, shape, layout and dtype.
