@@ -15,7 +15,10 @@ def opened(max_in_flight):
 
 def answer(sequence):
     predictions = [pb.Prediction(class_index=7, label="espresso", probability=0.9)]
-    return pb.ExplainStreamResponse(explanation=pb.Explanation(sequence=sequence, predictions=predictions))
+    overlay = pb.EncodedPicture(picture=pb.PICTURE_OVERLAY, format=pb.IMAGE_FORMAT_PNG, data=b"\x89PNG of a fake")
+    targets = [pb.TargetExplanation(class_index=7, label="espresso", pictures=[overlay])]
+    explanation = pb.Explanation(sequence=sequence, predictions=predictions, targets=targets)
+    return pb.ExplainStreamResponse(explanation=explanation)
 
 
 def dropped(first, last, count, reason):
@@ -63,14 +66,18 @@ class FakeServer:
     A script is a function of a `Call` that yields responses.
     """
 
-    def __init__(self, *scripts):
+    def __init__(self, *scripts, address="127.0.0.1:0", credentials=None):
         self.scripts = collections.deque(scripts)
         self.calls, self._lock = [], threading.Lock()
         self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=16))
         from camlens.v1 import explain_pb2_grpc
 
         explain_pb2_grpc.add_ExplainServiceServicer_to_server(self, self.server)
-        self.address = "127.0.0.1:%d" % self.server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            port = self.server.add_insecure_port(address)
+        else:
+            port = self.server.add_secure_port(address, credentials)
+        self.address = address.removesuffix("0") + str(port) if address.endswith(":0") else address
         self.server.start()
 
     def __enter__(self):

@@ -22,7 +22,7 @@ class Backoff:
 
     def __post_init__(self) -> None:
         if not (self.first_s > 0 and self.factor >= 1 and self.most_s > 0 and self.give_up_after_s >= 0):
-            raise ValueError(f"first_s and most_s must be above 0, factor at least 1, give_up_after_s not negative: {self}")
+            raise ValueError(f"first_s and most_s are above 0, factor at least 1, give_up_after_s not negative: {self}")
 
     def wait_s(self, tries: int) -> float:
         """The wait after `tries` failures in a row, from 1."""

@@ -234,7 +234,9 @@ class Explanation(Answer):
                              'choose another name, or Options(picture_format="png" or "jpeg")')
         pathlib.Path(path).write_bytes(found.data)
 
-    def draw(self, frame: np.ndarray, opacity: float = 0.6, color: str = "rgb", most: float | None = None) -> np.ndarray:
+    def draw(
+        self, frame: np.ndarray, opacity: float = 0.6, color: str = "rgb", most: float | None = None
+    ) -> np.ndarray:
         """Grad-CAM of the first target over `frame`, uint8 `[H, W, 3]`; transparent where there is no evidence.
 
         For live pictures: nothing is encoded or decoded. `frame` is the frame as it was sent, upright, uint8

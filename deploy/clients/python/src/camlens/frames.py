@@ -125,7 +125,7 @@ def _pil_array(image: Any) -> np.ndarray:
 
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        raise TypeError(f'a PIL picture of mode {image.mode!r} has more than 8 bits: convert it to "L", or send the file')
+        raise TypeError(f"a PIL picture of mode {image.mode!r} has more than 8 bits: convert it, or send the file")
     return np.asarray(image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB"))
 
 
