@@ -86,8 +86,8 @@ cpp_toolchain() {
     local libraries
     libraries=lib/$(uname -m)-linux-gnu
     debian libgrpc++-dev libprotobuf-dev protobuf-compiler-grpc
-    # CMake's files name every library beside their own; those that this machine has were not fetched.
-    cp --symbolic-link --no-clobber "/usr/$libraries/"*.so* "$cache/debian/usr/$libraries/"
+    # CMake's files expect Abseil's libraries beside them; what this machine has was not fetched.
+    find "/usr/$libraries" -maxdepth 1 -name 'libabsl_*' -exec cp -s --no-clobber -t "$cache/debian/usr/$libraries" {} +
     export LIBRARY_PATH=$cache/debian/usr/$libraries
     export CMAKE_PREFIX_PATH=$cache/debian/usr PATH=$PATH:$cache/debian/usr/bin
   fi

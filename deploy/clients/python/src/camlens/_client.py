@@ -6,7 +6,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -241,7 +241,7 @@ class Stream(Iterator[Answer]):
             self._control.append(explain_pb2.ExplainStreamRequest(update=self._plan.update(options, policy)))
             self._changed.notify_all()
 
-    def _run(self) -> Iterator[Answer]:
+    def _run(self) -> Generator[Answer, None, None]:
         threading.Thread(target=self._read_source, name="camlens-source", daemon=True).start()
         tries, since = 0, time.monotonic()
         try:
@@ -271,11 +271,12 @@ class Stream(Iterator[Answer]):
         finally:
             self.close()
 
-    def _converse(self) -> Iterator[Answer]:
+    def _converse(self) -> Generator[Answer, None, tuple[bool, bool, grpc.RpcError | None]]:
         """One call, from Open to its status. Returns whether it was opened, whether a frame ended, and its error."""
         link = self._client._acquire()
         over = threading.Event()
         call, opened, progressed, error, why = None, False, False, None, "the server ended the stream"
+        is_left = True
         try:
             metadata = self._client.connection.metadata()
             call = link.explain.ExplainStream(self._requests(over), timeout=self._deadline.left(), metadata=metadata)
@@ -290,6 +291,7 @@ class Stream(Iterator[Answer]):
                         self.opened, opened = response.opened, True
                     self._changed.notify_all()
                 yield from self._endings()
+            is_left = not self._ledger.is_open
         except grpc.RpcError as failure:
             error, why = failure, f"{failure.code().name}: {failure.details()}"
         finally:
@@ -300,14 +302,17 @@ class Stream(Iterator[Answer]):
                 self._ledger.disconnected(why)
                 self._call = None
                 self._changed.notify_all()
-            # A server that goes away, or a connection of its age, is left for another one.
-            self._client._renew(link)
+            if is_left:
+                # The server goes away, the connection has reached its age, or it broke.
+                self._client._renew(link)
             self._client._release(link)
         return opened, progressed, error
 
     def _requests(self, over: threading.Event) -> Iterator[explain_pb2.ExplainStreamRequest]:
         """The messages of one call. gRPC iterates over them in a thread of its own."""
-        yield explain_pb2.ExplainStreamRequest(open=self._plan.open)
+        with self._changed:
+            first = explain_pb2.ExplainStreamRequest(open=self._plan.open)
+        yield first
         while True:
             with self._changed:
                 while True:

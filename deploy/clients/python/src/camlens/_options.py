@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Union
+from typing import Any, Union
 
 from .v1 import explain_pb2, image_pb2, options_pb2, tensor_pb2
 
@@ -134,7 +134,7 @@ def _names(names: Sequence[str] | None, what: str) -> Sequence[str]:
     return names or ()
 
 
-def _value(enum, kind: str, name: str | None) -> int:
+def _value(enum: Any, kind: str, name: str | None) -> Any:
     """The value of an enum of the protocol: `kind` "map" and name "grad_cam" give MAP_GRAD_CAM."""
     if name is None:
         return 0

@@ -64,7 +64,7 @@ _KINDS = {
 def from_rpc(error: grpc.RpcError, unanswered: Sequence[int] = ()) -> StatusError:
     """The exception for a failed call."""
     code = error.code()
-    details = next((value for key, value in error.trailing_metadata() or () if key == _DETAILS), b"")
+    details = next((value for key, value in tuple(error.trailing_metadata() or ()) if key == _DETAILS), b"")
     kind = _KINDS.get(code, StatusError)
     return kind(code, error.details() or "", _field(bytes(details)), unanswered)
 
