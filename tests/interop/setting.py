@@ -104,8 +104,8 @@ class Transport:
         return {"address": "127.0.0.1:0", "credentials": grpc.ssl_server_credentials(pair)}
 
     def serve(self) -> None:
-        """Starts camlens."""
-        self.server = Server(self.folder, *self.arguments, kernel_timing="never")
+        """Starts camlens. Without batches, a client that uses its whole credit under LATEST has drops for certain."""
+        self.server = Server(self.folder, *self.arguments, "--max-batch", "1", kernel_timing="never")
 
     def replace(self, with_signal: int) -> None:
         """Stops camlens with a signal and starts another one in its place."""

@@ -164,7 +164,8 @@ def test_a_drain_loses_no_frame(kind, tmp_path):
     outcome.account(120)
     assert servers.code == 0
     assert outcome.by_kind() == {"Explanation": list(range(1, 121))}
-    assert outcome.counts.connections == 2 and outcome.counts.lost == 0
+    # A server that is about to end may still open a stream, and leaves it at once.
+    assert outcome.counts.connections >= 2 and outcome.counts.lost == 0
 
 
 @BOTH

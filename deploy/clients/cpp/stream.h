@@ -17,6 +17,6 @@ extern std::vector<fs::path> files;             // a frame's sequence is its fil
 extern std::set<uint64_t> waiting, sent;        // frames to send; frames in flight: sent on this connection, not ended
 extern std::map<std::string, uint64_t> counts;  // how frames ended
 
-std::string setting(const char* name);        // an environment variable; empty: it is not set
+std::string setting(const char* name);       // an environment variable; empty: it is not set
 std::string contents(const fs::path& path);  // the bytes of a file
 grpc::Status converse(pb::ExplainService::Stub& stub, grpc::ClientContext& context, const fs::path& out);
