@@ -1,10 +1,12 @@
-"""A server that runs the built binary, and stubs generated from the repository's own proto files.
+"""A server that runs the built binary, and the wheel of the Python client, built from this tree.
 
-The client side knows only the protocol: what works here works for any gRPC client.
+The tests of the protocol use only the stubs in it: what works there works for any gRPC client. `test_client_*.py` test
+the client itself.
 """
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,6 @@ import time
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CAMLENS_BINARY", ROOT / "target/release/camlens"))
@@ -23,25 +24,25 @@ CLIP = ROOT / "deploy/demo-assets/clip.webp"
 MESSAGE_LIMIT = 64 << 20
 
 
-def generate_stubs(out: pathlib.Path) -> None:
-    """Generates the stubs as a user does: python -m grpc_tools.protoc -I proto --python_out=. --grpc_python_out=. …"""
-    files = sorted(str(p.relative_to(ROOT / "proto")) for p in (ROOT / "proto/camlens").rglob("*.proto"))
-    include = pathlib.Path(protoc.__file__).parent / "_proto"
-    arguments = [
-        "protoc",
-        f"-I{ROOT / 'proto'}",
-        f"-I{include}",
-        f"--python_out={out}",
-        f"--grpc_python_out={out}",
-        *files,
-    ]
-    assert protoc.main(arguments) == 0, "protoc refused the proto files"
+def build_wheel(out: pathlib.Path) -> pathlib.Path:
+    """Builds the wheel of the Python client, without a network: its build requirements are in this environment."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(out)]
+    subprocess.run(command, cwd=ROOT / "deploy/clients/python", check=True, capture_output=True)
+    (wheel,) = out.glob("*.whl")
+    return wheel
 
 
-_stubs = pathlib.Path(os.environ.get("CAMLENS_STUBS", ROOT / "target/python-stubs"))
-_stubs.mkdir(parents=True, exist_ok=True)
-generate_stubs(_stubs)
-sys.path.insert(0, str(_stubs))
+def install_client() -> pathlib.Path:
+    """Installs that wheel into a folder of its own, as a user does. It carries the stubs of the protocol."""
+    wheels, site = ROOT / "target/python-client/wheel", ROOT / "target/python-client/site"
+    for folder in (wheels, site):
+        shutil.rmtree(folder, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*pip, str(build_wheel(wheels))], check=True, env={**os.environ, "PIP_ROOT_USER_ACTION": "ignore"})
+    return site
+
+
+sys.path.insert(0, str(install_client()))
 
 
 class Server:
@@ -53,11 +54,12 @@ class Server:
         *arguments: str,
         models: pathlib.Path = MODELS,
         variables: dict[str, str] | None = None,
+        kernel_timing: str = "at-start",
     ):
         self.address = f"unix:{directory / 'camlens.sock'}"
         self.log = open(directory / "server.log", "w+b")
-        # Answers to equal frames are compared, so that kernels are chosen before the first.
-        serve = ["serve", "--kernel-timing", "at-start", "--models", str(models), "--listen", self.address]
+        # Answers to equal frames are compared, so that kernels are chosen before the first: "at-start".
+        serve = ["serve", "--kernel-timing", kernel_timing, "--models", str(models), "--listen", self.address]
         command = [str(BINARY), *serve, *arguments]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("CAMLENS_", "OTEL_"))}
         environment |= variables or {}

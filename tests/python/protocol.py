@@ -2,7 +2,7 @@
 
 import types
 
-import conftest  # noqa: F401  (generates the stubs)
+import conftest  # noqa: F401  (installs the stubs)
 from camlens.v1 import explain_pb2, explanation_pb2, frame_pb2, image_pb2, model_pb2, options_pb2, tensor_pb2
 
 pb = types.SimpleNamespace()
