@@ -1,9 +1,10 @@
 """Prints the SBOM of an image's root folder: CycloneDX 1.6, as JSON.
 
-    python3 deploy/image/sbom.py ROOT cpu|cuda
+    "$(deploy/python-env deploy)" deploy/image/sbom.py ROOT cpu|cuda
 
 It lists the crates that are linked (of Cargo.lock), the libraries beside the binary with their SHA-256, and Debian's
-packages. It has neither time nor random number: the same files give the same bytes.
+packages, and is checked against the schema of CycloneDX. It has neither time nor random number: the same files give the
+same bytes.
 """
 
 import hashlib
@@ -12,6 +13,9 @@ import pathlib
 import re
 import subprocess
 import sys
+
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
 
@@ -86,8 +90,10 @@ def main():
     document = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "metadata": {"component": camlens},
                 "components": components,
                 "dependencies": [{"ref": "camlens", "dependsOn": [one["bom-ref"] for one in components]}]}
-    json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
-    print()
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    if (wrong := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)) is not None:
+        sys.exit(f"error: the SBOM is not valid: {wrong}")
+    print(text)
 
 
 if __name__ == "__main__":
