@@ -194,7 +194,7 @@ def alternatives(path):
 
 def the_tree(tree):
     """The tracked tree is small, and nothing new lies at its top."""
-    size = sum((tree.root / name).stat().st_size for name in tree.files) / 1e6
+    size = sum((tree.root / name).lstat().st_size for name in tree.files) / 1e6
     if size >= MOST_MEGABYTES:
         yield f"the tracked tree has {size:.0f} MB; less than {MOST_MEGABYTES} are allowed"
     for entry in sorted({name.split("/")[0] for name in tree.files}):

@@ -1,4 +1,5 @@
-//! Reads `.npz` files as NumPy's `savez` writes them: a zip of `.npy` arrays of version 1.0, in C order, little-endian.
+//! Reads `.npz` files as NumPy's `savez` and `savez_compressed` write them: a zip of `.npy` arrays of version 1.0, in C
+//! order, little-endian.
 
 use std::fs::File;
 use std::io::Read;

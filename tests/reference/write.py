@@ -144,7 +144,7 @@ def write_reference(folder, name, case, model, model64, size, tries):
     if case.peers and len(heats) > 1:
         arrays["pytorch_grad_cam_all_L"] = array(oracle.pytorch_grad_cam(heats, x.shape[-2:]))
     folder.mkdir(parents=True)
-    np.savez(folder / "arrays.npz", **dict(sorted(arrays.items())))
+    np.savez_compressed(folder / "arrays.npz", **dict(sorted(arrays.items())))
     facts = {
         "name": name,
         "network": case.factory.__name__,
