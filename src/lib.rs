@@ -10,7 +10,7 @@
 //! that [`model`] imported from a file. Every operator is called through [`torch`], the room with the C++ and the
 //! unsafe code. [`render`] turns maps into tensors and pictures, and the answer leaves through the session's outbox.
 //! [`telemetry`] defines the stages on the way, derives timings, spans, metrics and logs from them, and exports them;
-//! operators reach the server through its admin port.
+//! operators reach the server through its admin port, probes through their own.
 //!
 //! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; flags and print.
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
