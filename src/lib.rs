@@ -17,6 +17,7 @@
 //! - [`config`]: `camlens.toml` as one type.
 //! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.
 //! - [`resources`]: the processors and the memory that the process may use.
+//! - [`build_facts`]: version, commit, compiler and libtorch, for [`cli`] and the admin port.
 //! - [`process`]: the allocator, the scheduler's class of threads and how long they wait for a processor, and the exit
 //!   of the process; any room may call it.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only the server's face, [`client`] and [`cli`] use them.
@@ -25,6 +26,7 @@
 //! - Each room imports only rooms that come after it on the way of a frame; `tests/house/rooms.py` has the table.
 //!   [`render`] also uses the pixels of [`frame`], and [`frame`] the description of a model's input in [`model`].
 
+pub mod build_facts;
 pub mod cli;
 pub mod client;
 pub mod config;

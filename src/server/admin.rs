@@ -13,6 +13,7 @@ use axum::routing::get;
 use serde_json::json;
 
 use super::pages::{self, Pages};
+use crate::build_facts;
 use crate::config::Config;
 use crate::telemetry::log;
 
@@ -38,14 +39,11 @@ async fn index() -> &'static str {
 }
 
 async fn version() -> Json<serde_json::Value> {
-    Json(json!({
-        "name": "camlens",
-        "version": env!("CARGO_PKG_VERSION"),
-        "protocol": "camlens.v1",
-        "os": std::env::consts::OS,
-        "arch": std::env::consts::ARCH,
-        "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
-    }))
+    let mut page = json!({"name": "camlens", "os": std::env::consts::OS, "arch": std::env::consts::ARCH});
+    for (name, value) in build_facts::facts() {
+        page[name] = value.into();
+    }
+    Json(page)
 }
 
 async fn show_config(State(config): State<Arc<str>>) -> Response {
