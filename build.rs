@@ -1,9 +1,11 @@
-//! Generates the protocol's types, compiles the C++ of src/torch, and records where libtorch is, so that the program
-//! runs from target/.
+//! Generates the protocol's types, compiles the C++ of src/torch, links libtorch into the target folder, so that the
+//! program runs from there, and records what was built.
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use prost::Message;
 
@@ -15,8 +17,16 @@ fn main() {
     protocol(&root);
     let libtorch = libtorch(&root);
     bridge(&libtorch);
-    cuda_bridge(&root, &libtorch);
+    let has_cuda_bridge = cuda_bridge(&root, &libtorch);
     run_path(&libtorch);
+    build_facts(&root, &libtorch, has_cuda_bridge);
+}
+
+/// The folder of what is built: `target/PROFILE`, or `target/TARGET/PROFILE`.
+fn profile_folder() -> PathBuf {
+    // OUT_DIR is PROFILE/build/camlens-HASH/out.
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    out.ancestors().nth(3).expect("OUT_DIR lies in the target folder").to_owned()
 }
 
 /// Generates messages, services and clients from `proto/`, and the descriptors for reflection. Needs no `protoc`.
@@ -80,8 +90,8 @@ fn bridge(libtorch: &Path) {
 
 /// `libcamlens_cuda.so`, beside the program: what camlens asks of CUDA. It is loaded when a CUDA device is asked for,
 /// after `libtorch_cuda.so`, whose symbols it uses; so neither a CUDA library nor a driver is needed here, only the
-/// headers that deploy/libtorch fetches. Without them it is not built.
-fn cuda_bridge(root: &Path, libtorch: &Path) {
+/// headers that deploy/libtorch fetches. Without them it is not built. Returns whether it was.
+fn cuda_bridge(root: &Path, libtorch: &Path) -> bool {
     let sources = ["src/torch/cuda", "src/torch/cuda/kernels"];
     for folder in sources {
         let extensions = ["cpp", "cuh", "h"];
@@ -91,7 +101,7 @@ fn cuda_bridge(root: &Path, libtorch: &Path) {
     println!("cargo:rerun-if-changed={}", headers.display());
     if !headers.join("cuda_runtime_api.h").exists() {
         println!("cargo:warning=no CUDA headers in {}: libcamlens_cuda.so is not built", headers.display());
-        return;
+        return false;
     }
     let kernels = root.join("src/torch/cuda/kernels");
     let mut build = cpp();
@@ -106,9 +116,7 @@ fn cuda_bridge(root: &Path, libtorch: &Path) {
         .define("CAMLENS_CUDA_KERNELS", format!("\"{}\"", kernels.display()).as_str())
         .files(sources.iter().flat_map(|folder| files(folder, &["cpp"])).filter(|file| !is_twin(file)))
         .compile_intermediates();
-    // OUT_DIR is target/PROFILE/build/camlens-HASH/out.
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let beside = out.ancestors().nth(3).expect("OUT_DIR lies in the target folder").join("libcamlens_cuda.so");
+    let beside = profile_folder().join("libcamlens_cuda.so");
     let linked = build
         .get_compiler()
         .to_command()
@@ -118,6 +126,7 @@ fn cuda_bridge(root: &Path, libtorch: &Path) {
         .arg("-ldl")
         .status();
     assert!(linked.is_ok_and(|status| status.success()), "{} cannot be linked", beside.display());
+    true
 }
 
 /// Compiles the micro-kernels for one instruction set. `width` is the number of floats in a vector register; the
@@ -157,9 +166,57 @@ fn cpp() -> cc::Build {
     build
 }
 
-/// Where the dynamic linker looks for libtorch and `libcamlens_cuda.so`: beside an installed binary (`bin/camlens`,
-/// `lib/*.so`), then where they were built.
+/// Where the dynamic linker looks for libtorch and `libcamlens_cuda.so`: beside the program (`bin/camlens`,
+/// `lib/*.so`). Links make the target folder look like that, so that no binary holds a path of this machine:
+/// `target/lib` for `target/PROFILE/camlens`, `target/PROFILE/lib` for tests and benchmarks in `target/PROFILE/deps`.
 fn run_path(libtorch: &Path) {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib:$ORIGIN");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", libtorch.join("lib").display());
+    let profile = profile_folder();
+    let target = profile.parent().expect("a profile's folder lies in the target folder");
+    for folder in [target, &profile] {
+        let link = folder.join("lib");
+        // Another build may read the link now: it is replaced at once.
+        let new = folder.join(format!("lib.{}", std::process::id()));
+        symlink(libtorch.join("lib"), &new)
+            .and_then(|()| fs::rename(&new, &link))
+            .unwrap_or_else(|error| panic!("{} cannot be linked to libtorch: {error}", link.display()));
+    }
+}
+
+/// What `camlens --version --verbose` says; src/build_facts.rs and src/main.rs read it.
+fn build_facts(root: &Path, libtorch: &Path, has_cuda_bridge: bool) {
+    let set = |name: &str, value: &str| println!("cargo:rustc-env=CAMLENS_BUILD_{name}={value}");
+    let rustc = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC")).arg("--version").output();
+    let rustc = rustc.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+    set("RUSTC", rustc.as_deref().map_or("unknown", str::trim));
+    set("TARGET", &env::var("TARGET").expect("cargo sets TARGET"));
+    set("LIBTORCH", libtorch_version(libtorch).as_deref().unwrap_or("unknown"));
+    set("CUDA_BRIDGE", if has_cuda_bridge { "built" } else { "not built" });
+    set("GIT_LOG", git_log(root).to_str().expect("a path in UTF-8"));
+}
+
+/// `2.11.0`, from libtorch's headers.
+fn libtorch_version(libtorch: &Path) -> Option<String> {
+    let header = fs::read_to_string(libtorch.join("include/torch/headeronly/version.h")).ok()?;
+    let number = |part: &str| {
+        let rest = header.split_once(&format!("#define TORCH_VERSION_{part} "))?.1;
+        rest.lines().next()?.trim().parse::<u32>().ok()
+    };
+    Some(format!("{}.{}.{}", number("MAJOR")?, number("MINOR")?, number("PATCH")?))
+}
+
+/// git's log of what was checked out, whose last line names the commit; an empty file where there is none, as in a
+/// release's archive. src/main.rs reads it, and nothing else is compiled again when there is a new commit.
+fn git_log(root: &Path) -> PathBuf {
+    let git = root.join(".git");
+    // In a worktree it is a file that names the folder.
+    let named = fs::read_to_string(&git).ok();
+    let folder = named.as_deref().and_then(|text| text.strip_prefix("gitdir: ")).map(|path| root.join(path.trim()));
+    let log = folder.unwrap_or(git).join("logs/HEAD");
+    if log.is_file() {
+        return log;
+    }
+    let none = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("no_git_log");
+    fs::write(&none, "").expect("OUT_DIR can be written to");
+    none
 }

@@ -10,13 +10,14 @@
 //! that [`model`] imported from a file. Every operator is called through [`torch`], the room with the C++ and the
 //! unsafe code. [`render`] turns maps into tensors and pictures, and the answer leaves through the session's outbox.
 //! [`telemetry`] defines the stages on the way, derives timings, spans, metrics and logs from them, and exports them;
-//! operators reach the server through its admin port.
+//! operators reach the server through its admin port, probes through their own.
 //!
 //! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; flags and print.
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
 //! - [`config`]: `camlens.toml` as one type.
 //! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.
 //! - [`resources`]: the processors and the memory that the process may use.
+//! - [`build_facts`]: version, commit, compiler and libtorch, for [`cli`] and the admin port.
 //! - [`process`]: the allocator, the scheduler's class of threads and how long they wait for a processor, and the exit
 //!   of the process; any room may call it.
 //! - [`proto`]: the types generated from `proto/camlens/v1`; only the server's face, [`client`] and [`cli`] use them.
@@ -25,6 +26,7 @@
 //! - Each room imports only rooms that come after it on the way of a frame; `tests/house/rooms.py` has the table.
 //!   [`render`] also uses the pixels of [`frame`], and [`frame`] the description of a model's input in [`model`].
 
+pub mod build_facts;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -117,13 +117,7 @@ pub fn class_name(label: &str, class_index: u32) -> String {
 
 /// An answer as JSON, with the paths of its files.
 pub fn to_json(answer: &v1::Explanation, written: &[Vec<Written>]) -> Value {
-    let predictions: Vec<Value> = answer
-        .predictions
-        .iter()
-        .map(
-            |p| json!({"class_index": p.class_index, "label": p.label, "logit": p.logit, "probability": p.probability}),
-        )
-        .collect();
+    let predictions: Vec<Value> = answer.predictions.iter().map(prediction_json).collect();
     let targets: Vec<Value> = answer
         .targets
         .iter()
@@ -160,7 +154,24 @@ pub fn to_json(answer: &v1::Explanation, written: &[Vec<Written>]) -> Value {
         "timings_ms": timings,
         "batch_size": answer.batch_size,
         "notices": notices,
+        "agreement": answer.agreement.as_ref().map(agreement_json),
     })
+}
+
+fn agreement_json(found: &v1::Agreement) -> Value {
+    let prediction = |prediction: &Option<v1::Prediction>| prediction.as_ref().map(prediction_json);
+    json!({
+        "agrees": found.agrees,
+        "top": prediction(&found.top),
+        "own": prediction(&found.own),
+        "expected_probability": found.expected_probability,
+        "compares_probabilities": found.compares_probabilities,
+        "tolerance": found.tolerance,
+    })
+}
+
+fn prediction_json(p: &v1::Prediction) -> Value {
+    json!({"class_index": p.class_index, "label": p.label, "logit": p.logit, "probability": p.probability})
 }
 
 pub fn identity_json(model: &v1::ModelIdentity) -> Value {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::answer::{self, OutputFolder, Written, class_name};
 use super::connection::{ConnectArgs, Connection};
 use super::failure::{Exit, Failure};
-use super::options::{ExplainArgs, MapKind, PictureFormat, PictureKind};
+use super::options::{ExpectedClass, ExplainArgs, MapKind, PictureFormat, PictureKind};
 use super::source::{file_name, read_picture};
 use super::summary::stage_rows;
 use super::terminal::{self, Ink};
@@ -25,6 +25,7 @@ use crate::render::report::{Card, Figure, Report};
 Examples:
   camlens explain coffee.png --out out
   camlens explain *.jpg --out out --target espresso --target top:2
+  camlens explain cup.jpg --expected espresso:0.95 --server unix:/run/camlens.sock
   camlens explain cat.jpg --out out --layer layer3 --map grad-cam --html report.html
   camlens explain cat.jpg --out out --server unix:/run/camlens.sock --json")]
 pub struct ExplainCommand {
@@ -55,6 +56,11 @@ pub struct ExplainCommand {
     /// Print JSON instead of text
     #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
+
+    /// Class that another server predicted for the pictures, by label or index, and its probability: the answer says
+    /// whether this model agrees, within 0.01 [default: nothing is compared]
+    #[arg(long, env = "CAMLENS_EXPECTED", value_name = "CLASS[:PROBABILITY]")]
+    expected: Option<ExpectedClass>,
 
     #[command(flatten)]
     explain: ExplainArgs,
@@ -88,6 +94,7 @@ impl ExplainCommand {
                 frame: Some(v1::Frame {
                     sequence: index as u64 + 1,
                     tag: name.clone().into_bytes().into(),
+                    expected: self.expected.as_ref().map(ExpectedClass::message),
                     payload: Some(v1::frame::Payload::Encoded(v1::EncodedImage {
                         data: image.clone(),
                         ..Default::default()
@@ -222,6 +229,9 @@ fn text(image: &str, answer: &v1::Explanation, written: &[Vec<Written>], ink: In
         let detail = ink.faint(&format!("class {}, logit {:.2}", prediction.class_index, prediction.logit));
         lines.push(format!("  {}. {name:<28} {share}   {detail}", rank + 1));
     }
+    if let Some(found) = &answer.agreement {
+        lines.push(agreement(found, ink));
+    }
     for (target, files) in answer.targets.iter().zip(written) {
         let name = class_name(&target.label, target.class_index);
         let layer = if target.target_layer.is_empty() { String::new() } else { format!(" at {}", target.target_layer) };
@@ -233,6 +243,15 @@ fn text(image: &str, answer: &v1::Explanation, written: &[Vec<Written>], ink: In
     lines.push(ink.faint(&format!("  {:.1} ms in the server", total as f64 / 1e6)));
     lines.push(String::new());
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// Whether the model predicts what was expected.
+fn agreement(found: &v1::Agreement, ink: Ink) -> String {
+    let own = found.own.clone().unwrap_or_default();
+    let name = class_name(&own.label, own.class_index);
+    let expected = found.expected_probability.map_or(String::new(), |probability| format!(" with {probability}"));
+    let verdict = if found.agrees { "agrees".to_owned() } else { ink.bad("disagrees") };
+    format!("  {verdict} with what was expected: {name}{expected}, which has {:.4} here", own.probability)
 }
 
 fn card(image: &str, answer: &v1::Explanation) -> Card {

@@ -22,8 +22,11 @@ mod summary;
 mod terminal;
 mod trace;
 
+use std::io::Write as _;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::build_facts;
 use crate::process;
 use crate::telemetry::log::{self, LogFormat};
 use failure::{EXIT_CODES, Failure};
@@ -37,13 +40,27 @@ First commands:
 
 /// Explains live what an image model looks at: Guided Grad-CAM for streamed frames, over gRPC
 #[derive(Debug, Parser)]
-#[command(name = "camlens", version, before_help = FIRST_COMMANDS, after_help = EXIT_CODES)]
+#[command(
+    name = "camlens",
+    before_help = FIRST_COMMANDS,
+    after_help = EXIT_CODES,
+    disable_version_flag = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
+    /// Print the version
+    #[arg(short = 'V', long)]
+    version: bool,
+
+    /// With --version: print what was built, too: commit, compiler, libtorch, protocol
+    #[arg(long, requires = "version")]
+    verbose: bool,
+
     #[command(flatten)]
     log: LogArgs,
 
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -120,16 +137,33 @@ impl Command {
 
 /// Parses the arguments, runs the command and ends the process with its exit code.
 pub fn main() -> ! {
-    let cli = Cli::parse();
-    let default = cli.command.default_log();
-    let ready = cli.log.install(default).and_then(|()| crate::torch::check_max_cpu_isa().map_err(Failure::usage));
-    let code = match ready.and_then(|()| cli.command.run()) {
+    let Cli { version, verbose, log, command } = Cli::parse();
+    let run = || match command {
+        _ if version => print_version(verbose),
+        Some(command) => {
+            log.install(command.default_log())?;
+            crate::torch::check_max_cpu_isa().map_err(Failure::usage)?;
+            command.run()
+        }
+        None => Err(Failure::usage("a command is missing; `camlens --help` lists them")),
+    };
+    let code = match run() {
         Ok(()) => 0,
         Err(failure) => failure.report(terminal::colours_on_stderr()),
     };
     // Threads may still run in libtorch: after a second signal, or a signal while the models load.
     crate::torch::cuda::close();
     process::quick_exit(code)
+}
+
+/// `camlens 1.2.3`, and a line for each of the other facts.
+fn print_version(with_facts: bool) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "camlens {}", build_facts::VERSION)?;
+    for (name, value) in build_facts::facts().into_iter().filter(|(name, _)| with_facts && *name != "version") {
+        writeln!(stdout, "{}: {value}", name.replace('_', " "))?;
+    }
+    Ok(())
 }
 
 /// The runtime of a client command.
@@ -155,7 +189,7 @@ mod tests {
     }
 
     fn is_builtin(argument: &clap::Arg) -> bool {
-        matches!(argument.get_id().as_str(), "help" | "version")
+        matches!(argument.get_id().as_str(), "help" | "version" | "verbose")
     }
 
     #[test]

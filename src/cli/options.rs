@@ -122,6 +122,45 @@ impl TargetClass {
     }
 }
 
+/// What another program predicted of a picture: a class, and its probability.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpectedClass {
+    class: TargetClass,
+    probability: Option<f32>,
+}
+
+impl FromStr for ExpectedClass {
+    type Err = String;
+
+    /// A class as [`TargetClass`] reads it, and `:` with a number at the end for its probability: `espresso`,
+    /// `espresso:0.95`, `class:967:0.95`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (class, probability) = match text.rsplit_once(':') {
+            Some(("class" | "label" | "top", _)) | None => (text, None),
+            Some((class, number)) => match number.trim().parse() {
+                Ok(probability) => (class, Some(probability)),
+                Err(_) => (text, None),
+            },
+        };
+        match class.parse()? {
+            TargetClass::Top(_) => Err("one class is expected: give a label or an index".to_owned()),
+            class => Ok(ExpectedClass { class, probability }),
+        }
+    }
+}
+
+impl ExpectedClass {
+    pub fn message(&self) -> v1::ExpectedPrediction {
+        use v1::expected_prediction::Kind;
+        let kind = match &self.class {
+            TargetClass::Index(index) => Some(Kind::ClassIndex(*index)),
+            TargetClass::Label(label) => Some(Kind::Label(label.clone())),
+            TargetClass::Top(_) => None,
+        };
+        v1::ExpectedPrediction { kind, probability: self.probability, tolerance: None }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ConventionName {
     /// No normalisation, as Captum's GuidedGradCam with bilinear interpolation
@@ -326,6 +365,27 @@ mod tests {
         }
         for text in ["", "top:", "top:x", "class:-1", "label:"] {
             assert!(text.parse::<TargetClass>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_expected_class_may_have_a_probability() {
+        let label = |name: &str| TargetClass::Label(name.to_owned());
+        for (text, class, probability) in [
+            ("espresso", label("espresso"), None),
+            ("espresso:0.95", label("espresso"), Some(0.95)),
+            ("967", TargetClass::Index(967), None),
+            ("967:1", TargetClass::Index(967), Some(1.0)),
+            ("class:967", TargetClass::Index(967), None),
+            ("class:967:0.5", TargetClass::Index(967), Some(0.5)),
+            ("label:7", label("7"), None),
+            ("label:7:0.5", label("7"), Some(0.5)),
+            ("ratio: wide", label("ratio: wide"), None),
+        ] {
+            assert_eq!(text.parse(), Ok(ExpectedClass { class, probability }), "{text}");
+        }
+        for text in ["", ":0.5", "top:2", "top:2:0.5", "class:x"] {
+            assert!(text.parse::<ExpectedClass>().is_err(), "{text}");
         }
     }
 

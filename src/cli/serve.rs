@@ -133,6 +133,11 @@ pub struct ServeCommand {
     /// [default: none]
     #[arg(long, env = "CAMLENS_ADMIN_LISTEN", value_name = "ADDRESS", help_heading = "Telemetry")]
     admin_listen: Option<String>,
+
+    /// Address of the probe port, HOST:PORT: health over HTTP and gRPC, and /metrics, in plain text, also beyond
+    /// loopback [default: none]
+    #[arg(long, env = "CAMLENS_PROBE_LISTEN", value_name = "ADDRESS", help_heading = "Telemetry")]
+    probe_listen: Option<String>,
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -148,7 +153,7 @@ impl ServeCommand {
         let config = self.overlay()?;
         config.check().map_err(|error| Failure::usage(error.to_string()))?;
         // Exporters are built before the runtime and flushed after it: they can hang inside a busy runtime.
-        let telemetry = Telemetry::start(&config.telemetry, config.admin.listen.is_some())
+        let telemetry = Telemetry::start(&config.telemetry, config.has_metrics_page())
             .map_err(|error| Failure::usage(error.to_string()))?;
         let cores = Machine::this().resources().threads();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -200,6 +205,7 @@ impl ServeCommand {
             trace_ratio,
             trace_slower_than,
             admin_listen,
+            probe_listen,
         } = self;
         let mut out = match config {
             Some(path) => Config::load(&path).map_err(|error| Failure::usage(error.to_string()))?,
@@ -234,6 +240,7 @@ impl ServeCommand {
         set(&mut out.telemetry.trace_ratio, trace_ratio.map(Some));
         set(&mut out.telemetry.trace_slower_than_ms, trace_slower_than.map(Some));
         set(&mut out.admin.listen, admin_listen.map(Some));
+        set(&mut out.probes.listen, probe_listen.map(Some));
         Ok(out)
     }
 }
@@ -311,7 +318,11 @@ mod tests {
             "250",
             "--admin-listen",
             "127.0.0.1:9464",
+            "--probe-listen",
+            "0.0.0.0:9465",
         ]);
+        assert!(config.has_metrics_page());
+        assert_eq!(config.probes.listen.as_deref(), Some("0.0.0.0:9465"));
         let telemetry = config.telemetry;
         assert_eq!(telemetry.otlp_endpoint.as_deref(), Some("https://mine:4318"));
         assert_eq!(telemetry.otlp_protocol.as_deref(), Some("http/protobuf"));

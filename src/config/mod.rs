@@ -25,7 +25,7 @@ pub use device_name::DeviceName;
 pub use error::ConfigError;
 pub use limits::LimitsConfig;
 pub use memory_limit::MemoryLimit;
-pub use server::{AdminConfig, ServerConfig, TlsConfig};
+pub use server::{AdminConfig, ProbesConfig, ServerConfig, TlsConfig};
 
 /// The whole of `camlens.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub telemetry: TelemetryConfig,
     pub admin: AdminConfig,
+    pub probes: ProbesConfig,
 }
 
 /// `[models]`.
@@ -76,12 +77,17 @@ impl Config {
             .map_err(|error| ConfigError::Parse { path: path.to_owned(), problem: with_suggestion(&error.to_string()) })
     }
 
+    /// Whether a port has a page of metrics.
+    pub fn has_metrics_page(&self) -> bool {
+        self.admin.listen.is_some() || self.probes.listen.is_some()
+    }
+
     /// Checks the values. Call it once the command line and the environment have been applied.
     ///
     /// # Errors
     /// The first value that is not allowed, with its key and what is.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Config { server, models, device, limits, telemetry, admin: _ } = self;
+        let Config { server, models, device, limits, telemetry, admin: _, probes: _ } = self;
         server.check()?;
         at_least_one("models.max_weight_bytes", models.max_weight_bytes)?;
         let DeviceConfig {

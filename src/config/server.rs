@@ -1,4 +1,4 @@
-//! `[server]` and `[admin]` of `camlens.toml`.
+//! `[server]`, `[admin]` and `[probes]` of `camlens.toml`.
 
 use std::path::PathBuf;
 
@@ -145,5 +145,13 @@ impl ServerConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
     /// `HOST:PORT`; port 0 takes a free one. `None`: there is no admin port.
+    pub listen: Option<String>,
+}
+
+/// `[probes]` of `camlens.toml`: health and metrics in plain text, beyond loopback too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbesConfig {
+    /// `HOST:PORT`; port 0 takes a free one. `None`: there is no probe port.
     pub listen: Option<String>,
 }

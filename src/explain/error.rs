@@ -12,6 +12,8 @@ pub enum ExplainError {
     Class { class: u32, classes: u32 },
     #[error("top {count} is out of range: 1 to {classes} are allowed")]
     Top { count: u32, classes: u32 },
+    #[error("class {class} does not exist: the model has {classes} classes, 0 to {}", classes.saturating_sub(1))]
+    Expected { class: u32, classes: u32 },
     #[error(transparent)]
     Layer(#[from] LayerError),
     /// The layer exists, but its value is not proved to be the map that a CAM needs.

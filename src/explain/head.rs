@@ -46,6 +46,12 @@ impl Head {
         Head { logits, last, activation }
     }
 
+    /// A head of logits that become probabilities in this way.
+    #[cfg(test)]
+    pub(super) fn with(activation: Activation) -> Self {
+        Head { logits: ValueId(0), last: Final::Logits, activation }
+    }
+
     /// The value of the graph that holds the logits.
     pub(super) fn value(&self) -> ValueId {
         self.logits
@@ -142,13 +148,23 @@ impl Head {
 
     /// The `count` highest classes of one row of logits, the highest first; of equal ones, the lower index first.
     pub fn predictions(&self, logits: &[f32], count: usize) -> Vec<Prediction> {
+        let predict = self.predict(logits);
+        highest(logits, count).into_iter().map(predict).collect()
+    }
+
+    /// Classes of one row of logits, by their indices.
+    pub(super) fn predicted<const N: usize>(&self, logits: &[f32], classes: [usize; N]) -> [Prediction; N] {
+        classes.map(self.predict(logits))
+    }
+
+    fn predict(&self, logits: &[f32]) -> impl Fn(usize) -> Prediction {
         let probability = probabilities(self.activation, logits);
-        let prediction = |index: usize| Prediction {
-            class_index: index as u32,
-            logit: logits[index],
-            probability: probability(index),
-        };
-        highest(logits, count).into_iter().map(prediction).collect()
+        move |index| Prediction { class_index: index as u32, logit: logits[index], probability: probability(index) }
+    }
+
+    /// Whether the model has probabilities.
+    pub(super) fn has_probabilities(&self) -> bool {
+        self.activation != Activation::None
     }
 }
 
@@ -157,7 +173,7 @@ mod tests {
     use super::*;
 
     fn head() -> Head {
-        Head { logits: ValueId(0), last: Final::Logits, activation: Activation::Softmax }
+        Head::with(Activation::Softmax)
     }
 
     #[test]

@@ -31,14 +31,17 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock, compute: &Compute) {
         let rendered = result.and_then(|maps| {
             let targets = maps.targets.iter().map(|target| render(&about, &input, target)).collect::<Result<_, _>>()?;
             let head = Head::of(&about.model.metadata);
-            Ok((head.predictions(&maps.logits, about.outputs.top_predictions), targets))
+            let expected = about.outputs.expected;
+            let agreement = expected.map(|expected| head.agreement(&maps.logits, expected)).transpose()?;
+            Ok((head.predictions(&maps.logits, about.outputs.top_predictions), agreement, targets))
         });
         (about, rendered)
     });
     about.progress.mark(Stage::Render, clock.now());
     let RowInfo { model_to_frame, flaw, progress, admission, ending, .. } = about;
-    let outcome = rendered.map(|(predictions, targets)| Answer {
+    let outcome = rendered.map(|(predictions, agreement, targets)| Answer {
         predictions,
+        agreement,
         targets,
         model_to_frame: model_to_frame.stored,
         flaw,

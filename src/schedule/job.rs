@@ -9,7 +9,7 @@ use super::lane::Lane;
 use super::outputs::{Outputs, PictureKind, Resolution};
 use super::queue::ticket::Ticket;
 use crate::explain::MapKind;
-use crate::explain::{Method, Prediction, Target};
+use crate::explain::{Agreement, Method, Prediction, Target};
 use crate::frame::{AffineTransform, Flaw, Payload};
 use crate::render::{PictureFormat, WireTensor};
 use crate::telemetry::{Progress, Timings};
@@ -111,6 +111,8 @@ impl Drop for Ending {
 #[derive(Debug)]
 pub struct Answer {
     pub predictions: Vec<Prediction>,
+    /// Whether they are what was expected, if something was.
+    pub agreement: Option<Agreement>,
     /// Class by class, and for each class layer by layer.
     pub targets: Vec<TargetAnswer>,
     /// From the model's input to the frame as it was sent.

@@ -1,6 +1,6 @@
 //! The tensors, pictures and predictions that a request asks for.
 
-use crate::explain::{MapKind, MapSet};
+use crate::explain::{Expected, MapKind, MapSet};
 use crate::render::{ColorMap, ElementType, PictureFormat, ValueRange};
 
 /// The resolution of a tensor.
@@ -62,6 +62,8 @@ pub struct Outputs {
     pub pictures: Vec<PictureOutput>,
     /// The number of highest classes in the answer.
     pub top_predictions: usize,
+    /// What another program predicted of the frame; the answer tells whether the model agrees.
+    pub expected: Option<Expected>,
 }
 
 impl Outputs {

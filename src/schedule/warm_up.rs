@@ -221,6 +221,7 @@ mod tests {
     fn answer(values: [f32; 2], logits: &[(u32, f32)]) -> Answer {
         let prediction = |&(class_index, logit): &(u32, f32)| Prediction { class_index, logit, probability: 0.0 };
         Answer {
+            agreement: None,
             predictions: logits.iter().map(prediction).collect(),
             targets: vec![TargetAnswer {
                 class_index: 0,

@@ -1,116 +1,31 @@
 //! The admin port: plain HTTP for operators, apart from the addresses that serve frames.
 //!
-//! It is served while models are being loaded and until the process ends, so that operators see why a server is not
-//! ready. It reveals no secrets. All that it can change is the log's filter, and only for a caller on the same machine.
+//! It reveals no secrets. All that it can change is the log's filter, and only for a caller on the same machine.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tower::ServiceExt as _;
 
-use super::health::{Readiness, ReadinessSwitch};
+use super::pages::{self, Pages};
+use crate::build_facts;
 use crate::config::Config;
-use crate::telemetry::{Telemetry, log};
+use crate::telemetry::log;
 
-/// How many connections are served at the same time; more wait.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a connection may take to send a request's headers, and may stay idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-/// The largest body: a filter is one line.
-const MAX_BODY_BYTES: usize = 4096;
-/// Pause after an error of `accept`, which usually means that there are no file descriptors left.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// What the pages show.
-#[derive(Clone)]
-struct Pages {
-    telemetry: Telemetry,
-    readiness: ReadinessSwitch,
-    config: Arc<str>,
-}
-
-/// The admin port, bound.
-pub(super) struct Admin {
-    listener: TcpListener,
-    pages: Router,
-}
-
-impl Admin {
-    /// # Errors
-    /// When the server cannot listen on the address.
-    pub(super) async fn bind(
-        address: &str,
-        config: &Config,
-        telemetry: &Telemetry,
-        readiness: &ReadinessSwitch,
-    ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let pages =
-            Pages { telemetry: telemetry.clone(), readiness: readiness.clone(), config: effective(config).into() };
-        Ok(Admin { listener, pages: routes(pages) })
-    }
-
-    /// The address that was bound: for port 0, with the real port.
-    pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
-    /// Serves until it is dropped.
-    pub(super) async fn serve(self) {
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            let (connection, peer) = match self.listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::debug!(%error, "a connection to the admin port could not be accepted");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                    continue;
-                }
-            };
-            let pages = self.pages.clone().map_request(move |mut request: hyper::Request<_>| {
-                request.extensions_mut().insert(ConnectInfo(peer));
-                request
-            });
-            tokio::spawn(async move {
-                let served = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEADER_TIMEOUT)
-                    .serve_connection(TokioIo::new(connection), TowerToHyperService::new(pages))
-                    .await;
-                if let Err(error) = served {
-                    tracing::debug!(%error, %peer, "a connection to the admin port broke");
-                }
-                drop(slot);
-            });
-        }
-    }
-}
-
-fn routes(pages: Pages) -> Router {
-    Router::new()
+/// Everything that the port answers.
+pub(super) fn routes(pages: Pages, config: &Config) -> Router {
+    let config: Arc<str> = effective(config).into();
+    let own = Router::new().route("/config", get(show_config)).with_state(config);
+    pages::routes(pages)
         .route("/", get(index))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
         .route("/version", get(version))
-        .route("/config", get(config))
         .route("/log", get(log_filter).put(set_log_filter))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(pages)
+        .merge(own)
 }
 
 async fn index() -> &'static str {
@@ -123,47 +38,16 @@ async fn index() -> &'static str {
      /log      the log's filter; PUT another one from the same machine: curl -X PUT -d camlens=debug …/log\n"
 }
 
-async fn livez() -> &'static str {
-    "ok\n"
-}
-
-async fn readyz(State(pages): State<Pages>) -> (StatusCode, &'static str) {
-    match pages.readiness.now() {
-        Readiness::Serving => (StatusCode::OK, "ok\n"),
-        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting: models are being loaded and proved\n"),
-        Readiness::NoModel => (StatusCode::SERVICE_UNAVAILABLE, "no model can run: the log has the causes\n"),
-        Readiness::Draining | Readiness::Over => {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining: the server is stopping\n")
-        }
-    }
-}
-
-async fn metrics(State(pages): State<Pages>) -> Response {
-    let Some(page) = pages.telemetry.metrics().and_then(|metrics| metrics.page()).cloned() else {
-        return (StatusCode::NOT_FOUND, "there are no metrics\n").into_response();
-    };
-    // Some readings call the operating system, which may take a moment.
-    let written = tokio::task::spawn_blocking(move || page.write().map(|text| (page.content_type(), text))).await;
-    match written {
-        Ok(Ok((content_type, text))) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
-        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, "a reading broke\n").into_response(),
-    }
-}
-
 async fn version() -> Json<serde_json::Value> {
-    Json(json!({
-        "name": "camlens",
-        "version": env!("CARGO_PKG_VERSION"),
-        "protocol": "camlens.v1",
-        "os": std::env::consts::OS,
-        "arch": std::env::consts::ARCH,
-        "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
-    }))
+    let mut page = json!({"name": "camlens", "os": std::env::consts::OS, "arch": std::env::consts::ARCH});
+    for (name, value) in build_facts::facts() {
+        page[name] = value.into();
+    }
+    Json(page)
 }
 
-async fn config(State(pages): State<Pages>) -> Response {
-    ([(header::CONTENT_TYPE, "application/toml")], pages.config.to_string()).into_response()
+async fn show_config(State(config): State<Arc<str>>) -> Response {
+    ([(header::CONTENT_TYPE, "application/toml")], config.to_string()).into_response()
 }
 
 async fn log_filter() -> (StatusCode, String) {

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::schedule::{Answer, Clock};
 use crate::stream::DropReason;
-use crate::telemetry::{FrameOutcome, FrameRecord, FrameTrace, Progress, Source, Stage, Telemetry, Timings};
+use crate::telemetry::{Agreement, FrameOutcome, FrameRecord, FrameTrace, Progress, Source, Stage, Telemetry, Timings};
 
 use super::refusal::Refusal;
 use super::transport::calls::TraceHeaders;
@@ -55,6 +55,7 @@ impl FrameAccount {
             policy,
             classes: Vec::new(),
             target_layers: Vec::new(),
+            agreement: None,
             batch: None,
         };
         FrameAccount { telemetry: telemetry.clone(), clock: Arc::clone(clock), record: Some(record), trace, progress }
@@ -80,6 +81,10 @@ impl FrameAccount {
     pub(super) fn answered(&mut self, answer: &Answer) {
         let Some(record) = &mut self.record else { return };
         record.outcome = FrameOutcome::Answered;
+        record.agreement = answer.agreement.map(|found| match found.agrees {
+            true => Agreement::Agrees,
+            false => Agreement::Disagrees,
+        });
         for target in &answer.targets {
             if !record.classes.contains(&target.class_index) {
                 record.classes.push(target.class_index);

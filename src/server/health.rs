@@ -1,6 +1,7 @@
 //! `grpc.health.v1`: whether the server, one of its services or a model can be used.
 //!
-//! - While the server starts or drains, every name is NOT_SERVING.
+//! - While the server drains, every name that is known is NOT_SERVING, and while it starts every name is: which models
+//!   there will be is not known by then. Only the probe port answers while the server starts.
 //! - A model's name is SERVING when at least one of its versions can run, and NOT_SERVING when none can.
 //! - The whole server (the empty name) and its services are SERVING when at least one model can run. A model that fails
 //!   thus takes itself out and no other; a load balancer that asks for the whole server still sends frames for those
@@ -28,7 +29,6 @@ use crate::schedule::Models;
 pub(super) struct HealthService {
     /// Besides the whole server and the models.
     services: Arc<[&'static str]>,
-    models: watch::Receiver<Arc<Models>>,
     readiness: ReadinessSwitch,
 }
 
@@ -56,15 +56,20 @@ pub(super) enum Readiness {
 }
 
 impl HealthService {
-    /// For a server that serves from now on.
-    pub(super) fn serving(
-        services: impl IntoIterator<Item = &'static str>,
-        models: watch::Receiver<Arc<Models>>,
-        readiness: ReadinessSwitch,
-    ) -> Self {
-        readiness.0.models.get_or_init(|| models.clone());
-        readiness.0.readiness.send_replace(Readiness::Serving);
-        HealthService { services: services.into_iter().collect(), models, readiness }
+    /// For a server that starts.
+    pub(super) fn starting(services: impl IntoIterator<Item = &'static str>) -> Self {
+        HealthService { services: services.into_iter().collect(), readiness: ReadinessSwitch::starting() }
+    }
+
+    /// The server serves these models from now on.
+    pub(super) fn serve(&self, models: watch::Receiver<Arc<Models>>) {
+        // Before the change of readiness, which wakes the watches.
+        self.readiness.0.models.get_or_init(|| models);
+        self.readiness.0.readiness.send_replace(Readiness::Serving);
+    }
+
+    pub(super) fn readiness(&self) -> &ReadinessSwitch {
+        &self.readiness
     }
 
     /// NOT_SERVING from now on.
@@ -79,9 +84,10 @@ impl HealthService {
 
     /// The status of a name; `None` for one that is not known.
     fn status(&self, name: &str) -> Option<ServingStatus> {
+        let Some(models) = self.readiness.models() else { return Some(ServingStatus::NotServing) };
         let can_run = match name {
             name if name.is_empty() || self.services.contains(&name) => true,
-            name => self.models.borrow().can_run(name)?,
+            name => models.borrow().can_run(name)?,
         };
         let is_serving = can_run && self.readiness.now() == Readiness::Serving;
         Some(if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing })
@@ -89,7 +95,7 @@ impl HealthService {
 
     /// Every name that is known, in quotes.
     fn names(&self) -> String {
-        let models = Arc::clone(&self.models.borrow());
+        let models = self.readiness.models().map(|models| Arc::clone(&models.borrow())).unwrap_or_default();
         let mut names: Vec<&str> =
             models.names().into_iter().chain(self.services.iter().copied()).chain([""]).collect();
         names.sort_unstable();
@@ -98,16 +104,20 @@ impl HealthService {
 }
 
 impl ReadinessSwitch {
-    /// For a server that starts.
-    pub(super) fn starting() -> Self {
+    fn starting() -> Self {
         let readiness = watch::Sender::new(Readiness::Starting);
         ReadinessSwitch(Arc::new(Switch { readiness, models: OnceLock::new() }))
     }
 
     pub(super) fn now(&self) -> Readiness {
         let readiness = *self.0.readiness.borrow();
-        let has_no_model = || self.0.models.get().is_some_and(|models| models.borrow().served.is_empty());
+        let has_no_model = || self.models().is_some_and(|models| models.borrow().served.is_empty());
         if readiness == Readiness::Serving && has_no_model() { Readiness::NoModel } else { readiness }
+    }
+
+    /// The models as the engine has registered them; `None` while the server starts.
+    fn models(&self) -> Option<&watch::Receiver<Arc<Models>>> {
+        self.0.models.get()
     }
 }
 
@@ -141,13 +151,19 @@ impl Health for HealthService {
 }
 
 /// Sends a watcher each status that is new, until the server ends or nobody watches any more.
-async fn tell(mut health: HealthService, name: String, watcher: mpsc::Sender<Result<HealthCheckResponse, Status>>) {
+async fn tell(health: HealthService, name: String, watcher: mpsc::Sender<Result<HealthCheckResponse, Status>>) {
     let mut readiness = health.readiness.0.readiness.subscribe();
+    let mut models = None;
     let mut told = None;
     loop {
         // Seen before they are read: what changes meanwhile is seen again.
         let now = *readiness.borrow_and_update();
-        health.models.mark_unchanged();
+        if models.is_none() {
+            models = health.readiness.models().cloned();
+        }
+        if let Some(models) = &mut models {
+            models.mark_unchanged();
+        }
         let status = health.status(&name).unwrap_or(ServingStatus::ServiceUnknown);
         if told.replace(status) != Some(status)
             && watcher.send(Ok(HealthCheckResponse { status: status as i32 })).await.is_err()
@@ -159,10 +175,20 @@ async fn tell(mut health: HealthService, name: String, watcher: mpsc::Sender<Res
         }
         tokio::select! {
             changed = readiness.changed() => if changed.is_err() { return },
-            // A server whose engine has gone drains.
-            Ok(()) = health.models.changed() => {}
+            () = another(&mut models) => {}
             () = watcher.closed() => return,
         }
+    }
+}
+
+/// Resolves when the models have changed. While there are none, and once the engine has gone, readiness tells.
+async fn another(models: &mut Option<watch::Receiver<Arc<Models>>>) {
+    let is_changed = match models {
+        Some(models) => models.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_changed {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -180,10 +206,11 @@ mod tests {
     #[test]
     fn each_model_answers_for_itself_and_the_server_serves_while_one_of_them_can_run() {
         let (registry, watch) = watch::channel(models(&[served("good", 1)], &["bad"]));
-        let readiness = ReadinessSwitch::starting();
-        let health = HealthService::serving(["a.Service"], watch, readiness);
+        let health = HealthService::starting(["a.Service"]);
         let statuses = || ["", "a.Service", "good", "bad", "other"].map(|name| health.status(name));
         let (serving, not_serving) = (Some(ServingStatus::Serving), Some(ServingStatus::NotServing));
+        assert_eq!(statuses(), [not_serving; 5], "it starts");
+        health.serve(watch);
         assert_eq!(statuses(), [serving, serving, serving, not_serving, None]);
         assert_eq!(health.names(), r#""", "a.Service", "bad", "good""#);
         registry.send_replace(models(&[], &["bad", "good"]));
@@ -196,15 +223,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_hears_when_its_model_comes_fails_and_goes() {
+    async fn a_watcher_hears_when_the_server_serves_and_its_model_comes_fails_and_goes() {
         let (registry, watch) = watch::channel(models(&[served("good", 1)], &[]));
-        let health = HealthService::serving([], watch, ReadinessSwitch::starting());
+        let health = HealthService::starting([]);
         let (watcher, mut statuses) = mpsc::channel(1);
         let watching = tokio::spawn(tell(health.clone(), "new".to_owned(), watcher));
         let mut next = async || {
             let response = statuses.recv().await.expect("it watches").expect("a status");
             ServingStatus::try_from(response.status).expect("it is known")
         };
+        assert_eq!(next().await, ServingStatus::NotServing);
+        health.serve(watch);
         assert_eq!(next().await, ServingStatus::ServiceUnknown);
         registry.send_replace(models(&[served("new", 1)], &[]));
         assert_eq!(next().await, ServingStatus::Serving);

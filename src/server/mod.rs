@@ -10,7 +10,8 @@
 //!   connections, streams and unread answers. Both serve any face.
 //! - `service` is the state that the services share, `routes` lists what can be called, `health` says what can be used.
 //! - `devices` finds what runs the models. `start`, `load`, `shutdown`, `reclaim`, `resize` and `readings` run the
-//!   server; `admin` is the port for operators.
+//!   server; `admin` is the port for operators, `probes` the one for probes and metrics alone, and `pages` what both
+//!   have.
 
 mod admin;
 mod camlens;
@@ -18,6 +19,8 @@ pub mod devices;
 mod frame_account;
 mod health;
 mod load;
+mod pages;
+mod probes;
 mod quota;
 mod readings;
 mod reclaim;

@@ -109,6 +109,9 @@ impl From<&ExplainError> for Refusal {
             ExplainError::Class { .. } | ExplainError::Top { .. } => {
                 Refusal::invalid("options.targets", format!("options.targets: {message}"))
             }
+            ExplainError::Expected { .. } => {
+                Refusal::invalid("frame.expected.class_index", format!("frame.expected.class_index: {message}"))
+            }
             ExplainError::Layer(_) | ExplainError::NotSpatial { .. } => {
                 Refusal::invalid("options.target_layers", format!("options.target_layers: {message}"))
             }

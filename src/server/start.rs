@@ -5,15 +5,18 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admin::Admin;
+use super::admin;
 use super::camlens;
 use super::devices::Devices;
-use super::health::{HealthService, ReadinessSwitch};
+use super::health::HealthService;
 use super::load::load;
+use super::pages::{OperatorPort, Pages, Spoken};
+use super::probes;
 use super::readings;
 use super::resize;
 use super::routes::{method_name, routes, unknown_method};
@@ -52,9 +55,7 @@ pub enum Ended {
 /// A server that serves.
 pub struct Server {
     addresses: Vec<ListenAddress>,
-    admin_address: Option<SocketAddr>,
-    /// Ends with the server.
-    _admin: JoinSet<()>,
+    operators: Operators,
     engine: Engine,
     health: HealthService,
     calls: TaskTracker,
@@ -126,10 +127,10 @@ impl Server {
         telemetry: Telemetry,
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
-        let Doors { security, listeners, in_process, readiness, admin_address, admin } = doors;
+        let Doors { security, listeners, in_process, health, operators } = doors;
         let service = Service::new(config, (engine.clone(), devices), telemetry.clone(), shutdown.clone());
         let (calls, drain_timeout) = (service.calls.clone(), service.drain_timeout);
-        let health = HealthService::serving(camlens::SERVICES, engine.watch_models(), readiness);
+        health.serve(engine.watch_models());
         let connections = Connections::new(&config.server);
         if let Some(metrics) = telemetry.metrics() {
             readings::observe(metrics, &service, &connections);
@@ -146,7 +147,7 @@ impl Server {
             metrics: telemetry.metrics().cloned(),
             method_name,
             unknown_method,
-            answers: Answers { admin: admin_address },
+            answers: Answers { admin: operators.admin, probes: operators.probes },
             coders: Coders::new(config.device.connection_threads_of(cores)),
             receive_budget: ReceiveBudget::new(
                 config.limits.receiving_bytes,
@@ -168,18 +169,7 @@ impl Server {
         if config.device.threads == 0 {
             transports.spawn(resize::follow(Machine::this(), close.clone()));
         }
-        Ok(Server {
-            addresses,
-            admin_address,
-            _admin: admin,
-            engine,
-            health,
-            calls,
-            shutdown,
-            drain_timeout,
-            close,
-            transports,
-        })
+        Ok(Server { addresses, operators, engine, health, calls, shutdown, drain_timeout, close, transports })
     }
 
     /// The addresses that the server listens on, with real ports where the configuration has 0.
@@ -189,7 +179,12 @@ impl Server {
 
     /// The address of the admin port, if there is one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_address
+        self.operators.admin
+    }
+
+    /// The address of the probe port, if there is one.
+    pub fn probe_address(&self) -> Option<SocketAddr> {
+        self.operators.probes
     }
 
     /// Serves until the shutdown that was given at the start is requested, then drains: readiness goes NOT_SERVING,
@@ -265,13 +260,20 @@ struct Doors {
     security: Security,
     listeners: Vec<(ListenAddress, Listener)>,
     in_process: Option<Listener>,
-    readiness: ReadinessSwitch,
-    admin_address: Option<SocketAddr>,
-    admin: JoinSet<()>,
+    health: HealthService,
+    operators: Operators,
+}
+
+/// The ports for operators; they are served as long as this lives.
+#[derive(Default)]
+struct Operators {
+    admin: Option<SocketAddr>,
+    probes: Option<SocketAddr>,
+    served: JoinSet<()>,
 }
 
 impl Doors {
-    /// The admin port is served from here on; the others are only bound.
+    /// The ports for operators are served from here on; the others are only bound.
     async fn open(config: &Config, telemetry: &Telemetry) -> Result<Self, StartError> {
         let doors = Self::behind(config, telemetry).await?;
         Ok(Doors { listeners: bind(&config.server).await?, ..doors })
@@ -280,17 +282,37 @@ impl Doors {
     /// All but the addresses to listen on.
     async fn behind(config: &Config, telemetry: &Telemetry) -> Result<Self, StartError> {
         let security = Security::open(&config.server)?;
-        let readiness = ReadinessSwitch::starting();
-        let (mut admin, mut admin_address) = (JoinSet::new(), None);
+        let health = HealthService::starting(camlens::SERVICES);
+        let pages = Pages { telemetry: telemetry.clone(), readiness: health.readiness().clone() };
+        let mut operators = Operators::default();
         if let Some(address) = &config.admin.listen {
-            let cannot = |source| StartError::Admin { address: address.clone(), source };
-            let bound = Admin::bind(address, config, telemetry, &readiness).await.map_err(cannot)?;
-            let actual = bound.address().map_err(cannot)?;
-            tracing::info!(address = %actual, "admin port");
-            admin_address = Some(actual);
-            admin.spawn(bound.serve());
+            let routes = admin::routes(pages.clone(), config);
+            let port = ("admin port", "admin.listen", Spoken::Http1);
+            operators.admin = Some(operators.serve(address, port, routes).await?);
         }
-        Ok(Doors { security, listeners: Vec::new(), in_process: None, readiness, admin_address, admin })
+        if let Some(address) = &config.probes.listen {
+            let routes = probes::routes(pages, health.clone());
+            let port = ("probe port", "probes.listen", Spoken::Http1AndHttp2);
+            operators.probes = Some(operators.serve(address, port, routes).await?);
+        }
+        Ok(Doors { security, listeners: Vec::new(), in_process: None, health, operators })
+    }
+}
+
+impl Operators {
+    /// Serves a port from now on: its name in the log, its key, and what it speaks. Returns its address.
+    async fn serve(
+        &mut self,
+        address: &str,
+        (name, key, spoken): (&'static str, &'static str, Spoken),
+        routes: Router,
+    ) -> Result<SocketAddr, StartError> {
+        let cannot = |source| StartError::Operators { address: address.to_owned(), key, source };
+        let port = OperatorPort::bind(address, name, spoken).await.map_err(cannot)?;
+        let actual = port.address().map_err(cannot)?;
+        tracing::info!(address = %actual, "{name}");
+        self.served.spawn(port.serve(routes));
+        Ok(actual)
     }
 }
 

@@ -27,8 +27,8 @@ pub enum StartError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("cannot listen on {address} (admin.listen): {source}")]
-    Admin { address: String, source: io::Error },
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Operators { address: String, key: &'static str, source: io::Error },
     #[error(transparent)]
     Security(#[from] CredentialError),
     #[error("model {name} version {version}: {source}")]

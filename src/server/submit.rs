@@ -11,7 +11,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use tonic::Code;
 
-use crate::explain::{Method, Target};
+use crate::explain::{Expected, Method, Target};
 use crate::frame::Payload;
 use crate::schedule::{Admission, Answer, Engine, Handle, Job, JobError, Lane, Outcome, Outputs, Reply, Served};
 use crate::telemetry::Stage;
@@ -44,6 +44,7 @@ pub(super) struct FrameContent {
     payload: Payload,
     expires_at: Option<Instant>,
     priority: u8,
+    expected: Option<Expected>,
     bytes: u64,
 }
 
@@ -60,12 +61,17 @@ impl FrameContent {
     ) -> Result<Self, Refusal> {
         let payload = if options.allow_damaged_frames { payload.allowing_damage() } else { payload };
         let bytes = model.check_header(&payload, &options.outputs).map_err(|error| Refusal::from(&error))?;
-        Ok(FrameContent { options, payload, expires_at, priority: 0, bytes })
+        Ok(FrameContent { options, payload, expires_at, priority: 0, expected: None, bytes })
     }
 
     /// With a priority of 0 to [`crate::schedule::MAX_PRIORITY`] instead of 0.
     pub(super) fn with_priority(self, priority: u8) -> Self {
         FrameContent { priority, ..self }
+    }
+
+    /// With what another program predicted of the frame.
+    pub(super) fn expecting(self, expected: Option<Expected>) -> Self {
+        FrameContent { expected, ..self }
     }
 
     /// Memory that the frame takes until it is explained: its payload, its pixels and the model's input.
@@ -125,14 +131,14 @@ impl Service {
         account: &FrameAccount,
         reply: Reply,
     ) -> SubmittedFrame {
-        let FrameContent { options, payload, expires_at, priority, bytes: _ } = content;
+        let FrameContent { options, payload, expires_at, priority, expected, bytes: _ } = content;
         let handle = self.engine.submit(Job {
             lane: lane.clone(),
             priority,
             expires_at,
             method: options.method.clone(),
             targets: options.targets.clone(),
-            outputs: options.outputs.clone(),
+            outputs: Outputs { expected, ..options.outputs.clone() },
             payload,
             progress: account.progress().clone(),
             admission,

@@ -29,7 +29,7 @@ pub use config::TelemetryConfig;
 pub use ids::SpanReference;
 pub use record::batch::{BatchOutcome, BatchRecord};
 pub use record::frame::FrameRecord;
-pub use record::outcome::{FrameOutcome, status_name};
+pub use record::outcome::{Agreement, FrameOutcome, status_name};
 pub use record::progress::Progress;
 pub use record::source::{Call, EndedFrames, Source};
 pub use record::stream::{StreamEvent, StreamEvents, StreamRecord};
@@ -133,6 +133,9 @@ impl Telemetry {
         let (accepted, total) = record.progress.with_timings(|timings| {
             if let Some(instruments) = &source.instruments {
                 instruments.frame(&record.outcome, timings, record.payload_bytes);
+                if let Some(agreement) = record.agreement {
+                    instruments.agreement(agreement);
+                }
             }
             (timings.accepted(), timings.total())
         });
@@ -231,6 +234,7 @@ fn log_frame(record: &FrameRecord, batch_size: u32, total: Duration) {
         reason,
         total_ms = total.as_secs_f64() * 1e3,
         batch_size,
+        agreement = record.agreement.map(Agreement::name),
         trace_id = %record.trace.trace_id,
         span_id = %record.trace.span_id,
         error,

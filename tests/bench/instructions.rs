@@ -211,6 +211,7 @@ impl Watched {
             policy: "latest",
             classes: vec![1],
             target_layers: Vec::new(),
+            agreement: None,
             batch: None,
         };
         self.telemetry.frame(record, now);

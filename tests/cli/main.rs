@@ -1,6 +1,7 @@
 //! The command line as users run it, against a fake server that computes nothing.
 
 mod bench;
+mod built;
 mod cgroups;
 mod fake_server;
 mod in_process;

@@ -5,9 +5,11 @@ its row. A row for a folder (`server/camlens`) holds for that folder in place of
 """
 
 ROOMS = {
-    "cli": "client config server explain frame model plan render schedule telemetry torch process resources proto",
+    "cli": "client config server explain frame model plan render schedule telemetry torch process resources build_facts"
+           " proto",
     "client": "credentials frame telemetry proto",
-    "server": "config credentials stream schedule render frame explain plan model torch process resources telemetry",
+    "server": "config credentials stream schedule render frame explain plan model torch process resources build_facts"
+              " telemetry",
     "config": "schedule model telemetry",
     "credentials": "",
     "stream": "",
@@ -20,6 +22,7 @@ ROOMS = {
     "torch": "",
     "process": "",
     "resources": "",
+    "build_facts": "",
     "telemetry": "",
     "proto": "",
 }

@@ -3,6 +3,7 @@
 //! Each test is a rule of the protocol. Where the order of events matters, the device is one that the test controls
 //! ([`server::Gate`]); elsewhere it is the real one with a small network. Only [`signals`] runs the built binary.
 
+mod agreement;
 mod bad_frames;
 mod compression;
 mod conversation;

@@ -39,6 +39,8 @@ pub struct TestServer {
     pub addresses: Vec<ListenAddress>,
     #[allow(dead_code, reason = "used by tests/telemetry")]
     pub admin: Option<SocketAddr>,
+    #[allow(dead_code, reason = "used by tests/telemetry")]
+    pub probes: Option<SocketAddr>,
     pub shutdown: Shutdown,
     running: JoinHandle<Ended>,
 }
@@ -103,8 +105,8 @@ impl TestServer {
     fn of(folder: TempDir, server: Server, shutdown: Shutdown) -> Self {
         let socket = folder.path().join("camlens.sock");
         let addresses = server.addresses().to_vec();
-        let admin = server.admin_address();
-        TestServer { _folder: folder, socket, addresses, admin, shutdown, running: tokio::spawn(server.run()) }
+        let (admin, probes) = (server.admin_address(), server.probe_address());
+        TestServer { _folder: folder, socket, addresses, admin, probes, shutdown, running: tokio::spawn(server.run()) }
     }
 
     /// Opens a new connection.

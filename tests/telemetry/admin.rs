@@ -87,6 +87,9 @@ async fn the_version_is_told_as_json() {
     let (status, text) = get(&server, "/version").await;
     let version: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((status, version["version"].as_str()), (200, Some(env!("CARGO_PKG_VERSION"))));
+    for fact in ["commit", "rustc", "target", "profile", "libtorch", "cuda_bridge", "protocol", "os", "arch"] {
+        assert!(version[fact].as_str().is_some_and(|value| !value.is_empty()), "{fact}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,6 +35,7 @@ fn frame(telemetry: &Telemetry, sequence: u64) {
         policy: "",
         classes: Vec::new(),
         target_layers: Vec::new(),
+        agreement: None,
         batch: None,
     };
     telemetry.frame(record, now);

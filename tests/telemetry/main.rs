@@ -1,4 +1,4 @@
-//! Telemetry as its readers see it: an OpenTelemetry collector, Prometheus, an operator at the admin port.
+//! Telemetry as its readers see it: an OpenTelemetry collector, Prometheus, an operator at the admin port, probes.
 
 mod admin;
 #[expect(dead_code, reason = "shared with tests/security, which uses all of it")]
@@ -13,6 +13,7 @@ mod frames;
 #[path = "../protocol/images.rs"]
 mod images;
 mod metrics;
+mod probes;
 mod process;
 #[expect(dead_code, reason = "shared with tests/protocol, which uses all of it")]
 #[path = "../protocol/server.rs"]

@@ -24,8 +24,13 @@ async fn busy(telemetry: &Telemetry) -> (TestServer, Conversation) {
     })
     .await;
     let (mut stream, _) = Conversation::open(&mut server.explain().await, open(Overflow::Block)).await;
-    for sequence in 1..=3 {
-        stream.frame(sequence).await;
+    stream.frame(1).await;
+    let top = stream.explanation().await.predictions[0].class_index;
+    // The first frame's pixels again, with what was predicted of them, and with another class.
+    for (sequence, class) in [(2, top), (3, (top + 5) % 10)] {
+        let kind = Some(v1::expected_prediction::Kind::ClassIndex(class));
+        let expected = Some(v1::ExpectedPrediction { kind, ..Default::default() });
+        stream.send(Request::Frame(v1::Frame { sequence, expected, ..images::frame(1) })).await;
         stream.explanation().await;
     }
     stream.send(Request::Frame(images::encoded(4, b"no image".to_vec()))).await;
@@ -78,6 +83,10 @@ async fn the_page_has_the_tables_metrics_and_counts_the_frames() {
     assert_eq!(value(&failed), "1");
     let forward = format!(r#"camlens_frame_stage_duration_seconds_count{{{of_model},camlens_stage="forward"}}"#);
     assert_eq!(value(&forward), "3");
+    for agreement in ["agrees", "disagrees"] {
+        let compared = format!(r#"camlens_prediction_agreement_total{{camlens_agreement="{agreement}",{of_model}}}"#);
+        assert_eq!(value(&compared), "1");
+    }
     assert_eq!(value("camlens_stream_active"), "1");
     assert_eq!(value("camlens_connection_active"), "1");
     let processor_s = |mode| value(&format!(r#"process_cpu_time_seconds_total{{cpu_mode="{mode}"}}"#));

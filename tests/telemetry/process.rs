@@ -12,7 +12,7 @@ use super::certificates::Authority;
 use super::collector::{Collector, PATIENCE, text};
 
 /// A running `camlens serve`, and the lines that it logs.
-struct Process {
+pub struct Process {
     child: Child,
     socket: std::path::PathBuf,
     log: Arc<Mutex<Vec<serde_json::Value>>>,
@@ -21,11 +21,19 @@ struct Process {
 
 impl Process {
     fn start(variables: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let process = Self::launch(Path::new("builtin:identity"), variables, arguments);
+        process.logged("serving");
+        process
+    }
+
+    /// Does not wait until it serves.
+    pub fn launch(models: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = folder.path().join("camlens.sock");
         let mut command = Command::new(env!("CARGO_BIN_EXE_camlens"));
         command
-            .args(["--log-format", "json", "serve", "--models", "builtin:identity", "--threads", "1"])
+            .args(["--log-format", "json", "serve", "--threads", "1", "--models"])
+            .arg(models)
             .arg("--listen")
             .arg(format!("unix:{}", socket.display()))
             .args(arguments)
@@ -42,13 +50,11 @@ impl Process {
                 written.lock().expect("no panic").push(line);
             }
         });
-        let process = Process { child, socket, log, _folder: folder };
-        process.logged("serving");
-        process
+        Process { child, socket, log, _folder: folder }
     }
 
     /// Waits for a line with `message`; returns the first one.
-    fn logged(&self, message: &str) -> serde_json::Value {
+    pub fn logged(&self, message: &str) -> serde_json::Value {
         let began = std::time::Instant::now();
         loop {
             if let Some(line) = self.log.lock().expect("no panic").iter().find(|line| line["message"] == message) {
@@ -73,7 +79,7 @@ impl Process {
     }
 
     /// Stops the process, which must exit with code 0 within the time for the last export.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
         let began = std::time::Instant::now();

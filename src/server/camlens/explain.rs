@@ -10,7 +10,7 @@ use crate::proto::v1::explain_service_server::ExplainService;
 use crate::schedule::Served;
 use crate::telemetry::Stage;
 
-use super::request::{frame, options, selector};
+use super::request::{expected, frame, options, selector};
 use super::response;
 use super::stream::StreamTask;
 use crate::server::frame_account::FrameAccount;
@@ -92,8 +92,9 @@ impl Service {
         }
         let options = options::resolve(&options, model, &self.limits)?;
         let time_to_live = frame::time_to_live("frame.time_to_live", frame.time_to_live.as_ref())?;
+        let expected = expected::resolve(frame.expected.as_ref(), &model.metadata)?;
         let payload = frame::payload(&mut frame, self.limits.max_frame_bytes)?;
         let expires_at = time_to_live.and_then(|time| accepted_at.checked_add(time));
-        FrameContent::new(model, Arc::new(options), payload, expires_at)
+        Ok(FrameContent::new(model, Arc::new(options), payload, expires_at)?.expecting(expected))
     }
 }

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::explain::{Convention, Mode, Prediction};
+use crate::explain::{Agreement, Convention, Mode, Prediction};
 use crate::frame::{AffineTransform, Flaw};
-use crate::model::{Metadata, dtype};
+use crate::model::{Activation, Metadata, dtype};
 use crate::proto::v1;
 use crate::render::{ElementType, PictureFormat, WireTensor};
 use crate::schedule::{Answer, MapKind, PictureFile, PictureKind, Resolution, Served, TargetAnswer, TensorOutput};
@@ -44,6 +44,18 @@ pub(in crate::server) fn explanation(
         batch_size: answer.batch_size,
         notices,
         convention: convention(options.method.convention) as i32,
+        agreement: answer.agreement.as_ref().map(|found| agreement(found, model)),
+    }
+}
+
+fn agreement(found: &Agreement, model: &Metadata) -> v1::Agreement {
+    v1::Agreement {
+        agrees: found.agrees,
+        top: Some(prediction(&found.top, model)),
+        own: Some(prediction(&found.own, model)),
+        expected_probability: found.expected.probability,
+        compares_probabilities: found.compares_probabilities,
+        tolerance: found.expected.tolerance,
     }
 }
 
@@ -144,6 +156,9 @@ fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1
         };
         notices.push(v1::Notice { code: code as i32, message, ..Default::default() });
     }
+    if let Some(found) = &answer.agreement {
+        notices.extend(disagreement(found, &served.metadata));
+    }
     if served.metadata.guided_operators() == 0 && options.method.maps.needs_guided_gradient() {
         notices.push(v1::Notice {
             code: v1::notice::Code::NoRectifier as i32,
@@ -196,6 +211,49 @@ fn notices(answer: &Answer, options: &CheckedOptions, served: &Served) -> Vec<v1
             class_index: Some(target.class_index),
             target_layer: target.target_layer.clone(),
         });
+    }
+    notices
+}
+
+/// What is to be said of a prediction beside the expected one.
+fn disagreement(found: &Agreement, model: &Metadata) -> Vec<v1::Notice> {
+    let Agreement { agrees, expected, top, own, compares_probabilities } = *found;
+    let class = |index: u32| match model.label(index) {
+        "" => format!("class {index}"),
+        label => format!("{label} (class {index})"),
+    };
+    let notice = |code: v1::notice::Code, message| v1::Notice {
+        code: code as i32,
+        message,
+        class_index: Some(expected.class_index),
+        ..Default::default()
+    };
+    let mut notices = Vec::new();
+    if !agrees {
+        let sent = expected.probability.map_or(String::new(), |probability| format!(" with probability {probability}"));
+        let here = if model.scores.activation != Activation::None {
+            format!(
+                "{} with {}, and {} has {}",
+                class(top.class_index),
+                top.probability,
+                class(own.class_index),
+                own.probability
+            )
+        } else {
+            format!("{}: logit {}, and {} has {}", class(top.class_index), top.logit, class(own.class_index), own.logit)
+        };
+        let message = format!(
+            "expected {}{sent}; the top class here is {here} (tolerance {}): are weights, version and preprocessing \
+             those of the server that was asked?",
+            class(expected.class_index),
+            expected.tolerance
+        );
+        notices.push(notice(v1::notice::Code::Disagrees, message));
+    }
+    if expected.probability.is_some() && !compares_probabilities {
+        let message =
+            "the model has no probabilities (output.activation is none): classes alone were compared".to_owned();
+        notices.push(notice(v1::notice::Code::ProbabilityIgnored, message));
     }
     notices
 }

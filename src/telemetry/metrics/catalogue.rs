@@ -90,6 +90,13 @@ pub const BATCH_SIZE: Metric = Metric {
     attributes: &[MODEL_NAME, MODEL_VERSION],
     description: "Rows that ran together on the device, a batch at a time",
 };
+pub const PREDICTION_AGREEMENT: Metric = Metric {
+    name: "camlens.prediction.agreement",
+    kind: Kind::Counter,
+    unit: "{frame}",
+    attributes: &[MODEL_NAME, MODEL_VERSION, "camlens.agreement"],
+    description: "Explained frames whose client said what to expect, by whether the model agrees: agrees, disagrees",
+};
 pub const QUEUE_FRAMES: Metric = Metric {
     name: "camlens.queue.frames",
     kind: Kind::UpDownCounter,
@@ -212,13 +219,14 @@ pub const FILE_DESCRIPTORS: Metric = Metric {
 };
 
 /// The whole table.
-pub const METRICS: [&Metric; 23] = [
+pub const METRICS: [&Metric; 24] = [
     &FRAME_ENDED,
     &FRAME_DROPPED,
     &FRAME_DURATION,
     &STAGE_DURATION,
     &PAYLOAD_SIZE,
     &BATCH_SIZE,
+    &PREDICTION_AGREEMENT,
     &QUEUE_FRAMES,
     &QUEUE_SIZE,
     &UNSENT_SIZE,

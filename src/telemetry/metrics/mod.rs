@@ -22,7 +22,7 @@ use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, SdkMete
 use parking_lot::Mutex;
 
 use self::catalogue::{Kind, MODEL_NAME, MODEL_VERSION, Metric};
-use super::record::outcome::FrameOutcome;
+use super::record::outcome::{Agreement, FrameOutcome};
 use super::stage::{Stage, Timings};
 
 pub use page::{Page, PageError};
@@ -157,6 +157,8 @@ pub struct ModelInstruments {
     stages: [BoundHistogram<f64>; Stage::ALL.len()],
     payload: BoundCounter<u64>,
     batch_size: BoundHistogram<f64>,
+    agrees: BoundCounter<u64>,
+    disagrees: BoundCounter<u64>,
 }
 
 /// Count and duration of the frames that end in one way.
@@ -170,6 +172,8 @@ impl ModelInstruments {
     fn new(meter: &Meter, name: &str, version: i64) -> Self {
         let own = [KeyValue::new(MODEL_NAME, name.to_owned()), KeyValue::new(MODEL_VERSION, version)];
         let with = |more: &[KeyValue]| [&own[..], more].concat();
+        let agreement = counter(meter, &catalogue::PREDICTION_AGREEMENT);
+        let agreed = |word: Agreement| agreement.bind(&with(&[KeyValue::new("camlens.agreement", word.name())]));
         let outcome = |name: &'static str| KeyValue::new("camlens.outcome", name);
         let (ended, dropped) = (counter(meter, &catalogue::FRAME_ENDED), counter(meter, &catalogue::FRAME_DROPPED));
         let (duration, stages) =
@@ -194,6 +198,8 @@ impl ModelInstruments {
             stages: Stage::ALL.map(|stage| stages.bind(&with(&[KeyValue::new("camlens.stage", stage.name())]))),
             payload: counter(meter, &catalogue::PAYLOAD_SIZE).bind(&own),
             batch_size: histogram(meter, &catalogue::BATCH_SIZE).bind(&own),
+            agrees: agreed(Agreement::Agrees),
+            disagrees: agreed(Agreement::Disagrees),
         }
     }
 
@@ -215,6 +221,13 @@ impl ModelInstruments {
         };
         duration.record(timings.total().as_secs_f64());
         self.payload.add(payload_bytes);
+    }
+
+    pub(super) fn agreement(&self, agreement: Agreement) {
+        match agreement {
+            Agreement::Agrees => self.agrees.add(1),
+            Agreement::Disagrees => self.disagrees.add(1),
+        }
     }
 
     pub(super) fn batch(&self, rows: u32) {

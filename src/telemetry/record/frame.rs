@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::outcome::FrameOutcome;
+use super::outcome::{Agreement, FrameOutcome};
 use super::progress::Progress;
 use super::source::Source;
 use crate::telemetry::ids::SpanReference;
@@ -29,6 +29,8 @@ pub struct FrameRecord {
     pub classes: Vec<u32>,
     /// The layers that the classes were explained at, each once.
     pub target_layers: Vec<String>,
+    /// Whether the model predicted what the client expected, if it expected something and the frame was explained.
+    pub agreement: Option<Agreement>,
     /// The rows of the batch that it was in, and the batch's span; filled in when the frame's trace is kept.
     pub batch: Option<(u32, SpanReference)>,
 }

@@ -1,4 +1,4 @@
-//! How a frame ended.
+//! How a frame ended, and how its prediction compares.
 
 /// How a frame ended: each accepted frame ends in exactly one of these. A `code` is a google.rpc.Code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,23 @@ impl FrameOutcome {
             FrameOutcome::Answered => "OK",
             FrameOutcome::Dropped { code, .. } | FrameOutcome::Failed { code, .. } => status_name(*code),
             FrameOutcome::Cancelled => "CANCELLED",
+        }
+    }
+}
+
+/// Whether the model predicted what the client expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agreement {
+    Agrees,
+    Disagrees,
+}
+
+impl Agreement {
+    /// The word in spans, metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Agreement::Agrees => "agrees",
+            Agreement::Disagrees => "disagrees",
         }
     }
 }

@@ -58,6 +58,9 @@ fn write_attributes(record: &FrameRecord, attributes: &mut Attributes<'_>) {
     if !record.target_layers.is_empty() {
         attributes.texts("camlens.target.layers", &record.target_layers);
     }
+    if let Some(agreement) = record.agreement {
+        attributes.text("camlens.agreement", agreement.name());
+    }
     match outcome {
         FrameOutcome::Dropped { reason, .. } => attributes.text("camlens.drop.reason", reason),
         FrameOutcome::Failed { .. } => attributes.text(ERROR_TYPE, outcome.status()),
@@ -89,7 +92,7 @@ mod tests {
     use super::*;
     use crate::telemetry::ids::SpanReference;
     use crate::telemetry::record::source::{Call, Source};
-    use crate::telemetry::{Progress, Sampling, Stage};
+    use crate::telemetry::{Agreement, Progress, Sampling, Stage};
 
     fn record(outcome: FrameOutcome, traceparent: &str) -> FrameRecord {
         let accepted = Instant::now();
@@ -108,6 +111,7 @@ mod tests {
             policy: "latest",
             classes: vec![282, 281],
             target_layers: vec!["head".into()],
+            agreement: Some(Agreement::Disagrees),
             batch: None,
         }
     }
@@ -161,6 +165,7 @@ mod tests {
         assert_eq!(why, ["stream", "batch"]);
         assert!(frame.parent_span_id.is_empty());
         assert_eq!(value(&frame.attributes, "camlens.batch.size").as_deref(), Some("4"));
+        assert_eq!(value(&frame.attributes, "camlens.agreement").as_deref(), Some("disagrees"));
         assert_eq!(value(&frame.attributes, "camlens.target.classes").as_deref(), Some("[282,281]"));
         assert_eq!(value(&frame.attributes, "camlens.target.layers").as_deref(), Some("[head]"));
     }

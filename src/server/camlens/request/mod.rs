@@ -1,5 +1,6 @@
 //! From messages to checked requests: defaults, checks, and a refusal for what is not built yet.
 
+pub mod expected;
 pub mod frame;
 pub mod options;
 pub mod policy;

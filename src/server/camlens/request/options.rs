@@ -253,7 +253,7 @@ fn outputs(options: &v1::ExplainOptions, predictions_only: bool, limits: &Limits
     };
     let pictures =
         options.pictures.iter().enumerate().map(|(index, output)| picture(index, output)).collect::<Result<_, _>>()?;
-    Ok(Outputs { tensors, pictures, top_predictions })
+    Ok(Outputs { tensors, pictures, top_predictions, expected: None })
 }
 
 fn tensor(index: usize, output: &v1::TensorOutput) -> Result<TensorOutput, Refusal> {

@@ -10,7 +10,7 @@ use crate::stream::{Accepted, DropReason, Overflow};
 
 use super::frames::{ArrivedFrame, HeldFrame, PendingFrame};
 use super::opened::OpenStream;
-use crate::server::camlens::request::{frame, options};
+use crate::server::camlens::request::{expected, frame, options};
 use crate::server::frame_account::FrameAccount;
 use crate::server::refusal::Refusal;
 use crate::server::submit::{FrameContent, ReadFrame, SubmittedFrame};
@@ -59,10 +59,12 @@ impl OpenStream {
             None => frame::time_to_live("policy.time_to_live", self.policy.time_to_live.as_ref())?,
         };
         let expires_at = time_to_live.and_then(|time| read_at.checked_add(time));
+        let expected = expected::resolve(frame.expected.as_ref(), &self.model.metadata)?;
         let payload = frame::payload(&mut frame, self.service.limits.max_frame_bytes)?;
         // `policy::resolve` has checked it.
         let priority = u8::try_from(self.policy.priority).unwrap_or(MAX_PRIORITY);
-        Ok(FrameContent::new(&self.model, options, payload, expires_at)?.with_priority(priority))
+        let content = FrameContent::new(&self.model, options, payload, expires_at)?;
+        Ok(content.with_priority(priority).expecting(expected))
     }
 
     /// Accepts the held frame, for which the stream has credit. Under `BLOCK` it waits when the server has no room.

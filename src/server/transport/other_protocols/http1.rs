@@ -138,7 +138,7 @@ mod tests {
             client.read_to_string(&mut answer).await.expect("text");
             answer
         });
-        let answers = Answers { admin: None };
+        let answers = Answers { admin: None, probes: None };
         let spoken = answer(&mut server, begun, &answers).await.expect("the client reads");
         drop(server);
         (spoken, talking.await.expect("no panic"))

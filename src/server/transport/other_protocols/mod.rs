@@ -26,6 +26,8 @@ const OPERATOR_PATHS: [&str; 9] =
 pub(in crate::server) struct Answers {
     /// Of the admin port, if there is one.
     pub(in crate::server) admin: Option<SocketAddr>,
+    /// Of the probe port, if there is one.
+    pub(in crate::server) probes: Option<SocketAddr>,
 }
 
 /// A request that is no call.
@@ -63,9 +65,14 @@ impl Answers {
                     (false, true) => "this is no call of gRPC".to_owned(),
                     (false, false) => "HTTP/1.1 is not spoken here".to_owned(),
                 };
-                let admin = match self.admin {
-                    Some(admin) => format!("metrics and health over HTTP are at the admin port, http://{admin}/"),
-                    None => "metrics and health over HTTP have a port of their own with --admin-listen".to_owned(),
+                let admin = match (self.admin, self.probes) {
+                    (Some(admin), _) => format!("metrics and health over HTTP are at the admin port, http://{admin}/"),
+                    (None, Some(probes)) => {
+                        format!("metrics and health over HTTP are at the probe port, http://{probes}/metrics")
+                    }
+                    (None, None) => "metrics and health over HTTP have a port of their own with --admin-listen or \
+                                     --probe-listen"
+                        .to_owned(),
                 };
                 let status = match (is_operators, asked.is_http2) {
                     (true, _) => http::StatusCode::NOT_FOUND,
@@ -79,7 +86,7 @@ impl Answers {
 }
 
 /// Whether a content type is one of gRPC whose messages are protobuf, or of a codec that its client does not name.
-pub(super) fn is_grpc(content_type: &str) -> bool {
+pub(in crate::server) fn is_grpc(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or("").trim();
     if !has_prefix(essence, GRPC) {
         return false;
@@ -166,8 +173,10 @@ mod tests {
 
     #[test]
     fn each_kind_of_request_has_its_status_and_its_sentence() {
-        let with = Answers { admin: Some(([127, 0, 0, 1], 9464).into()) };
-        let without = Answers { admin: None };
+        let port = |port: u16| Some(([127, 0, 0, 1], port).into());
+        let with = Answers { admin: port(9464), probes: port(9465) };
+        let probed = Answers { admin: None, probes: port(9465) };
+        let without = Answers { admin: None, probes: None };
         let explain = "/camlens.v1.ExplainService/Explain";
         for (answers, path, content_type, is_http2, status, said) in [
             (&with, explain, Some("application/grpc-web-text"), false, 415, "proxy that translates gRPC-Web"),
@@ -178,6 +187,7 @@ mod tests {
             (&with, "/", None, false, 426, "the admin port, http://127.0.0.1:9464/"),
             (&without, "/", None, false, 426, "--admin-listen"),
             (&with, "/metrics?name=x", None, false, 404, "there is no /metrics here"),
+            (&probed, "/metrics", None, false, 404, "the probe port, http://127.0.0.1:9465/metrics"),
             (&without, "/healthz", None, true, 404, "--admin-listen"),
         ] {
             let (code, sentence) = answers.to(Asked { path, content_type, is_http2 });
