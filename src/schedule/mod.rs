@@ -61,6 +61,7 @@ pub use queue::line::MAX_PRIORITY;
 pub use queue::ticket::StreamKey;
 pub use queue::ticket::Ticket;
 pub use registry::Models;
+pub use row_input::RowInput;
 pub use served::{ReducedPrecision, Served, ServedLimits};
 pub use warm_up::{WarmUpError, add_model, warm_up};
 

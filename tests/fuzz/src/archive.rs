@@ -11,7 +11,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use camlens::explain::{MapKind, MapSet, Method, Mode, Target};
 use camlens::frame::Limits;
 use camlens::model::{LoadLimits, Model};
-use camlens::schedule::{Batch, Device, ExplainDevice, Explainers, Served, ServedLimits};
+use camlens::schedule::{Batch, Device, ExplainDevice, Explainers, RowInput, Served, ServedLimits};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use zip::write::SimpleFileOptions;
@@ -431,7 +431,8 @@ fn explain(model: Model, mode: Mode) {
         model: served.key(),
         method: &method,
         shape,
-        inputs: vec![input.as_slice(); rows],
+        inputs: vec![RowInput::Values(&input); rows],
+        preparation: None,
         targets: vec![targets.as_slice(); rows],
     };
     let until = Instant::now() + MAX_EXPLAINING;
