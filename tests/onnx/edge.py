@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes tests/fixtures/onnx/edge: small models as other exporters than PyTorch's write them, and what ONNX Runtime gives.
+"""Writes tests/fixtures/onnx/edge: small models as other exporters than PyTorch's write them, with their outputs.
 
     $(deploy/python-env onnx) tests/onnx/edge.py
 
-Each NAME.onnx has a NAME.npz with `input` and `output`.
+Each NAME.onnx has a NAME.npz with `input` and `output`, which is ONNX Runtime's.
 """
 
 import pathlib

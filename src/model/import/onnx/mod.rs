@@ -77,8 +77,8 @@ fn unlike(problem: &str) -> ModelError {
     }
 }
 
-/// Runs a model on one tensor, of any size and dtype, and gives its outputs; none for one that is no tensor. So operators
-/// are compared with another implementation.
+/// Runs a model on one tensor, of any size and dtype, and gives its outputs; none for one that is no tensor. So
+/// operators are compared with another implementation.
 ///
 /// # Errors
 /// Those of an import, and of operators on this tensor.

@@ -136,7 +136,7 @@ fn scopes_of(node: &NodeProto) -> Option<Vec<String>> {
     Some(paths.into_iter().filter(|path| !path.is_empty()).map(path).collect())
 }
 
-/// A node that an exporter's optimiser made has no scopes: it is in the modules that the nodes before and after it share.
+/// A node that an exporter's optimiser made has no scopes: it is in the modules that those before and after it share.
 fn with_neighbours(mut scopes: Vec<Option<Vec<String>>>) -> Vec<Option<Vec<String>>> {
     let mut after: Option<Vec<String>> = None;
     let mut behind = vec![None; scopes.len()];
