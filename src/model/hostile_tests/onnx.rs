@@ -172,6 +172,18 @@ fn sizes_that_overflow_or_do_not_fit_are_told_before_memory_is_taken() {
 
 #[test]
 fn operators_that_make_much_of_little_are_bounded() {
+    let weight = TensorProto {
+        name: text("s"),
+        data_type: Some(1),
+        dims: vec![3, 1, 1, 1],
+        float_data: vec![1.0; 3],
+        ..TensorProto::default()
+    };
+    let with_ints = |operator: &str, name: &str, values: &[i64]| {
+        let attribute = AttributeProto { name: text(name), ints: values.to_vec(), ..AttributeProto::default() };
+        let inputs: &[&str] = if operator == "MaxPool" { &["x"] } else { &["x", "s"] };
+        NodeProto { attribute: vec![attribute], ..node(operator, inputs, &["f"]) }
+    };
     for (forged, constants, says) in [
         (node("Expand", &["x", "s"], &["f"]), vec![ints("s", &[1 << 30, 1 << 30, 1, 1, 1])], "node_of_f"),
         (node("Tile", &["x", "s"], &["f"]), vec![ints("s", &[1 << 20, 1 << 20, 1, 1])], "max_value_bytes"),
@@ -184,6 +196,8 @@ fn operators_that_make_much_of_little_are_bounded() {
         (node("Pad", &["x", "s"], &["f"]), vec![ints("s", &[0, 0, 0, 0, 0, 0, 1 << 40, 0])], "node_of_f"),
         (node("Reshape", &["x", "s"], &["f"]), vec![ints("s", &[i64::MIN, i64::MAX])], "node_of_f"),
         (node("Resize", &["x", "", "", "s"], &["f"]), vec![ints("s", &[1, 3, 1 << 40, 8])], "new size"),
+        (with_ints("ConvTranspose", "strides", &[1 << 40, 1 << 40]), vec![weight], "strides"),
+        (with_ints("MaxPool", "kernel_shape", &[i64::MAX, i64::MIN]), Vec::new(), "kernel"),
     ] {
         let before = Instant::now();
         is_refused(&model(between(forged), constants), &[says]);

@@ -68,7 +68,7 @@ impl Modules {
             let begins_again = |call: &Call| child.is_some() && call.first.as_ref() == child;
             let was_left = child.is_some_and(|child| !self.last.contains_key(child));
             let call = match self.last.get(path) {
-                Some(call) if !is_new && !(begins_again(call) && was_left) => call.clone(),
+                Some(call) if !(is_new || begins_again(call) && was_left) => call.clone(),
                 _ => {
                     is_new = true;
                     let count = self.counts.entry(path.clone()).or_default();

@@ -1,7 +1,7 @@
 //! Finds what exporters have taken apart: activations, layer normalisation, a linear layer's bias.
 //!
-//! A Hardswish that is left as `x · clamp(x + 3, 0, 6) / 6` would pass for a rectifier, and guided backpropagation would
-//! treat the model as another one than its twin in a `.pt2`.
+//! A Hardswish that is left as `x · clamp(x + 3, 0, 6) / 6` would pass for a rectifier, and guided backpropagation
+//! would treat the model as another one than its twin in a `.pt2`.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 use std::rc::Rc;
@@ -9,7 +9,6 @@ use std::rc::Rc;
 use tch::Tensor;
 
 use super::builder::Builder;
-use super::lower::near;
 use super::value::Known;
 use crate::model::ModelError;
 use crate::model::program::ProgramArgument;
@@ -314,4 +313,9 @@ fn number(argument: &ProgramArgument) -> Option<f64> {
         ProgramArgument::Literal(Value::Int(number)) => Some(*number as f64),
         _ => None,
     }
+}
+
+/// Whether two numbers are equal in half precision, in which an exporter may have written one.
+fn near(found: f64, wanted: f64) -> bool {
+    (found - wanted).abs() <= 1e-3 * wanted.abs()
 }

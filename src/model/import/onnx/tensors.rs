@@ -372,8 +372,11 @@ impl fmt::Debug for StoredWeight {
     }
 }
 
+/// A tensor, and where it can be read again.
+type Held = (Tensor, Option<Arc<dyn WeightSource>>);
+
 /// The tensors of a program, and where they can be read again.
-pub struct Tensors(pub BTreeMap<String, (Tensor, Option<Arc<dyn WeightSource>>)>);
+pub struct Tensors(pub BTreeMap<String, Held>);
 
 impl Weights for Tensors {
     fn tensor(&self, constant: &str) -> Result<Tensor, ModelError> {
@@ -386,9 +389,8 @@ impl Weights for Tensors {
     }
 
     fn copied(&self) -> Result<Box<dyn Weights>, ModelError> {
-        let copy = |(name, (tensor, source)): (&String, &(Tensor, Option<Arc<dyn WeightSource>>))| {
-            Ok((name.clone(), (tensor.f_detach_copy()?, source.clone())))
-        };
+        let copy =
+            |(name, (tensor, source)): (&String, &Held)| Ok((name.clone(), (tensor.f_detach_copy()?, source.clone())));
         Ok(Box::new(Tensors(self.0.iter().map(copy).collect::<Result<_, ModelError>>()?)))
     }
 }

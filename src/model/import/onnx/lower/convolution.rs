@@ -18,6 +18,9 @@ struct Window {
     pads: Vec<[Number; 2]>,
 }
 
+/// Largest number in an attribute of a window: what ATen is given at most.
+const MAX_NUMBER: i64 = 1 << 31;
+
 fn axes_of(builder: &Builder, x: &Known) -> Result<usize, ModelError> {
     let axes = x.rank().saturating_sub(2);
     if (1..=3).contains(&axes) {
@@ -29,7 +32,7 @@ fn axes_of(builder: &Builder, x: &Known) -> Result<usize, ModelError> {
 
 fn list(builder: &Builder, operands: &mut Operands, name: &str, length: usize) -> Result<Vec<i64>, ModelError> {
     let list = operands.ints(name).filter(|list| !list.is_empty()).unwrap_or_else(|| vec![1; length]);
-    if list.len() == length && list.iter().all(|&number| number >= 1) {
+    if list.len() == length && list.iter().all(|number| (1..=MAX_NUMBER).contains(number)) {
         return Ok(list);
     }
     Err(builder.refused(format!("{name} = {list:?} for {length} axes")))
@@ -166,6 +169,10 @@ pub fn conv_transpose(builder: &mut Builder, operands: &mut Operands) -> Lowered
     let wanted = operands.ints("output_shape");
     let auto = operands.text("auto_pad", "NOTSET");
     let given = operands.ints("pads").filter(|pads| pads.len() == 2 * axes).unwrap_or_else(|| vec![0; 2 * axes]);
+    let all = given.iter().chain(&extra).chain(wanted.iter().flatten());
+    if all.copied().any(|number| !(-MAX_NUMBER..=MAX_NUMBER).contains(&number)) {
+        return Err(builder.refused(format!("pads, output_padding or output_shape beyond {MAX_NUMBER}")));
+    }
     let mut pads: Vec<[i64; 2]> = (0..axes).map(|axis| [given[axis], given[axis + axes]]).collect();
     let is_same = auto == "SAME_UPPER" || auto == "SAME_LOWER";
     if wanted.is_some() || is_same {

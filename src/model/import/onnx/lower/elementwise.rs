@@ -335,11 +335,6 @@ pub fn is_inf(builder: &mut Builder, operands: &mut Operands) -> Lowered {
     one(builder.call(name, vec![(&x).into()])?)
 }
 
-/// Whether two numbers are equal in half precision, in which an exporter may have written one.
-pub fn near(found: f64, wanted: f64) -> bool {
-    (found - wanted).abs() <= 1e-3 * wanted.abs()
-}
-
 pub fn identity(builder: &mut Builder, operands: &mut Operands) -> Lowered {
     if !operands.is_given(0) {
         return Err(builder.refused("an input is missing"));

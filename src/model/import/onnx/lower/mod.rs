@@ -13,8 +13,6 @@ use std::rc::Rc;
 
 use tch::Tensor;
 
-pub use elementwise::near;
-
 use super::builder::Builder;
 use super::operands::{self, Operands};
 use super::value::{Known, Scalar, Val};

@@ -18,6 +18,8 @@ use crate::torch::{Operator, Value};
 
 /// Largest side of a resized axis.
 const MAX_SIDE: i64 = 1 << 14;
+/// Most weights of an axis, and most pixels of a picture that is resized for comparison.
+const MAX_WEIGHTS: i64 = 1 << 24;
 
 /// How new pixels are placed and weighted.
 #[derive(Debug)]
@@ -163,7 +165,7 @@ fn resized(
 
 /// The weights of `from` old pixels in each of `to` new ones, `[to, from]` in double precision.
 fn weights(builder: &Builder, rule: &Rule, from: i64, to: i64, scale: Option<f64>) -> Result<Tensor, ModelError> {
-    if !(1..=MAX_SIDE).contains(&from) || !(1..=MAX_SIDE).contains(&to) {
+    if !(1..=MAX_SIDE).contains(&from) || !(1..=MAX_SIDE).contains(&to) || from * to > MAX_WEIGHTS {
         return Err(builder.refused(format!("from {from} to {to} pixels")));
     }
     let (old, new) = (from as f64, to as f64);
@@ -305,6 +307,9 @@ fn is_same_for(
         Scalar::Int(size) => size,
         Scalar::Float(size) => size as i64,
     };
+    if own[2].saturating_mul(own[3]) > MAX_WEIGHTS || size(0) * size(1) > MAX_WEIGHTS {
+        return Ok(false);
+    }
     let mut want = Tensor::f_randn([1, 1, own[2], own[3]], (Kind::Double, tch::Device::Cpu))?;
     let mut arguments = vec![Value::Tensor(want.shallow_clone()), Value::Ints(vec![size(0), size(1)])];
     arguments.extend(corners.map(Value::Bool));
