@@ -15,6 +15,7 @@ const FILES: [&str; 2] = ["explain.proto", "model.proto"];
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     protocol(&root);
+    onnx(&root);
     let libtorch = libtorch(&root);
     bridge(&libtorch);
     let has_cuda_bridge = cuda_bridge(&root, &libtorch);
@@ -44,6 +45,14 @@ fn protocol(root: &Path) {
         .boxed(".camlens.v1.ExplainStreamResponse.message.explanation")
         .compile_fds(descriptors)
         .expect("the protocol compiles");
+}
+
+/// Generates the messages of ONNX files. Weights stay parts of the bytes that a message is read from.
+fn onnx(root: &Path) {
+    let directory = root.join("src/model/import/onnx");
+    println!("cargo:rerun-if-changed={}", directory.join("onnx.proto").display());
+    let descriptors = protox::compile(["onnx.proto"], [&directory]).unwrap_or_else(|error| panic!("{error:?}"));
+    tonic_prost_build::configure().bytes(".onnx").compile_fds(descriptors).expect("ONNX's messages compile");
 }
 
 /// The libtorch to build against: `LIBTORCH`, which .cargo/config.toml sets to `.libtorch` unless it is set already.

@@ -12,6 +12,8 @@ use zip::ZipArchive;
 mod archive;
 #[path = "fuzz/src/frame.rs"]
 mod frame;
+#[path = "fuzz/src/onnx.rs"]
+mod onnx;
 #[path = "fuzz/src/settings.rs"]
 mod settings;
 #[path = "fuzz/src/stream.rs"]
@@ -199,6 +201,11 @@ fn replay(target: &str, run: fn(&[u8])) {
 #[test]
 fn frames_do_no_harm() {
     replay("frame", frame::run);
+}
+
+#[test]
+fn models_of_onnx_do_no_harm() {
+    replay("onnx", onnx::run);
 }
 
 #[test]

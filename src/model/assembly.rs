@@ -27,6 +27,7 @@ pub(super) struct Assembly<'a> {
     pub version: i64,
     pub digest: String,
     pub max_rows: Option<u32>,
+    pub notices: Vec<String>,
     pub graph: Graph,
     pub loaded: Loaded,
 }
@@ -34,7 +35,7 @@ pub(super) struct Assembly<'a> {
 impl Assembly<'_> {
     /// Checks the description against the graph and makes the [`Metadata`].
     pub fn finish(self) -> Result<Model, ModelError> {
-        let Assembly { name, version, digest, max_rows, mut graph, loaded } = self;
+        let Assembly { name, version, digest, max_rows, notices, mut graph, loaded } = self;
         let description = loaded.description;
         let axes = Axes::of(&graph);
         let output = &description.output;
@@ -127,6 +128,7 @@ impl Assembly<'_> {
             preprocessing: description.input.clone(),
             limits: description.limits.clone(),
             max_rows,
+            notices,
             node_count: graph.nodes.len() as u32,
             parameter_count: graph.constants.values().map(|t| t.numel() as u64).sum(),
             constant_bytes: graph.constants.values().map(|t| t.bytes() as u64).sum(),

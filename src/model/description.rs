@@ -44,6 +44,17 @@ pub struct Preprocessing {
     pub std: Vec<f32>,
 }
 
+impl Preprocessing {
+    /// Height and width of the model's input, if this says them.
+    pub fn picture_size(&self) -> Option<[u32; 2]> {
+        match (self.crop, self.resize) {
+            (Some(crop), _) => Some(crop),
+            (None, Some(Resize::Exact(size))) => Some(size),
+            _ => None,
+        }
+    }
+}
+
 impl Default for Preprocessing {
     fn default() -> Self {
         Preprocessing {

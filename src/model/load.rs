@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -36,7 +36,7 @@ impl Graph {
     /// Reads a model's file, makes its program functional, and checks that the functional form gives what the original
     /// gives.
     pub fn load(file: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        Self::from_program(&import::import(file, limits)?)
+        Self::from_program(&import::import(file, None, limits)?)
     }
 
     /// As [`Graph::load`], of a program that an importer has read.
@@ -170,12 +170,15 @@ impl Model {
             } else {
                 (path.to_owned(), Loaded::default())
             };
-            (import::import(&file, limits)?, digest(&file)?, loaded)
+            let program = import::import(&file, loaded.description.input.picture_size(), limits)?;
+            let digest = digest(&file, &program.files)?;
+            (program, digest, loaded)
         };
         let imported = Imported::run(&program)?;
+        let notices = program.notices.clone();
         drop(program);
         let max_rows = imported.max_rows()?;
-        Assembly { name, version, digest, max_rows, graph: imported.graph, loaded }.finish()
+        Assembly { name, version, digest, max_rows, notices, graph: imported.graph, loaded }.finish()
     }
 }
 
@@ -278,17 +281,20 @@ pub(super) fn bytes(tensor: &Tensor) -> usize {
     tensor.numel() * tensor.f_kind().map_or(8, Kind::elt_size_in_bytes)
 }
 
-fn digest(file: &Path) -> Result<String, ModelError> {
-    let read = |source| ModelError::Read { path: file.to_owned(), source };
-    let mut reader = File::open(file).map_err(read)?;
+/// The SHA-256 of a model's file, and of those beside it that it reads.
+fn digest(file: &Path, others: &[PathBuf]) -> Result<String, ModelError> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        let count = reader.read(&mut buffer).map_err(read)?;
-        if count == 0 {
-            break;
+    for file in [file].into_iter().chain(others.iter().map(PathBuf::as_path)) {
+        let read = |source| ModelError::Read { path: file.to_owned(), source };
+        let mut reader = File::open(file).map_err(read)?;
+        loop {
+            let count = reader.read(&mut buffer).map_err(read)?;
+            if count == 0 {
+                break;
+            }
+            hash.update(&buffer[..count]);
         }
-        hash.update(&buffer[..count]);
     }
     Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -297,14 +303,13 @@ fn digest(file: &Path) -> Result<String, ModelError> {
 mod tests {
     use super::*;
     use crate::torch::relative_error;
-    use std::path::PathBuf;
 
     fn fixture(path: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pt2").join(path)
     }
 
     fn program(path: &str) -> Result<Program, ModelError> {
-        import::import(&fixture(path), &LoadLimits::default())
+        import::import(&fixture(path), None, &LoadLimits::default())
     }
 
     /// Runs a program as it was exported.

@@ -50,6 +50,8 @@ pub struct Metadata {
     /// Most rows in a batch: `Some(1)` when the batch is fixed or rows influence each other, the bound of the program's
     /// own constraint; none: any number.
     pub max_rows: Option<u32>,
+    /// What of the file is not computed as it is written, each in one sentence.
+    pub notices: Vec<String>,
     pub node_count: u32,
     pub parameter_count: u64,
     /// Weights and other constants in memory.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tch::{Kind, Tensor};
@@ -162,6 +163,10 @@ pub struct Program {
     pub outputs: Vec<(String, Option<String>)>,
     /// Every module path of the program.
     pub paths: BTreeSet<String>,
+    /// The files beside the model's own that hold weights.
+    pub files: Vec<PathBuf>,
+    /// What of the file is not computed as it is written, each in one sentence.
+    pub notices: Vec<String>,
     /// What it was read within, and what running it may cost.
     pub limits: LoadLimits,
 }

@@ -62,6 +62,7 @@ pub(super) fn metadata(name: &str) -> Metadata {
         preprocessing: Preprocessing::default(),
         limits: ModelLimits::default(),
         max_rows: None,
+        notices: Vec::new(),
         node_count: 0,
         parameter_count: 0,
         constant_bytes: 0,

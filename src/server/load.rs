@@ -143,14 +143,21 @@ fn model(
             "this processor has no instructions for the model's dtype: the model runs in float32"
         );
     }
+    for notice in &served.metadata.notices {
+        tracing::warn!(name, version, "{notice}");
+    }
     Ok((served, model))
 }
 
 /// A model that surely does not fit is refused with the figures: the system would kill the process without a word.
 fn check_memory(name: &str, version: i64, path: &Path) -> Result<(), StartError> {
     // What cannot be read is told when the model is loaded.
-    let file = if path.is_dir() { path.join("model.pt2") } else { path.to_owned() };
-    let weights = fs::metadata(file).map_or(0, |file| file.len());
+    let size = |path: &Path| fs::metadata(path).map_or(0, |file| if file.is_file() { file.len() } else { 0 });
+    // A model may have its weights in files of their own.
+    let weights: u64 = match fs::read_dir(path) {
+        Ok(entries) => entries.flatten().map(|entry| size(&entry.path())).sum(),
+        Err(_) => size(path),
+    };
     let machine = Machine::this();
     let (taken, granted) = (machine.resident(), machine.resources().memory());
     if taken.saturating_add(weights.saturating_mul(2)) <= granted {

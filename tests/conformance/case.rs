@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use crate::npy;
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Case {
     pub name: String,
     pub refused: Option<String>,
@@ -31,20 +31,20 @@ pub struct Case {
     pub references: Vec<Reference>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Layer {
     pub name: String,
     pub directory: String,
     pub reverses: u32,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Scaled {
     pub model: String,
     pub factor: f64,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Twin {
     pub model: String,
 }
@@ -57,6 +57,7 @@ impl Case {
 }
 
 /// The `arrays.npz` of one input size. An array is read when it is requested.
+#[derive(Clone)]
 pub struct Reference(PathBuf);
 
 impl Reference {

@@ -5,6 +5,7 @@ mod case;
 mod heads;
 #[path = "../npy/mod.rs"]
 mod npy;
+mod onnx;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

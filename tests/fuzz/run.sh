@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzz the targets one after the other, and print a line of results for each.
 #
-#   tests/fuzz/run.sh [SECONDS] [TARGET...]      600 seconds each of: archive frame settings stream
+#   tests/fuzz/run.sh [SECONDS] [TARGET...]      600 seconds each of: archive frame onnx settings stream
 #
 # Each target starts from its corpus, tests/fuzz/corpus/TARGET.zip, which is unpacked to tests/fuzz/scratch/corpus. New
 # inputs go to tests/fuzz/scratch/TARGET, crashes to tests/fuzz/artifacts/TARGET. When a crash is fixed, add its input
@@ -18,7 +18,7 @@ seconds=${1:-600}
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "SECONDS is a number, not $seconds"
 shift || true
 targets=("$@")
-(( ${#targets[@]} )) || targets=(archive frame settings stream)
+(( ${#targets[@]} )) || targets=(archive frame onnx settings stream)
 
 command -v cargo >/dev/null || die "cargo is missing: install Rust (https://rustup.rs)"
 cargo +nightly --version >/dev/null 2>&1 || die "a nightly toolchain is missing: rustup toolchain install nightly"

@@ -146,6 +146,9 @@ fn check_metadata(findings: &mut Findings, model: &Metadata) {
         );
         findings.note("gates", seen, "guided backpropagation takes their plain gradient; a rectifier stops at 0");
     }
+    for notice in &model.notices {
+        findings.note("file", notice.clone(), "compare its answers with those of the framework that it came from");
+    }
     if model.max_rows == Some(1) {
         findings.note(
             "batch",

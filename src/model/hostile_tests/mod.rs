@@ -3,6 +3,7 @@
 //! A case starts from a small file of PyTorch's own and changes one thing.
 
 mod graph;
+mod onnx;
 mod operators;
 mod signature;
 mod sizes;

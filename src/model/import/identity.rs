@@ -111,6 +111,8 @@ pub(in crate::model) fn program(limits: &LoadLimits) -> Result<Program, ModelErr
         inputs: vec![ProgramInput { name: "pixels".to_owned(), kind: Kind::Float, shape, channels_last: false }],
         outputs: vec![("logits".to_owned(), Some("mean".to_owned()))],
         paths: BTreeSet::from([LAYER.to_owned()]),
+        files: Vec::new(),
+        notices: Vec::new(),
         limits: limits.clone(),
     })
 }

@@ -2,6 +2,7 @@
 //! [`IMPORTERS`].
 
 pub mod identity;
+pub mod onnx;
 pub mod other_formats;
 pub mod pt2;
 
@@ -10,27 +11,32 @@ use std::path::{Path, PathBuf};
 use super::program::Program;
 use super::{LoadLimits, ModelError, channels_last};
 
+/// The height and width of the pictures that a model is used with, as far as its description says so. It stands in for
+/// what a file leaves open.
+pub type PictureSize = Option<[u32; 2]>;
+
 /// Reads one kind of model file.
 pub trait Importer: Sync {
     /// The name of the file in a version's directory; its extension is that of the format.
     fn file_name(&self) -> &'static str;
 
-    /// Reads a file. Files are untrusted: what they may cost is bounded by `limits`.
+    /// Reads a file. Files are untrusted: what they may cost is bounded by `limits`. Where the file takes any size of a
+    /// picture, `picture` is that of the example.
     ///
     /// # Errors
     /// What is wrong with the file, and what would help.
-    fn import(&self, file: &Path, limits: &LoadLimits) -> Result<Program, ModelError>;
+    fn import(&self, file: &Path, picture: PictureSize, limits: &LoadLimits) -> Result<Program, ModelError>;
 }
 
 /// The formats that are read. The first one also takes files of an unknown extension, and says what they are instead.
-const IMPORTERS: [&dyn Importer; 1] = [&pt2::Pt2];
+const IMPORTERS: [&dyn Importer; 2] = [&pt2::Pt2, &onnx::Onnx];
 
 /// The model's file in a version's directory, if there is one.
 pub fn model_file(directory: &Path) -> Option<PathBuf> {
     IMPORTERS.iter().map(|importer| directory.join(importer.file_name())).find(|file| file.is_file())
 }
 
-/// The names that a model's file may have in a version's directory, for messages: `model.pt2`.
+/// The names that a model's file may have in a version's directory, for messages: `model.pt2 or model.onnx`.
 pub fn file_names() -> String {
     IMPORTERS.map(Importer::file_name).join(" or ")
 }
@@ -39,9 +45,9 @@ pub fn file_names() -> String {
 ///
 /// # Errors
 /// Those of [`Importer::import`].
-pub fn import(file: &Path, limits: &LoadLimits) -> Result<Program, ModelError> {
+pub fn import(file: &Path, picture: PictureSize, limits: &LoadLimits) -> Result<Program, ModelError> {
     let reads = |importer: &&&dyn Importer| Path::new(importer.file_name()).extension() == file.extension();
-    let mut program = IMPORTERS.iter().find(reads).unwrap_or(&IMPORTERS[0]).import(file, limits)?;
+    let mut program = IMPORTERS.iter().find(reads).unwrap_or(&IMPORTERS[0]).import(file, picture, limits)?;
     channels_last::turn(&mut program)?;
     Ok(program)
 }
@@ -150,6 +156,8 @@ mod tests {
             }],
             outputs: vec![("logits".to_owned(), Some("mean".to_owned()))],
             paths: ["trunk.convolution", "trunk.rectifier", "head"].map(str::to_owned).into(),
+            files: Vec::new(),
+            notices: Vec::new(),
             limits: LoadLimits::default(),
         }
     }
@@ -197,7 +205,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("weights.bin");
         std::fs::write(&file, [0x80, 2, 3, 4]).unwrap();
-        let error = super::import(&file, &LoadLimits::default()).err().unwrap().to_string();
+        let error = super::import(&file, None, &LoadLimits::default()).err().unwrap().to_string();
         assert!(error.contains("pickle"), "{error}");
     }
 }

@@ -29,7 +29,7 @@ pub fn what_is(start: &[u8]) -> &'static str {
         _ if is_safetensors(start) => "the file is safetensors: weights alone, without a graph",
         // A SavedModel begins with its schema's version, ONNX with its IR's; TensorFlow's graph follows in field 2.
         [0x08, 0x01, 0x12, ..] => "the file looks like a SavedModel of TensorFlow",
-        [0x08, ..] => "the file looks like ONNX, which camlens does not read yet",
+        [0x08, ..] => "the file looks like ONNX, which is read from files called .onnx",
         _ => "the file is no zip, and an exported program is one",
     }
 }
@@ -79,7 +79,7 @@ pub fn find(root: &Path) -> Option<(PathBuf, &'static str)> {
 fn by_name(path: &Path) -> Option<&'static str> {
     let format = match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
         "pt2" => "an exported program under another name",
-        "onnx" => "ONNX, which camlens does not read yet",
+        "onnx" => "a model of ONNX under another name",
         "pt" | "pth" | "torchscript" | "ts" => "TorchScript or a checkpoint of PyTorch",
         "plan" | "engine" | "trt" => "an engine of TensorRT, compiled code without a graph",
         "savedmodel" | "pb" => "a SavedModel of TensorFlow",

@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod frame;
+pub mod onnx;
 pub mod panics;
 pub mod settings;
 pub mod stream;

@@ -14,7 +14,7 @@ use nodes::Reader;
 
 use self::archive::Archive;
 use self::weights::{FileWeights, Payload};
-use super::Importer;
+use super::{Importer, PictureSize};
 use crate::model::program::Program;
 use crate::model::{LoadLimits, ModelError};
 
@@ -26,7 +26,7 @@ impl Importer for Pt2 {
         "model.pt2"
     }
 
-    fn import(&self, file: &Path, limits: &LoadLimits) -> Result<Program, ModelError> {
+    fn import(&self, file: &Path, _: PictureSize, limits: &LoadLimits) -> Result<Program, ModelError> {
         read(Archive::open(file, limits)?)
     }
 }
@@ -60,6 +60,8 @@ pub fn read(mut archive: Archive) -> Result<Program, ModelError> {
         inputs,
         outputs,
         paths,
+        files: Vec::new(),
+        notices: Vec::new(),
         limits,
     })
 }
