@@ -166,7 +166,6 @@ def settings():
             section = found.setdefault(head[1], set())
         elif key := re.match(r"(?:# )?(\w+) = ", line):
             section.add(key[1])
-    found.setdefault("probes", {"listen"})
     return found
 
 
@@ -175,8 +174,10 @@ def test_config_takes_every_setting_that_no_value_makes():
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]["properties"]
     by_values = {"server": {"listen", "insecure", "token_file", "drain_timeout_s"}, "models": {"repository"},
                  "device": {"name", "libraries", "memory_limit", "background", "cache"}, "telemetry": {"otlp_endpoint"}}
+    # The keys of device.models are names of models.
+    assert "device.models" in schema
     for section, keys in known.items():
-        if section not in ("server.tls", "probes"):
+        if section not in ("server.tls", "probes", "device.models"):
             assert set(schema[section]["properties"]) == keys - by_values.get(section, set()), section
 
 
@@ -255,6 +256,7 @@ MISTAKES = {
     'gpu.memoryLimit="6GB"': "at '/gpu/memoryLimit': '6GB' does not match pattern",
     'image.digest="latest"': "at '/image/digest': 'latest' does not match pattern",
     'config={"limits": {"max_batsh": 4}}': "at '/config/limits': additional properties 'max_batsh' not allowed",
+    'config={"device.models": {"m": "cpu"}}': "at '/config/device.models/m': 'cpu' does not match pattern",
     'config={"server": {"insecure": true}}': "at '/config/server': additional properties 'insecure' not allowed",
     'telemetry.traceRatio=2': "at '/telemetry/traceRatio': maximum: got 2, want 1",
     'shutdown.settleSeconds=0': "at '/shutdown/settleSeconds': minimum: got 0, want 1",

@@ -31,8 +31,9 @@ impl Known {
         self.runs[0].dim()
     }
 
+    /// The dtype. One that tch has no name for counts as a complex one, which no operator of a network takes.
     pub fn kind(&self) -> Kind {
-        self.runs[0].kind()
+        self.runs[0].f_kind().unwrap_or(Kind::ComplexHalf)
     }
 
     /// The size of an axis that is the same for every input.
