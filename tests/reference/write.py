@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import oracle
@@ -168,6 +169,20 @@ def write_reference(folder, name, case, model, model64, size, tries):
     return facts
 
 
+def deflate(path):
+    """Deflates the documents of an exported program, which are most of a small network's file. Weights stay as they are.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = [(info, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for info, data in entries:
+            is_document = info.filename.endswith(".json")
+            kept = zipfile.ZipInfo(info.filename, info.date_time)
+            kept.external_attr = info.external_attr
+            kept.compress_type = zipfile.ZIP_DEFLATED if is_document else zipfile.ZIP_STORED
+            archive.writestr(kept, data, compresslevel=9)
+
+
 def set_up(case: Case):
     model = weights.build(case.factory, case.shape)
     with torch.no_grad():
@@ -183,6 +198,7 @@ def write_case(out, name, case: Case, tries=64, make=set_up):
         dimensions = ({0: torch.export.Dim.AUTO},)
         program = camlens_export.run_export(make(case), weights.picture(2, *case.shape), dimensions)
         camlens_export.save(program, folder / "1" / "model.pt2")
+        deflate(folder / "1" / "model.pt2")
         (folder / "reference").mkdir()
         facts = {"name": name, "network": case.factory.__name__, "refused": case.refused, "layers": []}
         (folder / "reference" / "case.json").write_text(json.dumps(facts, indent=1) + "\n")
@@ -195,6 +211,7 @@ def write_case(out, name, case: Case, tries=64, make=set_up):
     camlens_export.export(
         make(case), folder / "1", list(case.shape), description=description, dynamic_size=case.dynamic_size, check=False
     )
+    deflate(folder / "1" / "model.pt2")
     model = make(case)
     model64 = make(case).double() if case.float64 and case.dtype == torch.float32 else None
     facts = write_reference(folder / "reference", name, case, model, model64, case.shape[1:], tries)
