@@ -170,8 +170,7 @@ def write_reference(folder, name, case, model, model64, size, tries):
 
 
 def deflate(path):
-    """Deflates the documents of an exported program, which are most of a small network's file. Weights stay as they are.
-    """
+    """Deflates the documents of an exported program, most of a small network's file. Weights stay as they are."""
     with zipfile.ZipFile(path) as archive:
         entries = [(info, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w") as archive:
