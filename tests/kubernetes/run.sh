@@ -4,8 +4,7 @@
 #   tests/kubernetes/run.sh [STEP…]      all steps, or those named; --list names them
 #
 # Kubernetes is built from its Go modules into the cache (once: about 15 minutes, 2 GiB); needs root, Go 1.26, npm and
-# cgroup v1. RESTARTS (100) says how often pods are replaced under load, RATE (4) how many frames a second each of two
-# cameras sends meanwhile, REPLICAS (1000) how many pods are simulated.
+# cgroup v1. RATE (4) is how many frames a second each of two cameras sends.
 # KSERVE_CRDS is a folder of KServe's custom resource definitions (config/crd/full of its repository); without it they
 # are fetched from GitHub.
 set -euo pipefail
@@ -14,10 +13,10 @@ here=tests/kubernetes
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-steps=(apply run killed roll tls drain restarts scale)
+steps=(apply run killed roll tls drain)
 case ${1:-} in
   --list) printf '%s\n' "${steps[@]}"; exit 0 ;;
-  -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 for step; do [[ " ${steps[*]} " == *" $step "* ]] || die "there is no step $step: there are ${steps[*]}"; done
 wanted=("$@")
@@ -271,51 +270,6 @@ drain() { # the only node is drained under load: the budget keeps one of two pod
   touch "$out/stop"
   wait $loading || die "frames were lost in a drain: $(cat "$out/drain.json")"
   say "drain and uncordon: $(cat "$out/drain.json")"
-}
-
-restarts() { # pods are deleted in turn under load
-  local count=${RESTARTS:-100} number pod
-  up; namespace
-  install --set replicas=2
-  rm -f "$out/stop"
-  load --namespace vision --seconds 7200 --stop "$out/stop" >"$out/restarts.json" 2>"$out/restarts.log" &
-  local loading=$!
-  for ((number = 1; number <= count; number++)); do
-    pod=$(pods jsonpath='{.items[0].metadata.name}' --sort-by=.metadata.creationTimestamp)
-    k -n vision delete pod "$pod" --wait >/dev/null
-    k -n vision rollout status deployment/camlens --timeout=120s >/dev/null
-  done
-  touch "$out/stop"
-  wait $loading || die "frames were lost in $count restarts: $(cat "$out/restarts.json")"
-  say "$count restarts: $(cat "$out/restarts.json")"
-}
-
-scale() { # simulated nodes and pods: the Deployment scales up and rolls
-  local replicas=${REPLICAS:-1000} began
-  up; namespace
-  cluster fake-nodes "$dir" $((replicas / 100 * 13 + 2)) >>"$out/cluster.log"
-  local simulated=(--namespace vision --set "mode=standalone,insecure=true,pod.nodeSelector.type=kwok"
-    --set "rollout.maxSurge=25%"
-    --set "pod.tolerations[0].key=kwok.x-k8s.io/node,pod.tolerations[0].operator=Exists"
-    --set "autoscaling.kind=hpa,autoscaling.minReplicas=2,autoscaling.maxReplicas=$replicas")
-  render "${simulated[@]}" | k apply --server-side --validate=strict -f - >/dev/null
-  k -n vision rollout status deployment/camlens --timeout=60s >/dev/null
-  began=$SECONDS
-  # What the autoscaler does, whose metrics are not there.
-  k -n vision patch hpa camlens --type merge -p "{\"spec\": {\"minReplicas\": $replicas}}" >/dev/null
-  until [[ $(k -n vision get deployment camlens -o jsonpath='{.status.readyReplicas}') == "$replicas" ]]; do
-    ((SECONDS - began < 300)) || die "not all $replicas replicas are ready after 300 s"
-    sleep 1
-  done
-  say "2 to $replicas simulated replicas in $((SECONDS - began)) s"
-  began=$SECONDS
-  # The autoscaler's number stays, since the chart sets none.
-  render "${simulated[@]}" --set "config.limits.max_batch=4,autoscaling.minReplicas=$replicas" |
-    k apply --server-side --validate=strict --force-conflicts -f - >/dev/null
-  k -n vision rollout status deployment/camlens --timeout=600s >/dev/null
-  [[ $(k -n vision get deployment camlens -o jsonpath='{.status.updatedReplicas}') == "$replicas" ]] ||
-    die "the rolling update changed the number of replicas"
-  say "they rolled in $((SECONDS - began)) s"
 }
 
 cluster build "$dir"
