@@ -13,10 +13,9 @@
 //!
 //! An [`Explainer`] runs a batch forward. The [`Forward`] chooses the classes and runs in reverse. [`Reversed::fuse`]
 //! makes the maps. On a device that works asynchronously, [`Enqueued`] does all of it without reading anything, and
-//! [`PackedMaps`] makes one tensor of the results. [`Head`] knows what the model's output means, and compares
-//! it with what was [`Expected`]. To add a kind of map,
-//! add a [`MapKind`] and the line of `batch_maps.rs` that makes it; to add a CAM method, add a [`CamMethod`] and its
-//! file in `cam/`.
+//! [`PackedMaps`] makes one tensor of the results. [`Head`] knows what the model's output means, and compares it with
+//! what was [`Expected`]. To add a kind of map, add a [`MapKind`] and the line of `batch_maps.rs` that makes it; to add
+//! a CAM method, add a [`CamMethod`] and its file in `cam/`.
 
 mod agreement;
 mod batch_maps;

@@ -8,7 +8,6 @@ use super::model_key::ModelKey;
 use super::row_input::RowInput;
 use super::served::Served;
 use crate::explain::{ExplainError, Method, RowMaps, Target};
-use crate::frame::Preparation;
 use crate::plan::Interrupt;
 use crate::telemetry::Stage;
 
@@ -19,8 +18,6 @@ pub struct Batch<'a> {
     /// `[C, H, W]` of each row.
     pub shape: [u32; 3],
     pub inputs: Vec<RowInput<'a>>,
-    /// How the bytes of pictures become the model's input.
-    pub preparation: Option<&'a Preparation>,
     /// Each row's targets.
     pub targets: Vec<&'a [Target]>,
 }
@@ -28,12 +25,7 @@ pub struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Each row's input, `[C, H, W]`.
     pub fn values(&self) -> Vec<Cow<'a, [f32]>> {
-        let values = |input: &RowInput<'a>| match (*input, self.preparation) {
-            (RowInput::Values(values), _) => Cow::Borrowed(values),
-            (RowInput::Bytes(bytes), Some(preparation)) => Cow::Owned(preparation.values(bytes)),
-            (RowInput::Bytes(_), None) => Cow::Borrowed(&[][..]),
-        };
-        self.inputs.iter().map(values).collect()
+        self.inputs.iter().map(|input| input.values()).collect()
     }
 }
 

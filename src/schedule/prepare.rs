@@ -172,10 +172,10 @@ fn read(
     ended(Stage::Decode);
     let prepared = match (input, &decoded) {
         (PreparedInput::Values(buffer), decoded) => model.preparation.prepare(decoded, &mut buffer.values)?,
-        (PreparedInput::Bytes(buffer), Decoded::Picture(pixels)) => {
+        (PreparedInput::Picture(buffer), Decoded::Picture(pixels)) => {
             model.preparation.prepare_bytes(pixels, &mut buffer.values)?
         }
-        (input @ PreparedInput::Bytes(_), Decoded::Tensor(_)) => {
+        (input @ PreparedInput::Picture(_), Decoded::Tensor(_)) => {
             let mut values = Vec::new();
             let prepared = model.preparation.prepare(&decoded, &mut values)?;
             *input = PreparedInput::Values(Buffer::of(values));

@@ -158,7 +158,7 @@ impl Served {
     pub(super) fn input_for(&self, payload: &Payload) -> PreparedInput {
         match (self.device, payload) {
             (Device::Cuda(_), Payload::Encoded { .. } | Payload::Raw { .. }) => {
-                PreparedInput::Bytes(self.pictures.take())
+                PreparedInput::Picture(self.pictures.take())
             }
             _ => PreparedInput::Values(self.inputs.take()),
         }

@@ -285,8 +285,7 @@ fn batch(rows: &[PreparedRow]) -> Batch<'_> {
         model: first.about.model.key(),
         method: &first.method,
         shape: first.shape,
-        inputs: rows.iter().map(|row| row.input.as_row()).collect(),
-        preparation: Some(&first.about.model.preparation),
+        inputs: rows.iter().map(|row| row.input.as_row(&row.about.model.preparation)).collect(),
         targets: rows.iter().map(|row| row.targets.as_slice()).collect(),
     }
 }

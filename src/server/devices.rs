@@ -99,12 +99,8 @@ fn of_cuda(config: &DeviceConfig, indices: &[u32]) -> Result<Devices, CudaError>
     let chosen = if indices.is_empty() { &all } else { indices };
     let chosen: Vec<&CudaDevice> =
         chosen.iter().filter_map(|index| found.iter().find(|device| device.index == *index)).collect();
-    for device in &chosen {
-        prepare(cuda, device, config)?;
-    }
-    let memory = |device: &&CudaDevice| {
-        (device.index, config.memory_limit.map_or(device.total_bytes, |limit| limit.of(device.total_bytes)))
-    };
+    let memory = chosen.iter().map(|device| Ok((device.index, prepare(cuda, device, config)?)));
+    let memory = memory.collect::<Result<_, CudaError>>()?;
     let indices: Vec<u32> = chosen.iter().map(|device| device.index).collect();
     if let Err(error) = cuda.prepare_kernels(&indices, config.cache.as_deref()) {
         tracing::warn!(%error, "camlens's own kernels cannot be compiled: libtorch's run in their place, more slowly");
@@ -113,13 +109,13 @@ fn of_cuda(config: &DeviceConfig, indices: &[u32]) -> Result<Devices, CudaError>
         workers: chosen.iter().map(|device| Device::Cuda(device.index as usize)).collect(),
         names: chosen.iter().map(|device| format!("cuda:{} ({})", device.index, device.name)).collect(),
         cuda: Some(cuda),
-        memory: chosen.iter().map(memory).collect(),
+        memory,
         fallback: None,
     })
 }
 
-/// Checks a device, and limits its memory.
-fn prepare(cuda: Cuda, device: &CudaDevice, config: &DeviceConfig) -> Result<(), CudaError> {
+/// Checks a device, limits its memory, and returns the bytes that the process may hold.
+fn prepare(cuda: Cuda, device: &CudaDevice, config: &DeviceConfig) -> Result<u64, CudaError> {
     let CudaDevice { index, name, total_bytes, capability, is_mig, uses_mps, .. } = device;
     cuda.check(*index)?;
     let limit = config.memory_limit.map(|limit| limit.of(*total_bytes));
@@ -127,7 +123,7 @@ fn prepare(cuda: Cuda, device: &CudaDevice, config: &DeviceConfig) -> Result<(),
         cuda.limit_memory(*index, limit)?;
     }
     tracing::info!(device = format!("cuda:{index}"), name, %capability, total_bytes, limit, is_mig, uses_mps, "using");
-    Ok(())
+    Ok(limit.unwrap_or(*total_bytes))
 }
 
 #[cfg(test)]

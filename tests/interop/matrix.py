@@ -8,12 +8,11 @@
 """
 
 import pathlib
-import shutil
 import signal
 import sys
 import tempfile
 
-from setting import BUILT, TOKEN, Program, Transport, Wrong, expect, folder_of_frames, table
+from setting import TOKEN, Program, Table, Transport, expect, folder_of_frames
 
 from fake_server import FakeServer, answer, opened
 
@@ -78,34 +77,21 @@ CHECKS = {
 
 
 def main(clients):
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="camlens-"))
-    cells, failed = {}, 0
-    try:
+    table = Table("client")
+    with tempfile.TemporaryDirectory(prefix="camlens-", ignore_cleanup_errors=True) as folder:
+        folder = pathlib.Path(folder)
         frames = folder_of_frames(folder / "frames", FRAMES)
         for client in clients:
             for kind, name in TRANSPORTS.items():
                 transport = Transport(kind, folder / f"{client}-{kind}")
                 transport.serve()
                 for number, (event, check) in enumerate(CHECKS.items()):
-                    try:
-                        check(client, transport, frames, transport.folder / f"out{number}")
-                        cells[client, f"{name}: {event}"] = "yes"
-                    except Wrong as wrong:
-                        failed += 1
-                        cells[client, f"{name}: {event}"] = "**no**"
-                        print(f"{client}, {name}, {event}: {wrong}", file=sys.stderr, flush=True)
+                    case = (client, transport, frames, transport.folder / f"out{number}")
+                    table.check(client, f"{name}: {event}", lambda: check(*case))
                 transport.stop()
-            print(f"  {client}: {sum(cell == 'yes' for (row, _), cell in cells.items() if row == client)} of "
+            print(f"  {client}: {sum(cell == 'yes' for (row, _), cell in table.cells.items() if row == client)} of "
                   f"{len(CHECKS) * len(TRANSPORTS)}", file=sys.stderr, flush=True)
-        columns = [f"{name}: {event}" for name in TRANSPORTS.values() for event in CHECKS]
-        text = table(list(clients), columns, cells, "client")
-        (BUILT / "matrix.md").write_text(text)
-        print(text)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if failed:
-        sys.exit(f"error: {failed} of {len(cells)} cells failed")
-    print(f"{len(cells)} passed, 0 failed")
+        table.end("matrix.md")
 
 
 if __name__ == "__main__":

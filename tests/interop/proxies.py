@@ -7,7 +7,6 @@ comes back.
 
 import itertools
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,15 +16,13 @@ import time
 
 import numpy as np
 
-from setting import (BUILT, CLIENTS, PATIENCE_S, Program, Transport, Wrong, expect, folder_of_frames, free_port,
-                     table)  # fmt: skip
+from setting import CLIENTS, PATIENCE_S, Program, Table, Transport, Wrong, expect, folder_of_frames, free_port
 
 import camlens  # isort: skip - `setting` has installed it
 
 FRAMES, MOST_IN_FLIGHT = 120, 16
 PROXIES = {"Envoy": ("envoy.yaml", "port_value: {}"), "nginx": ("nginx.conf", "127.0.0.1:{}"),
            "HAProxy": ("haproxy.cfg", "127.0.0.1:{}")}  # fmt: skip
-EVENTS = ["streams", "answers over 4 MiB", "deadline", "drain", "killed and back"]
 
 
 class Proxy:
@@ -137,44 +134,28 @@ def main(names):
     unknown = [name for name in names if name not in PROXIES]
     if unknown:
         sys.exit(f"error: there is no proxy {unknown[0]}: {', '.join(PROXIES)}")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="camlens-"))
-    cells, failed, rows = {}, 0, []
-    try:
+    table = Table("through")
+    with tempfile.TemporaryDirectory(prefix="camlens-", ignore_cleanup_errors=True) as folder:
+        folder = pathlib.Path(folder)
         frames, large = folder_of_frames(folder / "frames", FRAMES), large_pictures(folder / "large")
         for name in names or PROXIES:
             transport = Transport("plain", folder / f"{name}-server")
             transport.serve()
             proxy = Proxy(name, folder / name, transport.port)
+            events = {
+                "streams": lambda client, out: streams(client, proxy, frames, out),
+                "answers over 4 MiB": lambda client, out: large_answers(client, proxy, large, out),
+                "deadline": lambda client, out: deadline(client, proxy, frames, out),
+                "drain": lambda client, out: replaced(client, proxy, frames, out, transport, signal.SIGTERM),
+                "killed and back": lambda client, out: replaced(client, proxy, frames, out, transport, signal.SIGKILL),
+            }
             for client in ("python", "go"):
-                row = f"{name}, {client}"
-                rows.append(row)
-                for number, event in enumerate(EVENTS):
+                for number, (event, check) in enumerate(events.items()):
                     out = folder / f"{name}-{client}-{number}"
-                    try:
-                        if event == "streams":
-                            streams(client, proxy, frames, out)
-                        elif event == "answers over 4 MiB":
-                            large_answers(client, proxy, large, out)
-                        elif event == "deadline":
-                            deadline(client, proxy, frames, out)
-                        else:
-                            with_signal = signal.SIGTERM if event == "drain" else signal.SIGKILL
-                            replaced(client, proxy, frames, out, transport, with_signal)
-                        cells[row, event] = "yes"
-                    except Wrong as wrong:
-                        failed += 1
-                        cells[row, event] = "**no**"
-                        print(f"{row}, {event}: {wrong}\n{proxy.said()}", file=sys.stderr, flush=True)
+                    table.check(f"{name}, {client}", event, lambda: check(client, out), proxy.said)
             proxy.stop()
             transport.stop()
-        text = table(rows, EVENTS, cells, "through")
-        (BUILT / "proxies.md").write_text(text)
-        print(text)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if failed:
-        sys.exit(f"error: {failed} of {len(cells)} cells failed")
-    print(f"{len(cells)} passed, 0 failed")
+        table.end("proxies.md")
 
 
 if __name__ == "__main__":

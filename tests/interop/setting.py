@@ -84,7 +84,7 @@ class Transport:
         return f"unix:{self.folder}/camlens.sock" if self.kind == "unix" else f"localhost:{self.port}"
 
     def environment(self, client: str, address: str | None = None) -> dict[str, str]:
-        """What a client is told; `address`: that of another server than camlens."""
+        """A client's environment variables. `address` replaces camlens's, for a proxy in between."""
         told = {"CAMLENS_SERVER": address or self.address}
         if self.kind == "tls":
             told |= {"CAMLENS_TLS_CA": str(self.folder / "ca.crt")}
@@ -174,8 +174,33 @@ def folder_of_frames(folder: pathlib.Path, count: int) -> pathlib.Path:
     return folder
 
 
-def table(rows: list[str], columns: list[str], cells: dict[tuple[str, str], str], head: str) -> str:
-    """A table in Markdown."""
-    lines = [f"| {head} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {row} | " + " | ".join(cells.get((row, column), "–") for column in columns) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+class Table:
+    """Checks and how they ended, by row and column, in the order in which they were made."""
+
+    def __init__(self, head: str):
+        self.head, self.cells = head, {}
+
+    def check(self, row: str, column: str, check, context=lambda: "") -> None:
+        """Makes a check. If it fails, says why, and what `context` returns."""
+        try:
+            check()
+            self.cells[row, column] = "yes"
+        except Wrong as wrong:
+            self.cells[row, column] = "**no**"
+            print(f"{row}, {column}: {wrong}\n{context()}", file=sys.stderr, flush=True)
+
+    def markdown(self) -> str:
+        rows, columns = (list(dict.fromkeys(key[side] for key in self.cells)) for side in (0, 1))
+        lines = [f"| {self.head} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+        lines += [f"| {row} | " + " | ".join(self.cells.get((row, column), "–") for column in columns) + " |"
+                  for row in rows]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    def end(self, name: str) -> None:
+        """Writes and prints the table; ends the program with an error if a check failed."""
+        (BUILT / name).write_text(self.markdown())
+        print(self.markdown())
+        passed, failed = (list(self.cells.values()).count(cell) for cell in ("yes", "**no**"))
+        if failed:
+            sys.exit(f"error: {failed} of {passed + failed} cells failed")
+        print(f"{passed} passed, 0 failed")

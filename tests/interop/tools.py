@@ -5,12 +5,10 @@ import base64
 import json
 import os
 import pathlib
-import shutil
 import subprocess
-import sys
 import tempfile
 
-from setting import BUILT, ROOT, TOKEN, Transport, Wrong, expect, folder_of_frames, table
+from setting import ROOT, TOKEN, Table, Transport, expect, folder_of_frames
 
 PROTO = ROOT / "proto"
 K6_STREAMS, K6_FRAMES = 50, 4
@@ -115,37 +113,25 @@ def k6(transport, frames):
 
 
 def main():
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="camlens-"))
     steps = {"grpcurl list": lists, "grpcurl describe": describes, "grpcurl call": calls, "grpcurl stream": streams}
     others = {"grpc-health-probe": lambda t, f: health(t), f"ghz, {UNARY_CALLS} calls": ghz,
               f"k6, {K6_STREAMS} streams": k6}  # fmt: skip
     names = {"plain": "plain", "tls": "TLS + token", "unix": "Unix socket"}
-    cells, failed = {}, 0
-    try:
+    table = Table("tool")
+    with tempfile.TemporaryDirectory(prefix="camlens-", ignore_cleanup_errors=True) as folder:
+        folder = pathlib.Path(folder)
         frames = folder_of_frames(folder / "frames", 10)
         for kind, name in names.items():
             transport = Transport(kind, folder / kind)
             transport.serve()
             for step, check in {**steps, **others}.items():
                 if kind == "unix" and check is k6:
-                    cells[step, name] = "– (k6 dials TCP alone)"
+                    table.cells[step, name] = "– (k6 dials TCP alone)"
                     continue
-                try:
-                    check(Grpcurl(transport), frames) if step in steps else check(transport, frames)
-                    cells[step, name] = "yes"
-                except Wrong as wrong:
-                    failed += 1
-                    cells[step, name] = "**no**"
-                    print(f"{step}, {name}: {wrong}", file=sys.stderr, flush=True)
+                against = Grpcurl(transport) if step in steps else transport
+                table.check(step, name, lambda: check(against, frames))
             transport.stop()
-        text = table([*steps, *others], list(names.values()), cells, "tool")
-        (BUILT / "tools.md").write_text(text)
-        print(text)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if failed:
-        sys.exit(f"error: {failed} of {len(cells)} cells failed")
-    print(f"{len(cells)} passed, 0 failed")
+        table.end("tools.md")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,6 @@ impl OwnedBatch {
             method: &self.method,
             shape: self.shape,
             inputs: self.inputs.iter().map(|values| RowInput::Values(values)).collect(),
-            preparation: None,
             targets: self.targets.iter().map(Vec::as_slice).collect(),
         }
     }
@@ -229,7 +228,6 @@ mod tests {
             method: &method,
             shape: [1, 1, 2],
             inputs: vec![RowInput::Values(&input); 2],
-            preparation: None,
             targets: vec![&[], &[]],
         };
         let mut stages = Vec::new();

@@ -38,11 +38,18 @@ pub struct CudaDevice {
     cuda: Cuda,
     index: u32,
     source: Explainers,
-    explainers: HashMap<ModelKey, Explainer>,
+    models: HashMap<ModelKey, Loaded>,
     streams: Streams,
     slots: Vec<Slot>,
     /// Batches that cannot be recorded.
     unrecordable: HashSet<Key>,
+}
+
+/// A model on the device.
+struct Loaded {
+    explainer: Explainer,
+    /// How the device normalises pictures.
+    preparation: Preparation,
 }
 
 /// Each does one kind of work, in order; events order them among each other.
@@ -86,7 +93,7 @@ impl CudaDevice {
         let stream = || Stream::new(cuda, index, PRIORITY);
         let streams = Streams { copy_in: stream()?, compute: stream()?, copy_out: stream()? };
         let slots = (0..DEPTH).map(|_| Slot::new(cuda, index)).collect::<Result<_, _>>()?;
-        Ok(CudaDevice { cuda, index, source, explainers: HashMap::new(), streams, slots, unrecordable: HashSet::new() })
+        Ok(CudaDevice { cuda, index, source, models: HashMap::new(), streams, slots, unrecordable: HashSet::new() })
     }
 
     fn device(&self) -> tch::Device {
@@ -101,20 +108,20 @@ impl CudaDevice {
     }
 
     /// Records a batch for a slot, unless it has the recording. `false`: it cannot be recorded.
-    fn prepare(&mut self, slot: usize, key: &Key, preparation: &Preparation) -> Result<bool, ExplainError> {
+    fn prepare(&mut self, slot: usize, key: &Key) -> Result<bool, ExplainError> {
         if self.slots[slot].recording(key).is_some() {
             return Ok(true);
         }
         if self.unrecordable.contains(key) {
             return Ok(false);
         }
-        let mut made = self.record(slot, key, preparation);
+        let mut made = self.record(slot, key);
         if made.as_ref().is_err_and(ExplainError::is_out_of_memory) {
             // Recordings of other batches, which may not come again, hold memory.
             self.slots.iter_mut().filter(|slot| slot.is_free.load(Ordering::Relaxed)).for_each(Slot::forget_all);
             self.slots[slot].forget_all();
             self.cuda.release_memory(self.index)?;
-            made = self.record(slot, key, preparation);
+            made = self.record(slot, key);
         }
         match made {
             Ok(recording) => {
@@ -124,7 +131,7 @@ impl CudaDevice {
             Err(error) if error.is_out_of_memory() || error.is_lost() => Err(error),
             Err(error) => {
                 self.cuda.check(self.index)?;
-                let model = self.explainers.get(&key.model).map(|explainer| &explainer.metadata().name);
+                let model = self.models.get(&key.model).map(|model| &model.explainer.metadata().name);
                 tracing::warn!(model, rows = key.rows, %error, "a batch is not recorded: it runs operator by operator");
                 self.unrecordable.insert(key.clone());
                 Ok(false)
@@ -132,9 +139,9 @@ impl CudaDevice {
         }
     }
 
-    fn record(&mut self, slot: usize, key: &Key, preparation: &Preparation) -> Result<Recording, ExplainError> {
-        let explainer = self.explainers.get_mut(&key.model).ok_or_else(not_loaded)?;
-        Recording::new((explainer, preparation), key, &self.slots[slot].pool, &self.streams.compute, self.index)
+    fn record(&mut self, slot: usize, key: &Key) -> Result<Recording, ExplainError> {
+        let model = self.models.get_mut(&key.model).ok_or_else(not_loaded)?;
+        Recording::new(model, key, &self.slots[slot].pool, &self.streams.compute, self.index)
     }
 
     /// Queues the copy of a batch to the device and its forward run.
@@ -194,8 +201,8 @@ impl CudaDevice {
         ended: &mut dyn FnMut(Stage),
     ) -> Result<Vec<RowResult>, ExplainError> {
         let device = self.device();
-        let explainer = self.explainers.get_mut(&batch.model).ok_or_else(not_loaded)?;
-        self.streams.compute.within(|| explain(explainer, batch, device, interrupt, ended))?
+        let model = self.models.get_mut(&batch.model).ok_or_else(not_loaded)?;
+        self.streams.compute.within(|| explain(&mut model.explainer, batch, device, interrupt, ended))?
     }
 }
 
@@ -210,7 +217,7 @@ impl AsyncDevice for CudaDevice {
     /// the model allows and the device has memory for.
     fn load(&mut self, model: &Arc<Served>) -> Result<(), ExplainError> {
         let explainer = self.source.share(model.key(), self.device()).ok_or_else(not_loaded)?;
-        self.explainers.insert(model.key(), explainer);
+        self.models.insert(model.key(), Loaded { explainer, preparation: model.preparation.clone() });
         let (method, shape) = default_batch(model);
         let of_rows = |rows: usize| Key {
             model: model.key(),
@@ -223,7 +230,7 @@ impl AsyncDevice for CudaDevice {
         let most = model.limits.max_batch as usize;
         for rows in std::iter::successors(Some(1), |rows| (*rows < most).then(|| (rows * 2).min(most))) {
             let key = of_rows(rows);
-            match (0..DEPTH).try_for_each(|slot| self.prepare(slot, &key, &model.preparation).map(drop)) {
+            match (0..DEPTH).try_for_each(|slot| self.prepare(slot, &key).map(drop)) {
                 Err(error) if error.is_out_of_memory() && rows > 1 => {
                     tracing::warn!(model = model.metadata.name, rows = rows / 2, "the device has memory for no more");
                     model.batching.fits(rows / 2);
@@ -238,7 +245,7 @@ impl AsyncDevice for CudaDevice {
     fn unload(&mut self, model: ModelKey) {
         self.slots.iter_mut().for_each(|slot| slot.forget(model));
         self.unrecordable.retain(|key| key.model != model);
-        self.explainers.remove(&model);
+        self.models.remove(&model);
         self.source.remove(model);
         if let Err(error) = self.cuda.release_memory(self.index) {
             tracing::warn!(%error, "memory of a model could not be given back");
@@ -247,10 +254,9 @@ impl AsyncDevice for CudaDevice {
 
     fn submit(&mut self, batch: &Batch<'_>) -> Result<InFlight, ExplainError> {
         let slot = self.take_slot()?;
-        let max_rows = self.explainers.get(&batch.model).ok_or_else(not_loaded)?.metadata().max_rows;
+        let max_rows = self.models.get(&batch.model).ok_or_else(not_loaded)?.explainer.metadata().max_rows;
         let Some(key) = Key::of(batch, max_rows) else { return Ok(InFlight { slot, work: Work::Eager }) };
-        let Some(preparation) = batch.preparation else { return Ok(InFlight { slot, work: Work::Eager }) };
-        if !self.prepare(slot.index, &key, preparation)? {
+        if !self.prepare(slot.index, &key)? {
             return Ok(InFlight { slot, work: Work::Eager });
         }
         let submitted = self.queue(slot.index, batch, &key)?;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
 
+use super::Loaded;
 use super::staging::Staging;
-use crate::explain::{ExplainError, Explainer, Method, NO_TARGET, PackedMaps, Target, ranked};
-use crate::frame::Preparation;
+use crate::explain::{ExplainError, Method, NO_TARGET, PackedMaps, Target, ranked};
 use crate::plan::{Mode, Never, tuning};
 use crate::schedule::device::Batch;
 use crate::schedule::model_key::ModelKey;
@@ -45,7 +45,7 @@ impl Key {
             shape: batch.shape,
             rows,
             rounds,
-            normalizes: batch.inputs.iter().all(|input| matches!(input, RowInput::Bytes(_))),
+            normalizes: batch.inputs.iter().all(|input| matches!(input, RowInput::Picture(..))),
         })
     }
 
@@ -99,7 +99,7 @@ impl Recording {
     /// # Errors
     /// What the explainer says, and work that cannot be recorded.
     pub fn new(
-        (explainer, preparation): (&mut Explainer, &Preparation),
+        Loaded { explainer, preparation }: &mut Loaded,
         key: &Key,
         pool: &GraphPool,
         stream: &Stream,
@@ -166,7 +166,7 @@ impl Recording {
         let chunks = rows.chunks_exact_mut(row_bytes.max(1));
         if self.key.normalizes {
             for (to, row) in chunks.zip(&batch.inputs) {
-                if let RowInput::Bytes(bytes) = row {
+                if let RowInput::Picture(bytes, _) = row {
                     to.iter_mut().zip(*bytes).for_each(|(to, byte)| *to = *byte);
                 }
             }
@@ -214,7 +214,6 @@ mod tests {
                 method: &method,
                 shape: [1, 1, 1],
                 inputs: vec![RowInput::Values(&[0.0]); rows],
-                preparation: None,
                 targets: vec![targets; rows],
             };
             Key::of(&batch, max_rows).map(|key| (key.rows, key.rounds))

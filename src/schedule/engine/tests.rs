@@ -42,7 +42,6 @@ fn frames_of_several_streams_run_together_when_the_device_is_free() {
 #[test]
 fn workers_run_batches_at_once_and_each_has_one_ahead() {
     let model = served("m", 1);
-    let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };
     let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
     let streams: Vec<_> = (0..6).map(|_| bench.lane(&model)).collect();
     let submit = |number: u32| drop(bench.submit(&streams[number as usize], number));
@@ -92,36 +91,34 @@ fn a_model_runs_on_the_workers_that_it_is_bound_to() {
     bench.engine.stop();
 }
 
+/// A worker whose batches work.
+fn sound() -> Behaviour {
+    Box::new(|_, _| Ok(()))
+}
+
 #[test]
 fn an_idle_worker_takes_what_was_prepared_for_a_busy_one_if_it_has_the_model() {
     let (free, first) = (served("free", 1), bound("first", 1, &[0]));
-    let bench = Bench::of_workers(&[Arc::clone(&free), Arc::clone(&first)], (0..2).map(|_| sound_worker()).collect());
-    let streams: Vec<_> = (0..6).map(|_| bench.lane(&free)).collect();
-    // Two batches run, and one is prepared for each worker.
-    for (number, stream) in (0..4).zip(&streams) {
+    let (release, released) = mpsc::channel();
+    let busy: Behaviour = Box::new(move |_, _| {
+        released.recv().expect("the test says when");
+        Ok(())
+    });
+    let bench = Bench::of_workers(&[Arc::clone(&free), Arc::clone(&first)], vec![busy, sound()]);
+    let streams: Vec<_> = (0..4).map(|_| bench.lane(&free)).collect();
+    for (number, stream) in (0..).zip(&streams) {
         bench.submit(stream, number);
     }
     bench.began();
     bench.began();
     settle(&bench);
-    assert_eq!(bench.engine.shared.state.lock().dispatch.ready(), 2);
-    // The frames end in whichever order the workers take them; none waits for a worker that is busy.
-    for _ in 0..4 {
-        bench.go();
-    }
-    assert!(endings(&bench, 4).iter().all(|(_, answered)| *answered));
-    let own = bench.lane(&first);
-    bench.began();
-    bench.began();
-    bench.submit(&own, 5);
-    assert_eq!(bench.began(), [5]);
-    bench.go();
-    assert_eq!(endings(&bench, 1), [(5, true)]);
+    assert_eq!(bench.engine.shared.state.lock().dispatch.ready(), 2, "a batch ahead for each worker");
+    // Each worker takes one; the first stays busy with its own, and the second ends the three others.
+    (0..4).for_each(|_| bench.go());
+    assert!(endings(&bench, 3).iter().all(|(_, answered)| *answered));
+    release.send(()).expect("the first worker waits");
+    assert_eq!(endings(&bench, 1).len(), 1);
     bench.engine.stop();
-}
-
-fn sound_worker() -> Behaviour {
-    Box::new(|_, _| Ok(()))
 }
 
 #[test]
@@ -157,7 +154,6 @@ fn of_idle_workers_the_one_that_worked_last_works_next() {
 #[test]
 fn frames_of_two_sizes_run_on_two_workers_at_once() {
     let model = served("m", 4);
-    let sound = || -> super::super::fake::Behaviour { Box::new(|_, _| Ok(())) };
     let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
     let lanes = [bench.lane(&model), bench.lane(&model), bench.lane(&model)];
     bench.submit(&lanes[0], 1);

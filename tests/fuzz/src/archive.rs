@@ -432,7 +432,6 @@ fn explain(model: Model, mode: Mode) {
         method: &method,
         shape,
         inputs: vec![RowInput::Values(&input); rows],
-        preparation: None,
         targets: vec![targets.as_slice(); rows],
     };
     let until = Instant::now() + MAX_EXPLAINING;

@@ -111,8 +111,8 @@ class Client:
     ) -> Stream:
         """Explains the frames of a source, as they come. Iterate over the result: one `Answer` for each frame.
 
-        Frames are read in a thread of their own and sent within the credit that the server grants (`in_flight`: at most
-        so many). `policy` is a `Policy` or its overflow: "block" loses nothing; with "latest", for cameras, the source
+        Frames are read in a thread of their own and sent within the credit that the server grants, at most `in_flight`
+        at a time. `policy` is a `Policy` or its overflow: "block" loses nothing; with "latest", for cameras, the source
         is read on whatever happens, and newer frames replace older ones, here or in the server. Both kinds of drops are
         answers.
 

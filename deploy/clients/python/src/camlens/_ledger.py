@@ -136,7 +136,7 @@ class Ledger:
         if kind == "opened":
             self.counts.connections += 1
             self.counts.credit = max(self.counts.credit, response.opened.max_in_flight)
-            # At least one: a stream without credit would wait for ever.
+            # At least one: a stream without credit would never send a frame.
             self._limit = max(1, min(response.opened.max_in_flight, self._own_limit or response.opened.max_in_flight))
         elif kind == "going_away":
             self._is_going_away = True

@@ -232,7 +232,7 @@ fn cubic(a: f64, distance: f64) -> f64 {
     }
 }
 
-/// ATen's interpolation of the last two axes that gives the same for every example input, if there is one.
+/// ATen's interpolation of the last two axes, if one equals this Resize for every example input.
 fn native(
     builder: &mut Builder,
     x: &Rc<Known>,
