@@ -33,10 +33,6 @@ impl OutputFolder {
         Ok(OutputFolder { path: path.to_owned(), used: HashSet::new() })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// A prefix for the names of one frame's files, unique in this folder.
     pub fn stem(&mut self, name: &str) -> String {
         let name = slug(name);
@@ -47,6 +43,12 @@ impl OutputFolder {
             stem = format!("{name}-{count}");
         }
         stem
+    }
+
+    /// A prefix for the names of a stream's frame: unique in this folder, since its sequence is. Names are not kept: a
+    /// camera's stream has no end.
+    pub fn stem_of(&self, sequence: u64, name: &str) -> String {
+        slug(&format!("{sequence:06}-{name}"))
     }
 
     /// Writes the pictures and maps of an answer. Returns the files of each target.
@@ -218,7 +220,8 @@ mod tests {
         };
         assert_eq!(names(1), ["cat.overlay.png", "cat.grad_cam.npy"]);
         assert_eq!(names(2)[2], "cat.2-tiger--cat.layer4.2.relu-0.overlay.png");
-        let map = npy::read(&fs::read(out.path().join("cat.grad_cam.npy")).expect("a file")[..]).expect("an array");
+        let map = npy::read(&fs::read(folder.path().join("new/out/cat.grad_cam.npy")).expect("a file")[..])
+            .expect("an array");
         assert_eq!(map.shape, [1, 2]);
     }
 

@@ -84,6 +84,12 @@ impl Failure {
         Failure::failed(format!("cannot {doing} {}: {error}", path.display()))
     }
 
+    /// The failure with the name of what it is about in front.
+    pub fn about(mut self, name: &str) -> Self {
+        self.sentence = format!("{name}: {}", self.sentence);
+        self
+    }
+
     pub fn exit(&self) -> Exit {
         self.exit
     }

@@ -1,9 +1,11 @@
 //! The errors of a client.
 
-use tonic::Status;
+use std::error::Error;
+
+use tonic::{Code, Status};
 
 use super::address::Address;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, find};
 
 /// Why a client's operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +28,42 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether another try may succeed: no server is there at the moment, or the connection broke.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            ClientError::Unreachable { .. } => true,
+            ClientError::Status { status, .. } => match (status.code(), status.source()) {
+                // A connection that TLS or a certificate forbids will not be better the next time.
+                (_, Some(cause)) if find(cause).is_some() => false,
+                (Code::Unavailable, _) => true,
+                // With a cause, the status was not sent by the server: this end's transport made it.
+                (Code::Internal | Code::Unknown | Code::Cancelled, cause) => cause.is_some(),
+                _ => false,
+            },
+            ClientError::Setting { .. } | ClientError::Tls { .. } | ClientError::Unusable { .. } => false,
+        }
+    }
+
     pub(super) fn setting(problem: impl Into<String>) -> Self {
         ClientError::Setting { problem: problem.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_the_server_has_sent_is_its_last_word_unless_it_is_unavailable() {
+        let status = |status: Status| ClientError::Status { asked: "continue the stream", status: Box::new(status) };
+        assert!(status(Status::unavailable("no healthy upstream")).may_pass());
+        for last_word in [Status::internal("a bug"), Status::invalid_argument("open"), Status::cancelled("")] {
+            assert!(!status(last_word).may_pass());
+        }
+        let reset: Box<dyn Error + Send + Sync> = std::io::Error::from(std::io::ErrorKind::ConnectionReset).into();
+        assert!(status(Status::from_error(reset)).may_pass());
+        let mut forbidden = Status::unavailable("");
+        forbidden.set_source(std::sync::Arc::new(std::io::Error::other("received fatal alert: UnknownCA")));
+        assert!(!status(forbidden).may_pass());
     }
 }

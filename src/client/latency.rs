@@ -65,6 +65,7 @@ impl Latencies {
             "mean": self.mean_ms(),
             "p50": self.percentile_ms(0.5),
             "p90": self.percentile_ms(0.9),
+            "p95": self.percentile_ms(0.95),
             "p99": self.percentile_ms(0.99),
             "p99_9": self.percentile_ms(0.999),
             "max": self.max_ms(),

@@ -1,7 +1,8 @@
 //! A client of the protocol with credit, order and accounts. Commands and load tests use it.
 //!
-//! [`connect`] opens a [`Link`] over TCP, TLS or a Unix socket. A [`Session`] sends the frames of one stream within the
-//! server's credit, reads their answers, errors and drops, and keeps an [`Account`] of all of them.
+//! [`connect`] opens a [`Link`] over TCP, TLS or a Unix socket. A [`Session`] takes the frames of one stream from a
+//! [`FrameQueue`], sends them within the server's credit, reads their answers, errors and drops, keeps an [`Account`]
+//! of all of them, and opens the stream again when its connection ends.
 //!
 //! ```no_run
 //! use camlens::client::{Address, Bearer, TlsSettings, connect, explain_client};
@@ -21,12 +22,16 @@
 //! # }
 //! ```
 
+mod account;
 mod address;
+mod backoff;
 mod credentials;
 mod dial;
 mod error;
 mod frame;
+mod frame_queue;
 pub mod latency;
+mod ledger;
 mod link;
 pub mod names;
 mod session;
@@ -40,15 +45,19 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Endpoint, Uri};
 
+pub use self::account::Account;
 pub use self::address::Address;
 use self::address::host_and_port;
+pub use self::backoff::Backoff;
 pub use self::credentials::{Bearer, TlsSettings};
 pub use self::dial::Ends;
 use self::dial::{NewestConnection, Socket};
 pub use self::error::ClientError;
-pub use self::frame::{OutgoingFrame, Payload};
+pub use self::frame::{Capture, OutgoingFrame, Payload};
+pub use self::frame_queue::{FrameQueue, Full};
+pub use self::ledger::{Answered, Unanswered};
 pub use self::link::Link;
-pub use self::session::{Account, Event, Pace, Session, stream_name};
+pub use self::session::{Event, OnEvent, Pace, Reconnect, Session, stream_name};
 pub use self::trouble::{Trouble, find as find_trouble};
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::model_service_client::ModelServiceClient;

@@ -1,20 +1,20 @@
-//! The client's side of one stream: sends frames at a pace, reads the server's messages, and keeps the account.
+//! The client's side of one stream: sends frames at a pace, reads the server's messages, keeps the account, and opens
+//! the stream again when its connection ends.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use super::Link;
+use super::account::Account;
+use super::backoff::Backoff;
 use super::error::ClientError;
-use super::frame::{OutgoingFrame, Payload};
-use super::latency::{Latencies, Stages};
-use super::names;
-use super::tally::{Echo, Tally};
+use super::frame_queue::FrameQueue;
+use super::ledger::{Answered, Ledger, Unanswered};
+use super::{Link, explain_client};
 use crate::proto::v1;
-use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::explain_stream_request::Message as Request;
 use crate::proto::v1::explain_stream_response::Message as Response;
 
@@ -29,154 +29,287 @@ pub struct Pace {
     pub in_flight: Option<u32>,
 }
 
-/// Counts and latencies of a stream.
-#[derive(Debug, Default)]
-pub struct Account {
-    pub tally: Tally,
-    /// Time from sending a frame to reading its answer.
-    pub round_trip: Latencies,
-    /// Stage timings of the server, from each answer.
-    pub stages: Stages,
+/// What happens on a stream.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A message of the server, after it is counted, and the frame that it answers.
+    Message(&'a Response, Option<&'a Answered>),
+    /// The stream has ended before its frames. It is opened again after `wait`.
+    Disconnected { why: String, wait: Duration },
 }
 
-impl Account {
-    /// Counts a message. Returns the number of frames that it ends, and the round trip of the frame that it answers.
-    fn take(&mut self, message: &Response) -> (u64, Option<Duration>) {
-        let ended = self.tally.take(message);
-        let round_trip = ended.answered.map(|sent| sent.elapsed());
-        if let Some(round_trip) = round_trip {
-            self.round_trip.record(round_trip);
-        }
-        if let Response::Explanation(answer) = message {
-            for timing in &answer.timings {
-                self.stages.record(&names::stage(timing.stage), Duration::from_nanos(timing.duration_ns));
-            }
-        }
-        (ended.frames, round_trip)
-    }
-}
+/// Called with each event of a stream. An error ends the stream.
+pub type OnEvent<'a, E> = dyn FnMut(Event<'_>) -> Result<(), E> + Send + 'a;
 
-/// Called with each message of the server after it is counted, and the round trip of the frame that it answers.
-pub type Event<'a, E> = dyn FnMut(&Response, Option<Duration>) -> Result<(), E> + 'a;
+/// How a stream is opened again.
+#[derive(Debug)]
+pub struct Reconnect<C, E> {
+    /// Opens another connection to the server.
+    pub connect: C,
+    /// Whether another try may succeed after this error of `connect`.
+    pub may_pass: fn(&E) -> bool,
+    pub backoff: Backoff,
+    /// How long to try without an opened stream.
+    pub give_up_after: Duration,
+}
 
 /// One stream that is to be run.
+#[derive(Debug)]
 pub struct Session {
-    pub client: ExplainServiceClient<Link>,
     pub open: v1::Open,
     pub pace: Pace,
+    pub unanswered: Unanswered,
     /// Ends the sending of frames. The frames that were sent are still answered.
     pub stop: CancellationToken,
 }
 
 impl Session {
-    /// Runs the stream to its end.
+    /// Runs the stream on one connection, to its end.
     ///
     /// # Errors
     /// [`ClientError::Status`] from the server, or an error of `event`.
     pub async fn run<E: From<ClientError>>(
-        mut self,
-        frames: mpsc::Receiver<OutgoingFrame>,
-        event: &mut Event<'_, E>,
+        self,
+        link: Link,
+        frames: Arc<FrameQueue>,
+        event: &mut OnEvent<'_, E>,
     ) -> (Account, Result<(), E>) {
-        let account = Arc::<Mutex<Account>>::default();
-        let credit = Arc::new(Semaphore::new(0));
+        let ledger = Arc::new(Ledger::new());
+        let end = self.converse(link, &ledger, &frames, event).await;
+        frames.close();
+        ledger.close(frames.unsent());
+        (ledger.account(), end.result.map_err(Interruption::into_error))
+    }
+
+    /// Runs the stream until each of its frames has ended, over as many connections as that takes.
+    ///
+    /// # Errors
+    /// An error of the server or of `reconnect` that does not pass, or has not passed in time; an error of `event`.
+    pub async fn run_persistently<E, C, F>(
+        self,
+        first: Link,
+        reconnect: Reconnect<C, E>,
+        frames: Arc<FrameQueue>,
+        event: &mut OnEvent<'_, E>,
+    ) -> (Account, Result<(), E>)
+    where
+        E: From<ClientError> + std::fmt::Display,
+        C: Fn() -> F,
+        F: Future<Output = Result<Link, E>>,
+    {
+        let ledger = Arc::new(Ledger::new());
+        let result = self.persist(first, reconnect, &ledger, &frames, event).await;
+        frames.close();
+        ledger.close(frames.unsent());
+        (ledger.account(), result)
+    }
+
+    async fn persist<E, C, F>(
+        &self,
+        first: Link,
+        reconnect: Reconnect<C, E>,
+        ledger: &Arc<Ledger>,
+        frames: &Arc<FrameQueue>,
+        event: &mut OnEvent<'_, E>,
+    ) -> Result<(), E>
+    where
+        E: From<ClientError> + std::fmt::Display,
+        C: Fn() -> F,
+        F: Future<Output = Result<Link, E>>,
+    {
+        let mut link = Some(first);
+        let (mut failures, mut opened) = (0, Instant::now());
+        loop {
+            let before = ledger.ended_frames();
+            let connected = match link.take() {
+                Some(link) => Ok(link),
+                None => (reconnect.connect)().await,
+            };
+            let (may_pass, why, result) = match connected {
+                Err(error) => ((reconnect.may_pass)(&error), error.to_string(), Err(error)),
+                Ok(link) => {
+                    let end = self.converse(link, ledger, frames, event).await;
+                    if end.was_opened {
+                        opened = Instant::now();
+                    }
+                    ledger.disconnected(end.result.is_err(), self.unanswered);
+                    match end.result {
+                        Ok(()) => (true, "the server ended the stream".to_owned(), Ok(())),
+                        Err(Interruption::Client(error)) => (error.may_pass(), error.to_string(), Err(error.into())),
+                        Err(Interruption::Event(error)) => return Err(error),
+                    }
+                }
+            };
+            if self.stop.is_cancelled() || !may_pass {
+                return result;
+            }
+            if frames.is_drained() && !ledger.has_waiting() {
+                // What the connection took along is in the account.
+                return Ok(());
+            }
+            failures = if ledger.ended_frames() > before { 1 } else { failures + 1 };
+            let wait = reconnect.backoff.wait(failures);
+            if opened.elapsed() + wait > reconnect.give_up_after {
+                return result;
+            }
+            event(Event::Disconnected { why, wait })?;
+            tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One call, from Open to its status.
+    async fn converse<E: From<ClientError>>(
+        &self,
+        link: Link,
+        ledger: &Arc<Ledger>,
+        frames: &Arc<FrameQueue>,
+        event: &mut OnEvent<'_, E>,
+    ) -> End<E> {
         let (requests, outgoing) = mpsc::channel(1);
         let sender = Sender {
             requests,
-            credit: credit.clone(),
-            account: account.clone(),
+            credit: Arc::new(Semaphore::new(0)),
+            ledger: ledger.clone(),
             pace: self.pace,
-            stop: self.stop.clone(),
+            over: self.stop.child_token(),
         };
-        let sending = tokio::spawn(sender.run(self.open, frames));
-        let result = match self.client.explain_stream(ReceiverStream::new(outgoing)).await {
-            Ok(response) => receive(response.into_inner(), &account, &credit, self.pace, &self.stop, event).await,
-            Err(status) => Err(ClientError::Status { asked: "open the stream", status: Box::new(status) }.into()),
+        let mut receiver = Receiver {
+            credit: sender.credit.clone(),
+            ledger: ledger.clone(),
+            pace: self.pace,
+            over: sender.over.clone(),
+            was_opened: false,
         };
-        self.stop.cancel();
-        credit.close();
-        // The task ends by itself: its channel is closed.
+        let (open, queue) = (self.open.clone(), frames.clone());
+        let sending = tokio::spawn(async move { sender.run(open, &queue).await });
+        let result = match explain_client(link).explain_stream(ReceiverStream::new(outgoing)).await {
+            Ok(response) => receiver.run(response.into_inner(), event).await,
+            Err(status) => {
+                Err(Interruption::Client(ClientError::Status { asked: "open the stream", status: Box::new(status) }))
+            }
+        };
+        receiver.over.cancel();
+        receiver.credit.close();
+        // The task ends by itself: its token is cancelled.
         if let Err(error) = sending.await {
             tracing::warn!(%error, "the task that sends the frames panicked");
         }
-        let account = std::mem::take(&mut *lock(&account));
-        (account, result)
+        End { was_opened: receiver.was_opened, result }
     }
 }
 
-async fn receive<E: From<ClientError>>(
-    mut responses: tonic::Streaming<v1::ExplainStreamResponse>,
-    account: &Mutex<Account>,
-    credit: &Semaphore,
-    pace: Pace,
-    stop: &CancellationToken,
-    event: &mut Event<'_, E>,
-) -> Result<(), E> {
-    loop {
-        let response = responses
-            .message()
-            .await
-            .map_err(|status| ClientError::Status { asked: "continue the stream", status: Box::new(status) })?;
-        let Some(response) = response else { return Ok(()) };
-        let Some(message) = response.message else { continue };
-        let (ended, round_trip) = lock(account).take(&message);
-        match &message {
-            Response::Opened(opened) if pace.within_credit => {
-                let credit_limit = pace.in_flight.unwrap_or(u32::MAX).min(opened.max_in_flight);
-                credit.add_permits(credit_limit.max(1) as usize);
-            }
-            Response::Opened(_) if credit.available_permits() == 0 => credit.add_permits(Semaphore::MAX_PERMITS),
-            Response::GoingAway(_) => stop.cancel(),
-            // Bounded, so that a wrong count from a server cannot overflow the semaphore.
-            _ if pace.within_credit => credit.add_permits(ended.min(u64::from(u32::MAX)) as usize),
-            _ => {}
+/// How a connection's stream ended.
+struct End<E> {
+    was_opened: bool,
+    result: Result<(), Interruption<E>>,
+}
+
+enum Interruption<E> {
+    Client(ClientError),
+    Event(E),
+}
+
+impl<E: From<ClientError>> Interruption<E> {
+    fn into_error(self) -> E {
+        match self {
+            Interruption::Client(error) => error.into(),
+            Interruption::Event(error) => error,
         }
-        event(&message, round_trip)?;
+    }
+}
+
+struct Receiver {
+    credit: Arc<Semaphore>,
+    ledger: Arc<Ledger>,
+    pace: Pace,
+    /// Ends the sending on this connection.
+    over: CancellationToken,
+    was_opened: bool,
+}
+
+impl Receiver {
+    async fn run<E>(
+        &mut self,
+        mut responses: tonic::Streaming<v1::ExplainStreamResponse>,
+        event: &mut OnEvent<'_, E>,
+    ) -> Result<(), Interruption<E>> {
+        loop {
+            let response = responses.message().await.map_err(|status| {
+                Interruption::Client(ClientError::Status { asked: "continue the stream", status: Box::new(status) })
+            })?;
+            let Some(response) = response else { return Ok(()) };
+            let Some(message) = response.message else { continue };
+            let (ended, answered) = self.ledger.take(&message);
+            match &message {
+                Response::Opened(opened) => self.opened(opened),
+                Response::GoingAway(_) => self.over.cancel(),
+                // Bounded, so that a wrong count from a server cannot overflow the semaphore.
+                _ if self.pace.within_credit => self.credit.add_permits(ended.min(u64::from(u32::MAX)) as usize),
+                _ => {}
+            }
+            event(Event::Message(&message, answered.as_ref())).map_err(Interruption::Event)?;
+        }
+    }
+
+    /// Grants the credit, once.
+    fn opened(&mut self, opened: &v1::Opened) {
+        if !std::mem::replace(&mut self.was_opened, true) {
+            let limit = self.pace.in_flight.unwrap_or(u32::MAX).min(opened.max_in_flight).max(1);
+            self.credit.add_permits(if self.pace.within_credit { limit as usize } else { Semaphore::MAX_PERMITS });
+        }
     }
 }
 
 struct Sender {
     requests: mpsc::Sender<v1::ExplainStreamRequest>,
     credit: Arc<Semaphore>,
-    account: Arc<Mutex<Account>>,
+    ledger: Arc<Ledger>,
     pace: Pace,
-    stop: CancellationToken,
+    over: CancellationToken,
 }
 
 impl Sender {
-    async fn run(self, open: v1::Open, mut frames: mpsc::Receiver<OutgoingFrame>) {
-        let stop = self.stop.clone();
+    async fn run(self, open: v1::Open, frames: &FrameQueue) {
+        let over = self.over.clone();
         tokio::select! {
-            () = stop.cancelled() => {}
-            () = self.send(open, &mut frames) => {}
+            () = over.cancelled() => {}
+            () = self.send(open, frames) => {}
         }
         // Dropping the channel ends the request stream. The server answers the frames that it has and ends the call.
     }
 
-    async fn send(&self, open: v1::Open, frames: &mut mpsc::Receiver<OutgoingFrame>) {
+    async fn send(&self, open: v1::Open, frames: &FrameQueue) {
         if self.requests.send(v1::ExplainStreamRequest { message: Some(Request::Open(open)) }).await.is_err() {
             return;
         }
         let period = self.pace.rate_hz.map(|rate| Duration::from_secs_f64(1.0 / rate));
         let mut due = tokio::time::Instant::now();
-        let mut sequence = 0;
-        while let Some(frame) = frames.recv().await {
+        loop {
             // Opened grants the credit; each answered, failed or dropped frame returns its part.
             let Ok(permit) = self.credit.acquire().await else { return };
+            if period.is_some() {
+                tokio::time::sleep_until(due).await;
+            }
+            // The frame is taken when it can be sent, so that a camera's is the newest.
+            let Ok(slot) = self.requests.reserve().await else { return };
+            if !self.ledger.has_waiting() {
+                let Some(frame) = frames.next().await else { return };
+                // From here on the ledger has the frame, even if this task is cancelled.
+                self.ledger.add(frame);
+            }
+            self.ledger.make_room().await;
+            let Some(frame) = self.ledger.send() else { return };
+            slot.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
             if self.pace.within_credit {
                 permit.forget();
             }
             if let Some(period) = period {
-                tokio::time::sleep_until(due).await;
                 // A source that is late continues from now, as a camera does; it does not catch up.
                 due = (due + period).max(tokio::time::Instant::now());
             }
-            let Ok(slot) = self.requests.reserve().await else { return };
-            sequence += 1;
-            let frame = message(sequence, frame);
-            let echo = Echo { tag: frame.tag.clone(), capture_time: frame.capture_time };
-            lock(&self.account).tally.sent(sequence, echo, Instant::now());
-            slot.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
         }
     }
 }
@@ -191,30 +324,4 @@ pub fn stream_name(wanted: &str) -> String {
         name.pop();
     }
     name
-}
-
-fn message(sequence: u64, frame: OutgoingFrame) -> v1::Frame {
-    use v1::frame::Payload as Wire;
-    let payload = match frame.payload {
-        Payload::Encoded(data) => Wire::Encoded(v1::EncodedImage { data, ..Default::default() }),
-        Payload::Rgb { width, height, data } => Wire::Raw(v1::RawImage {
-            data,
-            width,
-            height,
-            pixel_format: v1::PixelFormat::Rgb8 as i32,
-            ..Default::default()
-        }),
-    };
-    v1::Frame {
-        sequence,
-        capture_time: Some(SystemTime::now().into()),
-        tag: frame.name.into_bytes().into(),
-        payload: Some(payload),
-        ..Default::default()
-    }
-}
-
-fn lock(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
-    // A panic cannot leave the counts half updated.
-    account.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -28,6 +28,8 @@ pub struct Tally {
     pub failed: BTreeMap<String, u64>,
     /// Frames that were not accepted because the server went away before it read them.
     pub not_accepted: u64,
+    /// Frames without an answer because the connection broke.
+    pub lost: u64,
     /// Endings of frames that were not open: ended before, or never sent.
     pub unexpected: u64,
     /// Answers and errors that came after one with a higher sequence.
@@ -43,6 +45,15 @@ pub struct Ended {
     pub frames: u64,
     /// Time at which the answered frame was sent, or was due.
     pub answered: Option<Instant>,
+}
+
+/// The frames that had not ended when their connection ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unended {
+    /// The server has not read them, as its GoingAway says.
+    pub not_accepted: BTreeSet<u64>,
+    /// The server may have read them.
+    pub unanswered: BTreeSet<u64>,
 }
 
 /// The fields of a frame that the server returns unchanged.
@@ -69,6 +80,11 @@ impl Tally {
     /// Counts a sent frame. `at` is the time at which it was sent, or was due.
     pub fn sent(&mut self, sequence: u64, echo: Echo, at: Instant) {
         self.sent += 1;
+        self.open.insert(sequence, Sent { at, echo });
+    }
+
+    /// Notes that a frame, which was counted before, was sent again.
+    pub fn sent_again(&mut self, sequence: u64, echo: Echo, at: Instant) {
         self.open.insert(sequence, Sent { at, echo });
     }
 
@@ -133,13 +149,19 @@ impl Tally {
     /// Closes the account at the stream's end. Returns the frames without an ending, and counts the drops of runs that
     /// exceed the open frames as unexpected.
     pub fn close(&mut self) -> BTreeSet<u64> {
+        let Unended { not_accepted, unanswered } = self.disconnected();
+        self.not_accepted += not_accepted.len() as u64;
+        unanswered
+    }
+
+    /// Takes the frames without an ending out of the account when their connection has ended.
+    pub fn disconnected(&mut self) -> Unended {
         // At the end, not at GoingAway: the server may still receive frames then.
-        let unread = match self.last_accepted {
+        let unread = match self.last_accepted.take() {
             None => BTreeMap::new(),
             Some(None) => std::mem::take(&mut self.open),
             Some(Some(last)) => self.open.split_off(&last.saturating_add(1)),
         };
-        self.not_accepted += unread.len() as u64;
         // Runs are assigned frames in order of their last frame: the earliest has the fewest candidates.
         self.unsettled.sort_by_key(|run| run.last);
         for run in std::mem::take(&mut self.unsettled) {
@@ -149,7 +171,13 @@ impl Tally {
                 self.open.remove(&sequence);
             }
         }
-        std::mem::take(&mut self.open).into_keys().collect()
+        let unanswered = std::mem::take(&mut self.open).into_keys().collect();
+        Unended { not_accepted: unread.into_keys().collect(), unanswered }
+    }
+
+    /// Whether a frame was sent and has no ending yet.
+    pub fn is_open(&self, sequence: u64) -> bool {
+        self.open.contains_key(&sequence)
     }
 
     /// Frames that were sent and have no ending yet.
@@ -291,6 +319,22 @@ mod tests {
         (1..=3).for_each(|sequence| assert!(tally.answered(sequence).is_some()));
         assert!(tally.close().is_empty());
         assert_eq!(tally.not_accepted, 2);
+    }
+
+    #[test]
+    fn a_frame_that_is_sent_again_counts_once() {
+        let mut tally = of(3);
+        tally.answered(1);
+        tally.went_away(Some(2));
+        let unended = tally.disconnected();
+        let expected = Unended { not_accepted: BTreeSet::from([3]), unanswered: BTreeSet::from([2]) };
+        assert_eq!(unended, expected);
+        for sequence in [2, 3] {
+            tally.sent_again(sequence, Echo::default(), Instant::now());
+            assert!(tally.is_open(sequence) && tally.answered(sequence).is_some());
+        }
+        assert!(tally.close().is_empty());
+        assert_eq!((tally.sent, tally.answered, tally.unexpected, tally.not_accepted), (3, 3, 0, 0));
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub(super) struct FrameHeader {
     pub(super) trace: TraceHeaders,
     pub(super) payload_bytes: u64,
     pub(super) accepted_at: Instant,
+    /// When the client says that the frame was taken.
+    pub(super) captured_at: Option<SystemTime>,
 }
 
 impl FrameAccount {
@@ -40,7 +42,7 @@ impl FrameAccount {
         policy: &'static str,
         header: &FrameHeader,
     ) -> Self {
-        let &FrameHeader { sequence, ref trace, payload_bytes, accepted_at } = header;
+        let &FrameHeader { sequence, ref trace, payload_bytes, accepted_at, captured_at } = header;
         let trace = telemetry.place(&trace.traceparent, &trace.tracestate);
         let progress = Progress::start(accepted_at);
         let record = FrameRecord {
@@ -51,6 +53,7 @@ impl FrameAccount {
             progress: progress.clone(),
             // The wall-clock time of the acceptance, even when the account is opened later.
             accepted_at: SystemTime::now() - accepted_at.elapsed(),
+            captured_at,
             payload_bytes,
             policy,
             classes: Vec::new(),

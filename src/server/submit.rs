@@ -245,6 +245,7 @@ mod tests {
                 trace: TraceHeaders::default(),
                 payload_bytes: pixels.len() as u64,
                 accepted_at: self.0.engine.clock().now(),
+                captured_at: None,
             };
             let options = CheckedOptions {
                 method: Method { mode: Mode::Default, ..Method::default() },

@@ -133,6 +133,9 @@ impl Telemetry {
         let (accepted, total) = record.progress.with_timings(|timings| {
             if let Some(instruments) = &source.instruments {
                 instruments.frame(&record.outcome, timings, record.payload_bytes);
+                if let (FrameOutcome::Answered, Some(captured_at)) = (&record.outcome, record.captured_at) {
+                    instruments.age(captured_at);
+                }
                 if let Some(agreement) = record.agreement {
                     instruments.agreement(agreement);
                 }

@@ -207,6 +207,7 @@ impl Watched {
             outcome: FrameOutcome::Answered,
             progress,
             accepted_at: SystemTime::UNIX_EPOCH,
+            captured_at: None,
             payload_bytes: 100,
             policy: "latest",
             classes: vec![1],

@@ -35,7 +35,18 @@ pub struct Seen {
 
 impl FakeServer {
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        FakeServer::start_in(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    /// Stops the server, which breaks its connections, and starts another one at the same address.
+    pub fn restart(self) -> Self {
+        let FakeServer { folder, seen: _, _runtime: runtime } = self;
+        runtime.shutdown_timeout(std::time::Duration::from_secs(10));
+        std::fs::remove_file(folder.path().join("fake.sock")).expect("the socket of the server before");
+        FakeServer::start_in(folder)
+    }
+
+    fn start_in(folder: tempfile::TempDir) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let seen = Arc::<Mutex<Seen>>::default();
@@ -115,7 +126,7 @@ fn explanation(frame: &v1::Frame, options: &v1::ExplainOptions) -> v1::Explanati
 }
 
 /// The behaviour that a tag requests: `bad`, `old`, `lost`, `twice`, `bye`, `mixed`, `late`, or anything else for an
-/// answer.
+/// answer. `break` is the caller's: it ends the stream.
 fn responses(frame: &v1::Frame, options: &v1::ExplainOptions) -> Vec<Response> {
     let answer = || Response::Explanation(Box::new(explanation(frame, options)));
     let altered = |change: &dyn Fn(&mut v1::Explanation)| {
@@ -201,8 +212,18 @@ impl ExplainService for Service {
                         };
                         vec![Response::Opened(opened)]
                     }
+                    Some(Request::Frame(frame)) if frame.tag.starts_with(b"break") => {
+                        seen.lock().expect("no test panics while it holds this").frames.push(frame);
+                        return drop(sender.send(Err(Status::unavailable("no healthy upstream"))).await);
+                    }
                     Some(Request::Frame(frame)) if !gone => {
-                        let answers = responses(&frame, &options);
+                        let is_again = |seen: &Seen| seen.frames.iter().any(|before| before.tag == frame.tag);
+                        // A server that goes away does so once.
+                        let is_next = frame.tag.starts_with(b"bye") && is_again(&seen.lock().expect("no panic"));
+                        let answers = match is_next {
+                            true => vec![Response::Explanation(Box::new(explanation(&frame, &options)))],
+                            false => responses(&frame, &options),
+                        };
                         gone = matches!(answers.first(), Some(Response::GoingAway(_)));
                         seen.lock().expect("no test panics while it holds this").frames.push(frame);
                         answers

@@ -2,6 +2,7 @@
 
 mod bench;
 mod built;
+mod cameras;
 mod cgroups;
 mod fake_server;
 mod in_process;
@@ -142,12 +143,44 @@ fn a_server_that_goes_away_ends_the_sending_and_says_so() {
         &server.address(),
         "--repeat",
         "0",
+        "--reconnect",
+        "0",
         "--json",
     ]));
     assert_eq!(code, 3, "{stderr}");
     let summary = summary(&stdout);
     assert_eq!((&summary["answered"], &summary["missing"]), (&1.into(), &0.into()));
     assert!(summary["not_accepted"].as_u64().is_some_and(|count| count >= 1), "{summary}");
+}
+
+#[test]
+fn frames_that_were_not_accepted_are_sent_again_with_their_sequences() {
+    let server = FakeServer::start();
+    let frames = pictures(&["a1.jpg", "bye2.jpg", "c3.jpg"]);
+    let out = frames.path().join("out");
+    let (code, stdout, stderr) =
+        run(&mut camlens(&["stream", text(frames.path()), "--out", text(&out), "--server", &server.address()]));
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.starts_with("the server is going away: SIGTERM\nthe server is lost: "), "{stderr}");
+    assert!(stdout.starts_with("3 frames sent: 3 answered, 0 dropped, 0 failed\n"), "{stdout}");
+    assert!(stdout.contains("the stream was opened 2 times\nevery frame is accounted for\n"), "{stdout}");
+    assert_eq!(files(&out), ["000001-a1.overlay.jpg", "000002-bye2.overlay.jpg", "000003-c3.overlay.jpg"]);
+    assert_eq!(server.seen.lock().expect("the server lives").opens.len(), 2);
+}
+
+#[test]
+fn a_frame_that_breaks_the_connection_each_time_is_lost_and_the_others_are_answered() {
+    let server = FakeServer::start();
+    let frames = pictures(&["a1.jpg", "break2.jpg", "c3.jpg"]);
+    let out = frames.path().join("out");
+    let arguments = ["stream", text(frames.path()), "--out", text(&out), "--server", &server.address(), "--json"];
+    let (code, stdout, stderr) = run(&mut camlens(&arguments));
+    assert_eq!((code, stderr.as_str()), (4, "error: 1 of 3 frames were lost with their connection\n"));
+    let summary = summary(&stdout);
+    assert_eq!((&summary["answered"], &summary["lost"], &summary["connections"]), (&2.into(), &1.into(), &4.into()));
+    assert_eq!(summary["accounted_for"], true);
+    let seen = server.seen.lock().expect("the server lives");
+    assert_eq!(seen.frames.iter().filter(|frame| frame.sequence == 2).count(), 3);
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn frame(telemetry: &Telemetry, sequence: u64) {
         outcome: FrameOutcome::Answered,
         progress,
         accepted_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        captured_at: None,
         payload_bytes: 0,
         policy: "",
         classes: Vec::new(),

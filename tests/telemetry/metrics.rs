@@ -1,7 +1,7 @@
 //! Metrics as Prometheus and a collector read them, compared with the table of metrics.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use camlens::proto::v1;
 use camlens::proto::v1::explain_stream_request::Message as Request;
@@ -27,10 +27,13 @@ async fn busy(telemetry: &Telemetry) -> (TestServer, Conversation) {
     stream.frame(1).await;
     let top = stream.explanation().await.predictions[0].class_index;
     // The first frame's pixels again, with what was predicted of them, and with another class.
-    for (sequence, class) in [(2, top), (3, (top + 5) % 10)] {
+    // One of them was taken now, the other one half a century ago.
+    let (now, old) = (SystemTime::now(), SystemTime::UNIX_EPOCH);
+    for (sequence, class, taken) in [(2, top, now), (3, (top + 5) % 10, old)] {
         let kind = Some(v1::expected_prediction::Kind::ClassIndex(class));
+        let capture_time = Some(taken.into());
         let expected = Some(v1::ExpectedPrediction { kind, ..Default::default() });
-        stream.send(Request::Frame(v1::Frame { sequence, expected, ..images::frame(1) })).await;
+        stream.send(Request::Frame(v1::Frame { sequence, expected, capture_time, ..images::frame(1) })).await;
         stream.explanation().await;
     }
     stream.send(Request::Frame(images::encoded(4, b"no image".to_vec()))).await;
@@ -83,6 +86,7 @@ async fn the_page_has_the_tables_metrics_and_counts_the_frames() {
     assert_eq!(value(&failed), "1");
     let forward = format!(r#"camlens_frame_stage_duration_seconds_count{{{of_model},camlens_stage="forward"}}"#);
     assert_eq!(value(&forward), "3");
+    assert_eq!(value(&format!("camlens_frame_age_seconds_count{{{of_model}}}")), "1", "the plausible one");
     for agreement in ["agrees", "disagrees"] {
         let compared = format!(r#"camlens_prediction_agreement_total{{camlens_agreement="{agreement}",{of_model}}}"#);
         assert_eq!(value(&compared), "1");

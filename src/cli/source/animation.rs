@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use image::AnimationDecoder;
@@ -24,13 +25,20 @@ pub fn read(path: &Path, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<
     let file = File::open(path).map_err(|error| Failure::from_io("open", path, &error))?;
     let decoder = WebPDecoder::new(BufReader::new(file)).map_err(decoding)?;
     let clip = file_name(path);
+    let mut position = Duration::ZERO;
     for (index, frame) in decoder.into_frames().enumerate() {
-        let picture = image::DynamicImage::ImageRgba8(frame.map_err(decoding)?.into_buffer()).into_rgb8();
+        let frame = frame.map_err(decoding)?;
+        let shown_for = Duration::from(frame.delay());
+        let picture = image::DynamicImage::ImageRgba8(frame.into_buffer()).into_rgb8();
         let (width, height) = picture.dimensions();
         let payload = Payload::Rgb { width, height, data: Bytes::from(picture.into_raw()) };
-        if !take(OutgoingFrame { name: format!("{clip}#{}", index + 1), payload }) {
+        if !take(OutgoingFrame {
+            position: Some(position),
+            ..OutgoingFrame::new(format!("{clip}#{}", index + 1), payload)
+        }) {
             break;
         }
+        position += shown_for;
     }
     Ok(())
 }
@@ -85,11 +93,12 @@ mod tests {
             })
             .expect("two frames");
         let rgb = |colour: [u8; 3]| Payload::Rgb { width: 4, height: 2, data: Bytes::from(colour.repeat(8)) };
+        let found = frames.into_iter().map(|frame| (frame.name, frame.payload, frame.position));
         assert_eq!(
-            frames,
+            found.collect::<Vec<_>>(),
             [
-                OutgoingFrame { name: "clip.webp#1".to_owned(), payload: rgb([255, 0, 0]) },
-                OutgoingFrame { name: "clip.webp#2".to_owned(), payload: rgb([0, 0, 255]) },
+                ("clip.webp#1".to_owned(), rgb([255, 0, 0]), Some(Duration::ZERO)),
+                ("clip.webp#2".to_owned(), rgb([0, 0, 255]), Some(Duration::from_millis(40))),
             ]
         );
     }

@@ -1,6 +1,10 @@
-//! Sources of frames: pictures in a folder or of a pattern, an animated WebP, a video.
+//! Sources of frames: pictures in a folder or of a pattern, an animated WebP, a video, a camera.
 
 mod animation;
+pub mod camera;
+mod capture_clock;
+mod ffmpeg;
+mod input;
 mod order;
 mod video;
 
@@ -9,10 +13,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
+use self::input::Input;
+pub use self::input::{VideoSettings, public_name};
 use super::failure::Failure;
-use crate::client::{OutgoingFrame, Payload};
+use crate::client::{Capture, FrameQueue, OutgoingFrame, Payload};
 
 /// File extensions that a folder is searched for.
 const PICTURE_EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
@@ -20,47 +25,66 @@ const PICTURE_EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 const MAX_PICTURE_BYTES: u64 = 1 << 30;
 
 /// A source of frames. [`Source::open`] has checked that its files exist.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     /// Picture files in natural order (`9.jpg` before `10.jpg`).
     Pictures(Vec<PathBuf>),
     AnimatedWebp(PathBuf),
     /// An input of ffmpeg: a file, a device or an address.
-    Video(String),
+    Video(Input),
     /// Frames in memory.
     Ready(Vec<OutgoingFrame>),
 }
 
 /// Decodes the picture of a frame that holds a picture file; returns any other frame unchanged.
 pub fn into_pixels(frame: OutgoingFrame) -> Result<OutgoingFrame, Failure> {
-    let OutgoingFrame { name, payload } = frame;
-    let Payload::Encoded(data) = payload else { return Ok(OutgoingFrame { name, payload }) };
-    let decoded = image::load_from_memory(&data)
-        .map_err(|error| Failure::failed(format!("cannot decode {name}: {error}")))?
+    let Payload::Encoded(data) = &frame.payload else { return Ok(frame) };
+    let decoded = image::load_from_memory(data)
+        .map_err(|error| Failure::failed(format!("cannot decode {}: {error}", frame.name)))?
         .into_rgb8();
     let (width, height) = decoded.dimensions();
-    Ok(OutgoingFrame { name, payload: Payload::Rgb { width, height, data: decoded.into_raw().into() } })
+    Ok(OutgoingFrame { payload: Payload::Rgb { width, height, data: decoded.into_raw().into() }, ..frame })
 }
 
 impl Source {
     /// Opens the source that `text` names: a folder, a file, a pattern such as `frames/*.jpg`, or an address such as
     /// `rtsp://…`.
     pub fn open(text: &str) -> Result<Self, Failure> {
+        Source::open_with(text, VideoSettings::default())
+    }
+
+    /// As [`Source::open`], with settings that only a video or a camera can have. With options of ffmpeg, `text` is its
+    /// input, whatever it names.
+    pub fn open_with(text: &str, settings: VideoSettings) -> Result<Self, Failure> {
         let path = Path::new(text);
-        if path.is_dir() {
-            return folder(path);
+        let flag = settings.flag_of_a_video();
+        let source = if !settings.options.is_empty() || is_device(path) {
+            Source::Video(Input::new(text, settings))
+        } else if path.is_dir() {
+            folder(path)?
+        } else if path.exists() {
+            file(path, settings)?
+        } else if text.contains("://") {
+            Source::Video(Input::new(text, settings))
+        } else if text.contains(['*', '?', '[']) {
+            pattern(text)?
+        } else {
+            return Err(Failure::usage(format!("{text} does not exist")).hint(
+                "give a folder, a picture, a pattern in quotes ('frames/*.jpg'), a video, or rtsp://CAMERA/PATH",
+            ));
+        };
+        match (flag, &source) {
+            (None, _) | (_, Source::Video(_)) => Ok(source),
+            (Some(flag), _) => Err(Failure::usage(format!("{flag} is for videos and cameras, and {text} is neither"))),
         }
-        if path.exists() {
-            return file(path);
+    }
+
+    /// The input of a live camera; `None`: the source is a recording.
+    pub fn camera(&self) -> Option<&Input> {
+        match self {
+            Source::Video(input) if input.is_live => Some(input),
+            _ => None,
         }
-        if text.contains("://") {
-            return Ok(Source::Video(text.to_owned()));
-        }
-        if text.contains(['*', '?', '[']) {
-            return pattern(text);
-        }
-        Err(Failure::usage(format!("{text} does not exist"))
-            .hint("give a folder, a picture, a pattern in quotes ('frames/*.jpg'), or a video"))
     }
 
     /// Number of frames; `None` if it is not known without reading them.
@@ -72,29 +96,31 @@ impl Source {
         }
     }
 
-    /// Passes each frame to `take` until it returns `false`. Blocks on reading, decoding and ffmpeg.
-    pub fn read(&self, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<(), Failure> {
+    /// Passes each frame to `take` until it returns `false`. Blocks on reading, decoding and ffmpeg. Returns the number
+    /// of errors that a decoder reported and went on.
+    pub fn read(&self, take: &mut dyn FnMut(OutgoingFrame) -> bool) -> Result<u64, Failure> {
         match self {
             Source::Pictures(paths) => {
                 for path in paths {
-                    if !take(OutgoingFrame { name: file_name(path), payload: Payload::Encoded(read_picture(path)?) }) {
+                    if !take(OutgoingFrame::new(file_name(path), Payload::Encoded(read_picture(path)?))) {
                         break;
                     }
                 }
-                Ok(())
+                Ok(0)
             }
-            Source::AnimatedWebp(path) => animation::read(path, take),
+            Source::AnimatedWebp(path) => animation::read(path, take).map(|()| 0),
             Source::Video(input) => video::read(input, take),
             Source::Ready(frames) => {
-                // `all` stops when `take` returns `false`.
-                let _ = frames.iter().cloned().all(take);
-                Ok(())
+                // `all` stops when `take` returns `false`. A frame is taken when it is read, each time.
+                let _ = frames.iter().all(|frame| take(OutgoingFrame { captured: Capture::now(), ..frame.clone() }));
+                Ok(0)
             }
         }
     }
 
-    /// Reads the source `repeat` times (0: without end), converts each frame with `change` and sends it to `frames`.
-    /// Stops after `limit` frames, or when the channel is closed. Blocks: call it on a thread of its own.
+    /// Reads the source `repeat` times (0: without end), converts each frame with `change` and appends it to `frames`,
+    /// which it ends. Stops after `limit` frames, or when the queue is closed. Blocks: call it on a thread of its own.
+    /// Returns the number of errors that a decoder reported and went on.
     ///
     /// # Errors
     /// A frame cannot be read or converted.
@@ -103,17 +129,29 @@ impl Source {
         repeat: u64,
         limit: Option<u64>,
         change: impl Fn(OutgoingFrame) -> Result<OutgoingFrame, Failure>,
-        frames: &mpsc::Sender<OutgoingFrame>,
-    ) -> Result<(), Failure> {
+        frames: &FrameQueue,
+    ) -> Result<u64, Failure> {
+        let fed = self.feed_rounds(repeat, limit, change, frames);
+        frames.end();
+        fed
+    }
+
+    fn feed_rounds(
+        &self,
+        repeat: u64,
+        limit: Option<u64>,
+        change: impl Fn(OutgoingFrame) -> Result<OutgoingFrame, Failure>,
+        frames: &FrameQueue,
+    ) -> Result<u64, Failure> {
         let mut left = limit.unwrap_or(u64::MAX);
-        let mut round = 0;
+        let (mut round, mut errors) = (0, 0);
         let mut open = true;
         while open && left > 0 && (repeat == 0 || round < repeat) {
             let before = left;
             let mut conversion = Ok(());
-            self.read(&mut |frame| {
+            errors += self.read(&mut |frame| {
                 match change(frame) {
-                    Ok(frame) => open = frames.blocking_send(frame).is_ok(),
+                    Ok(frame) => open = frames.push(frame),
                     Err(failure) => {
                         conversion = Err(failure);
                         return false;
@@ -128,7 +166,7 @@ impl Source {
             }
             round += 1;
         }
-        Ok(())
+        Ok(errors)
     }
 }
 
@@ -184,7 +222,13 @@ fn in_order(mut pictures: Vec<PathBuf>, none: impl FnOnce() -> Failure) -> Resul
     Ok(Source::Pictures(pictures))
 }
 
-fn file(path: &Path) -> Result<Source, Failure> {
+/// Whether the path names a device, such as a camera's `/dev/video0`.
+fn is_device(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_char_device())
+}
+
+fn file(path: &Path, settings: VideoSettings) -> Result<Source, Failure> {
     let mut start = [0; 32];
     let mut length = 0;
     let mut opened = File::open(path).map_err(|error| Failure::from_io("open", path, &error))?;
@@ -201,7 +245,7 @@ fn file(path: &Path) -> Result<Source, Failure> {
         }
         // A damaged picture counts as a picture: the server's error names the damage.
         _ if is_picture_name(path) => Ok(Source::Pictures(vec![path.to_owned()])),
-        _ => Ok(Source::Video(path.display().to_string())),
+        _ => Ok(Source::Video(Input::new(&path.display().to_string(), settings))),
     }
 }
 
@@ -213,6 +257,7 @@ fn is_picture_name(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Full;
 
     fn names(source: &Source) -> Vec<String> {
         let mut names = Vec::new();
@@ -267,7 +312,9 @@ mod tests {
         let open = |name: &str| Source::open(&folder.path().join(name).to_string_lossy()).expect("an existing file");
         assert!(matches!(open("broken.jpg"), Source::Pictures(_)));
         assert!(matches!(open("clip.mp4"), Source::Video(_)));
-        assert_eq!(Source::open("rtsp://camera/1").expect("an address"), Source::Video("rtsp://camera/1".to_owned()));
+        assert!(open("clip.mp4").camera().is_none());
+        let camera = Source::open("rtsp://camera/1").expect("an address");
+        assert_eq!(camera.camera().map(|input| input.name.as_str()), Some("rtsp://camera/1"));
     }
 
     #[test]
@@ -284,13 +331,33 @@ mod tests {
         }
     }
 
+    #[test]
+    fn settings_of_a_video_are_refused_for_pictures() {
+        let folder = folder_of(&["1.png", "clip.mp4"]);
+        let open = |name: &str, settings: VideoSettings| {
+            Source::open_with(&folder.path().join(name).to_string_lossy(), settings)
+        };
+        let width = VideoSettings { width: Some(64), ..VideoSettings::default() };
+        let failure = open("1.png", width.clone()).expect_err("a picture").to_string();
+        assert!(failure.starts_with("--width is for videos and cameras"), "{failure}");
+        assert!(open("", width.clone()).is_err() && open("clip.mp4", width).is_ok());
+        let options = VideoSettings { options: vec![("f".into(), "lavfi".into())], ..VideoSettings::default() };
+        assert!(matches!(Source::open_with("testsrc=size=64x64", options), Ok(Source::Video(_))));
+        assert!(Source::open("/dev/null").is_ok_and(|source| source.camera().is_some()), "a device is a camera");
+    }
+
     fn fed(repeat: u64, limit: Option<u64>) -> Vec<String> {
         let folder = folder_of(&["1.png", "2.png"]);
         let source = Source::open(&folder.path().to_string_lossy()).expect("a folder of pictures");
-        let (sender, mut frames) = mpsc::channel(100);
-        source.feed(repeat, limit, Ok, &sender).expect("readable pictures");
-        drop(sender);
-        std::iter::from_fn(|| frames.blocking_recv()).map(|frame| frame.name).collect()
+        let frames = FrameQueue::new(100, Full::Wait);
+        source.feed(repeat, limit, Ok, &frames).expect("readable pictures");
+        taken(&frames)
+    }
+
+    /// The names of the frames in a queue.
+    fn taken(frames: &FrameQueue) -> Vec<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        std::iter::from_fn(|| runtime.block_on(frames.next())).map(|frame| frame.name).collect()
     }
 
     #[test]
@@ -303,14 +370,13 @@ mod tests {
 
     #[test]
     fn a_frame_that_cannot_be_converted_ends_the_feed() {
-        let frame =
-            |name: &str| OutgoingFrame { name: name.to_owned(), payload: Payload::Encoded(Bytes::from("no picture")) };
+        let frame = |name: &str| OutgoingFrame::new(name, Payload::Encoded(Bytes::from("no picture")));
         let source = Source::Ready(vec![frame("a"), frame("b")]);
-        let (sender, mut frames) = mpsc::channel(100);
-        let failure = source.feed(0, Some(3), into_pixels, &sender).expect_err("no picture");
+        let frames = FrameQueue::new(100, Full::Wait);
+        let failure = source.feed(0, Some(3), into_pixels, &frames).expect_err("no picture");
         assert!(failure.to_string().starts_with("cannot decode a: "), "{failure}");
-        assert!(frames.try_recv().is_err());
-        source.feed(0, Some(3), Ok, &sender).expect("frames as they are");
-        assert_eq!([(); 3].map(|()| frames.try_recv().expect("three frames").name), ["a", "b", "a"]);
+        assert!(taken(&frames).is_empty());
+        source.feed(0, Some(3), Ok, &frames).expect("frames as they are");
+        assert_eq!(taken(&frames), ["a", "b", "a"]);
     }
 }

@@ -23,10 +23,7 @@ fn synthetic(size: Size) -> Result<Vec<OutgoingFrame>, Failure> {
     });
     Ok(files
         .enumerate()
-        .map(|(number, data)| OutgoingFrame {
-            name: format!("synthetic {}", number + 1),
-            payload: Payload::Encoded(data),
-        })
+        .map(|(number, data)| OutgoingFrame::new(format!("synthetic {}", number + 1), Payload::Encoded(data)))
         .collect())
 }
 

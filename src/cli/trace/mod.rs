@@ -13,12 +13,12 @@ mod selection;
 mod waterfall;
 
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::Value;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::identity_json;
@@ -31,8 +31,7 @@ use super::source::{Source, into_pixels};
 use super::summary::{self, FAILURES_SHOWN, Summary};
 use super::terminal::{self, Ink};
 use crate::client;
-use crate::client::OutgoingFrame;
-use crate::client::{Pace, Session};
+use crate::client::{Event, FrameQueue, Full, OutgoingFrame, Pace, Session, Unanswered};
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
 use advice::{Sending, advice};
@@ -183,19 +182,15 @@ impl TraceCommand {
         let stop = CancellationToken::new();
         terminal::stop_when_interrupted(stop.clone());
         let mut received = Received::new(terminal::progress(Some(self.frames), self.json));
-        let (sender, frames) = mpsc::channel(2);
+        let frames = Arc::new(FrameQueue::new(2, Full::Wait));
         let (count, raw) = (self.frames, self.raw);
         let change = move |frame: OutgoingFrame| if raw { into_pixels(frame) } else { Ok(frame) };
-        let reading = std::thread::spawn(move || source.feed(0, Some(count), change, &sender));
-        let session = Session {
-            client: client::explain_client(connection.channel()),
-            open: self.open(),
-            pace: self.pace(),
-            stop,
-        };
+        let queue = frames.clone();
+        let reading = std::thread::spawn(move || source.feed(0, Some(count), change, &queue));
+        let session = Session { open: self.open(), pace: self.pace(), unanswered: Unanswered::Lose, stop };
         let began = Instant::now();
         let (account, streamed) =
-            session.run(frames, &mut |message, round_trip| received.take(message, round_trip)).await;
+            session.run(connection.channel(), frames, &mut |event: Event<'_>| received.take(&event)).await;
         let duration = began.elapsed();
         received.bar.finish_and_clear();
         let read = reading.join().unwrap_or_else(|_| Err(Failure::failed("the thread that reads the source panicked")));
@@ -311,13 +306,14 @@ impl Received {
         Received { model: None, frames: Vec::new(), failures: Vec::new(), bar }
     }
 
-    fn take(&mut self, message: &Response, round_trip: Option<Duration>) -> Result<(), Failure> {
+    fn take(&mut self, event: &Event<'_>) -> Result<(), Failure> {
+        let Event::Message(message, answered) = event else { return Ok(()) };
         match message {
             Response::Opened(opened) => self.model = opened.model.clone(),
             Response::Explanation(answer) => {
                 self.bar.inc(1);
                 // An answer without a sent frame has no round trip; the account counts it as unexpected.
-                self.frames.extend(round_trip.map(|round_trip| FrameRecord::new(answer, round_trip)));
+                self.frames.extend(answered.map(|answered| FrameRecord::new(answer, answered.round_trip)));
             }
             Response::Dropped(run) => self.bar.inc(run.count),
             Response::FrameError(error) => {

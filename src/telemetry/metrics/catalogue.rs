@@ -69,6 +69,14 @@ pub const FRAME_DURATION: Metric = Metric {
     attributes: &[MODEL_NAME, MODEL_VERSION, "camlens.outcome"],
     description: "From a frame's acceptance to its end, its answer's sending included",
 };
+pub const FRAME_AGE: Metric = Metric {
+    name: "camlens.frame.age",
+    kind: Kind::Histogram(SECONDS),
+    unit: "s",
+    attributes: &[MODEL_NAME, MODEL_VERSION],
+    description: "From a frame's capture_time to its answer's sending, by the clocks of client and server; \
+                  times after it or an hour before it do not count",
+};
 pub const STAGE_DURATION: Metric = Metric {
     name: "camlens.frame.stage.duration",
     kind: Kind::Histogram(SECONDS),
@@ -219,10 +227,11 @@ pub const FILE_DESCRIPTORS: Metric = Metric {
 };
 
 /// The whole table.
-pub const METRICS: [&Metric; 24] = [
+pub const METRICS: [&Metric; 25] = [
     &FRAME_ENDED,
     &FRAME_DROPPED,
     &FRAME_DURATION,
+    &FRAME_AGE,
     &STAGE_DURATION,
     &PAYLOAD_SIZE,
     &BATCH_SIZE,

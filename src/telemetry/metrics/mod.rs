@@ -10,7 +10,7 @@ mod process;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, BoundHistogram, Histogram, Meter, MeterProvider};
@@ -29,6 +29,9 @@ pub use page::{Page, PageError};
 
 /// A value that is read when somebody asks: called with what to do with each value and its attributes.
 pub type Reading = dyn Fn(&mut dyn FnMut(f64, &[KeyValue])) + Send + Sync;
+
+/// Frames that claim to be older are not live ones.
+const LONGEST_AGE: Duration = Duration::from_secs(3600);
 
 /// The instruments of one process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -154,6 +157,7 @@ pub struct ModelInstruments {
     /// By code.
     failed: Bindings<BoundCounter<u64>>,
     failed_duration: BoundHistogram<f64>,
+    age: BoundHistogram<f64>,
     stages: [BoundHistogram<f64>; Stage::ALL.len()],
     payload: BoundCounter<u64>,
     batch_size: BoundHistogram<f64>,
@@ -186,6 +190,7 @@ impl ModelInstruments {
             answered: ended_as("answered"),
             cancelled: ended_as("cancelled"),
             dropped: ended_as("dropped"),
+            age: histogram(meter, &catalogue::FRAME_AGE).bind(&own),
             failed_duration: duration.bind(&with(&[outcome("failed")])),
             drops: Bindings::new({
                 let own = own.clone();
@@ -221,6 +226,16 @@ impl ModelInstruments {
         };
         duration.record(timings.total().as_secs_f64());
         self.payload.add(payload_bytes);
+    }
+
+    /// `captured_at` is the client's word.
+    pub(super) fn age(&self, captured_at: SystemTime) {
+        // A time that is not plausible comes from another clock or another day.
+        if let Ok(age) = captured_at.elapsed()
+            && age <= LONGEST_AGE
+        {
+            self.age.record(age.as_secs_f64());
+        }
     }
 
     pub(super) fn agreement(&self, agreement: Agreement) {

@@ -21,6 +21,8 @@ pub struct FrameRecord {
     pub progress: Progress,
     /// The moment of its acceptance on the wall clock.
     pub accepted_at: SystemTime,
+    /// When the client says that it was taken.
+    pub captured_at: Option<SystemTime>,
     /// As it was sent.
     pub payload_bytes: u64,
     /// What the stream does when there are too many frames: `latest`, `block`, `reject`. Empty for the unary call.

@@ -107,6 +107,7 @@ mod tests {
             outcome,
             progress,
             accepted_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000),
+            captured_at: None,
             payload_bytes: 12,
             policy: "latest",
             classes: vec![282, 281],

@@ -1,6 +1,6 @@
 //! A frame: its header, time to live and payload.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tonic::Code;
 
@@ -20,7 +20,13 @@ const MAX_TAG_BYTES: usize = 4096;
 /// The header of a frame that came with a call; the frame's own trace goes before the call's.
 pub(in crate::server) fn header(frame: &v1::Frame, call: TraceHeaders, accepted_at: Instant) -> FrameHeader {
     let own = TraceHeaders { traceparent: frame.traceparent.clone(), tracestate: frame.tracestate.clone() };
-    FrameHeader { sequence: frame.sequence, trace: own.or(call), payload_bytes: payload_bytes(frame), accepted_at }
+    FrameHeader {
+        sequence: frame.sequence,
+        trace: own.or(call),
+        payload_bytes: payload_bytes(frame),
+        accepted_at,
+        captured_at: frame.capture_time.and_then(|time| SystemTime::try_from(time).ok()),
+    }
 }
 
 /// What the frame's answer repeats.
