@@ -103,7 +103,7 @@ pub(super) struct RowInfo {
     pub(super) frame_size: (u32, u32),
     /// What is wrong with the frame's file.
     pub(super) flaw: Option<Flaw>,
-    /// The decoded frame, when an overlay is drawn on it.
+    /// The decoded frame, when a picture is drawn on it.
     pub(super) picture: Option<Pixels>,
     pub(super) progress: Progress,
     /// Released when the frame ends.
