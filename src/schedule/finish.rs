@@ -3,7 +3,7 @@
 use super::background::Compute;
 use super::clock::Clock;
 use super::error::JobError;
-use super::job::{Answer, PictureFile, TargetAnswer};
+use super::job::{Answer, PictureFile, Sight, TargetAnswer};
 use super::outputs::{PictureKind, PictureOutput, Resolution, TensorOutput};
 use super::prepare::RowInfo;
 use crate::explain::{Head, HostMap, MapKind, RowMaps, TargetMaps};
@@ -33,13 +33,14 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock, compute: &Compute) {
             let head = Head::of(&about.model.metadata);
             let expected = about.outputs.expected;
             let agreement = expected.map(|expected| head.agreement(&maps.logits, expected)).transpose()?;
-            Ok((head.predictions(&maps.logits, about.outputs.top_predictions), agreement, targets))
+            Ok((head.predictions(&maps.logits, about.outputs.top_predictions), agreement, targets, maps.targets))
         });
         (about, rendered)
     });
     about.progress.mark(Stage::Render, clock.now());
-    let RowInfo { model_to_frame, flaw, progress, admission, ending, .. } = about;
-    let outcome = rendered.map(|(predictions, agreement, targets)| Answer {
+    let RowInfo { model_to_frame, map_size, flaw, picture, is_wanted, progress, admission, ending, .. } = about;
+    let sight = |targets| Box::new(Sight { frame: picture, to_upright: model_to_frame.upright, map_size, targets });
+    let outcome = rendered.map(|(predictions, agreement, targets, maps)| Answer {
         predictions,
         agreement,
         targets,
@@ -47,6 +48,7 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock, compute: &Compute) {
         flaw,
         batch_size,
         timings: progress.timings(),
+        sight: is_wanted.then(|| sight(maps)),
     });
     drop(admission);
     ending.finish(outcome);
