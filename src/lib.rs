@@ -10,10 +10,13 @@
 //! that [`model`] imported from a file. Every operator is called through [`torch`], the room with the C++ and the
 //! unsafe code. [`render`] turns maps into tensors and pictures, and the answer leaves through the session's outbox.
 //! [`telemetry`] defines the stages on the way, derives timings, spans, metrics and logs from them, and exports them;
-//! operators reach the server through its admin port, probes through their own.
+//! operators reach the server through its admin port, probes through their own, and people see the frames on the page
+//! of [`view`].
 //!
 //! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; flags and print.
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
+//! - [`view`]: the live page, which draws what [`render`] prepares for those who look.
+//! - [`http`]: ports for pages, with bounded connections; [`server`] and [`view`]'s users open them.
 //! - [`config`]: `camlens.toml` as one type.
 //! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.
 //! - [`resources`]: the processors and the memory that the process may use.
@@ -33,6 +36,7 @@ pub mod config;
 pub mod credentials;
 pub mod explain;
 pub mod frame;
+pub mod http;
 pub mod model;
 pub mod plan;
 pub mod process;
@@ -44,3 +48,4 @@ pub mod server;
 pub mod stream;
 pub mod telemetry;
 pub mod torch;
+pub mod view;

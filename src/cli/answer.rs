@@ -51,17 +51,17 @@ impl OutputFolder {
         slug(&format!("{sequence:06}-{name}"))
     }
 
-    /// Writes the pictures and maps of an answer. Returns the files of each target.
-    pub fn write(&self, stem: &str, answer: &v1::Explanation) -> Result<Vec<Vec<Written>>, Failure> {
+    /// Writes the pictures of an answer, and the first `maps` maps of each target. Returns the files of each target.
+    pub fn write(&self, stem: &str, answer: &v1::Explanation, maps: usize) -> Result<Vec<Vec<Written>>, Failure> {
         let single = answer.targets.len() == 1;
         let write_target = |(index, target): (usize, &v1::TargetExplanation)| {
             let stem = if single { stem.to_owned() } else { format!("{stem}.{}-{}", index + 1, target_slug(target)) };
-            self.write_target(&stem, target)
+            self.write_target(&stem, target, maps)
         };
         answer.targets.iter().enumerate().map(write_target).collect()
     }
 
-    fn write_target(&self, stem: &str, target: &v1::TargetExplanation) -> Result<Vec<Written>, Failure> {
+    fn write_target(&self, stem: &str, target: &v1::TargetExplanation, maps: usize) -> Result<Vec<Written>, Failure> {
         let mut written = Vec::new();
         for picture in &target.pictures {
             let kind = names::picture(picture.picture);
@@ -70,7 +70,7 @@ impl OutputFolder {
             fs::write(&path, &picture.data).map_err(|error| Failure::from_io("write", &path, &error))?;
             written.push(Written { kind, path });
         }
-        for map in &target.tensors {
+        for map in target.tensors.iter().take(maps) {
             let kind = names::map(map.map);
             let path = self.path.join(format!("{stem}.{kind}.npy"));
             let bytes = npy_bytes(map.tensor.as_ref()).ok_or_else(|| {
@@ -215,7 +215,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let out = OutputFolder::create(&folder.path().join("new/out")).expect("a folder");
         let names = |count: usize| -> Vec<String> {
-            let written = out.write("cat", &answer(count)).expect("written files");
+            let written = out.write("cat", &answer(count), 1).expect("written files");
             written.into_iter().flatten().map(|file| super::super::source::file_name(&file.path)).collect()
         };
         assert_eq!(names(1), ["cat.overlay.png", "cat.grad_cam.npy"]);
@@ -239,7 +239,7 @@ mod tests {
         let mut answer = answer(1);
         answer.targets[0].tensors[0].tensor =
             Some(v1::Tensor { shape: vec![3], data: vec![0; 8].into(), ..Default::default() });
-        let failure = out.write("cat", &answer).expect_err("the shape needs 12 bytes").to_string();
+        let failure = out.write("cat", &answer, 1).expect_err("the shape needs 12 bytes").to_string();
         assert!(failure.contains("grad_cam"), "{failure}");
     }
 

@@ -10,6 +10,7 @@ use super::answer::{self, OutputFolder, Written, class_name};
 use super::connection::{ConnectArgs, Connection};
 use super::failure::{Exit, Failure};
 use super::options::{ExpectedClass, ExplainArgs, MapKind, PictureFormat, PictureKind};
+use super::scene::{SceneMaps, color_order};
 use super::source::{file_name, read_picture};
 use super::summary::stage_rows;
 use super::terminal::{self, Ink};
@@ -17,7 +18,8 @@ use crate::client;
 use crate::client::latency::Stages;
 use crate::client::names;
 use crate::proto::v1;
-use crate::render::report::{Card, Figure, Report};
+use crate::render::Scene;
+use crate::render::report::{Card, Figure, Frames, Report};
 
 /// Explain pictures: the classes that the model predicts, and where it looks
 #[derive(Debug, Args)]
@@ -80,7 +82,14 @@ impl ExplainCommand {
         let connection = Connection::open(&self.connect).await?;
         let mut client = client::explain_client(connection.channel());
         let pictures = if self.pictures.is_empty() { &DEFAULT_PICTURES[..] } else { &self.pictures };
-        let options = self.explain.options(pictures, self.format, &self.maps);
+        let mut options = self.explain.options(pictures, self.format, &self.maps);
+        let scenes = match &self.html {
+            Some(_) => SceneMaps::of(pictures, &self.maps, color_order(&connection, self.explain.selector()).await),
+            None => None,
+        };
+        if let Some(scenes) = scenes {
+            scenes.ask(&mut options);
+        }
         let mut out = OutputFolder::create(&self.out)?;
         let bar = terminal::progress(Some(self.images.len() as u64), self.json || self.images.len() < 2);
         let mut results = Results::new(self.html.is_some());
@@ -105,8 +114,11 @@ impl ExplainCommand {
             match client.explain(request).await {
                 Ok(response) => {
                     let answer = response.into_inner().explanation.unwrap_or_default();
+                    let scene =
+                        scenes.and_then(|scenes| scenes.scene(&answer, &client::Payload::Encoded(image.clone())));
                     let stem = out.stem(path.file_stem().map_or("frame", |stem| stem.to_str().unwrap_or("frame")));
-                    let written = out.write(&stem, &answer)?;
+                    let written = out.write(&stem, &answer, self.maps.len())?;
+                    results.reported(&path.display().to_string(), &answer, scene);
                     bar.suspend(|| results.answered(&path.display().to_string(), &answer, &written, self.json))?;
                 }
                 Err(status) if status.code() == tonic::Code::Unavailable => {
@@ -130,7 +142,8 @@ impl ExplainCommand {
 /// The results so far, for the output and the report.
 struct Results {
     json: Vec<Value>,
-    cards: Option<Vec<Card>>,
+    /// What the report shows. `None`: there is no report.
+    shown: Option<(Frames, Vec<Card>)>,
     model: Option<v1::ModelIdentity>,
     stages: Stages,
     failures: Vec<Failure>,
@@ -138,10 +151,10 @@ struct Results {
 }
 
 impl Results {
-    fn new(with_cards: bool) -> Self {
+    fn new(with_report: bool) -> Self {
         Results {
             json: Vec::new(),
-            cards: with_cards.then(Vec::new),
+            shown: with_report.then(Default::default),
             model: None,
             stages: Stages::default(),
             failures: Vec::new(),
@@ -163,15 +176,21 @@ impl Results {
         } else {
             io::stdout().lock().write_all(text(image, answer, written, self.ink).as_bytes())?;
         }
-        if let Some(cards) = &mut self.cards {
-            cards.push(card(image, answer));
-            self.model = answer.model.clone();
-            for timing in &answer.timings {
-                let duration = std::time::Duration::from_nanos(timing.duration_ns);
-                self.stages.record(&names::stage(timing.stage), duration);
-            }
-        }
         Ok(())
+    }
+
+    /// Adds an answer to the report, if there is one: as a scene, or else with the pictures of the server.
+    fn reported(&mut self, image: &str, answer: &v1::Explanation, scene: Option<Scene>) {
+        let Some((frames, cards)) = &mut self.shown else { return };
+        let drawn = scene.map(|scene| frames.push(Scene { tag: image.to_owned(), ..scene }));
+        if !matches!(drawn, Some(Ok(()))) {
+            cards.push(card(image, answer));
+        }
+        self.model = answer.model.clone();
+        for timing in &answer.timings {
+            let duration = std::time::Duration::from_nanos(timing.duration_ns);
+            self.stages.record(&names::stage(timing.stage), duration);
+        }
     }
 
     fn failed(&mut self, image: &str, failure: Failure, as_json: bool) -> Result<(), Failure> {
@@ -190,13 +209,9 @@ impl Results {
             facts.push(("model".to_owned(), format!("{} version {}", model.name, model.version)));
             facts.push(("digest".to_owned(), model.digest.clone()));
         }
-        Report {
-            title: "What the model looks at".to_owned(),
-            facts,
-            cards: self.cards.take().unwrap_or_default(),
-            stages: stage_rows(&self.stages),
-            ..Default::default()
-        }
+        let (frames, cards) = self.shown.take().unwrap_or_default();
+        let title = "What the model looks at".to_owned();
+        Report { title, facts, frames, cards, stages: stage_rows(&self.stages) }
     }
 
     /// Prints the JSON, or where the results are. The failure of a single image is the command's own; a failure among

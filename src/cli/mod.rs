@@ -15,6 +15,7 @@ mod health;
 mod models;
 mod no_models;
 mod options;
+mod scene;
 mod serve;
 mod source;
 mod stream;

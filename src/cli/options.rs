@@ -39,9 +39,10 @@ pub struct ExplainArgs {
     #[arg(long, env = "CAMLENS_COLORS", value_enum, default_value_t = Colors::Turbo)]
     pub colors: Colors,
 
-    /// Opacity of the heat map in an overlay, 0 to 1
-    #[arg(long, env = "CAMLENS_OPACITY", value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
-    pub opacity: f32,
+    /// Opacity of the heat map where the evidence is strongest, 0 to 1 [default: 0.6]; of the picture `light`, the
+    /// darkness where there is no evidence [default: 0.75]
+    #[arg(long, env = "CAMLENS_OPACITY", value_name = "SHARE", value_parser = share)]
+    pub opacity: Option<f32>,
 
     /// Explain JPEGs that were damaged on their way as far as they can be read, instead of refusing them
     #[arg(long, env = "CAMLENS_ALLOW_DAMAGED_FRAMES")]
@@ -197,6 +198,8 @@ pub enum PictureKind {
     GuidedGradCam,
     /// Guided backpropagation around a neutral grey
     GuidedBackprop,
+    /// The image, dimmed except where Guided Grad-CAM is strong
+    Light,
 }
 
 /// A map to write as an array.
@@ -300,6 +303,7 @@ impl ExplainArgs {
             PictureKind::HeatMap => v1::Picture::HeatMap,
             PictureKind::GuidedGradCam => v1::Picture::GuidedGradCam,
             PictureKind::GuidedBackprop => v1::Picture::GuidedBackprop,
+            PictureKind::Light => v1::Picture::Light,
         };
         let colors = match self.colors {
             Colors::Turbo => v1::ColorMap::Turbo,
@@ -314,7 +318,7 @@ impl ExplainArgs {
                 PictureFormat::Png => v1::ImageFormat::Png,
             } as i32,
             color_map: if coloured { colors as i32 } else { 0 },
-            opacity: (picture == PictureKind::Overlay).then_some(self.opacity),
+            opacity: self.opacity.filter(|_| matches!(picture, PictureKind::Overlay | PictureKind::Light)),
             ..Default::default()
         }
     }

@@ -138,6 +138,15 @@ pub struct ServeCommand {
     /// loopback [default: none]
     #[arg(long, env = "CAMLENS_PROBE_LISTEN", value_name = "ADDRESS", help_heading = "Telemetry")]
     probe_listen: Option<String>,
+
+    /// Address of the live page, HOST:PORT: it shows the streams' frames and maps to whoever may open it [default:
+    /// none]
+    #[arg(long, env = "CAMLENS_VIEW_LISTEN", value_name = "ADDRESS", help_heading = "Live page")]
+    view_listen: Option<String>,
+
+    /// File of tokens that open the live page, one per line; needed beyond loopback [default: --token-file]
+    #[arg(long, env = "CAMLENS_VIEW_TOKEN_FILE", value_name = "FILE", help_heading = "Live page")]
+    view_token_file: Option<PathBuf>,
 }
 
 fn octal(text: &str) -> Result<u32, String> {
@@ -206,6 +215,8 @@ impl ServeCommand {
             trace_slower_than,
             admin_listen,
             probe_listen,
+            view_listen,
+            view_token_file,
         } = self;
         let mut out = match config {
             Some(path) => Config::load(&path).map_err(|error| Failure::usage(error.to_string()))?,
@@ -241,6 +252,8 @@ impl ServeCommand {
         set(&mut out.telemetry.trace_slower_than_ms, trace_slower_than.map(Some));
         set(&mut out.admin.listen, admin_listen.map(Some));
         set(&mut out.probes.listen, probe_listen.map(Some));
+        set(&mut out.view.listen, view_listen.map(Some));
+        set(&mut out.view.token_file, view_token_file.map(Some));
         Ok(out)
     }
 }
@@ -265,6 +278,7 @@ pub(super) fn start_failure(error: StartError) -> Failure {
         StartError::Config(_)
         | StartError::Repository(_)
         | StartError::Security(_)
+        | StartError::Exposed { .. }
         | StartError::Listen(ListenError::Exposed { .. }) => Exit::Usage,
         _ => Exit::Failed,
     };

@@ -10,6 +10,7 @@ mod error;
 mod limits;
 mod memory_limit;
 mod server;
+mod view;
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ pub use error::ConfigError;
 pub use limits::LimitsConfig;
 pub use memory_limit::MemoryLimit;
 pub use server::{AdminConfig, ProbesConfig, ServerConfig, TlsConfig};
+pub use view::ViewConfig;
 
 /// The whole of `camlens.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +40,7 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     pub admin: AdminConfig,
     pub probes: ProbesConfig,
+    pub view: ViewConfig,
 }
 
 /// `[models]`.
@@ -87,7 +90,7 @@ impl Config {
     /// # Errors
     /// The first value that is not allowed, with its key and what is.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Config { server, models, device, limits, telemetry, admin: _, probes: _ } = self;
+        let Config { server, models, device, limits, telemetry, admin: _, probes: _, view } = self;
         server.check()?;
         at_least_one("models.max_weight_bytes", models.max_weight_bytes)?;
         let DeviceConfig {
@@ -113,6 +116,7 @@ impl Config {
             }
         }
         limits.check()?;
+        view.check()?;
         if let Some(ratio) = telemetry.trace_ratio
             && !(0.0..=1.0).contains(&ratio)
         {
@@ -195,6 +199,9 @@ mod tests {
             ("[limits]\nmax_frame_bytes = 5000000000", "limits.max_frame_bytes = 5000000000"),
             ("[telemetry]\ntrace_ratio = 2.0", "telemetry.trace_ratio = 2"),
             ("[server]\nlisten = []", "server.listen = []"),
+            ("[view]\nmax_viewers = 0", "view.max_viewers = 0"),
+            ("[view]\nmax_rate_hz = 100.0", "view.max_rate_hz = 100"),
+            ("[view]\nmax_side = 8", "view.max_side = 8"),
             ("[server]\nunix_socket_mode = 511000", "server.unix_socket_mode"),
             ("[server.tls]\ncertificate = \"tls.crt\"", "server.tls.key = nothing"),
             ("[server.tls]\nkey = \"tls.key\"", "server.tls.certificate = nothing"),

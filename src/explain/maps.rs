@@ -121,6 +121,11 @@ impl<T> PerMap<T> {
         self.0[kind as usize].replace(value)
     }
 
+    /// Takes the value of `kind` out.
+    pub fn take(&mut self, kind: MapKind) -> Option<T> {
+        self.0[kind as usize].take()
+    }
+
     /// The values, in the order of [`MapKind::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (MapKind, &T)> {
         MapKind::ALL.into_iter().filter_map(|kind| Some((kind, self.get(kind)?)))
@@ -192,5 +197,6 @@ mod tests {
         assert_eq!(maps.insert(MapKind::GradCam, 2), Some(1));
         assert_eq!(maps.iter().collect::<Vec<_>>(), [(MapKind::GradCam, &2)]);
         assert_eq!(maps.get(MapKind::Input), None);
+        assert_eq!((maps.take(MapKind::GradCam), maps.take(MapKind::GradCam)), (Some(2), None));
     }
 }

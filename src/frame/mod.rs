@@ -31,5 +31,6 @@ pub use orientation::Orientation;
 pub use payload::{ImageFormat, Limits, Payload, PixelFormat};
 pub use pixels::{Channels, Pixels};
 pub use preprocess::{InputSize, Preparation, PreparationError, Prepared};
+pub use resample::resized;
 pub use tensor::InputTensor;
 pub use transform::{AffineTransform, ModelToFrame};

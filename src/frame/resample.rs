@@ -48,6 +48,17 @@ pub(super) fn resample(pixels: &Pixels, columns: Window, rows: Window, interpola
     Cow::Owned(convolve(&narrowed, [columns.visible, line_count], part, filter, [columns.visible, rows.visible]))
 }
 
+/// The whole picture at another size, bilinear and antialiased. It is upright, and has no flaw.
+///
+/// # Panics
+/// When a side is 0.
+pub fn resized(pixels: &Pixels, width: u32, height: u32) -> Pixels {
+    let window = |source, resized| Window::centred(source, resized, None);
+    let (columns, rows) = (window(pixels.width(), width), window(pixels.height(), height));
+    let data = resample(pixels, columns, rows, Interpolation::Bilinear).into_owned();
+    Pixels::upright(width, height, pixels.channels(), data)
+}
+
 /// The filter of an interpolation; `None` for the nearest pixel, which is not a convolution.
 fn filter(interpolation: Interpolation) -> Option<FilterType> {
     match interpolation {

@@ -1,17 +1,23 @@
 //! Heat maps over the frame.
 
-use super::warp::for_each_pixel;
+use super::fade::{Fade, smooth_step};
+use super::heat_map::Levels;
+use super::warp::{for_each_position, sample};
 use super::{ColorMap, Map, RenderError, ValueRange};
 use crate::frame::{AffineTransform, Channels, Pixels};
 
-/// The default opacity: half frame, half heat map.
-pub const DEFAULT_OPACITY: f32 = 0.5;
+/// The default opacity of the strongest evidence.
+pub const DEFAULT_OPACITY: f32 = 0.6;
 
-/// The upright frame at its own resolution, with the heat map over the part that the model saw. Pixels outside that
-/// part are unchanged.
+/// Part of the scale from no evidence to the strongest at which the heat map reaches its full opacity.
+const OPAQUE_FROM: f32 = 0.7;
+
+/// The upright frame at its own resolution, with the heat map over it, as opaque as the evidence is strong. Pixels
+/// without evidence are unchanged: where the map is 0 or less, or at the low end of `range`, and where the model did
+/// not look. Towards an edge of the crop that lies inside the frame, the heat map fades out.
 ///
-/// `to_upright` maps pixels of the map to pixels of the upright frame. `opacity` is 0 (the frame alone) to 1 (the heat
-/// map alone).
+/// `to_upright` maps pixels of the map to pixels of the upright frame. `opacity` is that of the strongest evidence: 0
+/// shows the frame alone, 1 hides the frame there.
 ///
 /// # Errors
 /// [`RenderError::Opacity`], [`RenderError::Range`], and [`RenderError::NoArea`] when `to_upright` has no inverse.
@@ -28,60 +34,134 @@ pub fn overlay(
     }
     let levels = range.levels(map)?;
     let colors = color_map.table();
-    // In 256ths, so that blending is integer arithmetic.
-    let over = (opacity * 256.0).round() as u32;
-    let blend = |below: u8, color: u8| ((u32::from(below) * (256 - over) + u32::from(color) * over + 128) >> 8) as u8;
+    let opacities = opacities(&levels, opacity);
+    let (width, height) = (frame.width(), frame.height());
+    let fade = Fade::new((map.width(), map.height()), to_upright, (width, height))?;
+    let mut data = Vec::with_capacity(width as usize * height as usize * 3);
+    let mut below = rgb(frame);
+    for_each_position(to_upright, width, height, |x, y| {
+        let Some(pixel) = below.next() else { return };
+        let level = sample(map, x, y).map_or(0, |value| levels.of(value));
+        if opacities[level] == 0.0 {
+            return data.extend_from_slice(&pixel);
+        }
+        // In 256ths, so that blending is integer arithmetic.
+        let over = (opacities[level] * fade.at(x, y) * 256.0 + 0.5) as u32;
+        let color = colors[level];
+        data.extend_from_slice(&[0, 1, 2].map(|channel| blend(pixel[channel], color[channel], over)));
+    })?;
+    Ok(Pixels::upright(width, height, Channels::Rgb, data))
+}
+
+/// The opacity of each level: 0 up to that of the value 0, then rising to `opacity`.
+pub(super) fn opacities(levels: &Levels, opacity: f32) -> [f32; 256] {
+    let nothing = levels.of(0.0);
+    let span = (255 - nothing).max(1) as f32 * OPAQUE_FROM;
+    std::array::from_fn(|level| opacity * smooth_step(level.saturating_sub(nothing) as f32 / span))
+}
+
+/// `over` is in 256ths. Without rounding errors at 0 and 256.
+pub(super) fn blend(below: u8, above: u8, over: u32) -> u8 {
+    ((u32::from(below) * (256 - over) + u32::from(above) * over + 128) >> 8) as u8
+}
+
+/// The frame's pixels as RGB, row by row.
+pub(super) fn rgb(frame: &Pixels) -> impl Iterator<Item = [u8; 3]> {
     let channels = frame.channels();
-    let mut below = frame.data().chunks_exact(channels.count()).map(|pixel| match channels {
+    frame.data().chunks_exact(channels.count()).map(move |pixel| match channels {
         Channels::Gray => [pixel[0]; 3],
         Channels::Rgb => [pixel[0], pixel[1], pixel[2]],
-    });
-    let mut data = Vec::with_capacity(frame.width() as usize * frame.height() as usize * 3);
-    for_each_pixel(map, to_upright, frame.width(), frame.height(), |value| {
-        let Some(pixel) = below.next() else { return };
-        let Some(value) = value else { return data.extend_from_slice(&pixel) };
-        let color = colors[levels.of(value)];
-        data.extend_from_slice(&[0, 1, 2].map(|channel| blend(pixel[channel], color[channel])));
-    })?;
-    Ok(Pixels::upright(frame.width(), frame.height(), Channels::Rgb, data))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const STAYS: AffineTransform = AffineTransform::IDENTITY;
+
     fn gray_frame() -> Pixels {
         Pixels::upright(3, 1, Channels::Gray, vec![10, 100, 200])
     }
 
-    fn overlaid(opacity: f32) -> Result<Pixels, RenderError> {
-        let map = Map::new(&[0.0, 1.0], 1, 2).unwrap();
-        let shift = AffineTransform::scale_shift(1.0, 1.0, 1.0, 0.0);
-        overlay(&gray_frame(), &map, &shift, ValueRange::OfTheMap, ColorMap::Jet, opacity)
+    fn overlaid(values: &[f32; 3], range: ValueRange, opacity: f32) -> Result<Pixels, RenderError> {
+        let map = Map::new(values, 1, 3).unwrap();
+        overlay(&gray_frame(), &map, &STAYS, range, ColorMap::Jet, opacity)
+    }
+
+    /// A frame of noise, and the pixels of the picture that differ from it, as `(x, y)`.
+    fn changed(width: u32, height: u32, values: &[f32], side: u32, to_upright: &AffineTransform) -> Vec<(u32, u32)> {
+        let noise: Vec<u8> = (0..width * height * 3).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let frame = Pixels::upright(width, height, Channels::Rgb, noise);
+        let map = Map::new(values, side, side).unwrap();
+        let picture = overlay(&frame, &map, to_upright, ValueRange::OfTheMap, ColorMap::Turbo, 1.0).unwrap();
+        let pairs = frame.data().chunks_exact(3).zip(picture.data().chunks_exact(3));
+        pairs.enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| (at as u32 % width, at as u32 / width)).collect()
     }
 
     #[test]
-    fn the_frame_stays_uncoloured_outside_the_crop() {
-        assert_eq!(overlaid(1.0).unwrap().data()[..3], [10, 10, 10]);
+    fn where_the_map_is_zero_the_frame_is_unchanged() {
+        // The right half of the map is evidence, the left half is none.
+        let values: Vec<f32> = (0..16 * 16).map(|at| if at % 16 < 8 { 0.0 } else { 1.0 }).collect();
+        let changed = changed(64, 64, &values, 16, &AffineTransform::scale_shift(4.0, 1.5, 4.0, 1.5));
+        assert!(changed.iter().all(|&(x, _)| x >= 29), "between the centres of the columns 7 and 8");
+        assert_eq!(changed.iter().filter(|&&(x, _)| x >= 36).count(), 28 * 64, "all of the evidence");
+    }
+
+    #[test]
+    fn no_value_at_or_below_zero_covers_the_frame_whatever_the_range() {
+        let range = ValueRange::Fixed { low: -1.0, high: 1.0 };
+        let picture = overlaid(&[-0.5, 0.0, 1.0], range, 1.0).unwrap();
+        assert_eq!(picture.data()[..6], [10, 10, 10, 100, 100, 100]);
+        assert_eq!(picture.data()[6..], ColorMap::Jet.table()[255]);
+    }
+
+    #[test]
+    fn stronger_evidence_covers_more_of_the_frame() {
+        let levels = ValueRange::Fixed { low: 0.0, high: 1.0 }.levels(&Map::new(&[0.0], 1, 1).unwrap()).unwrap();
+        let opacities = opacities(&levels, 0.6);
+        assert_eq!((opacities[0], opacities[255]), (0.0, 0.6));
+        assert!(opacities.is_sorted());
+    }
+
+    #[test]
+    fn outside_the_crop_the_frame_is_unchanged_and_the_border_is_soft() {
+        // Evidence everywhere but in one corner, and a frame that goes on left and right of the crop.
+        let mut values = [1.0; 20 * 20];
+        values[0] = 0.0;
+        let inside = changed(120, 60, &values, 20, &AffineTransform::scale_shift(3.0, 31.0, 3.0, 1.0));
+        assert!(inside.iter().all(|&(x, _)| (30..90).contains(&x)));
+        assert!(inside.contains(&(60, 0)) && inside.contains(&(60, 59)), "the frame's own edges are covered");
+
+        let frame = Pixels::upright(120, 60, Channels::Gray, vec![200; 120 * 60]);
+        let map = Map::new(&values, 20, 20).unwrap();
+        let to_upright = AffineTransform::scale_shift(3.0, 31.0, 3.0, 1.0);
+        let picture = overlay(&frame, &map, &to_upright, ValueRange::OfTheMap, ColorMap::Jet, 0.6).unwrap();
+        let row: Vec<u8> = picture.data()[40 * 120 * 3..41 * 120 * 3].chunks_exact(3).map(|pixel| pixel[2]).collect();
+        let steepest = row.windows(2).map(|pair| pair[0].abs_diff(pair[1])).max();
+        assert!(steepest <= Some(60), "no step from pixel to pixel is as large as the whole change of 120: {row:?}");
+        assert_eq!(row[60], 80, "blue of 200 under 60 % of jet's dark red");
     }
 
     #[test]
     fn opacity_leads_from_the_frame_to_the_heat_map() {
         let jet = ColorMap::Jet.table();
-        assert_eq!(overlaid(0.0).unwrap().data(), [10, 10, 10, 100, 100, 100, 200, 200, 200]);
-        assert_eq!(overlaid(1.0).unwrap().data()[3..], [jet[0], jet[255]].concat());
-        assert_eq!(overlaid(0.5).unwrap().data()[3..6], [50, 50, 114]);
+        let values = [0.0, 0.5, 1.0];
+        let picture = |opacity| overlaid(&values, ValueRange::OfTheMap, opacity).unwrap();
+        assert_eq!(picture(0.0).data(), [10, 10, 10, 100, 100, 100, 200, 200, 200]);
+        assert_eq!(picture(1.0).data()[6..], jet[255]);
+        assert_eq!(picture(0.5).data()[6..], [164, 100, 100]);
         for opacity in [-0.1, 1.1, f32::NAN] {
-            assert_eq!(overlaid(opacity).unwrap_err().field(), Some("options.pictures.opacity"));
+            let error = overlaid(&values, ValueRange::OfTheMap, opacity).unwrap_err();
+            assert_eq!(error.field(), Some("options.pictures.opacity"));
         }
     }
 
     #[test]
-    fn a_map_without_evidence_colours_the_crop_uniformly() {
-        let map = Map::new(&[0.0; 2], 1, 2).unwrap();
-        let stays = AffineTransform::IDENTITY;
-        let picture = overlay(&gray_frame(), &map, &stays, ValueRange::OfTheMap, ColorMap::Jet, 1.0).unwrap();
-        let cold = ColorMap::Jet.table()[0];
-        assert_eq!(picture.data(), [cold, cold, [200; 3]].concat());
+    fn a_map_without_evidence_leaves_the_frame_as_it_is() {
+        let frame = [[10; 3], [100; 3], [200; 3]].concat();
+        for values in [[0.0; 3], [f32::NAN; 3]] {
+            assert_eq!(overlaid(&values, ValueRange::OfTheMap, 1.0).unwrap().data(), frame);
+        }
     }
 }

@@ -48,19 +48,29 @@ pub(super) fn for_each_pixel(
     height: u32,
     mut visit: impl FnMut(Option<f32>),
 ) -> Result<(), RenderError> {
+    for_each_position(to_frame, width, height, |x, y| visit(sample(map, x, y)))
+}
+
+/// Calls `visit` for each pixel of the frame, row by row, with the pixel's position in the map.
+pub(super) fn for_each_position(
+    to_frame: &AffineTransform,
+    width: u32,
+    height: u32,
+    mut visit: impl FnMut(f32, f32),
+) -> Result<(), RenderError> {
     let [a, b, c, d, e, f] = to_frame.inverse().ok_or(RenderError::NoArea)?.matrix;
     for y in 0..height {
         let (row_x, row_y) = (b * f64::from(y) + c, e * f64::from(y) + f);
         for x in 0..width {
             let x = f64::from(x);
-            visit(sample(map, (a * x + row_x) as f32, (d * x + row_y) as f32));
+            visit((a * x + row_x) as f32, (d * x + row_y) as f32);
         }
     }
     Ok(())
 }
 
 /// The map's value at a position, or `None` outside the map. A pixel extends half a pixel around its centre.
-fn sample(map: &Map<'_>, x: f32, y: f32) -> Option<f32> {
+pub(super) fn sample(map: &Map<'_>, x: f32, y: f32) -> Option<f32> {
     let (last_x, last_y) = (map.width() as f32 - 1.0, map.height() as f32 - 1.0);
     // The tolerance is for rounding: the centre of a frame pixel may be on the edge of the crop.
     const EDGE: f32 = 0.5 + 1e-4;

@@ -11,7 +11,7 @@ use crate::render::RenderError;
 pub enum JobError {
     #[error(transparent)]
     Frame(#[from] FrameError),
-    #[error("options.pictures asks for an overlay, and a frame that is a tensor has no picture to draw on")]
+    #[error("options.pictures asks for a picture on the frame, and a frame that is a tensor has no picture to draw on")]
     NoPicture,
     /// An error of this row alone.
     #[error(transparent)]

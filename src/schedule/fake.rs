@@ -210,6 +210,7 @@ impl Bench {
             payload: pixels(number, [1, 1, 1]),
             progress: Progress::start(Instant::now()),
             admission: lane.try_admit(4).expect("there is room"),
+            onlooker: None,
             reply: Reply::new(move |outcome| outcomes.send((number, outcome)).expect("the test listens")),
         };
         change(&mut job);

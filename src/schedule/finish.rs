@@ -3,7 +3,7 @@
 use super::background::Compute;
 use super::clock::Clock;
 use super::error::JobError;
-use super::job::{Answer, PictureFile, TargetAnswer};
+use super::job::{Answer, PictureFile, Sight, TargetAnswer};
 use super::outputs::{PictureKind, PictureOutput, Resolution, TensorOutput};
 use super::prepare::RowInfo;
 use crate::explain::{Head, HostMap, MapKind, RowMaps, TargetMaps};
@@ -33,13 +33,14 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock, compute: &Compute) {
             let head = Head::of(&about.model.metadata);
             let expected = about.outputs.expected;
             let agreement = expected.map(|expected| head.agreement(&maps.logits, expected)).transpose()?;
-            Ok((head.predictions(&maps.logits, about.outputs.top_predictions), agreement, targets))
+            Ok((head.predictions(&maps.logits, about.outputs.top_predictions), agreement, targets, maps.targets))
         });
         (about, rendered)
     });
     about.progress.mark(Stage::Render, clock.now());
-    let RowInfo { model_to_frame, flaw, progress, admission, ending, .. } = about;
-    let outcome = rendered.map(|(predictions, agreement, targets)| Answer {
+    let RowInfo { model_to_frame, map_size, flaw, picture, is_wanted, progress, admission, ending, .. } = about;
+    let sight = |targets| Box::new(Sight { frame: picture, to_upright: model_to_frame.upright, map_size, targets });
+    let outcome = rendered.map(|(predictions, agreement, targets, maps)| Answer {
         predictions,
         agreement,
         targets,
@@ -47,6 +48,7 @@ pub(super) fn finish(row: DoneRow, clock: &dyn Clock, compute: &Compute) {
         flaw,
         batch_size,
         timings: progress.timings(),
+        sight: is_wanted.then(|| sight(maps)),
     });
     drop(admission);
     ending.finish(outcome);
@@ -76,7 +78,7 @@ struct Source<'a> {
     /// Width and height of the frame as it was sent.
     frame_size: (u32, u32),
     model_to_frame: &'a ModelToFrame,
-    /// The decoded frame, when an overlay is drawn on it.
+    /// The decoded frame, when a picture is drawn on it.
     picture: Option<&'a Pixels>,
     /// The order of the model's channels.
     color: ColorOrder,
@@ -119,6 +121,7 @@ impl Source<'_> {
         let picture = match wish.kind {
             PictureKind::HeatMap => render::heat_map(&self.cam(wish.kind.map())?, wish.range, wish.color_map)?,
             PictureKind::Overlay => self.overlay(wish)?,
+            PictureKind::Light => self.light(wish)?,
             PictureKind::GuidedGradCam | PictureKind::GuidedBackprop => self.guided(wish.kind.map())?,
         };
         Ok(PictureFile {
@@ -136,10 +139,23 @@ impl Source<'_> {
         render::overlay(frame, &self.cam(wish.kind.map())?, to_upright, wish.range, wish.color_map, wish.opacity)
     }
 
+    fn light(&self, wish: &PictureOutput) -> Result<Pixels, RenderError> {
+        let frame = self.picture.ok_or(RenderError::NoArea)?;
+        let to_upright = &self.model_to_frame.upright;
+        let (values, shape) = self.gradient(wish.kind.map())?;
+        render::light(frame, values, shape, to_upright, wish.range, wish.opacity)
+    }
+
     fn guided(&self, kind: MapKind) -> Result<Pixels, RenderError> {
+        let (values, shape) = self.gradient(kind)?;
+        render::guided_picture(values, shape, self.color)
+    }
+
+    /// A map with channels, and its shape.
+    fn gradient(&self, kind: MapKind) -> Result<(&[f32], [u32; 3]), RenderError> {
         let map = self.map(kind)?;
         match *map.shape.as_slice() {
-            [channels, height, width] => render::guided_picture(&map.values, [channels, height, width], self.color),
+            [channels, height, width] => Ok((&map.values, [channels, height, width])),
             _ => Err(RenderError::Shape { shape: map.shape.clone(), allowed: "[C, H, W] does" }),
         }
     }
@@ -212,9 +228,13 @@ mod tests {
     #[test]
     fn a_picture_of_every_kind_is_made_of_its_map() {
         with_source(|source| {
-            for kind in
-                [PictureKind::Overlay, PictureKind::HeatMap, PictureKind::GuidedGradCam, PictureKind::GuidedBackprop]
-            {
+            for kind in [
+                PictureKind::Overlay,
+                PictureKind::HeatMap,
+                PictureKind::GuidedGradCam,
+                PictureKind::GuidedBackprop,
+                PictureKind::Light,
+            ] {
                 let (format, range) = (PictureFormat::Png, ValueRange::OfTheMap);
                 let wish = PictureOutput { kind, format, color_map: ColorMap::Jet, opacity: 0.5, range };
                 let file = source.picture(&wish).unwrap();

@@ -1,6 +1,7 @@
 //! What the engine gets for a frame, and what it returns.
 
 use crate::schedule::JobError;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -9,8 +10,8 @@ use super::lane::Lane;
 use super::outputs::{Outputs, PictureKind, Resolution};
 use super::queue::ticket::Ticket;
 use crate::explain::MapKind;
-use crate::explain::{Agreement, Method, Prediction, Target};
-use crate::frame::{AffineTransform, Flaw, Payload};
+use crate::explain::{Agreement, HostMap, Method, Prediction, Target, TargetMaps};
+use crate::frame::{AffineTransform, Flaw, Payload, Pixels};
 use crate::render::{PictureFormat, WireTensor};
 use crate::telemetry::{Progress, Timings};
 
@@ -29,7 +30,42 @@ pub struct Job {
     /// Started at the frame's acceptance.
     pub progress: Progress,
     pub admission: Admission,
+    pub onlooker: Option<Onlooker>,
     pub reply: Reply,
+}
+
+/// Somebody beside the client who may want to see a frame. Asked once, when the frame is decoded; of a frame that it
+/// wants, the answer has a [`Sight`].
+#[derive(Clone)]
+pub struct Onlooker(Arc<dyn Fn(Instant) -> bool + Send + Sync>);
+
+impl Onlooker {
+    pub fn new(wants: impl Fn(Instant) -> bool + Send + Sync + 'static) -> Self {
+        Onlooker(Arc::new(wants))
+    }
+
+    pub(super) fn wants(&self, now: Instant) -> bool {
+        (self.0)(now)
+    }
+}
+
+impl std::fmt::Debug for Onlooker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Onlooker")
+    }
+}
+
+/// An explained frame with its pixels and its maps, for an [`Onlooker`].
+#[derive(Debug)]
+pub struct Sight {
+    /// The upright frame; `None` for a tensor.
+    pub frame: Option<Pixels>,
+    /// From the model's input to the upright frame.
+    pub to_upright: AffineTransform,
+    /// Width and height of the model's input.
+    pub map_size: (u32, u32),
+    /// The maps that were computed.
+    pub targets: Vec<TargetMaps<HostMap>>,
 }
 
 /// How a frame ended, when the engine ended it.
@@ -123,6 +159,8 @@ pub struct Answer {
     pub batch_size: u32,
     /// Up to and including the rendering.
     pub timings: Timings,
+    /// Of a frame that an onlooker wanted.
+    pub sight: Option<Box<Sight>>,
 }
 
 /// One class at one target layer.

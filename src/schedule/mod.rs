@@ -53,7 +53,7 @@ pub use engine::{Engine, EngineConfig, EngineError, Handle};
 pub use error::JobError;
 pub use explain_device::ExplainDevice;
 pub use explainers::Explainers;
-pub use job::{Answer, Job, Outcome, PictureFile, Reply, TargetAnswer};
+pub use job::{Answer, Job, Onlooker, Outcome, PictureFile, Reply, Sight, TargetAnswer};
 pub use lane::Lane;
 pub use model_key::ModelKey;
 pub use outputs::{Outputs, PictureKind, PictureOutput, Resolution, TensorOutput};

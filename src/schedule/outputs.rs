@@ -31,6 +31,8 @@ pub enum PictureKind {
     HeatMap,
     GuidedGradCam,
     GuidedBackprop,
+    /// The upright frame, dimmed except where Guided Grad-CAM is strong.
+    Light,
 }
 
 impl PictureKind {
@@ -38,9 +40,14 @@ impl PictureKind {
     pub fn map(self) -> MapKind {
         match self {
             PictureKind::Overlay | PictureKind::HeatMap => MapKind::GradCam,
-            PictureKind::GuidedGradCam => MapKind::GuidedGradCam,
+            PictureKind::GuidedGradCam | PictureKind::Light => MapKind::GuidedGradCam,
             PictureKind::GuidedBackprop => MapKind::GuidedBackprop,
         }
+    }
+
+    /// Whether it is drawn on the frame.
+    pub fn shows_frame(self) -> bool {
+        matches!(self, PictureKind::Overlay | PictureKind::Light)
     }
 }
 
@@ -50,7 +57,7 @@ pub struct PictureOutput {
     pub kind: PictureKind,
     pub format: PictureFormat,
     pub color_map: ColorMap,
-    /// 0 to 1, for [`PictureKind::Overlay`] only.
+    /// 0 to 1: the opacity of [`PictureKind::Overlay`], the darkness of [`PictureKind::Light`].
     pub opacity: f32,
     pub range: ValueRange,
 }
@@ -73,8 +80,8 @@ impl Outputs {
         of_tensors.chain(self.pictures.iter().map(|picture| picture.kind.map())).collect()
     }
 
-    /// Whether an overlay is drawn on the frame.
+    /// Whether a picture is drawn on the frame.
     pub(super) fn needs_picture(&self) -> bool {
-        self.pictures.iter().any(|picture| picture.kind == PictureKind::Overlay)
+        self.pictures.iter().any(|picture| picture.kind.shows_frame())
     }
 }

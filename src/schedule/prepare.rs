@@ -7,7 +7,7 @@ use super::background::Compute;
 use super::buffers::Buffer;
 use super::clock::Clock;
 use super::error::JobError;
-use super::job::Ending;
+use super::job::{Ending, Onlooker};
 use super::model_key::ModelKey;
 use super::outputs::Outputs;
 use super::queue::next_batch::Prepared;
@@ -29,6 +29,7 @@ pub(super) struct Chosen {
     pub(super) payload: Payload,
     pub(super) progress: Progress,
     pub(super) admission: Admission,
+    pub(super) onlooker: Option<Onlooker>,
     pub(super) ending: Ending,
 }
 
@@ -101,10 +102,14 @@ pub(super) struct RowInfo {
     pub(super) model_to_frame: ModelToFrame,
     /// Width and height of the frame as it was sent; for a tensor, those of the input.
     pub(super) frame_size: (u32, u32),
+    /// Width and height of the model's input.
+    pub(super) map_size: (u32, u32),
     /// What is wrong with the frame's file.
     pub(super) flaw: Option<Flaw>,
-    /// The decoded frame, when an overlay is drawn on it.
+    /// The decoded frame, when a picture is drawn on it or an onlooker wants it.
     pub(super) picture: Option<Pixels>,
+    /// Whether an onlooker wants the frame.
+    pub(super) is_wanted: bool,
     pub(super) progress: Progress,
     /// Released when the frame ends.
     pub(super) admission: Admission,
@@ -130,7 +135,7 @@ pub(super) fn prepare(chosen: Chosen, clock: &Arc<dyn Clock>, compute: &Compute)
         (chosen, input, ended, result)
     });
     ended.into_iter().for_each(|(stage, at)| chosen.progress.mark(stage, at));
-    let Chosen { turn, model, method, targets, outputs, progress, admission, ending, payload: _ } = chosen;
+    let Chosen { turn, model, method, targets, outputs, progress, admission, onlooker, ending, payload: _ } = chosen;
     let (decoded, prepared) = match result {
         Ok(read) => read,
         Err(error) => {
@@ -138,9 +143,11 @@ pub(super) fn prepare(chosen: Chosen, clock: &Arc<dyn Clock>, compute: &Compute)
             return Prepared::Refused;
         }
     };
+    let is_wanted = onlooker.is_some_and(|onlooker| onlooker.wants(clock.now()));
+    let keeps_picture = outputs.needs_picture() || is_wanted;
     let flaw = decoded.picture().and_then(Pixels::flaw);
     let (frame_size, picture) = match decoded {
-        Decoded::Picture(pixels) => (pixels.stored_size(), outputs.needs_picture().then_some(pixels)),
+        Decoded::Picture(pixels) => (pixels.stored_size(), keeps_picture.then_some(pixels)),
         Decoded::Tensor(_) => ((prepared.width, prepared.height), None),
     };
     let shape = [model.input_size().channels, prepared.height, prepared.width];
@@ -150,8 +157,10 @@ pub(super) fn prepare(chosen: Chosen, clock: &Arc<dyn Clock>, compute: &Compute)
         outputs,
         model_to_frame: prepared.model_to_frame,
         frame_size,
+        map_size: (prepared.width, prepared.height),
         flaw,
         picture,
+        is_wanted,
         progress,
         admission,
         ending,

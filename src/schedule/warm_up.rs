@@ -156,6 +156,7 @@ fn explain(
         payload,
         progress: Progress::start(engine.clock().now()),
         admission,
+        onlooker: None,
         // The receiver waits below.
         reply: Reply::new(move |outcome| drop(told.send(outcome))),
     });
@@ -222,6 +223,7 @@ mod tests {
         let prediction = |&(class_index, logit): &(u32, f32)| Prediction { class_index, logit, probability: 0.0 };
         Answer {
             agreement: None,
+            sight: None,
             predictions: logits.iter().map(prediction).collect(),
             targets: vec![TargetAnswer {
                 class_index: 0,

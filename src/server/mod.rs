@@ -18,6 +18,7 @@ mod camlens;
 pub mod devices;
 mod frame_account;
 mod health;
+mod live_page;
 mod load;
 mod pages;
 mod probes;
@@ -33,6 +34,7 @@ mod start;
 mod start_error;
 mod submit;
 mod transport;
+mod viewing;
 
 pub use refusal::Refusal;
 pub use shutdown::Shutdown;

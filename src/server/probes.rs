@@ -12,8 +12,9 @@ use tonic::Status;
 use tonic_health::pb::health_server::HealthServer;
 
 use super::health::HealthService;
-use super::pages::{self, MAX_BODY_BYTES, Pages};
+use super::pages::{self, Pages};
 use super::transport::other_protocols::is_grpc;
+use crate::http::MAX_BODY_BYTES;
 
 /// Everything that the port answers.
 pub(super) fn routes(pages: Pages, health: HealthService) -> Router {

@@ -10,14 +10,15 @@ use tonic::Code;
 use crate::config::{Config, LimitsConfig};
 use crate::schedule::Engine;
 use crate::telemetry::Telemetry;
+use crate::view::Hub;
 
 use super::devices::Devices;
 use super::quota::credit::Credit;
-use super::quota::slots::{Full, Slot, Slots};
 use super::quota::unsent::Unsent;
 use super::reclaim::Reclaim;
 use super::refusal::Refusal;
 use super::shutdown::Shutdown;
+use crate::http::slots::{Full, Slot, Slots};
 
 /// The state behind every service. Cheap to clone; clones share it.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ pub(super) struct Service {
     pub(super) shutdown: Shutdown,
     /// The calls that a drain waits for.
     pub(super) calls: TaskTracker,
+    /// The live page's streams, where there is a live page.
+    pub(super) view: Option<Hub>,
 }
 
 impl Service {
@@ -61,7 +64,13 @@ impl Service {
             stream_slots: Slots::new(limits.max_streams, limits.max_streams_per_peer),
             shutdown,
             calls: TaskTracker::new(),
+            view: None,
         }
+    }
+
+    /// With a live page.
+    pub(super) fn with_view(self, view: Option<Hub>) -> Self {
+        Service { view, ..self }
     }
 
     /// # Errors

@@ -14,8 +14,9 @@ use super::admin;
 use super::camlens;
 use super::devices::Devices;
 use super::health::HealthService;
+use super::live_page::LivePage;
 use super::load::load;
-use super::pages::{OperatorPort, Pages, Spoken};
+use super::pages::Pages;
 use super::probes;
 use super::readings;
 use super::resize;
@@ -34,12 +35,17 @@ use crate::config::Config;
 use crate::config::DeviceConfig;
 use crate::config::ListenAddress;
 use crate::config::ServerConfig;
+use crate::http::{Bounds, Port, Spoken};
 use crate::resources::Machine;
 use crate::schedule::Engine;
 use crate::telemetry::Telemetry;
+use crate::view::Hub;
 
 /// The time that connections have to close once every call has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections of a port for operators.
+const OPERATORS: Bounds = Bounds { connections: 64, per_peer: 32 };
 
 /// How a server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +134,8 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         let Doors { security, listeners, in_process, health, operators } = doors;
-        let service = Service::new(config, (engine.clone(), devices), telemetry.clone(), shutdown.clone());
+        let service = Service::new(config, (engine.clone(), devices), telemetry.clone(), shutdown.clone())
+            .with_view(operators.hub.clone());
         let (calls, drain_timeout) = (service.calls.clone(), service.drain_timeout);
         health.serve(engine.watch_models());
         let connections = Connections::new(&config.server);
@@ -185,6 +192,11 @@ impl Server {
     /// The address of the probe port, if there is one.
     pub fn probe_address(&self) -> Option<SocketAddr> {
         self.operators.probes
+    }
+
+    /// The address of the live page, if there is one.
+    pub fn view_address(&self) -> Option<SocketAddr> {
+        self.operators.view
     }
 
     /// Serves until the shutdown that was given at the start is requested, then drains: readiness goes NOT_SERVING,
@@ -264,11 +276,24 @@ struct Doors {
     operators: Operators,
 }
 
+/// A port for operators, before it is bound.
+pub(super) struct OperatorPort {
+    /// In the log.
+    pub(super) name: &'static str,
+    /// In `camlens.toml`.
+    pub(super) key: &'static str,
+    pub(super) spoken: Spoken,
+    pub(super) bounds: Bounds,
+}
+
 /// The ports for operators; they are served as long as this lives.
 #[derive(Default)]
 struct Operators {
     admin: Option<SocketAddr>,
     probes: Option<SocketAddr>,
+    view: Option<SocketAddr>,
+    /// The streams that the live page shows.
+    hub: Option<Hub>,
     served: JoinSet<()>,
 }
 
@@ -287,28 +312,31 @@ impl Doors {
         let mut operators = Operators::default();
         if let Some(address) = &config.admin.listen {
             let routes = admin::routes(pages.clone(), config);
-            let port = ("admin port", "admin.listen", Spoken::Http1);
+            let port =
+                OperatorPort { name: "admin port", key: "admin.listen", spoken: Spoken::Http1, bounds: OPERATORS };
             operators.admin = Some(operators.serve(address, port, routes).await?);
         }
         if let Some(address) = &config.probes.listen {
             let routes = probes::routes(pages, health.clone());
-            let port = ("probe port", "probes.listen", Spoken::Http1AndHttp2);
+            let spoken = Spoken::Http1AndHttp2;
+            let port = OperatorPort { name: "probe port", key: "probes.listen", spoken, bounds: OPERATORS };
             operators.probes = Some(operators.serve(address, port, routes).await?);
+        }
+        if let Some(address) = &config.view.listen {
+            let page = LivePage::open(address, config).await?;
+            operators.view = Some(operators.serve(address, page.port, page.routes).await?);
+            operators.hub = Some(page.hub);
         }
         Ok(Doors { security, listeners: Vec::new(), in_process: None, health, operators })
     }
 }
 
 impl Operators {
-    /// Serves a port from now on: its name in the log, its key, and what it speaks. Returns its address.
-    async fn serve(
-        &mut self,
-        address: &str,
-        (name, key, spoken): (&'static str, &'static str, Spoken),
-        routes: Router,
-    ) -> Result<SocketAddr, StartError> {
+    /// Serves a port from now on. Returns its address.
+    async fn serve(&mut self, address: &str, port: OperatorPort, routes: Router) -> Result<SocketAddr, StartError> {
+        let OperatorPort { name, key, spoken, bounds } = port;
         let cannot = |source| StartError::Operators { address: address.to_owned(), key, source };
-        let port = OperatorPort::bind(address, name, spoken).await.map_err(cannot)?;
+        let port = Port::bind(address, name, spoken, bounds).await.map_err(cannot)?;
         let actual = port.address().map_err(cannot)?;
         tracing::info!(address = %actual, "{name}");
         self.served.spawn(port.serve(routes));

@@ -29,6 +29,11 @@ pub enum StartError {
     Listen(#[from] ListenError),
     #[error("cannot listen on {address} ({key}): {source}")]
     Operators { address: String, key: &'static str, source: io::Error },
+    #[error(
+        "view.listen = \"{address}\" shows frames beyond this machine: {problem} (or listen on 127.0.0.1, and let an \
+         SSH tunnel, kubectl port-forward or a proxy with TLS reach it)"
+    )]
+    Exposed { address: String, problem: &'static str },
     #[error(transparent)]
     Security(#[from] CredentialError),
     #[error("model {name} version {version}: {source}")]

@@ -13,7 +13,9 @@ use tonic::Code;
 
 use crate::explain::{Expected, Method, Target};
 use crate::frame::Payload;
-use crate::schedule::{Admission, Answer, Engine, Handle, Job, JobError, Lane, Outcome, Outputs, Reply, Served};
+use crate::schedule::{
+    Admission, Answer, Engine, Handle, Job, JobError, Lane, MapKind, Onlooker, Outcome, Outputs, Reply, Served,
+};
 use crate::telemetry::Stage;
 
 use super::frame_account::{FrameAccount, FrameHeader};
@@ -45,6 +47,7 @@ pub(super) struct FrameContent {
     expires_at: Option<Instant>,
     priority: u8,
     expected: Option<Expected>,
+    onlooker: Option<Onlooker>,
     bytes: u64,
 }
 
@@ -61,7 +64,7 @@ impl FrameContent {
     ) -> Result<Self, Refusal> {
         let payload = if options.allow_damaged_frames { payload.allowing_damage() } else { payload };
         let bytes = model.check_header(&payload, &options.outputs).map_err(|error| Refusal::from(&error))?;
-        Ok(FrameContent { options, payload, expires_at, priority: 0, expected: None, bytes })
+        Ok(FrameContent { options, payload, expires_at, priority: 0, expected: None, onlooker: None, bytes })
     }
 
     /// With a priority of 0 to [`crate::schedule::MAX_PRIORITY`] instead of 0.
@@ -72,6 +75,11 @@ impl FrameContent {
     /// With what another program predicted of the frame.
     pub(super) fn expecting(self, expected: Option<Expected>) -> Self {
         FrameContent { expected, ..self }
+    }
+
+    /// For somebody who looks at the stream now.
+    pub(super) fn watched_by(self, onlooker: Option<Onlooker>) -> Self {
+        FrameContent { onlooker, ..self }
     }
 
     /// Memory that the frame takes until it is explained: its payload, its pixels and the model's input.
@@ -131,17 +139,23 @@ impl Service {
         account: &FrameAccount,
         reply: Reply,
     ) -> SubmittedFrame {
-        let FrameContent { options, payload, expires_at, priority, expected, bytes: _ } = content;
+        let FrameContent { options, payload, expires_at, priority, expected, onlooker, bytes: _ } = content;
+        let mut method = options.method.clone();
+        // Whoever looks at the product also sees its factor, which is computed in any case.
+        if onlooker.is_some() && method.maps.contains(MapKind::GuidedGradCam) {
+            method.maps = method.maps.iter().chain([MapKind::GradCam]).collect();
+        }
         let handle = self.engine.submit(Job {
             lane: lane.clone(),
             priority,
             expires_at,
-            method: options.method.clone(),
+            method,
             targets: options.targets.clone(),
             outputs: Outputs { expected, ..options.outputs.clone() },
             payload,
             progress: account.progress().clone(),
             admission,
+            onlooker,
             reply,
         });
         SubmittedFrame { engine: self.engine.clone(), handle }

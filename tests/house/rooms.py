@@ -5,11 +5,13 @@ its row. A row for a folder (`server/camlens`) holds for that folder in place of
 """
 
 ROOMS = {
-    "cli": "client config server explain frame model plan render schedule telemetry torch process resources build_facts"
-           " proto",
+    "cli": "client view http config server explain frame model plan render schedule telemetry torch process resources"
+           " build_facts proto",
     "client": "credentials frame telemetry proto",
-    "server": "config credentials stream schedule render frame explain plan model torch process resources build_facts"
-              " telemetry",
+    "server": "view http config credentials stream schedule render frame explain plan model torch process resources"
+              " build_facts telemetry",
+    "view": "render frame model",
+    "http": "",
     "config": "schedule model telemetry",
     "credentials": "",
     "stream": "",

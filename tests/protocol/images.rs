@@ -23,6 +23,16 @@ pub fn frame(sequence: u64) -> v1::Frame {
     with(sequence, Payload::Raw(v1::RawImage { data, width: 40, height: 30, pixel_format, ..Default::default() }))
 }
 
+/// A frame of raw noise, `side` by `side`: no file of it is small.
+#[allow(dead_code, reason = "used by tests/protocol")]
+pub fn noise(sequence: u64, side: u32) -> v1::Frame {
+    let noise = |n: u32| (n.wrapping_mul(2_654_435_761).wrapping_add(sequence as u32 * 97) >> 24) as u8;
+    let data: Vec<u8> = (0..side * side * 3).map(noise).collect();
+    let pixel_format = v1::PixelFormat::Rgb8 as i32;
+    let raw = v1::RawImage { data: data.into(), width: side, height: side, pixel_format, ..Default::default() };
+    with(sequence, Payload::Raw(raw))
+}
+
 /// A model input whose every element is `value`.
 pub fn tensor(sequence: u64, shape: [u32; 3], value: f32) -> v1::Frame {
     let count = shape.iter().product::<u32>() as usize;

@@ -13,6 +13,7 @@ mod edges;
 mod identity;
 mod images;
 mod limits;
+mod live_page;
 mod other_clients;
 mod policies;
 mod precision;

@@ -41,6 +41,8 @@ pub struct TestServer {
     pub admin: Option<SocketAddr>,
     #[allow(dead_code, reason = "used by tests/telemetry")]
     pub probes: Option<SocketAddr>,
+    #[allow(dead_code, reason = "used by tests/protocol")]
+    pub view: Option<SocketAddr>,
     pub shutdown: Shutdown,
     running: JoinHandle<Ended>,
 }
@@ -105,8 +107,9 @@ impl TestServer {
     fn of(folder: TempDir, server: Server, shutdown: Shutdown) -> Self {
         let socket = folder.path().join("camlens.sock");
         let addresses = server.addresses().to_vec();
-        let (admin, probes) = (server.admin_address(), server.probe_address());
-        TestServer { _folder: folder, socket, addresses, admin, probes, shutdown, running: tokio::spawn(server.run()) }
+        let (admin, probes, view) = (server.admin_address(), server.probe_address(), server.view_address());
+        let running = tokio::spawn(server.run());
+        TestServer { _folder: folder, socket, addresses, admin, probes, view, shutdown, running }
     }
 
     /// Opens a new connection.

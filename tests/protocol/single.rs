@@ -107,12 +107,13 @@ async fn pictures_are_files_of_the_size_promised() {
         wish(v1::Picture::HeatMap, v1::ImageFormat::Unspecified),
         wish(v1::Picture::GuidedGradCam, v1::ImageFormat::Png),
         wish(v1::Picture::GuidedBackprop, v1::ImageFormat::Jpeg),
+        wish(v1::Picture::Light, v1::ImageFormat::Png),
     ];
     let options = v1::ExplainOptions { pictures, ..Default::default() };
     let explanation = explain(&server, options, images::frame(0)).await;
     let target = &explanation.targets[0];
     assert!(target.tensors.is_empty(), "nobody asked for numbers");
-    let sizes = [(40, 30), (SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE)];
+    let sizes = [(40, 30), (SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE), (40, 30)];
     for (picture, size) in target.pictures.iter().zip(sizes) {
         let decoded = image::load_from_memory(&picture.data).expect("a picture");
         assert_eq!((picture.width, picture.height), size);
@@ -120,15 +121,12 @@ async fn pictures_are_files_of_the_size_promised() {
     }
     assert_eq!(target.pictures[1].format(), v1::ImageFormat::Jpeg);
 
-    let overlay =
-        v1::ExplainOptions { pictures: vec![wish(v1::Picture::Overlay, v1::ImageFormat::Png)], ..Default::default() };
-    let status = server
-        .explain()
-        .await
-        .explain(request(overlay, images::sound_tensor(0)))
-        .await
-        .expect_err("nothing to draw on");
-    assert_eq!(status.code(), Code::InvalidArgument);
+    for picture in [v1::Picture::Overlay, v1::Picture::Light] {
+        let options = v1::ExplainOptions { pictures: vec![wish(picture, v1::ImageFormat::Png)], ..Default::default() };
+        let asked = request(options, images::sound_tensor(0));
+        let status = server.explain().await.explain(asked).await.expect_err("nothing to draw on");
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,24 @@ fn plaintext_beyond_loopback_is_refused_with_the_ways_out() {
     }
 }
 
+#[test]
+fn frames_are_shown_beyond_loopback_only_with_tokens_and_a_word_for_plain_http() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tokens = folder.path().join("tokens");
+    write_secret(&tokens, "a-token-0123456789\n");
+    let page = ["--listen", "127.0.0.1:0", "--view-listen", "0.0.0.0:0"];
+    for (more, said) in [
+        (&[][..], "view.token_file"),
+        (&["--insecure"], "view.token_file"),
+        (&["--view-token-file", text(&tokens)], "server.insecure"),
+        (&["--token-file", text(&tokens)], "server.insecure"),
+    ] {
+        let (code, stderr) = refused(&[&page, more].concat());
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains("view.listen") && stderr.contains(said), "`{said}` in: {stderr}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_or_insecure_opens_every_address() {
     let server = Server::start_on("0.0.0.0:0", &["--insecure"]);

@@ -5,6 +5,7 @@
 mod one;
 mod output;
 mod printer;
+mod report;
 mod sink;
 
 use std::io::{self, Write};
@@ -20,11 +21,13 @@ use tokio_util::sync::CancellationToken;
 use self::one::{OneStream, Outcome};
 use self::output::Output;
 use self::printer::Printer;
-use self::sink::{ReportSink, Sink};
+use self::report::ReportSink;
+use self::sink::Sink;
 use super::answer::{OutputFolder, slug};
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
 use super::options::{ExplainArgs, Overflow, PictureFormat, PictureKind, TermsArgs, rate};
+use super::scene::{SceneMaps, color_order};
 use super::source::{Source, VideoSettings, public_name};
 use super::summary;
 use super::terminal;
@@ -103,7 +106,7 @@ pub struct StreamCommand {
     #[arg(long = "name", env = "CAMLENS_NAME", value_name = "NAME")]
     names: Vec<String>,
 
-    /// Also write a report: one HTML file that plays the pictures
+    /// Also write a report: one HTML file with the frames and their maps
     #[arg(long, env = "CAMLENS_HTML", value_name = "FILE")]
     html: Option<PathBuf>,
 
@@ -178,12 +181,13 @@ impl StreamCommand {
         let stop = CancellationToken::new();
         terminal::stop_when_interrupted(stop.clone());
         let bar = terminal::progress(self.expected(&sources), self.json);
+        let maps = self.scene_maps(&connection).await;
         let mut streams = Vec::new();
         for (index, source) in sources.into_iter().enumerate() {
-            let output = self.output(index, &source, &bar)?;
+            let output = self.output(index, &source, &bar, maps)?;
             let link = if index == 0 { connection.channel() } else { connection.another().await? };
             let connection = connection.clone();
-            let one = self.one(index, source, stop.clone());
+            let one = self.one(index, source, maps, stop.clone());
             streams.push(tokio::spawn(async move { one.run(connection, link, output).await }));
         }
         let mut outcomes = Vec::new();
@@ -200,11 +204,11 @@ impl StreamCommand {
         public_name(&self.sources[index])
     }
 
-    fn one(&self, index: usize, source: Source, stop: CancellationToken) -> OneStream {
+    fn one(&self, index: usize, source: Source, maps: Option<SceneMaps>, stop: CancellationToken) -> OneStream {
         let overflow = self.overflow(&source);
         OneStream {
             name: self.source_name(index),
-            open: self.open(index, overflow),
+            open: self.open(index, overflow, maps),
             overflow,
             rate_hz: self.rate,
             repeat: self.repeat,
@@ -220,12 +224,25 @@ impl StreamCommand {
         self.overflow.unwrap_or(if source.camera().is_some() { Overflow::Latest } else { Overflow::Block })
     }
 
-    fn open(&self, index: usize, overflow: Overflow) -> v1::Open {
+    fn pictures(&self) -> &[PictureKind] {
+        if self.pictures.is_empty() { &[PictureKind::Overlay][..] } else { &self.pictures }
+    }
+
+    /// The maps that the report needs, if there is one.
+    async fn scene_maps(&self, connection: &Connection) -> Option<SceneMaps> {
+        self.html.as_ref()?;
+        SceneMaps::of(self.pictures(), &[], color_order(connection, self.explain.selector()).await)
+    }
+
+    fn open(&self, index: usize, overflow: Overflow, maps: Option<SceneMaps>) -> v1::Open {
         let name = self.names.get(index).cloned().unwrap_or_else(|| self.source_name(index));
-        let pictures = if self.pictures.is_empty() { &[PictureKind::Overlay][..] } else { &self.pictures };
+        let mut options = self.explain.options(self.pictures(), self.format, &[]);
+        if let Some(maps) = maps {
+            maps.ask(&mut options);
+        }
         v1::Open {
             model: self.explain.selector(),
-            options: Some(self.explain.options(pictures, self.format, &[])),
+            options: Some(options),
             policy: Some(v1::StreamPolicy {
                 overflow: overflow.message() as i32,
                 depth: self.depth,
@@ -235,14 +252,20 @@ impl StreamCommand {
         }
     }
 
-    fn output(&self, index: usize, source: &Source, bar: &ProgressBar) -> Result<Output, Failure> {
+    fn output(
+        &self,
+        index: usize,
+        source: &Source,
+        bar: &ProgressBar,
+        maps: Option<SceneMaps>,
+    ) -> Result<Output, Failure> {
         let is_named = self.sources.len() > 1;
         let name = self.source_name(index);
         let folder =
             if is_named { self.out.join(format!("{}-{}", index + 1, last_part(&name))) } else { self.out.clone() };
         let mut sinks = Vec::<Box<dyn Sink>>::new();
         if let Some(path) = &self.html {
-            sinks.push(Box::new(ReportSink::new(path)));
+            sinks.push(Box::new(ReportSink::new(path, maps)));
         }
         let printer = Printer { json: self.json, bar: bar.clone(), source: name, is_named };
         Ok(Output::new(printer, OutputFolder::create(&folder)?, sinks, source.camera().is_some()))
@@ -352,7 +375,7 @@ mod tests {
     fn open(source: &str, more: &[&str]) -> v1::Open {
         let command = parse(&[&[source], more].concat()).expect("arguments");
         let source = Source::open_with(source, command.video.settings()).expect("an address");
-        command.open(0, command.overflow(&source))
+        command.open(0, command.overflow(&source), None)
     }
 
     #[test]

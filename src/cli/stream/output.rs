@@ -83,7 +83,7 @@ impl Output {
         let name =
             tag.rsplit_once('.').filter(|(_, ending)| !ending.contains('#')).map_or(tag.as_str(), |(stem, _)| stem);
         let stem = self.folder.stem_of(answer.sequence, name);
-        let written = self.folder.write(&stem, answer)?;
+        let written = self.folder.write(&stem, answer, 0)?;
         if let Some(top) = answer.predictions.first() {
             let class = class_name(&top.label, top.class_index);
             self.printer.bar.set_message(format!("{class} {:.0} %", top.probability * 100.0));

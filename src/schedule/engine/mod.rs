@@ -295,8 +295,19 @@ impl Engine {
 
     /// Queues a frame behind its stream's others.
     pub fn submit(&self, job: Job) -> Handle {
-        let Job { lane, priority, expires_at, method, targets, outputs, payload, progress, admission, reply } = job;
-        let Lane { key: stream, model, .. } = lane;
+        let Job {
+            lane: Lane { key: stream, model, .. },
+            priority,
+            expires_at,
+            method,
+            targets,
+            outputs,
+            payload,
+            progress,
+            admission,
+            onlooker,
+            reply,
+        } = job;
         let now = self.shared.clock.now();
         let ticket = Ticket::new();
         let handle = Handle { ticket: ticket.clone(), stream };
@@ -311,7 +322,7 @@ impl Engine {
         let count = targets.iter().fold(0u32, |sum, target| sum.saturating_add(target.count()));
         let cost = method.cost().runs(count);
         let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost, expires_at, now);
-        let chosen = Chosen { turn, model, method, targets, outputs, payload, progress, admission, ending };
+        let chosen = Chosen { turn, model, method, targets, outputs, payload, progress, admission, onlooker, ending };
         let mut state = self.shared.state.lock();
         if state.tasks.is_some() {
             state.dispatch.push(chosen, now);

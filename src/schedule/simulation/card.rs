@@ -412,6 +412,7 @@ impl World {
             payload,
             progress: Progress::start(now),
             admission: self.budgets.try_admit(4).expect("there is room"),
+            onlooker: None,
             ending: Ending::new(ticket, reply),
         };
         match prepare(chosen, &(Arc::clone(&self.clock) as Arc<dyn Clock>), &Compute::Here) {

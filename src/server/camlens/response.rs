@@ -299,6 +299,7 @@ fn picture(file: PictureFile) -> v1::EncodedPicture {
             PictureKind::HeatMap => v1::Picture::HeatMap,
             PictureKind::GuidedGradCam => v1::Picture::GuidedGradCam,
             PictureKind::GuidedBackprop => v1::Picture::GuidedBackprop,
+            PictureKind::Light => v1::Picture::Light,
         } as i32,
         format: match file.format {
             PictureFormat::Png => v1::ImageFormat::Png,

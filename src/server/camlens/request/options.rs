@@ -6,7 +6,9 @@ use crate::config::LimitsConfig;
 use crate::explain::{self, CamMethod, Convention, MapKind, Method, Mode, Target};
 use crate::model::description::Precision;
 use crate::proto::v1;
-use crate::render::{ColorMap, DEFAULT_OPACITY, DEFAULT_QUALITY, ElementType, PictureFormat, ValueRange};
+use crate::render::{
+    ColorMap, DEFAULT_DARKNESS, DEFAULT_OPACITY, DEFAULT_QUALITY, ElementType, PictureFormat, ValueRange,
+};
 use crate::schedule::{Outputs, PictureKind, PictureOutput, Resolution, Served, TensorOutput};
 use crate::server::camlens::response;
 use crate::server::refusal::Refusal;
@@ -301,8 +303,9 @@ fn picture(index: usize, output: &v1::PictureOutput) -> Result<PictureOutput, Re
         Ok(v1::Picture::HeatMap) => PictureKind::HeatMap,
         Ok(v1::Picture::GuidedGradCam) => PictureKind::GuidedGradCam,
         Ok(v1::Picture::GuidedBackprop) => PictureKind::GuidedBackprop,
+        Ok(v1::Picture::Light) => PictureKind::Light,
         Ok(v1::Picture::Unspecified) | Err(_) => {
-            let allowed = "OVERLAY, HEAT_MAP, GUIDED_GRAD_CAM and GUIDED_BACKPROP are allowed";
+            let allowed = "OVERLAY, HEAT_MAP, GUIDED_GRAD_CAM, GUIDED_BACKPROP and LIGHT are allowed";
             return Err(unknown_value(field("picture"), output.picture, allowed));
         }
     };
@@ -325,7 +328,7 @@ fn picture(index: usize, output: &v1::PictureOutput) -> Result<PictureOutput, Re
             return Err(unknown_value(field("color_map"), output.color_map, "TURBO, VIRIDIS and JET are allowed"));
         }
     };
-    let opacity = output.opacity.unwrap_or(DEFAULT_OPACITY);
+    let opacity = output.opacity.unwrap_or(if kind == PictureKind::Light { DEFAULT_DARKNESS } else { DEFAULT_OPACITY });
     if !(0.0..=1.0).contains(&opacity) {
         let message = format!("{} is {opacity}: 0 to 1 is allowed", field("opacity"));
         return Err(Refusal::invalid(field("opacity"), message));

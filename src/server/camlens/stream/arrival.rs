@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_request::Message as Request;
-use crate::schedule::{Admission, AdmissionError, Lane, MAX_PRIORITY, Reply};
+use crate::schedule::{Admission, AdmissionError, Lane, MAX_PRIORITY, Onlooker, Reply};
 use crate::stream::{Accepted, DropReason, Overflow};
 
 use super::frames::{ArrivedFrame, HeldFrame, PendingFrame};
@@ -64,7 +64,8 @@ impl OpenStream {
         // `policy::resolve` has checked it.
         let priority = u8::try_from(self.policy.priority).unwrap_or(MAX_PRIORITY);
         let content = FrameContent::new(&self.model, options, payload, expires_at)?;
-        Ok(content.with_priority(priority).expecting(expected))
+        let onlooker = self.view.as_ref().filter(|view| view.is_watched()).map(|view| Onlooker::new(view.onlooker()));
+        Ok(content.with_priority(priority).expecting(expected).watched_by(onlooker))
     }
 
     /// Accepts the held frame, for which the stream has credit. Under `BLOCK` it waits when the server has no room.

@@ -1,5 +1,7 @@
 //! From a frame's end to its message.
 
+use std::time::SystemTime;
+
 use prost::Message as _;
 use tonic::Code;
 
@@ -13,6 +15,8 @@ use super::frames::{PendingFrame, UnsentAnswer};
 use super::opened::OpenStream;
 use crate::server::camlens::response;
 use crate::server::refusal::Refusal;
+use crate::server::viewing::{self, SeenFrame};
+use crate::view::Ended;
 
 /// Upper bound on the bytes that the delivery's timing adds to an answer after its size was measured.
 const LATE_BYTES: usize = 64;
@@ -36,13 +40,20 @@ impl OpenStream {
     }
 
     pub(super) fn outcome(&mut self, sequence: u64, outcome: Outcome) {
-        let answer = match outcome {
+        let mut answer = match outcome {
             Ok(answer) => answer,
             Err(JobError::Expired) => return self.dropped(sequence, DropReason::Expired),
             Err(error) => return self.refused(sequence, Refusal::from(&error)),
         };
         let Some(mut frame) = self.pending.remove(&sequence) else { return };
         frame.account.answered(&answer);
+        if let Some(view) = &self.view {
+            let captured = frame.echo.capture_time.and_then(|time| SystemTime::try_from(time).ok());
+            let seen = SeenFrame { sequence, tag: &frame.echo.tag, captured };
+            if let Some(scene) = viewing::scene(&mut answer, &seen, &self.model.metadata) {
+                view.show(scene);
+            }
+        }
         let trace_id = frame.account.trace_id();
         let explanation = response::explanation(answer, frame.echo.clone(), trace_id, &frame.options, &self.model);
         let bytes = explanation.encoded_len() + LATE_BYTES;
@@ -61,7 +72,9 @@ impl OpenStream {
     }
 
     pub(super) fn next_message(&mut self) -> Option<Response> {
-        Some(match self.session.next_message()? {
+        let message = self.session.next_message()?;
+        self.count(&message);
+        Some(match message {
             Message::Answer { answer, .. } => {
                 let UnsentAnswer { mut message, account } = *answer;
                 account.mark(Stage::Deliver);
@@ -78,6 +91,19 @@ impl OpenStream {
                 reason: self.going_away_because.to_owned(),
             }),
         })
+    }
+
+    /// Counts the frames that a message ends for the live page.
+    fn count(&self, message: &Message<Box<UnsentAnswer>>) {
+        let Some(view) = &self.view else { return };
+        match message {
+            Message::Answer { answer, .. } if matches!(answer.message, Response::FrameError(_)) => {
+                view.count(Ended::Failed, 1);
+            }
+            Message::Answer { .. } => view.count(Ended::Answered, 1),
+            Message::Dropped(run) => view.count(Ended::Dropped(run.reason.name()), run.count),
+            Message::GoingAway { .. } => {}
+        }
     }
 
     /// The transport has taken the previous message.

@@ -28,6 +28,7 @@ use crate::server::submit::CheckedOptions;
 use crate::server::transport::calls::TraceHeaders;
 use crate::server::transport::connections::{AGED, About};
 use crate::server::transport::deadline;
+use crate::view::{self, StreamFacts};
 
 /// The longest name of a stream's source.
 const MAX_SOURCE_BYTES: usize = 256;
@@ -54,6 +55,8 @@ pub(super) struct OpenStream {
     posted: mpsc::UnboundedReceiver<(u64, Outcome)>,
     /// This stream's part of the unsent bytes of all streams.
     unsent: UnsentShare,
+    /// What the live page shows of the stream, where there is a live page.
+    pub(super) view: Option<view::Stream>,
     pub(super) going_away_because: &'static str,
     /// The account of the answer that was handed to the transport. It closes when the transport has taken the answer.
     pub(super) sending: Option<FrameAccount>,
@@ -98,6 +101,14 @@ impl OpenStream {
             effective_policy: Some(effective_policy),
         };
         let (outcomes, posted) = mpsc::unbounded_channel();
+        let view = service.view.as_ref().map(|hub| {
+            hub.open(StreamFacts {
+                id: stream_id.clone(),
+                name: source.clone(),
+                model: format!("{} {}", model.metadata.name, model.metadata.version),
+                policy: policy::in_words(&effective_policy),
+            })
+        });
         let stream = OpenStream {
             lane: service.engine.lane(&model),
             account,
@@ -113,6 +124,7 @@ impl OpenStream {
             outcomes,
             posted,
             unsent: service.unsent.share(),
+            view,
             going_away_because: "",
             sending: None,
             service,
@@ -297,6 +309,9 @@ impl OpenStream {
         self.session.update(policy);
         self.credit.becomes(policy.credit(&policy::bounds(&self.service.limits)) as u64);
         self.account.event("update", policy.overflow.name());
+        if let Some(view) = &self.view {
+            view.policy(policy::in_words(&effective_policy));
+        }
         Ok(())
     }
 }

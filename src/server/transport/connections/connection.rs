@@ -13,7 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::Connected;
 
 use super::About;
-use crate::server::quota::slots::Slot;
+use crate::http::slots::Slot;
 
 /// How long a connection that has sent everything still reads. Closing a socket with unread bytes would reset it, and
 /// the client could lose the last bytes: the statuses of its streams.
@@ -182,7 +182,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
-    use crate::server::quota::slots::Slots;
+    use crate::http::slots::Slots;
 
     #[tokio::test]
     async fn a_connection_that_has_sent_everything_reads_on_so_that_its_last_bytes_arrive() {

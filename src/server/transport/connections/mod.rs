@@ -26,7 +26,7 @@ use super::occasions::Occasions;
 use super::other_protocols::Answers;
 use super::other_protocols::http1::{self, Spoken};
 use crate::config::ServerConfig;
-use crate::server::quota::slots::{Full, Slots};
+use crate::http::slots::{Full, Slots};
 
 /// Pause after an error of `accept`, which usually means that there are no file descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -26,11 +26,12 @@ class Options:
 
     `targets`: the classes to explain, by index or label, or `Top(k)`; default: the top class.
     `maps`: "guided_grad_cam", "grad_cam", "guided_backprop", "input", which come as numpy arrays.
-    `pictures`: "overlay", "heat_map", "guided_grad_cam", "guided_backprop", drawn by the server as files of
+    `pictures`: "overlay", "heat_map", "guided_grad_cam", "guided_backprop", "light", drawn by the server as files of
     `picture_format` ("png" or "jpeg").
     `element_type`: "float32", "float16" or "uint8"; arrays are float32 in any case, smaller types only travel faster.
     `resolution`: "model", "frame", or "layer" (for "grad_cam" alone).
-    `opacity`: 0 to 1, of overlays. `color_map`: "turbo", "viridis" or "jet". `quality`: of JPEGs, 1 to 100.
+    `opacity`: 0 to 1, of overlays and of "light". `color_map`: "turbo", "viridis" or "jet".
+    `quality`: of JPEGs, 1 to 100.
     `precision`: "float32", "exact" or "bfloat16". `convention`: "captum" or "pytorch_grad_cam".
 
     Names that do not exist raise ValueError when the message is made; the server checks everything else.

@@ -226,7 +226,7 @@ class Explanation(Answer):
         self.save_picture(path, "overlay", target)
 
     def save_picture(self, path: str | os.PathLike[str], name: str, target: int = 0) -> None:
-        """Writes the picture `name` of a target: "overlay", "heat_map", "guided_grad_cam", "guided_backprop"."""
+        """Writes the picture `name` of a target: "overlay", "heat_map", "guided_grad_cam", "light", …"""
         found = (self._first() if target == 0 else self.targets[target]).picture_file(name)
         suffixes = _SUFFIXES.get(found.format, ())
         if suffixes and pathlib.Path(path).suffix.lower() not in suffixes:

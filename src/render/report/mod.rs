@@ -1,12 +1,15 @@
 //! A report for a browser: one HTML file that holds its pictures, its style and its script.
 
+mod frames;
+
 use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// The most pictures of a clip in a report. Of a longer clip every second, fourth, … frame is kept.
-const MAX_CLIP_PICTURES: usize = 300;
+use super::page;
+
+pub use frames::Frames;
 
 /// A picture in the report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,43 +20,13 @@ pub struct Figure {
     pub data: Vec<u8>,
 }
 
-/// One explained image: its pictures side by side, and the model's predictions.
+/// An explained image of which there are only finished pictures: side by side, with the model's predictions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Card {
     pub title: String,
     /// Label and probability (0 to 1), the highest first.
     pub predictions: Vec<(String, f32)>,
     pub figures: Vec<Figure>,
-}
-
-/// The frames of a clip, which the report plays.
-#[derive(Debug, Clone, Default)]
-pub struct Clip {
-    figures: Vec<Figure>,
-    /// One of `stride` frames is kept.
-    stride: usize,
-    seen: usize,
-}
-
-impl Clip {
-    /// Takes the next frame. A full clip first drops every second frame.
-    pub fn push(&mut self, figure: Figure) {
-        self.stride = self.stride.max(1);
-        if self.seen.is_multiple_of(self.stride) {
-            if self.figures.len() == MAX_CLIP_PICTURES {
-                let mut index = 0;
-                self.figures.retain(|_| {
-                    index += 1;
-                    index % 2 == 1
-                });
-                self.stride *= 2;
-            }
-            if self.seen.is_multiple_of(self.stride) {
-                self.figures.push(figure);
-            }
-        }
-        self.seen += 1;
-    }
 }
 
 /// The latencies of one stage, in milliseconds.
@@ -73,8 +46,9 @@ pub struct Report {
     pub title: String,
     /// Model, version, digest, counts: name and value.
     pub facts: Vec<(String, String)>,
+    /// Frames with their maps, which the report draws itself.
+    pub frames: Frames,
     pub cards: Vec<Card>,
-    pub clip: Clip,
     /// In the order of the page.
     pub stages: Vec<StageRow>,
 }
@@ -86,13 +60,36 @@ impl Report {
         let mut page = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
+             <title>{title}</title>\n<style>{}{}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n",
+            page::STYLE,
+            include_str!("report.css"),
         );
         self.write_facts(&mut page);
-        self.write_clip(&mut page);
+        if !self.frames.is_empty() {
+            page.push_str(include_str!("frames.html"));
+            page.push_str("<noscript><p>The frames are drawn with JavaScript, which is off.</p></noscript>\n");
+        }
         self.cards.iter().for_each(|card| write_card(&mut page, card));
         self.write_stages(&mut page);
-        page.push_str("</main>\n</body>\n</html>\n");
+        if !self.frames.is_empty() || !self.cards.is_empty() {
+            put(&mut page, format_args!("<section>{}</section>\n", page::HELP));
+        }
+        page.push_str("</main>\n");
+        if !self.frames.is_empty() {
+            // A script element ends at `</`, wherever that is in it.
+            let frames = self.frames.json().to_string().replace('<', "\\u003c");
+            put(
+                &mut page,
+                format_args!(
+                    "<script type=\"application/json\" id=\"frames\">{frames}</script>\n\
+                     <script>{}{}{}</script>\n",
+                    page::colors_script(),
+                    page::PAINT,
+                    include_str!("report.js"),
+                ),
+            );
+        }
+        page.push_str("</body>\n</html>\n");
         page
     }
 
@@ -107,25 +104,6 @@ impl Report {
         page.push_str("</dl>\n");
     }
 
-    fn write_clip(&self, page: &mut String) {
-        if self.clip.figures.is_empty() {
-            return;
-        }
-        page.push_str("<section class=\"clip\">\n<div class=\"screen\">\n");
-        for figure in &self.clip.figures {
-            write_figure(page, figure);
-        }
-        put(
-            page,
-            format_args!(
-                "</div>\n<div class=\"controls\"><button type=\"button\">Play</button>\
-                 <input type=\"range\" min=\"0\" max=\"{}\" value=\"0\" aria-label=\"frame\"></div>\n\
-                 </section>\n<script>{PLAYER}</script>\n",
-                self.clip.figures.len() - 1
-            ),
-        );
-    }
-
     fn write_stages(&self, page: &mut String) {
         let total: f64 = self.stages.iter().map(|row| row.mean).sum();
         if total <= 0.0 {
@@ -135,24 +113,32 @@ impl Report {
             "<section>\n<h2>Where the time goes</h2>\n<table>\n<thead><tr><th>stage</th><th></th><th>mean</th>\
              <th>p50</th><th>p90</th><th>p99</th><th>max</th></tr></thead>\n<tbody>\n",
         );
+        let mut before = 0.0;
         for StageRow { stage, mean, p50, p90, p99, max } in &self.stages {
             put(
                 page,
                 format_args!(
-                    "<tr><th>{}</th><td class=\"bar\"><i style=\"width:{:.1}%\"></i></td><td>{mean:.2}</td>\
-                     <td>{p50:.2}</td><td>{p90:.2}</td><td>{p99:.2}</td><td>{max:.2}</td></tr>\n",
+                    "<tr><th>{}</th>{}<td>{mean:.2}</td><td>{p50:.2}</td><td>{p90:.2}</td><td>{p99:.2}</td>\
+                     <td>{max:.2}</td></tr>\n",
                     escape(stage),
-                    mean / total * 100.0,
+                    bar(before / total, mean / total),
                 ),
             );
+            before += mean;
         }
         put(
             page,
             format_args!(
-                "</tbody>\n</table>\n<p class=\"note\">milliseconds; together {total:.2} ms a frame</p>\n</section>\n"
+                "</tbody>\n</table>\n<p class=\"faint\">milliseconds; together {total:.2} ms a frame</p>\n</section>\n"
             ),
         );
     }
+}
+
+/// A cell with a bar from `start` on, in parts of the cell's width.
+fn bar(start: f64, share: f64) -> String {
+    let style = format!("margin-left:{:.1}%;width:{:.1}%", start * 100.0, share * 100.0);
+    format!("<td class=\"bar\"><span><i style=\"{style}\"></i></span></td>")
 }
 
 fn write_card(page: &mut String, card: &Card) {
@@ -160,14 +146,14 @@ fn write_card(page: &mut String, card: &Card) {
     card.figures.iter().for_each(|figure| write_figure(page, figure));
     page.push_str("</div>\n");
     if !card.predictions.is_empty() {
-        page.push_str("<table class=\"predictions\">\n<tbody>\n");
+        page.push_str("<table>\n<tbody>\n");
         for (label, probability) in &card.predictions {
             put(
                 page,
                 format_args!(
-                    "<tr><th>{}</th><td class=\"bar\"><i style=\"width:{:.1}%\"></i></td><td>{:.1} %</td></tr>\n",
+                    "<tr><th>{}</th>{}<td>{:.1} %</td></tr>\n",
                     escape(label),
-                    probability * 100.0,
+                    bar(0.0, f64::from(*probability)),
                     probability * 100.0
                 ),
             );
@@ -212,85 +198,53 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-const STYLE: &str = "
-:root {
-  color-scheme: light dark;
-  --ink: #1d2430; --faint: #667085; --paper: #f6f7f9; --card: #fff; --line: #e3e6eb; --accent: #2f6fdf;
-}
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ebf0; --faint: #98a2b3; --paper: #14171d; --card: #1d2129; --line: #2d333e; --accent: #7aa7ff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
-h1 { font-size: 26px; margin: 0 0 16px; }
-h2 { font-size: 17px; margin: 0 0 12px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 20px; margin: 20px 0; }
-.facts { display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 0; }
-.facts dt { color: var(--faint); font-size: 12px; }
-.facts dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 14px; }
-figure { margin: 0; }
-img { display: block; width: 100%; border-radius: 8px; }
-figcaption { color: var(--faint); font-size: 12px; margin-top: 4px; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; margin-top: 14px; }
-th { text-align: left; font-weight: 500; white-space: nowrap; padding: 3px 12px 3px 0; }
-td { text-align: right; padding: 3px 0 3px 12px; white-space: nowrap; }
-thead th { color: var(--faint); font-size: 12px; text-align: right; padding: 0 0 4px 12px; }
-thead th:first-child { text-align: left; }
-.bar { width: 45%; padding: 3px 0; }
-.bar i { display: block; height: 8px; min-width: 1px; border-radius: 4px; background: var(--accent); }
-.note { color: var(--faint); font-size: 12px; margin: 10px 0 0; }
-.screen { max-width: 448px; margin: 0 auto; }
-.clip.live .screen figure { display: none; }
-.clip.live .screen figure.on { display: block; }
-.controls { display: none; max-width: 448px; margin: 12px auto 0; gap: 12px; }
-.clip.live .controls { display: flex; }
-.controls input { flex: 1; accent-color: var(--accent); }
-button {
-  font: inherit; padding: 2px 14px; border: 1px solid var(--line); border-radius: 8px; background: none;
-  color: inherit; cursor: pointer;
-}
-";
-
-const PLAYER: &str = "
-for (const clip of document.querySelectorAll('.clip')) {
-  const frames = clip.querySelectorAll('figure');
-  const slider = clip.querySelector('input'), button = clip.querySelector('button');
-  let timer = 0;
-  const show = () => frames.forEach((frame, index) => frame.classList.toggle('on', index === +slider.value));
-  const step = () => { slider.value = (+slider.value + 1) % frames.length; show(); };
-  const toggle = () => {
-    timer = timer ? clearInterval(timer) || 0 : setInterval(step, 80);
-    button.textContent = timer ? 'Pause' : 'Play';
-  };
-  slider.oninput = show; button.onclick = toggle;
-  clip.classList.add('live'); show(); toggle();
-}
-";
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::{AffineTransform, Channels, Pixels};
+    use crate::model::description::ColorOrder;
+    use crate::render::{Grid, Prediction, Scene, Target};
 
     fn figure(caption: &str) -> Figure {
         Figure { caption: caption.to_owned(), media_type: "image/png", data: b"png".to_vec() }
     }
 
+    pub(super) fn scene(class: &str) -> Scene {
+        let cam = Grid { values: (0..49).map(|at| at as f32).collect(), shape: vec![7, 7] };
+        Scene {
+            sequence: 1,
+            tag: "coffee.png".to_owned(),
+            frame: Some(Pixels::upright(64, 48, Channels::Gray, vec![90; 64 * 48])),
+            to_upright: AffineTransform::scale_shift(2.0, 0.5, 2.0, 0.5),
+            map_size: (32, 24),
+            color: ColorOrder::Rgb,
+            predictions: vec![Prediction { class: class.to_owned(), probability: 0.953, logit: 12.0 }],
+            targets: vec![Target {
+                class: class.to_owned(),
+                target_layer: "layer4".to_owned(),
+                cam: Some(cam),
+                guided: None,
+                no_evidence: false,
+            }],
+            stages: vec![("forward", std::time::Duration::from_millis(40))],
+            glass_to_answer: None,
+        }
+    }
+
     fn full() -> Report {
         let stages =
             vec![StageRow { stage: "forward".to_owned(), mean: 40.0, p50: 39.0, p90: 41.0, p99: 42.0, max: 43.5 }];
-        let mut clip = Clip::default();
-        clip.push(figure("frame 1"));
+        let mut frames = Frames::default();
+        frames.push(scene("espresso")).expect("a frame");
         Report {
             title: "espresso & <friends>".to_owned(),
             facts: vec![("model".to_owned(), "lite0".to_owned())],
+            frames,
             cards: vec![Card {
                 title: "coffee.png".to_owned(),
                 predictions: vec![("espresso".to_owned(), 0.953)],
                 figures: vec![figure("overlay"), figure("guided")],
             }],
-            clip,
             stages,
         }
     }
@@ -298,7 +252,7 @@ mod tests {
     #[test]
     fn a_report_holds_its_pictures_and_asks_nobody_for_anything() {
         let html = full().html();
-        assert_eq!(html.matches("src=\"data:image/png;base64,cG5n\"").count(), 3);
+        assert_eq!(html.matches("src=\"data:image/png;base64,cG5n\"").count(), 2);
         for needed in ["espresso", "95.3 %", "width:95.3%", "<th>forward</th>", "40.00", "43.50", "lite0"] {
             assert!(html.contains(needed), "{needed} is missing");
         }
@@ -312,6 +266,7 @@ mod tests {
         let mut report = full();
         report.cards[0].predictions[0].0 = "<script>alert(1)</script>".to_owned();
         report.cards[0].figures[0].caption = "\" onload=\"alert(1)".to_owned();
+        report.frames.push(scene("</script><script>alert(1)</script>")).expect("a frame");
         let html = report.html();
         assert!(html.contains("espresso &amp; &lt;friends&gt;"));
         assert!(!html.contains("<script>alert"));
@@ -324,13 +279,5 @@ mod tests {
         for part in ["<section", "<table", "<dl", "<script"] {
             assert!(!html.contains(part), "{part}");
         }
-    }
-
-    #[test]
-    fn a_long_clip_keeps_evenly_spaced_frames() {
-        let mut clip = Clip::default();
-        (0..1000).for_each(|frame| clip.push(figure(&frame.to_string())));
-        let kept: Vec<usize> = clip.figures.iter().map(|f| f.caption.parse().expect("a number")).collect();
-        assert_eq!(kept, (0..1000).step_by(4).collect::<Vec<_>>());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The slots of one kind: of connections, or of streams. Cheap to clone; clones share them.
 #[derive(Debug, Clone)]
-pub(in crate::server) struct Slots {
+pub struct Slots {
     total: u32,
     per_peer: u32,
     taken: Arc<Mutex<Taken>>,
@@ -21,25 +21,25 @@ struct Taken {
 
 /// Which limit is reached, and its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Full {
+pub enum Full {
     Total(u32),
     Peer(u32),
 }
 
 /// A slot that is taken. Dropping it frees the slot.
 #[derive(Debug)]
-pub(in crate::server) struct Slot {
+pub struct Slot {
     peer: Option<IpAddr>,
     taken: Arc<Mutex<Taken>>,
 }
 
 impl Slots {
-    pub(in crate::server) fn new(total: u32, per_peer: u32) -> Self {
+    pub fn new(total: u32, per_peer: u32) -> Self {
         Slots { total, per_peer, taken: Arc::default() }
     }
 
     /// How many slots are taken.
-    pub(in crate::server) fn taken(&self) -> u32 {
+    pub fn taken(&self) -> u32 {
         lock(&self.taken).total
     }
 
@@ -47,7 +47,7 @@ impl Slots {
     ///
     /// # Errors
     /// The limit that is reached.
-    pub(in crate::server) fn take(&self, peer: Option<IpAddr>) -> Result<Slot, Full> {
+    pub fn take(&self, peer: Option<IpAddr>) -> Result<Slot, Full> {
         let mut taken = lock(&self.taken);
         if taken.total >= self.total {
             return Err(Full::Total(self.total));
