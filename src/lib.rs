@@ -12,7 +12,8 @@
 //! [`telemetry`] defines the stages on the way, derives timings, spans, metrics and logs from them, and exports them;
 //! operators reach the server through its admin port, probes through their own.
 //!
-//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; flags and print.
+//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `capacity`, `trace`, `models`, `doctor`, `health`; flags and
+//!   print.
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
 //! - [`config`]: `camlens.toml` as one type.
 //! - [`credentials`]: certificates, keys and tokens in files, for the server and its clients.

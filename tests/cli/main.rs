@@ -2,6 +2,7 @@
 
 mod bench;
 mod built;
+mod capacity;
 mod cgroups;
 mod fake_server;
 mod in_process;
