@@ -69,7 +69,7 @@ pub struct CapacityCommand {
         env = "CAMLENS_MAX_STREAMS",
         value_name = "N",
         default_value_t = 1024,
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = clap::value_parser!(u32).range(1..=100_000)
     )]
     max_streams: u32,
 
@@ -112,8 +112,8 @@ enum PlacementName {
 
 fn milliseconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(ms) if ms > 0.0 && ms <= 3_600_000.0 => Ok(ms),
-        _ => Err("more than 0 and at most 3600000 milliseconds are allowed".to_owned()),
+        Ok(ms) if (0.001..=3_600_000.0).contains(&ms) => Ok(ms),
+        _ => Err("0.001 to 3600000 milliseconds are allowed".to_owned()),
     }
 }
 

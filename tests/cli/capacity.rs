@@ -73,9 +73,22 @@ fn a_goal_that_no_device_keeps_is_an_error_that_says_what_it_can_do() {
         &["--frame-ms", "20", "--rate", "5", "--batch", "8"],
         &["--frame-ms", "20", "--rate", "5", "--batch", "8", "--batch-ms", "19"],
         &["--frame-ms", "20", "--rate", "5", "--utilisation", "1.1"],
+        &["--frame-ms", "20", "--rate", "5", "--max-streams", "100001"],
     ] {
         let (code, _, stderr) = run(camlens(&["capacity"]).args(wrong));
         assert_eq!(code, 2, "{wrong:?}: {stderr}");
+    }
+}
+
+#[test]
+fn the_largest_and_smallest_numbers_that_are_allowed_have_an_answer() {
+    let large =
+        ["--streams", "10000000", "--max-streams", "100000", "--devices-per-node", "10000", "--lost-nodes", "10000"];
+    for placement in ["even", "random"] {
+        let fast = json(&[&["--frame-ms", "0.001", "--rate", "0.001", "--placement", placement][..], &large].concat());
+        assert_eq!(fast["streams_per_device"], 100_000, "the servers' limit");
+        let slow = ["--frame-ms", "800", "--rate", "1", "--latency-ms", "3600000", "--placement", placement];
+        assert_eq!(json(&[&slow[..], &large].concat())["streams_per_device"], 1);
     }
 }
 

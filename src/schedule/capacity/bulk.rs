@@ -2,6 +2,7 @@
 //! phases of the cameras, since a bulk-service queue with periodic arrivals has no closed form.
 
 use super::DeviceTimes;
+use super::dice::Dice;
 
 /// Frames that are run through, at least, in as many draws of phases as that takes.
 const FRAMES: u32 = 60_000;
@@ -13,10 +14,10 @@ const SETTLING: u32 = 2;
 /// stream must be worked off in a period. The draws are the same for every call.
 pub(super) fn latency_s(device: &DeviceTimes, streams: u32, period_s: f64, quantile: f64) -> f64 {
     let mut latencies = Vec::new();
-    let mut phases = Phases(0);
+    let mut phases = Dice(0);
     let draws = FRAMES.div_ceil(streams * (PERIODS - SETTLING));
     for _ in 0..draws {
-        let mut arrivals_s: Vec<f64> = (0..streams).map(|_| period_s * phases.draw()).collect();
+        let mut arrivals_s: Vec<f64> = (0..streams).map(|_| period_s * phases.roll()).collect();
         arrivals_s.sort_by(f64::total_cmp);
         run_through(device, &arrivals_s, period_s, &mut latencies);
     }
@@ -36,18 +37,6 @@ fn run_through(device: &DeviceTimes, arrivals_s: &[f64], period_s: f64, latencie
         now_s += device.batch_s(rows as u32);
         latencies.extend((next..next + rows).filter(|number| *number >= settled).map(|number| now_s - arrival(number)));
         next += rows;
-    }
-}
-
-/// SplitMix64 (G. Steele, D. Lea, C. Flood, OOPSLA 2014): numbers from 0 to 1.
-struct Phases(u64);
-
-impl Phases {
-    fn draw(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let value = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((value ^ (value >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

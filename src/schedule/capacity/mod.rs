@@ -7,16 +7,15 @@
 
 mod binomial;
 mod bulk;
+pub(super) mod dice;
 mod fleet;
 mod periodic;
 
+use super::batching::WORTH;
 pub use fleet::{Placement, answered_share, devices};
 
 /// The share of frames that must keep a latency goal.
 pub const QUANTILE: f64 = 0.99;
-/// A batch size is used when its time for each row is below this fraction of the best one's: as the scheduler learns
-/// it.
-const WORTH: f64 = 0.98;
 
 /// A device and a model, as measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,14 +124,15 @@ impl DeviceTimes {
     pub fn streams(&self, load: &Load) -> u32 {
         let most = (load.utilisation.min(1.0) * self.max_hz() / load.rate_hz).min(f64::from(load.max_streams));
         // 1e-9: a quotient that is a whole number but for its rounding.
-        let (mut kept, mut missed) = (0, (most + 1e-9).floor() as u32 + 1);
+        let most = (most + 1e-9).floor() as u32;
+        let keeps = |streams| self.latency_s(streams, load.rate_hz) <= load.latency_s;
+        if keeps(most) {
+            return most;
+        }
+        let (mut kept, mut missed) = (0, most);
         while missed - kept > 1 {
             let middle = kept + (missed - kept) / 2;
-            if self.latency_s(middle, load.rate_hz) <= load.latency_s {
-                kept = middle;
-            } else {
-                missed = middle;
-            }
+            if keeps(middle) { kept = middle } else { missed = middle }
         }
         kept
     }

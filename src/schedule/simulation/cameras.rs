@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::schedule::batching::Batching;
 use crate::schedule::capacity::DeviceTimes;
+use crate::schedule::capacity::dice::Dice;
 use crate::schedule::queue::next_batch::{Prepared, Taken};
 use crate::schedule::queue::ticket::{StreamKey, Ticket};
 use crate::schedule::queue::turn::{Ready, Turn, Waiting};
@@ -53,21 +54,9 @@ impl Served {
     }
 }
 
-/// SplitMix64: numbers from 0 to 1.
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    pub(super) fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((value ^ (value >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn around(&mut self, width: f64) -> f64 {
-        width * (self.roll() - 0.5)
-    }
+/// A number around 0, `width` wide.
+fn around(dice: &mut Dice, width: f64) -> f64 {
+    width * (dice.roll() - 0.5)
 }
 
 #[derive(Debug, Clone)]
@@ -159,7 +148,7 @@ pub(super) fn serve(device: &DeviceTimes, streams: u32, rate_hz: f64, seconds: f
     let settling = Duration::from_secs_f64((SETTLING_PERIODS * period_s).max(batches_s));
     let camera = |dice: &mut Dice| Camera {
         session: Session::new(LATEST, BOUNDS),
-        period_s: period_s * (1.0 + dice.around(DRIFT)),
+        period_s: period_s * (1.0 + around(dice, DRIFT)),
         due_s: period_s * dice.roll(),
         sequence: 0,
         tickets: BTreeMap::new(),
@@ -199,7 +188,7 @@ impl Pod {
 
     fn next_frame(&mut self, camera: usize, began: Instant, dice: &mut Dice) {
         let Camera { due_s, period_s, .. } = &mut self.cameras[camera];
-        let at_s = (*due_s + dice.around(JITTER) * *period_s).max(0.0);
+        let at_s = (*due_s + around(dice, JITTER) * *period_s).max(0.0);
         *due_s += *period_s;
         self.at(began + Duration::from_secs_f64(at_s), Event::Frame { camera });
     }

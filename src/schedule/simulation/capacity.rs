@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::cameras::{DECODING, Dice, Served, serve};
+use super::cameras::{DECODING, Served, serve};
+use crate::schedule::capacity::dice::Dice;
 use crate::schedule::capacity::{DeviceTimes, Load, Placement, QUANTILE, answered_share, devices};
 
 const AGREEMENT: f64 = 0.15;
