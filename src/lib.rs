@@ -13,7 +13,8 @@
 //! operators reach the server through its admin port, probes through their own, and people see the frames on the page
 //! of [`view`].
 //!
-//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `trace`, `models`, `doctor`, `health`; flags and print.
+//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `capacity`, `trace`, `models`, `doctor`, `health`; flags and
+//!   print.
 //! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
 //! - [`view`]: the live page, which draws what [`render`] prepares for those who look.
 //! - [`http`]: ports for pages, with bounded connections; [`server`] and [`view`]'s users open them.

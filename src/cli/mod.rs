@@ -5,6 +5,7 @@
 
 mod answer;
 mod bench;
+mod capacity;
 mod connection;
 mod credential_args;
 mod device_args;
@@ -71,6 +72,7 @@ enum Command {
     Stream(stream::StreamCommand),
     Trace(trace::TraceCommand),
     Bench(bench::BenchCommand),
+    Capacity(capacity::CapacityCommand),
     Models(models::ModelsCommand),
     Doctor(doctor::DoctorCommand),
     Health(health::HealthCommand),
@@ -129,6 +131,7 @@ impl Command {
             Command::Stream(command) => command.run(),
             Command::Trace(command) => command.run(),
             Command::Bench(command) => command.run(),
+            Command::Capacity(command) => command.run(),
             Command::Models(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Health(command) => command.run(),

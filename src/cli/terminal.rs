@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Whether standard error may be coloured: a terminal, and `NO_COLOR` is not set.
@@ -89,7 +90,8 @@ pub fn progress(total: Option<u64>, quiet: bool) -> ProgressBar {
     ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr()).with_style(style)
 }
 
-/// The first Ctrl-C cancels `stop`, which ends the sending of frames; the second ends the process with exit code 130.
+/// The first Ctrl-C cancels `stop`, which ends the sending of frames; the second ends the process with exit code 130,
+/// and SIGTERM ends it with 143.
 pub fn stop_when_interrupted(stop: CancellationToken) {
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
@@ -97,6 +99,14 @@ pub fn stop_when_interrupted(stop: CancellationToken) {
         }
         if tokio::signal::ctrl_c().await.is_ok() {
             std::process::exit(130);
+        }
+    });
+    // Process 1 of a container ignores SIGTERM unless it has a handler: a Job's pod would outlive its eviction by the
+    // whole grace period. What is unfinished must not pass for done.
+    tokio::spawn(async {
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            terminate.recv().await;
+            std::process::exit(143);
         }
     });
 }

@@ -19,7 +19,7 @@ const MISSES: u32 = 8;
 /// Weight of a new measurement in the moving average.
 const WEIGHT: f64 = 0.25;
 /// A size replaces the best one when its time is below this fraction of the best one's, so that noise changes nothing.
-const WORTH: f64 = 0.98;
+pub(super) const WORTH: f64 = 0.98;
 
 /// Learns the best batch size of one model.
 #[derive(Debug)]

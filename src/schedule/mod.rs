@@ -12,12 +12,14 @@
 //! (`registry`). Before the first frame of a client, [`warm_up`] explains one frame with each model; afterwards workers
 //! tune their devices while no frame waits ([`AsyncDevice::tune`]). [`Admission`] bounds memory: frames and bytes of a
 //! stream, of a model, and of the process. Inputs are kept in `buffers` that frames reuse. In the `background`,
-//! everything that takes long runs on threads of the scheduler's idle class.
+//! everything that takes long runs on threads of the scheduler's idle class. [`capacity`] says how many streams all
+//! this can serve.
 
 mod admission;
 mod background;
 mod batching;
 mod buffers;
+pub mod capacity;
 mod clock;
 mod cuda_device;
 mod device;

@@ -1,6 +1,7 @@
 //! `camlens bench` against the fake server, and against the real one with the built-in model.
 
-use std::process::Stdio;
+use std::io;
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -74,27 +75,41 @@ fn a_source_is_sent_again_and_again() {
     assert_eq!(server.seen.lock().expect("the server lives").frames.len(), 7);
 }
 
+/// Sends a signal once frames arrive at the server, and waits for the end.
+fn signalled_at_work(server: &FakeServer, bench: Child, name: &str) -> io::Result<Output> {
+    let began = Instant::now();
+    while server.seen.lock().expect("the server lives").frames.len() < 20 {
+        assert!(began.elapsed() < Duration::from_secs(30), "nothing is sent");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let kill = format!("kill -{name} {}", bench.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+    bench.wait_with_output()
+}
+
 #[test]
 fn an_interrupt_ends_the_sending_and_prints_what_was_measured() {
     let server = FakeServer::start();
     let address = server.address();
     let arguments = ["bench", "--server", &address, "--rate", "100", "--duration", "600", "--warm-up", "0", "--json"];
     let bench = camlens(&arguments).stdout(Stdio::piped()).spawn().expect("the program starts");
-    let began = Instant::now();
-    while server.seen.lock().expect("the server lives").frames.len() < 20 {
-        assert!(began.elapsed() < Duration::from_secs(30), "nothing is sent");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let process = bench.id();
-    let sent = std::process::Command::new("sh").args(["-c", &format!("kill -INT {process}")]).status();
-    assert!(sent.expect("a shell").success());
-    let output = bench.wait_with_output().expect("an exit");
+    let output = signalled_at_work(&server, bench, "INT").expect("an exit");
     assert_eq!(output.status.code(), Some(0));
     let result = summary(&String::from_utf8(output.stdout).expect("UTF-8"));
     assert_eq!((&result["interrupted"], &result["frames"]["accounted_for"]), (&true.into(), &true.into()));
     assert!(count(&result, "/frames/answered") >= 20 && number(&result, "/seconds") < 60.0, "{result}");
     // Frames that were due are counted up to the interrupt, not up to the planned end.
     assert!((number(&result, "/offered_hz") - 100.0).abs() < 10.0, "{result}");
+}
+
+#[test]
+fn a_termination_ends_the_process_at_once_with_an_exit_code_of_its_own() {
+    let server = FakeServer::start();
+    let address = server.address();
+    let arguments = ["bench", "--server", &address, "--rate", "100", "--duration", "600", "--warm-up", "0", "--json"];
+    let bench = camlens(&arguments).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let output = signalled_at_work(&server, bench, "TERM").expect("an exit");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(143), 0), "handled, as process 1 must");
 }
 
 #[test]

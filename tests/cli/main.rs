@@ -3,6 +3,7 @@
 mod bench;
 mod built;
 mod cameras;
+mod capacity;
 mod cgroups;
 mod fake_server;
 mod in_process;

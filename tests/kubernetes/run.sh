@@ -4,7 +4,8 @@
 #   tests/kubernetes/run.sh [STEP…]      all steps, or those named; --list names them
 #
 # Kubernetes is built from its Go modules into the cache (once: about 15 minutes, 2 GiB); needs root, Go 1.26, npm and
-# cgroup v1. RATE (4) is how many frames a second each of two cameras sends.
+# cgroup v1. RATE (4) is how many frames a second each of two cameras sends, RESTARTS (100) how often the step
+# `restarts` ends camlens, REPLICAS (1000) to how many simulated ones `scale` goes.
 # KSERVE_CRDS is a folder of KServe's custom resource definitions (config/crd/full of its repository); without it they
 # are fetched from GitHub.
 set -euo pipefail
@@ -13,10 +14,10 @@ here=tests/kubernetes
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-steps=(apply run killed roll tls drain)
+steps=(apply first run tls killed restarts hangs headless roll upgrade drain job scale)
 case ${1:-} in
   --list) printf '%s\n' "${steps[@]}"; exit 0 ;;
-  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 for step; do [[ " ${steps[*]} " == *" $step "* ]] || die "there is no step $step: there are ${steps[*]}"; done
 wanted=("$@")
@@ -29,6 +30,9 @@ out=$PWD/target/tmp/kubernetes
 mkdir -p "$out"
 helm=$(deploy/tools helm)
 export CAMLENS_STUBS=$out/stubs
+source "$here/first.sh"
+source "$here/faults.sh"
+source "$here/many.sh"
 cluster() { "$here/cluster" "$@"; }
 k() { cluster run "$dir" kubectl "$@"; }
 render() { "$helm" template camlens deploy/chart "$@" 2>>"$out/helm.log"; }
@@ -193,34 +197,6 @@ run() { # the sidecar beside its neighbour, its limits, its ports
   if page /config >/dev/null || page /version >/dev/null; then die "the port of probes shows the configuration"; fi
 }
 
-killed() { # camlens is killed under load: only it restarts, and the cameras resume
-  local id neighbour
-  up; namespace
-  install
-  load --namespace vision --seconds 30 >"$out/kill.json" & local loading=$!
-  sleep 8
-  id=$(pods jsonpath='{.items[0].status.initContainerStatuses[0].containerID}')
-  ctr --address "$dir/run/containerd.sock" --namespace k8s.io task kill --signal SIGKILL "${id#containerd://}"
-  wait $loading || die "frames were lost when camlens was killed: $(cat "$out/kill.json")"
-  say "kill -9: $(cat "$out/kill.json")"
-  [[ $(restarts_of) == 1 ]] || die "camlens was restarted $(restarts_of) times, not once"
-  neighbour=$(pods jsonpath='{.items[0].status.containerStatuses[0].restartCount}')
-  [[ $neighbour == 0 ]] || die "the model server was restarted with camlens"
-}
-
-roll() { # a rolling update of two pods under load
-  up; namespace
-  install --set replicas=2
-  rm -f "$out/stop"
-  load --namespace vision --seconds 600 --stop "$out/stop" >"$out/roll.json" & local loading=$!
-  sleep 5
-  install --set replicas=2,config.limits.max_batch=4
-  sleep 3
-  touch "$out/stop"
-  wait $loading || die "frames were lost in a rolling update: $(cat "$out/roll.json")"
-  say "rolling update: $(cat "$out/roll.json")"
-}
-
 tls() { # TLS, mutual, with tokens
   local to=$out/certificates server
   up; namespace
@@ -251,25 +227,6 @@ certificates() { # certificates TO: an authority, and certificates of a server a
       -extfile <(echo "subjectAltName=DNS:camlens.test") -out "$to/$name.crt" 2>/dev/null
   done
   head -c 24 /dev/urandom | base64 | tr '+/' '-_' >"$to/token"
-}
-
-drain() { # the only node is drained under load: the budget keeps one of two pods until the node is back
-  local answer
-  up; namespace
-  install --set replicas=2
-  rm -f "$out/stop"
-  load --namespace vision --seconds 600 --stop "$out/stop" >"$out/drain.json" & local loading=$!
-  sleep 3
-  answer=$(k drain real --ignore-daemonsets --delete-emptydir-data --timeout=25s 2>&1) &&
-    die "the node was drained in spite of the budget"
-  grep -q "disruption budget" <<<"$answer" || die "the drain failed for another reason: $answer"
-  [[ $(k -n vision get deployment camlens -o jsonpath='{.status.readyReplicas}') == 1 ]] ||
-    die "not one pod is ready while the node is drained"
-  k uncordon real >/dev/null
-  k -n vision rollout status deployment/camlens --timeout=120s >/dev/null
-  touch "$out/stop"
-  wait $loading || die "frames were lost in a drain: $(cat "$out/drain.json")"
-  say "drain and uncordon: $(cat "$out/drain.json")"
 }
 
 cluster build "$dir"

@@ -43,7 +43,7 @@ from .errors import (
 )
 from .frames import Frame
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Answer",
