@@ -3,7 +3,7 @@
 use axum::Router;
 use tokio::net::lookup_host;
 
-use super::start::OperatorPort;
+use super::pages::OperatorPort;
 use super::start_error::StartError;
 use super::transport::security::accepted_tokens;
 use crate::config::{Config, ViewConfig};

@@ -10,7 +10,18 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::health::{Readiness, ReadinessSwitch};
+use crate::http::{Bounds, Spoken};
 use crate::telemetry::Telemetry;
+
+/// A port for operators, before it is bound.
+pub(super) struct OperatorPort {
+    /// In the log.
+    pub(super) name: &'static str,
+    /// In `camlens.toml`.
+    pub(super) key: &'static str,
+    pub(super) spoken: Spoken,
+    pub(super) bounds: Bounds,
+}
 
 /// What the pages show.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use super::devices::Devices;
 use super::health::HealthService;
 use super::live_page::LivePage;
 use super::load::load;
-use super::pages::Pages;
+use super::pages::{OperatorPort, Pages};
 use super::probes;
 use super::readings;
 use super::resize;
@@ -274,16 +274,6 @@ struct Doors {
     in_process: Option<Listener>,
     health: HealthService,
     operators: Operators,
-}
-
-/// A port for operators, before it is bound.
-pub(super) struct OperatorPort {
-    /// In the log.
-    pub(super) name: &'static str,
-    /// In `camlens.toml`.
-    pub(super) key: &'static str,
-    pub(super) spoken: Spoken,
-    pub(super) bounds: Bounds,
 }
 
 /// The ports for operators; they are served as long as this lives.

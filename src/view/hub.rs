@@ -66,16 +66,16 @@ pub(super) struct Shown {
 pub(super) struct Counts {
     pub(super) answered: u64,
     pub(super) failed: u64,
-    pub(super) dropped: BTreeMap<&'static str, u64>,
+    pub(super) dropped: BTreeMap<String, u64>,
 }
 
 /// How a frame ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum Ended<'a> {
     Answered,
     Failed,
     /// For this reason.
-    Dropped(&'static str),
+    Dropped(&'a str),
 }
 
 impl Hub {
@@ -177,12 +177,12 @@ impl Stream {
     }
 
     /// Counts a frame that has ended.
-    pub fn count(&self, ended: Ended, frames: u64) {
+    pub fn count(&self, ended: Ended<'_>, frames: u64) {
         let mut counts = self.shown.counts.lock();
         let count = match ended {
             Ended::Answered => &mut counts.answered,
             Ended::Failed => &mut counts.failed,
-            Ended::Dropped(reason) => counts.dropped.entry(reason).or_default(),
+            Ended::Dropped(reason) => counts.dropped.entry(reason.to_owned()).or_default(),
         };
         *count += frames;
     }

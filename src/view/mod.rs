@@ -8,10 +8,13 @@
 mod access;
 mod hub;
 mod message;
+mod picture;
 mod pictures;
+mod policy;
 mod routes;
 mod shot;
 
 pub use access::Access;
 pub use hub::{Ended, Hub, Limits, Stream, StreamFacts};
+pub use policy::Policy;
 pub use routes::routes;

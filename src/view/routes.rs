@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::access::{self, Access};
 use super::hub::{Hub, Shown, Viewer};
 use super::message::message;
-use super::pictures::Picture;
+use super::picture::Picture;
 use super::shot::Shot;
 use crate::render::page;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::message::message;
-use super::pictures::Picture;
+use super::picture::Picture;
 use crate::render::{Detail, Drawn, DrawnTarget, RenderError, Scene};
 
 /// How finely frames are drawn for the page.

@@ -10,6 +10,7 @@ mod in_process;
 mod kernels;
 mod processor_time;
 mod readme;
+mod shown;
 mod trace;
 
 use std::fs;

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What people who look at the live page cost the streams: the same server, with no page open and with many, in pairs.
+"""What people who look at the live page cost the streams: the same server, with no page open and with many.
 
-The viewers are a process of the lowest priority that reads all that comes, as browsers on other machines do. The streams
-are cameras' frames at full speed, so that each millisecond that the page takes is missing elsewhere.
+The viewers are a process of the lowest priority that reads all that comes, as browsers on other machines do. The two
+kinds of measurement alternate. The streams send at full speed, so that each millisecond of the page is missing there.
 """
 
 import os
@@ -73,8 +73,8 @@ with sidecar.Sidecar(options, "--view-listen", f"127.0.0.1:{port}") as server:
     for pair in range(options.pairs):
         for readers, results in [(0, alone), (options.viewers, watched)][:: 1 if pair % 2 else -1]:
             results.append(measure(server, readers))
-        ratio = watched[-1]["answered_hz"] / alone[-1]["answered_hz"]
-        sidecar.say(f"{pair}: {alone[-1]['answered_hz']:.1f} alone, {watched[-1]['answered_hz']:.1f} watched, {ratio:.3f}")
+        one, other = alone[-1]["answered_hz"], watched[-1]["answered_hz"]
+        sidecar.say(f"{pair}: {one:.1f} alone, {other:.1f} watched, {other / one:.3f}")
 ratios = [b["answered_hz"] / a["answered_hz"] for a, b in zip(alone, watched)]
 seen = [result["seen_bytes"] for result in watched]
 sidecar.report(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use camlens::proto::v1;
-use camlens::proto::v1::explain_stream_request::Message as Request;
+use camlens::proto::v1::explain_stream_request::Message;
 use camlens::proto::v1::stream_policy::Overflow;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -87,22 +87,26 @@ impl Messages {
         Messages { asked, held: BytesMut::new() }
     }
 
-    async fn take(&mut self, length: usize) -> Bytes {
-        while self.held.len() < length {
+    /// A message that has come as a whole.
+    fn whole(&mut self) -> Option<(Value, Vec<Bytes>)> {
+        let length = u32::from_le_bytes(self.held.get(..4)?.try_into().expect("four bytes")) as usize;
+        let document: Value = serde_json::from_slice(self.held.get(4..4 + length)?).expect("a document");
+        let lengths = document["parts"].as_array().expect("lengths").iter();
+        let lengths: Vec<usize> = lengths.map(|part| part.as_u64().expect("a length") as usize).collect();
+        self.held.get(..4 + length + lengths.iter().sum::<usize>())?;
+        let _ = self.held.split_to(4 + length);
+        Some((document, lengths.into_iter().map(|part| self.held.split_to(part).freeze()).collect()))
+    }
+
+    /// The next message. What has come of it is kept when this is given up.
+    async fn next(&mut self) -> (Value, Vec<Bytes>) {
+        loop {
+            if let Some(message) = self.whole() {
+                return message;
+            }
             let frame = tokio::time::timeout(PATIENCE, self.asked.body.frame()).await.expect("it goes on");
             self.held.extend_from_slice(&frame.expect("more").expect("a body").into_data().unwrap_or_default());
         }
-        self.held.split_to(length).freeze()
-    }
-
-    async fn next(&mut self) -> (Value, Vec<Bytes>) {
-        let length = u32::from_le_bytes(self.take(4).await[..].try_into().expect("four bytes"));
-        let document: Value = serde_json::from_slice(&self.take(length as usize).await).expect("a document");
-        let mut parts = Vec::new();
-        for part in document["parts"].as_array().expect("lengths").clone() {
-            parts.push(self.take(part.as_u64().expect("a length") as usize).await);
-        }
-        (document, parts)
     }
 
     /// The next message of this kind.
@@ -126,7 +130,7 @@ async fn stream(server: &TestServer) -> Conversation {
 
 /// The answer to a frame whose pixels are the same each time.
 async fn explained(stream: &mut Conversation, sequence: u64) -> v1::Explanation {
-    stream.send(Request::Frame(v1::Frame { sequence, ..images::frame(7) })).await;
+    stream.send(Message::Frame(v1::Frame { sequence, ..images::frame(7) })).await;
     stream.explanation().await
 }
 
@@ -229,7 +233,7 @@ async fn a_viewer_that_reads_nothing_holds_no_stream_and_gets_the_newest_frame()
     let mut last = 0;
     let mut drawn = 0;
     while drawn < 40 {
-        stream.send(Request::Frame(images::noise(sequence, 640))).await;
+        stream.send(Message::Frame(images::noise(sequence, 640))).await;
         stream.next().await;
         sequence += 1;
         if let Ok((message, _)) = tokio::time::timeout(Duration::from_millis(20), quick.next()).await

@@ -7,6 +7,7 @@ mod output;
 mod printer;
 mod report;
 mod sink;
+mod view;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use self::output::Output;
 use self::printer::Printer;
 use self::report::ReportSink;
 use self::sink::Sink;
+use self::view::ViewSink;
 use super::answer::{OutputFolder, slug};
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
@@ -33,6 +35,7 @@ use super::summary;
 use super::terminal;
 use crate::client;
 use crate::proto::v1;
+use crate::view::Hub;
 
 /// Explain the frames of folders, clips, videos and cameras, each over a stream of its own
 #[derive(Debug, Args)]
@@ -43,6 +46,7 @@ Examples:
   camlens stream rtsp://gate/1 rtsp://line4/1 --json        two cameras, one stream each
   camlens stream clip.webp --overflow latest --rate 30      as a camera: newer frames replace waiting ones
   camlens stream video.mp4 --limit 200 --html report.html   a video needs an installed ffmpeg
+  camlens stream rtsp://camera/1 --view 127.0.0.1:9467      and watch it in a browser
   camlens stream 'frames/*.jpg' --server unix:/run/camlens.sock --json
 
 The pictures of each answer are written to files named after its frame number, with several sources in a folder for
@@ -109,6 +113,11 @@ pub struct StreamCommand {
     /// Also write a report: one HTML file with the frames and their maps
     #[arg(long, env = "CAMLENS_HTML", value_name = "FILE")]
     html: Option<PathBuf>,
+
+    /// Show the frames and their maps live on a page of this machine, HOST:PORT, until the command ends; port 0: a free
+    /// one. The stream then asks for Grad-CAM and Guided Grad-CAM as numbers, about 0.4 MB a frame [default: none]
+    #[arg(long, env = "CAMLENS_VIEW", value_name = "ADDRESS")]
+    view: Option<String>,
 
     /// Print JSON instead of text, one object per line
     #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
@@ -182,9 +191,17 @@ impl StreamCommand {
         terminal::stop_when_interrupted(stop.clone());
         let bar = terminal::progress(self.expected(&sources), self.json);
         let maps = self.scene_maps(&connection).await;
+        let hub = match &self.view {
+            Some(address) => {
+                let (hub, address) = view::serve(address).await?;
+                bar.suspend(|| writeln!(io::stderr().lock(), "the live page is http://{address}"))?;
+                Some(hub)
+            }
+            None => None,
+        };
         let mut streams = Vec::new();
         for (index, source) in sources.into_iter().enumerate() {
-            let output = self.output(index, &source, &bar, maps)?;
+            let output = self.output(index, &source, &bar, (maps, hub.as_ref()))?;
             let link = if index == 0 { connection.channel() } else { connection.another().await? };
             let connection = connection.clone();
             let one = self.one(index, source, maps, stop.clone());
@@ -228,10 +245,15 @@ impl StreamCommand {
         if self.pictures.is_empty() { &[PictureKind::Overlay][..] } else { &self.pictures }
     }
 
-    /// The maps that the report needs, if there is one.
+    /// The maps that the report and the live page need, if there is one of them.
     async fn scene_maps(&self, connection: &Connection) -> Option<SceneMaps> {
-        self.html.as_ref()?;
-        SceneMaps::of(self.pictures(), &[], color_order(connection, self.explain.selector()).await)
+        if self.html.is_none() && self.view.is_none() {
+            return None;
+        }
+        let color = color_order(connection, self.explain.selector()).await;
+        let mut pictures = self.pictures().to_vec();
+        pictures.extend(self.view.as_ref().map(|_| PictureKind::Light));
+        SceneMaps::of(&pictures, &[], color)
     }
 
     fn open(&self, index: usize, overflow: Overflow, maps: Option<SceneMaps>) -> v1::Open {
@@ -257,7 +279,7 @@ impl StreamCommand {
         index: usize,
         source: &Source,
         bar: &ProgressBar,
-        maps: Option<SceneMaps>,
+        (maps, hub): (Option<SceneMaps>, Option<&Hub>),
     ) -> Result<Output, Failure> {
         let is_named = self.sources.len() > 1;
         let name = self.source_name(index);
@@ -266,6 +288,10 @@ impl StreamCommand {
         let mut sinks = Vec::<Box<dyn Sink>>::new();
         if let Some(path) = &self.html {
             sinks.push(Box::new(ReportSink::new(path, maps)));
+        }
+        if let Some(hub) = hub {
+            let shown = self.names.get(index).cloned().unwrap_or_else(|| name.clone());
+            sinks.push(Box::new(ViewSink::new(hub.clone(), shown, maps, source.camera().is_some())));
         }
         let printer = Printer { json: self.json, bar: bar.clone(), source: name, is_named };
         Ok(Output::new(printer, OutputFolder::create(&folder)?, sinks, source.camera().is_some()))

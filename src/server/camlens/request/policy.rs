@@ -7,6 +7,7 @@ use crate::proto::v1;
 use crate::proto::v1::stream_policy::Overflow as WireOverflow;
 use crate::server::refusal::Refusal;
 use crate::stream::{Bounds, Overflow, Policy};
+use crate::view;
 
 use super::{frame, unknown_value};
 
@@ -93,26 +94,20 @@ fn min_interval(rate_hz: f64) -> Result<Duration, Refusal> {
 
 /// An effective policy for people.
 pub(in crate::server) fn in_words(policy: &v1::StreamPolicy) -> String {
-    let depth = policy.depth;
-    let frames = if depth == 1 { "frame" } else { "frames" };
-    let mut words = vec![match policy.overflow() {
-        WireOverflow::Block => format!("block, credit of {depth} {frames}"),
-        WireOverflow::Reject => format!("reject, credit of {depth} {frames}"),
-        WireOverflow::Latest | WireOverflow::Unspecified => format!("latest, {depth} {frames} may wait"),
-    }];
-    if let Some(time) = policy.time_to_live.and_then(|time| Duration::try_from(time).ok()) {
-        words.push(format!("time to live {} ms", time.as_millis()));
+    let overflow = match policy.overflow() {
+        WireOverflow::Block => Overflow::Block,
+        WireOverflow::Reject => Overflow::Reject,
+        WireOverflow::Latest | WireOverflow::Unspecified => Overflow::Latest,
+    };
+    view::Policy {
+        overflow: overflow.name(),
+        depth: policy.depth,
+        time_to_live: policy.time_to_live.and_then(|time| time.try_into().ok()),
+        max_rate_hz: policy.max_rate_hz,
+        priority: policy.priority,
+        unordered: policy.unordered,
     }
-    if let Some(rate) = policy.max_rate_hz {
-        words.push(format!("at most {rate} frames/s"));
-    }
-    if policy.priority > 0 {
-        words.push(format!("priority {}", policy.priority));
-    }
-    if policy.unordered {
-        words.push("unordered".to_owned());
-    }
-    words.join("; ")
+    .to_string()
 }
 
 #[cfg(test)]
@@ -172,18 +167,5 @@ mod tests {
         let changed = merge(&base, &block).expect("another overflow policy");
         assert_eq!((changed.overflow(), changed.depth), (WireOverflow::Block, 0));
         assert!(merge(&base, &v1::StreamPolicy { unordered: true, ..Default::default() }).is_err());
-    }
-
-    #[test]
-    fn a_policy_is_told_in_words() {
-        let mut policy = v1::StreamPolicy { overflow: WireOverflow::Latest as i32, depth: 1, ..Default::default() };
-        assert_eq!(in_words(&policy), "latest, 1 frame may wait");
-        policy.overflow = WireOverflow::Block as i32;
-        policy.depth = 16;
-        policy.time_to_live = Duration::from_millis(500).try_into().ok();
-        policy.max_rate_hz = Some(7.5);
-        policy.priority = 3;
-        let told = "block, credit of 16 frames; time to live 500 ms; at most 7.5 frames/s; priority 3";
-        assert_eq!(in_words(&policy), told);
     }
 }
