@@ -168,10 +168,10 @@ impl Session {
                     }
                 }
             };
-            if self.stop.is_cancelled() || !may_pass {
+            if !may_pass {
                 return result;
             }
-            if frames.is_drained() && !ledger.has_waiting() {
+            if self.stop.is_cancelled() || (frames.is_drained() && !ledger.has_waiting()) {
                 // What the connection took along is in the account.
                 return Ok(());
             }

@@ -98,7 +98,7 @@ pub struct StreamCommand {
     #[arg(long, env = "CAMLENS_LIMIT", value_name = "FRAMES")]
     limit: Option<u64>,
 
-    /// Number of times to read the source; 0: until interrupted. A camera is read until interrupted
+    /// Number of times to read the source; 0: in a loop, until interrupted. A camera is read until interrupted
     #[arg(long, env = "CAMLENS_REPEAT", value_name = "TIMES", default_value_t = 1)]
     repeat: u64,
 
