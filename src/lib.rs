@@ -15,7 +15,8 @@
 //!
 //! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `capacity`, `trace`, `models`, `doctor`, `health`; flags and
 //!   print.
-//! - [`client`]: a client of the protocol that knows credit, order and accounts; [`cli`] and load tests use it.
+//! - [`client`]: a client of the protocol that knows credit, order, accounts and reconnection; [`cli`] and load tests
+//!   use it.
 //! - [`view`]: the live page, which draws what [`render`] prepares for those who look.
 //! - [`http`]: ports for pages, with bounded connections; [`server`] and [`view`]'s users open them.
 //! - [`config`]: `camlens.toml` as one type.

@@ -71,7 +71,7 @@ impl SceneMaps {
     /// The target's maps behind the user's.
     fn target(self, target: &v1::TargetExplanation) -> Option<Target> {
         let count = 1 + usize::from(self.guided.is_some());
-        if target.tensors.len() != self.asked + count {
+        if target.tensors.len() < self.asked + count {
             return None;
         }
         let mut maps = target.tensors[self.asked..].iter().map(|map| grid(map.tensor.as_ref()?));

@@ -57,7 +57,7 @@ pub use self::frame::{Capture, OutgoingFrame, Payload};
 pub use self::frame_queue::{FrameQueue, Full};
 pub use self::ledger::{Answered, Unanswered};
 pub use self::link::Link;
-pub use self::session::{Event, OnEvent, Pace, Reconnect, Session, stream_name};
+pub use self::session::{Adjust, Event, OnEvent, Pace, Reconnect, Session, stream_name};
 pub use self::trouble::{Trouble, find as find_trouble};
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::model_service_client::ModelServiceClient;

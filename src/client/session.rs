@@ -53,12 +53,40 @@ pub struct Reconnect<C, E> {
     pub give_up_after: Duration,
 }
 
+/// Changes a frame's message before it is sent.
+#[derive(Clone)]
+pub struct Adjust(Arc<dyn Fn(&mut v1::Frame) + Send + Sync>);
+
+impl Adjust {
+    pub fn new(change: impl Fn(&mut v1::Frame) + Send + Sync + 'static) -> Self {
+        Adjust(Arc::new(change))
+    }
+
+    pub fn apply(&self, frame: &mut v1::Frame) {
+        (self.0)(frame);
+    }
+}
+
+impl Default for Adjust {
+    /// No change.
+    fn default() -> Self {
+        Adjust::new(|_| {})
+    }
+}
+
+impl std::fmt::Debug for Adjust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Adjust")
+    }
+}
+
 /// One stream that is to be run.
 #[derive(Debug)]
 pub struct Session {
     pub open: v1::Open,
     pub pace: Pace,
     pub unanswered: Unanswered,
+    pub adjust: Adjust,
     /// Ends the sending of frames. The frames that were sent are still answered.
     pub stop: CancellationToken,
 }
@@ -140,10 +168,10 @@ impl Session {
                     }
                 }
             };
-            if self.stop.is_cancelled() || !may_pass {
+            if !may_pass {
                 return result;
             }
-            if frames.is_drained() && !ledger.has_waiting() {
+            if self.stop.is_cancelled() || (frames.is_drained() && !ledger.has_waiting()) {
                 // What the connection took along is in the account.
                 return Ok(());
             }
@@ -174,6 +202,7 @@ impl Session {
             credit: Arc::new(Semaphore::new(0)),
             ledger: ledger.clone(),
             pace: self.pace,
+            adjust: self.adjust.clone(),
             over: self.stop.child_token(),
         };
         let mut receiver = Receiver {
@@ -268,6 +297,7 @@ struct Sender {
     credit: Arc<Semaphore>,
     ledger: Arc<Ledger>,
     pace: Pace,
+    adjust: Adjust,
     over: CancellationToken,
 }
 
@@ -301,7 +331,8 @@ impl Sender {
                 self.ledger.add(frame);
             }
             self.ledger.make_room().await;
-            let Some(frame) = self.ledger.send() else { return };
+            let Some(mut frame) = self.ledger.send() else { return };
+            self.adjust.apply(&mut frame);
             slot.send(v1::ExplainStreamRequest { message: Some(Request::Frame(frame)) });
             if self.pace.within_credit {
                 permit.forget();

@@ -120,6 +120,18 @@ proxies() {
   fi
 }
 
+# What a camera's tests need; false if GStreamer or ffmpeg is missing.
+cameras() {
+  if ! (cd tests/interop && python3 -c 'import rtsp_camera; assert rtsp_camera.Camera.is_there()') 2>/dev/null ||
+    ! command -v gst-launch-1.0 >/dev/null; then
+    say "no cameras: apt-get install ffmpeg gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-tools gstreamer1.0-rtsp \
+gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
+    return 1
+  fi
+  CAMLENS_OPENCV=$(wheel opencv-python-headless 5.0.0.93)
+  export CAMLENS_OPENCV
+}
+
 # ------------------------------------------------------------------------------------------------------- the clients
 build_go() {
   go_toolchain

@@ -5,6 +5,8 @@
 #   tests/interop/run.sh clients [CLIENT...]     the matrix of clients: python asyncio go node cpp java rust
 #   tests/interop/run.sh tools                   grpcurl, grpc-health-probe, ghz, k6
 #   tests/interop/run.sh proxies [PROXY...]      Envoy, nginx and HAProxy in between
+#   tests/interop/run.sh cameras                 a camera over RTSP, GStreamer's pipelines and OpenCV's loop; GStreamer
+#                                                and ffmpeg have to be installed
 #
 # Toolchains and packages that this machine does not have are fetched into the cache (CAMLENS_CACHE, else
 # ~/.cache/camlens). The tables are printed, and kept in target/interop/.
@@ -15,9 +17,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 built=$PWD/target/interop
 mkdir -p "$built/go"
 
-case ${1:-} in -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case ${1:-} in -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 [[ -x target/release/camlens ]] || die "there is no target/release/camlens: cargo build --release"
-parts=${1:-clients tools proxies}
+parts=${1:-clients tools proxies cameras}
 shift || true
 python=$(deploy/python-env client)
 for part in $parts; do
@@ -47,6 +49,12 @@ for part in $parts; do
       build_go
       say "proxies"
       "$python" tests/interop/proxies.py "$@"
+      ;;
+    cameras)
+      if cameras; then
+        say "cameras"
+        "$python" tests/interop/cameras.py
+      fi
       ;;
     *) die "unknown part $part; tests/interop/run.sh --help lists what there is" ;;
   esac

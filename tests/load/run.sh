@@ -12,7 +12,7 @@ set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 campaigns=(fairness stuck_reader killed_clients sigterm batching overload telemetry)
 campaigns+=(added_latency jpeg_throughput many_streams identity_rate memory)
-campaigns+=(neighbours quota background before viewers capacity)
+campaigns+=(neighbours quota background before viewers capacity camera)
 
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 

@@ -60,11 +60,13 @@ pub fn read(
     frames: &Arc<FrameQueue>,
     notice: &dyn Fn(CameraNotice),
 ) -> (CameraAccount, Result<(), Failure>) {
+    // With --fps, most frames do not arrive here.
+    let interval = input.settings.fps.map_or(Duration::ZERO, |fps| Duration::from_secs_f64(1.0 / fps));
     let mut reader = Reader {
         input,
         frames,
         notice,
-        stall_after: retry.stall_after,
+        stall_after: retry.stall_after.max(interval * 3),
         left: limit.unwrap_or(u64::MAX),
         count: 0,
         away_since: None,

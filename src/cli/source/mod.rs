@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+pub use self::ffmpeg::not_started;
 use self::input::Input;
 pub use self::input::{VideoSettings, public_name};
 use super::failure::Failure;

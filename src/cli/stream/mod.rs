@@ -2,11 +2,13 @@
 //!
 //! [`one`] runs one source's stream; [`output`] writes its files and lines; a [`sink`] takes each frame and its answer.
 
+mod color_range;
 mod one;
 mod output;
 mod printer;
 mod report;
 mod sink;
+mod video;
 mod view;
 
 use std::io::{self, Write};
@@ -19,11 +21,13 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::color_range::{ColorRange, FollowSink};
 use self::one::{OneStream, Outcome};
 use self::output::Output;
 use self::printer::Printer;
 use self::report::ReportSink;
 use self::sink::Sink;
+use self::video::{Timeline, VideoPlan, VideoSink};
 use self::view::ViewSink;
 use super::answer::{OutputFolder, slug};
 use super::connection::{ConnectArgs, Connection};
@@ -33,9 +37,12 @@ use super::scene::{SceneMaps, color_order};
 use super::source::{Source, VideoSettings, public_name};
 use super::summary;
 use super::terminal;
-use crate::client;
+use crate::client::{self, Adjust};
 use crate::proto::v1;
 use crate::view::Hub;
+
+/// Pictures per second of a video, unless --fps is given.
+const DEFAULT_VIDEO_FPS: f64 = 25.0;
 
 /// Explain the frames of folders, clips, videos and cameras, each over a stream of its own
 #[derive(Debug, Args)]
@@ -43,6 +50,7 @@ use crate::view::Hub;
 Examples:
   camlens stream frames/ --out out                          every frame, at the server's pace
   camlens stream rtsp://camera/1 --fps 10 --width 640       a camera, until Ctrl-C
+  camlens stream clip.mp4 --video explained.mp4             frame and explanation side by side
   camlens stream rtsp://gate/1 rtsp://line4/1 --json        two cameras, one stream each
   camlens stream clip.webp --overflow latest --rate 30      as a camera: newer frames replace waiting ones
   camlens stream video.mp4 --limit 200 --html report.html   a video needs an installed ffmpeg
@@ -94,7 +102,7 @@ pub struct StreamCommand {
     #[arg(long, env = "CAMLENS_LIMIT", value_name = "FRAMES")]
     limit: Option<u64>,
 
-    /// Number of times to read the source; 0: until interrupted. A camera is read until interrupted
+    /// Number of times to read the source; 0: in a loop, until interrupted. A camera is read until interrupted
     #[arg(long, env = "CAMLENS_REPEAT", value_name = "TIMES", default_value_t = 1)]
     repeat: u64,
 
@@ -118,6 +126,16 @@ pub struct StreamCommand {
     /// one. The stream then asks for Grad-CAM and Guided Grad-CAM as numbers, about 0.4 MB a frame [default: none]
     #[arg(long, env = "CAMLENS_VIEW", value_name = "ADDRESS")]
     view: Option<String>,
+
+    /// Also make a video: an MP4 of frame and explanation side by side, as long as the frames took, at --fps or 25
+    /// pictures per second; needs an installed ffmpeg
+    #[arg(long = "video", env = "CAMLENS_VIDEO", value_name = "FILE")]
+    mp4: Option<PathBuf>,
+
+    /// Values at the ends of the colour scale of heat maps and overlays: own, of each map; follow, from 0 to a maximum
+    /// that follows the maps slowly, so that a video does not flicker; or MIN:MAX [default: own, with --video follow]
+    #[arg(long, env = "CAMLENS_COLOR_RANGE", value_name = "RANGE", allow_hyphen_values = true)]
+    color_range: Option<ColorRange>,
 
     /// Print JSON instead of text, one object per line
     #[arg(long, env = "CAMLENS_JSON", value_parser = clap::builder::FalseyValueParser::new())]
@@ -177,8 +195,9 @@ impl StreamCommand {
             let (names, sources) = (self.names.len(), self.sources.len());
             return Err(Failure::usage(format!("--name is given {names} times for {sources} sources")));
         }
-        if self.sources.len() > 1 && self.html.is_some() {
-            return Err(Failure::usage("--html is for one source, and several are given"));
+        let of_one = [(self.html.is_some(), "--html"), (self.mp4.is_some(), "--video")];
+        if let (2.., Some((_, flag))) = (self.sources.len(), of_one.iter().find(|(is_given, _)| *is_given)) {
+            return Err(Failure::usage(format!("{flag} is for one source, and several are given")));
         }
         let sources = self.sources.iter().map(|text| Source::open_with(text, self.video.settings()));
         let sources = sources.collect::<Result<Vec<_>, _>>()?;
@@ -201,10 +220,11 @@ impl StreamCommand {
         };
         let mut streams = Vec::new();
         for (index, source) in sources.into_iter().enumerate() {
-            let output = self.output(index, &source, &bar, (maps, hub.as_ref()))?;
+            let mut open = self.open(index, self.overflow(&source), maps);
+            let (output, adjust) = self.output(index, &source, &mut open, &bar, (maps, hub.as_ref()))?;
             let link = if index == 0 { connection.channel() } else { connection.another().await? };
             let connection = connection.clone();
-            let one = self.one(index, source, maps, stop.clone());
+            let one = self.one(index, source, (open, adjust), stop.clone());
             streams.push(tokio::spawn(async move { one.run(connection, link, output).await }));
         }
         let mut outcomes = Vec::new();
@@ -221,12 +241,18 @@ impl StreamCommand {
         public_name(&self.sources[index])
     }
 
-    fn one(&self, index: usize, source: Source, maps: Option<SceneMaps>, stop: CancellationToken) -> OneStream {
-        let overflow = self.overflow(&source);
+    fn one(
+        &self,
+        index: usize,
+        source: Source,
+        (open, adjust): (v1::Open, Adjust),
+        stop: CancellationToken,
+    ) -> OneStream {
         OneStream {
             name: self.source_name(index),
-            open: self.open(index, overflow, maps),
-            overflow,
+            open,
+            adjust,
+            overflow: self.overflow(&source),
             rate_hz: self.rate,
             repeat: self.repeat,
             limit: self.limit,
@@ -274,13 +300,16 @@ impl StreamCommand {
         }
     }
 
+    /// The output of a source's stream. Sets what it needs in `open`, and in the frames that are sent.
     fn output(
         &self,
         index: usize,
         source: &Source,
+        open: &mut v1::Open,
         bar: &ProgressBar,
         (maps, hub): (Option<SceneMaps>, Option<&Hub>),
-    ) -> Result<Output, Failure> {
+    ) -> Result<(Output, Adjust), Failure> {
+        let is_live = source.camera().is_some();
         let is_named = self.sources.len() > 1;
         let name = self.source_name(index);
         let folder =
@@ -291,10 +320,24 @@ impl StreamCommand {
         }
         if let Some(hub) = hub {
             let shown = self.names.get(index).cloned().unwrap_or_else(|| name.clone());
-            sinks.push(Box::new(ViewSink::new(hub.clone(), shown, maps, source.camera().is_some())));
+            sinks.push(Box::new(ViewSink::new(hub.clone(), shown, maps, is_live)));
+        }
+        let fps = self.video.fps.unwrap_or(DEFAULT_VIDEO_FPS);
+        let timeline = || Timeline::new(fps, self.rate.unwrap_or(fps));
+        if let Some(path) = &self.mp4 {
+            let plan = VideoPlan { path: path.clone(), fps, is_live };
+            sinks.push(Box::new(VideoSink::start(plan, timeline())?));
+        }
+        let (mut adjust, options) = (Adjust::default(), open.options.get_or_insert_default());
+        let range = self.color_range.unwrap_or(if self.mp4.is_some() { ColorRange::Follow } else { ColorRange::Own });
+        range.set(options);
+        if range == ColorRange::Follow {
+            let (sink, change) = FollowSink::new(options.pictures.clone(), timeline(), is_live);
+            sinks.push(Box::new(sink));
+            adjust = change;
         }
         let printer = Printer { json: self.json, bar: bar.clone(), source: name, is_named };
-        Ok(Output::new(printer, OutputFolder::create(&folder)?, sinks, source.camera().is_some()))
+        Ok((Output::new(printer, OutputFolder::create(&folder)?, sinks, is_live), adjust))
     }
 
     /// Number of frames that will be sent, if it is known.
@@ -449,6 +492,8 @@ mod tests {
     fn what_only_one_source_can_have_is_refused_for_several() {
         let run = |arguments: &[&str]| parse(arguments).expect("arguments").run().expect_err("refused").to_string();
         assert_eq!(run(&["a", "--name", "x", "--name", "y"]), "--name is given 2 times for 1 sources");
-        assert_eq!(run(&["a", "b", "--html", "x.html"]), "--html is for one source, and several are given");
+        for (flag, file) in [("--html", "x.html"), ("--video", "x.mp4")] {
+            assert_eq!(run(&["a", "b", flag, file]), format!("{flag} is for one source, and several are given"));
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::cli::options::Overflow;
 use crate::cli::source::Source;
 use crate::cli::source::camera::{self, CameraAccount, Retry};
 use crate::cli::summary::{SourceFacts, Summary};
-use crate::client::{Backoff, Event, FrameQueue, Full, Link, Pace, Reconnect, Session, Unanswered};
+use crate::client::{Adjust, Backoff, Event, FrameQueue, Full, Link, Pace, Reconnect, Session, Unanswered};
 use crate::proto::v1;
 
 /// Frames of a recording that are read ahead.
@@ -26,6 +26,7 @@ pub struct OneStream {
     pub source: Source,
     pub name: String,
     pub open: v1::Open,
+    pub adjust: Adjust,
     pub overflow: Overflow,
     pub rate_hz: Option<f64>,
     pub repeat: u64,
@@ -59,7 +60,7 @@ impl OneStream {
             Overflow::Block | Overflow::Reject => Unanswered::SendAgain { tries: MOST_TRIES },
         };
         let pace = Pace { rate_hz: self.rate_hz, within_credit: self.overflow == Overflow::Block, in_flight: None };
-        let session = Session { open: self.open, pace, unanswered, stop: self.stop };
+        let session = Session { open: self.open, pace, unanswered, adjust: self.adjust, stop: self.stop };
         let reconnect = Reconnect {
             connect: || connection.another(),
             may_pass: |failure: &Failure| failure.exit() == Exit::Unavailable,

@@ -31,7 +31,7 @@ use super::source::{Source, into_pixels};
 use super::summary::{self, FAILURES_SHOWN, Summary};
 use super::terminal::{self, Ink};
 use crate::client;
-use crate::client::{Event, FrameQueue, Full, OutgoingFrame, Pace, Session, Unanswered};
+use crate::client::{Adjust, Event, FrameQueue, Full, OutgoingFrame, Pace, Session, Unanswered};
 use crate::proto::v1;
 use crate::proto::v1::explain_stream_response::Message as Response;
 use advice::{Sending, advice};
@@ -187,7 +187,13 @@ impl TraceCommand {
         let change = move |frame: OutgoingFrame| if raw { into_pixels(frame) } else { Ok(frame) };
         let queue = frames.clone();
         let reading = std::thread::spawn(move || source.feed(0, Some(count), change, &queue));
-        let session = Session { open: self.open(), pace: self.pace(), unanswered: Unanswered::Lose, stop };
+        let session = Session {
+            open: self.open(),
+            pace: self.pace(),
+            unanswered: Unanswered::Lose,
+            adjust: Adjust::default(),
+            stop,
+        };
         let began = Instant::now();
         let (account, streamed) =
             session.run(connection.channel(), frames, &mut |event: Event<'_>| received.take(&event)).await;
