@@ -128,7 +128,8 @@ fn write(path: &Path, fps: f64, pairs: &mpsc::Receiver<Pair>) -> Result<u64, Fai
     for pair in pairs {
         let frame = canvas::pixels(&pair.frame)?;
         let picture = canvas::decode(&pair.picture, "the server's picture")?;
-        let number = (pair.at.as_secs_f64() * fps).floor() as u64;
+        // The nearest picture: a source of the video's rate has one frame for each, however its times are rounded.
+        let number = (pair.at.as_secs_f64() * fps).round() as u64;
         let caption = Caption { text: pair.caption, at: Duration::from_secs_f64(number as f64 / fps) };
         let (canvas, encoder) = match &mut shown {
             Some(shown) => shown,
