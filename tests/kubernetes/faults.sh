@@ -127,13 +127,13 @@ upgrade() { # deploy/kubernetes.md's commands under load: install, upgrade, roll
   load --namespace vision --seconds 1200 --stop "$out/stop" >"$out/upgrade.json" & local loading=$!
   under_load
   release upgrade "${chart[@]}" --timeout 180s --set config.limits.max_batch=4 || die "helm upgrade failed"
-  configuration | grep -q 'max_batch = 4' || die "the upgrade did not change the configuration"
+  grep -q 'max_batch = 4' <<<"$(configuration)" || die "the upgrade did not change the configuration"
   if release upgrade "${chart[@]}" --timeout 15s --set image.tag=missing; then die "a missing image was rolled out"; fi
   [[ $(k -n vision get deployment camlens -o jsonpath='{.status.availableReplicas}') == 2 ]] ||
     die "an upgrade that cannot start took pods away"
   release rollback camlens 1 --wait --timeout 180s || die "helm rollback failed"
   k -n vision rollout status deployment/camlens --timeout=180s >/dev/null
-  if configuration | grep -q max_batch; then die "the rollback did not bring the configuration back"; fi
+  if grep -q max_batch <<<"$(configuration)"; then die "the rollback did not bring the configuration back"; fi
   sleep 2
   touch "$out/stop"
   wait $loading || die "frames were lost in upgrade and rollback: $(cat "$out/upgrade.json")"

@@ -16,10 +16,11 @@ first() { # from `helm install` to the first explanation, its trace and the metr
   "${camlens[@]}" health --server 127.0.0.1:8033 --wait 30
   "${camlens[@]}" explain deploy/demo-assets/photographs/rocket.jpg --server 127.0.0.1:8033 --out "$out/first" \
     --json >"$answer"
-  [[ -s $(ls "$out"/first/*) ]] || die "the first explanation left no picture"
+  [[ -s $out/first/rocket.overlay.png ]] || die "the first explanation left no picture"
   trace=$(sed -n 's/.*"trace_id": "\([0-9a-f]*\)".*/\1/p' "$answer" | head -n 1)
-  "${camlens[@]}" trace deploy/demo-assets/photographs/rocket.jpg --frames 5 --server 127.0.0.1:8033 |
-    grep -q '^forward' || die "camlens trace shows no stages"
+  # Into files: a program whose output grep -q leaves unread may fail.
+  "${camlens[@]}" trace deploy/demo-assets/photographs/rocket.jpg --frames 5 --server 127.0.0.1:8033 >"$out/stages"
+  grep -q '^forward' "$out/stages" || die "camlens trace shows no stages"
   for _ in $(seq 100); do
     ! grep -q "$trace" "$spans" 2>/dev/null || break
     sleep 0.2
@@ -27,9 +28,10 @@ first() { # from `helm install` to the first explanation, its trace and the metr
   grep -q "$trace" "$spans" || die "the trace $trace of the first explanation has not come"
   metric=camlens_frame_stage_duration_seconds
   ip=$(pods jsonpath='{.items[0].status.podIP}')
-  k -n vision get configmaps -l grafana_dashboard -o yaml | grep -q $metric ||
-    die "the dashboard has no panel of $metric"
-  cluster run "$dir" curl -sf "http://$ip:9465/metrics" | grep -q "^${metric}_count.* [1-9]" || die "no $metric"
+  k -n vision get configmaps -l grafana_dashboard -o yaml >"$out/dashboard.yaml"
+  grep -q $metric "$out/dashboard.yaml" || die "the dashboard has no panel of $metric"
+  cluster run "$dir" curl -sf "http://$ip:9465/metrics" >"$out/metrics"
+  grep -q "^${metric}_count.* [1-9]" "$out/metrics" || die "no $metric"
   kill $forwarding $receiving
   say "the first explanation, its trace $trace and its stages in the metrics of a panel"
 }

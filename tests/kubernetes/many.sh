@@ -75,7 +75,7 @@ available() { k -n vision get deployment camlens -o jsonpath='{.status.available
 ready_again() { # ready_again N FLOOR: until N are available; never fewer than FLOOR are
   local now
   until now=$(available) && ((${now:-0} == $1)) &&
-    k -n vision rollout status deployment/camlens --watch=false | grep -q "successfully rolled out"; do
+    grep -q "successfully rolled out" <<<"$(k -n vision rollout status deployment/camlens --watch=false)"; do
     ((${now:-0} >= $2)) || die "only $now of $1 replicas are available, and $2 must be"
     ((SECONDS < deadline)) || die "only ${now:-0} of $1 replicas are available"
     sleep 0.5
