@@ -10,7 +10,7 @@ use std::process::Command;
 use prost::Message;
 
 /// The protocol's files that define a service; they import the others.
-const FILES: [&str; 2] = ["explain.proto", "model.proto"];
+const FILES: [&str; 3] = ["explain.proto", "model.proto", "repository.proto"];
 
 fn main() {
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));

@@ -3,9 +3,12 @@
     deploy/export my_package.my_module:build --out models/my_model/1 --input 3x224x224
     deploy/export path/to/file.py:build --out models/my_model/1 --input 1x96x128 --mean 0.5 --std 0.25
     deploy/export torchvision:resnet50 --out models/resnet50/1
+    deploy/export timm:resnet18.a1_in1k --out models/resnet18/1
+    deploy/export timm:resnet18 --checkpoint best.pth --classes 2 --labels labels.txt --out models/mine/1
 
 `build` is a function (or a class) without arguments that returns a `torch.nn.Module` with its weights loaded, or such a
-module itself. A torchvision name brings its pretrained weights, preprocessing and labels along.
+module itself. A name of torchvision or timm brings its pretrained weights, preprocessing and labels along; with
+`--checkpoint` it takes its weights from a file that `torch.save` or safetensors wrote, and the labels are yours.
 
 The directory then holds:
 
@@ -22,6 +25,7 @@ import argparse
 import contextlib
 import copy
 import ctypes
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -68,16 +72,27 @@ def import_torch():
 
 
 # ---------------------------------------------------------------------------------------------------- the model
-def build_model(spec, weights="DEFAULT"):
-    """`module:attribute`, `file.py:attribute` or `torchvision:name` -> (module, what is known about it).
+def build_model(spec, weights="DEFAULT", checkpoint=None, classes=None):
+    """`module:attribute`, `file.py:attribute`, `torchvision:name` or `timm:name` -> (module, what is known about it).
 
     What is known: a dict with `description` (tables of model.toml), `labels` and `input` ([C, H, W]), each optional.
     """
     where, colon, name = spec.rpartition(":")
     if not colon or not where or not name:
-        raise ExportError(f"{spec!r} is not MODULE:ATTRIBUTE, FILE.py:ATTRIBUTE or torchvision:NAME")
-    if where == "torchvision":
-        return build_torchvision(name, weights)
+        raise ExportError(f"{spec!r} is not MODULE:ATTRIBUTE, FILE.py:ATTRIBUTE, torchvision:NAME or timm:NAME")
+    if where in ("torchvision", "timm"):
+        if checkpoint is None and classes is not None:
+            raise ExportError("--classes goes with --checkpoint: pretrained weights have their own classes")
+        build = build_torchvision if where == "torchvision" else build_timm
+        if checkpoint is None:
+            return build(name, weights)
+        tensors = read_checkpoint(checkpoint)
+        model, known = build(name, "none", classes)
+        load_tensors(model, tensors, checkpoint)
+        known.get("description", {}).pop("summary", None)
+        return model, known
+    if checkpoint is not None or classes is not None:
+        raise ExportError("--checkpoint and --classes go with torchvision:NAME or timm:NAME; build() loads its own")
     sys.path.insert(0, os.getcwd())
     try:
         if where.endswith(".py"):
@@ -116,7 +131,109 @@ def as_module(thing, spec):
     return made
 
 
-def build_torchvision(name, weights):
+def read_checkpoint(path):
+    """The tensors of a checkpoint by name. Only tensors are unpickled: a file may hold code."""
+    import torch
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError:
+            raise ExportError("safetensors is not installed: pip install safetensors") from None
+        return load_file(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ExportError(f"{path}: {error}") from error
+    except Exception as error:
+        raise ExportError(f"{path} is no checkpoint of tensors alone. One with Python objects may run code and is not "
+                          "read: save model.state_dict() with torch.save") from error
+    # As training scripts nest it: Lightning and most others, timm with the averaged weights first.
+    for key in ("state_dict_ema", "state_dict", "model_state_dict", "model", "module"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+            break
+    if not isinstance(found, dict) or not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise ExportError(f"{path} holds no dictionary of tensors: save model.state_dict() with torch.save")
+    return found
+
+
+def load_tensors(model, tensors, path):
+    """Loads tensors into a model, every one of it; names may have the prefix that a wrapper gave them."""
+    own = model.state_dict()
+    for prefix in ("", "module.", "model.", "_orig_mod."):
+        cut = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        if set(own) <= set(cut):
+            break
+    else:
+        cut = tensors
+    missing, others = sorted(set(own) - set(cut)), sorted(set(cut) - set(own))
+    if missing or others:
+        listed = [f"{len(names)} {what}, such as {names[0]}" for what, names in
+                  (("are missing", missing), ("are not the model's", others)) if names]
+        raise ExportError(f"{path} does not fit the model: of its tensors {'; '.join(listed)}")
+    for name, value in own.items():
+        if value.shape != cut[name].shape:
+            raise ExportError(f"{path}: {name} is {list(cut[name].shape)}, and the model's is {list(value.shape)}; "
+                              "does --classes say how many classes it was trained for?")
+    model.load_state_dict(cut)
+
+
+def build_timm(name, weights, classes=None):
+    try:
+        import timm
+    except ImportError:
+        raise ExportError("timm is not installed: pip install timm") from None
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), 8)
+        raise ExportError(f"timm has no model {name!r}" + (f"; it has {', '.join(near)}" if near else ""))
+    random = weights.lower() == "none"
+    if not random and weights != "DEFAULT":
+        raise ExportError(f"timm has the weights in the model's name, timm:{name}.{weights}: --weights is DEFAULT or "
+                          "none")
+    try:
+        model = timm.create_model(name, pretrained=not random, **({} if classes is None else {"num_classes": classes}))
+    except (OSError, RuntimeError) as error:
+        raise ExportError(f"timm cannot make {name}: {first_line(error)}; "
+                          "--weights none exports random ones") from error
+    config = timm.data.resolve_model_data_config(model)
+    channels, height, width = config["input_size"]
+    description = {"input": {"interpolation": config["interpolation"], "mean": list(config["mean"]),
+                             "std": list(config["std"])}}
+    # As timm.data.create_transform does it: the shorter side, or both sides, of a picture larger than the crop.
+    scaled = [math.floor(side / config["crop_pct"]) for side in (height, width)]
+    if config["crop_mode"] == "center" and height == width:
+        description["input"] |= {"resize": scaled[0], "crop": [height, width]}
+    elif config["crop_mode"] == "squash":
+        description["input"] |= {"resize": scaled, "crop": [height, width]}
+    else:
+        raise ExportError(f"timm prepares pictures of {name} with crop_mode {config['crop_mode']!r} for "
+                          f"{height}x{width}, which model.toml cannot say")
+    patches = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    blocks = getattr(model, "blocks", None)
+    if patches and blocks is not None and hasattr(model, "num_prefix_tokens"):
+        description["explain"] = {"target_layers": [f"blocks.{len(blocks) - 1}.norm1"], "token_grid": list(patches),
+                                  "class_tokens": model.num_prefix_tokens}
+    known = {"input": [channels, height, width], "description": description}
+    if not random:
+        description["summary"] = f"timm's {name}"
+        labels = timm_labels(model, timm)
+        if labels:
+            known["labels"] = labels
+    return model, known
+
+
+def timm_labels(model, timm):
+    """The labels of pretrained weights, where timm knows them."""
+    known = model.pretrained_cfg.get("label_names")
+    if known:
+        return list(known)
+    if model.num_classes != 1000:
+        return None
+    info = timm.data.ImageNetInfo()
+    return [info.index_to_description(index) for index in range(1000)]
+
+
+def build_torchvision(name, weights, classes=None):
     try:
         import torchvision
     except ImportError:
@@ -130,7 +247,8 @@ def build_torchvision(name, weights):
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = torchvision.models.get_model(name, weights=None)
+            model = torchvision.models.get_model(name, weights=None, **({} if classes is None else
+                                                                       {"num_classes": classes}))
         return model, {"input": [3, side, side], "description": {"explain": token_description(name, side, model)}}
     try:
         chosen = torchvision.models.get_model_weights(name)[weights]
@@ -487,9 +605,9 @@ def arguments():
     parser = argparse.ArgumentParser(prog="deploy/export", description=lines[0] + "\n\n" + lines[1],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("model", help="MODULE:ATTRIBUTE, FILE.py:ATTRIBUTE or torchvision:NAME")
+    add("model", help="MODULE:ATTRIBUTE, FILE.py:ATTRIBUTE, torchvision:NAME or timm:NAME")
     add("--out", required=True, type=pathlib.Path, help="the version directory, MODELS/NAME/VERSION")
-    add("--input", type=sizes([3]), metavar="CxHxW", help="size of one input (known for torchvision)")
+    add("--input", type=sizes([3]), metavar="CxHxW", help="size of one input (known for torchvision and timm)")
     add("--labels", type=pathlib.Path, help="a text file with one label a line, in class order")
     add("--mean", type=numbers, help="per channel, after division by 255 (default 0)")
     add("--std", type=numbers, help="per channel, after division by 255 (default 1)")
@@ -505,7 +623,10 @@ def arguments():
     add("--dynamic-size", action="store_true", help="inputs of any height and width")
     add("--summary", help="one sentence for people")
     add("--license", help="the weights' licence and origin, for people")
-    add("--weights", default="DEFAULT", help="torchvision: which weights, or none for random ones")
+    add("--weights", default="DEFAULT", help="torchvision: which weights; none: random ones")
+    add("--checkpoint", type=pathlib.Path, metavar="FILE",
+        help="torchvision, timm: a state_dict that torch.save wrote, or .safetensors, instead of pretrained weights")
+    add("--classes", type=int, metavar="N", help="with --checkpoint: how many classes it was trained for")
     add("--check", action=argparse.BooleanOptionalAction, default=True, help="write check/ for camlens doctor")
     add("--force", action="store_true", help="replace a model that is already there")
     return parser.parse_args()
@@ -544,7 +665,7 @@ def main():
             raise ExportError(f"{args.out} already holds a model; give the next version's directory, or --force")
         if not re.fullmatch(r"[1-9]\d*", args.out.name):
             note(f"camlens serves NAME/VERSION with a whole number as VERSION; {args.out.name!r} is none")
-        model, known = build_model(args.model, args.weights)
+        model, known = build_model(args.model, args.weights, args.checkpoint, args.classes)
         shape = args.input or known.get("input")
         if not shape:
             raise ExportError("--input CxHxW is needed: the size of one input, such as 3x224x224")

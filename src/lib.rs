@@ -11,10 +11,10 @@
 //! unsafe code. [`render`] turns maps into tensors and pictures, and the answer leaves through the session's outbox.
 //! [`telemetry`] defines the stages on the way, derives timings, spans, metrics and logs from them, and exports them;
 //! operators reach the server through its admin port, probes through their own, and people see the frames on the page
-//! of [`view`].
+//! of [`view`]. Models come, change and go while frames run, as their repository has them.
 //!
-//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `capacity`, `trace`, `models`, `doctor`, `health`; flags and
-//!   print.
+//! - [`cli`]: `serve`, `explain`, `stream`, `bench`, `capacity`, `trace`, `models`, `import`, `doctor`, `health`; flags
+//!   and print.
 //! - [`client`]: a client of the protocol that knows credit, order, accounts and reconnection; [`cli`] and load tests
 //!   use it.
 //! - [`view`]: the live page, which draws what [`render`] prepares for those who look.

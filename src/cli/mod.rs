@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand.
 //!
-//! Commands that explain are clients of a server ([`connection`]). Only [`doctor`] uses the engine directly: it
-//! examines a model file without a server.
+//! Commands that explain are clients of a server ([`connection`]). [`doctor`] uses the engine directly, and [`import`]
+//! models: they work on files without a server.
 
 mod answer;
 mod bench;
@@ -13,6 +13,7 @@ mod doctor;
 mod explain;
 mod failure;
 mod health;
+mod import;
 mod models;
 mod no_models;
 mod options;
@@ -74,6 +75,7 @@ enum Command {
     Bench(bench::BenchCommand),
     Capacity(capacity::CapacityCommand),
     Models(models::ModelsCommand),
+    Import(import::ImportCommand),
     Doctor(doctor::DoctorCommand),
     Health(health::HealthCommand),
 }
@@ -133,6 +135,7 @@ impl Command {
             Command::Bench(command) => command.run(),
             Command::Capacity(command) => command.run(),
             Command::Models(command) => command.run(),
+            Command::Import(command) => command.run(),
             Command::Doctor(command) => command.run(),
             Command::Health(command) => command.run(),
         }

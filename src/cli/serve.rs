@@ -8,7 +8,7 @@ use clap::Args;
 use super::device_args::DeviceArgs;
 use super::failure::{Exit, Failure};
 use super::no_models;
-use crate::config::{Config, KernelTiming, ListenAddress};
+use crate::config::{Config, KernelTiming, ListenAddress, MemoryLimit};
 use crate::resources::Machine;
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
@@ -20,6 +20,7 @@ Examples:
   camlens serve --models models
   camlens serve --models models --listen unix:/run/camlens.sock --listen 127.0.0.1:8033
   camlens serve --models models --listen 0.0.0.0:8033 --tls-certificate tls.crt --tls-key tls.key --token-file tokens
+  camlens serve --models models --poll 5 --admin-listen 127.0.0.1:9464
   camlens serve --config /etc/camlens.toml --otlp-endpoint http://collector:4317
 
 Flags take precedence over environment variables, those over the configuration file, and the file over the defaults.
@@ -31,8 +32,18 @@ pub struct ServeCommand {
 
     /// Models to serve: a directory of NAME/VERSION/model.pt2, one model's directory, a .pt2 file, or builtin:identity
     /// [default: models]
-    #[arg(long, env = "CAMLENS_MODELS", value_name = "PATH")]
+    #[arg(long, alias = "model-repository", env = "CAMLENS_MODELS", value_name = "PATH")]
     models: Option<PathBuf>,
+
+    /// Interval at which the models are looked at: what has come or changed is served without a restart; 0: never
+    /// [default: 0]
+    #[arg(long, env = "CAMLENS_POLL", value_name = "SECONDS")]
+    poll: Option<u32>,
+
+    /// Most memory of all models together, such as 6GiB or 50%: the one that was used the longest time ago leaves it
+    /// until it is asked for again [default: what the process may use]
+    #[arg(long, env = "CAMLENS_MODELS_MEMORY", value_name = "BYTES")]
+    models_memory: Option<MemoryLimit>,
 
     /// Address to listen on: HOST:PORT or unix:/PATH; may be repeated [default: 127.0.0.1:8033]
     #[arg(long, env = "CAMLENS_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
@@ -191,6 +202,8 @@ impl ServeCommand {
         let ServeCommand {
             config,
             models,
+            poll,
+            models_memory,
             listen,
             unix_socket_mode,
             tls_certificate,
@@ -228,6 +241,8 @@ impl ServeCommand {
             }
         }
         set(&mut out.models.repository, models);
+        set(&mut out.models.poll_s, poll);
+        set(&mut out.models.memory_limit, models_memory.map(Some));
         set(&mut out.server.listen, (!listen.is_empty()).then_some(listen));
         set(&mut out.server.unix_socket_mode, unix_socket_mode);
         set(&mut out.server.tls.certificate, tls_certificate.map(Some));

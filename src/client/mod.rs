@@ -61,6 +61,7 @@ pub use self::session::{Adjust, Event, OnEvent, Pace, Reconnect, Session, stream
 pub use self::trouble::{Trouble, find as find_trouble};
 use crate::proto::v1::explain_service_client::ExplainServiceClient;
 use crate::proto::v1::model_service_client::ModelServiceClient;
+use crate::proto::v1::repository_service_client::RepositoryServiceClient;
 
 /// Largest message. Answers with several float maps of a large input exceed gRPC's default of 4 MiB.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
@@ -161,6 +162,14 @@ pub fn explain_client(link: Link) -> ExplainServiceClient<Link> {
 /// A client of `ModelService` over `link`.
 pub fn model_client(link: Link) -> ModelServiceClient<Link> {
     ModelServiceClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// A client of `RepositoryService`, which a server's admin port has.
+pub type RepositoryClient = RepositoryServiceClient<Link>;
+
+/// A client of `RepositoryService` over `link`.
+pub fn repository_client(link: Link) -> RepositoryClient {
+    RepositoryServiceClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// The text of the innermost cause; tonic's own text is only "transport error".

@@ -52,11 +52,25 @@ pub struct ModelsConfig {
     pub repository: PathBuf,
     /// Bytes of the weights and constants of one model.
     pub max_weight_bytes: u64,
+    /// How often the repository is looked at for models that have come, changed or gone. 0: never.
+    pub poll_s: u32,
+    /// The most memory of all models together, in bytes or as a share of the memory that the process may use. `None`:
+    /// what the process may use.
+    pub memory_limit: Option<MemoryLimit>,
+    /// How long open streams go on with a model that was replaced or is no longer served. Then they are told to go to
+    /// the new one. `None`: until they end.
+    pub stream_grace_s: Option<u32>,
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        ModelsConfig { repository: PathBuf::from("models"), max_weight_bytes: 8 << 30 }
+        ModelsConfig {
+            repository: PathBuf::from("models"),
+            max_weight_bytes: 8 << 30,
+            poll_s: 0,
+            memory_limit: None,
+            stream_grace_s: None,
+        }
     }
 }
 

@@ -188,6 +188,9 @@ pub struct Loaded {
 const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 impl Description {
+    /// The file's name, in the directory of a version or of a model.
+    pub const FILE_NAME: &str = "model.toml";
+
     /// Reads `model.toml` from `directory`, which holds one version of a model, and the labels file that it names. A
     /// missing `model.toml` means the defaults.
     ///
@@ -195,7 +198,7 @@ impl Description {
     /// [`ModelError::Read`] for a file that cannot be read, [`ModelError::Description`] for one that is too large, does
     /// not parse or holds a wrong value.
     pub fn load(directory: &Path) -> Result<Loaded, ModelError> {
-        let path = directory.join("model.toml");
+        let path = directory.join(Self::FILE_NAME);
         let description = if path.exists() { Self::parse(&read_text(&path)?, &path)? } else { Description::default() };
         let labels = match &description.output.labels_file {
             Some(_) if !description.output.labels.is_empty() => {
@@ -204,19 +207,26 @@ impl Description {
                     problem: "output.labels and output.labels_file are both given; keep one".into(),
                 });
             }
-            Some(file) => {
-                // A path with more components could lead out of the model's directory.
-                if Path::new(file).components().count() != 1 {
-                    let problem = format!("output.labels_file = {file:?} must be the name of a file beside model.toml");
-                    return Err(ModelError::Description { path, problem });
-                }
-                let text = read_text(&directory.join(file))?;
-                // Editors leave empty lines at the end.
-                text.trim_end().lines().map(|line| line.trim().to_owned()).collect()
-            }
+            Some(file) => Self::read_labels(&path, file)?,
             None => description.output.labels.clone(),
         };
         Ok(Loaded { path, description, labels })
+    }
+
+    /// Reads the labels file that a description at `path` names: one label a line, in class order.
+    ///
+    /// # Errors
+    /// As [`Description::load`].
+    pub(super) fn read_labels(path: &Path, file: &str) -> Result<Vec<String>, ModelError> {
+        // A path with more components could lead out of the model's directory.
+        if Path::new(file).components().count() != 1 || file == ".." {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let problem = format!("the labels file {file:?} must be the name of a file beside {name}");
+            return Err(ModelError::Description { path: path.to_owned(), problem });
+        }
+        let text = read_text(&path.with_file_name(file))?;
+        // Editors leave empty lines at the end.
+        Ok(text.trim_end().lines().map(|line| line.trim().to_owned()).collect())
     }
 
     /// Parses the text of a `model.toml` and checks its values. `path` is for messages.

@@ -11,7 +11,7 @@ use tch::{Kind, Tensor};
 
 use super::assembly::Assembly;
 use super::axes::Axes;
-use super::description::{Description, ExplainDescription, Loaded};
+use super::description::ExplainDescription;
 use super::dimension::Dimension;
 use super::functional::{self, Functional, Probe};
 use super::graph::{Graph, Input, Output};
@@ -22,6 +22,7 @@ use super::layers::Layers;
 use super::loaded::Model;
 use super::node::{Node, ValueId, ValueInfo};
 use super::program::Program;
+use super::repository::VersionFiles;
 use super::stored::Stored;
 use super::{LoadLimits, ModelError, dtype, rectifier};
 use crate::torch::Value;
@@ -160,22 +161,18 @@ impl Model {
     /// # Errors
     /// What is wrong with the file or its description, in words for the person who has it.
     pub fn load(name: &str, version: i64, path: &Path, limits: &LoadLimits) -> Result<Self, ModelError> {
-        let (program, digest, loaded) = if identity::is_builtin(path) {
+        let (program, digest, files) = if identity::is_builtin(path) {
             identity::place(path)?;
-            (identity::program(limits)?, identity::digest(), identity::description())
+            (identity::program(limits)?, identity::digest(), VersionFiles::described(identity::description()))
         } else {
-            let (file, loaded) = if path.is_dir() {
-                let loaded = Description::load(path)?;
-                (import::model_file(path).unwrap_or_else(|| path.join(import::file_names())), loaded)
-            } else {
-                (path.to_owned(), Loaded::default())
-            };
-            let program = import::import(&file, loaded.description.input.picture_size(), limits)?;
-            let digest = digest(&file, &program.files)?;
-            (program, digest, loaded)
+            let files = VersionFiles::find(path)?;
+            let program = import::import(&files.model, files.picture, limits)?;
+            let digest = digest(&files.model, &program.files)?;
+            (program, digest, files)
         };
         let imported = Imported::run(&program)?;
-        let notices = program.notices.clone();
+        let VersionFiles { loaded, mut notices, .. } = files;
+        notices.extend(program.notices.iter().cloned());
         drop(program);
         let max_rows = imported.max_rows()?;
         Assembly { name, version, digest, max_rows, notices, graph: imported.graph, loaded }.finish()
@@ -282,10 +279,10 @@ pub(super) fn bytes(tensor: &Tensor) -> usize {
 }
 
 /// The SHA-256 of a model's file, and of those beside it that it reads.
-fn digest(file: &Path, others: &[PathBuf]) -> Result<String, ModelError> {
+fn digest(file: &Path, others: &[(PathBuf, PathBuf)]) -> Result<String, ModelError> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0u8; 1 << 20];
-    for file in [file].into_iter().chain(others.iter().map(PathBuf::as_path)) {
+    for file in [file].into_iter().chain(others.iter().map(|(_, path)| path.as_path())) {
         let read = |source| ModelError::Read { path: file.to_owned(), source };
         let mut reader = File::open(file).map_err(read)?;
         loop {

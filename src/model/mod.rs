@@ -2,8 +2,9 @@
 //!
 //! An importer ([`import`]) reads a file into a `program` (nodes that read and define names, in-place writes included).
 //! `functional` gives it values that are computed once; `load` checks it, folds constants and finds shapes. The result
-//! is a [`graph::Graph`] with named [`layers`]. [`description`] is `model.toml`; [`Metadata`] is the model's
-//! description for users. The built-in model, [`import::identity`], has no file: its program is made in code.
+//! is a [`graph::Graph`] with named [`layers`]. [`description`] is `model.toml`, and [`facts`] drafts one; [`Metadata`]
+//! is the model's description for users. A [`repository`] is a directory of models. The built-in model,
+//! [`import::identity`], has no file: its program is made in code.
 //!
 //! Files are untrusted. Importers bound what they unpack, `allowed_operators` bounds what may be called, `functional`
 //! how far aliases are followed, and `guard` checks every call at load and the size of its results before it runs.
@@ -18,6 +19,7 @@ pub mod description;
 pub mod dimension;
 pub(crate) mod dtype;
 mod error;
+pub mod facts;
 mod functional;
 pub mod graph;
 mod guard;
@@ -38,7 +40,7 @@ pub mod node;
 pub mod operation;
 mod program;
 mod rectifier;
-mod repository;
+pub mod repository;
 mod scores;
 pub mod stored;
 mod unguided;

@@ -163,8 +163,8 @@ pub struct Program {
     pub outputs: Vec<(String, Option<String>)>,
     /// Every module path of the program.
     pub paths: BTreeSet<String>,
-    /// The files beside the model's own that hold weights.
-    pub files: Vec<PathBuf>,
+    /// The files beside the model's own that hold weights: the path that the model names each by, and where it is.
+    pub files: Vec<(PathBuf, PathBuf)>,
     /// What of the file is not computed as it is written, each in one sentence.
     pub notices: Vec<String>,
     /// What it was read within, and what running it may cost.

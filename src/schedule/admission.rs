@@ -21,11 +21,18 @@ pub enum AdmissionError {
 /// A frame's share of the budgets; dropping it gives it back.
 #[derive(Debug)]
 pub struct Admission {
-    _permits: [Permit; 3],
+    _permits: Option<[Permit; 3]>,
+}
+
+impl Admission {
+    /// For the one frame that proves a model: no client waits for it, and clients' frames may hold all budgets.
+    pub(super) fn uncounted() -> Self {
+        Admission { _permits: None }
+    }
 }
 
 #[derive(Debug)]
-struct Permit {
+pub(super) struct Permit {
     _frame: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
@@ -39,13 +46,14 @@ impl Budgets {
     /// Admits a frame of `bytes` now or not at all.
     pub(super) fn try_admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
         let [stream, model, process] = &self.0;
-        Ok(Admission { _permits: [stream.try_take(bytes)?, model.try_take(bytes)?, process.try_take(bytes)?] })
+        Ok(Admission { _permits: Some([stream.try_take(bytes)?, model.try_take(bytes)?, process.try_take(bytes)?]) })
     }
 
     /// Admits a frame of `bytes` as soon as there is room; first come, first served.
     pub(super) async fn admit(&self, bytes: u64) -> Result<Admission, AdmissionError> {
         let [stream, model, process] = &self.0;
-        Ok(Admission { _permits: [stream.take(bytes).await?, model.take(bytes).await?, process.take(bytes).await?] })
+        let permits = [stream.take(bytes).await?, model.take(bytes).await?, process.take(bytes).await?];
+        Ok(Admission { _permits: Some(permits) })
     }
 }
 
@@ -86,7 +94,7 @@ impl Budget {
         InWork { frames: frames.saturating_sub(self.frames.available_permits()), bytes: taken * BYTES_PER_PERMIT }
     }
 
-    fn try_take(&self, bytes: u64) -> Result<Permit, AdmissionError> {
+    pub(super) fn try_take(&self, bytes: u64) -> Result<Permit, AdmissionError> {
         let frame = Arc::clone(&self.frames).try_acquire_owned().map_err(|_| self.no_frames())?;
         let permit =
             Arc::clone(&self.bytes).try_acquire_many_owned(self.permits(bytes)).map_err(|_| self.no_bytes(bytes))?;

@@ -28,9 +28,6 @@ pub enum JobError {
     Broken,
     #[error("the server is stopping")]
     Stopped,
-    /// Its stream was opened before the model was removed.
-    #[error("the model has been removed from the server")]
-    ModelRemoved,
     #[error("the frame's time to live ran out before it was explained")]
     Expired,
 }

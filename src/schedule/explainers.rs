@@ -34,7 +34,8 @@ impl Explainers {
         self.of.lock().get(&key).map(|explainer| explainer.share_on(device))
     }
 
-    pub(super) fn remove(&self, key: ModelKey) {
+    /// Takes a model back.
+    pub fn remove(&self, key: ModelKey) {
         // Dropped without the lock.
         let removed = self.of.lock().remove(&key);
         drop(removed);

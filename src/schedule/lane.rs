@@ -12,6 +12,8 @@ pub struct Lane {
     pub(super) key: StreamKey,
     pub(super) model: Arc<Served>,
     pub(super) budgets: Budgets,
+    /// Counts the lanes of the model.
+    pub(super) _open: Arc<()>,
 }
 
 impl Lane {

@@ -9,11 +9,10 @@
 //!
 //! A frame's [`Ticket`] says who ends it: the answer, a newer frame, its age, a cancel, the stream's end. It is one
 //! atomic value, so each frame ends once. Models are known by their [`ModelKey`] and come and go while frames run
-//! (`registry`). Before the first frame of a client, [`warm_up`] explains one frame with each model; afterwards workers
-//! tune their devices while no frame waits ([`AsyncDevice::tune`]). [`Admission`] bounds memory: frames and bytes of a
-//! stream, of a model, and of the process. Inputs are kept in `buffers` that frames reuse. In the `background`,
-//! everything that takes long runs on threads of the scheduler's idle class. [`capacity`] says how many streams all
-//! this can serve.
+//! (`registry`): [`add_model`] explains one frame with each before clients get it. Workers tune their devices while no
+//! frame waits ([`AsyncDevice::tune`]). [`Admission`] bounds memory: frames and bytes of a stream, of a model, and of
+//! the process. Inputs are kept in `buffers` that frames reuse. In the `background`, everything that takes long runs on
+//! threads of the scheduler's idle class. [`capacity`] says how many streams all this can serve.
 
 mod admission;
 mod background;
@@ -65,7 +64,7 @@ pub use queue::ticket::Ticket;
 pub use registry::Models;
 pub use row_input::RowInput;
 pub use served::{ReducedPrecision, Served, ServedLimits};
-pub use warm_up::{WarmUpError, add_model, warm_up};
+pub use warm_up::{WarmUpError, add_model};
 
 /// The maps of one class at one target layer, in host memory.
 pub type TargetValues = crate::explain::TargetMaps<HostMap>;

@@ -1,13 +1,16 @@
 //! A model as frames use it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tch::{Device, Kind};
+use tokio_util::sync::CancellationToken;
 
+use super::admission::Budget;
 use super::batching::Batching;
 use super::buffers::Buffers;
 use super::error::JobError;
-use super::model_key::{ModelKey, Slot};
+use super::model_key::ModelKey;
 use super::outputs::Outputs;
 use super::row_input::PreparedInput;
 use crate::explain::Mode;
@@ -60,8 +63,14 @@ pub struct Served {
     workers: Option<Vec<usize>>,
     allows_tf32: bool,
     key: ModelKey,
-    /// Set when the model is registered with an engine.
-    pub(super) slot: OnceLock<Arc<Slot>>,
+    /// Counts the model's frames, with those of the models of its name and version that it replaces. Set when the model
+    /// is registered with an engine.
+    pub(super) budget: OnceLock<Budget>,
+    /// One more than the lanes that are open.
+    pub(super) lanes: Arc<()>,
+    /// The number of the last use, among those of all models.
+    pub(super) last_use: AtomicU64,
+    retired: CancellationToken,
 }
 
 impl Served {
@@ -97,7 +106,10 @@ impl Served {
             workers: None,
             allows_tf32: false,
             key: ModelKey::new(),
-            slot: OnceLock::new(),
+            budget: OnceLock::new(),
+            lanes: Arc::new(()),
+            last_use: AtomicU64::new(0),
+            retired: CancellationToken::new(),
         })
     }
 
@@ -121,6 +133,25 @@ impl Served {
     /// Whether products of float32 may have the precision of TF32, in exact mode too.
     pub fn allows_tf32(&self) -> bool {
         self.allows_tf32
+    }
+
+    /// The streams and calls that use the model now.
+    pub fn open_lanes(&self) -> usize {
+        Arc::strong_count(&self.lanes) - 1
+    }
+
+    /// Rises with every use of any model: the model with the lowest number was used the longest time ago.
+    pub fn last_use(&self) -> u64 {
+        self.last_use.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when new streams no longer get the model: it was replaced, retired or evicted.
+    pub async fn retired(&self) {
+        self.retired.cancelled().await;
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.cancel();
     }
 
     /// Identifies this model among all that the process loads.

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, mpsc};
 
+use super::admission::Admission;
 use super::engine::Engine;
 use super::error::JobError;
 use super::job::{Answer, Job, Outcome, Reply};
@@ -37,18 +38,12 @@ pub enum WarmUpCause {
     NotFinite { what: &'static str },
 }
 
-/// Explains one frame with each model, through the stages of a client's frame; blocks until all are explained. The
-/// request has the defaults: the top class, Guided Grad-CAM at the default target layer. For a model without a default
-/// target layer, which each request has to name, only the guided gradient is computed.
+/// Loads a model into a running engine and explains one frame with it, through the stages of a client's frame; blocks
+/// until then. New streams get it once it has explained the frame. It then replaces a model of the same name and
+/// version, if there is one.
 ///
-/// # Errors
-/// The first model that fails, with the cause in words for the operator.
-pub fn warm_up(engine: &Engine) -> Result<(), WarmUpError> {
-    engine.served().iter().try_for_each(|model| prove(engine, model))
-}
-
-/// Loads a model into a running engine and explains one frame with it; blocks until then. New streams get it once it
-/// has explained the frame. It then replaces a model of the same name and version, if there is one.
+/// The request has the defaults: the top class, Guided Grad-CAM at the default target layer. For a model without a
+/// default target layer, which each request has to name, only the guided gradient is computed.
 ///
 /// # Errors
 /// When the model cannot be loaded or explained. Its name is then known as one that cannot run, unless a model of the
@@ -58,7 +53,7 @@ pub fn add_model(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpError
     let proved = loaded.and_then(|()| prove(engine, model));
     match &proved {
         Ok(()) => engine.publish(model),
-        Err(_) => engine.fail(model),
+        Err(error) => engine.fail(model, error.to_string()),
     }
     proved
 }
@@ -104,7 +99,7 @@ fn explain_first(engine: &Engine, model: &Arc<Served>) -> Result<(), WarmUpCause
     } else {
         tracing::info!(name, version, map_cosine, logit_difference, "bfloat16 beside float32 for a first frame");
     }
-    // It is set already only in a second warm-up of the same engine.
+    // It is set already only if the same model is added twice.
     let _ = model.reduced.set(found);
     Ok(())
 }
@@ -144,7 +139,6 @@ fn explain(
     let payload = first_frame(model);
     model.check_header(&payload, &outputs).map_err(WarmUpCause::Job)?;
     let lane = engine.lane(model);
-    let admission = lane.try_admit(0).map_err(|_| WarmUpCause::Job(JobError::Stopped))?;
     let (told, outcome) = mpsc::channel::<Outcome>();
     engine.submit(Job {
         lane,
@@ -155,7 +149,7 @@ fn explain(
         outputs,
         payload,
         progress: Progress::start(engine.clock().now()),
-        admission,
+        admission: Admission::uncounted(),
         onlooker: None,
         // The receiver waits below.
         reply: Reply::new(move |outcome| drop(told.send(outcome))),
@@ -197,26 +191,48 @@ mod tests {
     use crate::telemetry::Timings;
 
     #[test]
-    fn each_model_explains_a_frame_and_the_first_that_fails_is_named() {
-        let models = [served("sound", 4), served("broken", 4), served("never", 4)];
+    fn a_model_that_cannot_explain_a_frame_is_named_with_the_cause_and_does_not_take_over() {
         let batches = std::sync::atomic::AtomicU32::new(0);
         let bench = Bench::new(
-            &models,
+            &[],
             Box::new(move |_, _| match batches.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
                 0 => Ok(()),
                 _ => Err(ExplainError::NotFinite),
             }),
         );
-        let error = std::thread::scope(|scope| {
-            let warming = scope.spawn(|| warm_up(&bench.engine));
-            for _ in 0..2 {
+        let add = |name: &str| {
+            let model = served(name, 4);
+            std::thread::scope(|scope| {
+                let adding = scope.spawn(|| add_model(&bench.engine, &model));
                 bench.began();
                 bench.go();
-            }
-            warming.join().expect("no panic").expect_err("one is broken")
-        });
+                adding.join().expect("no panic")
+            })
+        };
+        add("sound").expect("it can run");
+        let error = add("broken").expect_err("it is broken");
         assert_eq!((error.name.as_str(), error.version), ("broken", 1));
         assert!(error.to_string().contains("cannot explain a first frame: the model gave a logit"), "{error}");
+        let models = bench.engine.models();
+        assert_eq!((models.can_run("sound"), models.can_run("broken")), (Some(true), Some(false)));
+        assert_eq!(models.problems[&("broken".to_owned(), Some(1))], error.to_string());
+    }
+
+    #[test]
+    fn a_model_is_proved_although_frames_hold_all_budgets() {
+        let model = served("m", 1);
+        let bench = Bench::new(std::slice::from_ref(&model), Box::new(|_, _| Ok(())));
+        let lane = bench.engine.lane(&model);
+        let held: Vec<_> = std::iter::from_fn(|| lane.try_admit(1).ok()).collect();
+        assert!(!held.is_empty() && lane.try_admit(1).is_err());
+        let new = served("m", 1);
+        std::thread::scope(|scope| {
+            let adding = scope.spawn(|| add_model(&bench.engine, &new));
+            bench.began();
+            bench.go();
+            adding.join().expect("no panic").expect("it can run");
+        });
+        assert_eq!(bench.engine.served()[0].key(), new.key());
     }
 
     fn answer(values: [f32; 2], logits: &[(u32, f32)]) -> Answer {

@@ -1,6 +1,7 @@
 //! The admin port: plain HTTP for operators, apart from the addresses that serve frames.
 //!
-//! It reveals no secrets. All that it can change is the log's filter, and only for a caller on the same machine.
+//! It reveals no secrets. It can change the log's filter and, over gRPC, which models are loaded, both only for callers
+//! on the same machine.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,13 +13,14 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
 
+use super::camlens::repository::Administration;
 use super::pages::{self, Pages};
 use crate::build_facts;
 use crate::config::Config;
 use crate::telemetry::log;
 
 /// Everything that the port answers.
-pub(super) fn routes(pages: Pages, config: &Config) -> Router {
+pub(super) fn routes(pages: Pages, config: &Config, administration: Administration) -> Router {
     let config: Arc<str> = effective(config).into();
     let own = Router::new().route("/config", get(show_config)).with_state(config);
     pages::routes(pages)
@@ -26,6 +28,7 @@ pub(super) fn routes(pages: Pages, config: &Config) -> Router {
         .route("/version", get(version))
         .route("/log", get(log_filter).put(set_log_filter))
         .merge(own)
+        .merge(administration.routes())
 }
 
 async fn index() -> &'static str {
@@ -35,7 +38,8 @@ async fn index() -> &'static str {
      /metrics  for Prometheus\n\
      /version  what was built\n\
      /config   the effective configuration, as TOML\n\
-     /log      the log's filter; PUT another one from the same machine: curl -X PUT -d camlens=debug …/log\n"
+     /log      the log's filter; PUT another one from the same machine: curl -X PUT -d camlens=debug …/log\n\n\
+     Over gRPC: camlens.v1.RepositoryService, which `camlens models load`, `unload`, `reload` and `repository` call.\n"
 }
 
 async fn version() -> Json<serde_json::Value> {

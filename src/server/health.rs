@@ -6,7 +6,7 @@
 //! - The whole server (the empty name) and its services are SERVING when at least one model can run. A model that fails
 //!   thus takes itself out and no other; a load balancer that asks for the whole server still sends frames for those
 //!   that run. `camlens serve` starts only when every configured model has explained a first frame, so a server that
-//!   has just become ready serves all of them.
+//!   has just become ready serves all of them; where the repository is polled, it serves those that can.
 //!
 //! The names of models are those that the engine has registered, and change with them. `Check` and `Watch` differ on
 //! names that are not known, as the protocol has it.
@@ -111,7 +111,7 @@ impl ReadinessSwitch {
 
     pub(super) fn now(&self) -> Readiness {
         let readiness = *self.0.readiness.borrow();
-        let has_no_model = || self.models().is_some_and(|models| models.borrow().served.is_empty());
+        let has_no_model = || self.models().is_some_and(|models| models.borrow().available().next().is_none());
         if readiness == Readiness::Serving && has_no_model() { Readiness::NoModel } else { readiness }
     }
 
@@ -199,8 +199,8 @@ mod tests {
     use crate::schedule::fake::served;
 
     fn models(served: &[Arc<Served>], failed: &[&str]) -> Arc<Models> {
-        let failed = failed.iter().map(|name| ((*name).to_owned(), 1)).collect();
-        Arc::new(Models { served: served.into(), failed })
+        let problem = |name: &&str| (((*name).to_owned(), Some(1)), "it is broken".to_owned());
+        Arc::new(Models { served: served.into(), problems: failed.iter().map(problem).collect(), ..Models::default() })
     }
 
     #[test]

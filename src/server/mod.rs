@@ -9,9 +9,9 @@
 //! - `transport` has sockets, TLS, tokens, deadlines, compression and the metering of calls; `quota` bounds
 //!   connections, streams and unread answers. Both serve any face.
 //! - `service` is the state that the services share, `routes` lists what can be called, `health` says what can be used.
-//! - `devices` finds what runs the models. `start`, `load`, `shutdown`, `reclaim`, `resize` and `readings` run the
-//!   server; `admin` is the port for operators, `probes` the one for probes and metrics alone, and `pages` what both
-//!   have.
+//! - `devices` finds what runs the models, and `repository` keeps the models as their directory has them. `start`,
+//!   `load`, `shutdown`, `reclaim`, `resize`, `readings` and `own_thread` run the server; `admin` is the port for
+//!   operators, `probes` the one for probes and metrics alone, and `pages` what both have.
 
 mod admin;
 mod camlens;
@@ -20,12 +20,14 @@ mod frame_account;
 mod health;
 mod live_page;
 mod load;
+mod own_thread;
 mod pages;
 mod probes;
 mod quota;
 mod readings;
 mod reclaim;
 mod refusal;
+mod repository;
 mod resize;
 mod routes;
 mod service;

@@ -7,6 +7,7 @@ use crate::telemetry::metrics::{Metrics, catalogue};
 use crate::torch::cuda::Cuda;
 
 use super::devices::Devices;
+use super::repository::RepositoryHandle;
 use super::service::Service;
 use super::transport::connections::Connections;
 
@@ -36,6 +37,9 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     if let Some(cuda) = service.devices.cuda {
         device_memory(metrics, cuda, &service.devices);
     }
+    if let Some(repository) = service.repository.clone() {
+        models(metrics, repository);
+    }
     let unsent = service.unsent.clone();
     metrics.observe(&catalogue::UNSENT_SIZE, Box::new(move |tell| tell(unsent.bytes() as f64, &[])));
     let streams = service.stream_slots.clone();
@@ -46,6 +50,31 @@ pub(super) fn observe(metrics: &Metrics, service: &Service, connections: &Connec
     metrics.observe(&catalogue::CONNECTIONS, Box::new(move |tell| tell(open.open().into(), &[])));
     let refused = connections.clone();
     metrics.observe(&catalogue::CONNECTIONS_REFUSED, Box::new(move |tell| tell(refused.refused() as f64, &[])));
+}
+
+/// Readings of the repository.
+fn models(metrics: &Metrics, repository: RepositoryHandle) {
+    let of = |name: &str, version: i64| {
+        [KeyValue::new(catalogue::MODEL_NAME, name.to_owned()), KeyValue::new(catalogue::MODEL_VERSION, version)]
+    };
+    let changes = repository.clone();
+    metrics.observe(
+        &catalogue::MODEL_CHANGES,
+        Box::new(move |tell| {
+            for ((name, version), change, count) in changes.view().lock().changes() {
+                let [name, version] = of(name, *version);
+                tell(count as f64, &[name, version, KeyValue::new("camlens.change", change.name())]);
+            }
+        }),
+    );
+    metrics.observe(
+        &catalogue::MODEL_MEMORY,
+        Box::new(move |tell| {
+            for view in repository.view().lock().versions.iter().filter(|view| view.bytes > 0) {
+                tell(view.bytes as f64, &of(&view.name, view.version.unwrap_or_default()));
+            }
+        }),
+    );
 }
 
 /// Readings of the memory of CUDA devices.

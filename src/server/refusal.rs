@@ -151,7 +151,6 @@ impl From<&JobError> for Refusal {
             JobError::OutOfMemory => Refusal::busy(error.to_string()),
             JobError::Broken => Refusal::new(Code::Internal, "", error.to_string()),
             JobError::Expired => Refusal::new(Code::DeadlineExceeded, "frame.time_to_live", error.to_string()),
-            JobError::ModelRemoved => Refusal::new(Code::NotFound, "model.name", error.to_string()),
             JobError::Stopped => Refusal::new(Code::Unavailable, "", error.to_string()),
         }
     }

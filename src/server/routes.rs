@@ -22,6 +22,11 @@ pub(super) fn routes(
             .register_encoded_file_descriptor_set(camlens::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    // The descriptors have the services of the admin port, too.
+    let reflection = || {
+        let services = camlens::SERVICES.into_iter().chain(["grpc.health.v1.Health"]);
+        services.fold(reflection(), |builder, service| builder.with_service_name(service))
+    };
     Ok(camlens::routes(service, max_frame_bytes)
         .add_service(HealthServer::new(health))
         .add_service(reflection().build_v1()?)

@@ -17,6 +17,7 @@ use super::quota::credit::Credit;
 use super::quota::unsent::Unsent;
 use super::reclaim::Reclaim;
 use super::refusal::Refusal;
+use super::repository::RepositoryHandle;
 use super::shutdown::Shutdown;
 use crate::http::slots::{Full, Slot, Slots};
 
@@ -26,6 +27,10 @@ pub(super) struct Service {
     pub(super) engine: Engine,
     /// What runs the models.
     pub(super) devices: Arc<Devices>,
+    /// Keeps the models; `None`: they stay as they are.
+    pub(super) repository: Option<RepositoryHandle>,
+    /// How long streams go on with a model that was replaced.
+    pub(super) stream_grace: Option<Duration>,
     pub(super) telemetry: Telemetry,
     pub(super) limits: LimitsConfig,
     pub(super) drain_timeout: Duration,
@@ -47,13 +52,16 @@ impl Service {
     pub(super) fn new(
         config: &Config,
         (engine, devices): (Engine, Devices),
+        repository: Option<RepositoryHandle>,
         telemetry: Telemetry,
         shutdown: Shutdown,
     ) -> Self {
-        let Config { server, limits, .. } = config;
+        let Config { server, limits, models, .. } = config;
         Service {
             engine,
             devices: Arc::new(devices),
+            repository,
+            stream_grace: models.stream_grace_s.map(|seconds| Duration::from_secs(seconds.into())),
             telemetry,
             limits: *limits,
             drain_timeout: Duration::from_secs(server.drain_timeout_s.into()),

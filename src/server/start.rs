@@ -1,8 +1,6 @@
 //! From a configuration to a server that serves, and to its end.
 
 use std::net::SocketAddr;
-use std::panic::resume_unwind;
-use std::thread;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,13 +10,16 @@ use tokio_util::task::TaskTracker;
 
 use super::admin;
 use super::camlens;
+use super::camlens::repository::Administration;
 use super::devices::Devices;
 use super::health::HealthService;
 use super::live_page::LivePage;
-use super::load::load;
+use super::load::{Loaded, load};
+use super::own_thread::on_a_thread_of_its_own;
 use super::pages::{OperatorPort, Pages};
 use super::probes;
 use super::readings;
+use super::repository::{Keeper, keep};
 use super::resize;
 use super::routes::{method_name, routes, unknown_method};
 use super::service::Service;
@@ -112,7 +113,7 @@ impl Server {
         let config = &within_memory(config);
         let doors = Doors::open(config, &telemetry).await?;
         let devices = Devices::find(&DeviceConfig::default(), 1)?;
-        Self::serve(config, (engine, devices), doors, telemetry, shutdown)
+        Self::serve(config, (engine, devices), None, doors, telemetry, shutdown)
     }
 
     async fn load_and_serve(
@@ -122,19 +123,29 @@ impl Server {
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         let loading = config.clone();
-        let loaded = on_a_thread_of_its_own(move || load(&loading)).await?;
-        Self::serve(config, loaded, doors, telemetry, shutdown)
+        let Loaded { engine, devices, keeper } = on_a_thread_of_its_own(move || load(&loading)).await?;
+        Self::serve(config, (engine, devices), Some(keeper), doors, telemetry, shutdown)
     }
 
     fn serve(
         config: &Config,
         (engine, devices): (Engine, Devices),
+        keeper: Option<Keeper>,
         doors: Doors,
         telemetry: Telemetry,
         shutdown: Shutdown,
     ) -> Result<Self, StartError> {
-        let Doors { security, listeners, in_process, health, operators } = doors;
-        let service = Service::new(config, (engine.clone(), devices), telemetry.clone(), shutdown.clone())
+        let Doors { security, listeners, in_process, health, administration, operators } = doors;
+        let close = CancellationToken::new();
+        let mut transports = JoinSet::new();
+        let repository = keeper.map(|keeper| {
+            let poll = (config.models.poll_s > 0).then(|| Duration::from_secs(config.models.poll_s.into()));
+            let (repository, kept) = keep(keeper, poll, close.clone());
+            transports.spawn(kept);
+            administration.serve(repository.clone());
+            repository
+        });
+        let service = Service::new(config, (engine.clone(), devices), repository, telemetry.clone(), shutdown.clone())
             .with_view(operators.hub.clone());
         let (calls, drain_timeout) = (service.calls.clone(), service.drain_timeout);
         health.serve(engine.watch_models());
@@ -143,7 +154,6 @@ impl Server {
             readings::observe(metrics, &service, &connections);
         }
         let routes = routes(service, health.clone(), config.limits.max_frame_bytes)?;
-        let close = CancellationToken::new();
         let cores = Machine::this().resources().threads();
         let transport = Transport {
             config: config.server.clone(),
@@ -163,7 +173,6 @@ impl Server {
             ),
             close: close.clone(),
         };
-        let mut transports = JoinSet::new();
         let mut addresses = Vec::new();
         for (address, listener) in listeners {
             tracing::info!(%address, "listening");
@@ -251,28 +260,13 @@ fn within_memory(config: &Config) -> Config {
     Config { limits: config.limits.within(Machine::this().resources().memory()), ..config.clone() }
 }
 
-/// Runs `work` on a thread that ends with it. A thread of tokio's blocking pool would stay for ten seconds, with all
-/// that libtorch and the kernels keep for a thread.
-async fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (alive, ended) = tokio::sync::oneshot::channel::<()>();
-    let thread = thread::spawn(move || {
-        let _alive = alive;
-        work()
-    });
-    // An error, since nothing is ever sent: the thread is at its end, whether it panicked or not.
-    let _ = ended.await;
-    match thread.join() {
-        Ok(result) => result,
-        Err(panic) => resume_unwind(panic),
-    }
-}
-
 /// What is opened before the models are loaded, so that faults of addresses and certificates are reported first.
 struct Doors {
     security: Security,
     listeners: Vec<(ListenAddress, Listener)>,
     in_process: Option<Listener>,
     health: HealthService,
+    administration: Administration,
     operators: Operators,
 }
 
@@ -299,11 +293,12 @@ impl Doors {
         let security = Security::open(&config.server)?;
         let health = HealthService::starting(camlens::SERVICES);
         let pages = Pages { telemetry: telemetry.clone(), readiness: health.readiness().clone() };
+        let administration = Administration::default();
         let mut operators = Operators::default();
         if let Some(address) = &config.admin.listen {
-            let routes = admin::routes(pages.clone(), config);
-            let port =
-                OperatorPort { name: "admin port", key: "admin.listen", spoken: Spoken::Http1, bounds: OPERATORS };
+            let routes = admin::routes(pages.clone(), config, administration.clone());
+            let spoken = Spoken::Http1AndHttp2;
+            let port = OperatorPort { name: "admin port", key: "admin.listen", spoken, bounds: OPERATORS };
             operators.admin = Some(operators.serve(address, port, routes).await?);
         }
         if let Some(address) = &config.probes.listen {
@@ -317,7 +312,7 @@ impl Doors {
             operators.view = Some(operators.serve(address, page.port, page.routes).await?);
             operators.hub = Some(page.hub);
         }
-        Ok(Doors { security, listeners: Vec::new(), in_process: None, health, operators })
+        Ok(Doors { security, listeners: Vec::new(), in_process: None, health, administration, operators })
     }
 }
 

@@ -44,6 +44,16 @@ pub enum StartError {
          use {granted} (the limit of its cgroup, or the machine's memory)"
     )]
     Memory { name: String, version: i64, weights: Bytes, taken: Bytes, granted: Bytes },
+    #[error(
+        "model {name} version {version} takes {needed}, twice the bytes of its files, and the models in memory take \
+         {held} of {limit} (models.memory_limit): streams have them, or they have just been replaced"
+    )]
+    Budget { name: String, version: i64, needed: Bytes, held: Bytes, limit: Bytes },
+    #[error("model {name} version {version}: its files are being written")]
+    Changing { name: String, version: i64 },
+    /// A panic; the log has its message.
+    #[error("model {name} version {version}: something in camlens broke while it was loaded; the log has the cause")]
+    Broken { name: String, version: i64 },
     #[error("model {name} version {version}: {source}")]
     Preparation { name: String, version: i64, source: PreparationError },
     #[error(transparent)]
@@ -58,4 +68,11 @@ pub enum StartError {
     WarmUp(#[from] WarmUpError),
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+impl StartError {
+    /// Whether the same model may be loaded later.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, StartError::Budget { .. } | StartError::Memory { .. } | StartError::Changing { .. })
+    }
 }

@@ -224,7 +224,7 @@ mod tests {
     use crate::config::{Config, LimitsConfig, ModelsConfig};
     use crate::explain::Mode;
     use crate::schedule::MAX_PRIORITY;
-    use crate::server::load::load;
+    use crate::server::load::{Loaded, load};
     use crate::server::shutdown::Shutdown;
     use crate::server::transport::calls::TraceHeaders;
     use crate::telemetry::Telemetry;
@@ -235,7 +235,8 @@ mod tests {
         let mut config = Config { models, limits, ..Config::default() };
         change(&mut config);
         let loaded = load(&config).expect("the built-in model");
-        Service::new(&config, loaded, Telemetry::disabled(), Shutdown::new())
+        let Loaded { engine, devices, .. } = loaded;
+        Service::new(&config, (engine, devices), None, Telemetry::disabled(), Shutdown::new())
     }
 
     /// A face whose protocol is a grey picture and the number of classes wanted.

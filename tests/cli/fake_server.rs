@@ -250,7 +250,7 @@ impl ModelService for Service {
         let model = |name: String| v1::ModelSummary { name, version: 3, class_count: Some(2), ..Default::default() };
         // Larger than a pipe's buffer, so that writing fails once the reader has closed it.
         let models = (0..2000).map(|number| model(format!("fake-{number}-{}", "x".repeat(40)))).collect();
-        Ok(tonic::Response::new(v1::ListModelsResponse { models }))
+        Ok(tonic::Response::new(v1::ListModelsResponse { models, problems: Vec::new() }))
     }
 
     async fn get_model(

@@ -10,7 +10,7 @@
 # named.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
-campaigns=(fairness stuck_reader killed_clients sigterm batching overload telemetry)
+campaigns=(fairness stuck_reader killed_clients sigterm batching overload telemetry reload)
 campaigns+=(added_latency jpeg_throughput many_streams identity_rate memory)
 campaigns+=(neighbours quota background before viewers capacity camera)
 

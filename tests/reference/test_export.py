@@ -94,6 +94,45 @@ class Export(unittest.TestCase):
                 self.assertEqual(done.returncode, 0, done.stderr)
                 self.assert_doctor_is_content("PyTorch")
 
+    def test_a_checkpoint_of_timm_or_torchvision_brings_its_own_classes(self):
+        make = textwrap.dedent("""
+            import timm, torch, torchvision
+            torch.manual_seed(5)
+            model = timm.create_model("resnet18", num_classes=3)
+            torch.save({"epoch": 7, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, "t.pth")
+            torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), "v.pth")
+            torch.save(model, "whole.pth")
+        """)
+        made = self.run_here(sys.executable, "-c", make)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        for name, file in (("timm:resnet18", "t.pth"), ("torchvision:resnet18", "v.pth")):
+            with self.subTest(name):
+                done = self.export(name, "--checkpoint", file, "--classes", "3", "--labels", "labels.txt",
+                                   "--out", "models/m/1", "--force")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assert_doctor_is_content("PyTorch")
+        for arguments, word in [
+            (["timm:resnet18", "--checkpoint", "whole.pth", "--classes", "3"], "state_dict"),
+            (["timm:resnet18", "--checkpoint", "t.pth"], "--classes"),
+            (["timm:resnet34", "--checkpoint", "t.pth", "--classes", "3"], "missing"),
+            (["timm:resnet18", "--classes", "3"], "--checkpoint"),
+            (["networks.py:weld_inspector", "--checkpoint", "t.pth"], "build()"),
+            (["timm:resnet19", "--checkpoint", "t.pth"], "resnet18"),
+        ]:
+            with self.subTest(arguments):
+                done = self.export(*arguments, "--out", "models/n/1")
+                self.assertNotEqual(done.returncode, 0)
+                self.assertIn(word, done.stderr)
+                self.assertNotIn("Traceback", done.stderr)
+
+    def test_what_timm_prepares_is_written(self):
+        done = self.export("timm:vit_tiny_patch16_224", "--weights", "none", "--out", "models/m/1")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        text = (self.folder / "models/m/1/model.toml").read_text()
+        for line in ("resize = 248", "crop = [224, 224]", 'interpolation = "bicubic"', "token_grid = [14, 14]"):
+            self.assertIn(line, text)
+        self.assert_doctor_is_content("PyTorch")
+
     def test_what_cannot_be_exported_is_told_in_a_sentence(self):
         for arguments, word in [
             (["networks.py:Autocast", "--input", "3x32x32", "--out", "models/m/1"], "autocast"),

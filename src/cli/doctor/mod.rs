@@ -101,6 +101,10 @@ impl DoctorCommand {
             }
             all.push(findings);
         }
+        for ((name, version), why) in repository.problems() {
+            let which = version.map_or_else(|| name.clone(), |version| format!("{name}@{version}"));
+            writeln!(io::stderr().lock(), "{which} cannot be served: {why}")?;
+        }
         if self.json {
             let models: Value = all.iter().map(|findings| findings.json(self.layers)).collect();
             writeln!(io::stdout().lock(), "{models:#}")?;

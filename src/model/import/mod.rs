@@ -36,9 +36,31 @@ pub fn model_file(directory: &Path) -> Option<PathBuf> {
     IMPORTERS.iter().map(|importer| directory.join(importer.file_name())).find(|file| file.is_file())
 }
 
+/// Whether a file's extension is that of a format that is read.
+pub fn is_read(file: &Path) -> bool {
+    IMPORTERS.iter().any(|importer| Path::new(importer.file_name()).extension() == file.extension())
+}
+
 /// The names that a model's file may have in a version's directory, for messages: `model.pt2 or model.onnx`.
 pub fn file_names() -> String {
     IMPORTERS.map(Importer::file_name).join(" or ")
+}
+
+/// The name that a model's file has in a version's directory, and the files beside it that hold its weights: the path
+/// that the file names each by, and where it is.
+///
+/// # Errors
+/// Those of [`Importer::import`].
+pub fn files(file: &Path, limits: &LoadLimits) -> Result<(&'static str, Vec<(PathBuf, PathBuf)>), ModelError> {
+    let importer = of(file);
+    let program = importer.import(file, None, limits)?;
+    Ok((importer.file_name(), program.files))
+}
+
+/// The importer of a file's extension.
+fn of(file: &Path) -> &'static dyn Importer {
+    let reads = |importer: &&&dyn Importer| Path::new(importer.file_name()).extension() == file.extension();
+    *IMPORTERS.iter().find(reads).unwrap_or(&IMPORTERS[0])
 }
 
 /// Reads a model's file, by the importer of its extension. An input of [N, H, W, C] becomes one of [N, C, H, W].
@@ -46,8 +68,7 @@ pub fn file_names() -> String {
 /// # Errors
 /// Those of [`Importer::import`].
 pub fn import(file: &Path, picture: PictureSize, limits: &LoadLimits) -> Result<Program, ModelError> {
-    let reads = |importer: &&&dyn Importer| Path::new(importer.file_name()).extension() == file.extension();
-    let mut program = IMPORTERS.iter().find(reads).unwrap_or(&IMPORTERS[0]).import(file, picture, limits)?;
+    let mut program = of(file).import(file, picture, limits)?;
     channels_last::turn(&mut program)?;
     Ok(program)
 }

@@ -306,23 +306,36 @@ fn a_stream_keeps_its_model_when_that_is_replaced_and_new_streams_get_the_new_on
 }
 
 #[test]
-fn a_removed_model_finishes_its_frames_takes_no_more_and_is_unloaded() {
+fn a_retired_model_goes_on_for_its_streams_and_is_unloaded_when_they_end() {
     let model = served("m", 1);
     let scene = Scene::gated(&[Arc::clone(&model)]);
     let (lane, key) = (scene.bench.lane(&model), model.key());
     scene.bench.submit(&lane, 1);
     assert_eq!(scene.submitted(), [1]);
-    scene.bench.submit(&lane, 2);
-    assert!(scene.bench.engine.remove_model("m", 1) && !scene.bench.engine.remove_model("m", 1));
+    assert!(scene.bench.engine.retire_model("m", 1) && !scene.bench.engine.retire_model("m", 1));
     assert!(scene.bench.engine.served().is_empty());
-    scene.bench.submit(&lane, 3);
-    assert!(matches!(scene.bench.ended(), (3, Err(JobError::ModelRemoved))));
+    scene.bench.submit(&lane, 2);
+    assert_eq!(model.open_lanes(), 1);
     scene.bench.go();
     scene.bench.go();
     assert_eq!((scene.answered(1), scene.answered(2)), (1, 1));
     drop((lane, model));
     assert_eq!(scene.submitted(), [2]);
     assert_eq!(scene.event(), Event::Unloaded(key));
+    scene.bench.engine.stop();
+}
+
+#[test]
+fn the_model_that_was_used_last_is_known() {
+    let models = ["a", "b", "c"].map(|name| served(name, 1));
+    let scene = Scene::gated(&models);
+    let [a, b, c] = &models;
+    let lane = scene.bench.lane(a);
+    drop(scene.bench.lane(b));
+    assert!(c.last_use() < a.last_use() && a.last_use() < b.last_use());
+    scene.bench.submit(&lane, 1);
+    assert!(b.last_use() < a.last_use());
+    scene.bench.go();
     scene.bench.engine.stop();
 }
 

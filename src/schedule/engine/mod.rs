@@ -1,6 +1,6 @@
 //! Frames in, outcomes out: the queue's lock, and the threads that it feeds.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -93,6 +93,8 @@ pub struct Engine {
     shared: Arc<Shared>,
     process: Budget,
     next_stream: Arc<AtomicU64>,
+    /// Counts what models are used for.
+    uses: Arc<AtomicU64>,
     threads: Arc<Mutex<Option<Threads>>>,
 }
 
@@ -149,7 +151,7 @@ enum Work {
     End,
 }
 
-/// How often a worker with nothing to do looks whether a model that was removed or replaced can be unloaded.
+/// How often a worker with nothing to do looks whether a model that was retired or replaced can be unloaded.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(200);
 /// Time without work for any worker before one tunes its device: the next frame of a video may be about to come.
 const QUIET: Duration = Duration::from_millis(20);
@@ -196,7 +198,7 @@ impl Engine {
             workers: count,
         });
         for model in &served {
-            shared.registry.assign_slot(model, || config.model());
+            shared.registry.assign_budget(model, || config.model());
             shared.registry.publish(model);
         }
         let mut workers = Vec::with_capacity(count);
@@ -210,13 +212,19 @@ impl Engine {
             shared,
             process: config.process(),
             next_stream: Arc::default(),
+            uses: Arc::default(),
             threads: Arc::new(Mutex::new(Some((workers, pool)))),
         })
     }
 
     /// The models that can run, in the order of their registration.
     pub fn served(&self) -> Arc<[Arc<Served>]> {
-        Arc::clone(&self.shared.registry.models().served)
+        Arc::clone(&self.models().served)
+    }
+
+    /// The registered models.
+    pub fn models(&self) -> Arc<Models> {
+        self.shared.registry.models()
     }
 
     /// The registered models, and each change of them.
@@ -230,7 +238,7 @@ impl Engine {
     /// # Errors
     /// The device's error, or [`JobError::Stopped`]. Devices that have loaded the model unload it when it is dropped.
     pub(super) fn load(&self, model: &Arc<Served>) -> Result<(), JobError> {
-        self.shared.registry.assign_slot(model, || self.shared.config.model());
+        self.shared.registry.assign_budget(model, || self.shared.config.model());
         let (loaded, results) = mpsc::channel();
         let mut state = self.shared.state.lock();
         if state.tasks.is_none() {
@@ -254,14 +262,27 @@ impl Engine {
     }
 
     /// A model that was to be added cannot run. One that it was to replace goes on.
-    pub(super) fn fail(&self, model: &Served) {
-        self.shared.registry.fail(model);
+    pub(super) fn fail(&self, model: &Served, why: String) {
+        self.shared.registry.fail(model, why);
     }
 
-    /// Removes a model: frames that were submitted are explained, later ones of streams that are open end with
-    /// [`JobError::ModelRemoved`]. `false`: there is no such model.
-    pub fn remove_model(&self, name: &str, version: i64) -> bool {
-        let is_found = self.shared.registry.remove(name, version);
+    /// Names what cannot run, by name and version, and why; all of it.
+    pub fn set_problems(&self, problems: BTreeMap<(String, Option<i64>), String>) {
+        self.shared.registry.set_problems(problems);
+    }
+
+    /// Retires a model: new streams no longer get it, those that are open go on with it. Devices unload it when the
+    /// last one has ended. `false`: there is no such model.
+    pub fn retire_model(&self, name: &str, version: i64) -> bool {
+        let is_found = self.shared.registry.retire(name, version);
+        self.shared.wake_workers();
+        is_found
+    }
+
+    /// As [`Engine::retire_model`], of a model that is loaded again when it is asked for: [`Models::evicted`] has it
+    /// until then. `false`: it is not served.
+    pub fn evict_model(&self, name: &str, version: i64) -> bool {
+        let is_found = self.shared.registry.evict(name, version);
         self.shared.wake_workers();
         is_found
     }
@@ -270,17 +291,23 @@ impl Engine {
     /// [`JobError::Stopped`].
     pub fn lane(&self, model: &Arc<Served>) -> Lane {
         let stream = self.shared.config.stream();
-        let own = model.slot.get().map_or_else(|| self.shared.config.model(), |slot| slot.budget.clone());
+        let own = model.budget.get().cloned().unwrap_or_else(|| self.shared.config.model());
+        self.use_of(model);
         Lane {
             key: StreamKey(self.next_stream.fetch_add(1, Ordering::Relaxed)),
             model: Arc::clone(model),
             budgets: Budgets([stream, own, self.process.clone()]),
+            _open: Arc::clone(&model.lanes),
         }
+    }
+
+    fn use_of(&self, model: &Served) {
+        model.last_use.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     /// The frames and bytes in work of each model that can run.
     pub fn in_work(&self) -> Vec<(Arc<Served>, InWork)> {
-        let in_work = |model: &Arc<Served>| Some((Arc::clone(model), model.slot.get()?.budget.in_work()));
+        let in_work = |model: &Arc<Served>| Some((Arc::clone(model), model.budget.get()?.in_work()));
         self.served().iter().filter_map(in_work).collect()
     }
 
@@ -314,11 +341,10 @@ impl Engine {
         progress.mark(Stage::Receive, now);
         let ending = Ending::new(ticket.clone(), reply);
         // Dropping the ending replies that the engine does not serve the model.
-        let Some(slot) = model.slot.get() else { return handle };
-        if slot.is_removed() {
-            ending.finish(Err(JobError::ModelRemoved));
+        if model.budget.get().is_none() {
             return handle;
         }
+        self.use_of(&model);
         let count = targets.iter().fold(0u32, |sum, target| sum.saturating_add(target.count()));
         let cost = method.cost().runs(count);
         let turn = Turn::new(stream, ticket, priority.min(MAX_PRIORITY), cost, expires_at, now);

@@ -10,7 +10,7 @@ use crate::proto::v1::explain_service_server::ExplainService;
 use crate::schedule::Served;
 use crate::telemetry::Stage;
 
-use super::request::{expected, frame, options, selector};
+use super::request::{expected, frame, options};
 use super::response;
 use super::stream::StreamTask;
 use crate::server::frame_account::FrameAccount;
@@ -68,7 +68,7 @@ impl Service {
         self.refuse_while_draining()?;
         let accepted_at = self.engine.clock().now();
         let v1::ExplainRequest { model, options, frame } = request;
-        let model = Arc::clone(selector::select(&self.engine.served(), model.as_ref())?);
+        let model = self.model(model.as_ref()).await?;
         let frame = frame.ok_or_else(|| Refusal::invalid("frame", "frame is missing"))?;
         let echo = frame::echo(&frame);
         let header = frame::header(&frame, call, accepted_at);

@@ -1,11 +1,12 @@
 //! The face of `camlens.v1`. Generated types are converted here, and nowhere else in the server.
 //!
 //! [`request`] turns messages into what [`crate::server::submit`] takes, and [`response`] turns answers into messages.
-//! [`explain`] has the calls for one frame, [`stream`] drives a [`crate::stream::Session`] for each stream, and
-//! [`models`] lists the models.
+//! [`explain`] has the calls for one frame, [`stream`] drives a [`crate::stream::Session`] for each stream, [`models`]
+//! lists the models, and [`repository`] administers them, on the admin port.
 
 pub mod explain;
 pub mod models;
+pub mod repository;
 pub mod request;
 pub mod response;
 pub mod stream;
@@ -20,7 +21,7 @@ use crate::server::transport::serve::max_message_bytes;
 
 pub use crate::proto::FILE_DESCRIPTOR_SET;
 
-/// The services, as health knows them.
+/// The services, as health and reflection know them.
 pub(super) const SERVICES: [&str; 2] = [ExplainServiceServer::<Service>::NAME, ModelServiceServer::<Service>::NAME];
 
 /// The methods, as paths.
@@ -49,7 +50,9 @@ mod tests {
     fn services_and_methods_are_those_of_the_protocol() {
         let set = prost_types::FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("the protocol's descriptors");
         let files = set.file.iter().filter(|file| file.package() == "camlens.v1");
-        let services: Vec<_> = files.flat_map(|file| &file.service).collect();
+        // The one of the admin port is none of those where frames go.
+        let services = files.flat_map(|file| &file.service).filter(|service| service.name() != "RepositoryService");
+        let services: Vec<_> = services.collect();
         let mut names: Vec<String> = services.iter().map(|service| format!("camlens.v1.{}", service.name())).collect();
         let of = |service: &&prost_types::ServiceDescriptorProto| {
             let name = service.name().to_owned();

@@ -1,17 +1,14 @@
 //! `ModelService`: the models that are served.
 
-use std::sync::Arc;
-
 use tonic::{Request, Response, Status};
 
 use crate::model::description::{ColorOrder, Interpolation, Preprocessing, Resize};
 use crate::model::dimension::Dimension;
-use crate::model::{Activation, dtype};
+use crate::model::{Activation, Metadata, dtype};
 use crate::proto::v1;
 use crate::proto::v1::model_service_server::ModelService;
 use crate::schedule::Served;
 
-use super::request::selector::select;
 use super::response::identity;
 use crate::server::devices::Devices;
 use crate::server::service::Service;
@@ -19,22 +16,26 @@ use crate::server::service::Service;
 #[tonic::async_trait]
 impl ModelService for Service {
     async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
-        let mut models: Vec<_> = self.engine.served().iter().map(summary).collect();
+        let known = self.engine.models();
+        let mut models: Vec<_> = known.available().map(|model| summary(model)).collect();
         models.sort_by(|a, b| (&a.name, a.version).cmp(&(&b.name, b.version)));
-        Ok(Response::new(v1::ListModelsResponse { models }))
+        let problem = |((name, version), reason): (&(String, Option<i64>), &String)| v1::ModelProblem {
+            name: name.clone(),
+            version: *version,
+            reason: reason.clone(),
+        };
+        Ok(Response::new(v1::ListModelsResponse { models, problems: known.problems.iter().map(problem).collect() }))
     }
 
     async fn get_model(&self, request: Request<v1::GetModelRequest>) -> Result<Response<v1::GetModelResponse>, Status> {
         let selector = request.into_inner().model;
-        let served = self.engine.served();
-        let model = select(&served, selector.as_ref()).map_err(|refusal| refusal.into_status())?;
-        let metadata = metadata(model, self.limits.max_frame_bytes, &self.devices);
+        let model = self.model(selector.as_ref()).await.map_err(|refusal| refusal.into_status())?;
+        let metadata = metadata(&model, self.limits.max_frame_bytes, &self.devices);
         Ok(Response::new(v1::GetModelResponse { metadata: Some(metadata) }))
     }
 }
 
-fn summary(model: &Arc<Served>) -> v1::ModelSummary {
-    let about = &model.metadata;
+fn summary(about: &Metadata) -> v1::ModelSummary {
     v1::ModelSummary {
         name: about.name.clone(),
         version: about.version,

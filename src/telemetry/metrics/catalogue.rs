@@ -120,6 +120,21 @@ pub const QUEUE_SIZE: Metric = Metric {
     description: "Bytes that the frames in work take: sent, decoded, and as input; \
                   bounded by limits.model_queued_bytes",
 };
+pub const MODEL_CHANGES: Metric = Metric {
+    name: "camlens.model.changes",
+    kind: Kind::Counter,
+    unit: "{change}",
+    attributes: &[MODEL_NAME, MODEL_VERSION, "camlens.change"],
+    description: "What happened to the models of the repository: loaded, failed, retired, evicted",
+};
+pub const MODEL_MEMORY: Metric = Metric {
+    name: "camlens.model.memory.usage",
+    kind: Kind::UpDownCounter,
+    unit: "By",
+    attributes: &[MODEL_NAME, MODEL_VERSION],
+    description: "Memory that a served model is counted with, twice the bytes of its files; \
+                  bounded by models.memory_limit",
+};
 pub const UNSENT_SIZE: Metric = Metric {
     name: "camlens.unsent.size",
     kind: Kind::UpDownCounter,
@@ -227,7 +242,7 @@ pub const FILE_DESCRIPTORS: Metric = Metric {
 };
 
 /// The whole table.
-pub const METRICS: [&Metric; 25] = [
+pub const METRICS: [&Metric; 27] = [
     &FRAME_ENDED,
     &FRAME_DROPPED,
     &FRAME_DURATION,
@@ -238,6 +253,8 @@ pub const METRICS: [&Metric; 25] = [
     &PREDICTION_AGREEMENT,
     &QUEUE_FRAMES,
     &QUEUE_SIZE,
+    &MODEL_CHANGES,
+    &MODEL_MEMORY,
     &UNSENT_SIZE,
     &STREAMS,
     &CREDIT,

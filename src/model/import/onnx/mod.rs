@@ -104,6 +104,28 @@ pub fn evaluate(file: &Path, tensor: &Tensor, limits: &LoadLimits) -> Result<Vec
     Ok(functional.outputs.iter().map(|(_, value)| value.and_then(|_| found.next().flatten())).collect())
 }
 
+/// What a file says of itself besides its graph.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileFacts {
+    /// For people; empty if there is none.
+    pub documentation: String,
+    /// What exporters write, by key.
+    pub entries: BTreeMap<String, String>,
+}
+
+/// Reads what a file says of itself.
+///
+/// # Errors
+/// As [`Importer::import`].
+pub fn file_facts(file: &Path, limits: &LoadLimits) -> Result<FileFacts, ModelError> {
+    let Outline { model, .. } = outline::read(file, Files::open(file, limits)?.own(), limits)?;
+    let entry = |entry: &message::StringStringEntryProto| (entry.key().to_owned(), entry.value().to_owned());
+    Ok(FileFacts {
+        documentation: model.doc_string().to_owned(),
+        entries: model.metadata_props.iter().map(entry).collect(),
+    })
+}
+
 /// Reads a file and all weights.
 fn read(file: &Path, limits: &LoadLimits) -> Result<(Files, ModelProto, Initializers), ModelError> {
     let mut files = Files::open(file, limits)?;

@@ -53,7 +53,7 @@ impl Kind {
             (Kind::Node, 5) | (Kind::Function, 11) => Kind::Attribute,
             (Kind::Attribute, 5) => Kind::Tensor,
             (Kind::Attribute, 6) => Kind::Graph,
-            (Kind::Node, 9) | (Kind::Model, 8) | (Kind::Function, 9) | (Kind::Initializer | Kind::Tensor, 13) => {
+            (Kind::Node, 9) | (Kind::Model, 8 | 14) | (Kind::Function, 9) | (Kind::Initializer | Kind::Tensor, 13) => {
                 Kind::Entry
             }
             _ => return None,
@@ -63,7 +63,7 @@ impl Kind {
     /// Whether camlens reads the field. Others, such as documentation and recorded shapes, are left out.
     fn reads(self, field: u64) -> bool {
         match self {
-            Kind::Model => matches!(field, 1..=3 | 7 | 8 | 25),
+            Kind::Model => matches!(field, 1..=3 | 6..=8 | 14 | 25),
             Kind::MainGraph | Kind::Graph => matches!(field, 1 | 5 | 11 | 12 | 15),
             Kind::Node => matches!(field, 1..=5 | 7..=9),
             Kind::Attribute => matches!(field, 1..=9 | 20 | 21),

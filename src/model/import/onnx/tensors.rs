@@ -210,9 +210,9 @@ impl Files {
         &self.own.file
     }
 
-    /// The files beside the model's own that were read.
-    pub fn others(&self) -> Vec<PathBuf> {
-        self.beside.values().map(|(_, path)| path.clone()).collect()
+    /// The files beside the model's own that were read: the path that the model names each by, and where it is.
+    pub fn others(&self) -> Vec<(PathBuf, PathBuf)> {
+        self.beside.iter().map(|(location, (_, path))| (location.into(), path.clone())).collect()
     }
 
     /// The tensor of an initializer, with where it can be read again. `place` is where its raw data lies in the model's

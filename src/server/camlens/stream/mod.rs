@@ -86,7 +86,8 @@ impl StreamTask {
             let message = "the first message of a stream is Open";
             return Err(Refusal::invalid("open", message).into_status());
         };
-        let (stream, opened) = OpenStream::new(self.service.clone(), open, &self.trace, self.connection.peer)
+        let model = self.service.model(open.model.as_ref()).await.map_err(Refusal::into_status)?;
+        let (stream, opened) = OpenStream::new(self.service.clone(), model, open, &self.trace, self.connection.peer)
             .map_err(|refusal| refusal.under("open").into_status())?;
         let message = v1::ExplainStreamResponse { message: Some(Response::Opened(opened)) };
         // `run` notices when the client has gone.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use crate::stream::{Action, DropReason, Overflow, Session};
 use super::Outbound;
 use super::account::{Opening, StreamAccount};
 use super::frames::{HeldFrame, PendingFrame, UnsentAnswer, admission};
-use crate::server::camlens::request::{options, policy, selector};
+use crate::server::camlens::request::{options, policy};
 use crate::server::camlens::response;
 use crate::server::frame_account::FrameAccount;
 use crate::server::quota::credit::CreditShare;
@@ -32,6 +32,20 @@ use crate::view::{self, StreamFacts};
 
 /// The longest name of a stream's source.
 const MAX_SOURCE_BYTES: usize = 256;
+
+/// Why a stream is told to open again that has a model which is no longer served.
+const OUTLIVED: &str = "the stream's model was replaced or is no longer served";
+
+/// Resolves when a stream has gone on for long enough with a model that is no longer served.
+async fn outlived(model: Arc<Served>, grace: Option<Duration>) {
+    match grace {
+        Some(grace) => {
+            model.retired().await;
+            tokio::time::sleep(grace).await;
+        }
+        None => std::future::pending().await,
+    }
+}
 
 /// A stream after its `Open`.
 pub(super) struct OpenStream {
@@ -63,18 +77,19 @@ pub(super) struct OpenStream {
 }
 
 impl OpenStream {
+    /// A stream of frames for `model`, which `open` selects.
     pub(super) fn new(
         service: Service,
+        model: Arc<Served>,
         open: v1::Open,
         call: &TraceHeaders,
         peer: Option<IpAddr>,
     ) -> Result<(Self, v1::Opened), Refusal> {
-        let v1::Open { model, options, policy: asked_policy, source } = open;
+        let v1::Open { model: _, options, policy: asked_policy, source } = open;
         if source.len() > MAX_SOURCE_BYTES {
             let message = format!("source has {} bytes: at most {MAX_SOURCE_BYTES} are allowed", source.len());
             return Err(Refusal::invalid("source", message));
         }
-        let model = Arc::clone(selector::select(&service.engine.served(), model.as_ref())?);
         let options = options.unwrap_or_default();
         let checked_options = options::resolve(&options, &model, &service.limits)?;
         let (policy, effective_policy) = policy::resolve(&asked_policy.unwrap_or_default(), &service.limits)?;
@@ -145,6 +160,8 @@ impl OpenStream {
         let (mut draining, mut gone, mut late, mut reading) = (false, false, false, true);
         // When the message became ready that the client has not read yet.
         let mut unread_since = None;
+        let outlived = outlived(Arc::clone(&self.model), self.service.stream_grace);
+        tokio::pin!(outlived);
         let mut ending = Ok(());
         loop {
             self.settle();
@@ -182,6 +199,13 @@ impl OpenStream {
                     self.held = None;
                     self.going_away_because = AGED;
                     self.account.event("draining", AGED);
+                    self.session.drain(self.now(), self.service.drain_timeout);
+                }
+                () = &mut outlived, if !draining => {
+                    draining = true;
+                    self.held = None;
+                    self.going_away_because = OUTLIVED;
+                    self.account.event("draining", OUTLIVED);
                     self.session.drain(self.now(), self.service.drain_timeout);
                 }
                 () = deadline::passed(deadline), if !late => {

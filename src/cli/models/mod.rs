@@ -1,10 +1,13 @@
-//! `camlens models`: the models that a server serves, and their layers.
+//! `camlens models`: the models that a server serves, and their layers; and what a server does with its repository.
+
+mod repository;
 
 use std::io::{self, Write};
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use self::repository::Administer;
 use super::answer::identity_json;
 use super::connection::{ConnectArgs, Connection};
 use super::failure::Failure;
@@ -14,14 +17,23 @@ use crate::client;
 use crate::model::dimension::{self, Dimension, Sizes};
 use crate::proto::v1;
 
-/// List the models, or show one model with its layers
+/// List the models, show one model with its layers, or load and unload the models of a server
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = "\
 Examples:
   camlens models
   camlens models lite0
-  camlens models lite0@1 --layers --json")]
+  camlens models lite0@1 --layers --json
+  camlens models repository --admin 127.0.0.1:9464
+  camlens models reload lite0 --admin 127.0.0.1:9464"
+)]
 pub struct ModelsCommand {
+    #[command(subcommand)]
+    administer: Option<Administer>,
+
     /// Model to show, in its newest version or in VERSION [default: list all models]
     #[arg(value_name = "NAME[@VERSION]")]
     model: Option<ModelName>,
@@ -40,6 +52,9 @@ pub struct ModelsCommand {
 
 impl ModelsCommand {
     pub fn run(self) -> Result<(), Failure> {
+        if let Some(administer) = self.administer {
+            return super::runtime()?.block_on(administer.run());
+        }
         super::runtime()?.block_on(async {
             let connection = Connection::open(&self.connect).await?;
             let mut client = client::model_client(connection.channel());
@@ -59,11 +74,11 @@ impl ModelsCommand {
                 None => {
                     let response = client.list_models(v1::ListModelsRequest {}).await;
                     let response = response.map_err(|status| Failure::from_status("list models", &status))?;
-                    let models = response.into_inner().models;
+                    let v1::ListModelsResponse { models, problems } = response.into_inner();
                     if self.json {
                         format!("{:#}\n", list_json(&models))
                     } else {
-                        list_text(&models, Ink::for_stdout())
+                        list_text(&models, &problems, Ink::for_stdout())
                     }
                 }
             };
@@ -72,9 +87,14 @@ impl ModelsCommand {
     }
 }
 
-fn list_text(models: &[v1::ModelSummary], ink: Ink) -> String {
+fn list_text(models: &[v1::ModelSummary], problems: &[v1::ModelProblem], ink: Ink) -> String {
+    let problem = |problem: &v1::ModelProblem| {
+        let name = problem.version.map_or_else(|| problem.name.clone(), |v| format!("{}@{v}", problem.name));
+        format!("{}  cannot be served: {}\n", ink.bold(&format!("{name:<24}")), problem.reason)
+    };
+    let problems: String = problems.iter().map(problem).collect();
     if models.is_empty() {
-        return "no model is served\n".to_owned();
+        return format!("no model is served\n{problems}");
     }
     let line = |model: &v1::ModelSummary| {
         let name = format!("{}@{}", model.name, model.version);
@@ -87,7 +107,7 @@ fn list_text(models: &[v1::ModelSummary], ink: Ink) -> String {
             model.summary
         )
     };
-    models.iter().map(line).collect()
+    models.iter().map(line).chain([problems]).collect()
 }
 
 fn list_json(models: &[v1::ModelSummary]) -> Value {
@@ -297,10 +317,12 @@ mod tests {
     #[test]
     fn a_list_has_one_line_per_model() {
         let summary = |name: &str| v1::ModelSummary { name: name.to_owned(), version: 2, ..Default::default() };
-        let text = list_text(&[summary("a"), summary("b")], Ink::plain());
-        assert_eq!(text.lines().count(), 2);
-        assert!(text.starts_with("a@2"), "{text}");
+        let reason = "it is broken".to_owned();
+        let problem = v1::ModelProblem { name: "c".to_owned(), version: Some(1), reason };
+        let text = list_text(&[summary("a"), summary("b")], &[problem], Ink::plain());
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.starts_with("a@2") && text.ends_with("cannot be served: it is broken\n"), "{text}");
         assert_eq!(list_json(&[summary("a")])[0]["name"], "a");
-        assert_eq!(list_text(&[], Ink::plain()), "no model is served\n");
+        assert_eq!(list_text(&[], &[], Ink::plain()), "no model is served\n");
     }
 }
