@@ -27,7 +27,8 @@ restarts() { # camlens is ended again and again under load, by SIGKILL and by SI
   install
   pod=$(pods jsonpath='{.items[0].metadata.name}')
   rm -f "$out/stop"
-  load --namespace vision --rate 2 --seconds 7200 --stop "$out/stop" >"$out/restarts.json" 2>"$out/restarts.log" &
+  # As many frames as it explains between two restarts, or the backlog outlasts them.
+  load --namespace vision --rate 0.5 --seconds 7200 --stop "$out/stop" >"$out/restarts.json" 2>"$out/restarts.log" &
   local loading=$!
   under_load
   for ((number = 1; number <= wanted; number++)); do
