@@ -116,9 +116,9 @@ fn next_version(model: &Path) -> io::Result<i64> {
 
 /// Copies a model's file, under the name that its importer looks for, and the files beside it that hold its weights.
 fn copy(file: &Path, folder: &Path, limits: &LoadLimits) -> Result<(), Box<dyn std::error::Error>> {
-    let (name, others) = import::files(file, limits)?;
-    fs::copy(file, folder.join(name))?;
-    for (relative, path) in others {
+    let found = import::files(file, limits)?;
+    fs::copy(file, folder.join(found.name))?;
+    for (relative, path) in found.weights {
         let target = folder.join(relative);
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;

@@ -59,7 +59,7 @@ impl Facts {
     }
 }
 
-fn known<'a, T>(fact: &'a Option<Fact<T>>, write: impl Fn(&T) -> String) -> Option<(&'a Fact<T>, String)> {
+fn known<T>(fact: &Option<Fact<T>>, write: impl Fn(&T) -> String) -> Option<(&Fact<T>, String)> {
     fact.as_ref().map(|fact| (fact, write(&fact.value)))
 }
 

@@ -46,15 +46,23 @@ pub fn file_names() -> String {
     IMPORTERS.map(Importer::file_name).join(" or ")
 }
 
-/// The name that a model's file has in a version's directory, and the files beside it that hold its weights: the path
-/// that the file names each by, and where it is.
+/// What a model consists of on disk.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// The name that the model's file has in a version's directory.
+    pub name: &'static str,
+    /// The files beside it that hold its weights: the path that the file names each by, and where it is.
+    pub weights: Vec<(PathBuf, PathBuf)>,
+}
+
+/// The files of a model.
 ///
 /// # Errors
 /// Those of [`Importer::import`].
-pub fn files(file: &Path, limits: &LoadLimits) -> Result<(&'static str, Vec<(PathBuf, PathBuf)>), ModelError> {
+pub fn files(file: &Path, limits: &LoadLimits) -> Result<ModelFiles, ModelError> {
     let importer = of(file);
     let program = importer.import(file, None, limits)?;
-    Ok((importer.file_name(), program.files))
+    Ok(ModelFiles { name: importer.file_name(), weights: program.files })
 }
 
 /// The importer of a file's extension.
