@@ -108,8 +108,9 @@ def test_rate_and_width_thin_out_and_scale_down(server, clip, tmp_path):
 
 def test_damage_within_a_video_is_counted_and_ends_nothing(server, clip, tmp_path):
     whole = bytearray(clip.read_bytes())
-    at = whole.index(b"mdat") + 1500
-    whole[at : at + 400] = bytes(400)
+    at = whole.index(b"mdat")
+    length = int.from_bytes(whole[at - 4 : at], "big")
+    whole[at + length // 2 : at + length * 3 // 4] = b"\xff" * (at + length * 3 // 4 - at - length // 2)
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(whole)
     summary = stream(server, damaged, "--out", tmp_path)

@@ -11,6 +11,8 @@ use super::input::Input;
 use crate::cli::failure::Failure;
 use crate::client::{Backoff, Capture, FrameQueue, OutgoingFrame};
 
+/// How long a camera may take from the start to its first frame: to connect, and for ffmpeg to find out what it sends.
+const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the watchdog looks.
 const WATCH_PERIOD: Duration = Duration::from_millis(200);
 
@@ -147,7 +149,8 @@ impl Reader<'_> {
             return self.connection();
         }
         self.account.decode_errors += decoder.errors();
-        Ok(Some(self.because(has_stalled, &ending)).filter(|_| !self.frames.wait_closed(Duration::ZERO)))
+        Ok(Some(self.because(has_stalled, decoder.process().has_frames(), &ending))
+            .filter(|_| !self.frames.wait_closed(Duration::ZERO)))
     }
 
     fn is_back(&mut self) {
@@ -157,9 +160,10 @@ impl Reader<'_> {
         }
     }
 
-    fn because(&self, has_stalled: bool, ending: &Ending) -> String {
+    fn because(&self, has_stalled: bool, has_frames: bool, ending: &Ending) -> String {
         match has_stalled {
-            true => format!("no frame for {:.0} s", self.stall_after.as_secs_f64()),
+            true if has_frames => format!("no frame for {:.0} s", self.stall_after.as_secs_f64()),
+            true => format!("no first frame within {:.0} s", self.stall_after.max(START_PATIENCE).as_secs_f64()),
             false => ending.because(),
         }
     }
@@ -181,7 +185,8 @@ impl Watchdog {
                 if frames.wait_closed(WATCH_PERIOD) {
                     return process.kill();
                 }
-                if process.silence() > stall_after {
+                let patience = if process.has_frames() { stall_after } else { stall_after.max(START_PATIENCE) };
+                if process.silence() > patience {
                     stalled.store(true, Ordering::Relaxed);
                     return process.kill();
                 }

@@ -10,7 +10,7 @@ use std::io::{self, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -56,6 +56,7 @@ pub struct Process {
     began: Instant,
     /// Since when a frame is awaited, in milliseconds from `began`; [`NOT_READING`] while none is.
     waits_since_ms: AtomicU64,
+    has_frames: AtomicBool,
 }
 
 const NOT_READING: u64 = u64::MAX;
@@ -65,6 +66,11 @@ impl Process {
     pub fn kill(&self) {
         // Fails without harm if ffmpeg has ended.
         let _ = self.child.lock().kill();
+    }
+
+    /// Whether a frame has come.
+    pub fn has_frames(&self) -> bool {
+        self.has_frames.load(Ordering::Relaxed)
     }
 
     /// For how long a frame has been awaited; 0 while none is.
@@ -105,8 +111,12 @@ impl Decoder {
         let (Some(frames), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Failure::failed("ffmpeg was started without pipes"));
         };
-        let process =
-            Process { child: Mutex::new(child), began: Instant::now(), waits_since_ms: AtomicU64::new(NOT_READING) };
+        let process = Process {
+            child: Mutex::new(child),
+            began: Instant::now(),
+            waits_since_ms: AtomicU64::new(NOT_READING),
+            has_frames: AtomicBool::new(false),
+        };
         Ok(Decoder {
             process: Arc::new(process),
             frames: BufReader::with_capacity(1 << 20, frames),
@@ -132,7 +142,10 @@ impl Decoder {
         let read = pixmap::read(&mut self.frames);
         self.process.waits(false);
         match read {
-            Ok(Some(payload)) => Ok(Decoded { payload, time_s: self.log.next_time_s() }),
+            Ok(Some(payload)) => {
+                self.process.has_frames.store(true, Ordering::Relaxed);
+                Ok(Decoded { payload, time_s: self.log.next_time_s() })
+            }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.process.kill();
                 Err(self.ending(Some(error.to_string())))
