@@ -51,6 +51,8 @@ pub enum StartError {
     Budget { name: String, version: i64, needed: Bytes, held: Bytes, limit: Bytes },
     #[error("model {name} version {version}: its files are being written")]
     Changing { name: String, version: i64 },
+    #[error("model {name} version {version}: {problem}")]
+    NoFile { name: String, version: i64, problem: String },
     /// A panic; the log has its message.
     #[error("model {name} version {version}: something in camlens broke while it was loaded; the log has the cause")]
     Broken { name: String, version: i64 },

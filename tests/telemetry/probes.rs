@@ -104,7 +104,7 @@ async fn a_watch_hears_that_the_server_drains_and_ends_with_it() {
     server.ended().await;
 }
 
-/// A model that cannot be read before the test writes its description.
+/// A model that cannot be read before the test writes its labels.
 struct HeldBack {
     folder: tempfile::TempDir,
 }
@@ -116,15 +116,16 @@ impl HeldBack {
         std::fs::create_dir_all(&version).expect("a folder");
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance/resnet_basic/1/model.pt2");
         std::fs::copy(fixture, version.join("model.pt2")).expect("the fixture is there");
+        std::fs::write(version.join("model.toml"), "[output]\nlabels_file = \".labels\"\n").expect("a file");
         // Reading a named pipe waits for its writer.
-        let made = Command::new("mkfifo").arg(version.join("model.toml")).status();
+        let made = Command::new("mkfifo").arg(version.join(".labels")).status();
         assert!(made.is_ok_and(|made| made.success()), "a named pipe");
         HeldBack { folder }
     }
 
     async fn go(&self) {
-        let pipe = self.folder.path().join("small/1/model.toml");
-        tokio::fs::write(pipe, "summary = \"A small network\"\n").await.expect("the server reads");
+        let pipe = self.folder.path().join("small/1/.labels");
+        tokio::fs::write(pipe, "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n").await.expect("the server reads");
     }
 }
 

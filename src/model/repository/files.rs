@@ -74,7 +74,7 @@ impl Stamp {
 /// SHA-256 of the names and the contents of all files that [`Stamp::of`] looks at.
 ///
 /// # Errors
-/// When one of them cannot be read.
+/// When one of them cannot be read, or is no regular file: a named pipe would have its reader wait.
 pub fn contents(version: &Path) -> io::Result<[u8; 32]> {
     if identity::is_builtin(version) {
         return Ok([0; 32]);
@@ -86,6 +86,9 @@ pub fn contents(version: &Path) -> io::Result<[u8; 32]> {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name);
+        if !fs::metadata(&path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not a file", path.display())));
+        }
         let mut file = File::open(&path)?;
         let mut length = 0u64;
         loop {
@@ -175,6 +178,18 @@ mod tests {
         }
         fs::write(root.path().join("net/2"), b"x").unwrap();
         assert_ne!(now().0, touched.0);
+    }
+
+    #[test]
+    fn a_named_pipe_is_refused_and_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let version = root.path().join("net/1");
+        fs::create_dir_all(&version).unwrap();
+        let pipe = version.join("model.toml");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let error = contents(&version).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().ends_with("net/1/model.toml is not a file"), "{error}");
     }
 
     #[test]

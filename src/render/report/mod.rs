@@ -82,7 +82,7 @@ impl Report {
                 &mut page,
                 format_args!(
                     "<script type=\"application/json\" id=\"frames\">{frames}</script>\n\
-                     <script>{}{}{}</script>\n",
+                     <script type=\"module\">{}{}{}</script>\n",
                     page::colors_script(),
                     page::PAINT,
                     include_str!("report.js"),

@@ -1,6 +1,7 @@
 //! Carries out what the repository asks for. Everything here blocks.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -234,7 +235,13 @@ impl Keeper {
     /// Loads a version beside what is served, and lets it take over.
     fn load(&mut self, key: &VersionKey, found: &Found, served: Option<[u8; 32]>) -> Result<Outcome, StartError> {
         let (name, version) = key;
-        let Ok(before) = contents(&found.path) else { return Ok(Outcome::Changing) };
+        let before = match contents(&found.path) {
+            Ok(before) => before,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(StartError::NoFile { name: name.clone(), version: *version, problem: error.to_string() });
+            }
+            Err(_) => return Ok(Outcome::Changing),
+        };
         if served == Some(before) {
             return Ok(Outcome::Unchanged);
         }

@@ -95,6 +95,7 @@ async function connect() {
 function news(message) {
   const known = message.streams.map(stream => stream.id);
   options(at('stream'), message.streams.map(stream => [stream.id, `${stream.name || stream.id} · ${stream.model}`]));
+  at('stream').parentElement.hidden = known.length === 0;
   const {stream} = message;
   if (!stream || stream.ended) {
     // Another stream, or the first one: look at the one that was opened last.
