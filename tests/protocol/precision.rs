@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
+use camlens::plan::computes_in;
 use camlens::proto::v1;
 use camlens::proto::v1::Precision;
-use camlens::torch::{computes_in, has_bfloat16};
+use camlens::torch::has_bfloat16;
 use tch::Kind;
 use tonic::{Code, Status};
 
 use super::images;
-use super::server::{SMALL, TestServer};
+use super::server::{SMALL, TestServer, device};
 
 async fn server(precision: &str) -> TestServer {
     let described = format!("[explain]\nprecision = {precision:?}\n");
@@ -100,7 +101,7 @@ async fn server_of(fixture: &str) -> TestServer {
     .await
 }
 
-/// Where the processor has instructions for the dtype, the model runs as it was saved, and every answer says so.
+/// Where the device computes in the dtype, the model runs as it was saved, and every answer says so.
 /// Elsewhere it runs in float32, and the metadata and every answer say so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_saved_in_half_precision_is_explained_on_any_processor() {
@@ -110,7 +111,7 @@ async fn a_model_saved_in_half_precision_is_explained_on_any_processor() {
         assert_eq!(about.input.expect("an input").element_type, saved_in);
         assert_eq!(about.reduced_precision, None);
         let widened = about.widened_precision.map(|widened| widened.saved_in);
-        assert_eq!(widened.as_deref(), (!computes_in(kind)).then_some(saved_in));
+        assert_eq!(widened.as_deref(), (!computes_in(device(), kind)).then_some(saved_in));
         for (asked, runs_in) in [
             (Precision::Unspecified, Precision::Float32),
             (Precision::Float32, Precision::Float32),
@@ -122,7 +123,7 @@ async fn a_model_saved_in_half_precision_is_explained_on_any_processor() {
             let notice = |code| explanation.notices.iter().find(|notice| notice.code() == code);
             let reduced = notice(v1::notice::Code::ReducedPrecision);
             let notice = notice(v1::notice::Code::WidenedPrecision);
-            let is_told = !computes_in(kind) && runs_in == Precision::Float32;
+            let is_told = !computes_in(device(), kind) && runs_in == Precision::Float32;
             assert_eq!(notice.map(|notice| notice.message.contains(saved_in)), is_told.then_some(true), "{asked:?}");
             assert_eq!(
                 reduced.map(|notice| notice.message.contains(saved_in)),

@@ -163,12 +163,21 @@ fn configuration(change: impl FnOnce(&mut Config)) -> (TempDir, Config) {
     config.device.frame_threads = 2;
     // Answers to equal frames are compared bit for bit.
     config.device.kernel_timing = KernelTiming::Never;
-    if let Some(libraries) = std::env::var_os("CAMLENS_TEST_CUDA") {
+    if let Some(libraries) = cuda_libraries() {
         config.device.name = DeviceName::Cuda(Vec::new());
         config.device.libraries = vec![libraries.into()];
     }
     change(&mut config);
     (folder, config)
+}
+
+fn cuda_libraries() -> Option<std::ffi::OsString> {
+    std::env::var_os("CAMLENS_TEST_CUDA")
+}
+
+/// The kind of device that these tests run on.
+pub fn device() -> tch::Device {
+    if cuda_libraries().is_some() { tch::Device::Cuda(0) } else { tch::Device::Cpu }
 }
 
 /// The test's control of the device.

@@ -86,9 +86,10 @@ impl StreamTask {
             let message = "the first message of a stream is Open";
             return Err(Refusal::invalid("open", message).into_status());
         };
-        let model = self.service.model(open.model.as_ref()).await.map_err(Refusal::into_status)?;
-        let (stream, opened) = OpenStream::new(self.service.clone(), model, open, &self.trace, self.connection.peer)
-            .map_err(|refusal| refusal.under("open").into_status())?;
+        let refused = |refusal: Refusal| refusal.under("open").into_status();
+        let model = self.service.model(open.model.as_ref()).await.map_err(refused)?;
+        let (stream, opened) =
+            OpenStream::new(self.service.clone(), model, open, &self.trace, self.connection.peer).map_err(refused)?;
         let message = v1::ExplainStreamResponse { message: Some(Response::Opened(opened)) };
         // `run` notices when the client has gone.
         let _ = self.outbound.send(message).await;
