@@ -16,12 +16,17 @@ import sidecar
 ALLOWED = 0.97
 READERS = """
 import selectors, socket, sys, time
-time.sleep(0.5)
 port, count = int(sys.argv[1]), int(sys.argv[2])
+def is_open():
+    with socket.create_connection(("127.0.0.1", port)) as page:
+        page.sendall(b"GET /mjpeg/frame HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+        return b" 200 " in page.recv(64)
+while not is_open():
+    time.sleep(0.05)
 ready = selectors.DefaultSelector()
 for _ in range(count):
     page = socket.create_connection(("127.0.0.1", port))
-    page.sendall(b"GET /live HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+    page.sendall(b"GET /live HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\n\\r\\n")
     ready.register(page, selectors.EVENT_READ)
 got = 0
 while ready.get_map():
