@@ -52,7 +52,7 @@ impl ImportCommand {
             None => default_name(&self.file),
         };
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
-            return Err(Failure::usage(format!("{name:?} is no name of a model: it becomes a directory's")));
+            return Err(Failure::usage(format!("{name:?} is no name of a model: a directory cannot have it")));
         }
         let version = match self.version {
             Some(version) => version,
@@ -131,7 +131,7 @@ fn copy(file: &Path, folder: &Path, limits: &LoadLimits) -> Result<(), Box<dyn s
 /// A hidden folder in a model's directory, which becomes a version at once, when it is whole.
 struct Folder {
     path: PathBuf,
-    /// Made for it, and removed with it if it comes to nothing.
+    /// The model's directory, if this import made it: a failed import removes it again.
     made: Option<PathBuf>,
 }
 

@@ -57,8 +57,8 @@ pub struct ModelsConfig {
     /// The most memory of all models together, in bytes or as a share of the memory that the process may use. `None`:
     /// what the process may use.
     pub memory_limit: Option<MemoryLimit>,
-    /// How long open streams go on with a model that was replaced or is no longer served. Then they are told to go to
-    /// the new one. `None`: until they end.
+    /// Seconds that open streams keep a model that was replaced or is no longer served. They then get `GoingAway`, and
+    /// open again with the new one. `None`: they keep it until they end.
     pub stream_grace_s: Option<u32>,
 }
 

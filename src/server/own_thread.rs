@@ -25,7 +25,7 @@ pub(super) async fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce(
 pub(super) fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let work = || {
         if let Err(error) = process::enter_idle_class() {
-            tracing::warn!(%error, "models are loaded at normal priority");
+            tracing::warn!(%error, "cannot lower the priority of the thread that loads models");
         }
         work()
     };

@@ -49,7 +49,9 @@ pub enum StartError {
          {held} of {limit} (models.memory_limit): streams have them, or they have just been replaced"
     )]
     Budget { name: String, version: i64, needed: Bytes, held: Bytes, limit: Bytes },
-    #[error("model {name} version {version}: its files are being written")]
+    #[error(
+        "model {name} version {version}: its files changed while they were read; start again when nothing writes to them"
+    )]
     Changing { name: String, version: i64 },
     #[error("model {name} version {version}: {problem}")]
     NoFile { name: String, version: i64, problem: String },

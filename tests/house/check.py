@@ -21,7 +21,7 @@ MOST_COLUMNS = 120
 MOST_MEGABYTES = 40
 TOP_LEVEL = {"Cargo.toml", "Cargo.lock", "proto", "src", "build.rs", "deploy", "tests", "README.md", "LICENSE",
              "CHANGELOG.md", "rust-toolchain.toml", "rustfmt.toml", "clippy.toml", "deny.toml", "buf.yaml"}
-WRITTEN = (".rs", ".cpp", ".h", ".py", ".sh", ".md", ".proto", ".toml", ".yaml", ".yml")
+WRITTEN = (".rs", ".cpp", ".h", ".py", ".sh", ".md", ".proto", ".toml", ".yaml", ".yml", ".js", ".ts", ".css", ".html")
 FOLDERS = r"(?:src|tests|deploy|proto|\.github|\.ci|\.cargo)"
 # A path from the top of the tree, wherever it stands: `deploy/demo`, `src/{frame,render}/`, `proto/camlens/v1/*.proto`.
 FROM_TOP = re.compile(rf"(?<![\w./-]){FOLDERS}/[\w./{{}},*-]*[\w/}}*]")

@@ -48,6 +48,7 @@ class Planted(unittest.TestCase):
     def test_a_long_line_is_found_and_a_table_is_not(self):
         long = "x" * 121
         self.finds("columns", {"src/frame/raw.rs": f"{long}\n"}, "src/frame/raw.rs:1: 121 columns")
+        self.finds("columns", {"src/view/page/live.js": f"{long}\n"}, "src/view/page/live.js:1")
         self.finds("columns", {"deploy/demo": f"#!/bin/sh\n{long}\n"}, "deploy/demo:2")
         self.finds("columns", {"README.md": f"{long}\n| {long} |\n```\n{long}\n```\n```sh\n{long}\n```\n"},
                    "README.md:1:", "README.md:7:")

@@ -11,7 +11,8 @@ const authority = CA ? open(CA) : undefined;
 const explained = new Counter("explained");
 const ended = new Counter("ended");
 
-export const options = { scenarios: { streams: { executor: "per-vu-iterations", vus: Number(STREAMS), iterations: 1 } } };
+const streams = { executor: "per-vu-iterations", vus: Number(STREAMS), iterations: 1 };
+export const options = { scenarios: { streams } };
 
 export default () => {
   client.connect(ADDRESS, CA ? { tls: { cacerts: [authority] } } : { plaintext: true });
@@ -19,7 +20,11 @@ export default () => {
   const stream = new grpc.Stream(client, "camlens.v1.ExplainService/ExplainStream", { metadata });
   const map = { map: "MAP_GRAD_CAM", elementType: "ELEMENT_TYPE_UINT8", resolution: "RESOLUTION_LAYER" };
   stream.on("data", (message) => {
-    if (message.opened) for (let sequence = 1; sequence <= Number(FRAMES); sequence++) stream.write({ frame: { sequence, encoded: { data } } });
+    if (message.opened) {
+      for (let sequence = 1; sequence <= Number(FRAMES); sequence++) {
+        stream.write({ frame: { sequence, encoded: { data } } });
+      }
+    }
     if (message.explanation) explained.add(1);
     if (message.explanation && Number(message.explanation.sequence) === Number(FRAMES)) stream.end();
   });

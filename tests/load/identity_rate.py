@@ -4,7 +4,6 @@ predictions out, over TCP on loopback, with a client on the same cores. Measured
 socket, and with a Grad-CAM map in the answer, 50 kB.
 """
 
-import socket
 
 import sidecar
 
@@ -24,11 +23,6 @@ load += ["--size", options.size]
 measured = ["--duration", 0.25 + options.seconds, "--warm-up", 0.25]
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 def figures(results):
     low, middle, high = sidecar.quartiles([result["answered_hz"] for result in results])
     server_us = sidecar.median([1e6 * result["server_cpu_s"] / result["frames"]["answered"] for result in results])
@@ -43,7 +37,7 @@ def figures(results):
     }
 
 
-loopback = f"127.0.0.1:{free_port()}"
+loopback = f"127.0.0.1:{sidecar.free_port()}"
 with sidecar.Sidecar(options, "--listen", loopback) as server:
     kinds = {
         "loopback": (loopback, ["--predictions-only"]),

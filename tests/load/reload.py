@@ -9,7 +9,6 @@ same with another summary.
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -24,12 +23,6 @@ options = sidecar.arguments(
     ("size", "224x224", "of a frame"),
     threads=0,
 )
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def newest_version(models):
@@ -61,7 +54,7 @@ with tempfile.TemporaryDirectory() as folder:
     version = newest_version(options.models)
     name = version.parent.name
     original = (version / "model.toml").read_text()
-    admin = f"127.0.0.1:{free_port()}"
+    admin = f"127.0.0.1:{sidecar.free_port()}"
     with sidecar.Sidecar(options, "--admin-listen", admin) as server:
         long = ["--streams", 1, "--in-flight", 2, "--overflow", "block", "--size", options.size, "--map", "grad-cam"]
         # One stream that has the first model to the end.

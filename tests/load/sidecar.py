@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,11 @@ def arguments(description, *options, threads=1):
     for name, default, text in options:
         parser.add_argument(f"--{name}", default=default, type=type(default), help=f"{text} [default: {default}]")
     return parser.parse_args()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
 
 
 def resnet50(options):

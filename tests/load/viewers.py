@@ -6,7 +6,6 @@ kinds of measurement alternate. The streams send at full speed, so that each mil
 """
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -48,12 +47,6 @@ options = sidecar.arguments(
 )
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 def measure(server, viewers=0):
     """A measurement, and the bytes that the viewers got. They come when the streams are open, and go with them."""
     looking = None
@@ -71,7 +64,7 @@ def measure(server, viewers=0):
 
 if options.models == "builtin:identity":
     options.models = str(sidecar.ROOT / "deploy/models")
-port = free_port()
+port = sidecar.free_port()
 with sidecar.Sidecar(options, "--view-listen", f"127.0.0.1:{port}") as server:
     measure(server)
     alone, watched = [], []

@@ -45,7 +45,7 @@ function converse(): Promise<grpc.StatusObject> {
       const name = join(out, `${basename(files[Number(explanation.sequence) - 1])}.png`);
       writeFileSync(name, explanation.targets![0].pictures![0].data as Buffer);
       end("explained", Number(explanation.sequence));
-    } else if (dropped) end("dropped", Number(dropped.firstSequence), Number(dropped.lastSequence), Number(dropped.count));
+    } else if (dropped) end("dropped", +dropped.firstSequence!, +dropped.lastSequence!, +dropped.count!);
     else if (frameError) end("failed", Number(frameError.sequence));
     else if (goingAway) [credit, accepted] = [0, Number(goingAway.lastAcceptedSequence ?? 0)];
     while (sent.size < credit && waiting.length > 0) {

@@ -9,7 +9,7 @@ import cv2
 
 
 def camera(address):
-    """The frames of the camera, for ever: it is opened again when it ends."""
+    """The frames of the camera, without an end: it is opened again when it ends."""
     while True:
         capture = cv2.VideoCapture(address)
         while (read := capture.read())[0]:

@@ -37,7 +37,7 @@ pub struct CameraAccount {
     pub last_loss: Option<String>,
 }
 
-/// What a camera's user is told at once.
+/// A camera's loss or return, which is printed at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CameraNotice {
     /// The camera is tried again after `wait`.

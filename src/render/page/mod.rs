@@ -26,6 +26,7 @@ pub fn colors_script() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{DEFAULT_DARKNESS, DEFAULT_OPACITY};
     use super::*;
 
     #[test]
@@ -35,5 +36,12 @@ mod tests {
         let tables: serde_json::Value = serde_json::from_str(json).expect("an object");
         let turbo = STANDARD.decode(tables["turbo"].as_str().expect("a table")).expect("base64");
         assert_eq!(turbo, ColorMap::Turbo.table().as_flattened());
+    }
+
+    #[test]
+    fn the_sliders_begin_at_the_defaults_of_the_pictures() {
+        let percent = |share: f32| (share * 100.0).round();
+        let (opacity, darkness) = (percent(DEFAULT_OPACITY), percent(DEFAULT_DARKNESS));
+        assert!(PAINT.contains(&format!("const OPACITY = {opacity}, DARKNESS = {darkness};")));
     }
 }

@@ -1,9 +1,12 @@
-// Draws a frame and what the model looks at in it. A frame is {image, width, height}; a target has `area` (left, top,
-// width and height in parts of the frame) and, where they were computed, `heat`, `light` and `guided`.
+// What the live page and the report share. `paint` draws a frame and what the model looks at in it. A frame is {image,
+// width, height}. A target has `area` (left, top, width and height in parts of the frame) and, where they were
+// computed, `heat`, `light` and `guided`.
 const camlens = (() => {
   const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
   const tables = Object.fromEntries(Object.entries(camlensColors).map(([name, text]) => [name, bytes(text)]));
   const MIN_SIDE = 112;
+  // In percent, as the server's pictures have them by default.
+  const OPACITY = 60, DARKNESS = 75;
 
   const surface = (width, height) => Object.assign(document.createElement('canvas'), {width, height});
 
@@ -112,5 +115,40 @@ const camlens = (() => {
     return line;
   };
 
-  return {bytes, paint, has, row, element};
+  // Rows for stages and their milliseconds, [[name, ms]]: each bar begins where the one before it ends.
+  const waterfall = (times, digits) => {
+    const total = times.reduce((sum, [, ms]) => sum + ms, 0) || 1;
+    let start = 0;
+    return times.map(([name, ms]) => {
+      const line = row(name.replace('_', ' '), ms / total, [`${ms.toFixed(digits)} ms`], start);
+      start += ms / total;
+      return line;
+    });
+  };
+
+  // A target's class, and its layer where several targets have the class.
+  const nameOf = (target, targets) => {
+    const same = targets.filter(other => other.class === target.class);
+    return same.length > 1 ? `${target.class} at ${target.layer}` : target.class;
+  };
+
+  // The controls of both pages: a button for each view, a slider for opacity or darkness, and the colours.
+  const at = id => document.getElementById(id);
+  const viewButtons = () => [...document.querySelectorAll('[data-view]')];
+  const wish = () => {
+    const strength = at('opacity').valueAsNumber / 100;
+    return {opacity: strength, darkness: strength, colors: at('colors').value};
+  };
+  // Calls `chosen` with the view of the button that is pressed, and its default strength set.
+  const onView = chosen => viewButtons().forEach(button => {
+    button.onclick = () => {
+      const {view} = button.dataset;
+      viewButtons().forEach(other => other.setAttribute('aria-pressed', String(other === button)));
+      at('opacity').value = view === 'light' ? DARKNESS : OPACITY;
+      at('opacity-label').firstChild.textContent = view === 'light' ? 'Darkness ' : 'Opacity ';
+      chosen(view);
+    };
+  });
+
+  return {bytes, paint, has, row, waterfall, element, nameOf, at, viewButtons, wish, onView};
 })();

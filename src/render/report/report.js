@@ -1,6 +1,6 @@
 // The report: a list of frames that can be filtered, sorted and played, and a large picture of the chosen one, with the
 // frame and what the model looks at on the two sides of a slider.
-const at = id => document.getElementById(id);
+const {at} = camlens;
 const report = JSON.parse(at('frames').textContent);
 const VIEWS = {overlay: 'Overlay', heat: 'Heat map', guided: 'Guided', light: 'Light'};
 const state = {view: 'overlay', target: 0, shown: [], chosen: 0, timer: 0};
@@ -14,7 +14,9 @@ const top = frame => frame.p.length ? frame.p[0][0] : 'no class';
 function targetsOf(frame) {
   frame.targets ??= frame.t.map(target => ({
     ...target,
-    heat: target.heat && {...target.heat, levels: camlens.bytes(target.heat.l), opacities: camlens.bytes(target.heat.o)},
+    heat: target.heat && {
+      ...target.heat, levels: camlens.bytes(target.heat.l), opacities: camlens.bytes(target.heat.o),
+    },
     light: target.light && {...target.light, lit: camlens.bytes(target.light.l)},
     guided: target.guided && picture(target.guided),
   }));
@@ -34,11 +36,6 @@ async function ready(frame) {
   return {image: frame.image, width: frame.w, height: frame.h};
 }
 
-const wish = () => {
-  const strength = at('opacity').valueAsNumber / 100;
-  return {opacity: strength, darkness: strength, colors: at('colors').value};
-};
-
 // ------------------------------------------------------------------------------------------------- the large picture
 async function show(index) {
   state.chosen = Math.max(0, Math.min(index, state.shown.length - 1));
@@ -48,28 +45,21 @@ async function show(index) {
   const image = await ready(frame);
   if (frame !== state.shown[state.chosen]) return;
   const targets = targetsOf(frame);
-  at('target').replaceChildren(...targets.map((target, number) => new Option(
-    targets.some((other, i) => i !== number && other.class === target.class) ? `${target.class} at ${target.layer}` : target.class, number)));
+  at('target').replaceChildren(...targets.map((target, number) => new Option(camlens.nameOf(target, targets), number)));
   const number = Math.min(state.target, Math.max(targets.length - 1, 0));
   if (targets.length) at('target').value = number;
   const target = targets[number];
-  for (const button of document.querySelectorAll('[data-view]')) {
+  for (const button of camlens.viewButtons()) {
     button.disabled = !camlens.has(target, button.dataset.view);
   }
   const view = camlens.has(target, state.view) ? state.view : 'frame';
-  camlens.paint(at('below'), image, target, view, wish());
+  camlens.paint(at('below'), image, target, view, camlens.wish());
   camlens.paint(at('above'), image, target, 'frame');
   at('below').setAttribute('aria-label', `${VIEWS[view] ?? 'Frame'} of ${frame.n}`);
   const says = `${top(frame)} ${frame.p.length ? percent(share(frame)) : ''}`;
   at('says').replaceChildren(says, camlens.element('span', `  ${frame.n}`, {class: 'faint'}));
   at('classes').replaceChildren(...frame.p.map(([name, value]) => camlens.row(name, value, [percent(value)])));
-  const all = total(frame) || 1;
-  let start = 0;
-  at('times').replaceChildren(...frame.s.map((ms, stage) => {
-    const row = camlens.row(stages[stage].replace('_', ' '), ms / all, [`${ms.toFixed(2)} ms`], start);
-    start += ms / all;
-    return row;
-  }));
+  at('times').replaceChildren(...camlens.waterfall(frame.s.map((ms, stage) => [stages[stage], ms]), 2));
   at('time-total').textContent = `${total(frame).toFixed(1)} ms in the server`;
   at('place').textContent = `frame ${state.chosen + 1} of ${state.shown.length}`;
   at('position').value = state.chosen;
@@ -93,7 +83,7 @@ const seen = new IntersectionObserver(entries => entries.forEach(async ({isInter
   if (!isIntersecting || button.painted) return;
   button.painted = true;
   const {frame} = button;
-  camlens.paint(button.querySelector('canvas'), await ready(frame), targetsOf(frame)[0], 'overlay', wish());
+  camlens.paint(button.querySelector('canvas'), await ready(frame), targetsOf(frame)[0], 'overlay', camlens.wish());
 }), {rootMargin: '200px'});
 
 function list() {
@@ -108,7 +98,8 @@ function list() {
   at('list').replaceChildren(...state.shown.map((frame, index) => {
     const button = camlens.element('button', '', {type: 'button', 'aria-pressed': 'false'});
     const canvas = camlens.element('canvas', '', {'aria-hidden': 'true', width: frame.w, height: frame.h});
-    button.append(canvas, camlens.element('span', top(frame)), camlens.element('span', percent(share(frame)), {class: 'faint'}));
+    const probability = camlens.element('span', percent(share(frame)), {class: 'faint'});
+    button.append(canvas, camlens.element('span', top(frame)), probability);
     button.setAttribute('aria-label', `${frame.n}: ${top(frame)}, ${percent(share(frame))}`);
     button.onclick = () => { stop(); show(index); };
     Object.assign(button, {frame});
@@ -136,17 +127,10 @@ at('wipe').oninput = wipe;
 for (const id of ['class', 'least', 'sort']) at(id).oninput = () => { stop(); list(); };
 for (const id of ['opacity', 'colors']) at(id).oninput = () => show(state.chosen);
 at('target').onchange = () => { state.target = Number(at('target').value); show(state.chosen); };
-for (const button of document.querySelectorAll('[data-view]')) {
-  button.onclick = () => {
-    state.view = button.dataset.view;
-    document.querySelectorAll('[data-view]').forEach(other =>
-      other.setAttribute('aria-pressed', String(other === button)));
-    const dark = state.view === 'light';
-    at('opacity').value = dark ? 75 : 60;
-    at('opacity-label').firstChild.textContent = dark ? 'Darkness ' : 'Opacity ';
-    show(state.chosen);
-  };
-}
+camlens.onView(view => {
+  state.view = view;
+  show(state.chosen);
+});
 const counts = Map.groupBy(frames, top);
 at('class').replaceChildren(new Option('every class', ''), ...[...counts]
   .sort(([, a], [, b]) => b.length - a.length)

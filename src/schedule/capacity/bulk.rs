@@ -10,8 +10,8 @@ const FRAMES: u32 = 60_000;
 const PERIODS: u32 = 4;
 const SETTLING: u32 = 2;
 
-/// The `quantile` of the time from a frame's arrival to the end of its batch, in seconds. Less than a frame of every
-/// stream must be worked off in a period. The draws are the same for every call.
+/// The `quantile` of the time from a frame's arrival to the end of its batch, in seconds. The frames of
+/// all streams must take less than a period. The draws are the same for every call.
 pub(super) fn latency_s(device: &DeviceTimes, streams: u32, period_s: f64, quantile: f64) -> f64 {
     let mut latencies = Vec::new();
     let mut phases = Dice(0);

@@ -9,8 +9,8 @@ use super::binomial::LogFactorials;
 /// Halvings of the interval in which the quantile is searched.
 const STEPS: u32 = 50;
 
-/// The `quantile` of the time that a frame of one of `streams` streams waits for the device, in seconds. Less than a
-/// frame of every stream must be worked off in a period: `streams · frame_s < period_s`.
+/// The `quantile` of the time that a frame of one of `streams` streams waits for the device, in seconds. The
+/// frames of all streams must take less than a period: `streams · frame_s < period_s`.
 pub(super) fn wait_s(streams: u32, period_s: f64, frame_s: f64, quantile: f64) -> f64 {
     let others = streams.saturating_sub(1) as usize;
     let logs = LogFactorials::up_to(others);

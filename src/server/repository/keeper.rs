@@ -58,7 +58,7 @@ impl Keeper {
         Keeper { root, engine, loader, follower, memory, problems, unseen, view }
     }
 
-    /// What is told of the repository.
+    /// The repository as operators and metrics see it.
     pub(super) fn view(&self) -> &Arc<Mutex<View>> {
         &self.view
     }
@@ -190,7 +190,7 @@ impl Keeper {
                 self.engine.retire_model(name, *version);
                 self.follower.retired(&key);
                 self.view.lock().count(&key, Change::Retired);
-                tracing::info!(name, version, "is no longer served; streams that have it go on");
+                tracing::info!(name, version, "the model is no longer served; streams that have it go on");
                 Ok(())
             }
             Task::Load { key, found, served } => {
@@ -206,7 +206,7 @@ impl Keeper {
                         self.follower.loaded(&key, found.stamp, contents);
                         self.view.lock().count(&key, Change::Loaded);
                         let (digest, ms) = (&model.metadata.digest, began.elapsed().as_millis() as u64);
-                        tracing::info!(name, version, digest, ms, "serves");
+                        tracing::info!(name, version, digest, ms, "the model is served");
                         Ok(())
                     }
                     Ok(Outcome::Unchanged) => {
@@ -215,13 +215,17 @@ impl Keeper {
                     }
                     Ok(Outcome::Changing) => {
                         self.follower.changing(&key, now());
-                        tracing::info!(name, version, "its files changed while they were read: they have to rest");
+                        tracing::info!(
+                            name,
+                            version,
+                            "the model's files changed while they were read; it is loaded when they no longer change"
+                        );
                         Err(StartError::Changing { name: name.clone(), version: *version })
                     }
                     Err(error) => {
                         let goes_on = self.engine.models().find(name, *version).is_some();
                         let why = error.to_string();
-                        tracing::error!(name, version, why, goes_on, "cannot be loaded");
+                        tracing::error!(name, version, why, goes_on, "the model cannot be loaded");
                         let again = error.may_pass().then(|| now() + MEMORY_RETRY);
                         self.follower.failed(&key, found.stamp, why, again);
                         self.view.lock().count(&key, Change::Failed);
@@ -296,7 +300,7 @@ impl Keeper {
         self.view.lock().versions = versions;
     }
 
-    /// What is told of these versions now.
+    /// These versions as operators see them now.
     pub(super) fn views_of(&self, keys: &[VersionKey]) -> Vec<VersionView> {
         self.tell();
         let view = self.view.lock();

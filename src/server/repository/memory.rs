@@ -80,7 +80,13 @@ impl Memory {
             let Err(shortage) = self.check(key, bytes) else { return Ok(evicted) };
             let Some(victim) = victim(&engine.served(), key) else { return Err(shortage) };
             let (name, version) = (victim.metadata.name.clone(), victim.metadata.version);
-            tracing::info!(name, version, for_model = key.0, for_version = key.1, "leaves memory");
+            tracing::info!(
+                name,
+                version,
+                for_model = key.0,
+                for_version = key.1,
+                "the model leaves memory to make room"
+            );
             engine.evict_model(&name, version);
             let gone = Arc::downgrade(&victim);
             drop(victim);

@@ -3,7 +3,7 @@
 //! `keeper` looks at the repository and carries out what [`Follower`](crate::model::repository::Follower) decides, with
 //! `loader` and within `memory`; it blocks, and so runs on a thread of its own each time. [`run`] calls it: at each
 //! poll, for an operator's order, and for a request that needs a model which has left memory. [`RepositoryHandle`] is
-//! how they ask; `view` is what they are told.
+//! how they ask; `view` is what they get.
 
 mod keeper;
 mod loader;
@@ -79,7 +79,7 @@ impl RepositoryHandle {
         versions
     }
 
-    /// What is told in metrics.
+    /// The repository as metrics see it.
     pub(super) fn view(&self) -> &Mutex<View> {
         &self.view
     }
@@ -187,7 +187,6 @@ impl RepositoryHandle {
     /// # Errors
     /// Why it cannot be loaded.
     pub(super) async fn bring_back(&self, (name, version): VersionKey) -> Result<(), String> {
-        let stopping = || "the server is stopping".to_owned();
         match self.order(name, Some(version), Order::Load).await {
             Ok(views) => match views.into_iter().next() {
                 Some(view) if view.state == State::Failed => Err(view.reason),
@@ -196,7 +195,7 @@ impl RepositoryHandle {
             Err(OrderError::Unknown) => Err("it is no longer in the repository".to_owned()),
             Err(OrderError::Refused(why)) => Err(why),
             Err(OrderError::Changing) => Err("its files are being written".to_owned()),
-            Err(OrderError::Stopping) => Err(stopping()),
+            Err(OrderError::Stopping) => Err("the server is stopping".to_owned()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is told of the repository: to operators, and in metrics.
+//! The repository as operators and metrics see it.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,6 @@
 // The live page. It reads messages from /live/STREAM (src/view/message.rs), keeps the newest frame, and draws it as the
 // viewer wishes; opacity, colours, class and view are the page's own.
-const at = id => document.getElementById(id);
+const {at} = camlens;
 const VIEWS = {frame: 'Frame', overlay: 'Overlay', heat: 'Heat map', guided: 'Guided Grad-CAM', light: 'Light'};
 const KEPT = 60;          // frames whose times are averaged
 const SPEAKS_EVERY = 5000; // ms
@@ -161,19 +161,16 @@ function target() {
   return targets.find(target => nameOf(target) === state.target) ?? targets[0];
 }
 
-// The class alone, and the layer where several are shown.
-function nameOf(target) {
-  const same = state.shot.targets.filter(other => other.class === target.class);
-  return same.length > 1 ? `${target.class} at ${target.layer}` : target.class;
-}
+const nameOf = target => camlens.nameOf(target, state.shot.targets);
 
 function draw() {
   if (!state.shot) return;
   const {shot} = state;
   const entries = shot.targets.map(target => [nameOf(target), nameOf(target)]);
-  options(at('target'), [['', entries.length > 1 ? 'the first' : entries[0]?.[1] ?? 'none'], ...entries.slice(entries.length > 1 ? 0 : 1)]);
+  const several = entries.length > 1;
+  options(at('target'), [['', several ? 'the first' : entries[0]?.[1] ?? 'none'], ...entries.slice(several ? 0 : 1)]);
   const chosen = target();
-  for (const button of document.querySelectorAll('[data-view]')) {
+  for (const button of camlens.viewButtons()) {
     const {view} = button.dataset;
     button.disabled = view !== 'all' && !camlens.has(chosen, view);
   }
@@ -196,8 +193,7 @@ function pictures(views, chosen) {
       return figure;
     }));
   }
-  const share = at('opacity').valueAsNumber / 100;
-  const wish = {opacity: share, darkness: share, colors: at('colors').value};
+  const wish = camlens.wish();
   [...box.querySelectorAll('canvas')].forEach((canvas, index) => {
     camlens.paint(canvas, state.shot, chosen, views[index], wish);
     canvas.setAttribute('aria-label', `${VIEWS[views[index]]}${chosen ? ` for ${chosen.class}` : ''}`);
@@ -208,7 +204,7 @@ function missing(chosen) {
   let text = '';
   if (!chosen) text = 'This stream asks for predictions alone: its client has no maps computed.';
   else if (chosen.no_evidence) text = `Nothing at ${chosen.layer} speaks for ${chosen.class} in this frame.`;
-  else if (!chosen.guided) text = 'Guided Grad-CAM is not computed for this stream: its client asks for Grad-CAM alone.';
+  else if (!chosen.guided) text = 'Guided Grad-CAM is not computed: the client of this stream asks for Grad-CAM alone.';
   else if (!chosen.heat) text = 'Grad-CAM is not computed for this stream: its client asks for other maps.';
   at('missing').textContent = text;
   at('missing').hidden = text === '';
@@ -238,13 +234,8 @@ const median = numbers => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.l
 function times() {
   const names = [...new Set(state.stages.flatMap(stages => stages.map(([name]) => name)))];
   const medians = names.map(name => median(state.stages.map(stages => stages.find(([own]) => own === name)?.[1] ?? 0)));
-  const total = medians.reduce((sum, ms) => sum + ms, 0) || 1;
-  let start = 0;
-  at('stages').replaceChildren(...names.map((name, index) => {
-    const row = camlens.row(name.replace('_', ' '), medians[index] / total, [`${medians[index].toFixed(1)} ms`], start);
-    start += medians[index] / total;
-    return row;
-  }));
+  const total = medians.reduce((sum, ms) => sum + ms, 0);
+  at('stages').replaceChildren(...camlens.waterfall(names.map((name, index) => [name, medians[index]]), 1));
   const glass = state.shot.glass_to_answer_ms;
   at('total').textContent = `${total.toFixed(1)} ms in the server, median of ${state.stages.length} frames`
     + (glass === null ? '' : `; this frame ${glass.toFixed(0)} ms from glass to answer`);
@@ -257,8 +248,8 @@ function facts() {
     ['policy', news.policy], ['answered', news.answered.toLocaleString('en')],
     ['rate', state.rate === null ? '–' : `${state.rate.toFixed(1)} frames/s`],
     ['failed', news.failed.toLocaleString('en')],
-    ...(dropped.length ? dropped.map(([reason, count]) => [`dropped, ${reason.replace('_', ' ')}`, count.toLocaleString('en')])
-      : [['dropped', '0']]),
+    ...dropped.map(([reason, count]) => [`dropped, ${reason.replace('_', ' ')}`, count.toLocaleString('en')]),
+    ...(dropped.length ? [] : [['dropped', '0']]),
     ['model', news.model],
   ];
   at('facts').replaceChildren(...entries.flatMap(([name, value]) =>
@@ -266,17 +257,10 @@ function facts() {
 }
 
 // -------------------------------------------------------------------------------------------------------- wishes
-for (const button of document.querySelectorAll('[data-view]')) {
-  button.onclick = () => {
-    state.view = button.dataset.view;
-    document.querySelectorAll('[data-view]').forEach(other =>
-      other.setAttribute('aria-pressed', String(other === button)));
-    const dark = state.view === 'light';
-    at('opacity').value = dark ? 75 : 60;
-    at('opacity-label').firstChild.textContent = dark ? 'Darkness ' : 'Opacity ';
-    draw();
-  };
-}
+camlens.onView(view => {
+  state.view = view;
+  draw();
+});
 at('opacity').oninput = draw;
 at('colors').onchange = draw;
 at('target').onchange = () => { state.target = at('target').value; draw(); };

@@ -33,10 +33,10 @@ use crate::view::{self, StreamFacts};
 /// The longest name of a stream's source.
 const MAX_SOURCE_BYTES: usize = 256;
 
-/// Why a stream is told to open again that has a model which is no longer served.
+/// The reason in `GoingAway` for a stream whose model is no longer served.
 const OUTLIVED: &str = "the stream's model was replaced or is no longer served";
 
-/// Resolves when a stream has gone on for long enough with a model that is no longer served.
+/// Resolves when `grace` has passed since `model` was replaced, retired or evicted; never without `grace`.
 async fn outlived(model: Arc<Served>, grace: Option<Duration>) {
     match grace {
         Some(grace) => {
