@@ -50,7 +50,7 @@ pub enum StartError {
     )]
     Budget { name: String, version: i64, needed: Bytes, held: Bytes, limit: Bytes },
     #[error(
-        "model {name} version {version}: its files changed while they were read; start again when nothing writes to them"
+        "model {name} version {version}: its files changed while they were read; try again when nothing writes to them"
     )]
     Changing { name: String, version: i64 },
     #[error("model {name} version {version}: {problem}")]
