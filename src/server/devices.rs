@@ -55,8 +55,17 @@ impl Devices {
         let Some(name) = config.models.get(model).filter(|_| self.fallback.is_none()) else { return Ok(None) };
         let refuse = |problem: String| Err(StartError::Binding { name: model.to_owned(), problem });
         let indices = match name {
+            DeviceName::Cpu if self.are_cpu() => return Ok(None),
             DeviceName::Cuda(indices) if !self.are_cpu() => indices,
-            _ => return refuse(format!("`{name}` is none of the devices, which are {}", self.names.join(", "))),
+            DeviceName::Cuda(_) => {
+                return refuse(format!(
+                    "device.name is `cpu`, so no model runs on `{name}`: set device.name to `cuda`, or leave the model \
+                     out of device.models"
+                ));
+            }
+            DeviceName::Cpu | DeviceName::Auto => {
+                return refuse(format!("`{name}` names no CUDA device; the devices are {}", self.names.join(", ")));
+            }
         };
         if indices.is_empty() {
             return Ok(None);
@@ -169,7 +178,9 @@ mod tests {
     fn on_the_processor_no_model_is_bound_to_a_card_except_when_it_stands_in() {
         let mut devices = Devices::find(&DeviceConfig::default(), 2).expect("the processor is there");
         let config = binding(DeviceName::Cuda(vec![0]));
-        assert!(devices.bound_to(&config, "m").is_err());
+        let error = devices.bound_to(&config, "m").expect_err("no card runs models").to_string();
+        assert!(error.contains("`cuda:0`: set device.name to `cuda`"), "{error}");
+        assert_eq!(devices.bound_to(&binding(DeviceName::Cpu), "m").expect("the processor runs it"), None);
         devices.fallback = Some("no driver".to_owned());
         assert_eq!(devices.bound_to(&config, "m").expect("all models run"), None);
     }
