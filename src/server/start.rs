@@ -45,6 +45,10 @@ use crate::view::Hub;
 /// The time that connections have to close once every call has ended.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The time that batches on the devices have to end then. Nobody waits for their results any more, and threads that run
+/// in the background may get no processor time.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Connections of a port for operators.
 const OPERATORS: Bounds = Bounds { connections: 64, per_peer: 32 };
 
@@ -226,16 +230,22 @@ impl Server {
             () = self.drain() => if is_lost { Ended::DeviceLost } else { Ended::Drained },
             () = shutdown.force() => Ended::Forced,
         };
-        let engine = self.engine.clone();
-        // The task is cancelled if the process ends first: nothing is left to stop.
-        if ended != Ended::Forced
-            && let Err(error) = tokio::task::spawn_blocking(move || engine.stop()).await
-            && error.is_panic()
-        {
-            tracing::error!("the engine broke while it stopped");
+        if ended != Ended::Forced {
+            self.stop_engine().await;
         }
         tracing::info!(?ended, "stopped");
         ended
+    }
+
+    async fn stop_engine(&self) {
+        let engine = self.engine.clone();
+        // The task is cancelled if the process ends first: nothing is left to stop.
+        let stopped = tokio::task::spawn_blocking(move || engine.stop());
+        match tokio::time::timeout(BATCH_TIMEOUT, stopped).await {
+            Ok(Err(error)) if error.is_panic() => tracing::error!("the engine broke while it stopped"),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("a batch was still running at the end"),
+        }
     }
 
     async fn drain(&mut self) {

@@ -6,8 +6,6 @@
 # Kubernetes is built from its Go modules into the cache (once: about 15 minutes, 2 GiB); needs root, Go 1.26, npm and
 # cgroup v1. RATE (4) is how many frames a second each of two cameras sends, RESTARTS (100) how often the step
 # `restarts` ends camlens, REPLICAS (1000) to how many simulated ones `scale` goes.
-# KSERVE_CRDS is a folder of KServe's custom resource definitions (config/crd/full of its repository); without it they
-# are fetched from GitHub.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 here=tests/kubernetes
@@ -17,7 +15,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 steps=(apply first run tls killed restarts hangs headless roll upgrade drain job scale)
 case ${1:-} in
   --list) printf '%s\n' "${steps[@]}"; exit 0 ;;
-  -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 for step; do [[ " ${steps[*]} " == *" $step "* ]] || die "there is no step $step: there are ${steps[*]}"; done
 wanted=("$@")
@@ -51,20 +49,11 @@ ended() {
 trap ended EXIT
 
 # ------------------------------------------------------------------------------------------ what the API server says
-definitions() { # custom resource definitions of KEDA, the Prometheus operator and KServe, as folders
-  local folder file
+definitions() { # custom resource definitions of KEDA, the Prometheus operator and KServe
   go_module() { (cd / && GOFLAGS=-mod=mod go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'); }
   echo "$(go_module github.com/kedacore/keda/v2@v2.21.0)/config/crd/bases"
   echo "$(go_module github.com/prometheus-operator/prometheus-operator@v0.85.0)/example/prometheus-operator-crd"
-  folder=${KSERVE_CRDS:-$cache/kserve-0.17.0}
-  file=$folder/serving.kserve.io_inferenceservices.yaml
-  if [[ ! -s $file ]]; then
-    mkdir -p "$folder"
-    curl -sSfL -o "$file" \
-      https://raw.githubusercontent.com/kserve/kserve/v0.17.0/config/crd/full/serving.kserve.io_inferenceservices.yaml ||
-      { rm -f "$file"; die "KServe's definitions could not be fetched: set KSERVE_CRDS"; }
-  fi
-  echo "$file"
+  echo "$(go_module github.com/kserve/kserve@v0.17.0)/config/crd/full/serving.kserve.io_inferenceservices.yaml"
 }
 
 matrix() { # every combination that is applied, one file each

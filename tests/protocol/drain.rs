@@ -67,6 +67,20 @@ async fn what_is_not_finished_in_time_is_dropped_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_does_not_end_does_not_hold_up_the_end() {
+    let (server, gate) = TestServer::gated(|config| config.server.drain_timeout_s = 1).await;
+    let (mut stream, _) = Conversation::open(&mut server.explain().await, open(Overflow::Block)).await;
+    stream.frame(1).await;
+    gate.began().await;
+    server.shutdown.request();
+    assert!(matches!(stream.next().await, Response::GoingAway(_)));
+    assert_eq!(stream.dropped().await, (1, 1, 1, Reason::Draining));
+    assert_eq!(server.ended().await, Ended::Drained);
+    // The device, which is gone after its batch, still has it.
+    gate.go();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_request_stops_at_once() {
     let (server, gate) = TestServer::gated(|_| {}).await;
     let (mut stream, _) = Conversation::open(&mut server.explain().await, open(Overflow::Block)).await;
