@@ -85,6 +85,7 @@ def opencv(server, camera, folder):
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=PATIENCE_S)[1]
     drawn = sorted(folder.glob("*.jpg"))
+    expect(process.returncode == 0, f"it ended with {process.returncode} after Ctrl-C: {said[-800:]}")
     expect(len(drawn) >= 10, f"{len(drawn)} pictures: {said[-800:]}")
     # Each picture was taken after the one before.
     clocks = [rtsp_camera.read_clock(path) for path in drawn[-4:-1]]

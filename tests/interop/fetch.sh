@@ -132,6 +132,16 @@ gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
   export CAMLENS_OPENCV
 }
 
+# What the pages' tests need; false if there is no Chromium.
+pages() {
+  CAMLENS_CHROMIUM=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {
+    say "no pages: apt-get install chromium"
+    return 1
+  }
+  CAMLENS_PLAYWRIGHT=$(wheel playwright 1.65.2):$(wheel greenlet 3.5.6):$(wheel pyee 13.0.1)
+  export CAMLENS_CHROMIUM CAMLENS_PLAYWRIGHT
+}
+
 # ------------------------------------------------------------------------------------------------------- the clients
 build_go() {
   go_toolchain

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Clients in every language, tools and proxies as they are, against the built binary. deploy/test --interop calls it.
+# Clients in every language, tools and proxies as they are, cameras, and the pages in a browser, against the built
+# binary. deploy/test --interop calls it.
 #
 #   tests/interop/run.sh                         everything
 #   tests/interop/run.sh clients [CLIENT...]     the matrix of clients: python asyncio go node cpp java rust
@@ -7,6 +8,7 @@
 #   tests/interop/run.sh proxies [PROXY...]      Envoy, nginx and HAProxy in between
 #   tests/interop/run.sh cameras                 a camera over RTSP, GStreamer's pipelines and OpenCV's loop; GStreamer
 #                                                and ffmpeg have to be installed
+#   tests/interop/run.sh pages                   the live page and the report in Chromium, which has to be installed
 #
 # Toolchains and packages that this machine does not have are fetched into the cache (CAMLENS_CACHE, else
 # ~/.cache/camlens). The tables are printed, and kept in target/interop/.
@@ -17,9 +19,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 built=$PWD/target/interop
 mkdir -p "$built/go"
 
-case ${1:-} in -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
+case ${1:-} in -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 [[ -x target/release/camlens ]] || die "there is no target/release/camlens: cargo build --release"
-parts=${1:-clients tools proxies cameras}
+parts=${1:-clients tools proxies cameras pages}
 shift || true
 python=$(deploy/python-env client)
 for part in $parts; do
@@ -54,6 +56,12 @@ for part in $parts; do
       if cameras; then
         say "cameras"
         "$python" tests/interop/cameras.py
+      fi
+      ;;
+    pages)
+      if pages; then
+        say "pages"
+        "$python" tests/interop/pages.py
       fi
       ;;
     *) die "unknown part $part; tests/interop/run.sh --help lists what there is" ;;

@@ -1,6 +1,9 @@
 """Streams of the Python client against a server that plays scripts: credit, drops, drain, reconnection, deadlines."""
 
+import os
 import random
+import subprocess
+import sys
 import threading
 
 import grpc
@@ -386,3 +389,24 @@ def test_whatever_happens_each_frame_ends_once(seed):
     assert sorted(ended) == list(range(1, frames + 1))
     assert all(len(connections) <= 1 + resend for connections in accepted_by.values())
     assert ledger.counts.ended == ledger.counts.read == frames
+
+
+def test_a_program_ends_when_its_source_is_read_no_more():
+    # Python ends threads where they are; in a library of C++ that aborts the process.
+    program = """
+import atexit, sys, threading, time
+atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))
+import camlens
+def camera():
+    while True:
+        time.sleep(0.05)
+        yield b"a picture"
+answers = camlens.stream(camera(), server=sys.argv[1], policy="latest")
+print(next(answers).ok)
+"""
+    with FakeServer(echo) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", program, server.address], capture_output=True, text=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("True\n") and "camlens-source" not in done.stdout, done.stdout

@@ -1,5 +1,9 @@
-"""Explains a camera that OpenCV reads, live: opencv_camera.py ADDRESS [OUT]. Without OUT it opens a window."""
+"""Explains a camera that OpenCV reads, live: opencv_camera.py ADDRESS [OUT]. Without OUT it opens a window.
 
+Escape, in the window, or Ctrl-C ends it.
+"""
+
+import contextlib
 import pathlib
 import sys
 import time
@@ -30,7 +34,8 @@ if __name__ == "__main__":
     address, out = sys.argv[1], pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
     # A number is a device: 0 is /dev/video0.
     frames = camera(int(address) if address.isdigit() else address)
-    with camlens.stream(frames, policy="latest", color="bgr", maps=["grad_cam"], element_type="uint8") as answers:
+    answers = camlens.stream(frames, policy="latest", color="bgr", maps=["grad_cam"], element_type="uint8")
+    with contextlib.suppress(KeyboardInterrupt), answers:
         for answer in answers:
             if answer.ok and not show(answer.draw(answer.source.image, color="bgr"), answer.sequence, out):
                 break

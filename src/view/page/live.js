@@ -72,7 +72,7 @@ async function connect() {
   state.connection?.abort();
   if (state.paused || document.hidden) return;
   const connection = state.connection = new AbortController();
-  const ours = () => state.connection === connection;
+  const ours = () => state.connection === connection && !connection.signal.aborted;
   try {
     const path = state.stream === null ? '/live' : `/live/${encodeURIComponent(state.stream)}`;
     const response = await fetch(path, {signal: connection.signal});
@@ -81,11 +81,11 @@ async function connect() {
       if (!ours()) return;
       state.tries = 0;
       if (message.kind === 'news') news(message);
-      else await frame(message);
+      else await frame(message, ours);
     }
     if (ours()) says('the stream has ended', 'lost');
   } catch (error) {
-    if (!ours() || connection.signal.aborted) return;
+    if (!ours()) return;
     says(error instanceof TypeError ? 'not connected' : error.message, 'lost');
   }
   state.tries += 1;
@@ -120,8 +120,10 @@ function news(message) {
   facts();
 }
 
-async function frame(message) {
+async function frame(message, wanted) {
   const shot = await shotOf(message);
+  // While it was decoded the page may have been paused, or may have turned to another stream.
+  if (!wanted()) return release(shot);
   release(state.shot);
   state.shot = shot;
   state.stages.push(shot.stages);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import threading
@@ -20,6 +21,11 @@ from ._options import Options, Policy
 from .answers import Answer, Explanation
 from .frames import Frame, Image
 from .v1 import explain_pb2, explain_pb2_grpc, model_pb2, model_pb2_grpc
+
+#: How long the end of the program waits for threads that read sources.
+_MOST_EXIT_S = 2.0
+#: Streams whose source is being read.
+_reading: set[Stream] = set()
 
 
 class _Link:
@@ -193,6 +199,7 @@ class Stream(Iterator[Answer]):
         self._changed = threading.Condition()
         self._control: list[explain_pb2.ExplainStreamRequest] = []
         self._is_source_over = False
+        self._source = threading.Thread(target=self._read_source, name="camlens-source", daemon=True)
         self._is_closed = False
         self._error: BaseException | None = None
         self._call: Any = None
@@ -219,15 +226,18 @@ class Stream(Iterator[Answer]):
 
     def close(self) -> None:
         """Ends the stream: frames without an answer are cancelled. The source is not read any more."""
+        self._end()
+        # Releases the connection. While another thread waits for an answer, that thread does.
+        with contextlib.suppress(ValueError):
+            self._answers.close()
+
+    def _end(self) -> None:
         with self._changed:
             self._is_closed = True
             call = self._call
             self._changed.notify_all()
         if call is not None:
             call.cancel()
-        # Releases the connection. While another thread waits for an answer, that thread does.
-        with contextlib.suppress(ValueError):
-            self._answers.close()
 
     def cancel(self, sequence: int) -> None:
         """Takes a frame back: it ends as `Dropped` ("cancelled"), unless its answer is faster."""
@@ -242,7 +252,7 @@ class Stream(Iterator[Answer]):
             self._changed.notify_all()
 
     def _run(self) -> Generator[Answer, None, None]:
-        threading.Thread(target=self._read_source, name="camlens-source", daemon=True).start()
+        self._source.start()
         tries, since = 0, time.monotonic()
         try:
             while not self._is_done():
@@ -334,6 +344,7 @@ class Stream(Iterator[Answer]):
     def _read_source(self) -> None:
         """Reads the frames into the ledger: at most one ahead, or, of a camera, always the newest."""
         plan, ledger, sequence = self._plan, self._ledger, 0
+        _reading.add(self)
         try:
             for source in self._frames:
                 sequence += 1
@@ -353,6 +364,7 @@ class Stream(Iterator[Answer]):
             with self._changed:
                 self._is_source_over = True
                 self._changed.notify_all()
+            _reading.discard(self)
 
     def _is_done(self) -> bool:
         with self._changed:
@@ -376,6 +388,16 @@ class Stream(Iterator[Answer]):
         with self._changed:
             while not self._is_closed and (left := until - time.monotonic()) > 0:
                 self._changed.wait(left)
+
+
+@atexit.register
+def _end_sources() -> None:
+    """Waits until no source is read. When Python ends, a thread in C++, as in OpenCV, would abort the process."""
+    streams, until = tuple(_reading), time.monotonic() + _MOST_EXIT_S
+    for stream in streams:
+        stream._end()
+    for stream in streams:
+        stream._source.join(max(0.0, until - time.monotonic()))
 
 
 @functools.lru_cache(maxsize=16)
