@@ -5,6 +5,7 @@
 //! folded and sizes known; `numbers` follows what is computed from sizes. `patterns` puts together what exporters took
 //! apart, and `names` finds modules.
 
+mod attention;
 mod builder;
 mod graph;
 mod lower;
