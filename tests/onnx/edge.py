@@ -186,9 +186,21 @@ def attention():
     return model(nodes, weights, ["N", 3, 4, 4], 17), (2, 3, 4, 4)
 
 
+def functional():
+    """As PyTorch's older exporter writes a ReLU that is called in forward() itself: in no module."""
+    def named(operator, inputs, name, **attributes):
+        return helper.make_node(operator, inputs.split(), [f"{name}_output_0"], name=name, **attributes)
+    nodes = [named("Conv", "x w b", "/conv/Conv"), named("Relu", "/conv/Conv_output_0", "/Relu"),
+             named("GlobalAveragePool", "/Relu_output_0", "/GlobalAveragePool"),
+             named("Flatten", "/GlobalAveragePool_output_0", "/Flatten"),
+             helper.make_node("Gemm", ["/Flatten_output_0", "dense", "bias"], ["y"], name="/fc/Gemm")]
+    weights = [weight("w", 5, 3, 3, 3), weight("b", 5), weight("dense", 5, 4), weight("bias", 4)]
+    return model(nodes, weights, ["N", 3, 8, 8], 17), (2, 3, 8, 8)
+
+
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    for make in [channels_last, free_sizes, quantised, functions, external, attention]:
+    for make in [channels_last, free_sizes, quantised, functions, external, attention, functional]:
         made, shape = make()
         onnx.checker.check_model(made)
         path = OUT / f"{make.__name__}.onnx"

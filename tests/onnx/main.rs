@@ -179,3 +179,11 @@ fn attention_that_an_exporter_took_apart_is_one_operator() {
     assert_eq!(count("scaled_dot_product_attention"), 2, "{found:?}");
     assert_eq!(count("softmax"), 1, "a mask that depends on the picture: {found:?}");
 }
+
+#[test]
+fn a_default_layer_that_is_in_no_module_has_the_name_of_its_node() {
+    let (model, got, want) = edge("functional");
+    assert!(distance(&got, &want) < 1e-5);
+    assert_eq!(model.metadata.default_target_layers, ["/Relu"]);
+    assert!(model.graph.layer("/Relu").is_ok());
+}
