@@ -160,10 +160,17 @@ impl Graph {
     pub fn layer_name(&self, value: ValueId) -> String {
         let layers = self.layers();
         let names = layers.into_iter().find(|(v, _)| *v == value).map(|(_, names)| names).unwrap_or_default();
-        names
-            .into_iter()
-            .min_by_key(|name| (name.len(), name.clone()))
-            .unwrap_or_else(|| self.value(value).name.clone())
+        names.into_iter().min_by_key(|name| (name.len(), name.clone())).unwrap_or_else(|| self.node_name(value))
+    }
+
+    /// The name of the node that makes a value, which [`Graph::layer`] knows: a value may be called otherwise.
+    fn node_name(&self, value: ValueId) -> String {
+        let own = &self.value(value).name;
+        if self.layers.nodes.get(own) == Some(&value) {
+            return own.clone();
+        }
+        let names = self.layers.nodes.iter().filter(|(_, made)| **made == value).map(|(name, _)| name);
+        names.min_by_key(|name| name.len()).unwrap_or(own).clone()
     }
 
     /// The output that holds the logits: by name, else the first tensor.

@@ -104,8 +104,7 @@ fn a_model_of_onnx_is_compiled_to_as_many_steps_as_its_twin() {
     settle();
     let small = small();
     for exporter in exporters(small.path()) {
-        // A transformer's attention is one operator in a `.pt2` alone.
-        for folder in exporters(&exporter).into_iter().filter(|folder| !folder.ends_with("vit")) {
+        for folder in exporters(&exporter) {
             let twin = committed().join(folder.file_name().unwrap());
             let (own, twins) = (steps(&folder), steps(&twin));
             assert!(own <= twins, "{}: {own} steps, and {twins} from the .pt2", folder.display());

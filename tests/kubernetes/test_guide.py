@@ -1,4 +1,4 @@
-"""deploy/kubernetes.md: each row of the failure table names a test that exists."""
+"""deploy/kubernetes.md: each failure names a test that exists, and each alert has its first look."""
 
 import pathlib
 import re
@@ -37,3 +37,9 @@ def test_each_failure_names_a_test_that_exists():
                 assert (ROOT / script).is_file() and "#[tokio::test" in (ROOT / script).read_text(), f"{dies}: {one}"
             else:
                 assert script in tests, f"{dies}: there is no test {script}"
+
+
+def test_each_alert_has_its_first_look():
+    alerts = re.findall(r"- alert: (\w+)", (ROOT / "deploy/prometheus/alerts.yaml").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| ((?:`Camlens\w+`(?:, )?)+) \|", GUIDE, re.M)
+    assert alerts and sorted(alerts) == sorted(re.findall(r"`(\w+)`", " ".join(rows)))

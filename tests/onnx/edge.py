@@ -153,9 +153,54 @@ def external():
     return model(nodes, [weight("w", 4, 3, 3, 3), weight("b", 4)], ["N", 3, 8, 8], 17), (2, 3, 8, 8)
 
 
+def attention():
+    """Attention in parts: with factors of query and key and a mask; with scores that are divided and a key that no
+    Transpose made; and with a mask that depends on the picture, which is no operator of ATen's with a gradient."""
+    nodes = [
+        node("Conv", "x w b", "c"),
+        node("Reshape", "c heads", "features"),
+        node("Transpose", "features", "tokens", perm=[0, 1, 3, 2]),
+        node("Mul", "tokens factor", "query"),
+        node("Transpose", "tokens", "turned", perm=[0, 1, 3, 2]),
+        node("Mul", "turned factor", "key"),
+        node("MatMul", "query key", "scores"),
+        node("Add", "mask scores", "masked"),
+        node("Softmax", "masked", "weights", axis=-1),
+        node("MatMul", "weights tokens", "first"),
+        node("Reshape", "first heads", "key2"),
+        node("MatMul", "first key2", "scores2"),
+        node("Div", "scores2 two", "divided2"),
+        node("Softmax", "divided2", "weights2", axis=3),
+        node("MatMul", "weights2 first", "second"),
+        node("MatMul", "second key2", "scores3"),
+        node("Add", "scores3 scores2", "masked3"),
+        node("Softmax", "masked3", "weights3", axis=-1),
+        node("MatMul", "weights3 second", "third"),
+        node("ReduceMean", "third", "mean", axes=[2], keepdims=0),
+        node("Flatten", "mean", "flat"),
+        node("Gemm", "flat dense bias", "y"),
+    ]
+    weights = [weight("w", 8, 3, 1, 1), weight("b", 8), constant("heads", [0, 2, 4, -1]), weight("mask", 2, 16, 16),
+               constant("factor", 0.7, np.float32), constant("two", 2.0, np.float32), weight("dense", 8, 4),
+               weight("bias", 4)]
+    return model(nodes, weights, ["N", 3, 4, 4], 17), (2, 3, 4, 4)
+
+
+def functional():
+    """As PyTorch's older exporter writes a ReLU that is called in forward() itself: in no module."""
+    def named(operator, inputs, name, **attributes):
+        return helper.make_node(operator, inputs.split(), [f"{name}_output_0"], name=name, **attributes)
+    nodes = [named("Conv", "x w b", "/conv/Conv"), named("Relu", "/conv/Conv_output_0", "/Relu"),
+             named("GlobalAveragePool", "/Relu_output_0", "/GlobalAveragePool"),
+             named("Flatten", "/GlobalAveragePool_output_0", "/Flatten"),
+             helper.make_node("Gemm", ["/Flatten_output_0", "dense", "bias"], ["y"], name="/fc/Gemm")]
+    weights = [weight("w", 5, 3, 3, 3), weight("b", 5), weight("dense", 5, 4), weight("bias", 4)]
+    return model(nodes, weights, ["N", 3, 8, 8], 17), (2, 3, 8, 8)
+
+
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    for make in [channels_last, free_sizes, quantised, functions, external]:
+    for make in [channels_last, free_sizes, quantised, functions, external, attention, functional]:
         made, shape = make()
         onnx.checker.check_model(made)
         path = OUT / f"{make.__name__}.onnx"

@@ -169,3 +169,21 @@ fn weights_beside_the_model_are_read_and_are_part_of_its_digest() {
     let other = Model::load("m", 1, folder.path(), &LoadLimits::default()).unwrap();
     assert_ne!(other.metadata.digest, model.metadata.digest);
 }
+
+#[test]
+fn attention_that_an_exporter_took_apart_is_one_operator() {
+    let (model, got, want) = edge("attention");
+    assert!(distance(&got, &want) < 1e-5);
+    let found = operators(&model);
+    let count = |operator| found.iter().filter(|name| **name == operator).count();
+    assert_eq!(count("scaled_dot_product_attention"), 2, "{found:?}");
+    assert_eq!(count("softmax"), 1, "a mask that depends on the picture: {found:?}");
+}
+
+#[test]
+fn a_default_layer_that_is_in_no_module_has_the_name_of_its_node() {
+    let (model, got, want) = edge("functional");
+    assert!(distance(&got, &want) < 1e-5);
+    assert_eq!(model.metadata.default_target_layers, ["/Relu"]);
+    assert!(model.graph.layer("/Relu").is_ok());
+}

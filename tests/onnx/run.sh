@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # ONNX on this machine: ONNX's own tests of each operator that is read, the conformance cases through both exporters of
-# PyTorch, and real files against their definition.
+# PyTorch, real files against their definition, and classifiers of torchvision and timm at full size.
 #
 #   tests/onnx/run.sh [FOLDER]     keeps what it makes and fetches in FOLDER; default: target/onnx
 set -euo pipefail
@@ -19,3 +19,6 @@ CAMLENS_ONNX_NODES=$out/nodes cargo test --release --locked --test onnx -- --noc
 for root in twins files; do
   CAMLENS_ONNX_TWINS=$out/$root cargo test --release --locked --test conformance -- --nocapture onnx::every_case
 done
+
+cargo build --release --locked --bin camlens
+PYTHONPATH=$site "$reference" -W ignore tests/onnx/classifiers.py "$out/classifiers"

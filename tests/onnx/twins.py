@@ -39,23 +39,20 @@ NOT_KEPT = {
 EXPORTERS = {"older": {"dynamo": False, "opset_version": 17}, "newer": {"dynamo": True}}
 
 
-def free_axes(case, exporter):
-    """The batch, and for some cases the sides, may have any size."""
-    axes = {0: "batch", **({2: "height", 3: "width"} if case.dynamic_size else {})}
+def free_axes(exporter, dynamic_size):
+    """The batch, and with `dynamic_size` the sides, may have any size."""
+    axes = {0: "batch", **({2: "height", 3: "width"} if dynamic_size else {})}
     if exporter == "older":
         return {"dynamic_axes": {"x": axes}}
     return {"dynamic_shapes": ({axis: torch.export.Dim.DYNAMIC for axis in axes},)}
 
 
-def export(case, exporter, path):
+def export(model, x, exporter, path, dynamic_size):
     path.parent.mkdir(parents=True)
-    model = write.set_up(case)
-    x = weights.picture(2, *case.shape).to(case.dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (x,), str(path), input_names=["x"], external_data=False, verbose=False,
-                          **EXPORTERS[exporter], **free_axes(case, exporter))
-    strip(path)
+                          **EXPORTERS[exporter], **free_axes(exporter, dynamic_size))
 
 
 def strip(path):
@@ -95,7 +92,9 @@ def main():
             folder = args.out / exporter / name
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                export(case, exporter, folder / "1" / "model.onnx")
+                x = weights.picture(2, *case.shape).to(case.dtype)
+                export(write.set_up(case), x, exporter, folder / "1" / "model.onnx", case.dynamic_size)
+                strip(folder / "1" / "model.onnx")
             except Exception as error:      # an exporter raises any error
                 shutil.rmtree(folder, ignore_errors=True)
                 print(f"{name}: the {exporter} exporter: {type(error).__name__}: {str(error).splitlines()[0][:100]}")

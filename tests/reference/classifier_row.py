@@ -410,10 +410,10 @@ def modules_of(node):
 
 # ---------------------------------------------------------------------------------------------------- camlens
 class Camlens:
-    """The built binary with one model, on one thread."""
+    """The built binary with the models of a folder, on one thread. `more`: further arguments of `serve`."""
 
-    def __init__(self, binary, folder):
-        self.binary, self.folder, self.server = binary, folder, None
+    def __init__(self, binary, folder, *more):
+        self.binary, self.folder, self.more, self.server = binary, folder, more, None
         self.sockets = tempfile.TemporaryDirectory()            # a socket's path is short
         self.address = f"unix:{self.sockets.name}/camlens.sock"
         # Kernels are timed before the first frame, so that the frame that is judged runs on the fastest.
@@ -441,7 +441,8 @@ class Camlens:
         log = self.folder / "serve.log"
         with open(log, "w", encoding="utf-8") as file:
             self.server = subprocess.Popen(
-                [self.binary, "serve", "--models", self.folder / "models", "--listen", self.address, "--threads", "1"],
+                [self.binary, "serve", "--models", self.folder / "models", "--listen", self.address, "--threads", "1",
+                 *self.more],
                 env=self.environment, stdout=file, stderr=file)
         deadline = time.monotonic() + CAMLENS_SECONDS
         while time.monotonic() < deadline and self.server.poll() is None:

@@ -123,6 +123,8 @@ pub struct Builder {
     /// By number.
     pub origins: Vec<Origin>,
     pub notices: BTreeSet<String>,
+    /// Of each value that is computed, its dtype, and its size with each example input.
+    shapes: HashMap<String, (Kind, Vec<Vec<i64>>)>,
     operators: HashMap<String, Operator>,
     guards: Vec<Guard>,
     max_nodes: u64,
@@ -139,6 +141,7 @@ impl Builder {
             labels: BTreeMap::new(),
             origins: Vec::new(),
             notices: BTreeSet::new(),
+            shapes: HashMap::new(),
             operators: HashMap::new(),
             guards: vec![Guard::new(limits.max_value_bytes); runs],
             max_nodes: limits.max_nodes,
@@ -179,7 +182,22 @@ impl Builder {
 
     /// The program's input.
     pub fn input(&mut self, name: &str, runs: Vec<Tensor>) -> Rc<Known> {
-        Rc::new(Known { name: name.to_owned(), runs, is_constant: false })
+        self.known(name.to_owned(), runs)
+    }
+
+    fn known(&mut self, name: String, runs: Vec<Tensor>) -> Rc<Known> {
+        let known = Known { name, runs, is_constant: false };
+        let sizes = known.runs.iter().map(Tensor::size).collect();
+        self.shapes.insert(known.name.clone(), (known.kind(), sizes));
+        Rc::new(known)
+    }
+
+    /// The dtype of a value, and its size with each example input; a constant has one.
+    pub fn shape(&self, name: &str) -> Option<(Kind, Vec<Vec<i64>>)> {
+        match self.constants.get(name) {
+            Some((tensor, _)) => Some((tensor.f_kind().ok()?, vec![tensor.size()])),
+            None => self.shapes.get(name).cloned(),
+        }
     }
 
     fn operator(&mut self, name: &str) -> Result<Operator, ModelError> {
@@ -248,17 +266,26 @@ impl Builder {
     pub fn replace(
         &mut self,
         operator: &str,
-        mut arguments: Vec<ProgramArgument>,
+        arguments: Vec<ProgramArgument>,
         like: &Known,
     ) -> Result<Rc<Known>, ModelError> {
+        let name = self.add(operator, arguments)?;
+        let runs = like.runs.iter().map(Tensor::shallow_clone).collect();
+        Ok(self.known(name, runs))
+    }
+
+    /// Adds a node that no example input is run through. Arguments that are left out have the schema's defaults.
+    ///
+    /// # Errors
+    /// The graph grows too large.
+    pub fn add(&mut self, operator: &str, mut arguments: Vec<ProgramArgument>) -> Result<String, ModelError> {
         let operator = self.operator(operator)?;
         let defaults = operator.schema().arguments.iter().skip(arguments.len());
         let defaults = defaults.map(|argument| argument.default.clone().unwrap_or(Value::None));
         arguments.extend(defaults.map(ProgramArgument::Literal));
         let name = self.fresh();
         self.push(ProgramOperation::Aten(operator), arguments, vec![name.clone()])?;
-        let runs = like.runs.iter().map(Tensor::shallow_clone).collect();
-        Ok(Rc::new(Known { name, runs, is_constant: false }))
+        Ok(name)
     }
 
     fn define(
@@ -270,9 +297,7 @@ impl Builder {
         let names: Vec<String> = results.iter().map(|_| self.fresh()).collect();
         let arguments = arguments.iter().map(program_argument).collect();
         self.push(ProgramOperation::Aten(operator), arguments, names.clone())?;
-        let known =
-            names.into_iter().zip(results).map(|(name, runs)| Rc::new(Known { name, runs, is_constant: false }));
-        Ok(known.collect())
+        Ok(names.into_iter().zip(results).map(|(name, runs)| self.known(name, runs)).collect())
     }
 
     fn push(

@@ -5,6 +5,7 @@
 //! folded and sizes known; `numbers` follows what is computed from sizes. `patterns` puts together what exporters took
 //! apart, and `names` finds modules.
 
+mod attention;
 mod builder;
 mod graph;
 mod lower;
@@ -15,6 +16,8 @@ mod operands;
 mod outline;
 mod patterns;
 mod program;
+#[cfg(test)]
+mod supported;
 mod tensors;
 mod value;
 
@@ -312,25 +315,4 @@ fn sizes(shape: &[Dimension]) -> String {
 /// The operators of ONNX that are read, in the order of their names; `If` and functions besides.
 pub fn operators() -> BTreeSet<&'static str> {
     lower::OPERATORS.iter().map(|(name, ..)| *name).chain(["If"]).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_is_in_order_and_the_readme_lists_it() {
-        let names: Vec<&str> = lower::OPERATORS.iter().map(|(name, ..)| *name).collect();
-        assert!(names.is_sorted(), "the table is searched by halves");
-        let [oldest, newest] = lower::VERSIONS;
-        assert!(
-            lower::OPERATORS.iter().all(|&(_, since, until, _)| oldest <= since && since <= until && until <= newest)
-        );
-        let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md"));
-        let section = readme.split("### ONNX").nth(1).and_then(|rest| rest.split("\n### ").next()).unwrap();
-        let list = section.split("\n\n").find(|paragraph| paragraph.starts_with("`Abs`")).unwrap();
-        let listed: BTreeSet<&str> =
-            list.split([',', '\n', ' ', '.']).filter_map(|word| word.strip_prefix('`')?.strip_suffix('`')).collect();
-        assert_eq!(listed, operators(), "deploy/README.md lists other operators");
-    }
 }

@@ -1,6 +1,7 @@
 //! Matrix products.
 
 use super::{Lowered, elementwise, one};
+use crate::model::import::onnx::attention;
 use crate::model::import::onnx::builder::{Arg, Builder, NONE};
 use crate::model::import::onnx::operands::Operands;
 
@@ -10,7 +11,8 @@ pub fn matmul(builder: &mut Builder, operands: &mut Operands) -> Lowered {
         let weight = builder.call("t", vec![(&y).into()])?;
         return one(builder.call("linear", vec![(&x).into(), (&weight).into(), NONE])?);
     }
-    one(builder.call("matmul", vec![(&x).into(), (&y).into()])?)
+    let product = builder.call("matmul", vec![(&x).into(), (&y).into()])?;
+    one(attention::fused(builder, product)?)
 }
 
 /// `alpha · A · B + beta · C`.
