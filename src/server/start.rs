@@ -244,7 +244,7 @@ impl Server {
         match tokio::time::timeout(BATCH_TIMEOUT, stopped).await {
             Ok(Err(error)) if error.is_panic() => tracing::error!("the engine broke while it stopped"),
             Ok(_) => {}
-            Err(_) => tracing::warn!("a batch was still running at the end"),
+            Err(_) => tracing::warn!("a batch still runs on a device: the process ends without it"),
         }
     }
 

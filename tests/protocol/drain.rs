@@ -14,7 +14,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::conversation::{Conversation, open};
 use super::images;
-use super::server::{SMALL, TestServer};
+use super::server::{Gate, SMALL, TestServer};
 
 fn ask(service: &str) -> HealthCheckRequest {
     HealthCheckRequest { service: service.to_owned() }
@@ -52,8 +52,8 @@ async fn draining_says_so_first_finishes_what_was_accepted_and_ends_with_ok() {
     assert_eq!(server.ended().await, Ended::Drained);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_finished_in_time_is_dropped_and_says_so() {
+/// A server whose drain has ended while the device still works on a batch.
+async fn drained_within_a_batch() -> (TestServer, Gate, Conversation) {
     let (server, gate) = TestServer::gated(|config| config.server.drain_timeout_s = 1).await;
     let (mut stream, _) = Conversation::open(&mut server.explain().await, open(Overflow::Block)).await;
     stream.frame(1).await;
@@ -61,6 +61,12 @@ async fn what_is_not_finished_in_time_is_dropped_and_says_so() {
     server.shutdown.request();
     assert!(matches!(stream.next().await, Response::GoingAway(_)));
     assert_eq!(stream.dropped().await, (1, 1, 1, Reason::Draining));
+    (server, gate, stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_finished_in_time_is_dropped_and_says_so() {
+    let (server, gate, mut stream) = drained_within_a_batch().await;
     assert_eq!(stream.status().await.code(), Code::Ok);
     gate.go();
     assert_eq!(server.ended().await, Ended::Drained);
@@ -68,13 +74,7 @@ async fn what_is_not_finished_in_time_is_dropped_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_does_not_end_does_not_hold_up_the_end() {
-    let (server, gate) = TestServer::gated(|config| config.server.drain_timeout_s = 1).await;
-    let (mut stream, _) = Conversation::open(&mut server.explain().await, open(Overflow::Block)).await;
-    stream.frame(1).await;
-    gate.began().await;
-    server.shutdown.request();
-    assert!(matches!(stream.next().await, Response::GoingAway(_)));
-    assert_eq!(stream.dropped().await, (1, 1, 1, Reason::Draining));
+    let (server, gate, _stream) = drained_within_a_batch().await;
     assert_eq!(server.ended().await, Ended::Drained);
     // The device, which is gone after its batch, still has it.
     gate.go();

@@ -1,5 +1,5 @@
-//! Finds attention that exporters took apart: `softmax(q · kᵀ · scale + mask) · v` becomes the operator that a `.pt2`
-//! has for it, which keeps no weights of every token for every other one.
+//! Finds attention that exporters took apart: `softmax(q · kᵀ · scale + mask) · v` becomes the operator that a
+//! `.pt2` has for it, which does not store the weights, `[N, heads, tokens, tokens]`.
 
 use std::collections::HashSet;
 use std::rc::Rc;
