@@ -99,6 +99,21 @@ def test_the_right_half_is_the_explanation(server, tmp_path):
     assert np.abs(explanation - frame).mean() > 8
 
 
+def test_the_video_of_a_camera_has_a_picture_for_each_answer(server, tmp_path):
+    out = tmp_path / "explained.mp4"
+    source = f"testsrc=s={WIDTH}x{HEIGHT}:r=4,realtime"
+    live = ["--live", "--ffmpeg-option", "f=lavfi", "--limit", 12]
+    summary = stream(server, source, *live, "--out", tmp_path, "--video", out)
+    assert summary["accounted_for"] and summary["answered"] > 0
+    command = ["ffprobe", "-v", "error", "-select_streams", "v", "-show_entries", "packet=pts_time", "-of", "csv=p=0"]
+    times = sorted(map(float, subprocess.run([*command, out], check=True, capture_output=True).stdout.split()))
+    # Repeats at 25 pictures a second would be six times as many. An encoder that is too slow leaves some out.
+    assert 1 < len(times) <= summary["answered"]
+    assert times[0] == 0 and min(b - a for a, b in zip(times, times[1:])) > 0.02
+    _, seconds = facts(out)
+    assert seconds == pytest.approx(times[-1] + 1 / 25, abs=0.3)
+
+
 def test_rate_and_width_thin_out_and_scale_down(server, clip, tmp_path):
     summary = stream(server, clip, "--out", tmp_path, "--fps", 4, "--width", 160)
     assert summary["sent"] == 8

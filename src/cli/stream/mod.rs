@@ -127,8 +127,8 @@ pub struct StreamCommand {
     #[arg(long, env = "CAMLENS_VIEW", value_name = "ADDRESS")]
     view: Option<String>,
 
-    /// Also make a video: an MP4 of frame and explanation side by side, as long as the frames took, at --fps or 25
-    /// pictures per second; needs an installed ffmpeg
+    /// Also make a video: an MP4 of frame and explanation side by side, as long as the frames took. A recording's has
+    /// --fps or 25 pictures per second, a camera's one for each answer, at its time; needs an installed ffmpeg
     #[arg(long = "video", env = "CAMLENS_VIDEO", value_name = "FILE")]
     mp4: Option<PathBuf>,
 

@@ -140,12 +140,15 @@ impl Scene {
         self.bench.submit(lane, 1);
         assert_eq!(self.submitted(), [1]);
         let handles = others.iter().map(|number| self.bench.submit(lane, *number)).collect();
-        while self.bench.engine.shared.state.lock().dispatch.is_preparing() {
-            thread::yield_now();
-        }
+        self.settle();
         self.bench.go();
         assert_eq!(self.bench.ended().0, 1);
         handles
+    }
+
+    /// Waits until every frame that was chosen is prepared.
+    fn settle(&self) {
+        super::tests::settle(&self.bench);
     }
 
     fn answered(&self, number: u32) -> usize {
@@ -163,6 +166,8 @@ fn two_batches_are_in_flight_and_are_answered_in_order() {
     scene.behind_the_first(&lane, &[2, 3, 4]);
     assert_eq!((scene.submitted(), scene.submitted()), (vec![2], vec![3]));
     assert!(scene.events.try_recv().is_err(), "the third waits for the first to be collected");
+    // A worker that found no third row would wait for the second batch.
+    scene.settle();
     scene.bench.go();
     assert_eq!(scene.answered(2), 1);
     assert_eq!(scene.submitted(), [4]);

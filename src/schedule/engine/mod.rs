@@ -16,7 +16,7 @@ use super::background::Compute;
 use super::clock::Clock;
 use super::device::AsyncDevice;
 use super::error::JobError;
-use super::finish::finish;
+use super::finish::{DoneRow, finish};
 use super::job::{Ending, Job};
 use super::lane::Lane;
 use super::pool::{Pool, Tasks};
@@ -131,6 +131,10 @@ struct State {
     /// Those of them that were not notified, the one that began to wait last at the end. It is notified first: what it
     /// worked with is still in the caches.
     waiting: Vec<usize>,
+    /// Whether workers prepare and render lone frames.
+    keeps_lone_frames: bool,
+    /// For each worker, a lone frame that it is to prepare.
+    lone: Vec<Option<Chosen>>,
 }
 
 /// A model that a worker is to load on its device.
@@ -142,6 +146,8 @@ struct Load {
 /// What a worker does next.
 enum Work {
     Run(Vec<PreparedRow>),
+    /// Prepare a lone frame.
+    Prepare(Chosen),
     Load(Load),
     /// Nothing for now.
     Nothing,
@@ -159,6 +165,8 @@ const QUIET: Duration = Duration::from_millis(20);
 /// What follows from a change of the state. It is carried out without the lock, which the threads that it wakes need.
 struct Consequences {
     chosen: Vec<Chosen>,
+    /// A worker that was given a lone frame.
+    woken: Option<usize>,
     expired: Expired<Chosen, PreparedRow>,
 }
 
@@ -420,6 +428,7 @@ impl Shared {
             let shared = Arc::clone(self);
             tasks.run(move || shared.prepare(chosen));
         }
+        self.notify(consequences.woken);
         tell(consequences.expired);
     }
 
@@ -431,8 +440,22 @@ impl Shared {
         self.choose(state, now);
     }
 
-    /// On a thread of the pool.
+    /// On a thread of the pool: prepares a frame and wakes a worker for its row.
     fn prepare(self: &Arc<Self>, chosen: Chosen) {
+        let Some((mut state, now)) = self.prepared(chosen) else { return };
+        let wakes = state.wakes();
+        self.choose(state, now);
+        self.notify(wakes);
+    }
+
+    /// On a worker's thread: prepares a lone frame, whose row the worker takes next.
+    fn prepare_lone(self: &Arc<Self>, chosen: Chosen) {
+        let Some((state, now)) = self.prepared(chosen) else { return };
+        self.choose(state, now);
+    }
+
+    /// Prepares a frame and takes it back. `None`: the engine has been closed.
+    fn prepared(&self, chosen: Chosen) -> Option<(MutexGuard<'_, State>, Instant)> {
         let turn = chosen.turn.clone();
         // The batch must not wait for it, whatever happens. A frame whose preparation panics replies as it is dropped.
         let prepare = || prepare(chosen, &self.clock, &self.compute);
@@ -443,15 +466,21 @@ impl Shared {
         let now = self.clock.now();
         let mut state = self.state.lock();
         if state.tasks.is_none() {
-            // The engine has been closed. The frame's reply is called without the lock.
+            // The frame's reply is called without the lock.
             drop(state);
             drop(prepared);
-            return;
+            return None;
         }
         state.dispatch.prepared(&turn, prepared, now);
-        let wakes = state.wakes();
-        self.choose(state, now);
-        self.notify(wakes);
+        Some((state, now))
+    }
+
+    /// Renders a row's outputs on this thread and ends its frame. One whose rendering panics replies as it is dropped.
+    fn finish(&self, row: DoneRow) {
+        let finish = || finish(row, &*self.clock, &self.compute);
+        if catch_unwind(AssertUnwindSafe(finish)).is_err() {
+            tracing::error!("a frame broke while it was rendered");
+        }
     }
 
     /// Wakes all workers that wait.
@@ -486,8 +515,16 @@ impl State {
     fn empty(config: &EngineConfig, workers: usize) -> Self {
         let of = if config.binds_models { Workers::Bound(workers) } else { Workers::Alike(workers) };
         let dispatch = Dispatch::new(config.priority_ageing, config.max_batch_delay, of);
-        let loads = (0..workers).map(|_| VecDeque::new()).collect();
-        State { dispatch, tasks: None, loads, idle: 0, waiting: Vec::new() }
+        State {
+            dispatch,
+            tasks: None,
+            loads: (0..workers).map(|_| VecDeque::new()).collect(),
+            idle: 0,
+            waiting: Vec::new(),
+            // In the background, threads wait for others of the idle class.
+            keeps_lone_frames: !config.background,
+            lone: (0..workers).map(|_| None).collect(),
+        }
     }
 
     /// The worker to notify, if one waits that has not been notified.
@@ -500,20 +537,44 @@ impl State {
     /// Whether one of the workers has something to do, seen from one that tunes its device.
     fn has_work(&self, workers: usize) -> bool {
         self.idle + 1 < workers
+            || self.lone.iter().any(Option::is_some)
             || self.dispatch.has_rows()
             || self.tasks.is_none()
             || self.loads.iter().any(|loads| !loads.is_empty())
     }
 
     fn choose(&mut self, now: Instant) -> Consequences {
-        let chosen = std::iter::from_fn(|| self.dispatch.choose(now)).collect();
-        Consequences { chosen, expired: self.dispatch.take_expired() }
+        let mut chosen: Vec<Chosen> = std::iter::from_fn(|| self.dispatch.choose(now)).collect();
+        let woken = self.keep_lone(&mut chosen);
+        Consequences { chosen, woken, expired: self.dispatch.take_expired() }
+    }
+
+    /// Gives a lone frame to a worker that waits: no other is in preparation or ready, and another worker goes on
+    /// waiting for the next. Each thread that a frame passes through costs a wake-up, which takes milliseconds on
+    /// processors that others use.
+    fn keep_lone(&mut self, chosen: &mut Vec<Chosen>) -> Option<usize> {
+        let [only] = &chosen[..] else { return None };
+        let is_lone = self.dispatch.preparing() == 1 && !self.dispatch.has_rows() && self.waiting.len() > 1;
+        if !self.keeps_lone_frames || !is_lone {
+            return None;
+        }
+        let index = self.waiting.iter().rposition(|&worker| only.model.runs_on(worker))?;
+        let worker = self.waiting.remove(index);
+        self.lone[worker] = chosen.pop();
+        Some(worker)
+    }
+
+    /// Whether all workers but one wait, and no frame comes their way. The one may render its frame then.
+    fn is_quiet_but_for_one(&self) -> bool {
+        let others = self.lone.len() - 1;
+        let is_quiet = self.dispatch.preparing() == 0 && !self.dispatch.has_rows();
+        self.keeps_lone_frames && is_quiet && others > 0 && self.waiting.len() == others
     }
 }
 
 impl Consequences {
     fn is_empty(&self) -> bool {
-        self.chosen.is_empty() && self.expired.is_empty()
+        self.chosen.is_empty() && self.woken.is_none() && self.expired.is_empty()
     }
 }
 
@@ -559,6 +620,10 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
                     continue;
                 }
             }
+            Work::Prepare(chosen) => {
+                shared.prepare_lone(chosen);
+                continue;
+            }
             Work::Load(Load { model, loaded }) => {
                 let result = worker.load(&model);
                 // Dropped before the caller goes on, which may drop its own. The caller may have gone.
@@ -575,9 +640,14 @@ fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
         }
         let Some((done, took)) = worker.collect() else { continue };
         shared.busy.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let renders = done.len() == 1 && worker.is_idle() && shared.state.lock().is_quiet_but_for_one();
         for row in done {
-            let shared = Arc::clone(shared);
-            tasks.run(move || finish(row, &*shared.clock, &shared.compute));
+            if renders {
+                shared.finish(row);
+            } else {
+                let shared = Arc::clone(shared);
+                tasks.run(move || shared.finish(row));
+            }
         }
         if let Some(why) = worker.lost() {
             shared.lost.send_replace(Some(why.to_owned()));
@@ -599,6 +669,9 @@ fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<
         }
         if let Some(load) = state.loads[index].pop_front() {
             return Work::Load(load);
+        }
+        if let Some(chosen) = state.lone[index].take() {
+            return Work::Prepare(chosen);
         }
         let now = shared.clock.now();
         let idle = state.idle;
@@ -635,7 +708,8 @@ fn wait_for_work<D: AsyncDevice>(worker: &Worker<D>, index: usize, shared: &Arc<
         let all_wait = state.idle == shared.workers;
         state.idle = state.idle.saturating_sub(1);
         state.waiting.retain(|&waiting| waiting != index);
-        if tunes && is_over && all_wait && until.is_none() && state.tasks.is_some() {
+        let is_free = state.lone[index].is_none() && state.tasks.is_some();
+        if tunes && is_over && all_wait && until.is_none() && is_free {
             return Work::Tune;
         }
         if has_retired {

@@ -2,14 +2,16 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::explain::{ExplainError, MapKind, MapSet, Method};
+use crate::frame::Payload;
 use crate::plan::{Interrupt, PlanError};
 use crate::schedule::device::{Batch, Device, RowResult};
 use crate::schedule::error::JobError;
 use crate::schedule::fake::{Behaviour, Bench, FakeDevice, bound, out_of_memory, pixels, served};
+use crate::schedule::job::Reply;
 
 /// Waits until every frame that was chosen is prepared.
-fn settle(bench: &Bench) {
-    while bench.engine.shared.state.lock().dispatch.is_preparing() {
+pub(super) fn settle(bench: &Bench) {
+    while bench.engine.shared.state.lock().dispatch.preparing() > 0 {
         thread::yield_now();
     }
 }
@@ -118,6 +120,94 @@ fn an_idle_worker_takes_what_was_prepared_for_a_busy_one_if_it_has_the_model() {
     assert!(endings(&bench, 3).iter().all(|(_, answered)| *answered));
     release.send(()).expect("the first worker waits");
     assert_eq!(endings(&bench, 1).len(), 1);
+    bench.engine.stop();
+}
+
+/// Waits until so many workers wait.
+fn await_waiting(bench: &Bench, count: usize) {
+    while bench.engine.shared.state.lock().waiting.len() != count {
+        thread::yield_now();
+    }
+}
+
+/// Keeps the only thread of the pool busy until the sender is dropped.
+fn occupy_pool(bench: &Bench) -> mpsc::Sender<()> {
+    let (release, released) = mpsc::channel::<()>();
+    let tasks = bench.engine.shared.state.lock().tasks.clone().expect("an engine that runs");
+    tasks.run(move || drop(released.recv()));
+    release
+}
+
+#[test]
+fn a_lone_frame_is_prepared_and_rendered_by_its_worker() {
+    let model = served("m", 4);
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let release = occupy_pool(&bench);
+    let lane = bench.lane(&model);
+    for number in 0..3 {
+        await_waiting(&bench, 2);
+        bench.submit(&lane, number);
+        assert_eq!(bench.began(), [number]);
+        bench.go();
+        assert_eq!(endings(&bench, 1), [(number, true)]);
+    }
+    // While one works, the other waits for rows of the pool: it does not prepare what might run beside others.
+    await_waiting(&bench, 2);
+    bench.submit(&lane, 3);
+    assert_eq!(bench.began(), [3]);
+    bench.submit(&bench.lane(&model), 4);
+    bench.go();
+    assert!(bench.nothing_ended());
+    drop(release);
+    assert_eq!(bench.began(), [4]);
+    bench.go();
+    assert_eq!(endings(&bench, 2), [(3, true), (4, true)]);
+    bench.engine.stop();
+}
+
+#[test]
+fn a_lone_frame_that_breaks_ends_and_its_worker_lives_on() {
+    let model = served("m", 4);
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let lane = bench.lane(&model);
+    await_waiting(&bench, 2);
+    // Its pixels do not fit its shape.
+    bench.submit_with(&lane, 0, |job| job.payload = Payload::Tensor { data: vec![0; 3].into(), shape: vec![1, 1, 1] });
+    assert_eq!(endings(&bench, 1), [(0, false)]);
+    await_waiting(&bench, 2);
+    // Its renderer panics.
+    let reply = Reply::new(|_| panic!("expected by the test"));
+    bench.submit_with(&lane, 1, |job| job.reply = reply);
+    assert_eq!(bench.began(), [1]);
+    bench.go();
+    await_waiting(&bench, 2);
+    bench.submit(&lane, 2);
+    assert_eq!(bench.began(), [2]);
+    bench.go();
+    assert_eq!(endings(&bench, 1), [(2, true)]);
+    bench.engine.stop();
+}
+
+#[test]
+fn a_lone_frame_that_no_worker_has_taken_yet_ends_with_the_engine() {
+    let model = served("m", 4);
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let lane = bench.lane(&model);
+    await_waiting(&bench, 2);
+    bench.submit(&lane, 0);
+    assert_eq!(bench.began(), [0]);
+    bench.submit(&lane, 1);
+    settle(&bench);
+    assert_eq!(bench.began(), [1]);
+    // Both work. A frame is given to one of them, as if both had waited.
+    bench.engine.shared.state.lock().waiting.extend([0, 1]);
+    bench.submit(&lane, 2);
+    assert!(bench.engine.shared.state.lock().lone.iter().any(Option::is_some));
+    bench.engine.shared.close();
+    assert_eq!(endings(&bench, 1), [(2, false)]);
+    bench.go();
+    bench.go();
+    assert_eq!(endings(&bench, 2).len(), 2);
     bench.engine.stop();
 }
 

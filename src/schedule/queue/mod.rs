@@ -144,9 +144,9 @@ impl<J: Waiting, R: Ready> Dispatch<J, R> {
         self.next.iter().map(NextBatch::ready).sum()
     }
 
-    #[cfg(test)]
-    pub(super) fn is_preparing(&self) -> bool {
-        self.next.iter().any(NextBatch::is_preparing_any)
+    /// Frames that were chosen and are not prepared yet.
+    pub(super) fn preparing(&self) -> usize {
+        self.next.iter().map(NextBatch::preparing).sum()
     }
 }
 pub mod line;

@@ -159,9 +159,9 @@ impl<J: Waiting, R: Ready> NextBatch<J, R> {
         self.rows.len()
     }
 
-    #[cfg(test)]
-    pub(in crate::schedule) fn is_preparing_any(&self) -> bool {
-        !self.preparing.is_empty()
+    /// Frames that were chosen and are not prepared yet.
+    pub(in crate::schedule) fn preparing(&self) -> usize {
+        self.preparing.len()
     }
 
     /// Whether the frame was chosen for this batch and is being decoded.

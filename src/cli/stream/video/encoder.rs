@@ -1,4 +1,7 @@
 //! An ffmpeg that makes an MP4 of raw pictures, with captions.
+//!
+//! ffmpeg gets each picture once, with its time, in an IVF file (<https://wiki.multimedia.cx/index.php/Duck_IVF>): raw
+//! video has no times, and repeats in their stead would keep a camera's encoder behind.
 
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
@@ -15,6 +18,21 @@ pub struct Caption {
     pub at: Duration,
     pub text: String,
 }
+
+/// When the video has pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spacing {
+    /// At a constant rate: what is shown for longer is repeated.
+    Constant,
+    /// When they were written, and only then.
+    AsWritten,
+}
+
+/// The pictures' format in the IVF file: RGB, 24 bits.
+const RAW_RGB: &[u8; 4] = b"RGB\x18";
+
+/// Ticks of the IVF file's clock are 1/fps seconds; the rate is given in thousandths.
+const THOUSANDTHS: u32 = 1000;
 
 /// A running ffmpeg. It writes pictures to a file beside the video that stays playable if nothing ends it; `finish`
 /// makes the video of it.
@@ -40,17 +58,24 @@ impl Encoder {
         std::fs::remove_file(&part).map_err(|error| Failure::from_io("remove", &part, &error))
     }
 
-    /// Starts ffmpeg for pictures of `width` × `height` pixels.
-    pub fn start(path: &Path, width: u32, height: u32, fps: f64) -> Result<Self, Failure> {
+    /// Starts ffmpeg for pictures of `width` × `height` pixels, whose times are multiples of 1/`fps` seconds.
+    pub fn start(path: &Path, width: u32, height: u32, fps: f64, spacing: Spacing) -> Result<Self, Failure> {
         let part = part(path);
-        let (size, rate) = (format!("{width}x{height}"), fps.to_string());
+        // Players take pictures of this size for BT.709: the tags and the conversion say so.
+        let converted = "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p";
+        let (filters, mode) = match spacing {
+            Spacing::Constant => (format!("{converted},fps={fps}"), "cfr"),
+            Spacing::AsWritten => (converted.to_owned(), "vfr"),
+        };
         let mut child = Command::new("ffmpeg")
             .args(["-nostdin", "-hide_banner", "-loglevel", "error", "-y"])
-            .args(["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", &size, "-r", &rate, "-i", "-"])
-            // Players take pictures of this size for BT.709: the tags and the conversion say so.
-            .args(["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-pix_fmt", "yuv420p"])
+            .args(["-f", "ivf", "-c:v", "rawvideo", "-i", "-"])
+            // Its successor `-fps_mode` is not known before ffmpeg 5.1.
+            .args(["-vf", &filters, "-vsync", mode])
             .args(["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"])
             .args(["-c:v", "libx264", "-preset", "veryfast", "-crf", "21"])
+            // A part that nothing ended lacks at most what follows the last of these.
+            .args(["-force_key_frames", "expr:gte(t,n_forced*4)"])
             .args(["-movflags", "+frag_keyframe+empty_moov", "-f", "mp4"])
             .arg(&part)
             .stdin(Stdio::piped())
@@ -60,12 +85,20 @@ impl Encoder {
             .spawn()
             .map_err(|error| not_started("--video", &error))?;
         let pictures = child.stdin.take();
-        Ok(Encoder { path: path.to_owned(), part, child, pictures, captions: Vec::new() })
+        let mut encoder = Encoder { path: path.to_owned(), part, child, pictures, captions: Vec::new() };
+        encoder.send(&[&ivf_header(width, height, fps)])?;
+        Ok(encoder)
     }
 
-    /// Appends a picture: RGB, in rows without padding.
-    pub fn write(&mut self, rgb: &[u8]) -> Result<(), Failure> {
-        let written = self.pictures.as_mut().map_or(Ok(()), |pictures| pictures.write_all(rgb));
+    /// Appends a picture that is shown from `tick` on: RGB, in rows without padding. Ticks increase.
+    pub fn write(&mut self, tick: u64, rgb: &[u8]) -> Result<(), Failure> {
+        let length = u32::try_from(rgb.len()).unwrap_or(u32::MAX);
+        self.send(&[&length.to_le_bytes(), &tick.to_le_bytes(), rgb])
+    }
+
+    fn send(&mut self, parts: &[&[u8]]) -> Result<(), Failure> {
+        let Some(pictures) = &mut self.pictures else { return Ok(()) };
+        let written = parts.iter().try_for_each(|part| pictures.write_all(part));
         written.map_err(|error| match self.wait() {
             Err(failure) => failure,
             Ok(()) => Failure::from_io("write", &self.part, &error),
@@ -127,6 +160,24 @@ impl Drop for Encoder {
     }
 }
 
+/// The file's header: version 0, 32 bytes long, its number of pictures not known.
+fn ivf_header(width: u32, height: u32, fps: f64) -> Vec<u8> {
+    let side = |side: u32| u16::try_from(side).unwrap_or(u16::MAX).to_le_bytes();
+    let rate = (fps * f64::from(THOUSANDTHS)).round() as u32;
+    [
+        &b"DKIF"[..],
+        &0_u16.to_le_bytes(),
+        &32_u16.to_le_bytes(),
+        RAW_RGB,
+        &side(width),
+        &side(height),
+        &rate.to_le_bytes(),
+        &THOUSANDTHS.to_le_bytes(),
+        &[0; 8],
+    ]
+    .concat()
+}
+
 fn part(path: &Path) -> PathBuf {
     path.with_extension("mp4.part")
 }
@@ -166,6 +217,14 @@ mod tests {
         let caption = |ms, text: &str| Caption { at: Duration::from_millis(ms), text: text.to_owned() };
         let text = srt(&[caption(0, "cup 95 %"), caption(3_661_040, "")], Duration::from_secs(3700));
         assert_eq!(text, "1\n00:00:00,000 --> 01:01:01,040\ncup 95 %\n\n2\n01:01:01,040 --> 01:01:40,000\n-\n\n");
+    }
+
+    #[test]
+    fn the_files_clock_ticks_at_the_videos_rate() {
+        let header = ivf_header(640, 240, 29.97);
+        assert_eq!((header.len(), &header[..4], &header[8..12]), (32, &b"DKIF"[..], &b"RGB\x18"[..]));
+        assert_eq!(header[12..16], [128, 2, 240, 0]);
+        assert_eq!(header[16..24], [29_970_u32.to_le_bytes(), 1000_u32.to_le_bytes()].concat());
     }
 
     #[test]

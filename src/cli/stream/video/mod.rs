@@ -1,4 +1,5 @@
-//! `--video`: an MP4 of frame and explanation side by side, at a constant rate, as long as the frames took.
+//! `--video`: an MP4 of frame and explanation side by side, as long as the frames took. A recording's has a constant
+//! rate. A camera's has a picture for each answer, at the time of its frame: an encoder has no time for repeats there.
 //!
 //! [`timeline`] places frames at times, [`canvas`] puts two pictures side by side, [`encoder`] is an ffmpeg. A thread
 //! does the work: a camera's answers do not wait for it.
@@ -7,7 +8,7 @@ mod canvas;
 mod encoder;
 mod timeline;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::canvas::Canvas;
-use self::encoder::{Caption, Encoder};
+use self::encoder::{Caption, Encoder, Spacing};
 pub use self::timeline::Timeline;
 use super::sink::{End, Sink};
 use crate::cli::answer::class_name;
@@ -31,7 +32,7 @@ const MAX_WAITING: usize = 4;
 #[derive(Debug, Clone)]
 pub struct VideoPlan {
     pub path: PathBuf,
-    /// Pictures per second.
+    /// Pictures per second; of a camera the most of them.
     pub fps: f64,
     /// Whether answers come from a camera, and must not wait for the encoder.
     pub is_live: bool,
@@ -42,7 +43,7 @@ pub struct VideoSink {
     plan: VideoPlan,
     timeline: Timeline,
     pairs: Option<SyncSender<Pair>>,
-    thread: Option<JoinHandle<Result<u64, Failure>>>,
+    thread: Option<JoinHandle<Result<Option<Duration>, Failure>>>,
     /// Pairs that the encoder was too slow for.
     left_out: u64,
 }
@@ -61,8 +62,10 @@ impl VideoSink {
     pub fn start(plan: VideoPlan, timeline: Timeline) -> Result<Self, Failure> {
         Encoder::check(&plan.path)?;
         let (pairs, waiting) = mpsc::sync_channel(MAX_WAITING);
-        let (path, fps) = (plan.path.clone(), plan.fps);
-        let thread = std::thread::spawn(move || write(&path, fps, &waiting));
+        let thread = std::thread::spawn({
+            let plan = plan.clone();
+            move || write(&plan, &waiting)
+        });
         Ok(VideoSink { plan, timeline, pairs: Some(pairs), thread: Some(thread), left_out: 0 })
     }
 
@@ -90,10 +93,10 @@ impl VideoSink {
         }
     }
 
-    /// Waits for the thread. Returns the number of pictures in the video.
-    fn join(&mut self) -> Result<u64, Failure> {
+    /// Waits for the thread. Returns the video's length, unless there is none.
+    fn join(&mut self) -> Result<Option<Duration>, Failure> {
         self.pairs = None;
-        let Some(thread) = self.thread.take() else { return Ok(0) };
+        let Some(thread) = self.thread.take() else { return Ok(None) };
         thread.join().unwrap_or_else(|_| Err(Failure::failed("the thread that writes the video panicked")))
     }
 }
@@ -107,49 +110,50 @@ impl Sink for VideoSink {
     }
 
     fn finish(mut self: Box<Self>, _: &End<'_>) -> Result<Option<String>, Failure> {
-        let pictures = self.join()?;
-        if pictures == 0 {
-            return Ok(None);
-        }
-        let seconds = pictures as f64 / self.plan.fps;
-        let path = self.plan.path.display();
+        let Some(length) = self.join()? else { return Ok(None) };
+        let (seconds, path) = (length.as_secs_f64(), self.plan.path.display());
+        let rate = match self.plan.is_live {
+            true => String::new(),
+            false => format!(" at {} pictures/s", self.plan.fps),
+        };
         let left_out = match self.left_out {
             0 => String::new(),
             count => format!("; {count} answers are not in it: the encoder was too slow"),
         };
-        Ok(Some(format!("the video is {path}: {seconds:.1} s at {} pictures/s{left_out}", self.plan.fps)))
+        Ok(Some(format!("the video is {path}: {seconds:.1} s{rate}{left_out}")))
     }
 }
 
-/// The thread's work: writes each pair from its time on, until the next one's. Returns the number of pictures.
-fn write(path: &Path, fps: f64, pairs: &mpsc::Receiver<Pair>) -> Result<u64, Failure> {
-    let mut shown: Option<(Canvas, Encoder)> = None;
-    let mut written = 0;
+/// The thread's work: writes each pair from its time on. Returns the video's length.
+fn write(plan: &VideoPlan, pairs: &mpsc::Receiver<Pair>) -> Result<Option<Duration>, Failure> {
+    let fps = plan.fps;
+    let spacing = if plan.is_live { Spacing::AsWritten } else { Spacing::Constant };
+    let time = |tick: u64| Duration::from_secs_f64(tick as f64 / fps);
+    // The pair that was drawn last, and its tick. It is written when the next one has a later tick.
+    let mut drawn: Option<(Canvas, Encoder, u64)> = None;
     for pair in pairs {
         let frame = canvas::pixels(&pair.frame)?;
         let picture = canvas::decode(&pair.picture, "the server's picture")?;
-        // The nearest picture: a source of the video's rate has one frame for each, however its times are rounded.
-        let number = (pair.at.as_secs_f64() * fps).round() as u64;
-        let caption = Caption { text: pair.caption, at: Duration::from_secs_f64(number as f64 / fps) };
-        let (canvas, encoder) = match &mut shown {
-            Some(shown) => shown,
+        // The nearest tick: a source of the video's rate has one frame for each, however its times are rounded.
+        let nearest = (pair.at.as_secs_f64() * fps).round() as u64;
+        let (canvas, encoder, tick) = match &mut drawn {
+            Some(drawn) => drawn,
             None => {
                 let canvas = Canvas::for_frames_like(&frame);
-                let encoder = Encoder::start(path, canvas.width(), canvas.height(), fps)?;
-                shown.insert((canvas, encoder))
+                let encoder = Encoder::start(&plan.path, canvas.width(), canvas.height(), fps, spacing)?;
+                drawn.insert((canvas, encoder, nearest))
             }
         };
-        // The pair before is shown until this one's time.
-        while written < number {
-            encoder.write(canvas.bytes())?;
-            written += 1;
+        if nearest > *tick {
+            encoder.write(*tick, canvas.bytes())?;
         }
+        *tick = nearest;
         canvas.draw(&frame, &picture);
-        encoder.caption(caption);
+        encoder.caption(Caption { text: pair.caption, at: time(nearest) });
     }
-    let Some((canvas, mut encoder)) = shown else { return Ok(0) };
-    encoder.write(canvas.bytes())?;
-    written += 1;
-    encoder.finish(Duration::from_secs_f64(written as f64 / fps))?;
-    Ok(written)
+    let Some((canvas, mut encoder, tick)) = drawn else { return Ok(None) };
+    encoder.write(tick, canvas.bytes())?;
+    let length = time(tick + 1);
+    encoder.finish(length)?;
+    Ok(Some(length))
 }
