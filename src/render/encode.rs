@@ -1,7 +1,8 @@
 //! Picture files.
 
-use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
+use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 use super::RenderError;
 use crate::frame::{Channels, Pixels};
@@ -25,23 +26,43 @@ pub enum PictureFormat {
 /// [`RenderError::TooLargeForJpeg`] when a side of a JPEG exceeds 65,535 pixels, [`RenderError::Quality`] when the
 /// quality is not 1 to 100, [`RenderError::Encoder`] when the encoder fails.
 pub fn encode(picture: &Pixels, format: PictureFormat) -> Result<Vec<u8>, RenderError> {
-    let (width, height) = (picture.width(), picture.height());
+    match format {
+        PictureFormat::Png => png(picture),
+        PictureFormat::Jpeg { quality } => {
+            let level = u8::try_from(quality).ok().filter(|level| (1..=100).contains(level));
+            jpeg(picture, level.ok_or(RenderError::Quality { quality })?)
+        }
+    }
+}
+
+fn png(picture: &Pixels) -> Result<Vec<u8>, RenderError> {
     let color = match picture.channels() {
         Channels::Gray => ExtendedColorType::L8,
         Channels::Rgb => ExtendedColorType::Rgb8,
     };
     let mut file = Vec::new();
-    let written = match format {
-        PictureFormat::Png => PngEncoder::new(&mut file).write_image(picture.data(), width, height, color),
-        PictureFormat::Jpeg { quality } => {
-            if width.max(height) > u32::from(u16::MAX) {
-                return Err(RenderError::TooLargeForJpeg { width, height });
-            }
-            let level = u8::try_from(quality).ok().filter(|level| (1..=100).contains(level));
-            let level = level.ok_or(RenderError::Quality { quality })?;
-            JpegEncoder::new_with_quality(&mut file, level).write_image(picture.data(), width, height, color)
-        }
+    let written = PngEncoder::new(&mut file).write_image(picture.data(), picture.width(), picture.height(), color);
+    written.map_err(|error| RenderError::Encoder { reason: error.to_string() })?;
+    Ok(file)
+}
+
+/// Encodes a picture as a JPEG whose colours have the resolution of its brightness: edges of a colour map stay sharp.
+/// `quality` is 1 to 100.
+///
+/// # Errors
+/// [`RenderError::TooLargeForJpeg`] and [`RenderError::Encoder`].
+fn jpeg(picture: &Pixels, quality: u8) -> Result<Vec<u8>, RenderError> {
+    let (width, height) = (picture.width(), picture.height());
+    let too_large = |_| RenderError::TooLargeForJpeg { width, height };
+    let sides = (u16::try_from(width).map_err(too_large)?, u16::try_from(height).map_err(too_large)?);
+    let color = match picture.channels() {
+        Channels::Gray => ColorType::Luma,
+        Channels::Rgb => ColorType::Rgb,
     };
+    let mut file = Vec::new();
+    let mut encoder = Encoder::new(&mut file, quality);
+    encoder.set_sampling_factor(SamplingFactor::F_1_1);
+    let written = encoder.encode(picture.data(), sides.0, sides.1, color);
     written.map_err(|error| RenderError::Encoder { reason: error.to_string() })?;
     Ok(file)
 }

@@ -3,7 +3,7 @@
 use super::fade::Fade;
 use super::light::lit;
 use super::overlay::opacities;
-use super::warp::{for_each_position, layer_to_model, sample};
+use super::warp::{for_each_position, layer_to_model};
 use super::{Map, RenderError, ValueRange};
 use crate::frame::AffineTransform;
 
@@ -67,10 +67,11 @@ pub fn heat_layer(
     let fade = Fade::new((map.width(), map.height()), to_upright, frame)?;
     let (width, height) = at_most(map, most);
     let (mut levels, mut opacities) = (Vec::new(), Vec::new());
-    for_each_position(&layer_to_model((map.width(), map.height()), (width, height)), width, height, |x, y| {
-        let level = sample(map, x, y).map_or(0, |value| scale.of(value));
+    let size = (map.width(), map.height());
+    for_each_position(size, &layer_to_model(size, (width, height)), width, height, |position| {
+        let level = position.sample(map).map_or(0, |value| scale.of(value));
         levels.push(level as u8);
-        opacities.push(in_255ths(covers[level] * fade.at(x, y)));
+        opacities.push(in_255ths(covers[level] * fade.at(position.x(), position.y())));
     })?;
     Ok(HeatLayer { width, height, levels, opacities })
 }
@@ -92,8 +93,9 @@ pub fn light_layer(
     let fade = Fade::new((map.width(), map.height()), to_upright, frame)?;
     let (width, height) = at_most(&map, most);
     let mut lit = Vec::new();
-    for_each_position(&layer_to_model((map.width(), map.height()), (width, height)), width, height, |x, y| {
-        lit.push(in_255ths(sample(&map, x, y).unwrap_or(0.0) * fade.at(x, y)));
+    let size = (map.width(), map.height());
+    for_each_position(size, &layer_to_model(size, (width, height)), width, height, |position| {
+        lit.push(in_255ths(position.sample(&map).unwrap_or(0.0) * fade.at(position.x(), position.y())));
     })?;
     Ok(LightLayer { width, height, lit })
 }

@@ -3,7 +3,7 @@
 use super::fade::{Fade, smooth_step};
 use super::map::check_length;
 use super::overlay::{blend, rgb};
-use super::warp::{for_each_position, sample};
+use super::warp::for_each_position;
 use super::{Map, RenderError, ValueRange};
 use crate::frame::{AffineTransform, Channels, Pixels};
 
@@ -47,16 +47,16 @@ pub fn light(
     let lit = Map::new(&lit, shape[1], shape[2])?;
     let (width, height) = (frame.width(), frame.height());
     let fade = Fade::new((lit.width(), lit.height()), to_upright, (width, height))?;
-    let mut data = Vec::with_capacity(width as usize * height as usize * 3);
-    let mut below = rgb(frame);
-    for_each_position(to_upright, width, height, |x, y| {
-        let Some(pixel) = below.next() else { return };
-        let lit = sample(&lit, x, y).map_or(0.0, |lit| lit * fade.at(x, y));
+    let mut pixels: Vec<[u8; 3]> = rgb(frame).collect();
+    let mut next = pixels.iter_mut();
+    for_each_position((lit.width(), lit.height()), to_upright, width, height, |position| {
+        let Some(pixel) = next.next() else { return };
+        let lit = position.sample(&lit).map_or(0.0, |lit| lit * fade.at(position.x(), position.y()));
         // In 256ths, so that blending is integer arithmetic.
         let dark = (darkness * (1.0 - lit) * 256.0 + 0.5) as u32;
-        data.extend_from_slice(&pixel.map(|channel| blend(channel, 0, dark)));
+        *pixel = pixel.map(|channel| blend(channel, 0, dark));
     })?;
-    Ok(Pixels::upright(width, height, Channels::Rgb, data))
+    Ok(Pixels::upright(width, height, Channels::Rgb, pixels.into_flattened()))
 }
 
 /// How much of the light each pixel of Guided Grad-CAM gets, `[H, W]`, 0 to 1. `values` is `[C, H, W]`.

@@ -2,7 +2,7 @@
 
 use super::fade::{Fade, smooth_step};
 use super::heat_map::Levels;
-use super::warp::{for_each_position, sample};
+use super::warp::for_each_position;
 use super::{ColorMap, Map, RenderError, ValueRange};
 use crate::frame::{AffineTransform, Channels, Pixels};
 
@@ -37,20 +37,20 @@ pub fn overlay(
     let opacities = opacities(&levels, opacity);
     let (width, height) = (frame.width(), frame.height());
     let fade = Fade::new((map.width(), map.height()), to_upright, (width, height))?;
-    let mut data = Vec::with_capacity(width as usize * height as usize * 3);
-    let mut below = rgb(frame);
-    for_each_position(to_upright, width, height, |x, y| {
-        let Some(pixel) = below.next() else { return };
-        let level = sample(map, x, y).map_or(0, |value| levels.of(value));
+    let mut pixels: Vec<[u8; 3]> = rgb(frame).collect();
+    let mut next = pixels.iter_mut();
+    for_each_position((map.width(), map.height()), to_upright, width, height, |position| {
+        let Some(pixel) = next.next() else { return };
+        let level = position.sample(map).map_or(0, |value| levels.of(value));
         if opacities[level] == 0.0 {
-            return data.extend_from_slice(&pixel);
+            return;
         }
         // In 256ths, so that blending is integer arithmetic.
-        let over = (opacities[level] * fade.at(x, y) * 256.0 + 0.5) as u32;
+        let over = (opacities[level] * fade.at(position.x(), position.y()) * 256.0 + 0.5) as u32;
         let color = colors[level];
-        data.extend_from_slice(&[0, 1, 2].map(|channel| blend(pixel[channel], color[channel], over)));
+        *pixel = [0, 1, 2].map(|channel| blend(pixel[channel], color[channel], over));
     })?;
-    Ok(Pixels::upright(width, height, Channels::Rgb, data))
+    Ok(Pixels::upright(width, height, Channels::Rgb, pixels.into_flattened()))
 }
 
 /// The opacity of each level: 0 up to that of the value 0, then rising to `opacity`.

@@ -48,47 +48,96 @@ pub(super) fn for_each_pixel(
     height: u32,
     mut visit: impl FnMut(Option<f32>),
 ) -> Result<(), RenderError> {
-    for_each_position(to_frame, width, height, |x, y| visit(sample(map, x, y)))
+    let size = (map.width(), map.height());
+    for_each_position(size, to_frame, width, height, |position| visit(position.sample(map)))
 }
 
-/// Calls `visit` for each pixel of the frame, row by row, with the pixel's position in the map.
+/// A position in a map.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Position {
+    across: Along,
+    down: Along,
+}
+
+/// A position along one side of a map: between the centres of two of its pixels.
+#[derive(Debug, Clone, Copy)]
+struct Along {
+    at: f32,
+    is_inside: bool,
+    first: u32,
+    second: u32,
+    /// How far it is from the first to the second.
+    part: f32,
+}
+
+/// Calls `visit` for each pixel of the frame, row by row, with the pixel's position in a map of `map` pixels, as
+/// `(width, height)`.
 pub(super) fn for_each_position(
+    map: (u32, u32),
     to_frame: &AffineTransform,
     width: u32,
     height: u32,
-    mut visit: impl FnMut(f32, f32),
+    mut visit: impl FnMut(Position),
 ) -> Result<(), RenderError> {
     let [a, b, c, d, e, f] = to_frame.inverse().ok_or(RenderError::NoArea)?.matrix;
-    for y in 0..height {
-        let (row_x, row_y) = (b * f64::from(y) + c, e * f64::from(y) + f);
-        for x in 0..width {
-            let x = f64::from(x);
-            visit((a * x + row_x) as f32, (d * x + row_y) as f32);
+    let across = |x: u32, y: u32| Along::new((a * f64::from(x) + (b * f64::from(y) + c)) as f32, map.0);
+    let down = |x: u32, y: u32| Along::new((d * f64::from(x) + (e * f64::from(y) + f)) as f32, map.1);
+    if b == 0.0 && d == 0.0 {
+        // The pixels of a column have the same position across, those of a row the same down.
+        let columns: Vec<Along> = (0..width).map(|x| across(x, 0)).collect();
+        for y in 0..height {
+            let down = down(0, y);
+            columns.iter().for_each(|&across| visit(Position { across, down }));
+        }
+    } else {
+        for y in 0..height {
+            (0..width).for_each(|x| visit(Position { across: across(x, y), down: down(x, y) }));
         }
     }
     Ok(())
 }
 
-/// The map's value at a position, or `None` outside the map. A pixel extends half a pixel around its centre.
-pub(super) fn sample(map: &Map<'_>, x: f32, y: f32) -> Option<f32> {
-    let (last_x, last_y) = (map.width() as f32 - 1.0, map.height() as f32 - 1.0);
-    // The tolerance is for rounding: the centre of a frame pixel may be on the edge of the crop.
-    const EDGE: f32 = 0.5 + 1e-4;
-    if x < -EDGE || y < -EDGE || x > last_x + EDGE || y > last_y + EDGE {
-        return None;
+impl Along {
+    /// `side` is the map's, in pixels. A pixel extends half a pixel around its centre.
+    fn new(at: f32, side: u32) -> Self {
+        // The tolerance is for rounding: the centre of a frame pixel may be on the edge of the crop.
+        const EDGE: f32 = 0.5 + 1e-4;
+        let last = side as f32 - 1.0;
+        let within = at.clamp(0.0, last);
+        let first = within as u32;
+        Along {
+            at,
+            is_inside: at >= -EDGE && at <= last + EDGE,
+            first,
+            second: (first + 1).min(side - 1),
+            part: within - first as f32,
+        }
     }
-    let (x, y) = (x.clamp(0.0, last_x), y.clamp(0.0, last_y));
-    let (left, top) = (x as usize, y as usize);
-    let (across, down) = (x - left as f32, y - top as f32);
-    let width = map.width() as usize;
-    let right = (left + 1).min(width - 1);
-    let below = (top + 1).min(map.height() as usize - 1);
-    let row = |row: usize| {
-        let (l, r) = (map.values()[row * width + left], map.values()[row * width + right]);
-        l + (r - l) * across
-    };
-    let upper = row(top);
-    Some(upper + (row(below) - upper) * down)
+}
+
+impl Position {
+    pub(super) fn x(&self) -> f32 {
+        self.across.at
+    }
+
+    pub(super) fn y(&self) -> f32 {
+        self.down.at
+    }
+
+    /// The value of the map for which the position was made, or `None` outside it.
+    pub(super) fn sample(&self, map: &Map<'_>) -> Option<f32> {
+        let Position { across, down } = self;
+        if !across.is_inside || !down.is_inside {
+            return None;
+        }
+        let row = |row: u32| {
+            let row = row as usize * map.width() as usize;
+            let (l, r) = (map.values()[row + across.first as usize], map.values()[row + across.second as usize]);
+            l + (r - l) * across.part
+        };
+        let upper = row(down.first);
+        Some(upper + (row(down.second) - upper) * down.part)
+    }
 }
 
 #[cfg(test)]
@@ -101,6 +150,14 @@ mod tests {
         let expected = [[0.0, 0.25, 0.75, 1.0], [0.5, 0.75, 1.25, 1.5], [1.5, 1.75, 2.25, 2.5], [2.0, 2.25, 2.75, 3.0]];
         let warped = warp(&[0.0, 1.0, 2.0, 3.0], &[2, 2], &layer_to_model((2, 2), (4, 4)), 4, 4).unwrap();
         assert_eq!(warped, expected.concat());
+    }
+
+    #[test]
+    fn a_frame_that_is_turned_gets_the_map_turned() {
+        // Pixels of the frame are (2 - y, x) of the map.
+        let turned = AffineTransform { matrix: [0.0, -1.0, 2.0, 1.0, 0.0, 0.0] };
+        let warped = warp(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[3, 2], &turned, 3, 2).unwrap();
+        assert_eq!(warped, [5.0, 3.0, 1.0, 6.0, 4.0, 2.0]);
     }
 
     #[test]

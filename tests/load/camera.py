@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import pathlib
+import queue
 import signal
 import subprocess
 import sys
@@ -27,8 +28,6 @@ import rtsp_camera  # noqa: E402
 # Of the memory that is not mapped from files, from the first quarter of the run to the last.
 ALLOWED_GROWTH_BYTES = 32 << 20
 AWAY_S = 5
-# The encoder of a busy machine is behind; the client waits for it.
-VIDEO_PATIENCE_S = 600
 
 options = sidecar.arguments(
     __doc__,
@@ -78,8 +77,12 @@ class Client:
                                         env=sidecar.environment())
         self.events, self.measured_ms, self.summary = {}, [], None
         self.next_measurement = 0.0
-        self.thread = threading.Thread(target=self.read)
-        self.thread.start()
+        # Pictures whose clock is to be read, with when they came. ffmpeg reads them, for longer than a frame takes:
+        # the client's events must not wait for it.
+        self.pictures = queue.SimpleQueue()
+        self.threads = [threading.Thread(target=work) for work in (self.read, self.measure)]
+        for thread in self.threads:
+            thread.start()
 
     def read(self):
         for line in self.process.stdout:
@@ -94,18 +97,27 @@ class Client:
                         self.picture(path)
             elif name in ("camera_lost", "camera_back", "server_lost", "going_away", "opened"):
                 sidecar.say(f"{time.monotonic() - began:6.1f} s: {name} {event.get('reason', '')}")
+        self.pictures.put(None)
 
     def picture(self, path):
-        read_at, now = rtsp_camera.clock_ms(), time.monotonic()
+        now = time.monotonic()
         if now >= self.next_measurement:
             self.next_measurement = now + 1
+            self.pictures.put((path, rtsp_camera.clock_ms()))
+        else:
+            os.unlink(path)
+
+    def measure(self):
+        while picture := self.pictures.get():
+            path, read_at = picture
             self.measured_ms.append((read_at - rtsp_camera.read_clock(path)) % (1 << rtsp_camera.BITS))
-        os.unlink(path)
+            os.unlink(path)
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
-        code = self.process.wait(VIDEO_PATIENCE_S if options.video else sidecar.PATIENCE_S)
-        self.thread.join()
+        code = self.process.wait(sidecar.PATIENCE_S)
+        for thread in self.threads:
+            thread.join()
         return code
 
 
