@@ -144,7 +144,6 @@ impl Command {
 
 /// Parses the arguments, runs the command and ends the process with its exit code.
 pub fn main() -> ! {
-    process::keep_free_memory();
     let Cli { version, verbose, log, command } = Cli::parse();
     let run = || match command {
         _ if version => print_version(verbose),

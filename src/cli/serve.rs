@@ -9,6 +9,7 @@ use super::device_args::DeviceArgs;
 use super::failure::{Exit, Failure};
 use super::no_models;
 use crate::config::{Config, KernelTiming, ListenAddress, MemoryLimit};
+use crate::process;
 use crate::resources::Machine;
 use crate::server::{Ended, ListenError, Server, Shutdown, StartError};
 use crate::telemetry::Telemetry;
@@ -172,6 +173,7 @@ impl ServeCommand {
     pub fn run(self) -> Result<(), Failure> {
         let config = self.overlay()?;
         config.check().map_err(|error| Failure::usage(error.to_string()))?;
+        process::keep_free_memory();
         // Exporters are built before the runtime and flushed after it: they can hang inside a busy runtime.
         let telemetry = Telemetry::start(&config.telemetry, config.has_metrics_page())
             .map_err(|error| Failure::usage(error.to_string()))?;

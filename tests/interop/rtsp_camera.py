@@ -151,6 +151,8 @@ def serve(options):
                 clock = frames.get_clock()
                 now = (clock.get_time() - frames.get_base_time()) if clock else 0
                 state["began"] = now if state["began"] is None else state["began"]
+                # A machine that is too slow for the rate skips frames: their times stay those of their clocks.
+                state["number"] = max(state["number"], (now - state["began"]) * options.rate // Gst.SECOND)
                 due = state["began"] + state["number"] * Gst.SECOND // options.rate
                 if due > now:
                     time.sleep((due - now) / Gst.SECOND)
