@@ -41,8 +41,8 @@ pub fn quick_exit(code: u8) -> ! {
     unsafe { _exit(c_int::from(code)) }
 }
 
-/// Sets how long free memory is kept before mimalloc returns it to the system: [`KEPT`]. The environment variable
-/// `MIMALLOC_PURGE_DELAY`, in milliseconds, comes first. Does nothing without the feature `mimalloc`.
+/// Makes mimalloc return free memory to the system after ten seconds instead of one, unless the environment variable
+/// `MIMALLOC_PURGE_DELAY`, in milliseconds, says something else. Does nothing without the feature `mimalloc`.
 pub fn keep_free_memory() {
     #[cfg(feature = "mimalloc")]
     // SAFETY: it writes one of mimalloc's options, which no other thread does.
@@ -51,7 +51,7 @@ pub fn keep_free_memory() {
     }
 }
 
-/// Returns free memory to the system now. mimalloc does so by itself [`KEPT`] after the memory was freed, and only when
+/// Returns free memory to the system now. mimalloc does so by itself a while after the memory was freed, and only when
 /// the thread that freed it allocates again. Takes milliseconds. Does nothing without the feature `mimalloc`.
 pub fn release_memory() {
     #[cfg(feature = "mimalloc")]
