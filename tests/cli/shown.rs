@@ -84,6 +84,12 @@ fn a_stream_shows_its_frames_on_a_page_of_this_machine() {
     let mut seen = Vec::new();
     let contains = |seen: &[u8], text: &str| seen.windows(text.len()).any(|part| part == text.as_bytes());
     while !(contains(&seen, "\"kind\":\"frame\"") && contains(&seen, "block, credit of")) {
+        if contains(&seen, "\"stream\":null") {
+            // It was not open yet. The page asks again, too.
+            std::thread::sleep(Duration::from_millis(20));
+            seen.clear();
+            live = ask("/live");
+        }
         let mut more = [0; 64 << 10];
         let count = live.read(&mut more).expect("it goes on");
         assert_ne!(count, 0, "the stream is over");

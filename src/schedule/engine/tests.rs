@@ -1,5 +1,6 @@
 use std::sync::atomic::AtomicBool;
 
+use super::worker_loop::QUIET;
 use super::*;
 use crate::explain::{ExplainError, MapKind, MapSet, Method};
 use crate::frame::Payload;
@@ -134,7 +135,10 @@ fn await_waiting(bench: &Bench, count: usize) {
 fn occupy_pool(bench: &Bench) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel::<()>();
     let tasks = bench.engine.shared.state.lock().tasks.clone().expect("an engine that runs");
-    tasks.run(move || drop(released.recv()));
+    tasks.run(move || {
+        // The sender is dropped, not used.
+        let _ = released.recv();
+    });
     release
 }
 

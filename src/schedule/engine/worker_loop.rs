@@ -30,7 +30,7 @@ enum Work {
 /// How often a worker with nothing to do looks whether a model that was retired or replaced can be unloaded.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(200);
 /// Time without work for any worker before one tunes its device: the next frame of a video may be about to come.
-const QUIET: Duration = Duration::from_millis(20);
+pub(super) const QUIET: Duration = Duration::from_millis(20);
 
 /// The life of a worker.
 pub(super) fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<Shared>) {
