@@ -135,7 +135,7 @@ struct State {
     /// Whether workers prepare and render lone frames.
     keeps_lone_frames: bool,
     /// For each worker, a lone frame that it is to prepare.
-    lone: Vec<Option<Chosen>>,
+    lone: Vec<Option<Box<Chosen>>>,
 }
 
 /// A model that a worker is to load on its device.
@@ -542,7 +542,7 @@ impl State {
         }
         let index = self.waiting.iter().rposition(|&worker| only.model.runs_on(worker))?;
         let worker = self.waiting.remove(index);
-        self.lone[worker] = chosen.pop();
+        self.lone[worker] = chosen.pop().map(Box::new);
         Some(worker)
     }
 

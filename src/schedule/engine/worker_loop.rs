@@ -17,7 +17,7 @@ use crate::schedule::worker::Worker;
 enum Work {
     Run(Vec<PreparedRow>),
     /// Prepare a lone frame.
-    Prepare(Chosen),
+    Prepare(Box<Chosen>),
     Load(Load),
     /// Nothing for now.
     Nothing,
@@ -61,7 +61,7 @@ pub(super) fn device_loop<D: AsyncDevice>(device: D, index: usize, shared: &Arc<
                 }
             }
             Work::Prepare(chosen) => {
-                shared.prepare_lone(chosen);
+                shared.prepare_lone(*chosen);
                 continue;
             }
             Work::Load(Load { model, loaded }) => {
