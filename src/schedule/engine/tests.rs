@@ -124,7 +124,7 @@ fn an_idle_worker_takes_what_was_prepared_for_a_busy_one_if_it_has_the_model() {
     bench.engine.stop();
 }
 
-/// Waits until so many workers wait.
+/// Waits until `count` workers wait.
 fn await_waiting(bench: &Bench, count: usize) {
     while bench.engine.shared.state.lock().waiting.len() != count {
         thread::yield_now();
