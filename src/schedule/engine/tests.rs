@@ -131,6 +131,15 @@ fn await_waiting(bench: &Bench, count: usize) {
     }
 }
 
+/// Two workers that wait, and a lane of their model.
+fn two_idle_workers() -> (Bench, Lane) {
+    let model = served("m", 4);
+    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    await_waiting(&bench, 2);
+    let lane = bench.lane(&model);
+    (bench, lane)
+}
+
 /// Keeps the only thread of the pool busy until the sender is dropped.
 fn occupy_pool(bench: &Bench) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel::<()>();
@@ -144,10 +153,8 @@ fn occupy_pool(bench: &Bench) -> mpsc::Sender<()> {
 
 #[test]
 fn a_lone_frame_is_prepared_and_rendered_by_its_worker() {
-    let model = served("m", 4);
-    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
+    let (bench, lane) = two_idle_workers();
     let release = occupy_pool(&bench);
-    let lane = bench.lane(&model);
     for number in 0..3 {
         await_waiting(&bench, 2);
         bench.submit(&lane, number);
@@ -159,7 +166,7 @@ fn a_lone_frame_is_prepared_and_rendered_by_its_worker() {
     await_waiting(&bench, 2);
     bench.submit(&lane, 3);
     assert_eq!(bench.began(), [3]);
-    bench.submit(&bench.lane(&model), 4);
+    bench.submit(&bench.lane(&lane.model), 4);
     bench.go();
     assert!(bench.nothing_ended());
     drop(release);
@@ -171,10 +178,7 @@ fn a_lone_frame_is_prepared_and_rendered_by_its_worker() {
 
 #[test]
 fn a_lone_frame_that_breaks_ends_and_its_worker_lives_on() {
-    let model = served("m", 4);
-    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
-    let lane = bench.lane(&model);
-    await_waiting(&bench, 2);
+    let (bench, lane) = two_idle_workers();
     // Its pixels do not fit its shape.
     bench.submit_with(&lane, 0, |job| job.payload = Payload::Tensor { data: vec![0; 3].into(), shape: vec![1, 1, 1] });
     assert_eq!(endings(&bench, 1), [(0, false)]);
@@ -194,10 +198,7 @@ fn a_lone_frame_that_breaks_ends_and_its_worker_lives_on() {
 
 #[test]
 fn a_lone_frame_that_no_worker_has_taken_yet_ends_with_the_engine() {
-    let model = served("m", 4);
-    let bench = Bench::of_workers(&[Arc::clone(&model)], vec![sound(), sound()]);
-    let lane = bench.lane(&model);
-    await_waiting(&bench, 2);
+    let (bench, lane) = two_idle_workers();
     bench.submit(&lane, 0);
     assert_eq!(bench.began(), [0]);
     bench.submit(&lane, 1);
